@@ -1,0 +1,37 @@
+"""OverNet, the edge super-resolution toolkit. Importing it loads neither torch nor a backend."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from overnet._version import __version__
+
+if TYPE_CHECKING:
+    from overnet.model import OverNet, OverNetConfig
+    from overnet.runtime.upscaler import Upscaler
+
+# In a checkout export/, runtime/ and benchmarks/ lie beside this package; installed, they lie inside it.
+_checkout = Path(__file__).parent.parent
+if (_checkout / "pyproject.toml").is_file() and (_checkout / "runtime").is_dir():
+    __path__.append(str(_checkout))
+
+# Public names and the module each comes from: loaded at first use, so that a runtime without torch imports.
+_LAZY = {
+    "OverNet": "overnet.model",
+    "OverNetConfig": "overnet.model",
+    "Upscaler": "overnet.runtime.upscaler",
+}
+
+__all__ = ["OverNet", "OverNetConfig", "Upscaler", "__version__"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attribute is of any type
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'overnet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -1,0 +1,121 @@
+"""The commands: ``overnet`` with its subcommands, and ``overnet-run`` and ``overnet-export``, which are two of them.
+
+Each command imports what it needs when it runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from overnet._version import __version__
+from overnet.cli_common import PLAIN, complain, interruptible
+from overnet.cli_eval import evaluate_command
+from overnet.cli_export import export_command
+from overnet.cli_run import run_command
+from overnet.cli_train import train_command
+from overnet.errors import InterruptedRun, OverNetError
+
+app = typer.Typer(
+    name="overnet",
+    help="OverNet super-resolution: upscales pictures and videos on a plain CPU.",
+    **PLAIN,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"overnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _overnet(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """OverNet super-resolution: upscales pictures and videos on a plain CPU."""
+
+
+app.command("run")(run_command)
+app.command("export")(export_command)
+app.command("eval")(evaluate_command)
+app.command("train")(train_command)
+
+
+@app.command()
+@interruptible
+def info(as_json: Annotated[bool, typer.Option("--json", help="As one line of JSON.")] = False) -> None:
+    """Show versions, the backends that are there and why others are not, and the bundled models."""
+    from overnet.runtime.inventory import describe, take_inventory  # noqa: PLC0415
+
+    inventory = take_inventory()
+    typer.echo(json.dumps(inventory) if as_json else describe(inventory))
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> None:
+    """What a service manager sends ends a run as Ctrl-C does: with a playable file."""
+    raise KeyboardInterrupt
+
+
+def _main(commands: typer.Typer, name: str) -> int:
+    """Run a command line; expected errors become one line on stderr and an exit code."""
+    try:
+        signal.signal(signal.SIGTERM, _stop)
+        # OpenCV would write remarks of its own about damaged files; ours is the one line that is read.
+        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+        # In a call without arguments the help says more than an error.
+        arguments = sys.argv[1:] or ["--help"]
+        result = typer.main.get_command(commands).main(args=arguments, prog_name=name, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except OverNetError as error:
+        complain(error)
+        return error.exit_code
+    except MemoryError as error:
+        complain(f"out of memory ({error})" if str(error) else "out of memory")
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        # Wrong usage: Typer's own exceptions, which carry the message and the exit code.
+        if not hasattr(error, "format_message"):
+            raise
+        complain(f"{error.format_message()} ({name} --help shows how)")
+        return int(getattr(error, "exit_code", 2))
+
+
+def _leave(code: int) -> NoReturn:
+    if code == InterruptedRun.exit_code:
+        # Everything is written or removed; a backend in the middle of a large picture is not waited for.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def main() -> None:
+    """``overnet``."""
+    _leave(_main(app, "overnet"))
+
+
+def main_run() -> None:
+    """``overnet-run``: the same as ``overnet run``."""
+    alone = typer.Typer(**PLAIN)
+    alone.command()(run_command)
+    _leave(_main(alone, "overnet-run"))
+
+
+def main_export() -> None:
+    """``overnet-export``: the same as ``overnet export``."""
+    alone = typer.Typer(**PLAIN)
+    alone.command()(export_command)
+    _leave(_main(alone, "overnet-export"))

@@ -1,0 +1,38 @@
+"""What the commands share: how they are set up, how they speak, and what Ctrl-C is to them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from overnet.errors import InterruptedRun
+
+# Drawing the help with Rich takes longer than everything else that --help does.
+PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+
+
+def interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """Make Ctrl-C an error like others: Typer would end the program without a word."""
+
+    @functools.wraps(command)
+    def interruptible_command(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 - handed on as they are
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt as error:
+            raise InterruptedRun("interrupted") from error
+
+    return interruptible_command
+
+
+def say(text: str, *, quiet: bool = False) -> None:
+    """Print a line on stderr, for people; stdout is for results."""
+    if not quiet:
+        typer.echo(text, err=True)
+
+
+def complain(error: BaseException | str) -> None:
+    """Print an error as one line on stderr."""
+    typer.echo(f"overnet: {' '.join(str(error).split())}", err=True)

@@ -1,0 +1,178 @@
+"""``overnet run``, which is ``overnet-run``: upscales pictures and videos."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from overnet.cli_common import complain, interruptible, say
+from overnet.errors import InterruptedRun, OverNetError
+
+if TYPE_CHECKING:
+    from overnet.runtime.plan import Job
+    from overnet.runtime.process import Outcome, VideoOptions
+    from overnet.runtime.upscaler import Upscaler
+
+
+@interruptible
+def run_command(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Pictures, videos, or folders of them.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file, or the folder, to write.")],
+    scale: Annotated[
+        float | None, typer.Option(help="Factor, fractions allowed. Default: the model's own, or 2.")
+    ] = None,
+    height: Annotated[int | None, typer.Option(help="Instead of a scale: the result's height in pixels.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="ONNX file, folder of them, or checkpoint. Default: the bundled one.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime or torch.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32; bf16 where the CPU has it.")] = "fp32",
+    tile: Annotated[
+        int | None,
+        typer.Option(help="Tile size in input pixels; 0: never cut. Default: as large as memory allows."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads to compute with. Default: one a core.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Videos: stop after so many frames.")] = None,
+    start: Annotated[float, typer.Option(metavar="SECONDS", help="Videos: where to begin.")] = 0.0,
+    codec: Annotated[str | None, typer.Option(help="Videos: h264, hevc, vp9, av1, or FFmpeg's encoder name.")] = None,
+    crf: Annotated[int | None, typer.Option(help="Videos: quality, lower is better.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> None:
+    """Upscale pictures and videos.
+
+    Sound, subtitles, timestamps, colour, EXIF and ICC profiles are kept. Ctrl-C leaves a playable video of what is
+    done, marked as partial.
+    """
+    from overnet.runtime.plan import make_plan  # noqa: PLC0415
+    from overnet.runtime.process import VideoOptions  # noqa: PLC0415
+    from overnet.runtime.upscaler import Upscaler  # noqa: PLC0415
+
+    if scale is not None and height is not None:
+        raise typer.BadParameter("--scale and --height exclude each other")
+    plan = make_plan(inputs, output, overwrite=overwrite)
+    for path in plan.kept:
+        say(f"{path}: exists already and is kept (--overwrite replaces it)", quiet=quiet)
+    videos = any(job.kind == "video" for job in plan.jobs)
+    if plan.jobs and not videos and (frames is not None or start or codec is not None or crf is not None):
+        raise typer.BadParameter("--frames, --start, --codec and --crf are for videos, and there is none")
+    upscaler = Upscaler(
+        _default_scale(model, height) if scale is None else scale,
+        height=height,
+        model=model,
+        backend=backend,
+        precision=precision,
+        tile=tile,
+        threads=threads,
+    )
+    options = VideoOptions(start_seconds=start, max_frames=frames, codec=codec, crf=crf)
+    outcomes: list[Outcome] = []
+    failures: list[tuple[Path, OverNetError]] = []
+    for job in plan.jobs:
+        try:
+            outcome = _run_job(job, upscaler, options, overwrite=overwrite, quiet=quiet)
+        except OverNetError as error:
+            if len(plan.jobs) + len(plan.kept) == 1:
+                raise
+            # One broken file among many does not keep the others waiting.
+            complain(error)
+            failures.append((job.source, error))
+            continue
+        outcomes.append(outcome)
+        say(_summary(outcome), quiet=quiet)
+        for note in outcome.notes:
+            say(f"  note: {note}", quiet=quiet)
+        if outcome.partial:
+            break
+    if as_json:
+        typer.echo(json.dumps(_report(outcomes, failures, plan.kept, backend=upscaler.backend_name)))
+    if any(outcome.partial for outcome in outcomes):
+        raise typer.Exit(InterruptedRun.exit_code)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _default_scale(model: Path | None, height: int | None) -> float:
+    """An ONNX file's own scale; 2 where there is a choice of scales."""
+    from overnet.artifact import read_artifact  # noqa: PLC0415
+
+    if model is not None and model.suffix.lower() == ".onnx" and height is None:
+        return read_artifact(model).scale
+    return 2
+
+
+def _run_job(job: Job, upscaler: Upscaler, options: VideoOptions, *, overwrite: bool, quiet: bool) -> Outcome:
+    from overnet.runtime.process import upscale_picture, upscale_video  # noqa: PLC0415
+
+    if job.kind == "picture":
+        return upscale_picture(job, upscaler, overwrite=overwrite)
+
+    if quiet or not sys.stderr.isatty():
+        return upscale_video(job, upscaler, options, overwrite=overwrite)
+
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("frames, {task.fields[fps]:.1f} fps,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=Console(stderr=True),
+        transient=True,
+    ) as progress:
+        task = progress.add_task(job.source.name.replace("[", r"\["), total=None, fps=0.0)
+        return upscale_video(
+            job,
+            upscaler,
+            options,
+            overwrite=overwrite,
+            on_frame=lambda report, expected: progress.update(
+                task,
+                advance=1,
+                total=expected,
+                fps=(progress.tasks[task].completed + 1) / max(report.wall_seconds, 1e-9),
+            ),
+        )
+
+
+def _summary(outcome: Outcome) -> str:
+    width, height = outcome.output_size
+    if outcome.kind == "picture":
+        return f"{outcome.output}: {width}x{height}, {outcome.seconds.total:.2f} s ({outcome.backend})"
+    done = f"{outcome.frames} frames, {outcome.frames_per_second:.2f} fps ({outcome.backend})"
+    if outcome.output is None:
+        return "interrupted before the first frame: nothing was written"
+    return f"{'interrupted: ' if outcome.partial else ''}{outcome.output}: {width}x{height}, {done}"
+
+
+def _report(
+    outcomes: list[Outcome], failures: list[tuple[Path, OverNetError]], kept: list[Path], *, backend: str
+) -> dict[str, Any]:
+    """The line of JSON: one file's figures at the top level when there is one, sums over all when there are more."""
+    files = [outcome.to_json() for outcome in outcomes]
+    only = files[0] if len(files) == 1 else {}
+    stages = ("decode", "upscale", "encode", "total")
+    seconds = {stage: round(sum(getattr(o.seconds, stage) for o in outcomes), 4) for stage in stages}
+    frames = sum(outcome.frames for outcome in outcomes)
+    return {
+        "frames": frames,
+        "seconds": seconds,
+        "fps": round(frames / seconds["total"], 4) if seconds["total"] else 0.0,
+        "backend": backend,
+        "scale": only.get("scale"),
+        "input_size": only.get("input_size"),
+        "output_size": only.get("output_size"),
+        "output": only.get("output"),
+        "partial": any(outcome.partial for outcome in outcomes),
+        "files": files,
+        "failed": [{"input": str(path), "error": str(error)} for path, error in failures],
+        "kept": [str(path) for path in kept],
+    }

@@ -1,0 +1,70 @@
+"""The errors a user can cause or meet, each with a message of one line that says what to do.
+
+The command line prints the message alone (no traceback) and exits with the class's ``exit_code``.
+Anything that is not an `OverNetError` is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class OverNetError(Exception):
+    """Base of all expected errors: the message is one line, meant for the user."""
+
+    exit_code = 1
+
+
+class InputError(OverNetError):
+    """What was given cannot be used: missing, empty, truncated, of another kind, or out of range."""
+
+
+class OutputError(OverNetError):
+    """The result cannot be written: it exists already, the folder is unwritable, the disk is full."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is foreign, truncated, of the wrong shapes, or carries code."""
+
+
+class ArtifactError(InputError):
+    """An exported file (ONNX, engine) is broken or is not one of ours."""
+
+
+class BackendError(OverNetError):
+    """A backend cannot be loaded or failed while it ran."""
+
+
+class InterruptedRun(OverNetError):  # noqa: N818 - not an error of anything
+    """The user stopped it (Ctrl-C) before there was anything to keep."""
+
+    exit_code = 130  # 128 + SIGINT, as shells report it
+
+
+class MissingDependency(OverNetError):  # noqa: N818 - the name says what is wrong, as ImportError's kin do
+    """An optional library is not installed; the message says which extra brings it."""
+
+
+def require(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import an optional library where it is used.
+
+    Parameters
+    ----------
+    module : the module to import, such as ``"torch"``.
+    extra : the extra of this package that brings it, such as ``"export"``; empty where the base installation does.
+    purpose : what needs it, as the beginning of a sentence: ``"loading a checkpoint"``.
+
+    Raises
+    ------
+    MissingDependency : the module is not installed, or is installed and does not import.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        package = f"'overnet[{extra}]'" if extra else name
+        reason = "is not installed" if isinstance(error, ModuleNotFoundError) and error.name == name else str(error)
+        raise MissingDependency(
+            f"{purpose} needs {name} ({reason}): pip install {package}".replace("\n", " ")
+        ) from error

@@ -1,0 +1,95 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from overnet.errors import OutputError
+
+
+def printable(path: Path) -> str:
+    """A file name that keeps a message on one line whatever is in it."""
+    return "".join(character if character.isprintable() else "?" for character in str(path))
+
+
+def exists_already(path: Path) -> OutputError:
+    """The error for a file that would have to be replaced without leave."""
+    return OutputError(f"{printable(path)} exists already (--overwrite replaces it)")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where they are missing.
+
+    Raises
+    ------
+    OutputError : it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{printable(folder)} cannot be made: {error.strerror}") from error
+
+
+@contextmanager
+def whole_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; it becomes `path` when the block ends well, else it vanishes.
+
+    Parameters
+    ----------
+    path : the file to make. A link is written through, as opening it would do.
+    overwrite : whether an existing file may be replaced. If not, one that appears meanwhile is kept as well.
+
+    Raises
+    ------
+    OutputError : the file exists and may not be replaced, or the operating system refuses to write.
+    """
+    if not overwrite and os.path.lexists(path):
+        raise exists_already(path)
+    target = Path(os.path.realpath(path)) if overwrite else path
+    # Not tempfile's: those are private, and the file is to have the permissions that any new one has.
+    temporary = target.with_name(f".overnet-{secrets.token_hex(8)}{target.suffix}")
+    try:
+        temporary.open("xb").close()
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        if overwrite:
+            temporary.replace(target)
+        else:
+            move_to_free_name(temporary, target)
+    except FileExistsError as error:
+        raise exists_already(path) from error
+    except OSError as error:
+        raise OutputError(f"{printable(path)} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def move_to_free_name(temporary: Path, target: Path) -> None:
+    """Give a file its name unless another took it in the meantime.
+
+    Raises
+    ------
+    FileExistsError : another did.
+    OSError : the operating system refuses.
+    """
+    try:
+        # A rename would replace; a hard link fails where the name is taken.
+        os.link(temporary, target)
+        return
+    except FileExistsError:
+        raise
+    except OSError:
+        pass  # memory cards and some network drives know no links
+    # Taking the name with an empty file is atomic too, and what is replaced then is ours.
+    target.open("xb").close()
+    try:
+        temporary.replace(target)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise

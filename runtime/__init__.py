@@ -1,0 +1,1 @@
+"""Artifact to pixels: upscales pictures and video; needs no torch."""

@@ -1,0 +1,205 @@
+"""What a backend is, and the choice between those that are there."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overnet.errors import BackendError, InputError, MissingDependency
+
+Pictures = NDArray[np.uint8]
+Statistics = list[NDArray[np.float32]]
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".tar", ".pth", ".pt", ".ckpt")
+
+
+class Backend(Protocol):
+    """One model at one scale, loaded on one device: uint8 pictures in, uint8 pictures out.
+
+    Attributes
+    ----------
+    name : ``"openvino"``, ``"onnxruntime"`` or ``"torch"``.
+    device : the device it runs on, for people.
+    scale : the factor from input to output height and width.
+    precision : of the arithmetic: ``"fp32"`` or ``"bf16"``.
+    bytes_per_pixel : memory a run takes for each input pixel, as a cautious estimate; tiles are chosen by it.
+    """
+
+    name: str
+    device: str
+    scale: float
+    precision: str
+    bytes_per_pixel: int
+
+    def upscale(self, pictures: Pictures, statistics: Statistics | None = None) -> Pictures:
+        """Upscale a batch.
+
+        Parameters
+        ----------
+        pictures : N x H x W x 3 uint8, RGB, C-contiguous.
+        statistics : means to use in place of the pictures' own, as `statistics` gives them.
+
+        Returns
+        -------
+        N x round(H * scale) x round(W * scale) x 3 uint8, RGB: the caller's own, not overwritten by the next call.
+
+        Raises
+        ------
+        MemoryError : the picture is too large for the memory there is; a smaller one may work.
+        BackendError : anything else that fails in the library underneath.
+        """
+        ...
+
+    def statistics(self, pictures: Pictures) -> Statistics:
+        """The means over the whole picture by which the network weighs its channels.
+
+        A tile has to be upscaled with the means of the picture it was cut from, or it comes out in other shades.
+
+        Parameters
+        ----------
+        pictures : as for `upscale`.
+
+        Returns
+        -------
+        One array N x C x 1 x 1 float32 for each mean in the network, in the network's order.
+
+        Raises
+        ------
+        MemoryError, BackendError : as for `upscale`.
+        MissingDependency : a library that is needed for this alone is not installed.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class BackendKind:
+    """A backend that may be installed.
+
+    Attributes
+    ----------
+    name : what users call it.
+    module, distribution : the library it needs, as it is imported and as it is installed.
+    extra : the extra of this package that brings the library; empty where the base does.
+    load : makes the backend from a model file, a scale, a precision and a number of threads (None: all cores).
+    runs_onnx : whether it takes ONNX files; if not, it takes checkpoints.
+    """
+
+    name: str
+    module: str
+    distribution: str
+    extra: str
+    runs_onnx: bool
+    load: Callable[[Path, float, str, int | None], Backend]
+
+
+def _load_openvino(model: Path, scale: float, precision: str, threads: int | None) -> Backend:
+    from overnet.runtime.openvino_backend import OpenVinoBackend  # noqa: PLC0415
+
+    return OpenVinoBackend(model, scale, precision=precision, threads=threads)
+
+
+def _load_onnxruntime(model: Path, scale: float, precision: str, threads: int | None) -> Backend:
+    from overnet.runtime.ort_backend import OnnxRuntimeBackend  # noqa: PLC0415
+
+    return OnnxRuntimeBackend(model, scale, precision=precision, threads=threads)
+
+
+def _load_torch(model: Path, scale: float, precision: str, threads: int | None) -> Backend:
+    from overnet.runtime.torch_backend import TorchBackend  # noqa: PLC0415
+
+    return TorchBackend(model, scale, precision=precision, threads=threads)
+
+
+# In order of preference: measured fastest first.
+BACKENDS: dict[str, BackendKind] = {
+    kind.name: kind
+    for kind in (
+        BackendKind("openvino", "openvino", "openvino", "", True, _load_openvino),
+        BackendKind("onnxruntime", "onnxruntime", "onnxruntime", "ort", True, _load_onnxruntime),
+        BackendKind("torch", "torch", "torch", "torch", False, _load_torch),
+    )
+}
+
+
+def is_checkpoint(model: Path) -> bool:
+    """Whether a model file is a checkpoint (which needs torch), by its name, rather than an ONNX file."""
+    return model.suffix.lower() in CHECKPOINT_SUFFIXES
+
+
+def installed(kind: BackendKind) -> bool:
+    """Whether the library a backend needs is there; it is not imported."""
+    try:
+        return importlib.util.find_spec(kind.module) is not None
+    except (ImportError, ValueError):  # an installation that is broken, or hidden on purpose
+        return False
+
+
+def installed_version(kind: BackendKind) -> str | None:
+    """The version of the library a backend needs, or None where it is not installed."""
+    try:
+        return importlib.metadata.version(kind.distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown" if installed(kind) else None
+
+
+def how_to_install(kind: BackendKind) -> str:
+    """The command that installs what a backend needs."""
+    return f"pip install 'overnet[{kind.extra}]'" if kind.extra else f"pip install {kind.distribution}"
+
+
+def choose_backend(name: str, *, checkpoint: bool) -> BackendKind:
+    """Choose the backend for a model.
+
+    Parameters
+    ----------
+    name : a backend's name, or ``"auto"`` for the fastest that is installed and takes the model.
+    checkpoint : whether the model is a checkpoint rather than an ONNX file.
+
+    Raises
+    ------
+    InputError : no such backend, or it does not take this kind of model.
+    MissingDependency : it, or for ``"auto"`` all that would do, are not installed.
+    """
+    if name == "auto":
+        fitting = [kind for kind in BACKENDS.values() if kind.runs_onnx is not checkpoint]
+        for kind in fitting:
+            if installed(kind):
+                return kind
+        raise MissingDependency(
+            f"no backend is installed for this model: {' or '.join(how_to_install(kind) for kind in fitting)}"
+        )
+    if name not in BACKENDS:
+        raise InputError(f"there is no backend {name!r}; choose from auto, {', '.join(BACKENDS)}")
+    kind = BACKENDS[name]
+    if kind.runs_onnx is checkpoint:
+        if checkpoint:
+            raise InputError(f"{name} runs ONNX files, not checkpoints: make one with overnet-export, or use torch")
+        raise InputError(f"{name} runs checkpoints, not ONNX files: use openvino or onnxruntime")
+    if not installed(kind):
+        raise MissingDependency(f"the backend {name} needs {kind.module}: {how_to_install(kind)}")
+    return kind
+
+
+def check_precision(precision: str, supported: tuple[str, ...], *, backend: str) -> None:
+    """Refuse a precision that a backend does not compute in.
+
+    Raises
+    ------
+    BackendError : it is not among the supported ones.
+    """
+    if precision not in supported:
+        raise BackendError(f"{backend} computes here in {' or '.join(supported)}, not in {precision!r}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library's error means that memory ran out; C++ libraries say so only in the message."""
+    message = str(error).lower()
+    signs = ("bad_alloc", "out of memory", "failed to allocate", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in message for sign in signs)

@@ -1,0 +1,105 @@
+"""What is on this machine: versions, backends, models. What ``overnet info`` prints."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import psutil
+
+from overnet._version import __version__
+from overnet.artifact import read_artifact
+from overnet.errors import OverNetError
+from overnet.runtime.backend import BACKENDS, BackendKind, choose_backend, how_to_install, installed_version
+from overnet.runtime.tiling import available_memory_bytes
+from overnet.weights import bundled_checkpoint, bundled_folder
+
+_LIBRARIES = ("numpy", "opencv-python", "av", "openvino", "onnxruntime", "onnx", "torch", "safetensors")
+
+
+def take_inventory() -> dict[str, Any]:
+    """Look around: a dictionary that JSON can hold, with versions, machine, backends and bundled models."""
+    return {
+        "overnet": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "available_memory_bytes": available_memory_bytes(),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "opencv": _opencv(),
+        "backends": [_backend(kind) for kind in BACKENDS.values()],
+        "models": [_model(path.name) for path in sorted(bundled_folder().glob("*.onnx"))],
+        "checkpoint": bundled_checkpoint().name,
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _opencv() -> dict[str, Any] | None:
+    """OpenCV as it imports, whoever installed it; whether it has GStreamer, as Jetson's own build does."""
+    try:
+        import cv2  # noqa: PLC0415 - optional on aarch64
+    except ImportError:
+        return None
+    lines = [line for line in cv2.getBuildInformation().splitlines() if "GStreamer" in line]
+    return {"version": cv2.__version__, "gstreamer": any("YES" in line for line in lines)}
+
+
+def _backend(kind: BackendKind) -> dict[str, Any]:
+    """Whether a backend works here, found out by loading it on a bundled model; if not, why and what to do."""
+    version = installed_version(kind)
+    entry: dict[str, Any] = {"name": kind.name, "version": version, "works": False, "device": None, "reason": None}
+    try:
+        choose_backend(kind.name, checkpoint=not kind.runs_onnx)
+        model = bundled_folder() / "overnet_x2.onnx" if kind.runs_onnx else bundled_checkpoint()
+        entry.update(works=True, device=kind.load(model, 2, "fp32", None).device)
+    except (OverNetError, ImportError, OSError) as error:
+        entry["reason"] = str(error) if version else f"not installed: {how_to_install(kind)}"
+    return entry
+
+
+def _model(name: str) -> dict[str, Any]:
+    artifact = read_artifact(bundled_folder() / name)
+    return {
+        "name": name,
+        "scale": artifact.scale,
+        "overscale": artifact.overscale,
+        "precision": artifact.precision,
+        "weights_sha256": artifact.weights_sha256,
+    }
+
+
+def describe(inventory: dict[str, Any]) -> str:
+    """The inventory as text for a terminal."""
+    memory = f"{inventory['available_memory_bytes'] / 1e9:.1f} of {inventory['memory_bytes'] / 1e9:.1f} GB free"
+    lines = [
+        f"overnet {inventory['overnet']}, Python {inventory['python']}, {inventory['system']}, "
+        f"{inventory['cores']} cores, {memory}",
+        "",
+        "backends",
+    ]
+    for backend in inventory["backends"]:
+        state = f"works on {backend['device']}" if backend["works"] else backend["reason"]
+        lines.append(f"  {backend['name']:<12} {backend['version'] or '-':<22} {state}")
+    lines += ["", "bundled models"]
+    lines.extend(
+        f"  {model['name']:<18} x{model['scale']:g}, {model['precision']}, overscale {model['overscale']}, "
+        f"weights {model['weights_sha256'][:12]}"
+        for model in inventory["models"]
+    )
+    lines.append(f"  {inventory['checkpoint']} (for the backend torch, and for overnet-export)")
+    libraries = ", ".join(f"{name} {version}" for name, version in inventory["libraries"].items() if version)
+    opencv = inventory["opencv"]
+    if opencv is None:
+        seen = "no OpenCV: install opencv-python, or Jetson's own libopencv-python"
+    else:
+        seen = f"OpenCV {opencv['version']} with{'' if opencv['gstreamer'] else 'out'} GStreamer"
+    return "\n".join([*lines, "", f"libraries: {libraries}", seen])

@@ -1,0 +1,46 @@
+"""Two variants of an ONNX file of ours, for tiles: one that ends in the means over the picture, one that is given them.
+
+Needs onnx, which the extra for ONNX Runtime brings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from overnet.errors import require
+
+_MEAN = "GlobalAveragePool"
+
+
+def up_to_means(path: Path) -> bytes:
+    """The graph that computes nothing but the means: one output a mean, in the network's order."""
+    onnx, model = _load(path)
+    graph = model.graph
+    means = [node.output[0] for node in graph.node if node.op_type == _MEAN]
+    del graph.output[:]
+    graph.output.extend(_value(onnx, name) for name in means)
+    # What comes after the last mean serves the picture alone; runtimes leave out what no output needs.
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def with_given_means(path: Path) -> bytes:
+    """The graph whose means are further inputs, after the picture and in the network's order."""
+    onnx, model = _load(path)
+    graph = model.graph
+    means = [node for node in graph.node if node.op_type == _MEAN]
+    graph.input.extend(_value(onnx, node.output[0]) for node in means)
+    for node in means:
+        graph.node.remove(node)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _load(path: Path) -> tuple[Any, Any]:
+    onnx = require("onnx", extra="ort", purpose="cutting a picture into tiles with the backend onnxruntime")
+    return onnx, onnx.load(path)
+
+
+def _value(onnx: Any, name: str) -> Any:  # noqa: ANN401 - onnx has no types
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", None, 1, 1])

@@ -1,0 +1,204 @@
+"""Decode, upscale and encode at the same time: bounded in memory, and ended at once by the first error anywhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass
+class PipelineReport:
+    """What a run did.
+
+    Attributes
+    ----------
+    frames : how many frames went all the way.
+    decode_seconds, upscale_seconds, encode_seconds : time spent working in each stage; they overlap.
+    wall_seconds : from beginning to end.
+    interrupted : whether it was stopped by Ctrl-C; everything upscaled until then was encoded.
+    """
+
+    frames: int = 0
+    decode_seconds: float = 0.0
+    upscale_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames per second of wall time; 0 where nothing ran."""
+        return self.frames / self.wall_seconds if self.wall_seconds > 0 else 0.0
+
+
+class _Channel(Generic[T]):
+    """A bounded queue between two threads that either side can close.
+
+    Closing from the reading side (`abandon`) wakes a writer that waits for room, which a plain queue cannot.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._items: deque[T] = deque()
+        self._depth = depth
+        self._ended = False
+        self._abandoned = False
+        self._changed = threading.Condition()
+
+    def put(self, item: T) -> bool:
+        """Add an item, waiting for room. False when the reading side has gone: stop producing."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._items) < self._depth or self._abandoned)
+            if self._abandoned:
+                return False
+            self._items.append(item)
+            self._changed.notify_all()
+            return True
+
+    def items(self) -> Iterator[T]:
+        """Take items one by one, waiting for each, until the last or until abandoned."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._items or self._ended or self._abandoned)
+                if not self._items or self._abandoned:
+                    return
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+
+    def end(self) -> None:
+        """Nothing more comes; what is queued is still read."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """Nothing more is read; what is queued is dropped."""
+        with self._changed:
+            self._abandoned = True
+            self._items.clear()
+            self._changed.notify_all()
+
+
+class _Pipeline(Generic[T, U]):
+    """The state that the three stages of one run share."""
+
+    def __init__(self, depth: int) -> None:
+        self.report = PipelineReport()
+        self.decoded: _Channel[T] = _Channel(depth)
+        self.upscaled: _Channel[U] = _Channel(depth)
+        self.failures: list[BaseException] = []
+
+    def fail(self, error: BaseException) -> None:
+        """Keep the error and wake every stage, so that all end at once."""
+        self.failures.append(error)
+        self.decoded.abandon()
+        self.upscaled.abandon()
+
+    def decode(self, frames: Iterable[T]) -> None:
+        """The first stage, in a thread of its own."""
+        try:
+            iterator = iter(frames)
+            while True:
+                started = time.perf_counter()
+                try:
+                    frame = next(iterator)
+                except StopIteration:
+                    break
+                self.report.decode_seconds += time.perf_counter() - started
+                if not self.decoded.put(frame):
+                    return
+            self.decoded.end()
+        except BaseException as error:
+            self.fail(error)
+
+    def upscale(self, upscale: Callable[[T], U], on_frame: Callable[[PipelineReport], None] | None) -> None:
+        """The second stage, in the calling thread."""
+        began = time.perf_counter()
+        for frame in self.decoded.items():
+            started = time.perf_counter()
+            result = upscale(frame)
+            self.report.upscale_seconds += time.perf_counter() - started
+            if not self.upscaled.put(result):
+                break
+            self.report.wall_seconds = time.perf_counter() - began
+            if on_frame is not None:
+                on_frame(self.report)
+
+    def encode(self, encode: Callable[[U], None]) -> None:
+        """The third stage, in a thread of its own."""
+        try:
+            for frame in self.upscaled.items():
+                started = time.perf_counter()
+                encode(frame)
+                self.report.encode_seconds += time.perf_counter() - started
+                self.report.frames += 1
+        except BaseException as error:
+            self.fail(error)
+
+    def join(self, thread: threading.Thread) -> None:
+        """Wait for a stage to finish. Ctrl-C meanwhile is noted, and the stage still finishes what it was given."""
+        while thread.is_alive():
+            try:
+                thread.join()
+            except KeyboardInterrupt:
+                self.report.interrupted = True
+
+
+def run_pipeline(
+    frames: Iterable[T],
+    upscale: Callable[[T], U],
+    encode: Callable[[U], None],
+    *,
+    depth: int = 4,
+    on_frame: Callable[[PipelineReport], None] | None = None,
+) -> PipelineReport:
+    """Run three stages at once: `frames` in one thread, `upscale` in the calling one, `encode` in a third.
+
+    Frames keep their order. Between stages at most `depth` frames wait, so memory stays bounded whichever is slowest.
+
+    Parameters
+    ----------
+    frames : read in a thread of its own.
+    upscale : called in the calling thread, which is where Ctrl-C arrives.
+    encode : called in a thread of its own, in order.
+    depth : frames that may wait between two stages, 1 or more.
+    on_frame : told the report so far after each upscaled frame, in the calling thread.
+
+    Returns
+    -------
+    The report. After Ctrl-C its `interrupted` is set, and all that was upscaled has been encoded.
+
+    Raises
+    ------
+    The first exception of any stage, after both other stages have stopped.
+    """
+    run: _Pipeline[T, U] = _Pipeline(depth)
+    threads = [
+        threading.Thread(target=run.decode, args=(frames,), name="overnet-decode"),
+        threading.Thread(target=run.encode, args=(encode,), name="overnet-encode"),
+    ]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    try:
+        run.upscale(upscale, on_frame)
+    except KeyboardInterrupt:
+        run.report.interrupted = True
+    except BaseException as error:
+        run.fail(error)
+    # Whatever ended the second stage, the first must stop waiting for room, and the third finish what it was given.
+    run.decoded.abandon()
+    run.upscaled.end()
+    for thread in threads:
+        run.join(thread)
+    run.report.wall_seconds = time.perf_counter() - began
+    if run.failures:
+        raise run.failures[0]
+    return run.report

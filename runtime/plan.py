@@ -1,0 +1,115 @@
+"""What a run has to do: which file becomes which, decided and checked before any work is done."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from overnet.errors import InputError, OutputError
+from overnet.runtime.images import PICTURE_SUFFIXES
+from overnet.runtime.video_encoders import VIDEO_SUFFIXES
+from overnet.writing import exists_already
+
+Kind = Literal["picture", "video"]
+
+# In folders only what is likely a video is taken, so that a text file beside the pictures is no error. A file named
+# itself is tried whatever its name is.
+_READABLE_VIDEO_SUFFIXES = VIDEO_SUFFIXES | frozenset(
+    {".3gp", ".flv", ".gif", ".m2ts", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".wmv", ".y4m"}
+)
+# Holds nearly any codec, subtitles and attachments: for videos whose own container is not written.
+_FALLBACK_SUFFIX = ".mkv"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to upscale and where the result goes."""
+
+    source: Path
+    target: Path
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All jobs of a run, and the targets that exist already and are kept."""
+
+    jobs: list[Job]
+    kept: list[Path]
+
+
+def make_plan(inputs: list[Path], output: Path, *, overwrite: bool) -> Plan:
+    """Decide what becomes what.
+
+    Parameters
+    ----------
+    inputs : files, or folders that are searched through.
+    output : a file, for one input file; or a folder. It is a folder if it is one already, if it ends in a slash, if it
+        has no suffix, or if there are several inputs.
+    overwrite : whether existing files are replaced. If not, one that a single input would become is refused; of
+        several inputs, those whose results exist are left out, so that a run can be repeated to go on.
+
+    Raises
+    ------
+    InputError : an input does not exist, a folder holds nothing to upscale, or two inputs would write the same file.
+    OutputError : the output exists, is an input itself, or is of a kind that the input cannot become.
+    """
+    sources = _sources(inputs)
+    several = len(inputs) > 1 or any(path.is_dir() for path in inputs)
+    as_folder = several or output.is_dir() or str(output).endswith(os.sep) or not output.suffix
+    if several and output.exists() and not output.is_dir():
+        raise OutputError(f"{output}: several inputs need a folder to go to, and this is a file")
+    jobs, taken = [], dict[Path, Path]()
+    for source, relative in sources:
+        kind: Kind = "picture" if source.suffix.lower() in PICTURE_SUFFIXES else "video"
+        target = output / _target_name(relative, kind) if as_folder else output
+        _check_kind(source, kind, target)
+        resolved = target.resolve()
+        if resolved in taken:
+            raise InputError(f"{taken[resolved]} and {source} would both be written to {target}")
+        taken[resolved] = source
+        jobs.append(Job(source, target, kind))
+    inputs_resolved = {source.resolve() for source, _ in sources}
+    for job in jobs:
+        if job.target.resolve() in inputs_resolved:
+            raise OutputError(f"{job.target} is an input itself: choose another output")
+    kept = [job.target for job in jobs if job.target.exists() and not overwrite]
+    if kept and not several:
+        raise exists_already(kept[0])
+    return Plan([job for job in jobs if job.target not in kept], kept)
+
+
+def _sources(inputs: list[Path]) -> list[tuple[Path, Path]]:
+    """Each file, with its path relative to the folder it was found in (its name, for a file given itself)."""
+    sources: list[tuple[Path, Path]] = []
+    for path in inputs:
+        if path.is_dir():
+            suffixes = PICTURE_SUFFIXES | _READABLE_VIDEO_SUFFIXES
+            found = sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in suffixes and file.is_file() and not file.name.startswith(".")
+            )
+            if not found:
+                raise InputError(f"{path}: a folder without pictures or videos")
+            sources.extend((file, file.relative_to(path)) for file in found)
+        elif path.exists():
+            sources.append((path, Path(path.name)))
+        else:
+            raise InputError(f"{path}: no such file")
+    return sources
+
+
+def _target_name(relative: Path, kind: Kind) -> Path:
+    writable = PICTURE_SUFFIXES if kind == "picture" else VIDEO_SUFFIXES
+    return relative if relative.suffix.lower() in writable else relative.with_suffix(_FALLBACK_SUFFIX)
+
+
+def _check_kind(source: Path, kind: Kind, target: Path) -> None:
+    suffix = target.suffix.lower()
+    if kind == "picture" and suffix not in PICTURE_SUFFIXES:
+        raise OutputError(f"{target}: {source.name} is a picture; write it as {', '.join(sorted(PICTURE_SUFFIXES))}")
+    if kind == "video" and suffix not in VIDEO_SUFFIXES:
+        raise OutputError(f"{target}: {source.name} is no picture; write it as {', '.join(sorted(VIDEO_SUFFIXES))}")

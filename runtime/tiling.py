@@ -1,0 +1,194 @@
+"""Pictures too large for memory: cut into overlapping tiles, and joined so that no seam shows.
+
+The network looks about 14 pixels far, so a tile's outermost `MARGIN` pixels are thrown away where the picture goes on.
+It also weighs its channels by means over the whole picture, which a tile does not see: tiles alone would come out in
+other shades, by up to 13 grey levels on Set14 with the bundled weights. So the picture is gone through twice. First
+the means of all its parts are averaged, then each tile is upscaled with these in place of its own: 3 levels at most
+(tests/runtime/test_upscaler.py), and over `FEATHER` pixels one tile fades into the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from overnet.artifact import scaled_size
+from overnet.runtime.backend import Pictures, Statistics
+
+# In input pixels. The network's 3x3 convolutions (one in each of 9 blocks, the first, the overscaling one) reach 11,
+# the bicubic resize of the features and the last convolution at most 3 more.
+MARGIN = 16
+FEATHER = 8
+SMALLEST_TILE = 4 * (MARGIN + FEATHER)
+
+# Share of the memory that is available which a tile may take: other programs, and the decoder, need some too.
+_MEMORY_SHARE = 0.5
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Span:
+    """One tile along one axis, in input pixels.
+
+    Attributes
+    ----------
+    start, stop : what the network is given.
+    keep_start, keep_stop : the part of it whose result is used.
+    fade : over how many pixels from `keep_start` it fades in over the tile before; 0 for the first.
+    """
+
+    start: int
+    stop: int
+    keep_start: int
+    keep_stop: int
+    fade: int
+
+
+def spans(length: int, tile: int) -> list[Span]:
+    """Cut one axis into tiles of equal size that overlap.
+
+    Parameters
+    ----------
+    length : of the axis, in pixels.
+    tile : of a tile, overlaps included; at least `SMALLEST_TILE` unless the axis is shorter.
+    """
+    if length <= tile:
+        return [Span(0, length, 0, length, 0)]
+    overlap = 2 * MARGIN + FEATHER
+    count = math.ceil((length - overlap) / (tile - overlap))
+    # Tiles of one size, spread evenly, so that a backend sees one shape only.
+    starts = [round(index * (length - tile) / (count - 1)) for index in range(count)]
+    cut: list[Span] = []
+    for index, start in enumerate(starts):
+        keep_start = start + MARGIN if index else 0
+        fade = cut[-1].keep_stop - keep_start if index else 0
+        keep_stop = start + tile - MARGIN if index < count - 1 else length
+        cut.append(Span(start, start + tile, keep_start, keep_stop, fade))
+    return cut
+
+
+def upscale_in_tiles(
+    picture: Picture,
+    tile: int,
+    scale: float,
+    upscale: Callable[[Pictures, Statistics | None], Pictures],
+    statistics: Callable[[Pictures], Statistics] | None,
+) -> Picture:
+    """Upscale a picture tile by tile.
+
+    Parameters
+    ----------
+    picture : H x W x 3 uint8.
+    tile : height and width of a tile in input pixels, overlaps included; at least `SMALLEST_TILE`.
+    scale : factor of `upscale`; a whole number, so that tiles meet on whole pixels.
+    upscale : 1 x h x w x 3 uint8, and means to use, to 1 x scale*h x scale*w x 3 uint8; as `Backend.upscale`.
+    statistics : 1 x h x w x 3 uint8 to its means; as `Backend.statistics`. None upscales each tile with its own.
+
+    Returns
+    -------
+    scale*H x scale*W x 3 uint8.
+
+    Raises
+    ------
+    ValueError : the tile is too small, or the scale is no whole number.
+    """
+    if tile < SMALLEST_TILE or scale != int(scale):
+        raise ValueError(f"tiles of {tile} at scale {scale:g}; at least {SMALLEST_TILE} and a whole scale are needed")
+    factor = int(scale)
+    height, width = picture.shape[:2]
+    means = None if statistics is None else _means_of_whole(picture, tile, statistics)
+    upscaled = np.empty((*scaled_size(height, width, scale), 3), np.uint8)
+    for rows in spans(height, tile):
+        for columns in spans(width, tile):
+            part = np.ascontiguousarray(picture[None, rows.start : rows.stop, columns.start : columns.stop])
+            result = upscale(part, means)[0]
+            kept = result[_scaled(rows, factor), _scaled(columns, factor)]
+            target = upscaled[
+                rows.keep_start * factor : rows.keep_stop * factor,
+                columns.keep_start * factor : columns.keep_stop * factor,
+            ]
+            _fade_in(target, kept, rows.fade * factor, columns.fade * factor)
+    return upscaled
+
+
+def _means_of_whole(picture: Picture, tile: int, statistics: Callable[[Pictures], Statistics]) -> Statistics:
+    """The means over the whole picture, from those of parts that do not overlap, weighted by their area.
+
+    For the network's first mean that is exact but for the parts' borders; later ones follow from means of a part.
+    """
+    height, width = picture.shape[:2]
+    row_cuts, column_cuts = _even_cuts(height, tile), _even_cuts(width, tile)
+    total: Statistics = []
+    for top, bottom in pairwise(row_cuts):
+        for left, right in pairwise(column_cuts):
+            share = np.float32((bottom - top) * (right - left) / (height * width))
+            part = statistics(np.ascontiguousarray(picture[None, top:bottom, left:right]))
+            weighted = [share * mean for mean in part]
+            total = [a + b for a, b in zip(total, weighted, strict=True)] if total else weighted
+    return total
+
+
+def _even_cuts(length: int, tile: int) -> list[int]:
+    count = math.ceil(length / tile)
+    return [round(index * length / count) for index in range(count + 1)]
+
+
+def _scaled(span: Span, factor: int) -> slice:
+    return slice((span.keep_start - span.start) * factor, (span.keep_stop - span.start) * factor)
+
+
+def _fade_in(target: Picture, kept: Picture, fade_rows: int, fade_columns: int) -> None:
+    """Write a tile over what is there: gradually from its upper and left edge where it overlaps earlier tiles."""
+    if not fade_rows and not fade_columns:
+        target[:] = kept
+        return
+    weight = np.minimum(_ramp(kept.shape[0], fade_rows)[:, None], _ramp(kept.shape[1], fade_columns)[None, :])
+    before = target.astype(np.float32)
+    # Where nothing was written before, the weight is 1, except in the corner that both ramps share, where it was.
+    mixed = before + weight[..., None] * (kept - before)
+    target[:] = np.rint(mixed).astype(np.uint8)
+
+
+def _ramp(length: int, fade: int) -> NDArray[np.float32]:
+    ramp = np.ones(length, np.float32)
+    ramp[:fade] = (np.arange(fade, dtype=np.float32) + 0.5) / max(fade, 1)
+    return ramp
+
+
+def available_memory_bytes() -> int:
+    """Memory that can be had without swapping: the machine's, or less where a control group (container) limits it."""
+    available = psutil.virtual_memory().available
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
+        if limit != "max":
+            available = min(available, max(0, int(limit) - int(used)))
+    except (OSError, ValueError):
+        pass
+    return int(available)
+
+
+def tile_for_memory(height: int, width: int, bytes_per_pixel: int, *, available_bytes: int | None = None) -> int | None:
+    """Choose the tile: None where the whole picture fits, else the largest square that does.
+
+    Parameters
+    ----------
+    height, width : of the picture in pixels.
+    bytes_per_pixel : what a backend takes for each input pixel.
+    available_bytes : memory there is; asked of the machine when left out.
+    """
+    if available_bytes is None:
+        available_bytes = available_memory_bytes()
+    pixels = int(available_bytes * _MEMORY_SHARE / bytes_per_pixel)
+    if height * width <= pixels:
+        return None
+    # Multiples of 16 keep the number of shapes that a backend compiles for small.
+    return max(SMALLEST_TILE, math.isqrt(pixels) // 16 * 16)

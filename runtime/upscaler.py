@@ -1,0 +1,245 @@
+"""One picture: any size, any scale, in one piece or in tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overnet.artifact import PRECISIONS, read_artifact, scaled_size
+from overnet.errors import BackendError, InputError
+from overnet.resample import imresize, network_bicubic
+from overnet.runtime.backend import Backend, BackendKind, choose_backend, is_checkpoint
+from overnet.runtime.tiling import SMALLEST_TILE, tile_for_memory, upscale_in_tiles
+from overnet.weights import bundled_checkpoint, bundled_folder
+
+# No picture file or video frame is this large; what is, is a mistake or an attack.
+_LARGEST_SIDE = 1 << 20
+
+
+class Upscaler:
+    """Upscales pictures with OverNet.
+
+    >>> upscaler = Upscaler(scale=2)
+    >>> upscaler(picture).shape    # H x W x 3 uint8 in, 2H x 2W x 3 uint8 out
+
+    Parameters
+    ----------
+    scale : factor from input to output height and width, 1 or more, fractions allowed. Where no model is for that very
+        scale, the nearest larger one is used and its result reduced, antialiased; `take_notes` says so.
+    height : instead of a scale: the height of the result in pixels; the width follows.
+    model : an ONNX file, a folder of ONNX files (the one for the scale is chosen), a checkpoint (``.safetensors``,
+        ``.pth.tar``: these need torch), or None for the bundled one.
+    backend : ``"openvino"``, ``"onnxruntime"``, ``"torch"``, or ``"auto"`` for the fastest there is.
+    precision : ``"fp32"``; ``"bf16"`` where the backend and the CPU have it.
+    tile : height and width, in input pixels, of the tiles to cut pictures into; 0 for never; None cuts only what does
+        not fit the memory that is available.
+    threads : how many threads to compute with; None for as many as there are cores.
+
+    Raises
+    ------
+    InputError : a parameter out of range, or a model that is missing, broken or not ours.
+    MissingDependency : what the backend needs is not installed.
+    BackendError : the backend cannot load the model.
+    """
+
+    def __init__(
+        self,
+        scale: float = 2,
+        *,
+        height: int | None = None,
+        model: str | Path | None = None,
+        backend: str = "auto",
+        precision: str = "fp32",
+        tile: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if not 1 <= scale <= 64:  # also false for NaN
+            raise InputError(f"scale is {scale:g}; it must be at least 1")
+        if height is not None and not 1 <= height <= _LARGEST_SIDE:
+            raise InputError(f"height is {height}; it must be from 1 to {_LARGEST_SIDE}")
+        if tile is not None and tile != 0 and tile < SMALLEST_TILE:
+            raise InputError(f"tile is {tile}; the smallest is {SMALLEST_TILE}, and 0 means never to cut")
+        if threads is not None and threads < 1:
+            raise InputError(f"threads is {threads}; it must be at least 1")
+        self._scale, self._height = scale, height
+        self._precision, self._tile, self._threads = precision, tile, threads
+        self._models = _models(model, backend)
+        self._kind: BackendKind = choose_backend(backend, checkpoint=self._models.checkpoint is not None)
+        self._backends: dict[float, Backend] = {}
+        self._largest_tile: int | None = None
+        self._notes: list[str] = []
+        if height is None:
+            # Loaded now, so that what is wrong with it is said before any picture is touched.
+            self.backend_for(scale)
+
+    @property
+    def backend_name(self) -> str:
+        """The name of the backend in use."""
+        return self._kind.name
+
+    def output_size(self, height: int, width: int, *, even_width: bool = False) -> tuple[int, int]:
+        """Height and width of the result for a picture of this height and width.
+
+        With `even_width`, where a height was asked for, the width is rounded to a multiple of two, as video wants it.
+        """
+        if self._height is None:
+            return scaled_size(height, width, self._scale)
+        step = 2 if even_width else 1
+        return self._height, max(step, int(width * self._height / height / step + 0.5) * step)
+
+    def backend_for(self, scale: float) -> Backend:
+        """The backend that upscales by at least `scale`, loaded at first use.
+
+        Raises
+        ------
+        InputError : no model goes that far.
+        """
+        graph_scale = self._models.nearest(scale)
+        if graph_scale not in self._backends:
+            if self._models.checkpoint is not None:
+                # Pictures of many sizes brought to one height need as many scales; only the last is kept.
+                self._backends.clear()
+            path = self._models.path(graph_scale)
+            self._backends[graph_scale] = self._kind.load(path, graph_scale, self._precision, self._threads)
+        return self._backends[graph_scale]
+
+    @overload
+    def __call__(self, picture: NDArray[np.uint8], *, even_width: bool = False) -> NDArray[np.uint8]: ...
+    @overload
+    def __call__(self, picture: NDArray[np.uint16], *, even_width: bool = False) -> NDArray[np.uint16]: ...
+    def __call__(self, picture: NDArray[Any], *, even_width: bool = False) -> NDArray[Any]:
+        """Upscale one picture.
+
+        Parameters
+        ----------
+        picture : H x W x 3, RGB; uint8, or uint16 (levels 0 to 65535). The network sees 8 bits; of 16-bit pictures,
+            what lies below is carried by bicubic interpolation, so that smooth gradients stay smooth.
+        even_width : as in `output_size`.
+
+        Returns
+        -------
+        The upscaled picture, same dtype, of `output_size`.
+
+        Raises
+        ------
+        InputError : the array is no such picture, or no model goes as far as its scale.
+        BackendError : the picture does not fit into memory even in the smallest tiles, or the backend failed.
+        """
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype not in (np.uint8, np.uint16):
+            raise InputError(f"a picture is H x W x 3 uint8 or uint16; this is {picture.shape} {picture.dtype}")
+        if not 1 <= min(picture.shape[:2]) <= max(picture.shape[:2]) <= _LARGEST_SIDE:
+            raise InputError(f"a picture of {picture.shape[1]}x{picture.shape[0]} pixels cannot be upscaled")
+        size = self.output_size(picture.shape[0], picture.shape[1], even_width=even_width)
+        if picture.dtype == np.uint16:
+            return self._upscale_16_bit(picture, size)
+        return self._upscale_8_bit(np.ascontiguousarray(picture), size)
+
+    def _upscale_8_bit(self, picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+        backend = self.backend_for(max(size[0] / picture.shape[0], 1.0) if self._height else self._scale)
+        upscaled = self._in_tiles(backend, picture)
+        if upscaled.shape[:2] == size:
+            return upscaled
+        self._note(f"upscaled by {backend.scale:g}, then reduced to {size[1]}x{size[0]}: no model is for that scale")
+        return np.asarray(imresize(upscaled, size=size), dtype=np.uint8)
+
+    def _in_tiles(self, backend: Backend, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        height, width = picture.shape[:2]
+        tile = self._tile
+        if tile is None:
+            tile = tile_for_memory(height, width, backend.bytes_per_pixel)
+        if self._largest_tile is not None:
+            tile = min(tile or self._largest_tile, self._largest_tile)
+        # Tiles meet on whole pixels of the result only where the scale is whole.
+        while True:
+            try:
+                if not tile or max(height, width) <= tile or backend.scale != int(backend.scale):
+                    upscaled: NDArray[np.uint8] = backend.upscale(picture[None])[0]
+                    return upscaled
+                self._note(f"cut into tiles of {tile} pixels")
+                return upscale_in_tiles(picture, tile, backend.scale, backend.upscale, backend.statistics)
+            except MemoryError as error:
+                tile = min(tile or max(height, width), max(height, width)) // 2
+                if tile < SMALLEST_TILE or self._tile == 0:
+                    raise BackendError(
+                        f"out of memory on a picture of {width}x{height} pixels with the backend {backend.name}"
+                    ) from error
+                self._largest_tile = tile
+
+    def _upscale_16_bit(self, picture: NDArray[np.uint16], size: tuple[int, int]) -> NDArray[np.uint16]:
+        """The network's detail on the 8-bit picture, added to a bicubic enlargement of all 16 bits.
+
+        The network's result is only known to half an 8-bit level, so detail below that counts as none: in smooth
+        gradients the bicubic enlargement alone remains, without steps.
+        """
+        levels = picture.astype(np.float32) / 257
+        coarse = np.rint(levels).astype(np.uint8)
+        upscaled = self._upscale_8_bit(coarse, size).astype(np.float32)
+        detail = upscaled - network_bicubic(coarse.astype(np.float32), size)
+        detail = np.sign(detail) * np.maximum(np.abs(detail) - 0.5, 0)
+        fine = network_bicubic(levels, size) + detail
+        levels_16_bit: NDArray[np.uint16] = np.rint(np.clip(fine * 257, 0, 65535)).astype(np.uint16)
+        return levels_16_bit
+
+    def take_notes(self) -> list[str]:
+        """The remarks gathered since this was last asked: one line each, about what was done to fit scale or memory."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
+
+
+class _Models:
+    """The files to choose from: one checkpoint for all scales, or ONNX files by scale."""
+
+    def __init__(self, *, checkpoint: Path | None = None, files: dict[float, Path] | None = None) -> None:
+        self.checkpoint, self._files = checkpoint, files or {}
+
+    def nearest(self, scale: float) -> float:
+        """The scale of the model to use: this very one, or the nearest larger."""
+        if self.checkpoint is not None:
+            return scale
+        larger = [known for known in self._files if known >= scale - 1e-9]
+        if not larger:
+            raise InputError(f"scale is {scale:g}; the largest that there is a model for is {max(self._files):g}")
+        return min(larger)
+
+    def path(self, scale: float) -> Path:
+        """The model file for a scale that `nearest` gave."""
+        return self.checkpoint or self._files[scale]
+
+
+def _models(model: str | Path | None, backend: str) -> _Models:
+    if model is None and backend == "torch":
+        return _Models(checkpoint=bundled_checkpoint())
+    path = bundled_folder() if model is None else Path(model)
+    if path.is_dir():
+        return _Models(files=_most_exact(path))
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if is_checkpoint(path):
+        return _Models(checkpoint=path)
+    return _Models(files={read_artifact(path).scale: path})
+
+
+def _most_exact(folder: Path) -> dict[float, Path]:
+    """The ONNX file for each scale in a folder; where there are several, the one computed most exactly."""
+    found: dict[float, tuple[int, Path]] = {}
+    for file in sorted(folder.glob("*.onnx")):
+        artifact = read_artifact(file)
+        rank = PRECISIONS.index(artifact.precision)
+        other_rank, other = found.get(artifact.scale, (len(PRECISIONS), file))
+        if rank == other_rank:
+            raise InputError(
+                f"{folder}: {other.name} and {file.name} are both for x{artifact.scale:g} in {artifact.precision}; "
+                "name the one that is meant"
+            )
+        if rank < other_rank:
+            found[artifact.scale] = (rank, file)
+    if not found:
+        raise InputError(f"{folder}: a folder without ONNX files")
+    return {scale: file for scale, (_, file) in found.items()}

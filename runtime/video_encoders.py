@@ -1,0 +1,195 @@
+"""What a video is written as: the container of a suffix, the encoder of a name, its quality and pixel format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.codec.codec import Codec, UnknownCodecError
+
+from overnet.errors import OutputError
+
+# FFmpeg's FF_QP2LAMBDA: the unit in which encoders without a rate factor of their own take a quality.
+_LAMBDA_PER_QP = 118
+
+
+@dataclass(frozen=True)
+class OutputFormat:
+    """A container.
+
+    Parameters
+    ----------
+    name : FFmpeg's name of the muxer.
+    encoders : what it is written with by default; the first that is there.
+    options : for the muxer.
+    keeps_rotation : whether it stores a display matrix.
+    keeps_aspect : whether it stores the shape of a pixel; else only the codec can.
+    tick : seconds its times are rounded to, None if it takes any time base.
+    has_constant_rate : whether it stores a frame rate in place of timestamps.
+    """
+
+    name: str
+    encoders: tuple[str, ...]
+    options: tuple[tuple[str, str], ...] = ()
+    keeps_rotation: bool = False
+    keeps_aspect: bool = False
+    tick: Fraction | None = None
+    has_constant_rate: bool = False
+
+
+_H264 = ("libx264", "libopenh264", "h264_videotoolbox", "h264_nvenc", "h264_v4l2m2m", "mpeg4")
+_HEVC = ("libx265", "libkvazaar", "hevc_videotoolbox", "hevc_nvenc")
+_AV1 = ("libsvtav1", "libaom-av1", "librav1e")
+_VP9 = ("libvpx-vp9",)
+_MILLISECOND = Fraction(1, 1000)
+# The index goes to the front, so that a browser can play while it loads.
+_FAST_START = (("movflags", "+faststart"),)
+_MP4 = OutputFormat("mp4", _H264, _FAST_START, keeps_rotation=True, keeps_aspect=True)
+_FORMATS = {
+    ".mp4": _MP4,
+    ".m4v": _MP4,
+    ".mov": OutputFormat("mov", _H264, _FAST_START, keeps_rotation=True, keeps_aspect=True),
+    ".mkv": OutputFormat("matroska", _H264, keeps_rotation=True, tick=_MILLISECOND),
+    ".webm": OutputFormat("webm", (*_VP9, *_AV1), tick=_MILLISECOND),
+    ".avi": OutputFormat("avi", _H264, has_constant_rate=True),
+}
+# What videos are written as.
+VIDEO_SUFFIXES: frozenset[str] = frozenset(_FORMATS)
+_ALIASES = {
+    "h264": _H264,
+    "avc": _H264,
+    "x264": _H264,
+    "hevc": _HEVC,
+    "h265": _HEVC,
+    "x265": _HEVC,
+    "av1": _AV1,
+    "vp9": _VP9,
+}
+# MPEG-4 part 2 and its elders store times in a clock of at most 16 bits.
+_COARSE_CLOCK = {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "h263"}
+
+
+def output_format(path: Path) -> OutputFormat:
+    """Return the container a file name asks for.
+
+    Raises
+    ------
+    OutputError : the suffix is not one of ours.
+    """
+    found = _FORMATS.get(path.suffix.lower())
+    if found is None:
+        raise OutputError(f"{path}: cannot write '{path.suffix}' video; use one of {', '.join(_FORMATS)}")
+    return found
+
+
+def muxer_options(container: OutputFormat, time_base: Fraction) -> dict[str, str]:
+    """Return the options for writing a container whose video ticks every ``time_base`` seconds."""
+    options = dict(container.options)
+    if "movflags" in options:
+        # The clock that offsets between streams are stored in; its default of 1 ms would round them.
+        options["movie_timescale"] = str(max(1000, time_base.denominator))
+    return options
+
+
+def find_encoder(name: str | None, container: OutputFormat) -> Codec:
+    """Return the encoder for a codec's or encoder's name, or the container's default.
+
+    Raises
+    ------
+    OutputError : this FFmpeg has no such video encoder.
+    """
+    candidates = container.encoders if name is None else _ALIASES.get(name.lower(), (name,))
+    for candidate in candidates:
+        try:
+            codec = Codec(candidate, "w")
+        except UnknownCodecError:
+            continue
+        if codec.type == "video":
+            return codec
+    wanted = name or " or ".join(candidates)
+    raise OutputError(f"this FFmpeg has no video encoder '{wanted}'; h264, hevc, vp9 and av1 name the usual ones")
+
+
+def stores_aspect(encoder: str, container: OutputFormat) -> bool:
+    """Whether the shape of a pixel can be told to players.
+
+    Matroska could as well, but PyAV does not hand the ratio to its muxer; then the codec's own field has to do.
+    """
+    return container.keeps_aspect or any(name in encoder for name in ("264", "265", "hevc", "mpeg"))
+
+
+def has_coarse_clock(encoder: str) -> bool:
+    """Whether the encoder takes only a time base close to the frame rate."""
+    return encoder in _COARSE_CLOCK
+
+
+def choose_pixel_format(encoder: Codec, *, width: int, height: int) -> str:
+    """Return the pixel format for an output of exactly this size.
+
+    4:2:0 is what every player shows. H.264 and HEVC cannot store an odd size in it; cutting or padding a line would
+    change the picture, so such a video is written in 4:4:4.
+
+    Raises
+    ------
+    OutputError : the encoder takes no format that fits.
+    """
+    supported = [pixel_format.name for pixel_format in encoder.video_formats or []]
+    odd = bool(width % 2 or height % 2)
+    any_size = encoder.name in ("libvpx-vp9", "libaom-av1", "ffv1")
+    wanted = ["yuv420p", "nv12"] if not odd or any_size else []
+    wanted += ["yuv444p", "gbrp", "bgr0", "rgb24", "bgr24", "rgba"]
+    if not odd:
+        wanted += ["yuvj420p", "yuv422p", "yuvj422p"]
+    if not supported:
+        return wanted[0]
+    for name in wanted:
+        if name in supported:
+            return name
+    size = f"the odd size {width}x{height}" if odd else f"{width}x{height}"
+    raise OutputError(f"encoder {encoder.name} takes no pixel format for {size}; try codec h264, or another scale")
+
+
+def quality_options(encoder: str, crf: int | None, *, width: int, height: int, rate: Fraction) -> dict[str, str]:
+    """Return the encoder's options for a quality on the scale of x264's crf: 0 is best, 18 looks like the source.
+
+    Hardware encoders take the number as their own nearest setting; ``bit_rate`` is for those that know no quality.
+    """
+    chosen = 18 if crf is None else crf
+    # At the same number x265, VP9 and AV1 look better than x264, on their scales of 0..51 and 0..63.
+    newer = str(22 if crf is None else crf)
+    wide = str(24 if crf is None else crf)
+    quantizer = {"flags": "+qscale", "global_quality": str(_LAMBDA_PER_QP * max(1, round(chosen / 6)))}
+    exact = {
+        "libx264": {"crf": str(chosen), "preset": "medium"},
+        "libx264rgb": {"crf": str(chosen), "preset": "medium"},
+        "libx265": {"crf": newer, "preset": "medium", "x265-params": "log-level=none"},
+        "libvpx-vp9": {"crf": wide, "b": "0", "deadline": "good", "cpu-used": "2", "row-mt": "1"},
+        "libsvtav1": {"crf": wide, "preset": "8"},
+        "libaom-av1": {"crf": wide, "b": "0", "cpu-used": "6", "row-mt": "1"},
+        "librav1e": {"qp": str(int(wide) * 4)},
+        "ffv1": {},
+        "huffyuv": {},
+        "utvideo": {},
+    }
+    by_family = {
+        "nvenc": {"rc": "vbr", "cq": str(chosen), "b": "0"},
+        "qsv": {"global_quality": str(max(1, chosen))},
+        "vaapi": {"qp": str(chosen)},
+        "amf": {"rc": "cqp", "qp_i": str(chosen), "qp_p": str(chosen)},
+        "videotoolbox": {"flags": "+qscale", "global_quality": str(_LAMBDA_PER_QP * max(1, 100 - chosen * 2))},
+        # A tenth of a bit per pixel is a good H.264 picture; the drivers' own default is 200 kbit/s.
+        "v4l2m2m": {"b": str(int(width * height * rate / 10))},
+    }
+    if encoder in exact:
+        return exact[encoder]
+    return by_family.get(encoder.rpartition("_")[2], quantizer)
+
+
+def open_failure(encoder: str, error: av.FFmpegError | ValueError) -> OutputError:
+    """Return the error for an encoder that would not start."""
+    hardware = "_" in encoder
+    hint = "; is its hardware and driver there? Try codec h264" if hardware else "; try another size or codec"
+    reason = getattr(error, "strerror", None) or str(error)
+    return OutputError(f"encoder {encoder} cannot start: {reason}{hint}".replace("\n", " "))

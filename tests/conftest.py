@@ -1,0 +1,80 @@
+"""What many tests share: where the material lies, and a small network that runs fast."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the material in ../shared is not here")
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory):
+    """A small OverNet with random weights, saved as a checkpoint."""
+    torch = pytest.importorskip("torch")
+    from overnet.checkpoint import save_checkpoint
+    from overnet.model import OverNet, OverNetConfig
+
+    torch.manual_seed(7)
+    model = OverNet(OverNetConfig(width=16, groups=2, blocks=1, expansion=2, overscale=3, squeeze=4))
+    path = tmp_path_factory.mktemp("small") / "small.safetensors"
+    save_checkpoint(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_models(small_checkpoint):
+    """A folder with the small network's ONNX files for x2 and x3."""
+    from overnet.export.exporter import Options, export
+
+    folder = small_checkpoint.parent / "onnx"
+    folder.mkdir()
+    list(export(small_checkpoint, folder, Options(scales=(2, 3), precision="fp32")))
+    return folder
+
+
+@pytest.fixture
+def picture():
+    """A picture with smooth parts, edges and noise: 50 x 66 x 3 uint8."""
+    random = np.random.default_rng(3)
+    rows, columns = np.mgrid[0:50, 0:66]
+    smooth = np.stack([rows * 4, columns * 3, rows + columns], axis=-1).astype(float)
+    smooth[10:30, 20:40] = (200, 30, 90)
+    return np.clip(smooth + random.normal(0, 5, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def write_clip(path, frames=12, size=(64, 48)):
+    """Make a small smooth video, 25 frames a second."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=25, options={"crf": "10"})
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        rows, columns = np.mgrid[0 : size[1], 0 : size[0]]
+        for index in range(frames):
+            rgb = np.stack([rows * 4, columns * 3 + index, rows + columns], axis=-1).astype(np.uint8)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        output.mux(stream.encode(None))
+
+
+def run_command(*arguments, program="overnet-run", cwd=None, **options):
+    """Run one of the commands as a user does, in a process of its own."""
+    entry = {"overnet-run": "main_run", "overnet-export": "main_export", "overnet": "main"}[program]
+    return subprocess.run(
+        [sys.executable, "-c", f"from overnet.cli import {entry}; {entry}()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+        **options,
+    )

@@ -1,0 +1,44 @@
+"""What a run takes for each input pixel, measured: the tiles' size is chosen by the figures that backends state."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+MEASURE = """
+import json, re, sys
+import numpy as np
+from overnet import Upscaler
+
+def peak_bytes():
+    # Not getrusage's: that begins with the peak of the process that started this one.
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+
+upscaler = Upscaler(4, backend=sys.argv[1], tile=0)
+backend = upscaler.backend_for(4)
+upscaler(np.zeros((16, 16, 3), np.uint8))
+before = peak_bytes()
+upscaler(np.zeros((int(sys.argv[2]), int(sys.argv[2]), 3), np.uint8))
+print(json.dumps({"taken": peak_bytes() - before, "stated": backend.bytes_per_pixel}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [256, 448])
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
+def test_backends_state_what_they_take(backend, side):
+    """No less than it takes, or memory runs out; not three times as much, or tiles are needlessly small."""
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURE, backend, str(side)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    measured = json.loads(result.stdout)
+    taken_per_pixel = measured["taken"] / side**2
+    assert taken_per_pixel <= measured["stated"] <= 3 * taken_per_pixel, taken_per_pixel

@@ -1,0 +1,125 @@
+import threading
+import time
+
+import pytest
+
+from overnet.runtime.pipeline import run_pipeline
+
+
+def test_frames_keep_their_order():
+    encoded = []
+    report = run_pipeline(iter(range(200)), lambda frame: frame * 2, encoded.append)
+    assert encoded == [frame * 2 for frame in range(200)]
+    assert report.frames == 200
+    assert not report.interrupted
+
+
+def test_stages_overlap():
+    """Three stages of 20 ms a frame take little more than 20 ms a frame together, not 60."""
+
+    def frames():
+        for frame in range(20):
+            time.sleep(0.02)
+            yield frame
+
+    def work(frame):
+        time.sleep(0.02)
+        return frame
+
+    report = run_pipeline(frames(), work, work)
+    assert report.wall_seconds < 20 * 0.06 * 0.7
+    for spent in (report.decode_seconds, report.upscale_seconds, report.encode_seconds):
+        assert spent == pytest.approx(20 * 0.02, rel=0.5)
+
+
+@pytest.mark.parametrize("slow", ["upscale", "encode"])
+def test_few_frames_wait_between_stages(slow):
+    alive, most = set(), 0
+
+    def frames():
+        nonlocal most
+        for frame in range(60):
+            alive.add(frame)
+            most = max(most, len(alive))
+            yield frame
+
+    def upscale(frame):
+        time.sleep(0.002 if slow == "upscale" else 0)
+        return frame
+
+    def encode(frame):
+        time.sleep(0.002 if slow == "encode" else 0)
+        alive.discard(frame)
+
+    run_pipeline(frames(), upscale, encode, depth=2)
+    # Two queues of two, and one frame in the hands of each stage.
+    assert most <= 2 * 2 + 3
+
+
+@pytest.mark.parametrize("stage", ["decode", "upscale", "encode"])
+@pytest.mark.parametrize("at", [0, 7])
+def test_an_error_anywhere_ends_everything_with_that_error(stage, at):
+    class TroubleError(Exception):
+        pass
+
+    def frames():
+        for frame in range(1000):
+            if stage == "decode" and frame == at:
+                raise TroubleError
+            yield frame
+
+    def work(name):
+        def do(frame):
+            if stage == name and frame == at:
+                raise TroubleError
+            return frame
+
+        return do
+
+    before = threading.active_count()
+    began = time.perf_counter()
+    with pytest.raises(TroubleError):
+        run_pipeline(frames(), work("upscale"), work("encode"))
+    assert time.perf_counter() - began < 5
+    assert threading.active_count() == before
+
+
+def test_an_error_does_not_wait_for_a_source_without_end():
+    def endless():
+        while True:
+            yield 1
+
+    def fail(frame):
+        raise ValueError("full")
+
+    with pytest.raises(ValueError, match="full"):
+        run_pipeline(endless(), lambda frame: frame, fail)
+
+
+def test_interruption_encodes_what_was_upscaled():
+    encoded = []
+
+    def upscale(frame):
+        if frame == 25:
+            raise KeyboardInterrupt
+        return frame
+
+    def encode(frame):
+        time.sleep(0.005)
+        encoded.append(frame)
+
+    report = run_pipeline(iter(range(1000)), upscale, encode)
+    assert report.interrupted
+    assert encoded == list(range(25))
+    assert report.frames == 25
+
+
+def test_no_frames():
+    assert run_pipeline(iter(()), lambda frame: frame, lambda frame: None).frames == 0
+
+
+def test_progress_counts_every_frame():
+    seen = []
+    run_pipeline(iter(range(9)), lambda f: f, lambda f: None, on_frame=lambda report: seen.append(report.wall_seconds))
+    assert len(seen) == 9
+    assert seen == sorted(seen)

@@ -1,0 +1,106 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overnet.runtime import tiling
+from overnet.runtime.tiling import FEATHER, MARGIN, SMALLEST_TILE, spans, tile_for_memory, upscale_in_tiles
+
+
+def enlarge(pictures, means=None):
+    return pictures.repeat(2, axis=1).repeat(2, axis=2)
+
+
+@given(length=st.integers(1, 3000), tile=st.integers(SMALLEST_TILE, 600))
+def test_spans_cover_everything_with_their_margins(length, tile):
+    cut = spans(length, tile)
+    assert (cut[0].start, cut[0].keep_start, cut[-1].stop, cut[-1].keep_stop) == (0, 0, length, length)
+    assert len({span.stop - span.start for span in cut}) == 1, "tiles have one size"
+    for before, after in pairwise(cut):
+        assert after.keep_start - after.start >= MARGIN
+        assert before.stop - before.keep_stop >= MARGIN
+        assert before.keep_stop - after.keep_start == after.fade >= FEATHER
+
+
+@settings(deadline=None, max_examples=30)
+@given(height=st.integers(1, 300), width=st.integers(1, 300), tile=st.integers(SMALLEST_TILE, 200))
+def test_tiles_of_a_local_operation_join_exactly(height, width, tile):
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    assert np.array_equal(upscale_in_tiles(picture, tile, 2, enlarge, None), enlarge(picture[None])[0])
+
+
+def test_a_reach_of_margin_pixels_is_invisible():
+    """An operation that looks as far as MARGIN, and is wrong at its borders, leaves no trace where tiles meet."""
+
+    def blur(pictures, means):
+        padded = np.pad(pictures.astype(float), ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)))
+        height, width = pictures.shape[1:3]
+        shifted = (padded[:, 0:height, 0:width] + padded[:, 2 * MARGIN :, 2 * MARGIN :]) / 2
+        return np.rint(shifted).astype(np.uint8)
+
+    picture = np.random.default_rng(0).integers(0, 256, (250, 310, 3), dtype=np.uint8)
+    assert np.array_equal(upscale_in_tiles(picture, 128, 1, blur, None), blur(picture[None], None)[0])
+
+
+def test_a_difference_between_tiles_fades():
+    """Tiles that come out 12 levels apart, as statistics over a tile may do, meet without a step."""
+    levels = iter(range(100, 220, 12))
+
+    def tint(pictures, means):
+        return np.full_like(pictures, next(levels))
+
+    joined = upscale_in_tiles(np.zeros((SMALLEST_TILE, 300, 3), np.uint8), SMALLEST_TILE, 1, tint, None).astype(int)
+    steps = np.abs(np.diff(joined[:, :, 0], axis=1))
+    assert joined.max() - joined.min() >= 24
+    assert steps.max() <= 2
+
+
+@settings(deadline=None, max_examples=30)
+@given(height=st.integers(97, 300), width=st.integers(1, 300), tile=st.integers(SMALLEST_TILE, 200))
+def test_tiles_are_given_the_means_of_the_whole(height, width, tile):
+    """Every tile, whatever its place, is upscaled with the picture's means, to within rounding."""
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    used = []
+
+    def means(pictures):
+        return [pictures.mean(axis=(1, 2), dtype=np.float32)[:, :, None, None]]
+
+    def upscale(pictures, given):
+        used.extend(given)
+        return enlarge(pictures)
+
+    upscale_in_tiles(picture, tile, 2, upscale, means)
+    assert used
+    for one in used:
+        np.testing.assert_allclose(one, means(picture[None])[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("tile", "scale"), [(SMALLEST_TILE - 1, 2), (SMALLEST_TILE, 1.5)])
+def test_what_cannot_be_joined_is_refused(tile, scale):
+    with pytest.raises(ValueError, match="at least"):
+        upscale_in_tiles(np.zeros((200, 200, 3), np.uint8), tile, scale, enlarge, None)
+
+
+def test_tile_follows_memory():
+    assert tile_for_memory(100, 100, 1000, available_bytes=1 << 30) is None
+    small, large = (tile_for_memory(4000, 4000, 20_000, available_bytes=size << 30) for size in (1, 8))
+    assert SMALLEST_TILE < small < large
+    assert large**2 * 20_000 <= 4 << 30
+    assert tile_for_memory(4000, 4000, 20_000, available_bytes=0) == SMALLEST_TILE
+
+
+def test_available_memory_respects_a_container(monkeypatch, tmp_path):
+    whole = tiling.available_memory_bytes()
+    assert whole > 1 << 20
+
+    class Group:
+        def __init__(self, path):
+            self.path = path
+
+        def read_text(self):
+            return {"/sys/fs/cgroup/memory.max": "1000000\n", "/sys/fs/cgroup/memory.current": "400000\n"}[self.path]
+
+    monkeypatch.setattr(tiling, "Path", Group)
+    assert tiling.available_memory_bytes() == 600_000

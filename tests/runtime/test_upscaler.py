@@ -1,0 +1,340 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from overnet import Upscaler
+from overnet.errors import ArtifactError, BackendError, CheckpointError, InputError, MissingDependency
+from overnet.metrics import psnr
+from overnet.resample import imresize, network_bicubic
+from overnet.runtime import backend as backends
+from overnet.runtime import upscaler as module
+from overnet.runtime.backend import BACKENDS, choose_backend
+from overnet.runtime.tiling import upscale_in_tiles
+from overnet.weights import bundled_checkpoint, bundled_folder
+from tests.conftest import ROOT, SHARED, needs_shared
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
+def test_backends_agree(picture, small_models, small_checkpoint, backend):
+    from overnet.checkpoint import load_checkpoint
+    from overnet.export.parity import reference
+
+    model = small_checkpoint if backend == "torch" else small_models
+    upscaled = Upscaler(3, model=model, backend=backend)(picture)
+    expected = reference(load_checkpoint(small_checkpoint), picture, 3)
+    assert upscaled.dtype == np.uint8
+    assert np.abs(upscaled.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_the_bundled_model_enlarges(picture):
+    upscaled = Upscaler()(picture)
+    assert upscaled.shape == (100, 132, 3)
+    # Close to a plain enlargement, and not the same.
+    assert 20 < psnr(network_bicubic(picture, (100, 132)), upscaled, border=2) < 60
+
+
+@pytest.fixture(scope="session")
+def lower_precisions(small_checkpoint, tmp_path_factory):
+    """A folder with the small network's x2 in FP16 and BF16."""
+    from overnet.export.exporter import Options, export
+
+    folder = tmp_path_factory.mktemp("lower")
+    for precision in ("fp16", "bf16"):
+        list(export(small_checkpoint, folder, Options(scales=(2,), precision=precision)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("precision", "backend"), [("fp16", "openvino"), ("fp16", "onnxruntime"), ("bf16", "openvino")]
+)
+@pytest.mark.parametrize("tile", [0, 96])
+def test_files_of_lower_precision(picture, small_models, lower_precisions, precision, backend, tile):
+    """They run on a CPU too, in one piece and in tiles that are given the means of the whole."""
+    large = np.tile(picture, (3, 2, 1))
+    exact = Upscaler(2, model=small_models)(large).astype(int)
+    upscaler = Upscaler(2, model=lower_precisions / f"small_x2_{precision}.onnx", backend=backend, tile=tile)
+    upscaled = upscaler(large).astype(int)
+    assert bool(upscaler.take_notes()) == bool(tile)
+    assert np.abs(upscaled - exact).max() <= (4 if precision == "bf16" else 2)
+
+
+def test_of_a_folder_the_most_exact_file_is_taken(picture, lower_precisions, tmp_path):
+    for path in lower_precisions.iterdir():
+        shutil.copy(path, tmp_path)
+    by_folder = Upscaler(2, model=tmp_path)(picture)
+    assert np.array_equal(by_folder, Upscaler(2, model=tmp_path / "small_x2_fp16.onnx")(picture))
+    shutil.copy(tmp_path / "small_x2_fp16.onnx", tmp_path / "copy.onnx")
+    with pytest.raises(InputError, match=r"copy\.onnx and small_x2_fp16\.onnx are both for x2 in fp16"):
+        Upscaler(2, model=tmp_path)
+
+
+def test_results_are_the_callers_own(picture, small_models):
+    """A backend's output buffer is reused by its next run; what was returned before must not change."""
+    upscaler = Upscaler(2, model=small_models)
+    first = upscaler(picture)
+    before = first.copy()
+    upscaler(255 - picture)
+    assert np.array_equal(first, before)
+
+
+def test_pictures_that_are_not_contiguous(picture, small_models):
+    upscaler = Upscaler(2, model=small_models)
+    assert np.array_equal(upscaler(picture[:, ::-1]), upscaler(np.ascontiguousarray(picture[:, ::-1])))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3), (33, 17)])
+def test_odd_and_tiny_pictures(small_models, shape):
+    assert Upscaler(2, model=small_models)(np.zeros((*shape, 3), np.uint8)).shape == (2 * shape[0], 2 * shape[1], 3)
+
+
+@pytest.mark.parametrize("scale", [1, 1.5, 2.4])
+def test_a_scale_without_a_model_of_its_own(picture, small_models, scale):
+    """Upscaled by the nearest larger model, then reduced, antialiased; and it says so."""
+    upscaler = Upscaler(scale, model=small_models)
+    upscaled = upscaler(picture)
+    size = upscaler.output_size(50, 66)
+    assert upscaled.shape == (*size, 3)
+    larger = Upscaler(2 if scale <= 2 else 3, model=small_models)(picture)
+    assert np.array_equal(upscaled, imresize(larger, size=size))
+    (note,) = upscaler.take_notes()
+    assert "then reduced" in note
+    assert upscaler.take_notes() == []
+
+
+def test_a_checkpoint_computes_fractional_scales_itself(picture, small_checkpoint):
+    from overnet.checkpoint import load_checkpoint
+    from overnet.export.parity import reference
+
+    upscaler = Upscaler(1.5, model=small_checkpoint)
+    expected = reference(load_checkpoint(small_checkpoint), picture, 1.5)
+    assert np.abs(upscaler(picture).astype(int) - expected.astype(int)).max() <= 1
+    assert upscaler.backend_name == "torch"
+    assert upscaler.take_notes() == []
+
+
+@pytest.mark.parametrize(("height", "size"), [(100, (100, 132)), (75, (75, 99)), (25, (25, 33)), (120, (120, 158))])
+def test_a_height_instead_of_a_scale(picture, small_models, height, size):
+    upscaler = Upscaler(height=height, model=small_models)
+    assert upscaler(picture).shape == (*size, 3)
+    upscaler = Upscaler(height=height, model=small_models)
+    assert upscaler.output_size(50, 66, even_width=True)[1] % 2 == 0
+    assert upscaler(picture, even_width=True).shape == (*upscaler.output_size(50, 66, even_width=True), 3)
+
+
+@pytest.fixture
+def uneven(picture):
+    """A picture whose parts have nothing in common: black, white, noise and texture."""
+    large = np.zeros((110, 150, 3), np.uint8)
+    large[:55, 75:] = 255
+    large[55:, :75] = np.random.default_rng(0).integers(0, 256, (55, 75, 3), dtype=np.uint8)
+    large[55:, 75:] = np.tile(picture, (2, 2, 1))[:55, :75]
+    return large
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
+def test_tiles_have_the_means_of_the_whole_picture(uneven, backend):
+    """On the bundled weights tiles differ from the whole by 3 levels at most; each with its own means, by far more."""
+    upscaler = Upscaler(2, tile=96, backend=backend)
+    in_tiles = upscaler(uneven).astype(int)
+    assert "tiles of 96" in " ".join(upscaler.take_notes())
+    whole = Upscaler(2, tile=0, backend=backend)(uneven).astype(int)
+    assert np.abs(in_tiles - whole).max() <= 3
+    alone = upscale_in_tiles(uneven, 96, 2, upscaler.backend_for(2).upscale, None).astype(int)
+    assert np.abs(alone - whole).max() > 3
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
+def test_given_a_pictures_own_means_nothing_changes(picture, small_models, small_checkpoint, backend):
+    model = small_checkpoint if backend == "torch" else small_models
+    loaded = Upscaler(2, model=model, backend=backend).backend_for(2)
+    means = loaded.statistics(picture[None])
+    assert [mean.shape for mean in means] == [(1, 16, 1, 1)] * 3
+    given = loaded.upscale(picture[None], means).astype(int)
+    assert np.abs(given - loaded.upscale(picture[None])).max() <= 1
+    other = loaded.upscale(picture[None], [mean + 1 for mean in means]).astype(int)
+    assert np.abs(other - given).max() > 1
+
+
+def test_tiles_are_chosen_by_memory(picture, small_models, monkeypatch):
+    large = np.tile(picture, (5, 5, 1))
+    upscaler = Upscaler(2, model=small_models)
+    asked = []
+
+    def little(height, width, bytes_per_pixel):
+        asked.append((height, width, bytes_per_pixel))
+        return 96
+
+    monkeypatch.setattr(module, "tile_for_memory", little)
+    upscaler(large)
+    assert asked == [(250, 330, upscaler.backend_for(2).bytes_per_pixel)]
+    assert "tiles of 96" in " ".join(upscaler.take_notes())
+
+
+class Cramped:
+    """A backend with room for so many pixels at once."""
+
+    name, device, precision, bytes_per_pixel, scale = "cramped", "here", "fp32", 1, 2.0
+
+    def __init__(self, pixels):
+        self.pixels, self.shapes = pixels, []
+
+    def statistics(self, pictures):
+        return []
+
+    def upscale(self, pictures, statistics=None):
+        self.shapes.append(pictures.shape[1:3])
+        if pictures.shape[1] * pictures.shape[2] > self.pixels:
+            raise MemoryError
+        return pictures.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def test_out_of_memory_leads_to_smaller_tiles_and_they_are_remembered(small_models):
+    upscaler = Upscaler(2, model=small_models)
+    upscaler._backends[2.0] = cramped = Cramped(200 * 200)
+    large = np.random.default_rng(0).integers(0, 256, (500, 700, 3), dtype=np.uint8)
+    assert np.array_equal(upscaler(large), large.repeat(2, axis=0).repeat(2, axis=1))
+    cramped.shapes.clear()
+    upscaler(large)
+    assert max(cramped.shapes) == (175, 175), "what did not fit is not tried again"
+
+
+@pytest.mark.parametrize("tile", [None, 0, 128])
+def test_no_memory_at_all_is_one_clear_error(small_models, tile):
+    upscaler = Upscaler(2, model=small_models, tile=tile)
+    upscaler._backends[2.0] = Cramped(10)
+    with pytest.raises(BackendError, match="out of memory on a picture of 300x200"):
+        upscaler(np.zeros((200, 300, 3), np.uint8))
+
+
+def test_sixteen_bits_stay_smooth(small_models):
+    """A ramp of less than one 8-bit level a pixel comes out as a ramp, not as steps of 257."""
+    ramp = np.broadcast_to((np.arange(200) * 20 + 20000).astype(np.uint16)[None, :, None], (40, 200, 3))
+    upscaled = Upscaler(2)(np.ascontiguousarray(ramp))
+    assert upscaled.dtype == np.uint16
+    inside = upscaled[20:-20, 20:-20, 0].astype(int)
+    assert len(np.unique(inside)) > 250
+    assert np.abs(np.diff(inside, axis=1)).max() < 100
+
+
+def test_sixteen_bits_carry_the_networks_detail(picture):
+    """On a picture with edges, 16 bits give what 8 bits give, to within rounding."""
+    upscaler = Upscaler(2)
+    deep = upscaler(picture.astype(np.uint16) * 257).astype(float) / 257
+    assert np.abs(deep - upscaler(picture)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+    ids=["grey", "alpha", "float", "empty"],
+)
+def test_what_is_no_picture_is_refused(small_models, wrong):
+    with pytest.raises(InputError):
+        Upscaler(2, model=small_models)(wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"scale": 0.5}, "at least 1"),
+        ({"scale": float("nan")}, "at least 1"),
+        ({"scale": 4.5}, "the largest that there is a model for is 4"),
+        ({"height": 0}, "height"),
+        ({"tile": 10}, "smallest"),
+        ({"threads": 0}, "threads"),
+        ({"backend": "magic"}, "no backend 'magic'"),
+        ({"model": "none.onnx"}, "no such file"),
+        ({"model": bundled_checkpoint(), "backend": "openvino"}, "overnet-export"),
+        ({"model": bundled_folder() / "overnet_x2.onnx", "backend": "torch"}, "not ONNX files"),
+        ({"model": bundled_folder() / "overnet_x2.onnx", "scale": 3}, "the largest that there is a model for is 2"),
+        ({"model": ROOT}, "a folder without ONNX files"),
+        ({"model": ROOT / "README.md"}, "not an ONNX file"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_wrong_parameters(options, expected):
+    with pytest.raises(InputError, match=expected):
+        Upscaler(**options)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
+def test_unsupported_precision(backend):
+    with pytest.raises(BackendError, match="fp64"):
+        Upscaler(2, backend=backend, precision="fp64")
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_damaged_graph(tmp_path, small_models, backend):
+    """The metadata is whole, the graph is not: found by the backend, told in one line."""
+    content = bytearray((small_models / "small_x2.onnx").read_bytes())
+    at = content.index(b"DepthToSpace")
+    content[at : at + 12] = b"DepthToSpice"
+    (tmp_path / "damaged.onnx").write_bytes(content)
+    with pytest.raises(BackendError) as caught:
+        Upscaler(2, model=tmp_path / "damaged.onnx", backend=backend)
+    assert "damaged.onnx" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_checkpoint(tmp_path):
+    (tmp_path / "damaged.pth.tar").write_bytes(b"PK\x03\x04 and nothing more")
+    with pytest.raises(CheckpointError, match="damaged"):
+        Upscaler(2, model=tmp_path / "damaged.pth.tar")
+
+
+def test_a_foreign_onnx_file(tmp_path, small_models):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(small_models / "small_x2.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(ArtifactError, match="not one that overnet-export made"):
+        Upscaler(2, model=tmp_path / "foreign.onnx")
+
+
+def test_what_fails_in_pytorch_is_one_of_our_errors(picture, small_checkpoint, monkeypatch):
+    backend = Upscaler(2, model=small_checkpoint).backend_for(2)
+
+    def fail(*_):
+        raise RuntimeError("a kernel\nfailed")
+
+    monkeypatch.setattr(backend, "_network", fail)
+    with pytest.raises(BackendError, match="a kernel failed"):
+        backend.upscale(picture[None])
+
+
+def test_missing_backends_say_what_to_install(monkeypatch):
+    monkeypatch.setattr(backends, "installed", lambda kind: False)
+    with pytest.raises(MissingDependency, match=r"pip install openvino or pip install 'overnet\[ort\]'"):
+        choose_backend("auto", checkpoint=False)
+    with pytest.raises(MissingDependency, match=r"overnet\[torch\]"):
+        choose_backend("auto", checkpoint=True)
+    with pytest.raises(MissingDependency, match=r"overnet\[ort\]"):
+        choose_backend("onnxruntime", checkpoint=False)
+
+
+def test_auto_takes_the_first_that_is_there(monkeypatch):
+    assert choose_backend("auto", checkpoint=False).name == "openvino"
+    monkeypatch.setattr(backends, "installed", lambda kind: kind.name != "openvino")
+    assert choose_backend("auto", checkpoint=False).name == "onnxruntime"
+    assert list(BACKENDS) == ["openvino", "onnxruntime", "torch"]
+
+
+@needs_shared
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 3, 5, 12])
+@pytest.mark.parametrize("tile", [96, 160])
+def test_tiles_of_real_pictures(number, tile):
+    """The bound of three grey levels, on the bundled weights, with the smallest tiles there are."""
+    from overnet.evaluate import read_rgb
+
+    picture = read_rgb(SHARED / f"sets/Set14/image_SRF_2/img_{number:03d}_SRF_2_LR.png")
+    whole = Upscaler(2, tile=0)(picture).astype(int)
+    in_tiles = Upscaler(2, tile=tile)(picture).astype(int)
+    assert np.abs(whole - in_tiles).max() <= 3
+    assert psnr(whole, in_tiles, border=0) > 55
