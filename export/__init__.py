@@ -1,0 +1,1 @@
+"""Checkpoint to ONNX to engine, each step checked."""

@@ -1,0 +1,209 @@
+"""Makes everything that derives from the bundled weights: run it when there are better ones.
+
+    python -m overnet.export.bundle WEIGHTS --data ../shared/sets
+
+writes into ``overnet/weights/``: the weights as our own checkpoint, one ONNX file a scale, and the model card with the
+quality measured just then; into the README, between its markers, the table of results; and into ``docs/`` the pictures
+that the README shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from overnet.checkpoint import folded, load_checkpoint, read_metadata, save_checkpoint, weights_sha256
+from overnet.errors import OverNetError
+from overnet.evaluate import Picture, Quality, evaluate, find_pairs, mean_quality, read_rgb
+from overnet.export.exporter import ExportedFile, Options, export
+from overnet.export.parity import reference
+from overnet.metrics import psnr_luma
+from overnet.model import OverNet
+from overnet.resample import imresize
+from overnet.side_by_side import largest_gain, side_by_side
+from overnet.weights import CHECKPOINT_NAME, bundled_folder
+from overnet.writing import whole_file
+
+SCALES = (2, 3, 4)
+
+# The ONNX files keep 16 of 24 significant bits of each weight, so that the package stays small enough for all of them:
+# the zeros compress away. On real pictures that moves no pixel by more than one grey level.
+SIGNIFICANT_BITS = 16
+
+# The side of the square that the README shows a detail of, in pixels of the large picture.
+_DETAIL = 144
+
+_README_MARKERS = ("<!-- results: begin -->", "<!-- results: end -->")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Quality of the network and of bicubic enlargement on one set at one scale."""
+
+    dataset: str
+    scale: int
+    network: Quality
+    bicubic: Quality
+
+
+def measure(model: OverNet, folder: Path) -> list[Measured]:
+    """Measure the network, in PyTorch, and bicubic enlargement on every set in a folder, at every scale."""
+    measured = []
+    for dataset in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name)):
+        for scale in SCALES if dataset.is_dir() else ():
+            pairs = find_pairs(dataset, scale)
+
+            def network(picture: Picture, scale: int = scale) -> Picture:
+                return reference(model, picture, scale)
+
+            def bicubic(picture: Picture, scale: int = scale) -> Picture:
+                return imresize(picture, scale=scale)
+
+            qualities = [mean_quality(evaluate(upscale, pairs, scale)) for upscale in (network, bicubic)]
+            measured.append(Measured(dataset.name, scale, *qualities))
+            print(f"{dataset.name} x{scale}: {qualities[0].psnr_db:.2f} dB", file=sys.stderr)  # noqa: T201
+    return measured
+
+
+def results_table(measured: list[Measured]) -> str:
+    """A Markdown table: a row a set, a column a scale."""
+    lines = ["| PSNR / SSIM on Y | x2 | x3 | x4 |", "|---|---|---|---|"]
+    for dataset in dict.fromkeys(item.dataset for item in measured):
+        rows = [item for item in measured if item.dataset == dataset]
+        for name, qualities in (
+            ("bicubic", [row.bicubic for row in rows]),
+            ("**OverNet, bundled weights**", [row.network for row in rows]),
+        ):
+            cells = " | ".join(f"{quality.psnr_db:.2f} / {quality.ssim:.4f}" for quality in qualities)
+            lines.append(f"| {dataset}, {name} | {cells} |")
+    return "\n".join(lines)
+
+
+def model_card(model: OverNet, metadata: dict[str, str], files: list[ExportedFile], table: str) -> str:
+    """The model card's text."""
+    trained = "\n".join(
+        f"- {key.replace('_', ' ')}: {value}"
+        for key, value in sorted(metadata.items())
+        if key not in ("overnet.config", "naming", "weight_norm", "architecture")
+    )
+    exported = "\n".join(
+        f"| `{file.path.name}` | {file.size_bytes / 1e6:.1f} MB | {file.parity.largest_difference} | "
+        f"{file.parity.psnr_db:.1f} dB |"
+        for file in files
+    )
+    parameters = sum(parameter.numel() for parameter in folded(model).parameters())
+    return f"""# The bundled weights
+
+One OverNet (Behjati et al., WACV 2021) for every scale from 1 to {model.config.overscale}, fractional ones too:
+overscale factor {model.config.overscale}, {parameters:,} parameters with weight normalisation folded away.
+
+- file: `{CHECKPOINT_NAME}`
+- SHA-256 of the weights, as `overnet.checkpoint.weights_sha256` gives it: `{weights_sha256(model)}`
+
+## How it was trained
+
+From scratch, by this project; not the original authors' weights.
+
+{trained}
+
+No picture of Set5, Set14, B100 or Urban100 was trained on.
+
+## What it is for
+
+Enlarging photographs and video frames that were reduced cleanly. It was not trained to remove noise or compression
+artefacts, and enlarges them too. It invents little: where detail is lost it stays soft rather than making things up.
+
+## Quality
+
+On the luma of MATLAB's rgb2ycbcr, a border of `scale` pixels left out, measured in PyTorch when this card was written.
+Bicubic is MATLAB's.
+
+{table}
+
+## The ONNX files
+
+Made from these weights by `overnet.export`; uint8 N x H x W x 3 RGB in and out, fp32 inside, weights kept to
+{SIGNIFICANT_BITS} significant bits. How far each is from the network in PyTorch, on the export's check pictures:
+
+| file | size | largest difference in grey levels | PSNR to the network |
+|---|---|---|---|
+{exported}
+
+Written by `python -m overnet.export.bundle`, like everything in this folder.
+"""
+
+
+def draw_results(model: OverNet, samples: Path, target: Path) -> None:
+    """Draw the README's picture: a detail of the sample by bicubic interpolation, by the network, and as it was.
+
+    Parameters
+    ----------
+    samples : the folder with ``harbour.png`` and ``harbour_large.png``, of which it is the reduction by 4.
+    target : the PNG to write.
+    """
+    low, high = read_rgb(samples / "harbour.png"), read_rgb(samples / "harbour_large.png")
+    bicubic, network = imresize(low, scale=4), reference(model, low, 4)
+    top, left = largest_gain(high, bicubic, network, side=_DETAIL)
+    pictures = {
+        f"bicubic x4: {psnr_luma(high, bicubic, border=4):.2f} dB": bicubic,
+        f"OverNet x4: {psnr_luma(high, network, border=4):.2f} dB": network,
+        "the original": high,
+    }
+    drawn = side_by_side(pictures, top=top, left=left, side=_DETAIL, enlarge=2)
+    encoded, content = cv2.imencode(".png", drawn[..., ::-1])
+    if not encoded:
+        raise RuntimeError("OpenCV could not encode the picture")
+    target.parent.mkdir(exist_ok=True)
+    with whole_file(target, overwrite=True) as temporary:
+        temporary.write_bytes(content.tobytes())
+
+
+def bundle(weights: Path, data: Path, folder: Path, readme: Path | None) -> None:
+    """Make everything that derives from `weights`.
+
+    Parameters
+    ----------
+    weights : a checkpoint in any form.
+    data : a folder of evaluation sets, in the form that `overnet.evaluate.find_pairs` reads.
+    folder : where the bundled files go.
+    readme : the README to bring up to date, or None.
+    """
+    model = load_checkpoint(weights)
+    metadata = read_metadata(weights) if weights.suffix == ".safetensors" else {}
+    checkpoint = folder / CHECKPOINT_NAME
+    save_checkpoint(folded(model), checkpoint, metadata=metadata)
+    options = Options(scales=SCALES, precision="fp32", significant_bits=SIGNIFICANT_BITS)
+    files = list(export(checkpoint, folder, options, name="overnet", overwrite=True))
+    table = results_table(measure(model, data))
+    _write(folder / "MODEL_CARD.md", model_card(model, metadata, files, table))
+    if readme is not None:
+        text = readme.read_text(encoding="utf-8")
+        begin, end = (text.index(marker) for marker in _README_MARKERS)
+        draw_results(model, readme.parent / "samples", readme.parent / "docs/harbour_x4.png")
+        _write(readme, f"{text[: begin + len(_README_MARKERS[0])]}\n\n{table}\n\n{text[end:]}")
+
+
+def _write(path: Path, text: str) -> None:
+    with whole_file(path, overwrite=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path, help="the checkpoint to bundle")
+    parser.add_argument("--data", type=Path, required=True, help="folder of evaluation sets (Set5, Set14)")
+    parser.add_argument("--readme", type=Path, default=Path("README.md"), help="the README to bring up to date")
+    options = parser.parse_args()
+    try:
+        bundle(options.weights, options.data, bundled_folder(), options.readme)
+    except OverNetError as error:
+        sys.exit(f"bundle: {error}")
+
+
+if __name__ == "__main__":
+    main()

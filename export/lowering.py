@@ -1,0 +1,130 @@
+"""The graph of one scale in the precision that was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import onnx
+from onnx import helper
+
+from overnet.artifact import Artifact
+from overnet.deploy import DeployedNetwork
+from overnet.export.calibration import pairs_of
+from overnet.export.half_range import LARGEST_HALF, nodes_beyond_half
+from overnet.export.layer_choice import Progress, choose_layers
+from overnet.export.onnx_export import Form, artifact_of, build_onnx
+from overnet.export.parity import Picture, check_pictures
+from overnet.export.precision import to_half
+from overnet.export.quantizer import largest_inputs
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What INT8 is decided on.
+
+    Attributes
+    ----------
+    pictures : H x W x 3 uint8 each, from `overnet.export.calibration.calibration_pictures`; with `remarks` on them.
+    max_loss_db : the most PSNR on luma against the truth that it may cost on them.
+    """
+
+    pictures: list[Picture]
+    remarks: list[str]
+    max_loss_db: float
+
+
+@dataclass(frozen=True)
+class LoweredGraph:
+    """A graph ready to be written.
+
+    Attributes
+    ----------
+    model : in the precision that `artifact` states, which is in its metadata.
+    exact : the same graph in FP32.
+    notes : what the user should know, one line each.
+    """
+
+    model: onnx.ModelProto
+    exact: onnx.ModelProto
+    artifact: Artifact
+    notes: tuple[str, ...]
+
+
+def lower(
+    network: DeployedNetwork,
+    scale: int,
+    precision: str,
+    pictures: list[Picture],
+    *,
+    form: Form = "default",
+    significant_bits: int = 24,
+    calibration: Calibration | None = None,
+    progress: Progress,
+) -> LoweredGraph:
+    """Build the graph of one scale in one precision.
+
+    Parameters
+    ----------
+    precision : one of `overnet.artifact.PRECISIONS`.
+    pictures : H x W x 3 uint8 each, on which the numbers inside are looked at: what FP16 cannot hold stays in FP32.
+    form, significant_bits : as in `overnet.export.onnx_export.build_onnx`.
+    calibration : for INT8, and needed there.
+    progress : is told what is being done.
+
+    Raises
+    ------
+    InputError : no layer can be INT8 within the loss allowed.
+    """
+    exact = build_onnx(network, scale, form=form, significant_bits=significant_bits)
+    artifact = replace(artifact_of(network, scale), precision=precision)
+    if precision == "int8" and calibration is not None:
+        model, notes = _quantized(exact, scale, pictures, calibration, progress)
+    else:
+        model, notes = _converted(exact, precision, pictures)
+    helper.set_model_props(model, artifact.to_metadata())
+    if precision != "bf16":
+        # The checker knows no convolution in BF16 up to opset 21, and TensorRT 10.3 no opset above 20.
+        onnx.checker.check_model(model, full_check=True)
+    return LoweredGraph(model, exact, artifact, tuple(notes))
+
+
+def _converted(exact: onnx.ModelProto, precision: str, pictures: list[Picture]) -> tuple[onnx.ModelProto, list[str]]:
+    if precision == "fp32":
+        return exact, []
+    if precision == "bf16":
+        return to_half(exact, "bf16"), []
+    beyond = nodes_beyond_half(exact, pictures)
+    return to_half(exact, "fp16", keep=set(beyond)), _beyond_notes(beyond)
+
+
+def _quantized(
+    exact: onnx.ModelProto, scale: int, pictures: list[Picture], calibration: Calibration, progress: Progress
+) -> tuple[onnx.ModelProto, list[str]]:
+    progress("calibrating", 0, 0)
+    pairs = pairs_of(calibration.pictures, scale)
+    beyond = nodes_beyond_half(exact, pictures)
+    choice = choose_layers(
+        exact,
+        # The drawn pictures reach further than photographs; ranges without them cut their contrasts off.
+        largest_inputs(exact, [*(pair.low for pair in pairs), *check_pictures()]),
+        pairs,
+        scale,
+        max_loss_db=calibration.max_loss_db,
+        keep=frozenset(beyond),
+        progress=progress,
+    )
+    notes = [
+        f"{len(choice.quantized)} convolutions in INT8, {choice.share:.0%} of the multiply-accumulates; it costs "
+        f"{choice.loss_db:.3f} dB of PSNR on {len(pairs)} calibration pictures"
+    ]
+    if choice.kept:
+        named = ", ".join(f"{layer.name} ({layer.loss_db:.3f} dB)" for layer in choice.kept)
+        notes.append(f"in FP16 because of what they would cost alone: {named}")
+    return to_half(choice.model, "fp16", keep=set(beyond)), [*notes, *calibration.remarks, *_beyond_notes(beyond)]
+
+
+def _beyond_notes(beyond: dict[str, float]) -> list[str]:
+    if not beyond:
+        return []
+    named = ", ".join(f"{node} ({largest:,.0f})" for node, largest in beyond.items())
+    return [f"in FP32 because their numbers come near FP16's largest, {LARGEST_HALF:,.0f}: {named}"]

@@ -1,0 +1,162 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from overnet.artifact import read_artifact
+from overnet.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
+from overnet.deploy import deploy
+from overnet.errors import ArtifactError, InputError, OutputError
+from overnet.evaluate import evaluate, find_pairs, mean_quality, read_rgb
+from overnet.export import exporter
+from overnet.export.exporter import Options, export
+from overnet.export.gate import GATES
+from overnet.export.parity import Referee, check_pictures, in_declared_types, in_openvino, reference
+from overnet.weights import bundled_checkpoint, bundled_folder
+from tests.conftest import SHARED, needs_shared
+from tests.export.test_onnx_export import random_model
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(("overscale", "scales"), [(2, (1, 2)), (3, (2,)), (4, (3,)), (5, (4, 5)), (8, (4,))])
+def test_files_agree_with_the_network(tmp_path, overscale, scales, precision):
+    model = random_model(overscale=overscale)
+    save_checkpoint(model, tmp_path / "model.safetensors")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    files = list(export(tmp_path / "model.safetensors", folder, Options(scales=scales, precision=precision)))
+    suffix = "" if precision == "fp32" else f"_{precision}"
+    assert [file.path.name for file in files] == [f"model_x{scale}{suffix}.onnx" for scale in scales]
+    assert sorted(folder.iterdir()) == sorted(file.path for file in files)
+    for file, scale in zip(files, scales, strict=True):
+        assert GATES[precision].holds(file.parity)
+        assert file.artifact == read_artifact(file.path)
+        assert (file.artifact.scale, file.artifact.precision) == (scale, precision)
+        assert file.artifact.weights_sha256 == weights_sha256(model)
+        assert file.size_bytes == file.path.stat().st_size
+        assert file.costs.multiply_accumulates_per_pixel > 0
+        assert "OpenVINO" in file.parity.measured_by and "declared types" in file.parity.measured_by
+
+
+def test_half_the_precision_is_half_the_size(small_checkpoint, tmp_path):
+    sizes = {}
+    for precision in ("fp32", "fp16"):
+        (file,) = export(small_checkpoint, tmp_path, Options(scales=(2,), precision=precision))
+        weights = onnx.load(file.path).graph.initializer
+        sizes[precision] = (sum(len(weight.raw_data) for weight in weights), file.costs.activation_bytes_per_pixel)
+    assert sizes["fp16"][0] < 0.6 * sizes["fp32"][0]
+    assert sizes["fp16"][1] < 0.75 * sizes["fp32"][1]
+
+
+@pytest.mark.parametrize("scale", [0, 4])
+def test_a_scale_beyond_the_network_stops_all(small_checkpoint, tmp_path, scale):
+    with pytest.raises(InputError, match="from 1 to 3"):
+        list(export(small_checkpoint, tmp_path, Options(scales=(2, scale), precision="fp32")))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_gate_refuses_a_wrong_graph_and_names_the_layer(small_checkpoint, tmp_path, monkeypatch, precision):
+    honest = exporter.deploy
+
+    def wrong(model):
+        network = honest(model)
+        network.fusion.weight[:] += 0.5
+        return network
+
+    monkeypatch.setattr(exporter, "deploy", wrong)
+    with pytest.raises(ArtifactError, match=r"small_x2\S* is refused: .* first to diverge is fusion\.relu \(Relu\)"):
+        list(export(small_checkpoint, tmp_path, Options(scales=(2,), precision=precision)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_gate_refuses_what_is_not_finite(small_checkpoint, tmp_path, monkeypatch):
+    """An overflow inside that leaves no trace in the result: it might on another picture."""
+    honest = exporter.build_onnx
+
+    def overflowing(*arguments, **options):
+        model = honest(*arguments, **options)
+        for constant in model.graph.initializer:
+            if constant.name == "entry.weight":
+                value = numpy_helper.to_array(constant).copy()
+                value[0] = 1e5
+                constant.CopyFrom(numpy_helper.from_array(value, constant.name))
+        return model
+
+    monkeypatch.setattr(exporter, "build_onnx", overflowing)
+    monkeypatch.setattr(exporter, "nodes_beyond_half", lambda model, pictures: {"entry": 1e5})
+    with pytest.raises(ArtifactError, match=r"is refused: .* infinite or undefined"):
+        list(export(small_checkpoint, tmp_path, Options(scales=(2,), precision="fp16")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_with_huge_activations_is_exported_with_them_in_fp32(tmp_path):
+    model = random_model(overscale=3)
+    block = model.trunk.members[0].members[0]
+    import torch
+
+    with torch.no_grad():
+        # The same function: what the expansion gains the reduction loses again.
+        for convolution, factor in ((block.expand, 1e6), (block.reduce, 1e-6)):
+            convolution.parametrizations.weight.original0.mul_(factor)
+        block.expand.bias.mul_(1e6)
+    save_checkpoint(model, tmp_path / "huge.safetensors")
+    (file,) = export(tmp_path / "huge.safetensors", tmp_path, Options(scales=(2,), precision="fp16"))
+    (note,) = file.notes
+    assert "group.0.block.0.expand.0" in note and "65,504" in note
+    assert GATES["fp16"].holds(file.parity)
+
+
+def test_existing_file_is_kept_unless_asked(small_checkpoint, tmp_path):
+    path = tmp_path / "small_x2.onnx"
+    path.write_text("mine")
+    options = Options(scales=(2,), precision="fp32")
+    with pytest.raises(OutputError, match="exists already"):
+        list(export(small_checkpoint, tmp_path, options))
+    assert path.read_text() == "mine"
+    list(export(small_checkpoint, tmp_path, options, overwrite=True))
+    assert read_artifact(path).scale == 2
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_bundled_files_come_from_the_bundled_weights(scale):
+    model = load_checkpoint(bundled_checkpoint())
+    path = bundled_folder() / f"overnet_x{scale}.onnx"
+    assert read_artifact(path).weights_sha256 == weights_sha256(model)
+    assert weights_sha256(model) in (bundled_folder() / "MODEL_CARD.md").read_text()
+    assert GATES["fp32"].holds(Referee(model, scale, check_pictures()).compare(*in_openvino(path)))
+
+
+@needs_shared
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_bundled_files_agree_with_the_network_on_real_pictures(scale):
+    pictures = [read_rgb(pair.low) for pair in find_pairs(SHARED / "sets/Set5", scale)]
+    referee = Referee(load_checkpoint(bundled_checkpoint()), scale, pictures)
+    parity = referee.compare(*in_openvino(bundled_folder() / f"overnet_x{scale}.onnx"))
+    assert parity.largest_difference <= 1
+    assert parity.psnr_db > 65
+
+
+@needs_shared
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_fp16_costs_no_quality(tmp_path, scale):
+    """On Set5, in the declared types: the same PSNR within 0.02 dB, and at least 50 dB to the network."""
+    (file,) = export(bundled_checkpoint(), tmp_path, Options(scales=(scale,), precision="fp16"))
+    model = load_checkpoint(bundled_checkpoint())
+    pairs = find_pairs(SHARED / "sets/Set5", scale)
+    upscale, _ = in_declared_types(onnx.load(file.path))
+    half = mean_quality(evaluate(upscale, pairs, scale))
+    whole = mean_quality(evaluate(lambda picture: reference(model, picture, scale), pairs, scale))
+    assert abs(half.psnr_db - whole.psnr_db) < 0.02
+    parity = Referee(model, scale, [read_rgb(pair.low) for pair in pairs]).compare(upscale, "its declared types")
+    assert parity.psnr_db > 50
+
+
+def test_deployed_arrays_are_not_shared_between_scales(small_checkpoint):
+    """Exporting several scales from one deployed network leaves it as it is."""
+    network = deploy(load_checkpoint(small_checkpoint))
+    before = network.fusion.weight.copy()
+    exporter.build_onnx(network, 2, significant_bits=16)
+    assert np.array_equal(network.fusion.weight, before)
