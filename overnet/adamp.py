@@ -1,0 +1,90 @@
+"""The optimiser AdamP: Adam whose steps do not lengthen weights that only have a direction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class AdamP(torch.optim.Optimizer):
+    """AdamP, without weight decay.
+
+    B. Heo et al., "AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant Weights", ICLR 2021,
+    https://arxiv.org/abs/2006.08217. With Adam's step p, a weight w of dimension d and its gradient g::
+
+        q = p - (w . p) w / |w|^2   where |cos(w, g)| < delta / sqrt(d),     else   q = p
+        w <- w - rate * q
+
+    A gradient at right angles to its weight is the mark of a weight whose length does not matter, as those under weight
+    normalisation are. As in the paper's section on filters, w is taken first for each output channel by itself (all of
+    them must pass the test), and if they do not, for the whole tensor; tensors of one dimension are left out.
+
+    Parameters
+    ----------
+    parameters : what to optimise.
+    rate : the learning rate; the loop sets it anew each step in ``param_groups[i]["lr"]``.
+    betas : decay of the means of gradients and of their squares.
+    epsilon : added to the root of the mean square.
+    delta : threshold of the test.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        rate: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-8,
+        delta: float = 0.1,
+    ) -> None:
+        super().__init__(list(parameters), {"lr": rate, "betas": betas, "epsilon": epsilon, "delta": delta})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Change the parameters by their gradients; `closure` is not used."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._change(parameter, parameter.grad, group)
+
+    def _change(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state["mean"] = torch.zeros_like(parameter)
+            state["mean_square"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        decay, square_decay = group["betas"]
+        state["mean"].lerp_(gradient, 1 - decay)
+        state["mean_square"].mul_(square_decay).addcmul_(gradient, gradient, value=1 - square_decay)
+        root = (state["mean_square"] / (1 - square_decay ** state["step"])).sqrt_().add_(group["epsilon"])
+        change = state["mean"] / (1 - decay ** state["step"]) / root
+        if parameter.ndim > 1:
+            change = projected(parameter, gradient, change, group["delta"])
+        parameter.sub_(change, alpha=group["lr"])
+
+
+def projected(weight: Tensor, gradient: Tensor, change: Tensor, delta: float) -> Tensor:
+    """Take the part along the weight out of a change, where the gradient shows that the weight's length is free.
+
+    All of the same shape, at least two dimensions. Nothing is read back from the device: both views are computed, and
+    the test chooses.
+    """
+    by_channel = (weight.flatten(1), gradient.flatten(1), change.flatten(1))
+    whole = (weight.reshape(1, -1), gradient.reshape(1, -1), change.reshape(1, -1))
+    channel_free, channel_change = _without_radial(*by_channel, delta)
+    whole_free, whole_change = _without_radial(*whole, delta)
+    other = torch.where(whole_free, whole_change.view_as(channel_change), by_channel[2])
+    return torch.where(channel_free, channel_change, other).view_as(change)
+
+
+def _without_radial(weight: Tensor, gradient: Tensor, change: Tensor, delta: float) -> tuple[Tensor, Tensor]:
+    """Whether every row passes the test, and the change without its part along the weight, row by row."""
+    cosine = torch.nn.functional.cosine_similarity(weight, gradient, dim=1).abs()
+    free = cosine.max() < delta / math.sqrt(weight.shape[1])
+    direction = torch.nn.functional.normalize(weight, dim=1)
+    return free, change - direction * (direction * change).sum(1, keepdim=True)

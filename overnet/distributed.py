@@ -1,0 +1,114 @@
+"""Several processes that train one network: what torchrun says about them, and how they begin and end."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+from overnet.errors import BackendError, InputError
+
+
+@dataclass(frozen=True)
+class Team:
+    """Which process this is.
+
+    Attributes
+    ----------
+    rank : its number, from 0; process 0 writes the files and speaks.
+    world : how many there are, over all machines.
+    local_rank : its number on this machine, which is the GPU it takes.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over the processes, the same in each."""
+        if self.world == 1:
+            return value
+        total = value.detach().clone()
+        distributed.all_reduce(total)
+        return total / self.world
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self.agree(0.0)
+
+    def agree(self, value: float) -> float:
+        """Process 0's number, in each."""
+        if self.world == 1:
+            return value
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        number = torch.tensor([value], dtype=torch.float64, device=device)
+        distributed.broadcast(number, src=0)
+        return float(number.item())
+
+
+def team_from_environment() -> Team:
+    """Read what torchrun sets; without it there is one process.
+
+    Raises
+    ------
+    InputError : the variables contradict one another.
+    """
+    try:
+        rank, world, local = (
+            int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+        )
+    except ValueError as error:
+        raise InputError(f"RANK, WORLD_SIZE or LOCAL_RANK is no number ({error})") from error
+    if not 0 <= rank < world:
+        raise InputError(f"RANK is {rank} of WORLD_SIZE {world} processes")
+    return Team(rank, world, local)
+
+
+@contextmanager
+def joined(team: Team, device: torch.device, timeout_seconds: float) -> Iterator[None]:
+    """Join the other processes for the block's duration.
+
+    A process that is lost, or silent for `timeout_seconds`, ends the block with an error in all others.
+
+    Raises
+    ------
+    BackendError : they cannot be reached, or one of them was lost.
+    """
+    if team.world == 1:
+        yield
+        return
+    try:
+        distributed.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout_seconds)
+        )
+    except (RuntimeError, ValueError) as error:
+        raise BackendError(f"process {team.rank} of {team.world} cannot reach the others ({_first(error)})") from error
+    try:
+        yield
+    except RuntimeError as error:
+        if not _of_the_network(error):
+            raise
+        raise BackendError(
+            f"process {team.rank} of {team.world} stopped, since another was lost or did not answer ({_first(error)})"
+        ) from error
+    finally:
+        distributed.destroy_process_group()
+
+
+def _of_the_network(error: RuntimeError) -> bool:
+    """Whether an error is about the connection: gloo has no class of its own for these."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,110 @@
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from overnet.checkpoint import load_checkpoint, save_checkpoint
+from overnet.cli_common import PLAIN
+from overnet.cli_train import train_command
+from overnet.train_state import LAST, load_state
+from tests.conftest import ROOT
+from tests.overnet.training import CPU, tiny_state
+
+QUICK = ["--set", "patch=8", "--set", "warm_up=0", "--batch", "2", "--workers", "0", "--no-tensorboard"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    cv2.imwrite(str(folder / "one.png"), np.random.default_rng(0).integers(0, 256, (48, 56, 3), np.uint8))
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_checkpoint(tiny_state().model, path)
+    return path
+
+
+def train(*arguments):
+    app = typer.Typer(**PLAIN)
+    app.command()(train_command)
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result, str(result.exception) if result.exception is not None else ""
+
+
+def test_a_run_from_weights_and_its_resumption(tmp_path, folder, weights):
+    out = tmp_path / "run"
+    common = ["--data", folder, "-o", out, *QUICK, "--validation", folder / "one.png"]
+    result, error = train(*common[:-2], "--from", weights, "--steps", "2", "--scales", "2,3", "--validation", tmp_path)
+    assert "no picture to validate with" in error
+    (out / LAST).unlink(missing_ok=True)
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    (sets / "one.png").write_bytes((folder / "one.png").read_bytes())
+    result, error = train(
+        "--data", folder, "-o", out, *QUICK, "--from", weights, "--steps", "2", "--scales", "2,3", "--validation", sets
+    )
+    assert (result.exit_code, error) == (0, "")
+    assert "broken.png: left out (cannot be read as a picture)" in result.output
+    assert "2 steps in" in result.output
+    assert load_checkpoint(out / "best.safetensors").config == load_checkpoint(weights).config
+    result, error = train("--data", folder, "-o", out, "--workers", "0", "--no-tensorboard", "--resume")
+    assert (result.exit_code, error) == (0, "")
+    result, error = train("--data", folder, "-o", out, "--resume", "--steps", "9")
+    assert "--resume goes on with steps 2, not 9" in error + result.output
+    result, error = train("--data", folder, "-o", out, *QUICK)
+    assert "there is a run in it already" in error
+
+
+def test_a_preset_a_file_and_options_go_over_one_another(tmp_path, folder, weights):
+    config = tmp_path / "c.json"
+    config.write_text('{"patch": 16, "steps": 1, "batch": 64, "seed": 4}')
+    result, error = train(
+        "--data", folder, "-o", tmp_path / "run", "--preset", "original", "--config", config, "--from", weights,
+        "--scales", "2", "--batch", "2", "--set", "optimiser=adam", "--set", "learning_rate=1e-4", *QUICK[6:],
+    )  # fmt: skip
+    assert (result.exit_code, error) == (0, "")
+    settings = load_state(tmp_path / "run", CPU).settings
+    assert (settings.schedule, settings.patch, settings.batch, settings.seed) == ("halving", 16, 2, 4)
+    assert (settings.optimiser, settings.learning_rate, settings.scales) == ("adam", 1e-4, (2.0,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "seed"], "NAME=VALUE"),
+        (["--set", "speed=1"], "no setting 'speed'"),
+        (["--scales", "two"], "numbers with commas"),
+        (["--preset", "best"], "multiscale"),
+        (["--steps", "5", "--minutes", "5"], "in steps or in minutes"),
+        (["--resume"], "no such checkpoint"),
+        (["--device", "tpu"], "'tpu' is not here"),
+        (["--set", "patch=64"], "no picture has 256 x 256 pixels"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(tmp_path, folder, arguments, message):
+    result, error = train("--data", folder, "-o", tmp_path / "run", *arguments)
+    assert message in error + result.output
+    assert result.exit_code != 0
+
+
+@pytest.mark.slow
+def test_torchrun_runs_it(tmp_path, folder, weights):
+    program = tmp_path / "program.py"
+    program.write_text("import typer\nfrom overnet.cli_train import train_command\ntyper.run(train_command)\n")
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(program), "--data", str(folder),
+         "-o", str(tmp_path / "run"), "--from", str(weights), "--steps", "3", "--scales", "2,3", *QUICK],
+        check=True,
+        cwd=ROOT,
+        timeout=200,
+    )  # fmt: skip
+    assert load_state(tmp_path / "run", torch.device("cpu")).step == 3
