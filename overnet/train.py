@@ -132,7 +132,9 @@ class _Loop:
         self.objective: nn.Module = objective
         if team.world > 1:
             self.objective = DistributedDataParallel(
-                objective, device_ids=[self.device.index] if self.device.type == "cuda" else None
+                objective,
+                device_ids=[self.device.index] if self.device.type == "cuda" else None,
+                broadcast_buffers=False,  # the network's are constants
             )
         self.saved = self.resumed = time.monotonic()
         self.elapsed_before = state.elapsed_seconds

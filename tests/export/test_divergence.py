@@ -11,11 +11,13 @@ from overnet.export.precision import to_half
 from tests.export.test_onnx_export import random_model
 
 
-def spoiled(model, name, factor):
-    """The same graph with one constant multiplied."""
+def spoiled(model, name, factor, index=...):
+    """The same graph with one constant, or a part of it, multiplied."""
     copy = onnx.ModelProto.FromString(model.SerializeToString())
     (constant,) = [constant for constant in copy.graph.initializer if constant.name == name]
-    constant.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(constant) * np.float32(factor), name))
+    values = numpy_helper.to_array(constant).copy()
+    values[index] *= np.float32(factor)
+    constant.CopyFrom(numpy_helper.from_array(values, name))
     return copy
 
 

@@ -8,9 +8,10 @@ from overnet.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from overnet.deploy import deploy
 from overnet.errors import ArtifactError, InputError, OutputError
 from overnet.evaluate import evaluate, find_pairs, mean_quality, read_rgb
-from overnet.export import exporter
+from overnet.export import exporter, lowering
 from overnet.export.exporter import Options, export
 from overnet.export.gate import GATES
+from overnet.export.onnx_export import build_onnx
 from overnet.export.parity import Referee, check_pictures, in_declared_types, in_openvino, reference
 from overnet.weights import bundled_checkpoint, bundled_folder
 from tests.conftest import SHARED, needs_shared
@@ -72,7 +73,7 @@ def test_the_gate_refuses_a_wrong_graph_and_names_the_layer(small_checkpoint, tm
 
 def test_the_gate_refuses_what_is_not_finite(small_checkpoint, tmp_path, monkeypatch):
     """An overflow inside that leaves no trace in the result: it might on another picture."""
-    honest = exporter.build_onnx
+    honest = lowering.build_onnx
 
     def overflowing(*arguments, **options):
         model = honest(*arguments, **options)
@@ -83,8 +84,8 @@ def test_the_gate_refuses_what_is_not_finite(small_checkpoint, tmp_path, monkeyp
                 constant.CopyFrom(numpy_helper.from_array(value, constant.name))
         return model
 
-    monkeypatch.setattr(exporter, "build_onnx", overflowing)
-    monkeypatch.setattr(exporter, "nodes_beyond_half", lambda model, pictures: {"entry": 1e5})
+    monkeypatch.setattr(lowering, "build_onnx", overflowing)
+    monkeypatch.setattr(lowering, "nodes_beyond_half", lambda model, pictures: {"entry": 1e5})
     with pytest.raises(ArtifactError, match=r"is refused: .* infinite or undefined"):
         list(export(small_checkpoint, tmp_path, Options(scales=(2,), precision="fp16")))
     assert list(tmp_path.iterdir()) == []
@@ -158,5 +159,5 @@ def test_deployed_arrays_are_not_shared_between_scales(small_checkpoint):
     """Exporting several scales from one deployed network leaves it as it is."""
     network = deploy(load_checkpoint(small_checkpoint))
     before = network.fusion.weight.copy()
-    exporter.build_onnx(network, 2, significant_bits=16)
+    build_onnx(network, 2, significant_bits=16)
     assert np.array_equal(network.fusion.weight, before)

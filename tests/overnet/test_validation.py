@@ -8,7 +8,7 @@ from overnet.errors import InputError
 from overnet.evaluate import evaluate, find_pairs
 from overnet.resample import imresize
 from overnet.validation import load_examples, upscaled, validate
-from overnet.weights import bundled_weights
+from overnet.weights import bundled_checkpoint
 from tests.conftest import SHARED, needs_shared
 
 
@@ -28,7 +28,7 @@ def test_bicubic_measures_on_set5_what_was_published(scale):
 @needs_shared
 @pytest.mark.slow
 def test_it_measures_what_the_evaluation_measures():
-    model = load_checkpoint(bundled_weights())
+    model = load_checkpoint(bundled_checkpoint())
     folder = SHARED / "sets" / "Set5"
     psnr_db, pictures = validate(model, load_examples(folder, [4]))
     expected = evaluate(lambda low: upscaled(model, low, 4), find_pairs(folder, 4), 4)
