@@ -241,6 +241,7 @@ class _Scale:
             costs.activation_bytes_per_pixel,
             available_device_memory(),
             weights_bytes=len(content),
+            precision=self.options.precision,
         )
         built = build_engine(
             content,

@@ -23,8 +23,9 @@ SMALLEST_TILE = 96
 _STEP = 16
 
 # What an engine took for each pixel, divided by what `overnet.export.costs` counted for the graph, was 0.95 to 1.24 in
-# builds of TensorRT-RTX 1.7.1 (FP32 and FP16, default and lean-memory); and that is how much an engine takes at least.
-_HIGHEST_RATIO = 1.25
+# builds of TensorRT-RTX 1.7.1 (FP32 and FP16, default and lean-memory), and 1.35 in INT8. And how much an engine takes
+# at least.
+_HIGHEST_RATIO = {"fp32": 1.25, "fp16": 1.25, "bf16": 1.25, "int8": 1.35}
 _SMALLEST_ENGINE_BYTES = 70_000_000
 # Share of the free memory to plan with: while it builds, TensorRT tries out ways that need more than the final one,
 # and other programs need some too.
@@ -104,7 +105,12 @@ def available_device_memory() -> int | None:
 
 
 def fit_profile(
-    profile: Profile, bytes_per_pixel: float, available_bytes: int | None, *, weights_bytes: int = 0
+    profile: Profile,
+    bytes_per_pixel: float,
+    available_bytes: int | None,
+    *,
+    weights_bytes: int = 0,
+    precision: str = "fp16",
 ) -> Fitted:
     """Step down where the device's memory is short: first fewer pictures at once, then smaller ones.
 
@@ -114,11 +120,14 @@ def fit_profile(
     bytes_per_pixel : activation bytes for each pixel of the picture, from `overnet.export.costs`.
     available_bytes : from `available_device_memory`; None leaves the profile as it is.
     weights_bytes : size of the network's weights.
+    precision : one of `overnet.artifact.PRECISIONS`.
 
     Raises
     ------
     InputError : not even the smallest engine fits.
     """
+    # From here on, what an engine takes.
+    bytes_per_pixel *= _HIGHEST_RATIO[precision]
     predicted = _predicted_bytes(profile, bytes_per_pixel, weights_bytes)
     usable = math.inf if available_bytes is None else available_bytes * _MEMORY_SHARE
     if predicted <= usable:
@@ -130,7 +139,7 @@ def fit_profile(
         predicted = _predicted_bytes(fewer, bytes_per_pixel, weights_bytes)
         if predicted <= usable:
             return Fitted(fewer, predicted, None, (f"{reason}: batch {fewer.batch} instead of {profile.batch}",))
-    pixels = max(0, int((usable - weights_bytes) / (bytes_per_pixel * _HIGHEST_RATIO)))
+    pixels = max(0, int((usable - weights_bytes) / bytes_per_pixel))
     smaller = _changed(fewer, _largest_within(fewer.maximum, pixels), 1)
     predicted = _predicted_bytes(smaller, bytes_per_pixel, weights_bytes)
     if predicted > usable:
@@ -149,7 +158,7 @@ def fit_profile(
 
 
 def _predicted_bytes(profile: Profile, bytes_per_pixel: float, weights_bytes: int) -> int:
-    activations = max(_SMALLEST_ENGINE_BYTES, profile.pixels * bytes_per_pixel * _HIGHEST_RATIO)
+    activations = max(_SMALLEST_ENGINE_BYTES, profile.pixels * bytes_per_pixel)
     return math.ceil(activations) + weights_bytes
 
 

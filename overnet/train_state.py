@@ -89,7 +89,7 @@ class TrainState:
     def export(self, path: Path) -> None:
         """Write the averaged weights as ``.safetensors``, which everything else here loads."""
         training = {name: str(value) for name, value in self.settings.to_json().items()}
-        save_checkpoint(self.averaged_model(), path, metadata={"steps": str(self.step), **training})
+        save_checkpoint(self.averaged_model(), path, metadata={**training, "steps": str(self.step)})
 
 
 _PROGRESS = ("step", "elapsed_seconds", "skipped", "skipped_in_a_row", "best_psnr_db")

@@ -1,3 +1,6 @@
+import re
+
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -9,7 +12,7 @@ from overnet.deploy import deploy
 from overnet.errors import ArtifactError, InputError, OutputError
 from overnet.evaluate import evaluate, find_pairs, mean_quality, read_rgb
 from overnet.export import exporter, lowering
-from overnet.export.exporter import Options, export
+from overnet.export.exporter import CalibrationOptions, Options, export
 from overnet.export.gate import GATES
 from overnet.export.onnx_export import build_onnx
 from overnet.export.parity import Referee, check_pictures, in_declared_types, in_openvino, reference
@@ -18,8 +21,19 @@ from tests.conftest import SHARED, needs_shared
 from tests.export.test_onnx_export import random_model
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize(("overscale", "scales"), [(2, (1, 2)), (3, (2,)), (4, (3,)), (5, (4, 5)), (8, (4,))])
+@pytest.mark.parametrize(
+    ("overscale", "scales", "precision"),
+    [
+        (2, (1, 2), "fp32"),
+        (3, (2,), "fp16"),
+        (3, (2,), "bf16"),
+        (4, (3,), "fp16"),
+        (5, (4, 5), "fp32"),
+        pytest.param(5, (4, 5), "fp16", marks=pytest.mark.slow),
+        pytest.param(5, (4,), "bf16", marks=pytest.mark.slow),
+        pytest.param(8, (4,), "fp16", marks=pytest.mark.slow),
+    ],
+)
 def test_files_agree_with_the_network(tmp_path, overscale, scales, precision):
     model = random_model(overscale=overscale)
     save_checkpoint(model, tmp_path / "model.safetensors")
@@ -37,6 +51,33 @@ def test_files_agree_with_the_network(tmp_path, overscale, scales, precision):
         assert file.size_bytes == file.path.stat().st_size
         assert file.costs.multiply_accumulates_per_pixel > 0
         assert "OpenVINO" in file.parity.measured_by and "declared types" in file.parity.measured_by
+
+
+def test_int8_with_pictures_of_the_users(small_checkpoint, tmp_path, picture):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    cv2.imwrite(str(pictures / "a.png"), picture)
+    (pictures / "b.png").write_bytes(b"no picture")
+    doing = []
+    options = Options(scales=(2,), precision="int8", calibration=CalibrationOptions(pictures, max_loss_db=0.5))
+    (file,) = export(small_checkpoint, tmp_path, options, progress=lambda what, done, total: doing.append(what))
+    assert file.path.name == "small_x2_int8.onnx"
+    assert read_artifact(file.path).precision == file.artifact.precision == "int8"
+    assert GATES["int8"].holds(file.parity)
+    share = re.fullmatch(r"\d+ convolutions in INT8, (\d+)% of .* costs (-?[\d.]+) dB of .* 1 cal.*", file.notes[0])
+    assert int(share[1]) > 50 and float(share[2]) <= 0.5
+    assert any("b.png" in note for note in file.notes)
+    assert "calibrating" in doing
+    model = onnx.load(file.path)
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) > 5
+    assert sum(constant.data_type == onnx.TensorProto.INT8 for constant in model.graph.initializer) > 10
+
+
+def test_int8_that_costs_too_much_is_refused(small_checkpoint, tmp_path):
+    options = Options(scales=(2,), precision="int8", calibration=CalibrationOptions(max_loss_db=-50))
+    with pytest.raises(InputError, match="no layer can be INT8 within a loss of -50 dB"):
+        list(export(small_checkpoint, tmp_path, options))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_half_the_precision_is_half_the_size(small_checkpoint, tmp_path):

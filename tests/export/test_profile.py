@@ -100,12 +100,19 @@ def test_enough_memory_changes_nothing(available):
 # Measured: activation memory that TensorRT-RTX 1.7.1 stated for the bundled network up to 360x640, with the count of
 # activation bytes per pixel for the same graph.
 @pytest.mark.parametrize(
-    ("bytes_per_pixel", "stated"),
-    [(2444, 535_132_160), (2444, 530_934_784), (2444, 551_254_528), (1522, 433_289_728), (4876, 1_079_527_424)],
-    ids=["x2", "x3", "x4", "x4-lean-memory", "x2-fp32"],
+    ("bytes_per_pixel", "stated", "precision"),
+    [
+        (2444, 535_132_160, "fp16"),
+        (2444, 530_934_784, "fp16"),
+        (2444, 551_254_528, "fp16"),
+        (1522, 433_289_728, "fp16"),
+        (4876, 1_079_527_424, "fp32"),
+        (2444, 757_055_488, "int8"),
+    ],
+    ids=["x2", "x3", "x4", "x4-lean-memory", "x2-fp32", "x4-int8"],
 )
-def test_prediction_is_enough_and_not_far_too_much(bytes_per_pixel, stated):
-    predicted = fit_profile(make_profile(None), bytes_per_pixel, None).predicted_bytes
+def test_prediction_is_enough_and_not_far_too_much(bytes_per_pixel, stated, precision):
+    predicted = fit_profile(make_profile(None), bytes_per_pixel, None, precision=precision).predicted_bytes
     assert stated <= predicted <= 1.4 * stated
 
 

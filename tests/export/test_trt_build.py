@@ -10,6 +10,7 @@ import threading
 import time
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -19,9 +20,12 @@ from overnet.checkpoint import load_checkpoint
 from overnet.deploy import deploy
 from overnet.errors import InputError, MissingDependency, OutputError
 from overnet.export import trt_api, trt_build
+from overnet.export.costs import count_costs
 from overnet.export.onnx_export import build_onnx
+from overnet.export.parity import check_pictures
 from overnet.export.precision import to_half
 from overnet.export.profile import make_profile
+from overnet.export.quantizer import candidates, largest_inputs, quantize
 from overnet.export.trt_api import Library, Tensor
 from overnet.export.trt_build import BuildError, build_engine, buildable_targets
 from overnet.model import OverNet, OverNetConfig
@@ -38,6 +42,9 @@ WELL_FORMED, MALFORMED = 0, 32
 
 def graph(network, scale, *, form="default", precision="fp16"):
     model = build_onnx(network, scale, form=form)
+    if precision == "int8":
+        largest = largest_inputs(model, check_pictures()[-3:])
+        return to_half(quantize(model, largest, set(candidates(model))), "fp16").SerializeToString()
     return (model if precision == "fp32" else to_half(model, precision)).SerializeToString()
 
 
@@ -124,7 +131,22 @@ def test_engines_of_other_precisions(bundled, precision, largest):
     assert 500_000_000 < built.activation_memory_bytes <= largest
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("shape", ["180x320", "16x24:184x328:360x640"])
+@pytest.mark.parametrize("scale", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
+def test_engines_in_int8(bundled, scale, shape):
+    """TensorRT-RTX 1.7 plans more memory for them than for FP16: a layer's FP16 and INT8 forms are both there."""
+    profile = make_profile(shape)
+    model = graph(bundled, scale, precision="int8")
+    built = build(model, profile)
+    assert built.serialized != build(graph(bundled, scale), profile).serialized
+    predicted = count_costs(onnx.ModelProto.FromString(model)).activation_bytes_per_pixel * profile.pixels
+    assert predicted <= built.activation_memory_bytes <= 1.35 * predicted
+    assert invalidity(built.serialized) == WELL_FORMED
+    assert INPUT_NAME.encode() in built.serialized and OUTPUT_NAME.encode() in built.serialized
+    assert min(profile_in(built.serialized, profile)) >= 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_pictures_go_in_and_come_out_as_uint8(small, precision):
     build = Library("tensorrt-rtx").start()
     assert build.parse(graph(small, 3, precision=precision)) == []

@@ -36,27 +36,34 @@ def test_the_bundled_model_enlarges(picture):
 
 @pytest.fixture(scope="session")
 def lower_precisions(small_checkpoint, tmp_path_factory):
-    """A folder with the small network's x2 in FP16 and BF16."""
+    """A folder with the small network's x2 in FP16, BF16 and INT8."""
     from overnet.export.exporter import Options, export
 
     folder = tmp_path_factory.mktemp("lower")
-    for precision in ("fp16", "bf16"):
+    for precision in ("fp16", "bf16", "int8"):
         list(export(small_checkpoint, folder, Options(scales=(2,), precision=precision)))
     return folder
 
 
 @pytest.mark.parametrize(
-    ("precision", "backend"), [("fp16", "openvino"), ("fp16", "onnxruntime"), ("bf16", "openvino")]
+    ("precision", "backend", "levels"),
+    [
+        ("fp16", "openvino", 2),
+        ("fp16", "onnxruntime", 2),
+        ("bf16", "openvino", 4),
+        ("int8", "openvino", 12),
+        ("int8", "onnxruntime", 12),
+    ],
 )
 @pytest.mark.parametrize("tile", [0, 96])
-def test_files_of_lower_precision(picture, small_models, lower_precisions, precision, backend, tile):
+def test_files_of_lower_precision(picture, small_models, lower_precisions, precision, backend, levels, tile):
     """They run on a CPU too, in one piece and in tiles that are given the means of the whole."""
     large = np.tile(picture, (3, 2, 1))
     exact = Upscaler(2, model=small_models)(large).astype(int)
     upscaler = Upscaler(2, model=lower_precisions / f"small_x2_{precision}.onnx", backend=backend, tile=tile)
     upscaled = upscaler(large).astype(int)
     assert bool(upscaler.take_notes()) == bool(tile)
-    assert np.abs(upscaled - exact).max() <= (4 if precision == "bf16" else 2)
+    assert np.abs(upscaled - exact).max() <= levels
 
 
 def test_of_a_folder_the_most_exact_file_is_taken(picture, lower_precisions, tmp_path):
