@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from overnet._version import __version__
-from overnet.cli_common import PLAIN, complain, interruptible
+from overnet.cli_common import PLAIN, SeveralValuesCommand, complain, interruptible
 from overnet.cli_eval import evaluate_command
 from overnet.cli_export import export_command
 from overnet.cli_run import run_command
@@ -46,7 +46,7 @@ def _overnet(
 
 app.command("run")(run_command)
 app.command("export")(export_command)
-app.command("eval")(evaluate_command)
+app.command("eval", cls=SeveralValuesCommand)(evaluate_command)
 app.command("train")(train_command)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from overnet.errors import InterruptedRun
 
@@ -25,6 +26,21 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
             raise InterruptedRun("interrupted") from error
 
     return interruptible_command
+
+
+class SeveralValuesCommand(TyperCommand):
+    """A command without arguments, whose repeatable options also take several values at once: ``--scale 2 3 4``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - Typer's own kind of context
+        """Write ``--scale 2 3`` out as ``--scale 2 --scale 3``, and go on as usual."""
+        repeatable = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        written_out: list[str] = []
+        for word in args:
+            # A value that follows another value.
+            if not word.startswith("-") and len(written_out) > 1 and written_out[-2] in repeatable:
+                written_out.append(written_out[-2])
+            written_out.append(word)
+        return super().parse_args(ctx, written_out)
 
 
 def say(text: str, *, quiet: bool = False) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import typer
 
-from overnet.cli_common import PLAIN
+from overnet.cli_common import PLAIN, SeveralValuesCommand
 from overnet.cli_eval import evaluate_command
 from overnet.errors import InputError, OverNetError
 from overnet.evaluate import bicubic, evaluate, mean_quality
@@ -23,7 +23,7 @@ from tests.overnet.test_evaluate import BUNDLED_PSNR_DB
 from tests.overnet.test_evaluated_model import relabelled
 
 app = typer.Typer(**PLAIN)
-app.command()(evaluate_command)
+app.command(cls=SeveralValuesCommand)(evaluate_command)
 
 # Typer brings a copy of click of its own, and gives its errors no name.
 USAGE_ERROR = typer.BadParameter.__mro__[1]
@@ -270,7 +270,7 @@ def test_what_cannot_be_measured(folder, picture, small_models, overnet_eval, ca
         ["--data", "set", "--quarters", "--tile", "96"],
         ["--data", "set", "--backend", "declared", "--tile", "96"],
         ["--data", "set", "--overwrite"],
-        ["--data", "set", "stray"],
+        ["--data", "set", "--quiet", "stray"],
     ],
     ids=" ".join,
 )
@@ -346,3 +346,18 @@ def test_half_precision_costs_the_bundled_weights_little(in_json, tmp_path):
     found = in_json("--data", SHARED / "sets/Set5", "--model", file.path, "--backend", "declared")["sets"][0]
     assert found["reference"].startswith("overnet_x4.onnx (fp32)")
     assert 0 < max(abs(picture["loss_db"]) for picture in found["pictures"]) < 0.01
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--data", "set", "more", "--scale", 2, 3], ["--data", "set", "--scale", 2, "--data", "more", "--scale", 3]],
+)
+def test_options_that_are_repeated_take_several_values(folder, small_models, overnet_eval, arguments):
+    shutil.copytree("set", "more")
+    output, _ = overnet_eval(*arguments, "--model", small_models, "--json", "-q")
+    assert output.count('"more"') >= 2 and output.count('"set"') >= 2
+
+
+def test_a_value_too_many_is_refused(folder, small_models, overnet_eval):
+    with pytest.raises(USAGE_ERROR, match="extra argument"):
+        overnet_eval("--data", "set", "--model", small_models, "more")
