@@ -12,6 +12,7 @@ from pathlib import Path
 
 from overnet.artifact import Artifact
 from overnet.checkpoint import load_checkpoint
+from overnet.cuda_device import cuda_device
 from overnet.deploy import DeployedNetwork, deploy
 from overnet.errors import InputError
 from overnet.export.calibration import calibration_pictures
@@ -29,6 +30,8 @@ from overnet.sidecar import Profile, RuntimeName, Sidecar, sidecar_path, sidecar
 from overnet.writing import whole_file
 
 TIMING_CACHE = "timing.cache"
+# TensorRT-RTX builds for Ampere and later unless Turing is named.
+_TURING = "7.5"
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,11 @@ def file_stem(name: str, scale: int, precision: str) -> str:
     return f"{name}_x{scale}" if precision == "fp32" else f"{name}_x{scale}_{precision}"
 
 
+def _capability_to_name(target: RuntimeName) -> str | None:
+    device = cuda_device() if target == "tensorrt-rtx" else None
+    return _TURING if device is not None and device.compute_capability == _TURING else None
+
+
 def _silent(doing: str, done: int, total: int) -> None:
     pass
 
@@ -248,6 +256,7 @@ class _Scale:
             fitted.profile,
             target=options.target,
             workspace_bytes=options.workspace_bytes,
+            compute_capability=_capability_to_name(options.target),
             timing_cache=self.stem.with_name(TIMING_CACHE),
             log=self._path(".engine.log"),
             progress=lambda phase, done, total: self.progress(f"building the engine: {phase}", done, total),

@@ -37,6 +37,13 @@ def bindings(runtime: RuntimeName, *, purpose: str) -> ModuleType:
     module, extra = _MODULES[runtime]
     try:
         return require(module, extra=extra, purpose=purpose)
+    except MissingDependency as error:
+        if runtime == "tensorrt" and _L4T_FILE.exists():
+            raise MissingDependency(
+                f"{purpose} needs {module}, which on a Jetson comes with JetPack: sudo apt install "
+                "python3-libnvinfer-dev, and a virtual environment made with --system-site-packages"
+            ) from error
+        raise
     except OSError as error:
         # The bindings load the library itself while they are imported.
         reason = " ".join(str(error).split())

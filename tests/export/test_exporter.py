@@ -8,14 +8,17 @@ from onnx import numpy_helper
 
 from overnet.artifact import read_artifact
 from overnet.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
+from overnet.cuda_device import CudaDevice
 from overnet.deploy import deploy
 from overnet.errors import ArtifactError, InputError, OutputError
 from overnet.evaluate import evaluate, find_pairs, mean_quality, read_rgb
 from overnet.export import exporter, lowering
-from overnet.export.exporter import CalibrationOptions, Options, export
+from overnet.export.exporter import CalibrationOptions, EngineOptions, Options, export
 from overnet.export.gate import GATES
 from overnet.export.onnx_export import build_onnx
 from overnet.export.parity import Referee, check_pictures, in_declared_types, in_openvino, reference
+from overnet.export.profile import make_profile
+from overnet.export.trt_build import BuildError
 from overnet.weights import bundled_checkpoint, bundled_folder
 from tests.conftest import SHARED, needs_shared
 from tests.export.test_onnx_export import random_model
@@ -202,3 +205,29 @@ def test_deployed_arrays_are_not_shared_between_scales(small_checkpoint):
     before = network.fusion.weight.copy()
     build_onnx(network, 2, significant_bits=16)
     assert np.array_equal(network.fusion.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("capability", "target", "named"),
+    [
+        ("7.5", "tensorrt-rtx", "7.5"),
+        ("8.9", "tensorrt-rtx", None),
+        ("7.5", "tensorrt", None),
+        (None, "tensorrt-rtx", None),
+    ],
+)
+def test_turing_is_named_to_tensorrt_rtx(small_checkpoint, tmp_path, monkeypatch, capability, target, named):
+    device = None if capability is None else CudaDevice("GPU", capability, shares_memory=False)
+    given = {}
+
+    def build(*_, **options):
+        given.update(options)
+        raise BuildError("enough")
+
+    monkeypatch.setattr(exporter, "cuda_device", lambda: device)
+    monkeypatch.setattr(exporter, "build_engine", build)
+    options = Options(scales=(1,), precision="fp32", engine=EngineOptions(target, make_profile("32x32")))
+    with pytest.raises(BuildError, match="enough"):
+        list(export(small_checkpoint, tmp_path, options))
+    assert given["compute_capability"] == named
+    assert list(tmp_path.iterdir()) == []

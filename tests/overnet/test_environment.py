@@ -108,12 +108,6 @@ def test_the_library_that_is_here():
     assert current_environment("tensorrt-rtx").runtime_version == tensorrt_rtx.__version__
 
 
-def test_a_library_that_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(MissingDependency, match=r"overnet\[gpu\]"):
-        current_environment("tensorrt")
-
-
 def test_a_library_that_does_not_load(tmp_path, monkeypatch):
     (tmp_path / "tensorrt.py").write_text("import ctypes\nctypes.CDLL('libnvinfer-is-not-there.so.10')\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -121,3 +115,16 @@ def test_a_library_that_does_not_load(tmp_path, monkeypatch):
     with pytest.raises(MissingDependency, match=r"does not load \(.*libnvinfer-is-not-there") as caught:
         bindings("tensorrt", purpose="building")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("is_jetson", "hint"), [(True, "sudo apt install python3-libnvinfer-dev"), (False, r"overnet\[gpu\]")]
+)
+def test_where_tensorrt_comes_from(tmp_path, monkeypatch, is_jetson, hint):
+    release = tmp_path / "nv_tegra_release"
+    if is_jetson:
+        release.write_text(TEGRA_6)
+    monkeypatch.setattr(environment, "_L4T_FILE", release)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingDependency, match=hint):
+        bindings("tensorrt", purpose="building an engine")
