@@ -33,6 +33,7 @@ from overnet.export.precision import to_half
 from overnet.export.profile import make_profile
 from overnet.export.trt_build import build_engine, buildable_targets
 from overnet.model import OverNet
+from overnet.openvino_core import openvino_core
 from overnet.weights import bundled_checkpoint
 
 HEIGHT, WIDTH = 90, 160
@@ -141,8 +142,7 @@ def _loaded(runtime: str, model: onnx.ModelProto) -> Callable[[NDArray[np.uint8]
             return result
 
         return run
-    openvino = require("openvino", extra="", purpose="timing OpenVINO")
-    core = openvino.Core()
+    core = openvino_core()
     compiled = core.compile_model(core.read_model(content), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda picture: np.asarray(compiled(picture)[0])
 

@@ -16,6 +16,7 @@ from overnet.errors import require
 from overnet.export.evaluator import visit_tensors
 from overnet.metrics import largest_difference, psnr
 from overnet.model import OverNet
+from overnet.openvino_core import openvino_core
 
 Picture = NDArray[np.uint8]
 # H x W x 3 to scale*H x scale*W x 3.
@@ -91,7 +92,7 @@ class Referee:
 def in_openvino(path: Path) -> tuple[Upscale, str]:
     """Run a file as the runtime on a CPU does; with what to call that."""
     openvino = require("openvino", extra="", purpose="comparing an ONNX file with the network")
-    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def upscale(picture: Picture) -> Picture:
         upscaled: Picture = np.array(compiled(picture[None])[0])[0]

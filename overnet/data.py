@@ -191,6 +191,8 @@ def load_batches(
             batch_size=None,
             sampler=range(first_step, last_step),
             num_workers=workers,
+            # A fork of a process in which libraries run threads may wait forever for a lock that nobody holds.
+            multiprocessing_context="spawn" if workers else None,
             timeout=timeout_seconds if workers else 0,
             pin_memory=pin,
             prefetch_factor=4 if workers else None,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from overnet.artifact import read_artifact
 from overnet.errors import ArtifactError, BackendError, require
+from overnet.openvino_core import openvino_core
 from overnet.runtime.backend import Pictures, Statistics, check_precision, is_out_of_memory
 
 _SLICE_MS = 100
@@ -45,7 +46,7 @@ class OpenVinoBackend:
             raise ArtifactError(f"{model}: made for scale {self.scale:g}, not {scale:g}")
         self._openvino = openvino
         self._operators = require("openvino.opset8", extra="", purpose="the backend openvino")
-        core = openvino.Core()
+        core = openvino_core()
         supported = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         check_precision(precision, ("fp32", "bf16") if "BF16" in supported else ("fp32",), backend=self.name)
         self.precision = precision
