@@ -7,6 +7,7 @@ processes, or read by another number of workers sees the same patches.
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -201,7 +202,7 @@ def load_batches(
     )
     try:
         yield from batches
-    except RuntimeError as error:
+    except (RuntimeError, EOFError, ConnectionError) as error:
         problem = lost_worker(error)
         if problem is None:
             raise
@@ -214,11 +215,15 @@ def load_batches(
         raise problem
 
 
-def lost_worker(error: RuntimeError) -> BackendError | None:
+def lost_worker(error: Exception) -> BackendError | None:
     """What to say of an error if it is PyTorch's about a worker: while workers are there, it is raised anywhere."""
-    if "DataLoader" not in str(error):
+    # A worker that is lost while it hands a batch over leaves half a message.
+    if "DataLoader" not in str(error) and not isinstance(error, EOFError | ConnectionError):
         return None
-    reason = str(error).strip().splitlines()[0]
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        # PyTorch's handler would raise it again at the end of every other process.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return BackendError(f"a process that prepares patches was lost or hangs ({reason})")
 
 
