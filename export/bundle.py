@@ -18,12 +18,11 @@ import cv2
 
 from overnet.checkpoint import folded, load_checkpoint, read_metadata, save_checkpoint, weights_sha256
 from overnet.errors import OverNetError
-from overnet.evaluate import Picture, Quality, evaluate, find_pairs, mean_quality, read_rgb
+from overnet.evaluate import Picture, Quality, bicubic, evaluate, find_pairs, mean_quality, read_rgb
 from overnet.export.exporter import ExportedFile, Options, export
 from overnet.export.parity import reference
 from overnet.metrics import psnr_luma
 from overnet.model import OverNet
-from overnet.resample import imresize
 from overnet.side_by_side import largest_gain, side_by_side
 from overnet.weights import CHECKPOINT_NAME, bundled_folder
 from overnet.writing import whole_file
@@ -66,10 +65,7 @@ def measure(model: OverNet, folder: Path) -> list[Measured]:
             def network(picture: Picture, scale: int = scale) -> Picture:
                 return reference(model, picture, scale)
 
-            def bicubic(picture: Picture, scale: int = scale) -> Picture:
-                return imresize(picture, scale=scale)
-
-            qualities = [mean_quality(evaluate(upscale, pairs, scale)) for upscale in (network, bicubic)]
+            qualities = [mean_quality(evaluate(upscale, pairs, scale)) for upscale in (network, bicubic(scale))]
             measured.append(Measured(dataset.name, scale, *qualities))
             print(f"{dataset.name} x{scale}: {qualities[0].psnr_db:.2f} dB", file=sys.stderr)  # noqa: T201
     return measured
@@ -154,10 +150,10 @@ def draw_results(model: OverNet, samples: Path, target: Path) -> None:
     target : the PNG to write.
     """
     low, high = read_rgb(samples / "harbour.png"), read_rgb(samples / "harbour_large.png")
-    bicubic, network = imresize(low, scale=4), reference(model, low, 4)
-    top, left = largest_gain(high, bicubic, network, side=_DETAIL)
+    enlarged, network = bicubic(4)(low), reference(model, low, 4)
+    top, left = largest_gain(high, enlarged, network, side=_DETAIL)
     pictures = {
-        f"bicubic x4: {psnr_luma(high, bicubic, border=4):.2f} dB": bicubic,
+        f"bicubic x4: {psnr_luma(high, enlarged, border=4):.2f} dB": enlarged,
         f"OverNet x4: {psnr_luma(high, network, border=4):.2f} dB": network,
         "the original": high,
     }
