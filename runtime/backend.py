@@ -7,12 +7,16 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from overnet.errors import BackendError, InputError, MissingDependency
+from overnet.runtime.options import BackendOptions
+
+if TYPE_CHECKING:
+    from overnet.runtime.stream import UpscaleStream
 
 Pictures = NDArray[np.uint8]
 Statistics = list[NDArray[np.float32]]
@@ -57,6 +61,31 @@ class Backend(Protocol):
         """
         ...
 
+    def tile_for(self, height: int, width: int) -> int | None:
+        """Side, in input pixels, of the tiles that a picture of this size has to be cut into; None if it goes whole."""
+        ...
+
+    def open_stream(self, height: int, width: int) -> UpscaleStream | None:
+        """Make ready for many frames of one size, each of which goes whole.
+
+        Returns
+        -------
+        None where frames one by one are as good.
+
+        Raises
+        ------
+        MemoryError : there is too little memory even for one frame at a time.
+        """
+        ...
+
+    def take_notes(self) -> list[str]:
+        """The remarks for the user gathered since this was last asked."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything; the backend is of no use afterwards. More than once does no harm."""
+        ...
+
     def statistics(self, pictures: Pictures) -> Statistics:
         """The means over the whole picture by which the network weighs its channels.
 
@@ -87,7 +116,7 @@ class BackendKind:
     name : what users call it.
     module, distribution : the library it needs, as it is imported and as it is installed.
     extra : the extra of this package that brings the library; empty where the base does.
-    load : makes the backend from a model file, a scale, a precision and a number of threads (None: all cores).
+    load : makes the backend from a model file, a scale and options.
     runs_onnx : whether it takes ONNX files; if not, it takes checkpoints.
     """
 
@@ -96,25 +125,25 @@ class BackendKind:
     distribution: str
     extra: str
     runs_onnx: bool
-    load: Callable[[Path, float, str, int | None], Backend]
+    load: Callable[[Path, float, BackendOptions], Backend]
 
 
-def _load_openvino(model: Path, scale: float, precision: str, threads: int | None) -> Backend:
+def _load_openvino(model: Path, scale: float, options: BackendOptions) -> Backend:
     from overnet.runtime.openvino_backend import OpenVinoBackend  # noqa: PLC0415
 
-    return OpenVinoBackend(model, scale, precision=precision, threads=threads)
+    return OpenVinoBackend(model, scale, options)
 
 
-def _load_onnxruntime(model: Path, scale: float, precision: str, threads: int | None) -> Backend:
+def _load_onnxruntime(model: Path, scale: float, options: BackendOptions) -> Backend:
     from overnet.runtime.ort_backend import OnnxRuntimeBackend  # noqa: PLC0415
 
-    return OnnxRuntimeBackend(model, scale, precision=precision, threads=threads)
+    return OnnxRuntimeBackend(model, scale, options)
 
 
-def _load_torch(model: Path, scale: float, precision: str, threads: int | None) -> Backend:
+def _load_torch(model: Path, scale: float, options: BackendOptions) -> Backend:
     from overnet.runtime.torch_backend import TorchBackend  # noqa: PLC0415
 
-    return TorchBackend(model, scale, precision=precision, threads=threads)
+    return TorchBackend(model, scale, options)
 
 
 # In order of preference: measured fastest first.

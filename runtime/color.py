@@ -7,6 +7,7 @@ limited) and its fast paths (nearest chroma, truncation) are what shifts colours
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -33,6 +34,9 @@ _SWS_ACCURATE_RND = 0x40000
 _SWSCALE_MATRIX = {1: _SWS_BT709, 4: 4, 5: _SWS_BT601, 6: _SWS_BT601, 7: 7, 9: 9, 10: 9}
 # Bicubic chroma, rounded rather than truncated, with chroma computed for every pixel in both directions.
 _ACCURATE = _SWS_BICUBIC | _SWS_ACCURATE_RND | _SWS_FULL_CHR_H_INT | _SWS_FULL_CHR_H_INP
+
+# How far swscale's widest vector instructions may read past the end of a line.
+_READ_AHEAD_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -110,11 +114,17 @@ class RgbDecoder(_Converter):
         stretched = np.clip(np.rint((np.arange(256) - 16) * 255 / 219), 0, 255).astype(np.uint8)
         self._stretch = stretched if is_limited_grey else None
 
-    def __call__(self, frame: VideoFrame) -> np.ndarray:
-        """Return the frame as a new H x W x 3 uint8 array, C-contiguous."""
+    def __call__(self, frame: VideoFrame, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the frame as an H x W x 3 uint8 array, C-contiguous.
+
+        Parameters
+        ----------
+        out : such an array to write it to; None makes a new one. Either way the pixels are copied once: FFmpeg
+            converts into a buffer of its own, whose lines may be padded.
+        """
         # PyAV 17 does not pass BT.2020 on and goes by the frame's own tag, whose numbers are the same.
         frame.colorspace = self._yuv_matrix
-        rgb = self._reformatter.reformat(
+        converted = self._reformatter.reformat(
             frame,
             width=self._width,
             height=self._height,
@@ -124,10 +134,20 @@ class RgbDecoder(_Converter):
             src_color_range=self._yuv_range,
             dst_color_range=RANGE_FULL,
             interpolation=_ACCURATE,
-        ).to_ndarray()
+        )
+        if out is None:
+            out = np.empty((self._height, self._width, 3), np.uint8)
+        np.copyto(out, _pixels(converted))
         if self._stretch is not None:
-            return self._stretch[rgb]
-        return np.ascontiguousarray(rgb, dtype=np.uint8)
+            np.take(self._stretch, out, out=out)
+        return out
+
+
+def _pixels(frame: VideoFrame) -> np.ndarray:
+    """What is in an rgb24 frame's own buffer, H x W x 3 uint8, without a copy; not to be kept."""
+    plane: Any = frame.planes[0]  # a buffer, which PyAV's types do not say
+    lines: np.ndarray = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
+    return lines[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
 
 
 class RgbEncoder(_Converter):
@@ -145,8 +165,7 @@ class RgbEncoder(_Converter):
 
     def __call__(self, rgb: np.ndarray) -> VideoFrame:
         """Return an H x W x 3 uint8 array as a new frame in the pixel format."""
-        # Copied into FFmpeg's padded buffers, not wrapped: swscale may read past the end of a line.
-        frame = VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+        frame = self._wrapped(np.ascontiguousarray(rgb))
         # Inherited by the result: see RgbDecoder.
         frame.colorspace = self._yuv_matrix
         return self._reformatter.reformat(
@@ -158,3 +177,21 @@ class RgbEncoder(_Converter):
             dst_color_range=self._yuv_range,
             interpolation=_ACCURATE,
         )
+
+    def _wrapped(self, rgb: np.ndarray) -> VideoFrame:
+        """The array as a frame, without a copy where that is safe."""
+        after = _bytes_after(rgb)
+        if after < _READ_AHEAD_BYTES or self._pixel_format == "rgb24":
+            # swscale may read past the end of the last line; and what needs no conversion would be kept by the encoder.
+            return VideoFrame.from_ndarray(rgb, format="rgb24")
+        return VideoFrame.from_numpy_buffer(rgb, format="rgb24")
+
+
+def _bytes_after(array: np.ndarray) -> int:
+    """How many bytes that are there for certain follow an array, in the array that it is the beginning of."""
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    if not owner.flags.c_contiguous or owner.ctypes.data != array.ctypes.data:
+        return 0
+    return int(owner.nbytes) - int(array.nbytes)

@@ -12,7 +12,14 @@ import psutil
 from overnet._version import __version__
 from overnet.artifact import read_artifact
 from overnet.errors import OverNetError
-from overnet.runtime.backend import BACKENDS, BackendKind, choose_backend, how_to_install, installed_version
+from overnet.runtime.backend import (
+    BACKENDS,
+    BackendKind,
+    choose_backend,
+    how_to_install,
+    installed_version,
+)
+from overnet.runtime.options import BackendOptions
 from overnet.runtime.tiling import available_memory_bytes
 from overnet.weights import bundled_checkpoint, bundled_folder
 
@@ -60,7 +67,7 @@ def _backend(kind: BackendKind) -> dict[str, Any]:
     try:
         choose_backend(kind.name, checkpoint=not kind.runs_onnx)
         model = bundled_folder() / "overnet_x2.onnx" if kind.runs_onnx else bundled_checkpoint()
-        entry.update(works=True, device=kind.load(model, 2, "fp32", None).device)
+        entry.update(works=True, device=kind.load(model, 2, BackendOptions()).device)
     except (OverNetError, ImportError, OSError) as error:
         entry["reason"] = str(error) if version else f"not installed: {how_to_install(kind)}"
     return entry

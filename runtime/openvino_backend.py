@@ -14,20 +14,21 @@ from overnet.artifact import read_artifact
 from overnet.errors import ArtifactError, BackendError, require
 from overnet.openvino_core import openvino_core
 from overnet.runtime.backend import Pictures, Statistics, check_precision, is_out_of_memory
+from overnet.runtime.host_backend import HostBackend
+from overnet.runtime.options import BackendOptions
 
 _SLICE_MS = 100
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(HostBackend):
     """An ONNX file compiled by OpenVINO for the CPU. See `overnet.runtime.backend.Backend`.
 
     Parameters
     ----------
     model : an ONNX file of ours.
     scale : must be the file's own.
-    precision : ``"fp32"``, or ``"bf16"`` where the CPU has it.
-    threads : how many threads to compute with; None for as many as there are cores.
+    options : the precision is ``"fp32"``, the usual one, or ``"bf16"`` where the CPU has it.
 
     Raises
     ------
@@ -39,7 +40,7 @@ class OpenVinoBackend:
     # Overscale 5, x4: measured 12,900 (tests/runtime/test_memory.py).
     bytes_per_pixel = 14_000
 
-    def __init__(self, model: Path, scale: float, *, precision: str = "fp32", threads: int | None = None) -> None:
+    def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:
         openvino = require("openvino", extra="", purpose="the backend openvino")
         self.scale = read_artifact(model).scale
         if scale != self.scale:
@@ -48,13 +49,13 @@ class OpenVinoBackend:
         self._operators = require("openvino.opset8", extra="", purpose="the backend openvino")
         core = openvino_core()
         supported = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        check_precision(precision, ("fp32", "bf16") if "BF16" in supported else ("fp32",), backend=self.name)
-        self.precision = precision
+        self.precision = options.precision or "fp32"
+        check_precision(self.precision, ("fp32", "bf16") if "BF16" in supported else ("fp32",), backend=self.name)
         self.device = f"CPU ({core.get_property('CPU', 'FULL_DEVICE_NAME').strip()})"
-        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = str(threads)
-        self._model, self._core, self._options = model, core, options
+        properties = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[self.precision]}
+        if options.threads is not None:
+            properties["INFERENCE_NUM_THREADS"] = str(options.threads)
+        self._model, self._core, self._properties = model, core, properties
         self._request = self._compiled(self._read())
         # Made at the first tile; most runs never need them.
         self._statistics_request: Any = None
@@ -81,7 +82,7 @@ class OpenVinoBackend:
 
     def _compiled(self, graph: Any) -> Any:  # noqa: ANN401
         with self._reporting(f"{self._model}: OpenVINO cannot load it"):
-            return self._core.compile_model(graph, "CPU", self._options).create_infer_request()
+            return self._core.compile_model(graph, "CPU", self._properties).create_infer_request()
 
     def _up_to_means(self) -> Any:  # noqa: ANN401
         """The graph that ends in the means over the picture."""

@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 from overnet.artifact import INPUT_NAME, OUTPUT_NAME, read_artifact
 from overnet.errors import ArtifactError, BackendError, require
 from overnet.runtime.backend import Pictures, Statistics, check_precision, is_out_of_memory
+from overnet.runtime.host_backend import HostBackend
 from overnet.runtime.onnx_means import up_to_means, with_given_means
+from overnet.runtime.options import BackendOptions
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(HostBackend):
     """An ONNX file run by ONNX Runtime's CPU provider. See `overnet.runtime.backend.Backend`.
 
     Parameters
     ----------
     model : an ONNX file of ours.
     scale : must be the file's own.
-    precision : ``"fp32"``.
-    threads : how many threads to compute with; None for as many as there are cores.
+    options : the precision is ``"fp32"``.
 
     Raises
     ------
@@ -38,18 +39,18 @@ class OnnxRuntimeBackend:
     # Overscale 5, x4: measured 5,500 (tests/runtime/test_memory.py).
     bytes_per_pixel = 6_500
 
-    def __init__(self, model: Path, scale: float, *, precision: str = "fp32", threads: int | None = None) -> None:
+    def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:
         onnxruntime = require("onnxruntime", extra="ort", purpose="the backend onnxruntime")
         self.scale = read_artifact(model).scale
         if scale != self.scale:
             raise ArtifactError(f"{model}: made for scale {self.scale:g}, not {scale:g}")
-        check_precision(precision, ("fp32",), backend=self.name)
-        self.precision = precision
-        options = onnxruntime.SessionOptions()
+        self.precision = options.precision or "fp32"
+        check_precision(self.precision, ("fp32",), backend=self.name)
+        session_options = onnxruntime.SessionOptions()
         # Warnings about the machine (no GPU, unknown CPU) are not the user's business; errors arrive as exceptions.
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
-        self._model, self._onnxruntime, self._options = model, onnxruntime, options
+        session_options.log_severity_level = 4
+        session_options.intra_op_num_threads = options.threads or os.cpu_count() or 1
+        self._model, self._onnxruntime, self._session_options = model, onnxruntime, session_options
         self._session = self._loaded(model.read_bytes())
         # Made at the first tile; most runs never need them.
         self._statistics_session: Any = None
@@ -73,7 +74,9 @@ class OnnxRuntimeBackend:
 
     def _loaded(self, content: bytes) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
         with self._reporting(f"{self._model}: ONNX Runtime cannot load it"):
-            return self._onnxruntime.InferenceSession(content, self._options, providers=["CPUExecutionProvider"])
+            return self._onnxruntime.InferenceSession(
+                content, self._session_options, providers=["CPUExecutionProvider"]
+            )
 
     def _run(self, session: Any, outputs: list[str] | None, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:  # noqa: ANN401
         with self._reporting(f"ONNX Runtime failed on {inputs[INPUT_NAME].shape}"):

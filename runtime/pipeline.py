@@ -89,8 +89,9 @@ class _Channel(Generic[T]):
 class _Pipeline(Generic[T, U]):
     """The state that the three stages of one run share."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, on_stop: Callable[[], None]) -> None:
         self.report = PipelineReport()
+        self.on_stop = on_stop
         self.decoded: _Channel[T] = _Channel(depth)
         self.upscaled: _Channel[U] = _Channel(depth)
         self.failures: list[BaseException] = []
@@ -98,8 +99,13 @@ class _Pipeline(Generic[T, U]):
     def fail(self, error: BaseException) -> None:
         """Keep the error and wake every stage, so that all end at once."""
         self.failures.append(error)
-        self.decoded.abandon()
+        self.stop_decoding()
         self.upscaled.abandon()
+
+    def stop_decoding(self) -> None:
+        """Make the first stage end, whatever it waits for."""
+        self.decoded.abandon()
+        self.on_stop()
 
     def decode(self, frames: Iterable[T]) -> None:
         """The first stage, in a thread of its own."""
@@ -158,6 +164,7 @@ def run_pipeline(
     *,
     depth: int = 4,
     on_frame: Callable[[PipelineReport], None] | None = None,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> PipelineReport:
     """Run three stages at once: `frames` in one thread, `upscale` in the calling one, `encode` in a third.
 
@@ -170,6 +177,8 @@ def run_pipeline(
     encode : called in a thread of its own, in order.
     depth : frames that may wait between two stages, 1 or more.
     on_frame : told the report so far after each upscaled frame, in the calling thread.
+    on_stop : called when no more frames are wanted, from any of the threads and perhaps more than once: to wake
+        `frames` where it waits for something that now never comes.
 
     Returns
     -------
@@ -179,7 +188,7 @@ def run_pipeline(
     ------
     The first exception of any stage, after both other stages have stopped.
     """
-    run: _Pipeline[T, U] = _Pipeline(depth)
+    run: _Pipeline[T, U] = _Pipeline(depth, on_stop)
     threads = [
         threading.Thread(target=run.decode, args=(frames,), name="overnet-decode"),
         threading.Thread(target=run.encode, args=(encode,), name="overnet-encode"),
@@ -194,7 +203,7 @@ def run_pipeline(
     except BaseException as error:
         run.fail(error)
     # Whatever ended the second stage, the first must stop waiting for room, and the third finish what it was given.
-    run.decoded.abandon()
+    run.stop_decoding()
     run.upscaled.end()
     for thread in threads:
         run.join(thread)

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from overnet.resample import network_bicubic
 from overnet.runtime.images import read_picture, write_picture
 from overnet.runtime.pipeline import PipelineReport, run_pipeline
 from overnet.runtime.plan import Job
+from overnet.runtime.stream import Ticket
 from overnet.runtime.upscaler import Upscaler
 from overnet.runtime.video import Frame, VideoReader
 from overnet.runtime.video_writer import VideoWriter
@@ -154,26 +155,38 @@ def upscale_video(
         info = reader.info
         height, width = upscaler.output_size(info.height, info.width, even_width=True)
         make_folder(job.target.parent)
-        with VideoWriter(
-            job.target,
-            source=job.source,
-            info=info,
-            width=width,
-            height=height,
-            codec=options.codec,
-            crf=options.crf,
-            overwrite=overwrite,
-            start_seconds=options.start_seconds,
-        ) as writer:
+        with (
+            closing(upscaler.stream(info.height, info.width, even_width=True)) as stream,
+            VideoWriter(
+                job.target,
+                source=job.source,
+                info=info,
+                width=width,
+                height=height,
+                codec=options.codec,
+                crf=options.crf,
+                overwrite=overwrite,
+                start_seconds=options.start_seconds,
+            ) as writer,
+        ):
+            waited_seconds = 0.0
 
-            def upscale(frame: Frame) -> Frame:
-                return replace(frame, rgb=upscaler(frame.rgb, even_width=True))
+            def upscale(frame: Frame) -> tuple[Frame, Ticket]:
+                return frame, stream.submit(frame.rgb)
+
+            def encode(submitted: tuple[Frame, Ticket]) -> None:
+                nonlocal waited_seconds
+                frame, ticket = submitted
+                began = time.perf_counter()
+                with ticket as rgb:
+                    waited_seconds += time.perf_counter() - began
+                    writer.write(replace(frame, rgb=rgb))
 
             def progress(report: PipelineReport) -> None:
                 if on_frame is not None:
                     on_frame(report, reader.expected_frames)
 
-            report = run_pipeline(reader, upscale, writer.write, on_frame=progress)
+            report = run_pipeline(reader.frames(stream.buffer), upscale, encode, on_frame=progress, on_stop=stream.stop)
             began = time.perf_counter()
             with _undisturbed():
                 output = writer.finish_partial() if report.interrupted else writer.finish()
@@ -189,8 +202,9 @@ def upscale_video(
         output_size=(width, height),
         seconds=Seconds(
             report.decode_seconds,
-            report.upscale_seconds,
-            report.encode_seconds + finishing,
+            # What the encoder's thread waited for the GPU is not its own work.
+            report.upscale_seconds + waited_seconds,
+            report.encode_seconds - waited_seconds + finishing,
             time.perf_counter() - started,
         ),
         partial=report.interrupted,

@@ -11,17 +11,19 @@ from numpy.typing import NDArray
 
 from overnet.errors import BackendError, InputError, require
 from overnet.runtime.backend import Pictures, Statistics, check_precision, is_out_of_memory
+from overnet.runtime.host_backend import HostBackend
+from overnet.runtime.options import BackendOptions
 
 
-class TorchBackend:
+class TorchBackend(HostBackend):
     """A checkpoint run by PyTorch, on a GPU where torch finds one. See `overnet.runtime.backend.Backend`.
 
     Parameters
     ----------
     model : a checkpoint in any form that `overnet.checkpoint.load_checkpoint` reads.
     scale : 1 to the network's overscale factor; fractions are computed by the network itself.
-    precision : ``"fp32"`` or ``"bf16"`` (autocast).
-    threads : how many threads to compute with; None leaves torch's own choice.
+    options : the precision is ``"fp32"``, the usual one, or ``"bf16"`` (autocast); without a number of threads it is
+        torch's own choice.
 
     Raises
     ------
@@ -34,17 +36,17 @@ class TorchBackend:
     # Overscale 5, x4: measured 14,600 (tests/runtime/test_memory.py).
     bytes_per_pixel = 17_000
 
-    def __init__(self, model: Path, scale: float, *, precision: str = "fp32", threads: int | None = None) -> None:
+    def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:
         self._torch = torch = require("torch", extra="torch", purpose="the backend torch")
         from overnet.checkpoint import folded, load_checkpoint  # noqa: PLC0415 - needs torch
 
-        check_precision(precision, ("fp32", "bf16"), backend=self.name)
+        self.scale, self.precision = scale, options.precision or "fp32"
+        check_precision(self.precision, ("fp32", "bf16"), backend=self.name)
         network = folded(load_checkpoint(model))
         if not 1 <= scale <= network.config.overscale:
             raise InputError(f"{model}: scale is {scale:g}; this network goes from 1 to {network.config.overscale}")
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.scale, self.precision = scale, precision
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.device = torch.cuda.get_device_name() if self._device.type == "cuda" else "CPU"
         # Convolutions on the CPU are faster with channels last.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import TracebackType
 from typing import Any, overload
 
 import numpy as np
@@ -12,11 +13,14 @@ from overnet.artifact import PRECISIONS, read_artifact, scaled_size
 from overnet.errors import BackendError, InputError
 from overnet.resample import imresize, network_bicubic
 from overnet.runtime.backend import Backend, BackendKind, choose_backend, is_checkpoint
-from overnet.runtime.tiling import SMALLEST_TILE, tile_for_memory, upscale_in_tiles
+from overnet.runtime.options import BackendOptions
+from overnet.runtime.stream import DirectStream, FinishedStream, UpscaleStream
+from overnet.runtime.tiling import SMALLEST_TILE, upscale_in_tiles
 from overnet.weights import bundled_checkpoint, bundled_folder
 
 # No picture file or video frame is this large; what is, is a mistake or an attack.
 _LARGEST_SIDE = 1 << 20
+_MOST_SLOTS = 16
 
 
 class Upscaler:
@@ -33,10 +37,11 @@ class Upscaler:
     model : an ONNX file, a folder of ONNX files (the one for the scale is chosen), a checkpoint (``.safetensors``,
         ``.pth.tar``: these need torch), or None for the bundled one.
     backend : ``"openvino"``, ``"onnxruntime"``, ``"torch"``, or ``"auto"`` for the fastest there is.
-    precision : ``"fp32"``; ``"bf16"`` where the backend and the CPU have it.
+    precision : of the arithmetic; None for the backend's usual one. On a CPU that is ``"fp32"``, and ``"bf16"`` where
+        the backend and the CPU have it.
     tile : height and width, in input pixels, of the tiles to cut pictures into; 0 for never; None cuts only what does
         not fit the memory that is available.
-    threads : how many threads to compute with; None for as many as there are cores.
+    threads, device, provider, slots, zero_copy, cuda_graphs : see `overnet.runtime.backend.BackendOptions`.
 
     Raises
     ------
@@ -52,9 +57,14 @@ class Upscaler:
         height: int | None = None,
         model: str | Path | None = None,
         backend: str = "auto",
-        precision: str = "fp32",
+        precision: str | None = None,
         tile: int | None = None,
         threads: int | None = None,
+        device: int = 0,
+        provider: str = "cpu",
+        slots: int = 3,
+        zero_copy: bool | None = None,
+        cuda_graphs: bool = True,
     ) -> None:
         if not 1 <= scale <= 64:  # also false for NaN
             raise InputError(f"scale is {scale:g}; it must be at least 1")
@@ -64,8 +74,12 @@ class Upscaler:
             raise InputError(f"tile is {tile}; the smallest is {SMALLEST_TILE}, and 0 means never to cut")
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
-        self._scale, self._height = scale, height
-        self._precision, self._tile, self._threads = precision, tile, threads
+        if device < 0:
+            raise InputError(f"device is {device}; devices are counted from 0")
+        if not 1 <= slots <= _MOST_SLOTS:
+            raise InputError(f"slots is {slots}; it must be from 1 to {_MOST_SLOTS}")
+        self._scale, self._height, self._tile = scale, height, tile
+        self._options = BackendOptions(precision, threads, device, provider, slots, zero_copy, cuda_graphs)
         self._models = _models(model, backend)
         self._kind: BackendKind = choose_backend(backend, checkpoint=self._models.checkpoint is not None)
         self._backends: dict[float, Backend] = {}
@@ -101,9 +115,9 @@ class Upscaler:
         if graph_scale not in self._backends:
             if self._models.checkpoint is not None:
                 # Pictures of many sizes brought to one height need as many scales; only the last is kept.
-                self._backends.clear()
+                self.close()
             path = self._models.path(graph_scale)
-            self._backends[graph_scale] = self._kind.load(path, graph_scale, self._precision, self._threads)
+            self._backends[graph_scale] = self._kind.load(path, graph_scale, self._options)
         return self._backends[graph_scale]
 
     @overload
@@ -132,41 +146,96 @@ class Upscaler:
             raise InputError(f"a picture is H x W x 3 uint8 or uint16; this is {picture.shape} {picture.dtype}")
         if not 1 <= min(picture.shape[:2]) <= max(picture.shape[:2]) <= _LARGEST_SIDE:
             raise InputError(f"a picture of {picture.shape[1]}x{picture.shape[0]} pixels cannot be upscaled")
-        size = self.output_size(picture.shape[0], picture.shape[1], even_width=even_width)
+        size = self.output_size(*picture.shape[:2], even_width=even_width)
         if picture.dtype == np.uint16:
             return self._upscale_16_bit(picture, size)
         return self._upscale_8_bit(np.ascontiguousarray(picture), size)
 
+    def stream(self, height: int, width: int, *, even_width: bool = False) -> UpscaleStream:
+        """Make ready for many frames of one size, as of a video: on a GPU, several are then on their way at once.
+
+        Parameters
+        ----------
+        height, width : of the frames, in pixels; they are uint8.
+        even_width : as in `output_size`, which is the size of the results.
+
+        Raises
+        ------
+        InputError : no model goes as far as the scale.
+        BackendError : the backend failed.
+        """
+        size = self.output_size(height, width, even_width=even_width)
+        backend = self._backend_for_size(height, size)
+        opened = None
+        if self._tile_side(backend, height, width) is None:
+            try:
+                opened = backend.open_stream(height, width)
+            except MemoryError:
+                opened = None  # tiles may do
+        if opened is None:
+            return DirectStream(lambda frame: self(frame, even_width=even_width))
+        if scaled_size(height, width, backend.scale) == size:
+            return opened
+        return FinishedStream(opened, lambda upscaled: self._reduced(upscaled, size, backend.scale))
+
+    def close(self) -> None:
+        """Let go of what the backends hold, such as a GPU's memory; what is needed again is loaded again."""
+        for backend in self._backends.values():
+            backend.close()
+        self._backends.clear()
+
+    def __enter__(self) -> Upscaler:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _backend_for_size(self, height: int, size: tuple[int, int]) -> Backend:
+        return self.backend_for(max(size[0] / height, 1.0) if self._height else self._scale)
+
     def _upscale_8_bit(self, picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-        backend = self.backend_for(max(size[0] / picture.shape[0], 1.0) if self._height else self._scale)
-        upscaled = self._in_tiles(backend, picture)
+        backend = self._backend_for_size(picture.shape[0], size)
+        return self._reduced(self._in_tiles(backend, picture), size, backend.scale)
+
+    def _reduced(self, upscaled: NDArray[np.uint8], size: tuple[int, int], scale: float) -> NDArray[np.uint8]:
+        """The result at the size that was asked for, where no model is for that very scale."""
         if upscaled.shape[:2] == size:
             return upscaled
-        self._note(f"upscaled by {backend.scale:g}, then reduced to {size[1]}x{size[0]}: no model is for that scale")
+        self._note(f"upscaled by {scale:g}, then reduced to {size[1]}x{size[0]}: no model is for that scale")
         return np.asarray(imresize(upscaled, size=size), dtype=np.uint8)
 
-    def _in_tiles(self, backend: Backend, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        height, width = picture.shape[:2]
+    def _tile_side(self, backend: Backend, height: int, width: int) -> int | None:
+        """Side of the tiles to cut a picture into; None where it goes whole."""
         tile = self._tile
         if tile is None:
-            tile = tile_for_memory(height, width, backend.bytes_per_pixel)
+            tile = backend.tile_for(height, width)
         if self._largest_tile is not None:
             tile = min(tile or self._largest_tile, self._largest_tile)
         # Tiles meet on whole pixels of the result only where the scale is whole.
+        if not tile or max(height, width) <= tile or backend.scale != int(backend.scale):
+            return None
+        return tile
+
+    def _in_tiles(self, backend: Backend, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        height, width = picture.shape[:2]
         while True:
+            tile = self._tile_side(backend, height, width)
             try:
-                if not tile or max(height, width) <= tile or backend.scale != int(backend.scale):
+                if tile is None:
                     upscaled: NDArray[np.uint8] = backend.upscale(picture[None])[0]
                     return upscaled
                 self._note(f"cut into tiles of {tile} pixels")
                 return upscale_in_tiles(picture, tile, backend.scale, backend.upscale, backend.statistics)
             except MemoryError as error:
-                tile = min(tile or max(height, width), max(height, width)) // 2
-                if tile < SMALLEST_TILE or self._tile == 0:
+                smaller = min(tile or max(height, width), max(height, width)) // 2
+                if smaller < SMALLEST_TILE or self._tile == 0 or backend.scale != int(backend.scale):
+                    reason = f" ({error})" if str(error) else ""
                     raise BackendError(
-                        f"out of memory on a picture of {width}x{height} pixels with the backend {backend.name}"
+                        f"out of memory on a picture of {width}x{height} pixels with the backend {backend.name}{reason}"
                     ) from error
-                self._largest_tile = tile
+                self._largest_tile = smaller
 
     def _upscale_16_bit(self, picture: NDArray[np.uint16], size: tuple[int, int]) -> NDArray[np.uint16]:
         """The network's detail on the 8-bit picture, added to a bicubic enlargement of all 16 bits.
@@ -185,6 +254,9 @@ class Upscaler:
 
     def take_notes(self) -> list[str]:
         """The remarks gathered since this was last asked: one line each, about what was done to fit scale or memory."""
+        for backend in self._backends.values():
+            for note in backend.take_notes():
+                self._note(note)
         notes, self._notes = self._notes, []
         return notes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -170,6 +170,16 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames, once."""
+        return self.frames()
+
+    def frames(self, buffer: Callable[[], np.ndarray | None] = lambda: None) -> Iterator[Frame]:
+        """Yield the frames, once.
+
+        Parameters
+        ----------
+        buffer : gives for each frame the H x W x 3 uint8 array to decode it to, or None for a new one. It may wait, and
+            is not called while the file is locked, so that `close` works meanwhile.
+        """
         one_frame = max(1, round(1 / (self.info.frame_rate or 25) / self._time_base))
         repair = TimestampRepair(self._time_base)
         count = 0
@@ -177,12 +187,14 @@ class VideoReader:
         while self._max_frames is None or count < self._max_frames:
             with self._lock:
                 decoded = None if self._closed else next(self._frames, None)
-                if decoded is None:
-                    break
+            if decoded is None:
+                break
+            out = buffer()
+            with self._lock:
                 stated = decoded.pts if decoded.pts is not None else decoded.dts
                 duration = int(getattr(decoded, "duration", 0) or 0) or one_frame
                 pts = repair(next_pts if stated is None else stated, duration)
-                rgb = self._to_rgb(decoded)
+                rgb = self._to_rgb(decoded, out)
             next_pts = pts + duration
             count += 1
             yield Frame(rgb=rgb, pts=pts, time_base=self._time_base, duration=duration)

@@ -10,8 +10,9 @@ from overnet.errors import ArtifactError, BackendError, CheckpointError, InputEr
 from overnet.metrics import psnr
 from overnet.resample import imresize, network_bicubic
 from overnet.runtime import backend as backends
-from overnet.runtime import upscaler as module
+from overnet.runtime import host_backend
 from overnet.runtime.backend import BACKENDS, choose_backend
+from overnet.runtime.host_backend import HostBackend
 from overnet.runtime.tiling import upscale_in_tiles
 from overnet.weights import bundled_checkpoint, bundled_folder
 from tests.conftest import ROOT, SHARED, needs_shared
@@ -174,13 +175,13 @@ def test_tiles_are_chosen_by_memory(picture, small_models, monkeypatch):
         asked.append((height, width, bytes_per_pixel))
         return 96
 
-    monkeypatch.setattr(module, "tile_for_memory", little)
+    monkeypatch.setattr(host_backend, "tile_for_memory", little)
     upscaler(large)
     assert asked == [(250, 330, upscaler.backend_for(2).bytes_per_pixel)]
     assert "tiles of 96" in " ".join(upscaler.take_notes())
 
 
-class Cramped:
+class Cramped(HostBackend):
     """A backend with room for so many pixels at once."""
 
     name, device, precision, bytes_per_pixel, scale = "cramped", "here", "fp32", 1, 2.0
