@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from overnet.artifact import Artifact
-from overnet.deploy import Convolution
+
+if TYPE_CHECKING:
+    from overnet.deploy import Convolution
 
 # The newest that TensorRT 10.3 reads (edge-facts: parsers of 10.x read opsets 9 to 20).
 OPSET = 20

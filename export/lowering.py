@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import onnx
-from onnx import helper
 
-from overnet.artifact import Artifact
 from overnet.deploy import DeployedNetwork
 from overnet.export.calibration import pairs_of
-from overnet.export.half_range import LARGEST_HALF, nodes_beyond_half
+from overnet.export.comparison import Picture, check_pictures
+from overnet.export.conversion import LoweredGraph, beyond_notes, converted, labelled
+from overnet.export.half_range import nodes_beyond_half
 from overnet.export.layer_choice import Progress, choose_layers
 from overnet.export.onnx_export import Form, artifact_of, build_onnx
-from overnet.export.parity import Picture, check_pictures
 from overnet.export.precision import to_half
 from overnet.export.quantizer import largest_inputs
 
@@ -31,23 +30,6 @@ class Calibration:
     pictures: list[Picture]
     remarks: list[str]
     max_loss_db: float
-
-
-@dataclass(frozen=True)
-class LoweredGraph:
-    """A graph ready to be written.
-
-    Attributes
-    ----------
-    model : in the precision that `artifact` states, which is in its metadata.
-    exact : the same graph in FP32.
-    notes : what the user should know, one line each.
-    """
-
-    model: onnx.ModelProto
-    exact: onnx.ModelProto
-    artifact: Artifact
-    notes: tuple[str, ...]
 
 
 def lower(
@@ -80,21 +62,8 @@ def lower(
     if precision == "int8" and calibration is not None:
         model, notes = _quantized(exact, scale, pictures, calibration, progress)
     else:
-        model, notes = _converted(exact, precision, pictures)
-    helper.set_model_props(model, artifact.to_metadata())
-    if precision != "bf16":
-        # The checker knows no convolution in BF16 up to opset 21, and TensorRT 10.3 no opset above 20.
-        onnx.checker.check_model(model, full_check=True)
-    return LoweredGraph(model, exact, artifact, tuple(notes))
-
-
-def _converted(exact: onnx.ModelProto, precision: str, pictures: list[Picture]) -> tuple[onnx.ModelProto, list[str]]:
-    if precision == "fp32":
-        return exact, []
-    if precision == "bf16":
-        return to_half(exact, "bf16"), []
-    beyond = nodes_beyond_half(exact, pictures)
-    return to_half(exact, "fp16", keep=set(beyond)), _beyond_notes(beyond)
+        model, notes = converted(exact, precision, pictures)
+    return labelled(model, exact, artifact, notes)
 
 
 def _quantized(
@@ -120,11 +89,4 @@ def _quantized(
     if choice.kept:
         named = ", ".join(f"{layer.name} ({layer.loss_db:.3f} dB)" for layer in choice.kept)
         notes.append(f"in FP16 because of what they would cost alone: {named}")
-    return to_half(choice.model, "fp16", keep=set(beyond)), [*notes, *calibration.remarks, *_beyond_notes(beyond)]
-
-
-def _beyond_notes(beyond: dict[str, float]) -> list[str]:
-    if not beyond:
-        return []
-    named = ", ".join(f"{node} ({largest:,.0f})" for node, largest in beyond.items())
-    return [f"in FP32 because their numbers come near FP16's largest, {LARGEST_HALF:,.0f}: {named}"]
+    return to_half(choice.model, "fp16", keep=set(beyond)), [*notes, *calibration.remarks, *beyond_notes(beyond)]

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from overnet.environment import bindings
 from overnet.export.trt_messages import Message, Severity
-from overnet.sidecar import TITLES, Profile, RuntimeName
+from overnet.sidecar import TITLES, RuntimeName
 
 # The bindings have no types that mypy could read. Other files that use them import these.
 Module: TypeAlias = Any
@@ -34,6 +34,9 @@ ITimingCache: TypeAlias = Any
 OnnxParser: TypeAlias = Any
 ParserError: TypeAlias = Any
 Runtime: TypeAlias = Any
+
+# Of one tensor: the smallest, the one to be fastest for, the largest.
+Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 # Builds in one process go one at a time: their library has one logger.
 _one_at_a_time = threading.Lock()
@@ -149,15 +152,11 @@ class Build:
         """What comes out of the graph."""
         return [_tensor(self._network.get_output(index)) for index in range(self._network.num_outputs)]
 
-    def add_profile(self, tensor: str, profile: Profile) -> bool:
-        """Build for these pictures; False where the library refuses, with messages."""
+    def add_profile(self, shapes: Mapping[str, Shapes]) -> bool:
+        """Build for these shapes of the inputs that vary; False where the library refuses, with messages."""
         wanted: IOptimizationProfile = self._builder.create_optimization_profile()
-        wanted.set_shape(
-            tensor,
-            (1, *profile.minimum, 3),
-            (profile.batch, *profile.optimum, 3),
-            (profile.batch, *profile.maximum, 3),
-        )
+        for tensor, (minimum, optimum, maximum) in shapes.items():
+            wanted.set_shape(tensor, minimum, optimum, maximum)
         # The answer is the profile's number, so 0 is well.
         return int(self._config.add_optimization_profile(wanted)) >= 0
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from overnet.artifact import INPUT_NAME, OUTPUT_NAME
+from overnet.artifact import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
 from overnet.cuda_device import cuda_device
 from overnet.environment import bindings, current_environment
-from overnet.errors import InputError, MissingDependency, OverNetError
-from overnet.export.trt_api import Build, Library, Tensor
+from overnet.errors import ArtifactError, InputError, MissingDependency, OverNetError
+from overnet.export.engine_graph import with_means
+from overnet.export.trt_api import Build, Library, Shapes, Tensor
 from overnet.export.trt_messages import BuildMessages, one_line
 from overnet.sidecar import TITLES, Environment, Profile, RuntimeName
 from overnet.writing import printable, whole_file
@@ -26,6 +27,7 @@ Progress = Callable[[str, int, int], None]
 
 _INPUT = Tensor(INPUT_NAME, "UINT8", (-1, -1, -1, 3))
 _OUTPUT = Tensor(OUTPUT_NAME, "UINT8", (-1, -1, -1, 3))
+_USE_GIVEN_MEANS = Tensor(USE_GIVEN_MEANS_NAME, "FLOAT", (1, 1, 1, 1))
 
 
 class BuildError(OverNetError):
@@ -126,6 +128,18 @@ def _tied_to(target: RuntimeName, compute_capability: str | None) -> Environment
     return replace(environment, device_name=None, compute_capability=compute_capability, driver=None, jetpack=None)
 
 
+def _shapes(profile: Profile, channels: int) -> dict[str, Shapes]:
+    """The smallest, most usual and largest shape of each input that varies."""
+    return {
+        INPUT_NAME: (
+            (1, *profile.minimum, 3),
+            (profile.batch, *profile.optimum, 3),
+            (profile.batch, *profile.maximum, 3),
+        ),
+        GIVEN_MEANS_NAME: ((1, channels, 1, 1), (profile.batch, channels, 1, 1), (profile.batch, channels, 1, 1)),
+    }
+
+
 @dataclass
 class _Work:
     """The build itself, which runs in a thread of its own."""
@@ -145,12 +159,8 @@ class _Work:
         build = library.start()
         if build is None:
             raise BuildError(f"{title} does not start: {messages.error}")
-        errors = build.parse(self.onnx_model)
-        if errors:
-            raise BuildError(f"{title} cannot read the graph: {one_line(errors[0])}")
-        if build.inputs != [_INPUT] or build.outputs != [_OUTPUT]:
-            raise BuildError(f"{title} cannot use the graph: it is none of ours (uint8 pictures in and out)")
-        if not build.add_profile(INPUT_NAME, self.profile):
+        channels = self._parse(build)
+        if not build.add_profile(_shapes(self.profile, channels)):
             raise BuildError(f"{title} cannot build for shape {self.profile}: {messages.error}")
         if self.workspace_bytes is not None:
             build.limit_workspace(self.workspace_bytes)
@@ -165,6 +175,21 @@ class _Work:
             self._keep_timing_cache(build, self.timing_cache)
         by_engine = library.activation_memory_bytes(serialized) if cuda_device() is not None else None
         return serialized, by_engine or messages.activation_memory_bytes
+
+    def _parse(self, build: Build) -> int:
+        """Read the graph; returns how many channels its means have."""
+        title = TITLES[self.target]
+        try:
+            errors = build.parse(with_means(self.onnx_model))
+        except ArtifactError as error:
+            errors = [str(error)]
+        if errors:
+            raise BuildError(f"{title} cannot read the graph: {one_line(errors[0])}")
+        channels = build.outputs[-1].shape[1] if build.outputs and len(build.outputs[-1].shape) == 4 else 0
+        given, means = (Tensor(name, "FLOAT", (-1, channels, 1, 1)) for name in (GIVEN_MEANS_NAME, MEANS_NAME))
+        if build.inputs != [_INPUT, given, _USE_GIVEN_MEANS] or build.outputs != [_OUTPUT, means]:
+            raise BuildError(f"{title} cannot use the graph: it is none of ours (uint8 pictures in and out)")
+        return channels
 
     def _failure(self, messages: BuildMessages) -> BuildError:
         reason = messages.error

@@ -27,6 +27,11 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 # How many channels and which layout every artifact has at both ends: uint8, N x H x W x 3, RGB.
 INPUT_NAME = "picture"
 OUTPUT_NAME = "upscaled"
+# Engines have these too, for tiles (`overnet.export.engine_graph`). FP32, N x channels of all means x 1 x 1: the means
+# over the picture, those to use in their place, and whether to use these, one number, 0 or 1.
+MEANS_NAME = "means"
+GIVEN_MEANS_NAME = "given_means"
+USE_GIVEN_MEANS_NAME = "use_given_means"
 
 # Numbers of protobuf fields in onnx.proto: ModelProto.metadata_props; StringStringEntryProto.key and .value.
 _METADATA_FIELD, _KEY_FIELD, _VALUE_FIELD = 14, 1, 2

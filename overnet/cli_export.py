@@ -1,4 +1,4 @@
-"""``overnet export``, which is ``overnet-export``: turns a checkpoint into checked files for the runtime."""
+"""``overnet export``, which is ``overnet-export``: turns a checkpoint or an ONNX file into checked files."""
 
 from __future__ import annotations
 
@@ -16,18 +16,28 @@ from overnet.artifact import PRECISIONS
 from overnet.cli_common import interruptible, say
 
 if TYPE_CHECKING:
-    from overnet.export.exporter import EngineOptions, ExportedFile
+    from overnet.export.comparison import Parity
+    from overnet.export.exporter import ExportedFile
+    from overnet.export.options import EngineOptions
 
 TARGETS = ("onnx", "tensorrt", "tensorrt-rtx")
 
 
 @interruptible
 def export_command(
-    checkpoint: Annotated[
-        Path | None, typer.Argument(help="A checkpoint. Default: the bundled weights.", show_default=False)
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="A checkpoint, or an ONNX file of ours. Default: the bundled weights.", show_default=False),
     ] = None,
-    scale: Annotated[list[int] | None, typer.Option(help="A scale; repeat for more. Default: 2, 3 and 4.")] = None,
-    precision: Annotated[str, typer.Option(help="Of the arithmetic inside: fp32, fp16, bf16 or int8.")] = "fp16",
+    scale: Annotated[
+        list[int] | None, typer.Option(help="A scale; repeat for more. Default: 2, 3 and 4, or the ONNX file's.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the arithmetic inside: fp32, fp16, bf16 or int8. Default: fp16, or an ONNX file's own below fp32."
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(help="onnx, tensorrt or tensorrt-rtx. Default: tensorrt where it can be built, else onnx."),
@@ -58,27 +68,34 @@ def export_command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    progress_lines: Annotated[bool, typer.Option("--progress-lines", hidden=True)] = False,
 ) -> None:
     """Turn a checkpoint into ONNX files and engines, one a scale, each compared with the network.
 
     An engine lies beside the ONNX file it was built from, and a sidecar (.engine.json) says what it is. A file that is
-    too far from the network is not made.
+    too far from the network is not made. From an ONNX file of ours, engines are made without PyTorch.
     """
     from overnet.errors import InputError, require  # noqa: PLC0415
+    from overnet.export.options import CalibrationOptions, Options, is_onnx  # noqa: PLC0415
     from overnet.weights import bundled_checkpoint  # noqa: PLC0415
     from overnet.writing import make_folder  # noqa: PLC0415
 
-    scales = tuple(dict.fromkeys(scale or (2, 3, 4)))
-    if min(scales) < 1:
+    scales = None if scale is None else tuple(dict.fromkeys(scale))
+    if scales is not None and min(scales) < 1:
         raise InputError(f"scale is {min(scales)}; it must be at least 1")
-    _check_choice("precision", precision, PRECISIONS)
+    if precision is not None:
+        _check_choice("precision", precision, PRECISIONS)
     if precision != "int8" and (calibration is not None or max_loss_db is not None):
         raise typer.BadParameter("--calibration and --max-loss-db are for --precision int8")
     if max_loss_db is not None and not 0 <= max_loss_db <= 100:
         raise typer.BadParameter(f"--max-loss-db is {max_loss_db:g}; it must be from 0 to 100")
-    for module in ("torch", "onnx", "safetensors"):
-        require(module, extra="export", purpose="exporting")
-    from overnet.export.exporter import CalibrationOptions, Options, export  # noqa: PLC0415
+    source = source or bundled_checkpoint()
+    if is_onnx(source):
+        require("onnx", extra="", purpose="exporting from an ONNX file")
+    else:
+        for module in ("torch", "onnx", "safetensors"):
+            require(module, extra="export", purpose="exporting")
+    from overnet.export.exporter import export  # noqa: PLC0415
 
     options = Options(
         scales=scales,
@@ -89,12 +106,12 @@ def export_command(
     )
     make_folder(output)
     files = []
-    with _progress(quiet=quiet) as progress:
-        for file in export(checkpoint or bundled_checkpoint(), output, options, overwrite=overwrite, progress=progress):
+    with _progress(quiet=quiet, lines=progress_lines) as progress:
+        for file in export(source, output, options, overwrite=overwrite, progress=progress):
             files.append(file)
     if not quiet:
         _print_table(files)
-    if as_json:
+    if as_json or progress_lines:
         typer.echo(json.dumps({"files": [_as_json(file) for file in files]}))
 
 
@@ -107,7 +124,7 @@ def _engine_options(
     target: str | None, shape: str | None, batch: int | None, workspace_mib: int | None
 ) -> EngineOptions | None:
     """Which engine to build; None for ONNX files alone."""
-    from overnet.export.exporter import EngineOptions  # noqa: PLC0415
+    from overnet.export.options import EngineOptions  # noqa: PLC0415
     from overnet.export.profile import make_profile  # noqa: PLC0415
     from overnet.export.trt_build import buildable_targets  # noqa: PLC0415
     from overnet.sidecar import TITLES  # noqa: PLC0415
@@ -131,8 +148,11 @@ def _engine_options(
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A line on the terminal that says what is being done; nothing elsewhere."""
+def _progress(*, quiet: bool, lines: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A line on the terminal that says what is being done; nothing elsewhere, or lines of JSON for another program."""
+    if lines:
+        yield lambda doing, done, total: typer.echo(json.dumps({"doing": doing, "done": done, "total": total}))
+        return
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -164,7 +184,7 @@ def _print_table(files: list[ExportedFile]) -> None:
                 f"{(engine.engine_size_bytes if engine else file.size_bytes) / 1e6:.1f}",
                 "-" if memory_bytes is None else f"{memory_bytes / 1e6:.1f}",
                 "equal" if decibels is None else f"{decibels:.1f}",
-                str(engine.largest_difference if engine else file.parity.largest_difference),
+                str(_parity(file).largest_difference),
                 f"{file.seconds:.1f}",
             )
         )
@@ -179,17 +199,19 @@ def _print_table(files: list[ExportedFile]) -> None:
         )
         for note in file.notes:
             say(f"x{file.artifact.scale:g}: note: {note}")
-    measured_by = dict.fromkeys(
-        file.engine.sidecar.measured_by if file.engine else file.parity.measured_by for file in files
-    )
-    say(f"compared with PyTorch in {'; '.join(measured_by)}")
+    for statement in dict.fromkeys(_parity(file).statement for file in files):
+        say(f"measured by {statement}")
+
+
+def _parity(file: ExportedFile) -> Parity:
+    """The engine's own, where there is one."""
+    return file.engine.parity if file.engine else file.parity
 
 
 def _psnr_db(file: ExportedFile) -> float | None:
-    """PSNR to the network; None where both are equal, which has no finite one."""
-    if file.engine is not None:
-        return file.engine.sidecar.psnr_db
-    return file.parity.psnr_db if math.isfinite(file.parity.psnr_db) else None
+    """PSNR to the reference; None where both are equal, which has no finite one."""
+    decibels = _parity(file).psnr_db
+    return decibels if math.isfinite(decibels) else None
 
 
 def _as_json(file: ExportedFile) -> dict[str, Any]:
@@ -203,8 +225,8 @@ def _as_json(file: ExportedFile) -> dict[str, Any]:
         "activation_memory_bytes": engine.activation_memory_bytes if engine else None,
         "profile": str(engine.profile) if engine else None,
         "psnr_db": _psnr_db(file),
-        "largest_difference": engine.largest_difference if engine else file.parity.largest_difference,
-        "measured_by": engine.measured_by if engine else file.parity.measured_by,
+        "largest_difference": _parity(file).largest_difference,
+        "measured_by": _parity(file).statement,
         "multiply_accumulates_per_pixel": file.costs.multiply_accumulates_per_pixel,
         "activation_bytes_per_pixel": file.costs.activation_bytes_per_pixel,
         "seconds": file.seconds,

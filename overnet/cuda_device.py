@@ -1,18 +1,23 @@
-"""The first CUDA device, asked of the driver itself: no CUDA toolkit, PyCUDA or PyTorch is needed.
+"""CUDA devices, asked of the driver itself: no CUDA toolkit, PyCUDA or PyTorch is needed.
 
-Functions and constants are those of CUDA's driver API. Where there is no driver or no device, the answer is None.
+Functions and constants are those of CUDA's driver API. Devices are counted from 0 among those that
+``CUDA_VISIBLE_DEVICES`` leaves. Where there is no driver or no such device, the answer is None.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from dataclasses import dataclass
+
+from overnet.errors import BackendError, InputError
 
 # CUdevice_attribute
 _INTEGRATED, _MAJOR, _MINOR = 18, 75, 76
 _DRIVERS = {"win32": "nvcuda.dll"}
 _DRIVER_ELSEWHERE = "libcuda.so.1"
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,20 @@ class CudaDevice:
     shares_memory: bool
 
 
-def cuda_device() -> CudaDevice | None:
-    """The device that CUDA programs use unless told otherwise (``CUDA_VISIBLE_DEVICES`` counts); None without one."""
+def cuda_device_count() -> int:
+    """How many devices there are; 0 without a driver."""
     driver = _driver()
-    if driver is None:
+    return 0 if driver is None else _count(driver)
+
+
+def cuda_device(ordinal: int = 0) -> CudaDevice | None:
+    """A device by its number; 0 is the one that CUDA programs use unless told otherwise. None without it."""
+    driver = _driver()
+    device = None if driver is None else _device(driver, ordinal)
+    if driver is None or device is None:
         return None
-    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
-    if driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, len(name), device):
+    name = ctypes.create_string_buffer(256)
+    if driver.cuDeviceGetName(name, len(name), device):
         return None
     values = [_attribute(driver, device, attribute) for attribute in (_MAJOR, _MINOR, _INTEGRATED)]
     major, minor, integrated = values
@@ -46,16 +58,36 @@ def cuda_device() -> CudaDevice | None:
     return CudaDevice(name.value.decode("ascii", "replace").strip(), f"{major}.{minor}", bool(integrated))
 
 
-def free_device_memory_bytes() -> int | None:
-    """Memory of that device that nothing uses; None without one.
+def check_device(ordinal: int) -> CudaDevice:
+    """The device with this number.
+
+    Raises
+    ------
+    InputError : there are devices, but not this one; the message names them.
+    BackendError : there is no device at all.
+    """
+    device = cuda_device(ordinal)
+    if device is not None:
+        return device
+    visible = os.environ.get(_VISIBLE)
+    setting = "" if visible is None else f" ({_VISIBLE}={visible})"
+    count = cuda_device_count()
+    if not count:
+        raise BackendError(f"there is no NVIDIA GPU here, or no driver for it{setting}")
+    known = (cuda_device(number) for number in range(count))
+    names = ", ".join("one that gives no name" if other is None else other.name for other in known)
+    raise InputError(f"device is {ordinal}; there {'is' if count == 1 else 'are'} {count}: {names}{setting}")
+
+
+def free_device_memory_bytes(ordinal: int = 0) -> int | None:
+    """Memory of a device that nothing uses; None without the device.
 
     For the answer the device's primary context is made, which other libraries use too, and let go again.
     """
     driver = _driver()
-    if driver is None:
-        return None
-    device, context = ctypes.c_int(), ctypes.c_void_p()
-    if driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
+    device = None if driver is None else _device(driver, ordinal)
+    context = ctypes.c_void_p()
+    if driver is None or device is None or driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
         return None
     try:
         if driver.cuCtxPushCurrent_v2(context):
@@ -74,10 +106,17 @@ def _driver() -> ctypes.CDLL | None:
         driver = ctypes.CDLL(_DRIVERS.get(sys.platform, _DRIVER_ELSEWHERE))
     except OSError:
         return None
+    return None if driver.cuInit(0) or _count(driver) < 1 else driver
+
+
+def _count(driver: ctypes.CDLL) -> int:
     count = ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value < 1:
-        return None
-    return driver
+    return 0 if driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
+
+
+def _device(driver: ctypes.CDLL, ordinal: int) -> ctypes.c_int | None:
+    device = ctypes.c_int()
+    return None if driver.cuDeviceGet(ctypes.byref(device), ordinal) else device
 
 
 def _attribute(driver: ctypes.CDLL, device: ctypes.c_int, attribute: int) -> int | None:

@@ -50,20 +50,24 @@ def bindings(runtime: RuntimeName, *, purpose: str) -> ModuleType:
         raise MissingDependency(f"{purpose} needs {module}, which is installed but does not load ({reason})") from error
 
 
-def current_environment(runtime: RuntimeName) -> Environment:
+def current_environment(runtime: RuntimeName, device: int = 0) -> Environment:
     """Find out what an engine built here is tied to. What cannot be found out, such as a GPU where none is, is None.
+
+    Parameters
+    ----------
+    device : the GPU, counted from 0 among those that CUDA_VISIBLE_DEVICES leaves.
 
     Raises
     ------
     MissingDependency : the library is not installed.
     """
     version = str(bindings(runtime, purpose=f"using {TITLES[runtime]}").__version__)
-    device = cuda_device()
+    gpu = cuda_device(device)
     return Environment(
         runtime=runtime,
         runtime_version=version,
-        device_name=device.name if device else None,
-        compute_capability=device.compute_capability if device else None,
+        device_name=gpu.name if gpu else None,
+        compute_capability=gpu.compute_capability if gpu else None,
         driver=parse_driver_version(_text(_DRIVER_FILE)),
         jetpack=_jetpack(),
         operating_system=platform.system(),

@@ -135,15 +135,16 @@ class Sidecar:
     Attributes
     ----------
     artifact : scale, precision and weights, as the ONNX file says.
-    onnx_sha256 : hash of the graph that it was built from, serialised.
+    onnx_sha256 : hash of the ONNX file that it was built from (`overnet.export.engine_graph` says what is added to it).
     engine_sha256, engine_size_bytes : of the engine file.
     environment : what it is tied to.
     profile : which pictures it takes.
     activation_memory_bytes : what it needs beside its weights for the largest. None where the builder did not say.
     multiply_accumulates_per_pixel, activation_bytes_per_pixel : of the graph, as `overnet.export.costs` counts them.
-    psnr_db : between what it, or its graph, computes and what the network in PyTorch does. None where both are equal.
+    psnr_db : between what it, or its graph, computes and what it was made from does: the network in PyTorch, or an ONNX
+        file. None where both are equal.
     largest_difference : between them, in grey levels.
-    measured_by : what ran for that.
+    measured_by : what ran for that, and against what.
     """
 
     artifact: Artifact

@@ -7,19 +7,22 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from overnet.cuda_device import cuda_device_count
 from overnet.errors import BackendError, InputError, MissingDependency
 from overnet.runtime.options import BackendOptions
+from overnet.sidecar import RuntimeName
 
 if TYPE_CHECKING:
     from overnet.runtime.stream import UpscaleStream
 
 Pictures = NDArray[np.uint8]
 Statistics = list[NDArray[np.float32]]
+ModelKind = Literal["onnx", "checkpoint", "engine"]
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".tar", ".pth", ".pt", ".ckpt")
 
@@ -29,10 +32,10 @@ class Backend(Protocol):
 
     Attributes
     ----------
-    name : ``"openvino"``, ``"onnxruntime"`` or ``"torch"``.
+    name : one of `BACKENDS`.
     device : the device it runs on, for people.
     scale : the factor from input to output height and width.
-    precision : of the arithmetic: ``"fp32"`` or ``"bf16"``.
+    precision : of the arithmetic, one of `overnet.artifact.PRECISIONS`.
     bytes_per_pixel : memory a run takes for each input pixel, as a cautious estimate; tiles are chosen by it.
     """
 
@@ -58,6 +61,16 @@ class Backend(Protocol):
         ------
         MemoryError : the picture is too large for the memory there is; a smaller one may work.
         BackendError : anything else that fails in the library underneath.
+        """
+        ...
+
+    def prepare(self, height: int, width: int) -> None:
+        """Do what is to be done once for pictures of this size and takes long, such as building an engine.
+
+        Raises
+        ------
+        OverNetError : it cannot be done.
+        MemoryError : there is too little memory.
         """
         ...
 
@@ -117,15 +130,24 @@ class BackendKind:
     module, distribution : the library it needs, as it is imported and as it is installed.
     extra : the extra of this package that brings the library; empty where the base does.
     load : makes the backend from a model file, a scale and options.
-    runs_onnx : whether it takes ONNX files; if not, it takes checkpoints.
+    takes : which kinds of models it takes.
+    helpers : further modules that it needs, as they are imported.
+    on_gpu : whether it needs an NVIDIA GPU.
     """
 
     name: str
     module: str
     distribution: str
     extra: str
-    runs_onnx: bool
+    takes: frozenset[ModelKind]
     load: Callable[[Path, float, BackendOptions], Backend]
+    helpers: tuple[str, ...] = ()
+    on_gpu: bool = False
+
+    @property
+    def runs_onnx(self) -> bool:
+        """Whether it takes ONNX files."""
+        return "onnx" in self.takes
 
 
 def _load_openvino(model: Path, scale: float, options: BackendOptions) -> Backend:
@@ -146,26 +168,67 @@ def _load_torch(model: Path, scale: float, options: BackendOptions) -> Backend:
     return TorchBackend(model, scale, options)
 
 
-# In order of preference: measured fastest first.
+def _load_tensorrt(runtime: RuntimeName) -> Callable[[Path, float, BackendOptions], Backend]:
+    def load(model: Path, scale: float, options: BackendOptions) -> Backend:
+        from overnet.runtime.trt_backend import TensorRtBackend  # noqa: PLC0415
+
+        return TensorRtBackend(model, scale, options, runtime)
+
+    return load
+
+
+_ONNX: frozenset[ModelKind] = frozenset({"onnx"})
+_CHECKPOINT: frozenset[ModelKind] = frozenset({"checkpoint"})
+_ENGINE: frozenset[ModelKind] = frozenset({"engine", "onnx"})
+# What builds engines at first use reads ONNX files with the library of that name.
+_FOR_ENGINES = ("pycuda", "onnx")
+# In order of preference: GPUs first, then as measured.
 BACKENDS: dict[str, BackendKind] = {
     kind.name: kind
     for kind in (
-        BackendKind("openvino", "openvino", "openvino", "", True, _load_openvino),
-        BackendKind("onnxruntime", "onnxruntime", "onnxruntime", "ort", True, _load_onnxruntime),
-        BackendKind("torch", "torch", "torch", "torch", False, _load_torch),
+        BackendKind(
+            "tensorrt", "tensorrt", "tensorrt", "gpu", _ENGINE, _load_tensorrt("tensorrt"), _FOR_ENGINES, on_gpu=True
+        ),
+        BackendKind(
+            "tensorrt-rtx",
+            "tensorrt_rtx",
+            "tensorrt-rtx",
+            "rtx",
+            _ENGINE,
+            _load_tensorrt("tensorrt-rtx"),
+            _FOR_ENGINES,
+            on_gpu=True,
+        ),
+        BackendKind("openvino", "openvino", "openvino", "", _ONNX, _load_openvino),
+        BackendKind("onnxruntime", "onnxruntime", "onnxruntime", "ort", _ONNX, _load_onnxruntime),
+        BackendKind("torch", "torch", "torch", "torch", _CHECKPOINT, _load_torch),
     )
 }
 
 
-def is_checkpoint(model: Path) -> bool:
-    """Whether a model file is a checkpoint (which needs torch), by its name, rather than an ONNX file."""
-    return model.suffix.lower() in CHECKPOINT_SUFFIXES
+def model_kind(model: Path) -> ModelKind:
+    """Which kind of model a file is, by its name: an ONNX file unless it is called otherwise."""
+    suffix = model.suffix.lower()
+    if suffix == ".engine":
+        return "engine"
+    return "checkpoint" if suffix in CHECKPOINT_SUFFIXES else "onnx"
 
 
 def installed(kind: BackendKind) -> bool:
     """Whether the library a backend needs is there; it is not imported."""
+    return _is_there(kind.module)
+
+
+def usable(kind: BackendKind) -> bool:
+    """Whether a backend has all that it needs here, as far as can be seen without loading it."""
+    if not installed(kind) or not all(_is_there(module) for module in kind.helpers):
+        return False
+    return not kind.on_gpu or cuda_device_count() > 0
+
+
+def _is_there(module: str) -> bool:
     try:
-        return importlib.util.find_spec(kind.module) is not None
+        return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # an installation that is broken, or hidden on purpose
         return False
 
@@ -183,13 +246,15 @@ def how_to_install(kind: BackendKind) -> str:
     return f"pip install 'overnet[{kind.extra}]'" if kind.extra else f"pip install {kind.distribution}"
 
 
-def choose_backend(name: str, *, checkpoint: bool) -> BackendKind:
-    """Choose the backend for a model.
+def choose_backends(name: str, model: ModelKind, *, runtime: RuntimeName | None = None) -> list[BackendKind]:
+    """The backends to try for a model, one after the other; the first that loads is the one.
 
     Parameters
     ----------
-    name : a backend's name, or ``"auto"`` for the fastest that is installed and takes the model.
-    checkpoint : whether the model is a checkpoint rather than an ONNX file.
+    name : a backend's name, or ``"auto"`` for those on a GPU that are usable and take the model, and the fastest
+        without one.
+    model : which kind of model it is.
+    runtime : of an engine, the library that it is for.
 
     Raises
     ------
@@ -197,23 +262,32 @@ def choose_backend(name: str, *, checkpoint: bool) -> BackendKind:
     MissingDependency : it, or for ``"auto"`` all that would do, are not installed.
     """
     if name == "auto":
-        fitting = [kind for kind in BACKENDS.values() if kind.runs_onnx is not checkpoint]
-        for kind in fitting:
-            if installed(kind):
-                return kind
+        fitting = [kind for kind in BACKENDS.values() if model in kind.takes and runtime in (None, kind.name)]
+        # An engine needs a GPU: what stands in the way is said when it is loaded.
+        found = [kind for kind in fitting if (installed(kind) if model == "engine" else usable(kind))]
+        if found:
+            # What can go wrong on a GPU is nothing to a CPU; one of those is enough.
+            on_cpu = [kind for kind in found if not kind.on_gpu]
+            return [kind for kind in found if kind.on_gpu] + on_cpu[:1]
+        wanted = [kind for kind in fitting if model == "engine" or not kind.on_gpu]
         raise MissingDependency(
-            f"no backend is installed for this model: {' or '.join(how_to_install(kind) for kind in fitting)}"
+            f"no backend is installed for this model: {' or '.join(how_to_install(kind) for kind in wanted)}"
         )
     if name not in BACKENDS:
         raise InputError(f"there is no backend {name!r}; choose from auto, {', '.join(BACKENDS)}")
     kind = BACKENDS[name]
-    if kind.runs_onnx is checkpoint:
-        if checkpoint:
-            raise InputError(f"{name} runs ONNX files, not checkpoints: make one with overnet-export, or use torch")
-        raise InputError(f"{name} runs checkpoints, not ONNX files: use openvino or onnxruntime")
+    if model not in kind.takes:
+        titles = {"onnx": "ONNX files", "checkpoint": "checkpoints", "engine": "engines"}
+        others = " or ".join(other.name for other in BACKENDS.values() if model in other.takes and not other.on_gpu)
+        hint = f": use {others or runtime}"
+        if model == "checkpoint":
+            hint = ": make an ONNX file with overnet-export, or use torch"
+        raise InputError(f"{name} runs {titles[min(kind.takes)]}, not {titles[model]}{hint}")
+    if runtime not in (None, name):
+        raise InputError(f"this engine is for {runtime}, not for {name}")
     if not installed(kind):
         raise MissingDependency(f"the backend {name} needs {kind.module}: {how_to_install(kind)}")
-    return kind
+    return [kind]
 
 
 def check_precision(precision: str, supported: tuple[str, ...], *, backend: str) -> None:
@@ -230,5 +304,12 @@ def check_precision(precision: str, supported: tuple[str, ...], *, backend: str)
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a library's error means that memory ran out; C++ libraries say so only in the message."""
     message = str(error).lower()
-    signs = ("bad_alloc", "out of memory", "failed to allocate", "can't allocate memory", "not enough memory")
+    signs = (
+        "bad_alloc",
+        "out of memory",
+        "failed to allocate",
+        "can't allocate memory",
+        "not enough memory",
+        "alloc_failed",
+    )
     return isinstance(error, MemoryError) or any(sign in message for sign in signs)

@@ -11,6 +11,9 @@ class HostBackend:
 
     bytes_per_pixel: int
 
+    def prepare(self, height: int, width: int) -> None:
+        """Nothing is to be done; see `overnet.runtime.backend.Backend.prepare`."""
+
     def tile_for(self, height: int, width: int) -> int | None:
         """As large as the memory allows; see `overnet.runtime.backend.Backend.tile_for`."""
         return tile_for_memory(height, width, self.bytes_per_pixel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -18,6 +19,8 @@ class BackendOptions:
     slots : frames that are on their way on a GPU at once.
     zero_copy : whether the GPU works on the host's memory itself; None: where both are one, as on a Jetson.
     cuda_graphs : whether the GPU's work for a frame is replayed as one graph where that can be had.
+    on_progress : told what takes long: what is being done, how many of its steps are done, and how many there are (0
+        where that is not known). Perhaps from another thread.
     """
 
     precision: str | None = None
@@ -27,3 +30,4 @@ class BackendOptions:
     slots: int = 3
     zero_copy: bool | None = None
     cuda_graphs: bool = True
+    on_progress: Callable[[str, int, int], None] | None = None

@@ -23,12 +23,12 @@ class TorchBackend(HostBackend):
     model : a checkpoint in any form that `overnet.checkpoint.load_checkpoint` reads.
     scale : 1 to the network's overscale factor; fractions are computed by the network itself.
     options : the precision is ``"fp32"``, the usual one, or ``"bf16"`` (autocast); without a number of threads it is
-        torch's own choice.
+        torch's own choice; `device` is the GPU where there is one.
 
     Raises
     ------
     CheckpointError : the checkpoint cannot be loaded.
-    InputError : the scale is out of the network's range.
+    InputError : the scale is out of the network's range, or there is no such device.
     MissingDependency : torch is not installed.
     """
 
@@ -47,8 +47,12 @@ class TorchBackend(HostBackend):
             raise InputError(f"{model}: scale is {scale:g}; this network goes from 1 to {network.config.overscale}")
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.device = torch.cuda.get_device_name() if self._device.type == "cuda" else "CPU"
+        self._device, self.device = torch.device("cpu"), "CPU"
+        if torch.cuda.is_available():
+            names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+            if options.device >= len(names):
+                raise InputError(f"device is {options.device}; the GPUs that torch sees are {', '.join(names)}")
+            self._device, self.device = torch.device("cuda", options.device), names[options.device]
         # Convolutions on the CPU are faster with channels last.
         self._network = network.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
@@ -9,14 +10,15 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from overnet.artifact import PRECISIONS, read_artifact, scaled_size
-from overnet.errors import BackendError, InputError
+from overnet.artifact import scaled_size
+from overnet.errors import BackendError, InputError, OverNetError
 from overnet.resample import imresize, network_bicubic
-from overnet.runtime.backend import Backend, BackendKind, choose_backend, is_checkpoint
+from overnet.runtime.backend import Backend
+from overnet.runtime.models import find_models
 from overnet.runtime.options import BackendOptions
+from overnet.runtime.ort_providers import check_provider
 from overnet.runtime.stream import DirectStream, FinishedStream, UpscaleStream
 from overnet.runtime.tiling import SMALLEST_TILE, upscale_in_tiles
-from overnet.weights import bundled_checkpoint, bundled_folder
 
 # No picture file or video frame is this large; what is, is a mistake or an attack.
 _LARGEST_SIDE = 1 << 20
@@ -34,14 +36,16 @@ class Upscaler:
     scale : factor from input to output height and width, 1 or more, fractions allowed. Where no model is for that very
         scale, the nearest larger one is used and its result reduced, antialiased; `take_notes` says so.
     height : instead of a scale: the height of the result in pixels; the width follows.
-    model : an ONNX file, a folder of ONNX files (the one for the scale is chosen), a checkpoint (``.safetensors``,
-        ``.pth.tar``: these need torch), or None for the bundled one.
-    backend : ``"openvino"``, ``"onnxruntime"``, ``"torch"``, or ``"auto"`` for the fastest there is.
+    model : an ONNX file, an engine, a folder of these (the one for the scale is chosen), a checkpoint
+        (``.safetensors``, ``.pth.tar``: these need torch), or None for the bundled one.
+    backend : ``"tensorrt"``, ``"tensorrt-rtx"``, ``"openvino"``, ``"onnxruntime"``, ``"torch"``, or ``"auto"`` for the
+        fastest that works here; `take_notes` says why one that is there does not.
     precision : of the arithmetic; None for the backend's usual one. On a CPU that is ``"fp32"``, and ``"bf16"`` where
-        the backend and the CPU have it.
+        the backend and the CPU have it; engines are built in ``"fp16"`` unless another is asked for.
     tile : height and width, in input pixels, of the tiles to cut pictures into; 0 for never; None cuts only what does
         not fit the memory that is available.
-    threads, device, provider, slots, zero_copy, cuda_graphs : see `overnet.runtime.backend.BackendOptions`.
+    threads, device, provider, slots, zero_copy, cuda_graphs, on_progress : see
+        `overnet.runtime.options.BackendOptions`.
 
     Raises
     ------
@@ -65,6 +69,7 @@ class Upscaler:
         slots: int = 3,
         zero_copy: bool | None = None,
         cuda_graphs: bool = True,
+        on_progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         if not 1 <= scale <= 64:  # also false for NaN
             raise InputError(f"scale is {scale:g}; it must be at least 1")
@@ -74,14 +79,15 @@ class Upscaler:
             raise InputError(f"tile is {tile}; the smallest is {SMALLEST_TILE}, and 0 means never to cut")
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
+        check_provider(provider, backend=backend)
         if device < 0:
             raise InputError(f"device is {device}; devices are counted from 0")
         if not 1 <= slots <= _MOST_SLOTS:
             raise InputError(f"slots is {slots}; it must be from 1 to {_MOST_SLOTS}")
         self._scale, self._height, self._tile = scale, height, tile
-        self._options = BackendOptions(precision, threads, device, provider, slots, zero_copy, cuda_graphs)
-        self._models = _models(model, backend)
-        self._kind: BackendKind = choose_backend(backend, checkpoint=self._models.checkpoint is not None)
+        self._options = BackendOptions(precision, threads, device, provider, slots, zero_copy, cuda_graphs, on_progress)
+        # Of several the first that works is kept.
+        self._choices = find_models(model, backend, precision)
         self._backends: dict[float, Backend] = {}
         self._largest_tile: int | None = None
         self._notes: list[str] = []
@@ -92,7 +98,7 @@ class Upscaler:
     @property
     def backend_name(self) -> str:
         """The name of the backend in use."""
-        return self._kind.name
+        return self._choices[0][0].name
 
     def output_size(self, height: int, width: int, *, even_width: bool = False) -> tuple[int, int]:
         """Height and width of the result for a picture of this height and width.
@@ -111,14 +117,31 @@ class Upscaler:
         ------
         InputError : no model goes that far.
         """
-        graph_scale = self._models.nearest(scale)
+        while True:
+            try:
+                return self._loaded(scale)
+            except (OverNetError, MemoryError) as error:
+                self._next_choice(error)
+
+    def _loaded(self, scale: float) -> Backend:
+        kind, models = self._choices[0]
+        graph_scale = models.nearest(scale)
         if graph_scale not in self._backends:
-            if self._models.checkpoint is not None:
+            if models.checkpoint is not None:
                 # Pictures of many sizes brought to one height need as many scales; only the last is kept.
                 self.close()
-            path = self._models.path(graph_scale)
-            self._backends[graph_scale] = self._kind.load(path, graph_scale, self._options)
+            self._backends[graph_scale] = kind.load(models.path(graph_scale), graph_scale, self._options)
         return self._backends[graph_scale]
+
+    def _next_choice(self, error: OverNetError | MemoryError) -> None:
+        """Go on with the next backend where the first does not work; raise the error where there is no other."""
+        if len(self._choices) == 1 or isinstance(error, InputError):
+            if isinstance(error, MemoryError):
+                raise BackendError(f"out of memory with the backend {self.backend_name} ({error})") from error
+            raise error
+        self._note(f"the backend {self.backend_name} is not used: {error}")
+        self.close()
+        del self._choices[0]
 
     @overload
     def __call__(self, picture: NDArray[np.uint8], *, even_width: bool = False) -> NDArray[np.uint8]: ...
@@ -165,7 +188,7 @@ class Upscaler:
         BackendError : the backend failed.
         """
         size = self.output_size(height, width, even_width=even_width)
-        backend = self._backend_for_size(height, size)
+        backend = self._prepared(height, width, size)
         opened = None
         if self._tile_side(backend, height, width) is None:
             try:
@@ -192,11 +215,19 @@ class Upscaler:
     ) -> None:
         self.close()
 
-    def _backend_for_size(self, height: int, size: tuple[int, int]) -> Backend:
-        return self.backend_for(max(size[0] / height, 1.0) if self._height else self._scale)
+    def _prepared(self, height: int, width: int, size: tuple[int, int]) -> Backend:
+        """The backend for pictures of this size, ready for them."""
+        while True:
+            backend = self.backend_for(max(size[0] / height, 1.0) if self._height else self._scale)
+            try:
+                backend.prepare(height, width)
+            except (OverNetError, MemoryError) as error:
+                self._next_choice(error)
+                continue
+            return backend
 
     def _upscale_8_bit(self, picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-        backend = self._backend_for_size(picture.shape[0], size)
+        backend = self._prepared(picture.shape[0], picture.shape[1], size)
         return self._reduced(self._in_tiles(backend, picture), size, backend.scale)
 
     def _reduced(self, upscaled: NDArray[np.uint8], size: tuple[int, int], scale: float) -> NDArray[np.uint8]:
@@ -263,55 +294,3 @@ class Upscaler:
     def _note(self, text: str) -> None:
         if text not in self._notes:
             self._notes.append(text)
-
-
-class _Models:
-    """The files to choose from: one checkpoint for all scales, or ONNX files by scale."""
-
-    def __init__(self, *, checkpoint: Path | None = None, files: dict[float, Path] | None = None) -> None:
-        self.checkpoint, self._files = checkpoint, files or {}
-
-    def nearest(self, scale: float) -> float:
-        """The scale of the model to use: this very one, or the nearest larger."""
-        if self.checkpoint is not None:
-            return scale
-        larger = [known for known in self._files if known >= scale - 1e-9]
-        if not larger:
-            raise InputError(f"scale is {scale:g}; the largest that there is a model for is {max(self._files):g}")
-        return min(larger)
-
-    def path(self, scale: float) -> Path:
-        """The model file for a scale that `nearest` gave."""
-        return self.checkpoint or self._files[scale]
-
-
-def _models(model: str | Path | None, backend: str) -> _Models:
-    if model is None and backend == "torch":
-        return _Models(checkpoint=bundled_checkpoint())
-    path = bundled_folder() if model is None else Path(model)
-    if path.is_dir():
-        return _Models(files=_most_exact(path))
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if is_checkpoint(path):
-        return _Models(checkpoint=path)
-    return _Models(files={read_artifact(path).scale: path})
-
-
-def _most_exact(folder: Path) -> dict[float, Path]:
-    """The ONNX file for each scale in a folder; where there are several, the one computed most exactly."""
-    found: dict[float, tuple[int, Path]] = {}
-    for file in sorted(folder.glob("*.onnx")):
-        artifact = read_artifact(file)
-        rank = PRECISIONS.index(artifact.precision)
-        other_rank, other = found.get(artifact.scale, (len(PRECISIONS), file))
-        if rank == other_rank:
-            raise InputError(
-                f"{folder}: {other.name} and {file.name} are both for x{artifact.scale:g} in {artifact.precision}; "
-                "name the one that is meant"
-            )
-        if rank < other_rank:
-            found[artifact.scale] = (rank, file)
-    if not found:
-        raise InputError(f"{folder}: a folder without ONNX files")
-    return {scale: file for scale, (_, file) in found.items()}

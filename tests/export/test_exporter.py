@@ -12,11 +12,12 @@ from overnet.cuda_device import CudaDevice
 from overnet.deploy import deploy
 from overnet.errors import ArtifactError, InputError, OutputError
 from overnet.evaluate import evaluate, find_pairs, mean_quality, read_rgb
-from overnet.export import exporter, lowering
+from overnet.export import conversion, exporter, from_checkpoint, lowering
+from overnet.export.comparison import Referee, check_pictures, in_openvino
 from overnet.export.exporter import CalibrationOptions, EngineOptions, Options, export
 from overnet.export.gate import GATES
 from overnet.export.onnx_export import build_onnx
-from overnet.export.parity import Referee, check_pictures, in_declared_types, in_openvino, reference
+from overnet.export.parity import in_declared_types, in_network, reference
 from overnet.export.profile import make_profile
 from overnet.export.trt_build import BuildError
 from overnet.weights import bundled_checkpoint, bundled_folder
@@ -102,14 +103,14 @@ def test_a_scale_beyond_the_network_stops_all(small_checkpoint, tmp_path, scale)
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_gate_refuses_a_wrong_graph_and_names_the_layer(small_checkpoint, tmp_path, monkeypatch, precision):
-    honest = exporter.deploy
+    honest = from_checkpoint.deploy
 
     def wrong(model):
         network = honest(model)
         network.fusion.weight[:] += 0.5
         return network
 
-    monkeypatch.setattr(exporter, "deploy", wrong)
+    monkeypatch.setattr(from_checkpoint, "deploy", wrong)
     with pytest.raises(ArtifactError, match=r"small_x2\S* is refused: .* first to diverge is fusion\.relu \(Relu\)"):
         list(export(small_checkpoint, tmp_path, Options(scales=(2,), precision=precision)))
     assert list(tmp_path.iterdir()) == []
@@ -129,7 +130,7 @@ def test_the_gate_refuses_what_is_not_finite(small_checkpoint, tmp_path, monkeyp
         return model
 
     monkeypatch.setattr(lowering, "build_onnx", overflowing)
-    monkeypatch.setattr(lowering, "nodes_beyond_half", lambda model, pictures: {"entry": 1e5})
+    monkeypatch.setattr(conversion, "nodes_beyond_half", lambda model, pictures: {"entry": 1e5})
     with pytest.raises(ArtifactError, match=r"is refused: .* infinite or undefined"):
         list(export(small_checkpoint, tmp_path, Options(scales=(2,), precision="fp16")))
     assert list(tmp_path.iterdir()) == []
@@ -169,7 +170,7 @@ def test_bundled_files_come_from_the_bundled_weights(scale):
     path = bundled_folder() / f"overnet_x{scale}.onnx"
     assert read_artifact(path).weights_sha256 == weights_sha256(model)
     assert weights_sha256(model) in (bundled_folder() / "MODEL_CARD.md").read_text()
-    assert GATES["fp32"].holds(Referee(model, scale, check_pictures()).compare(*in_openvino(path)))
+    assert GATES["fp32"].holds(Referee(in_network(model, scale), check_pictures()).compare(*in_openvino(path)))
 
 
 @needs_shared
@@ -177,7 +178,7 @@ def test_bundled_files_come_from_the_bundled_weights(scale):
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_bundled_files_agree_with_the_network_on_real_pictures(scale):
     pictures = [read_rgb(pair.low) for pair in find_pairs(SHARED / "sets/Set5", scale)]
-    referee = Referee(load_checkpoint(bundled_checkpoint()), scale, pictures)
+    referee = Referee(in_network(load_checkpoint(bundled_checkpoint()), scale), pictures)
     parity = referee.compare(*in_openvino(bundled_folder() / f"overnet_x{scale}.onnx"))
     assert parity.largest_difference <= 1
     assert parity.psnr_db > 65
@@ -195,7 +196,8 @@ def test_fp16_costs_no_quality(tmp_path, scale):
     half = mean_quality(evaluate(upscale, pairs, scale))
     whole = mean_quality(evaluate(lambda picture: reference(model, picture, scale), pairs, scale))
     assert abs(half.psnr_db - whole.psnr_db) < 0.02
-    parity = Referee(model, scale, [read_rgb(pair.low) for pair in pairs]).compare(upscale, "its declared types")
+    referee = Referee(in_network(model, scale), [read_rgb(pair.low) for pair in pairs])
+    parity = referee.compare(upscale, "its declared types")
     assert parity.psnr_db > 50
 
 

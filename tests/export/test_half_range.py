@@ -1,10 +1,10 @@
 import numpy as np
 
 from overnet.deploy import deploy
+from overnet.export.comparison import check_pictures
 from overnet.export.evaluator import run_exactly
 from overnet.export.half_range import nodes_beyond_half
 from overnet.export.onnx_export import build_onnx
-from overnet.export.parity import check_pictures
 from overnet.export.precision import must_stay, to_half
 from tests.export.test_divergence import spoiled
 from tests.export.test_onnx_export import random_model

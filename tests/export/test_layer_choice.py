@@ -8,11 +8,11 @@ from overnet.checkpoint import load_checkpoint
 from overnet.deploy import deploy
 from overnet.errors import InputError
 from overnet.export.calibration import Pair, middle
+from overnet.export.comparison import check_pictures
 from overnet.export.costs import count_costs
 from overnet.export.evaluator import run_exactly
 from overnet.export.layer_choice import choose_layers
 from overnet.export.onnx_export import build_onnx
-from overnet.export.parity import check_pictures
 from overnet.export.precision import to_half
 from overnet.export.quantizer import candidates, largest_inputs
 from overnet.metrics import psnr_luma

@@ -10,6 +10,7 @@ from overnet.export.graph import rounded
 from overnet.export.onnx_export import build_onnx
 from overnet.export.parity import reference
 from overnet.model import OverNet, OverNetConfig
+from overnet.runtime.options import BackendOptions
 from overnet.runtime.ort_backend import OnnxRuntimeBackend
 
 
@@ -95,7 +96,7 @@ def test_lean_memory_cuts_the_widest_tensor():
 @pytest.mark.parametrize("shape", [(1, 1, 1, 3), (1, 1, 7, 3), (1, 9, 1, 3), (3, 16, 16, 3), (2, 17, 31, 3)])
 def test_any_size_and_batch(small_models, small_checkpoint, shape):
     pictures = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    upscaled = OnnxRuntimeBackend(small_models / "small_x2.onnx", 2).upscale(pictures)
+    upscaled = OnnxRuntimeBackend(small_models / "small_x2.onnx", 2, BackendOptions()).upscale(pictures)
     model = load_checkpoint(small_checkpoint)
     for one, expected in zip(upscaled, pictures, strict=True):
         assert np.abs(one.astype(int) - reference(model, expected, 2).astype(int)).max() <= 1

@@ -7,9 +7,9 @@ from hypothesis.extra import numpy as hnp
 from onnx import numpy_helper
 
 from overnet.deploy import deploy
+from overnet.export.comparison import check_pictures
 from overnet.export.evaluator import run_exactly
 from overnet.export.onnx_export import build_onnx
-from overnet.export.parity import check_pictures
 from overnet.export.precision import to_half
 from overnet.export.quantizer import candidates, largest_inputs, quantize, quantized_weight, step_for
 from tests.export.test_onnx_export import random_model

@@ -15,14 +15,15 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from overnet.artifact import INPUT_NAME, OUTPUT_NAME
+from overnet.artifact import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
 from overnet.checkpoint import load_checkpoint
 from overnet.deploy import deploy
 from overnet.errors import InputError, MissingDependency, OutputError
 from overnet.export import trt_api, trt_build
+from overnet.export.comparison import check_pictures
 from overnet.export.costs import count_costs
+from overnet.export.engine_graph import with_means
 from overnet.export.onnx_export import build_onnx
-from overnet.export.parity import check_pictures
 from overnet.export.precision import to_half
 from overnet.export.profile import fit_profile, make_profile
 from overnet.export.quantizer import candidates, largest_inputs, quantize
@@ -148,30 +149,57 @@ def test_engines_in_int8(bundled, scale, shape):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
-def test_pictures_go_in_and_come_out_as_uint8(small, precision):
+@pytest.mark.parametrize("form", ["default", "lean-memory"])
+def test_pictures_and_means_go_in_and_come_out(small, form, precision):
     build = Library("tensorrt-rtx").start()
-    assert build.parse(graph(small, 3, precision=precision)) == []
-    assert build.inputs == [Tensor("picture", "UINT8", (-1, -1, -1, 3))]
-    assert build.outputs == [Tensor("upscaled", "UINT8", (-1, -1, -1, 3))]
+    assert build.parse(with_means(graph(small, 3, form=form, precision=precision))) == []
+    # Two means over 8 channels.
+    assert build.inputs == [
+        Tensor("picture", "UINT8", (-1, -1, -1, 3)),
+        Tensor("given_means", "FLOAT", (-1, 16, 1, 1)),
+        Tensor("use_given_means", "FLOAT", (1, 1, 1, 1)),
+    ]
+    assert build.outputs == [Tensor("upscaled", "UINT8", (-1, -1, -1, 3)), Tensor("means", "FLOAT", (-1, 16, 1, 1))]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("form", ["default", "lean-memory"])
+def test_every_form_is_built_with_its_means(small, form, precision):
+    built = build(graph(small, 2, form=form, precision=precision), make_profile("16x16:32x32:64x64", 2))
+    assert invalidity(built.serialized) == WELL_FORMED
+    for name in (INPUT_NAME, GIVEN_MEANS_NAME, USE_GIVEN_MEANS_NAME, OUTPUT_NAME, MEANS_NAME):
+        assert name.encode() in built.serialized
 
 
 def test_the_library_keeps_the_profile_as_given(small_graph, monkeypatch):
-    build = Library("tensorrt-rtx").start()
-    assert build.parse(small_graph) == []
-    profile = build._builder.create_optimization_profile()
+    profiles = []
+    create = trt.Builder.create_optimization_profile
 
     class Builder:
-        def create_optimization_profile(self):
-            return profile
+        def __init__(self, builder):
+            self._builder = builder
 
-    monkeypatch.setattr(build, "_builder", Builder())
-    assert build.add_profile(INPUT_NAME, Profile((16, 24), (32, 48), (64, 96), 4))
-    assert [tuple(shape) for shape in profile.get_shape(INPUT_NAME)] == [
-        (1, 16, 24, 3),
-        (4, 32, 48, 3),
-        (4, 64, 96, 3),
-    ]
-    assert build._config.num_optimization_profiles == 1
+        def __getattr__(self, name):
+            return getattr(self._builder, name)
+
+        def create_optimization_profile(self):
+            profiles.append(create(self._builder))
+            return profiles[-1]
+
+    start = trt_api.Build.__init__
+
+    def started(self, *arguments, **options):
+        start(self, *arguments, **options)
+        self._builder = Builder(self._builder)
+
+    monkeypatch.setattr(trt_api.Build, "__init__", started)
+    build(small_graph, Profile((16, 24), (32, 48), (64, 96), 4))
+    (profile,) = profiles
+    kept = {name: [tuple(shape) for shape in profile.get_shape(name)] for name in (INPUT_NAME, GIVEN_MEANS_NAME)}
+    assert kept == {
+        INPUT_NAME: [(1, 16, 24, 3), (4, 32, 48, 3), (4, 64, 96, 3)],
+        GIVEN_MEANS_NAME: [(1, 16, 1, 1), (4, 16, 1, 1), (4, 16, 1, 1)],
+    }
 
 
 def test_memory_grows_with_the_batch(small_graph):

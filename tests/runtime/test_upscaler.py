@@ -11,7 +11,7 @@ from overnet.metrics import psnr
 from overnet.resample import imresize, network_bicubic
 from overnet.runtime import backend as backends
 from overnet.runtime import host_backend
-from overnet.runtime.backend import BACKENDS, choose_backend
+from overnet.runtime.backend import BACKENDS, choose_backends
 from overnet.runtime.host_backend import HostBackend
 from overnet.runtime.tiling import upscale_in_tiles
 from overnet.weights import bundled_checkpoint, bundled_folder
@@ -321,18 +321,18 @@ def test_what_fails_in_pytorch_is_one_of_our_errors(picture, small_checkpoint, m
 def test_missing_backends_say_what_to_install(monkeypatch):
     monkeypatch.setattr(backends, "installed", lambda kind: False)
     with pytest.raises(MissingDependency, match=r"pip install openvino or pip install 'overnet\[ort\]'"):
-        choose_backend("auto", checkpoint=False)
+        choose_backends("auto", "onnx")
     with pytest.raises(MissingDependency, match=r"overnet\[torch\]"):
-        choose_backend("auto", checkpoint=True)
+        choose_backends("auto", "checkpoint")
     with pytest.raises(MissingDependency, match=r"overnet\[ort\]"):
-        choose_backend("onnxruntime", checkpoint=False)
+        choose_backends("onnxruntime", "onnx")
 
 
 def test_auto_takes_the_first_that_is_there(monkeypatch):
-    assert choose_backend("auto", checkpoint=False).name == "openvino"
+    assert choose_backends("auto", "onnx")[0].name == "openvino"
     monkeypatch.setattr(backends, "installed", lambda kind: kind.name != "openvino")
-    assert choose_backend("auto", checkpoint=False).name == "onnxruntime"
-    assert list(BACKENDS) == ["openvino", "onnxruntime", "torch"]
+    assert choose_backends("auto", "onnx")[0].name == "onnxruntime"
+    assert list(BACKENDS) == ["tensorrt", "tensorrt-rtx", "openvino", "onnxruntime", "torch"]
 
 
 @needs_shared

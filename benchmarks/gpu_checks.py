@@ -1,0 +1,452 @@
+"""Confirms on this machine's GPU what the tests show over a stand-in of the CUDA driver: the same checks, one command.
+
+``python -m overnet.benchmarks.gpu_checks`` builds an engine of the bundled network (or takes one, ``--model``), streams
+frames through it and compares them with the CPU's. It names the device and the versions, and ends with 1 where a check
+fails and with 2 where there is nothing to check on.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from overnet.cli_common import PLAIN, complain, interruptible, say
+from overnet.cuda_device import check_device
+from overnet.environment import current_environment
+from overnet.errors import BackendError, OverNetError
+from overnet.metrics import psnr
+from overnet.runtime.cuda import Gpu, pycuda_driver
+from overnet.runtime.pipeline import run_pipeline
+from overnet.runtime.upscaler import Upscaler
+from overnet.sidecar import TITLES, RuntimeName
+from overnet.weights import bundled_folder
+
+Frame = NDArray[np.uint8]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is checked, and against what.
+
+    Attributes
+    ----------
+    model : an engine, or an ONNX file to build engines from.
+    reference : an ONNX file of the same weights and scale in FP32.
+    backend : what runs the model: ``"tensorrt"`` or ``"tensorrt-rtx"``.
+    reference_backend : what runs the reference.
+    scale : of both.
+    size, other_size : heights and widths of frames that the engine takes.
+    too_large : height and width of a picture that it does not take.
+    frames : how many go through the longest checks.
+    least_psnr_db : how near to the reference results have to be; None: equal to the bit.
+    tile_levels : by how many grey levels tiles may differ from the picture in one piece.
+    device : the GPU.
+    """
+
+    model: str
+    reference: str
+    backend: RuntimeName
+    reference_backend: str = "openvino"
+    scale: float = 2
+    size: Size = (180, 320)
+    other_size: Size = (144, 176)
+    too_large: Size = (400, 700)
+    frames: int = 500
+    least_psnr_db: float | None = 40.0
+    tile_levels: int = 8
+    device: int = 0
+
+    def upscaler(self, **options: Any) -> Upscaler:  # noqa: ANN401 - as `Upscaler` takes them
+        """An upscaler on the GPU."""
+        return Upscaler(self.scale, model=self.model, backend=self.backend, device=self.device, **options)
+
+    def expected(self) -> Upscaler:
+        """An upscaler on the CPU, in FP32."""
+        return Upscaler(self.scale, model=self.reference, backend=self.reference_backend, tile=0)
+
+
+class CheckFailed(Exception):  # noqa: N818 - it is no error of the program
+    """A check found something wrong; the message says what."""
+
+
+@dataclass
+class Outcome:
+    """What a check found."""
+
+    name: str
+    passed: bool
+    detail: str
+    seconds: float = field(default=0.0)
+
+
+def frames(size: Size, count: int, *, seed: int = 0) -> Iterator[Frame]:
+    """Different frames that can be told apart: a drawn scene that moves, with noise of its own in each."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
+    for index in range(count):
+        scene = np.stack([rows * 2 + index * 7, columns * 3 - index * 5, rows + columns + index * 11], axis=-1)
+        noise = random.integers(0, 24, (*size, 3))
+        yield ((scene + noise) % 256).astype(np.uint8)
+
+
+def stream_all(
+    upscaler: Upscaler,
+    size: Size,
+    source: Iterator[Frame],
+    receive: Callable[[int, Frame], None],
+    *,
+    in_buffers: bool = True,
+) -> None:
+    """Send frames through a stream as a video goes: filled, submitted and fetched in three threads.
+
+    Parameters
+    ----------
+    receive : is told each frame's number and its result, which is used for another frame afterwards.
+    in_buffers : whether frames are written to the stream's own buffers; else it has to copy them.
+    """
+    received = 0
+    with closing(upscaler.stream(*size)) as stream:
+
+        def filled() -> Iterator[Frame]:
+            for frame in source:
+                buffer = stream.buffer() if in_buffers else None
+                if buffer is None:
+                    yield frame
+                else:
+                    np.copyto(buffer, frame)
+                    yield buffer
+
+        def fetch(ticket: Any) -> None:  # noqa: ANN401 - a `Ticket`
+            nonlocal received
+            with ticket as upscaled:
+                receive(received, upscaled)
+            received += 1
+
+        report = run_pipeline(filled(), stream.submit, fetch, on_stop=stream.stop)
+        if report.interrupted:
+            raise KeyboardInterrupt
+
+
+def compare(setting: Setting, found: Frame, expected: Frame, what: str) -> None:
+    """Raise `CheckFailed` where a result is too far from what is expected."""
+    if setting.least_psnr_db is None:
+        if not np.array_equal(found, expected):
+            raise CheckFailed(f"{what}: {np.count_nonzero(found != expected)} values differ")
+    else:
+        found_db = psnr(expected, found, border=0)
+        if not found_db >= setting.least_psnr_db:
+            raise CheckFailed(f"{what}: {found_db:.1f} dB from the CPU's result, {setting.least_psnr_db:g} are needed")
+
+
+def every_frame_in_order(setting: Setting) -> str:
+    """Hundreds of frames come out in order, each as the CPU makes it."""
+    with setting.expected() as on_cpu, setting.upscaler() as upscaler:
+        reference = frames(setting.size, setting.frames)
+
+        def receive(number: int, upscaled: Frame) -> None:
+            compare(setting, upscaled, on_cpu(next(reference)), f"frame {number}")
+
+        stream_all(upscaler, setting.size, frames(setting.size, setting.frames), receive)
+        if next(reference, None) is not None:
+            raise CheckFailed("frames were lost")
+    return f"{setting.frames} frames of {setting.size[1]}x{setting.size[0]}"
+
+
+def sizes_that_take_turns(setting: Setting) -> str:
+    """Frames of two sizes, in turn and in streams one after the other."""
+    sizes = (setting.size, setting.other_size)
+    with setting.expected() as on_cpu, setting.upscaler() as upscaler:
+        for turn in range(4):
+            for size in sizes:
+                picture = next(frames(size, 1, seed=turn))
+                compare(setting, upscaler(picture), on_cpu(picture), f"a picture of {size[1]}x{size[0]}")
+        for size in sizes * 2:
+            reference = frames(size, 9)
+            stream_all(
+                upscaler,
+                size,
+                frames(size, 9),
+                lambda number, upscaled, size=size, reference=reference: compare(  # type: ignore[misc]
+                    setting, upscaled, on_cpu(next(reference)), f"frame {number} of {size[1]}x{size[0]}"
+                ),
+            )
+    return " and ".join(f"{width}x{height}" for height, width in sizes)
+
+
+def larger_than_the_engine_takes(setting: Setting) -> str:
+    """A picture larger than the engine takes goes in tiles, and no seam shows."""
+    picture = _photograph_like(setting.too_large)
+    with setting.expected() as on_cpu, setting.upscaler() as upscaler:
+        found, expected = upscaler(picture).astype(int), on_cpu(picture).astype(int)
+        notes = " ".join(upscaler.take_notes())
+    if "tiles" not in notes:
+        raise CheckFailed("it was not cut into tiles")
+    difference = int(np.abs(found - expected).max())
+    if difference > setting.tile_levels:
+        raise CheckFailed(f"tiles differ from the whole by {difference} levels, {setting.tile_levels} are allowed")
+    return f"{difference} levels from the whole at most"
+
+
+def nothing_is_left_behind(setting: Setting) -> str:
+    """After many frames, and after an error in the middle, the GPU has as much free memory as before."""
+
+    def fail(number: int, upscaled: Frame) -> None:
+        if number == 5:
+            raise ZeroDivisionError
+
+    holder = _Holder()
+    gpu = Gpu.acquire(setting.device, holder)
+    try:
+        # Once before: libraries keep what they need themselves.
+        with setting.upscaler() as upscaler:
+            upscaler(next(frames(setting.size, 1)))
+        before = _free(gpu)
+        for _ in range(3):
+            with setting.upscaler() as upscaler:
+                stream_all(upscaler, setting.size, frames(setting.size, setting.frames // 3), lambda *_: None)
+                try:
+                    stream_all(upscaler, setting.size, frames(setting.size, 50), fail)
+                except ZeroDivisionError:
+                    pass
+                else:
+                    raise CheckFailed("an error in the middle got lost")
+        lost_bytes = before - _free(gpu)
+    finally:
+        gpu.release(holder)
+    # Drivers hand out memory in steps of 2 MB, and others may use the GPU.
+    if not gpu.shares_memory and lost_bytes > 16_000_000:
+        raise CheckFailed(f"{lost_bytes / 1e6:.1f} MB are not given back")
+    return f"{lost_bytes / 1e6:.1f} MB less free than before"
+
+
+def interrupted_in_the_middle(setting: Setting) -> str:
+    """Ctrl-C in the middle: what was submitted is fetched, and the upscaler goes on working."""
+    with setting.expected() as on_cpu, setting.upscaler() as upscaler:
+        received: list[int] = []
+
+        def interrupted() -> Iterator[Frame]:
+            yield from frames(setting.size, 40)
+            raise KeyboardInterrupt
+
+        def receive(number: int, upscaled: Frame) -> None:
+            received.append(number)
+
+        try:
+            stream_all(upscaler, setting.size, interrupted(), receive)
+        except KeyboardInterrupt:
+            pass
+        else:
+            raise CheckFailed("the interruption got lost")
+        if received != list(range(len(received))):
+            raise CheckFailed("frames came out of order")
+        picture = next(frames(setting.size, 1, seed=3))
+        compare(setting, upscaler(picture), on_cpu(picture), "the picture after it")
+    return f"{len(received)} frames fetched"
+
+
+def two_upscalers_in_two_threads(setting: Setting) -> str:
+    """Two upscalers at once, each in threads of its own."""
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            with setting.expected() as on_cpu, setting.upscaler() as upscaler:
+                reference = frames(setting.size, 40, seed=seed)
+                stream_all(
+                    upscaler,
+                    setting.size,
+                    frames(setting.size, 40, seed=seed),
+                    lambda number, upscaled: compare(setting, upscaled, on_cpu(next(reference)), f"frame {number}"),
+                )
+        except BaseException as error:  # raised again below
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return "40 frames each"
+
+
+def ways_to_run_agree(setting: Setting) -> str:
+    """With and without CUDA graphs, with copies and on the host's memory itself, results are the same."""
+    picture = next(frames(setting.size, 1, seed=5))
+    results: dict[str, Frame] = {}
+    for graphs in (True, False):
+        for zero_copy in (True, False):
+            with setting.upscaler(cuda_graphs=graphs, zero_copy=zero_copy) as upscaler:
+                for _ in range(3):  # the first run is not recorded
+                    upscaled = upscaler(picture)
+                results[f"graphs {graphs}, zero copy {zero_copy}"] = upscaled
+    first = next(iter(results.values()))
+    for name, upscaled in results.items():
+        if np.abs(first.astype(int) - upscaled).max() > (0 if setting.least_psnr_db is None else 1):
+            raise CheckFailed(f"{name} gives another result")
+    return f"{len(results)} ways"
+
+
+def frames_on_their_way_at_once(setting: Setting) -> str:
+    """Several frames at once are no slower than one; says by how much they are faster."""
+    rates: dict[int, float] = {}
+    for slots in (1, 3, 1, 3):
+        with setting.upscaler(slots=slots) as upscaler:
+            stream_all(upscaler, setting.size, frames(setting.size, 5), lambda *_: None)
+            source = list(frames(setting.size, 8)) * (setting.frames // 8)
+            began = time.perf_counter()
+            stream_all(upscaler, setting.size, iter(source), lambda *_: None)
+            rates[slots] = max(rates.get(slots, 0.0), len(source) / (time.perf_counter() - began))
+    if rates[3] < 0.9 * rates[1]:
+        raise CheckFailed(f"3 slots: {rates[3]:.1f} frames a second, 1 slot: {rates[1]:.1f}")
+    return f"{rates[3]:.1f} frames a second with 3 slots, {rates[3] / rates[1]:.2f} times those of 1 slot"
+
+
+def memory_runs_out(setting: Setting) -> str:
+    """With nearly all of the GPU's memory taken, fewer slots or smaller tiles are used, or one error says so."""
+    holder = _Holder()
+    gpu = Gpu.acquire(setting.device, holder)
+    try:
+        if gpu.shares_memory:
+            return "not tried: the memory is the machine's own"
+        picture = next(frames(setting.size, 1, seed=7))
+        with setting.expected() as on_cpu:
+            expected = on_cpu(picture)
+        said = []
+        for left_bytes in (400_000_000, 60_000_000):
+            with _taken(gpu, left_bytes), setting.upscaler() as upscaler:
+                try:
+                    compare(setting, upscaler(picture), expected, f"a picture with {left_bytes / 1e6:.0f} MB left")
+                    said.append(f"{left_bytes / 1e6:.0f} MB: well")
+                except BackendError as error:
+                    if "memory" not in str(error):
+                        raise
+                    said.append(f"{left_bytes / 1e6:.0f} MB: one error")
+        return ", ".join(said)
+    finally:
+        gpu.release(holder)
+
+
+CHECKS: dict[str, Callable[[Setting], str]] = {
+    check.__name__: check
+    for check in (
+        every_frame_in_order,
+        sizes_that_take_turns,
+        larger_than_the_engine_takes,
+        nothing_is_left_behind,
+        interrupted_in_the_middle,
+        two_upscalers_in_two_threads,
+        ways_to_run_agree,
+        frames_on_their_way_at_once,
+        memory_runs_out,
+    )
+}
+
+
+def run_checks(setting: Setting) -> Iterator[Outcome]:
+    """Run every check, one after the other; what fails does not keep the others."""
+    for name, check in CHECKS.items():
+        began = time.perf_counter()
+        try:
+            passed, detail = True, check(setting)
+        except (CheckFailed, OverNetError, MemoryError) as error:
+            passed, detail = False, f"{type(error).__name__}: {error}"
+        yield Outcome(name, passed, detail, round(time.perf_counter() - began, 2))
+
+
+class _Holder:
+    """Keeps a GPU's context for as long as a check looks at it."""
+
+    def close(self) -> None:
+        pass
+
+
+class _taken:  # noqa: N801 - used as a function is
+    """Take all of a GPU's free memory but so much, for a while."""
+
+    def __init__(self, gpu: Gpu, left_bytes: int) -> None:
+        self._gpu, self._left_bytes = gpu, left_bytes
+
+    def __enter__(self) -> None:
+        with self._gpu.current():
+            free, _ = self._gpu.free_memory_bytes()
+            self._buffer = self._gpu.device(max(1, free - self._left_bytes))
+
+    def __exit__(self, *_: object) -> None:
+        with self._gpu.current():
+            self._buffer.free()
+
+
+def _free(gpu: Gpu) -> int:
+    with gpu.current():
+        return gpu.free_memory_bytes()[0]
+
+
+def _photograph_like(size: Size) -> Frame:
+    """Slopes and edges without noise, whose parts differ as those of a photograph do."""
+    rows, columns = np.mgrid[0 : size[0], 0 : size[1]] / max(size)
+    waves = [np.sin(6 * rows + phase) * np.cos(5 * columns - phase) for phase in (0.0, 1.3, 2.1)]
+    picture = 128 + 90 * np.stack(waves, axis=-1)
+    picture[size[0] // 3 : size[0] // 2, size[1] // 4 : size[1] // 3] = (240, 40, 60)
+    levels: Frame = np.clip(picture, 0, 255).astype(np.uint8)
+    return levels
+
+
+@interruptible
+def command(
+    runtime: Annotated[str, typer.Option(help="tensorrt or tensorrt-rtx.")] = "tensorrt",
+    model: Annotated[Path | None, typer.Option(help="An engine for x2. Default: one of the bundled network.")] = None,
+    device: Annotated[int, typer.Option(help="Which GPU.")] = 0,
+    frame_count: Annotated[int, typer.Option("--frames", help="Frames in the longest checks.")] = 500,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
+) -> None:
+    """Check the streaming of frames on this machine's GPU."""
+    if runtime not in TITLES:
+        raise typer.BadParameter(f"--runtime is {runtime[:40]!r}; it can be {' or '.join(TITLES)}")
+    name: RuntimeName = "tensorrt" if runtime == "tensorrt" else "tensorrt-rtx"
+    try:
+        gpu = check_device(device)
+        environment = current_environment(name, device)
+        pycuda_version = ".".join(map(str, __import__("pycuda").VERSION)) if pycuda_driver() else ""
+    except OverNetError as error:
+        complain(error)
+        raise typer.Exit(2) from error
+    say(
+        f"{gpu.name}, compute capability {gpu.compute_capability}, driver {environment.driver or 'unknown'}, "
+        f"{environment.jetpack or 'no JetPack'}, {TITLES[name]} {environment.runtime_version}, PyCUDA {pycuda_version}"
+    )
+    reference = str(bundled_folder() / "overnet_x2.onnx")
+    setting = Setting(str(model or reference), reference, name, device=device, frames=frame_count)
+    outcomes = []
+    for outcome in run_checks(setting):
+        outcomes.append(outcome)
+        title = outcome.name.replace("_", " ")
+        say(f"{'well  ' if outcome.passed else 'FAILED'} {title}: {outcome.detail} ({outcome.seconds:.1f} s)")
+    if as_json:
+        versions = {**asdict(environment), "pycuda": pycuda_version}
+        typer.echo(json.dumps({"environment": versions, "checks": [asdict(outcome) for outcome in outcomes]}))
+    if not all(outcome.passed for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """``python -m overnet.benchmarks.gpu_checks``."""
+    app = typer.Typer(**PLAIN)
+    app.command()(command)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What is made from a checkpoint, and compared with its network in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from overnet.artifact import Artifact
+from overnet.checkpoint import load_checkpoint
+from overnet.deploy import DeployedNetwork, deploy
+from overnet.errors import InputError
+from overnet.export.calibration import calibration_pictures
+from overnet.export.comparison import Parity, Picture
+from overnet.export.conversion import LoweredGraph
+from overnet.export.engine_gate import pass_engine_gate
+from overnet.export.lowering import Calibration, lower
+from overnet.export.network_gate import pass_gate
+from overnet.export.options import EngineOptions, Options
+from overnet.export.parity import in_network
+from overnet.export.trt_build import BuiltEngine, Progress
+from overnet.model import OverNet
+
+USUAL_SCALES = (2, 3, 4)
+
+
+def checkpoint_sources(checkpoint: Path, options: Options, name: str | None) -> Iterator[CheckpointSource]:
+    """Load a checkpoint, once for all scales.
+
+    Parameters
+    ----------
+    name : what the files' names begin with; the checkpoint's name when left out.
+
+    Raises
+    ------
+    CheckpointError : it cannot be loaded.
+    InputError : a scale is out of the network's range.
+    """
+    model = load_checkpoint(checkpoint)
+    scales = USUAL_SCALES if options.scales is None else options.scales
+    for scale in scales:
+        if not 1 <= scale <= model.config.overscale:
+            raise InputError(f"{checkpoint}: scale is {scale}; this network goes from 1 to {model.config.overscale}")
+    network = deploy(model)
+    precision = options.precision or "fp16"
+    calibration = None
+    if precision == "int8":
+        pictures, remarks = calibration_pictures(options.calibration.folder)
+        calibration = Calibration(pictures, remarks, options.calibration.max_loss_db)
+    for scale in scales:
+        suffix = "" if precision == "fp32" else f"_{precision}"
+        stem = f"{name or checkpoint.name.partition('.')[0]}_x{scale}{suffix}"
+        yield CheckpointSource(checkpoint, stem, model, network, scale, precision, options, calibration)
+
+
+@dataclass(frozen=True)
+class CheckpointSource:
+    """One scale of a network: an `overnet.export.exporter.Source`."""
+
+    path: Path
+    stem: str
+    model: OverNet
+    network: DeployedNetwork
+    scale: int
+    precision: str
+    options: Options
+    calibration: Calibration | None
+
+    def lowered(self, pictures: list[Picture], progress: Progress) -> LoweredGraph:
+        """Write the graph from the network's weights."""
+        return lower(
+            self.network,
+            self.scale,
+            self.precision,
+            pictures,
+            form=self.options.form,
+            significant_bits=self.options.significant_bits,
+            calibration=self.calibration,
+            progress=progress,
+        )
+
+    def check(self, file: Path, graph: LoweredGraph, pictures: list[Picture], *, name: str) -> Parity:
+        """Compare the file with the network; see `overnet.export.network_gate.pass_gate`."""
+        return pass_gate(file, graph.model, graph.exact, self.model, pictures, name=name)
+
+    def check_engine(
+        self, built: BuiltEngine, engine: EngineOptions, artifact: Artifact, pictures: list[Picture], *, name: str
+    ) -> Parity | None:
+        """Compare the engine with the network; see `overnet.export.engine_gate.pass_engine_gate`."""
+        network = in_network(self.model, self.scale)
+        return pass_engine_gate(built.serialized, engine.target, engine.profile, artifact, network, pictures, name=name)

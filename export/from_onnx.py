@@ -1,0 +1,103 @@
+"""What is made from an ONNX file of ours, and compared with it in OpenVINO. Needs no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from overnet.artifact import Artifact, read_artifact
+from overnet.cuda_device import cuda_device
+from overnet.errors import ArtifactError, InputError
+from overnet.export.comparison import Parity, Picture, Referee, Upscale, in_openvino
+from overnet.export.conversion import LoweredGraph, converted, labelled
+from overnet.export.gate import GATES
+from overnet.export.options import CalibrationOptions, EngineOptions, Options
+from overnet.export.trt_build import BuiltEngine, Progress
+from overnet.writing import printable
+
+
+class OnnxSource:
+    """An ONNX file of ours: an `overnet.export.exporter.Source`.
+
+    One in FP32 is converted to FP16 or BF16. One in a lower precision is taken as it is.
+
+    Parameters
+    ----------
+    path : of the file.
+    options : what is asked for.
+    name : what the files are called, but for the precision; the file's name when left out.
+
+    Raises
+    ------
+    ArtifactError : the file is broken, or is none of ours.
+    InputError : what is asked for cannot be made from it.
+    """
+
+    def __init__(self, path: Path, options: Options, name: str | None) -> None:
+        self._source = read_artifact(path)
+        precision = options.precision or ("fp16" if self._source.precision == "fp32" else self._source.precision)
+        reason = _why_not(self._source, options, precision)
+        if reason:
+            raise InputError(f"{printable(path)} {reason}")
+        self.path, self.is_kept = path, precision == self._source.precision
+        self.artifact = replace(self._source, precision=precision)
+        stem = name or path.stem
+        self.stem = stem if self.is_kept else f"{stem}_{precision}"
+
+    def lowered(self, pictures: list[Picture], progress: Progress) -> LoweredGraph:
+        """The file's graph, converted where another precision is wanted."""
+        content = self.path.read_bytes()
+        try:
+            exact = onnx.load_model_from_string(content)
+        except Exception as error:  # a DecodeError of protobuf's, which has no types
+            raise ArtifactError(f"{printable(self.path)}: not a whole ONNX file ({error})") from error
+        if self.is_kept:
+            return LoweredGraph(exact, content, exact, self.artifact, ())
+        model, notes = converted(exact, self.artifact.precision, pictures)
+        return labelled(model, exact, self.artifact, notes)
+
+    def check(self, file: Path, graph: LoweredGraph, pictures: list[Picture], *, name: str) -> Parity:
+        """Compare the converted file with the one that it comes from, both in OpenVINO."""
+        if self.is_kept:
+            return Parity(0, math.inf, "nothing, as the ONNX file is unchanged", "")
+        parity = Referee(self._reference(), pictures).compare(*in_openvino(file))
+        gate = GATES[self.artifact.precision]
+        if not gate.holds(parity):
+            raise ArtifactError(gate.refusal(name, parity))
+        return parity
+
+    def check_engine(
+        self, built: BuiltEngine, engine: EngineOptions, artifact: Artifact, pictures: list[Picture], *, name: str
+    ) -> Parity | None:
+        """Compare the engine with the file, where there are a GPU and PyTorch, whose buffers are used for it."""
+        if cuda_device() is None or importlib.util.find_spec("torch") is None:
+            return None
+        from overnet.export.engine_gate import pass_engine_gate  # noqa: PLC0415
+
+        return pass_engine_gate(
+            built.serialized, engine.target, engine.profile, artifact, self._reference(), pictures, name=name
+        )
+
+    def _reference(self) -> tuple[Upscale, str]:
+        upscale, _ = in_openvino(self.path)
+        return upscale, f"the {self._source.precision.upper()} ONNX file"
+
+
+def _why_not(source: Artifact, options: Options, precision: str) -> str | None:
+    """What makes it impossible, to be put after the file's name; None where nothing does."""
+    if options.scales is not None and options.scales != (source.scale,):
+        wanted = ", ".join(map(str, options.scales))
+        return f"is for scale {source.scale:g}, not {wanted}: leave --scale out, or give a checkpoint"
+    if options.form != "default" or options.calibration != CalibrationOptions():
+        return "has the form and the numbers that it was exported with; give a checkpoint for others"
+    if precision == source.precision:
+        return None if options.engine else f"is an ONNX file in {precision} already; there is nothing to export"
+    if source.precision != "fp32":
+        return f"is in {source.precision}, and only FP32 can be brought to another precision; give one in FP32"
+    if precision == "int8":
+        return "cannot be brought to INT8, which is calibrated on the network itself; give the checkpoint"
+    return None

@@ -1,0 +1,239 @@
+"""CUDA through PyCUDA: a GPU's one primary context, and the few kinds of objects that streaming needs.
+
+The primary context is the one that PyTorch, ONNX Runtime and TensorRT use as well, so that all of them see the same
+memory. It is not tied to a thread: whoever calls CUDA makes it current for the moment (`Gpu.current`), and what was
+current before is current again afterwards. All objects are freed by hand, within the context: PyCUDA would leak what
+Python's collector frees in a thread that has none.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overnet.cuda_device import check_device
+from overnet.errors import BackendError, MissingDependency, require
+
+# Beyond a buffer's content, for readers that load a few bytes more than they use (`overnet.runtime.color`).
+PADDING_BYTES = 64
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: waits for nothing that the default stream does
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class Gpu:
+    """A GPU whose primary context is retained; made by `acquire`, one for each device in a process.
+
+    Attributes
+    ----------
+    ordinal : its number among those that CUDA_VISIBLE_DEVICES leaves.
+    name : such as ``"NVIDIA GeForce RTX 4070"``.
+    shares_memory : whether its memory is the machine's own, as on a Jetson.
+    """
+
+    _known: ClassVar[dict[int, Gpu]] = {}
+    _lock: ClassVar[threading.RLock] = threading.RLock()
+
+    def __init__(self, ordinal: int, driver: Any) -> None:  # noqa: ANN401 - PyCUDA has no types
+        self._driver = driver
+        device = driver.Device(ordinal)
+        self.ordinal = ordinal
+        self.name = str(device.name())
+        self.shares_memory = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
+        self._context = device.retain_primary_context()
+        self._users: weakref.WeakSet[_Closable] = weakref.WeakSet()
+
+    @classmethod
+    def acquire(cls, ordinal: int, user: _Closable) -> Gpu:
+        """Retain a GPU for a user, which calls `release`; what is still in use when Python ends is closed then.
+
+        Raises
+        ------
+        MissingDependency : PyCUDA is not installed, or does not load.
+        InputError : there is no such device.
+        BackendError : the driver refuses.
+        """
+        driver = pycuda_driver()
+        check_device(ordinal)
+        with cls._lock, reporting_cuda("the GPU cannot be used"):
+            if ordinal not in cls._known:
+                driver.init()
+                cls._known[ordinal] = cls(ordinal, driver)
+            gpu = cls._known[ordinal]
+            gpu._users.add(user)
+            return gpu
+
+    def release(self, user: _Closable) -> None:
+        """Give the GPU back; with its last user the context goes, unless others in the process hold it."""
+        with self._lock:
+            self._users.discard(user)
+            if not self._users and self._known.get(self.ordinal) is self:
+                del self._known[self.ordinal]
+                # Detached while it is current, which PyCUDA allows in any thread. The driver's own stack keeps an
+                # entry then, which PyCUDA does not know of.
+                self._context.push()
+                self._context.detach()
+                _pop_current()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the context the current one of this thread."""
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._context.pop()
+
+    def free_memory_bytes(self) -> tuple[int, int]:
+        """Free and total memory, by the driver's account. Within `current`."""
+        free, total = self._driver.mem_get_info()
+        return int(free), int(total)
+
+    def pinned(self, size_bytes: int) -> PinnedBuffer:
+        """Memory of the host that the GPU can reach. Within `current`.
+
+        Raises
+        ------
+        MemoryError : there is not so much.
+        """
+        with self._allocating(size_bytes, "pinned host memory"):
+            return PinnedBuffer(self._driver, size_bytes)
+
+    def device(self, size_bytes: int) -> DeviceBuffer:
+        """Memory of the GPU. Within `current`.
+
+        Raises
+        ------
+        MemoryError : there is not so much.
+        """
+        with self._allocating(size_bytes, "GPU memory"):
+            return DeviceBuffer(self._driver, size_bytes)
+
+    def stream(self) -> Any:  # noqa: ANN401
+        """A queue of work. Within `current`."""
+        return self._driver.Stream(_NON_BLOCKING)
+
+    def event(self) -> Any:  # noqa: ANN401
+        """A mark in a queue. Within `current`."""
+        flags = self._driver.event_flags
+        # Whoever waits for it sleeps: the CPU has frames to decode and encode meanwhile.
+        return self._driver.Event(flags.DISABLE_TIMING | flags.BLOCKING_SYNC)
+
+    def copy_in(self, target: DeviceBuffer, source: NDArray[Any], stream: Any) -> None:  # noqa: ANN401
+        """Begin to copy pinned host memory to the GPU. Within `current`."""
+        self._driver.memcpy_htod_async(target.pointer, source, stream)
+
+    def copy_out(self, target: NDArray[Any], source: DeviceBuffer, stream: Any) -> None:  # noqa: ANN401
+        """Begin to copy from the GPU to pinned host memory. Within `current`."""
+        self._driver.memcpy_dtoh_async(target, source.pointer, stream)
+
+    @contextmanager
+    def _allocating(self, size_bytes: int, kind: str) -> Iterator[None]:
+        try:
+            yield
+        except self._driver.MemoryError as error:
+            free, total = self.free_memory_bytes()
+            raise MemoryError(
+                f"{size_bytes / 1e6:.0f} MB of {kind} wanted; of {self.name}'s {total / 1e6:.0f} MB "
+                f"{free / 1e6:.0f} MB are free"
+            ) from error
+
+    @classmethod
+    def close_all(cls) -> None:
+        """Close whatever still uses a GPU."""
+        for gpu in list(cls._known.values()):
+            for user in list(gpu._users):
+                with suppress(BackendError):
+                    user.close()
+
+
+# Before PyCUDA's own end, which aborts the process where a context is left.
+atexit.register(Gpu.close_all)
+
+
+class PinnedBuffer:
+    """Page-locked memory of the host: copies to and from it need no help of the CPU.
+
+    Attributes
+    ----------
+    array : 1-D uint8, all of it and `PADDING_BYTES` more.
+    pointer : its address for the GPU, which can work on it without a copy.
+    size_bytes : without the padding.
+    """
+
+    def __init__(self, driver: Any, size_bytes: int) -> None:  # noqa: ANN401
+        flags = driver.host_alloc_flags
+        self.size_bytes = size_bytes
+        self.array: NDArray[np.uint8] = driver.pagelocked_empty(
+            size_bytes + PADDING_BYTES, np.uint8, mem_flags=flags.DEVICEMAP | flags.PORTABLE
+        )
+        self._allocation: Any = self.array.base
+        self.pointer = int(self._allocation.get_device_pointer())
+
+    def shaped(self, *shape: int) -> NDArray[np.uint8]:
+        """Its beginning as a uint8 array of a shape."""
+        return self.array[: int(np.prod(shape))].reshape(shape)
+
+    def free(self) -> None:
+        """Give it back. Within `Gpu.current`; no array of it may be used afterwards."""
+        self._allocation.free()
+
+
+class DeviceBuffer:
+    """Memory of the GPU.
+
+    Attributes
+    ----------
+    pointer : its address.
+    size_bytes : how much it is.
+    """
+
+    def __init__(self, driver: Any, size_bytes: int) -> None:  # noqa: ANN401
+        self.size_bytes = size_bytes
+        self._allocation = driver.mem_alloc(size_bytes)
+        self.pointer = int(self._allocation)
+
+    def free(self) -> None:
+        """Give it back. Within `Gpu.current`."""
+        self._allocation.free()
+
+
+def pycuda_driver() -> Any:  # noqa: ANN401
+    """PyCUDA's driver module.
+
+    Raises
+    ------
+    MissingDependency : it is not installed, or the driver's library is missing.
+    """
+    try:
+        return require("pycuda.driver", extra="gpu", purpose="running an engine")
+    except OSError as error:
+        raise MissingDependency(f"running an engine needs pycuda, which does not load ({error})") from error
+
+
+@contextmanager
+def reporting_cuda(what: str) -> Iterator[None]:
+    """Turn PyCUDA's errors into ours; running out of memory into MemoryError."""
+    driver = pycuda_driver()
+    try:
+        yield
+    except driver.MemoryError as error:
+        raise MemoryError(f"{what}: out of GPU memory") from error
+    except driver.Error as error:
+        raise BackendError(f"{what} ({' '.join(str(error).split())[:300]})") from error
+
+
+def _pop_current() -> None:
+    library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))

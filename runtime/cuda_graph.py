@@ -1,0 +1,65 @@
+"""CUDA graphs: the many small launches of a frame's work, recorded once and launched as one.
+
+PyCUDA cannot record. `cuda.core` can, in a stream of PyCUDA's, whose handle it is given. Where it is not installed,
+there are no graphs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from overnet.errors import BackendError
+
+_importing = threading.Lock()
+
+
+class RecordedWork:
+    """Work recorded in a stream, which can be launched again and again there.
+
+    Parameters
+    ----------
+    stream : the handle of a CUDA stream, on whose context the thread is.
+    enqueue : puts the work into the stream. It has run there before, so that nothing is left to be set up.
+
+    Raises
+    ------
+    BackendError : `cuda.core` is not installed, or the work cannot be recorded.
+    """
+
+    def __init__(self, stream: int, enqueue: Callable[[], None]) -> None:
+        core = _cuda_core()
+        try:
+            self._stream = core.Stream.from_handle(stream)
+            builder = self._stream.create_graph_builder()
+            # Other threads may copy and allocate meanwhile: only this one's calls are watched.
+            builder.begin_building("thread_local")
+            try:
+                enqueue()
+            finally:
+                builder.end_building()
+            self._graph = builder.complete()
+            builder.close()
+        except BackendError:
+            raise
+        except Exception as error:  # cuda.core has no base class for its own
+            raise BackendError(f"the work cannot be recorded ({' '.join(str(error).split())[:200]})") from error
+
+    def launch(self) -> None:
+        """Put all of it into the stream."""
+        self._graph.launch(self._stream)
+
+    def close(self) -> None:
+        """Let go of it, while nothing of it runs."""
+        self._graph.close()
+
+
+def _cuda_core() -> Any:  # noqa: ANN401 - optional, and without types here
+    # While one thread imports it, another finds it without its names (seen with cuda-core 1.2.2).
+    with _importing:
+        try:
+            return importlib.import_module("cuda.core")
+        except ImportError as error:
+            raise BackendError("cuda-core is not installed: pip install 'overnet[gpu]'") from error

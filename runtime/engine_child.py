@@ -1,0 +1,141 @@
+"""Building an engine in a process of its own, which is our ``overnet-export``.
+
+What a builder took of the memory goes back when its process ends, before the engine runs on a small board; and a
+builder that crashes, or that the system kills, is one clear error here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from overnet.errors import BackendError
+from overnet.sidecar import Profile, RuntimeName
+from overnet.writing import printable
+
+Progress = Callable[[str, int, int], None]
+
+_COMMAND = "from overnet.cli import main_export; main_export()"
+_VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+
+
+def build_in_child(
+    model: Path,
+    folder: Path,
+    *,
+    runtime: RuntimeName,
+    precision: str,
+    profile: Profile,
+    device: int,
+    on_progress: Progress | None,
+) -> list[str]:
+    """Build an engine from an ONNX file with ``overnet-export``.
+
+    Parameters
+    ----------
+    model : the ONNX file.
+    folder : an empty one, for the engine, its sidecar, and the builder's log.
+    device : which GPU, counted from 0 among those that ``CUDA_VISIBLE_DEVICES`` leaves.
+    on_progress : is told what is being done, how much of it is done, and how much there is. What it raises, and
+        Ctrl-C, end the process before they are raised again.
+
+    Returns
+    -------
+    What the user should know, one line each.
+
+    Raises
+    ------
+    BackendError : it cannot be built; with the process's own line.
+    """
+    sizes = (profile.minimum, profile.optimum, profile.maximum)
+    shape = ":".join(f"{height}x{width}" for height, width in sizes)
+    options = ["--target", runtime, "--precision", precision, "--shape", shape, "--batch", str(profile.batch)]
+    process = [sys.executable, "-c", _COMMAND, str(model.resolve()), *options, "-o", ".", "--progress-lines", "--quiet"]
+    with tempfile.TemporaryFile() as errors:
+        code, report = _run(process, folder, _environment(device), errors, on_progress)
+        errors.seek(0)
+        said = errors.read().decode("utf-8", "replace")
+    if code or report is None:
+        raise BackendError(f"the engine for {printable(Path(model.name))} cannot be built: {_reason(code, said)}")
+    return [str(note) for file in report["files"] for note in file["notes"]]
+
+
+def _run(
+    command: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    errors: IO[bytes],
+    on_progress: Progress | None,
+) -> tuple[int, dict[str, Any] | None]:
+    """Run the process to its end; returns its exit code and its report, where it made one."""
+    report = None
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        command,
+        # Python looks for modules in the folder it is started in: in this one there are none.
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        encoding="utf-8",
+        errors="replace",
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said = _parsed(line)
+            if "files" in said:
+                report = said
+            elif "doing" in said and on_progress is not None:
+                on_progress(said["doing"], said["done"], said["total"])
+        return process.wait(), report
+    finally:
+        # After a regular end this does nothing. All that it writes lies in its folder, so it need not end gently.
+        pass
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """What a line says; nothing where it is none of ours: libraries, too, may write to stdout."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _environment(device: int) -> dict[str, str]:
+    """What the process is to see: the same modules, and one GPU."""
+    environment = dict(os.environ)
+    # A checkout, too, may have been found through the folder that this process was started in.
+    environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)
+    visible = [entry.strip() for entry in environment.get(_VISIBLE_DEVICES, "").split(",") if entry.strip()]
+    if _VISIBLE_DEVICES not in environment:
+        environment[_VISIBLE_DEVICES] = str(device)
+    elif device < len(visible):
+        environment[_VISIBLE_DEVICES] = visible[device]
+    return environment
+
+
+def _reason(code: int, said: str) -> str:
+    """Why the process failed, in its own words where it had time for any."""
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        hint = "; memory may have run out" if name == "SIGKILL" else ""
+        return f"the process that builds it was ended by {name}{hint}"
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if lines:
+        return lines[-1].removeprefix("overnet: ")[:500]
+    return f"the process that builds it ended with code {code} and without a word"

@@ -1,0 +1,103 @@
+"""Which model files there are to choose from, by scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from overnet.artifact import PRECISIONS, Artifact, read_artifact
+from overnet.errors import InputError
+from overnet.runtime.backend import BackendKind, choose_backends, model_kind
+from overnet.sidecar import read_sidecar
+from overnet.weights import bundled_checkpoint, bundled_folder
+
+
+class Models:
+    """The files to choose from: one checkpoint for all scales, or ONNX files or engines by scale."""
+
+    def __init__(self, *, checkpoint: Path | None = None, files: dict[float, Path] | None = None) -> None:
+        self.checkpoint, self._files = checkpoint, files or {}
+
+    def nearest(self, scale: float) -> float:
+        """The scale of the model to use: this very one, or the nearest larger.
+
+        Raises
+        ------
+        InputError : no model goes that far.
+        """
+        if self.checkpoint is not None:
+            return scale
+        larger = [known for known in self._files if known >= scale - 1e-9]
+        if not larger:
+            raise InputError(f"scale is {scale:g}; the largest that there is a model for is {max(self._files):g}")
+        return min(larger)
+
+    def path(self, scale: float) -> Path:
+        """The model file for a scale that `nearest` gave."""
+        return self.checkpoint or self._files[scale]
+
+
+def find_models(model: str | Path | None, backend: str, precision: str | None) -> list[tuple[BackendKind, Models]]:
+    """The backends to try, one after the other, each with the models that it is to run.
+
+    Parameters
+    ----------
+    model : a file, a folder of ONNX files or engines, or None for the bundled model.
+    backend : a backend's name, or ``"auto"``.
+    precision : which of several engines in a folder is meant; None: the most exact.
+
+    Raises
+    ------
+    InputError : there is no such file or folder, nothing in it is for the backend, or it is not clear what is meant.
+    ArtifactError : a file is broken, or not ours.
+    MissingDependency : nothing that would run it is installed.
+    """
+    if model is None:
+        if backend == "torch":
+            return [(kind, Models(checkpoint=bundled_checkpoint())) for kind in choose_backends(backend, "checkpoint")]
+        return _in_folder(bundled_folder(), backend, precision)
+    path = Path(model)
+    if path.is_dir():
+        return _in_folder(path, backend, precision)
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    kind = model_kind(path)
+    if kind == "checkpoint":
+        return [(found, Models(checkpoint=path)) for found in choose_backends(backend, kind)]
+    if kind == "engine":
+        sidecar = read_sidecar(path)
+        found_kinds = choose_backends(backend, kind, runtime=sidecar.environment.runtime)
+        return [(found, Models(files={sidecar.artifact.scale: path})) for found in found_kinds]
+    return [(found, Models(files={read_artifact(path).scale: path})) for found in choose_backends(backend, kind)]
+
+
+def _in_folder(folder: Path, backend: str, precision: str | None) -> list[tuple[BackendKind, Models]]:
+    files = [(path, read_artifact(path)) for path in sorted(folder.glob("*.onnx"))]
+    sidecars = [(path, read_sidecar(path)) for path in sorted(folder.glob("*.engine"))]
+    choices = []
+    for kind in choose_backends(backend, "onnx"):
+        engines = [
+            (path, sidecar.artifact)
+            for path, sidecar in sidecars
+            if sidecar.environment.runtime == kind.name and precision in (None, sidecar.artifact.precision)
+        ]
+        if engines or files:
+            choices.append((kind, Models(files=_most_exact(folder, engines or files))))
+    if not choices:
+        raise InputError(f"{folder}: a folder without ONNX files")
+    return choices
+
+
+def _most_exact(folder: Path, files: list[tuple[Path, Artifact]]) -> dict[float, Path]:
+    """The file for each scale; where there are several, the one computed most exactly."""
+    found: dict[float, tuple[int, Path]] = {}
+    for file, artifact in files:
+        rank = PRECISIONS.index(artifact.precision)
+        other_rank, other = found.get(artifact.scale, (len(PRECISIONS), file))
+        if rank == other_rank:
+            raise InputError(
+                f"{folder}: {other.name} and {file.name} are both for x{artifact.scale:g} in {artifact.precision}; "
+                "name the one that is meant"
+            )
+        if rank < other_rank:
+            found[artifact.scale] = (rank, file)
+    return {scale: file for scale, (_, file) in found.items()}

@@ -1,0 +1,206 @@
+"""A slot: all that one frame needs on its way through a GPU.
+
+A slot has a CUDA stream, an execution context of the engine, page-locked buffers of the host and buffers of the GPU,
+and an event. In its stream a frame is copied in, upscaled and copied out; the streams of several slots overlap, so that
+one frame is copied while another is computed. Where slots share the activation memory, the computing itself goes one
+after the other, in the order of submission, which an event sees to.
+
+Nothing is allocated for a frame: buffers grow to the largest size seen and stay. Two sizes that take turns reuse them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overnet.artifact import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME, scaled_size
+from overnet.errors import BackendError
+from overnet.runtime.cuda import DeviceBuffer, PinnedBuffer
+from overnet.runtime.cuda_graph import RecordedWork
+from overnet.runtime.slot_commons import FLOAT_BYTES, SlotCommons
+from overnet.runtime.trt_engine import ALIGNMENT_BYTES
+
+Frame = NDArray[np.uint8]
+Means = NDArray[np.float32]
+
+_CHANNELS = 3
+_ACTIVATIONS = "activations"
+
+
+class Slot:
+    """One frame's way; see the module. All its methods within `Gpu.current`, by one thread at a time.
+
+    Attributes
+    ----------
+    input, output : H x W x 3 and scale*H x scale*W x 3 uint8, page-locked; of the size given to `fit` last.
+    """
+
+    input: Frame
+    output: Frame
+
+    def __init__(self, commons: SlotCommons) -> None:
+        self._commons, self._gpu = commons, commons.gpu
+        self.stream: Any = self._gpu.stream()
+        self.done: Any = self._gpu.event()
+        self.computed: Any = self._gpu.event()
+        self._context = commons.engine.context()
+        self._host: dict[str, PinnedBuffer] = {}
+        self._device: dict[str, DeviceBuffer] = {}
+        self._addresses: dict[str, int] = {}
+        self._size: tuple[int, int] | None = None
+        self._given_memory: tuple[int, int] | None = None
+        self._needed_bytes = 0
+        self._recorded: RecordedWork | None = None
+        # Runs since anything changed that a recording holds: the first sets things up and cannot be recorded.
+        self._runs = 0
+
+    def fit(self, size: tuple[int, int]) -> None:
+        """Make ready for frames of this height and width.
+
+        Raises
+        ------
+        MemoryError : there is not enough for them.
+        BackendError : the engine does not take this size.
+        """
+        if size != self._size:
+            self._size = None
+            self._reshape(size)
+            self._size = size
+        self._give_memory()
+
+    def _reshape(self, size: tuple[int, int]) -> None:
+        engine = self._commons.engine
+        upscaled = scaled_size(*size, self._commons.scale)
+        shapes = {INPUT_NAME: (*size, _CHANNELS), OUTPUT_NAME: (*upscaled, _CHANNELS)}
+        for name, shape in shapes.items():
+            self._need(name, int(np.prod(shape)), on_device=not self._commons.zero_copy)
+        self._context.set_shape(INPUT_NAME, (1, *shapes[INPUT_NAME]))
+        # Given anew after every change of shape, as TensorRT asks for.
+        self._given_memory = None
+        if engine.means:
+            self._need(MEANS_NAME, engine.means * FLOAT_BYTES)
+            self._need(GIVEN_MEANS_NAME, engine.means * FLOAT_BYTES)
+            self._context.set_shape(GIVEN_MEANS_NAME, (1, engine.means, 1, 1))
+            self._context.set_shape(USE_GIVEN_MEANS_NAME, (1, 1, 1, 1))
+            self._address(GIVEN_MEANS_NAME, self._device[GIVEN_MEANS_NAME].pointer)
+            self._address(MEANS_NAME, self._device[MEANS_NAME].pointer)
+        for name in shapes:
+            buffer = self._host[name] if self._commons.zero_copy else self._device[name]
+            self._address(name, buffer.pointer)
+        self._needed_bytes = max(self._context.needed_memory_bytes(), ALIGNMENT_BYTES)
+        self.input = self._host[INPUT_NAME].shaped(*shapes[INPUT_NAME])
+        self.output = self._host[OUTPUT_NAME].shaped(*shapes[OUTPUT_NAME])
+        self._forget_recording()
+
+    def _need(self, name: str, size_bytes: int, *, on_device: bool = True) -> None:
+        """Have a buffer of the host, and one of the GPU, of at least this size."""
+        _grow(self._host, name, size_bytes, self._gpu.pinned)
+        if on_device:
+            _grow(self._device, name, size_bytes, self._gpu.device)
+
+    def _give_memory(self) -> None:
+        needed_bytes = self._needed_bytes
+        if self._commons.shares_activations:
+            memory = self._commons.activations(needed_bytes)
+        else:
+            _grow(self._device, _ACTIVATIONS, needed_bytes, self._gpu.device)
+            memory = self._device[_ACTIVATIONS]
+        given = (memory.pointer, memory.size_bytes)
+        if given != self._given_memory:
+            self._context.set_memory(*given)
+            self._given_memory = given
+            self._forget_recording()
+
+    def _address(self, name: str, pointer: int) -> None:
+        if self._addresses.get(name) != pointer:
+            self._context.set_address(name, pointer)
+            self._addresses[name] = pointer
+            self._forget_recording()
+
+    def run(self, *, given_means: Means | None = None, wanted_means: bool = False) -> None:
+        """Begin to copy in, compute and copy out; `done` is set in the stream at the end.
+
+        Parameters
+        ----------
+        given_means : over all channels, to use in place of the frame's own.
+        wanted_means : whether it is the frame's means that are wanted, and not the upscaled frame.
+        """
+        gpu = self._gpu
+        if self._commons.engine.means:
+            self._address(USE_GIVEN_MEANS_NAME, self._commons.switch(on=given_means is not None))
+        if given_means is not None:
+            host = self._host[GIVEN_MEANS_NAME].shaped(given_means.nbytes)
+            host[:] = np.ascontiguousarray(given_means).view(np.uint8).reshape(-1)
+            gpu.copy_in(self._device[GIVEN_MEANS_NAME], host, self.stream)
+        if not self._commons.zero_copy:
+            gpu.copy_in(self._device[INPUT_NAME], self.input, self.stream)
+        self._commons.before_compute(self.stream)
+        self._compute()
+        self._commons.after_compute(self.stream, self.computed)
+        if wanted_means:
+            gpu.copy_out(
+                self._host[MEANS_NAME].shaped(self._commons.engine.means * FLOAT_BYTES),
+                self._device[MEANS_NAME],
+                self.stream,
+            )
+        elif not self._commons.zero_copy:
+            gpu.copy_out(self.output, self._device[OUTPUT_NAME], self.stream)
+        self.done.record(self.stream)
+
+    def _compute(self) -> None:
+        handle = int(self.stream.handle)
+        if self._recorded is None and self._runs > 0 and self._commons.records:
+            try:
+                self._recorded = RecordedWork(handle, lambda: self._context.enqueue(handle))
+            except BackendError as error:
+                self._commons.give_up_recording(str(error))
+        if self._recorded is not None:
+            self._recorded.launch()
+        else:
+            self._context.enqueue(handle)
+        self._runs += 1
+
+    def _forget_recording(self) -> None:
+        self._runs = 0
+        if self._recorded is not None:
+            self._recorded.close()
+            self._recorded = None
+
+    def wait(self) -> None:
+        """Wait until `done`."""
+        self.done.synchronize()
+
+    def means(self) -> Means:
+        """The frame's means, after a run for which they were wanted; a copy."""
+        stored = self._host[MEANS_NAME].shaped(self._commons.engine.means * FLOAT_BYTES)
+        means: Means = stored.view(np.float32).copy().reshape(1, -1, 1, 1)
+        return means
+
+    def close(self) -> None:
+        """Wait for what runs, and free everything."""
+        self.stream.synchronize()
+        self._commons.forget(self.computed)
+        self._forget_recording()
+        self._context.close()
+        for host in self._host.values():
+            host.free()
+        for device in self._device.values():
+            device.free()
+        self._host.clear()
+        self._device.clear()
+        # PyCUDA destroys these when they are forgotten, and can only where the context is current.
+        self.stream = self.done = self.computed = None
+
+
+_Buffer = TypeVar("_Buffer", PinnedBuffer, DeviceBuffer)
+
+
+def _grow(buffers: dict[str, _Buffer], name: str, size_bytes: int, allocate: Callable[[int], _Buffer]) -> None:
+    """Have a buffer of at least this size under a name. The old one goes first: both might not fit."""
+    if name in buffers and buffers[name].size_bytes < size_bytes:
+        buffers.pop(name).free()
+    if name not in buffers:
+        buffers[name] = allocate(size_bytes)

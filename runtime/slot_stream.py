@@ -1,0 +1,97 @@
+"""Frames of one size on their way through a ring of slots."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+import numpy as np
+
+from overnet.errors import BackendError
+from overnet.runtime.slot import Frame, Slot
+from overnet.runtime.slot_ring import SlotRing
+
+
+class _SlotTicket:
+    """A frame on its way in a slot. See `overnet.runtime.stream.Ticket`."""
+
+    def __init__(self, ring: SlotRing, slot: Slot) -> None:
+        self._ring, self._slot = ring, slot
+
+    def __enter__(self) -> Frame:
+        try:
+            self._ring.wait(self._slot)
+        except BaseException:
+            self._ring.give_back(self._slot)
+            raise
+        return self._slot.output
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ring.give_back(self._slot)
+
+
+class SlotStream:
+    """Frames of one size on their way through a ring. See `overnet.runtime.stream.UpscaleStream`.
+
+    Parameters
+    ----------
+    ring : open for the size.
+    size : height and width of the frames.
+    """
+
+    def __init__(self, ring: SlotRing, size: tuple[int, int]) -> None:
+        self._ring, self._size = ring, size
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        # Slots whose buffer was handed out, by its address.
+        self._filling: dict[int, Slot] = {}
+
+    def buffer(self) -> Frame | None:
+        """A slot's page-locked input; see `UpscaleStream.buffer`."""
+        slot = self._take()
+        if slot is None:
+            return None
+        with self._lock:
+            self._filling[slot.input.ctypes.data] = slot
+        return slot.input
+
+    def _take(self) -> Slot | None:
+        slot = self._ring.take(stopped=self._stopped)
+        if slot is not None:
+            try:
+                self._ring.fit(slot, self._size)
+            except BaseException:
+                self._ring.give_back(slot)
+                raise
+        return slot
+
+    def submit(self, frame: Frame) -> _SlotTicket:
+        """Begin to upscale a frame; see `UpscaleStream.submit`."""
+        with self._lock:
+            slot = self._filling.pop(frame.ctypes.data, None)
+        if slot is None:
+            slot = self._take()
+            if slot is None:
+                raise BackendError("the stream is stopped")
+            np.copyto(slot.input, frame)
+        try:
+            self._ring.run(slot)
+        except BaseException:
+            self._ring.give_back(slot)
+            raise
+        return _SlotTicket(self._ring, slot)
+
+    def stop(self) -> None:
+        """See `UpscaleStream.stop`."""
+        self._stopped.set()
+        self._ring.wake()
+
+    def close(self) -> None:
+        """Give back what was handed out and not submitted; see `UpscaleStream.close`."""
+        self.stop()
+        with self._lock:
+            for slot in self._filling.values():
+                self._ring.give_back(slot)
+            self._filling.clear()

@@ -1,0 +1,165 @@
+"""TensorRT and TensorRT-RTX: engines on an NVIDIA GPU, with several frames on their way at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from overnet.artifact import read_artifact, scaled_size
+from overnet.errors import ArtifactError, BackendError
+from overnet.runtime.backend import Pictures, Statistics
+from overnet.runtime.cuda import Gpu
+from overnet.runtime.engines import Engines, ReadyEngine, tile_side
+from overnet.runtime.options import BackendOptions
+from overnet.runtime.slot import Means
+from overnet.runtime.slot_stream import SlotStream
+from overnet.runtime.stream import UpscaleStream
+from overnet.sidecar import RuntimeName, read_sidecar
+
+
+class TensorRtBackend:
+    """Engines of one model run on one GPU. See `overnet.runtime.backend.Backend`.
+
+    One picture or stream at a time; for several threads, one backend each.
+
+    Parameters
+    ----------
+    model : an engine with its sidecar; or an ONNX file of ours, from which engines are built at first use and kept.
+    scale : must be the model's own.
+    options : the precision is an engine's own; when engines are built, FP16 is the usual one.
+    runtime : the library.
+
+    Raises
+    ------
+    ArtifactError : the model is broken, not ours, or an engine for another machine.
+    MissingDependency : TensorRT or PyCUDA is not installed.
+    InputError : there is no such device.
+    BackendError : the engine cannot be loaded.
+    """
+
+    # Not asked for: which tiles are needed is known from the engine.
+    bytes_per_pixel = 3_000
+
+    def __init__(self, model: Path, scale: float, options: BackendOptions, runtime: RuntimeName) -> None:
+        self.name: str = runtime
+        artifact = read_sidecar(model).artifact if model.suffix.lower() == ".engine" else read_artifact(model)
+        self.scale = artifact.scale
+        if scale != self.scale:
+            raise ArtifactError(f"{model}: made for scale {self.scale:g}, not {scale:g}")
+        self._notes: list[str] = []
+        self._gpu = Gpu.acquire(options.device, self)
+        self._closed = False
+        try:
+            self._engines = Engines(self._gpu, model, runtime, scale, options, self._notes.append)
+        except BaseException:
+            self._gpu.release(self)
+            raise
+        self.device, self.precision = self._gpu.name, self._engines.precision
+
+    def prepare(self, height: int, width: int) -> None:
+        """Build the engine for this size, if there is none yet; see `overnet.runtime.backend.Backend.prepare`."""
+        self._ready((height, width))
+
+    def tile_for(self, height: int, width: int) -> int | None:
+        """As large as the engine takes; see `overnet.runtime.backend.Backend.tile_for`."""
+        return tile_side(self._ready((height, width)).profile, (height, width))
+
+    def open_stream(self, height: int, width: int) -> UpscaleStream | None:
+        """Slots for frames of this size; see `overnet.runtime.backend.Backend.open_stream`.
+
+        None where frames are smaller than the engine takes, and have to be padded.
+        """
+        ready = self._ready((height, width))
+        if not _takes(ready, (height, width)):
+            return None
+        ready.ring.open((height, width))
+        return SlotStream(ready.ring, (height, width))
+
+    def upscale(self, pictures: Pictures, statistics: Statistics | None = None) -> Pictures:
+        """Upscale a batch, one picture after the other; see `overnet.runtime.backend.Backend.upscale`."""
+        ready = self._ready(pictures.shape[1:3])
+        if statistics is not None and not ready.engine.means:
+            raise BackendError(
+                f"this engine takes pictures up to {ready.profile.maximum[1]}x{ready.profile.maximum[0]}, and no "
+                "tiles of larger ones: it is of an older overnet; export it again"
+            )
+        height, width = scaled_size(pictures.shape[1], pictures.shape[2], self.scale)
+        upscaled = np.empty((len(pictures), height, width, 3), np.uint8)
+        for index, picture in enumerate(pictures):
+            means = None if statistics is None else np.concatenate([mean[index].ravel() for mean in statistics])
+            self._run(ready, picture, given_means=means, upscaled=upscaled[index])
+        return upscaled
+
+    def statistics(self, pictures: Pictures) -> Statistics:
+        """The network's means, over all channels in one array; see `overnet.runtime.backend.Backend.statistics`."""
+        ready = self._ready(pictures.shape[1:3])
+        if not ready.engine.means:
+            raise BackendError("this engine does not tell its means: it is of an older overnet; export it again")
+        means = [self._run(ready, picture, wanted_means=True) for picture in pictures]
+        return [np.concatenate([mean for mean in means if mean is not None])]
+
+    def _ready(self, size: tuple[int, ...]) -> ReadyEngine:
+        if self._closed:
+            raise BackendError("the backend is closed")
+        return self._engines.for_size((size[0], size[1]))
+
+    def _run(
+        self,
+        ready: ReadyEngine,
+        picture: Pictures,
+        *,
+        given_means: Means | None = None,
+        wanted_means: bool = False,
+        upscaled: Pictures | None = None,
+    ) -> Means | None:
+        """Run one picture, padded where it is smaller than the engine takes, and wait for it."""
+        size = (picture.shape[0], picture.shape[1])
+        padded = picture
+        if not _takes(ready, size):
+            padded = _padded(picture, ready.profile.minimum)
+            self._notes.append(f"padded to {padded.shape[1]}x{padded.shape[0]}, the smallest that the engine takes")
+        ring = ready.ring
+        ring.open((padded.shape[0], padded.shape[1]), count=1)
+        slot = ring.take()
+        assert slot is not None
+        try:
+            ring.fit(slot, (padded.shape[0], padded.shape[1]))
+            np.copyto(slot.input, padded)
+            ring.run(slot, given_means=given_means, wanted_means=wanted_means)
+            ring.wait(slot)
+            if upscaled is not None:
+                np.copyto(upscaled, slot.output[: upscaled.shape[0], : upscaled.shape[1]])
+            return slot.means() if wanted_means else None
+        finally:
+            ring.give_back(slot)
+
+    def take_notes(self) -> list[str]:
+        """See `overnet.runtime.backend.Backend.take_notes`."""
+        notes = [*self._notes, *self._engines.take_notes()]
+        self._notes.clear()
+        return list(dict.fromkeys(notes))
+
+    def close(self) -> None:
+        """Wait for what runs, and give the GPU's memory back; see `overnet.runtime.backend.Backend.close`."""
+        if not self._closed:
+            self._closed = True
+            try:
+                self._engines.close()
+            finally:
+                self._gpu.release(self)
+
+    def __del__(self) -> None:
+        # A backend that was forgotten; at the end of Python, `Gpu.close_all` came first.
+        if hasattr(self, "_engines") and not self._closed:
+            self.close()
+
+
+def _takes(ready: ReadyEngine, size: tuple[int, int]) -> bool:
+    return size[0] >= ready.profile.minimum[0] and size[1] >= ready.profile.minimum[1]
+
+
+def _padded(picture: Pictures, minimum: tuple[int, int]) -> Pictures:
+    """A picture made at least as large, by mirroring it: so it keeps about the means that it has."""
+    missing = [max(0, low - side) for side, low in zip(picture.shape[:2], minimum, strict=True)]
+    return np.pad(picture, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")

@@ -1,0 +1,180 @@
+"""Engines for the doubles of TensorRT: an ONNX graph with a header that says what a builder would have decided."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from overnet.artifact import (
+    GIVEN_MEANS_NAME,
+    INPUT_NAME,
+    MEANS_NAME,
+    OUTPUT_NAME,
+    USE_GIVEN_MEANS_NAME,
+    Artifact,
+)
+from overnet.sidecar import Environment, Profile, RuntimeName, Sidecar, sidecar_path, sidecar_text
+from tests.doubles.trt_classes import MAGIC
+
+VERSIONS: dict[RuntimeName, str] = {"tensorrt": "10.3.0", "tensorrt-rtx": "1.7.1"}
+DEVICE, CAPABILITY = "Stand-in", "8.7"
+
+
+def nearest_model(
+    scale: int = 2, *, means: int = 0, switch: int = onnx.TensorProto.FLOAT, switch_shape: Sequence[int] = (1, 1, 1, 1)
+) -> bytes:
+    """A small graph of the form that ours have: each pixel becomes a square of `scale` x `scale`.
+
+    Parameters
+    ----------
+    means : 3 to have engines' inputs and outputs for the means as well: what is to be in place of the picture's means
+        is added to each pixel, and they are taken away.
+    switch, switch_shape : number type and shape of the input that says whether means are given.
+    """
+    helper, types = onnx.helper, onnx.TensorProto
+    node, value = helper.make_node, helper.make_tensor_value_info
+    initializers = [
+        helper.make_tensor("scales", types.FLOAT, [4], [1, 1, scale, scale]),
+        helper.make_tensor("axes", types.INT64, [2], [2, 3]),
+        helper.make_tensor("low", types.FLOAT, [], [0]),
+        helper.make_tensor("high", types.FLOAT, [], [255]),
+    ]
+    nodes = [
+        node("Cast", [INPUT_NAME], ["numbers"], to=types.FLOAT),
+        node("Transpose", ["numbers"], ["planes"], perm=[0, 3, 1, 2]),
+        node("Resize", ["shifted" if means else "planes", "", "scales"], ["large"], mode="nearest"),
+        node("Clip", ["large", "low", "high"], ["clipped"]),
+        node("Round", ["clipped"], ["rounded"]),
+        node("Transpose", ["rounded"], ["pixels"], perm=[0, 2, 3, 1]),
+        node("Cast", ["pixels"], [OUTPUT_NAME], to=types.UINT8),
+    ]
+    inputs = [value(INPUT_NAME, types.UINT8, ["n", "h", "w", 3])]
+    outputs = [value(OUTPUT_NAME, types.UINT8, ["n", None, None, 3])]
+    if means:
+        nodes[2:2] = [
+            node("ReduceMean", ["planes", "axes"], [MEANS_NAME], keepdims=1),
+            node("Cast", [USE_GIVEN_MEANS_NAME], ["use"], to=types.BOOL),
+            node("Where", ["use", GIVEN_MEANS_NAME, MEANS_NAME], ["used"]),
+            node("Sub", ["used", MEANS_NAME], ["shift"]),
+            node("Add", ["planes", "shift"], ["shifted"]),
+        ]
+        inputs += [
+            value(GIVEN_MEANS_NAME, types.FLOAT, ["n", means, 1, 1]),
+            value(USE_GIVEN_MEANS_NAME, switch, list(switch_shape)),
+        ]
+        outputs.append(value(MEANS_NAME, types.FLOAT, ["n", means, 1, 1]))
+    graph = helper.make_graph(nodes, "nearest", inputs, outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    artifact = Artifact(scale=scale, overscale=scale, precision="fp32", weights_sha256="0" * 64)
+    helper.set_model_props(model, artifact.to_metadata())
+    return bytes(model.SerializeToString())
+
+
+def make_engine(
+    onnx_bytes: bytes,
+    profile: Profile,
+    *,
+    activation_bytes_per_pixel: float = 100.0,
+    library: RuntimeName = "tensorrt",
+    version: str | None = None,
+) -> bytes:
+    """An engine that the doubles load.
+
+    Parameters
+    ----------
+    onnx_bytes : the graph. Its input `overnet.artifact.INPUT_NAME` takes the profile's pictures; of its other inputs
+        only the first side may vary, with the number of pictures.
+    profile : which pictures it takes.
+    activation_bytes_per_pixel : what it needs beside its weights, for each pixel that goes in.
+    library, version : what it was built with; None for the version that the double is unless it is told.
+    """
+    shapes: dict[str, list[tuple[int, ...]]] = {
+        INPUT_NAME: [
+            (1, *profile.minimum, 3),
+            (profile.batch, *profile.optimum, 3),
+            (profile.batch, *profile.maximum, 3),
+        ]
+    }
+    graph = onnx.load_from_string(onnx_bytes).graph
+    initializers = {tensor.name for tensor in graph.initializer}
+    for value in graph.input:
+        if value.name in initializers or value.name == INPUT_NAME:
+            continue
+        dims = value.type.tensor_type.shape.dim
+        sides = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+        assert None not in sides[1:], f"{value.name}: more than the first side varies"
+        shapes[value.name] = [
+            tuple(batch if side is None else side for side in sides) for batch in (1, profile.batch, profile.batch)
+        ]
+    header = {
+        "library": library,
+        "version": version or VERSIONS[library],
+        "picture": INPUT_NAME,
+        "profile": shapes,
+        "activation_bytes_per_pixel": activation_bytes_per_pixel,
+    }
+    text = json.dumps(header).encode()
+    return MAGIC + struct.pack("<I", len(text)) + text + onnx_bytes
+
+
+def write_engine(
+    path: Path,
+    model: Path | bytes,
+    profile: Profile,
+    *,
+    activation_bytes_per_pixel: float = 100.0,
+    library: RuntimeName = "tensorrt",
+    version: str | None = None,
+    device: str | None = DEVICE,
+    capability: str | None = CAPABILITY,
+) -> Path:
+    """Write an engine and its sidecar, for the device that the stand-in is unless it is told, and return its path.
+
+    Parameters
+    ----------
+    path : of the engine.
+    model : an ONNX file of ours, or its content.
+    profile, activation_bytes_per_pixel, library, version : as `make_engine` takes them.
+    device, capability : which the sidecar states.
+    """
+    content = model if isinstance(model, bytes) else model.read_bytes()
+    engine = make_engine(
+        content,
+        profile,
+        activation_bytes_per_pixel=activation_bytes_per_pixel,
+        library=library,
+        version=version,
+    )
+    path.write_bytes(engine)
+    metadata = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
+    sidecar = Sidecar(
+        artifact=Artifact.from_metadata(metadata, name=path.name),
+        onnx_sha256=hashlib.sha256(content).hexdigest(),
+        engine_sha256=hashlib.sha256(engine).hexdigest(),
+        engine_size_bytes=len(engine),
+        environment=Environment(
+            runtime=library,
+            runtime_version=version or VERSIONS[library],
+            device_name=device,
+            compute_capability=capability,
+            driver=None,
+            jetpack=None,
+            operating_system=platform.system(),
+            architecture=platform.machine(),
+        ),
+        profile=profile,
+        activation_memory_bytes=round(profile.pixels * activation_bytes_per_pixel),
+        multiply_accumulates_per_pixel=1.0,
+        activation_bytes_per_pixel=activation_bytes_per_pixel,
+        psnr_db=None,
+        largest_difference=0,
+        measured_by="the doubles",
+    )
+    sidecar_path(path).write_text(sidecar_text(sidecar))
+    return path

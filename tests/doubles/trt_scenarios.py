@@ -1,0 +1,318 @@
+"""What test_tensorrt.py runs over the doubles: functions of JSON's types, each in a process of its own."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import onnx
+import pycuda.driver as cuda
+from numpy.typing import NDArray
+
+from overnet.artifact import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
+from overnet.sidecar import Profile
+from tests.doubles.cuda_driver import CudaDriver
+from tests.doubles.engines import VERSIONS, make_engine, nearest_model
+from tests.doubles.scenarios import NON_BLOCKING, context
+
+PROFILE = Profile((4, 4), (8, 8), (16, 16), batch=2)
+BYTES_PER_PIXEL = 100.0
+HEIGHT, WIDTH = 6, 8
+
+
+class Library:
+    """One of the two modules, and an engine loaded by it."""
+
+    def __init__(self, name: str = "tensorrt", **model: Any) -> None:
+        self.trt: Any = importlib.import_module(name)
+        self.messages: list[str] = []
+        messages = self.messages
+
+        class Logger(self.trt.ILogger):  # type: ignore[name-defined, misc]
+            def __init__(self) -> None:
+                super().__init__()
+
+            def log(self, severity: Any, msg: str) -> None:
+                messages.append(f"{severity.name}: {msg}")
+
+        self.runtime = self.trt.Runtime(Logger())
+        library = "tensorrt-rtx" if name.endswith("rtx") else "tensorrt"
+        version = self.trt.__version__
+        self.serialized = make_engine(
+            nearest_model(**model),
+            PROFILE,
+            activation_bytes_per_pixel=BYTES_PER_PIXEL,
+            library=library,
+            version=version,
+        )
+        self.engine = self.runtime.deserialize_cuda_engine(self.serialized)
+        self.strategies = self.trt.ExecutionContextAllocationStrategy
+
+    def said(self) -> str:
+        """What was logged since this was last asked."""
+        text = " | ".join(self.messages)
+        self.messages.clear()
+        return text
+
+
+class Slot:
+    """An execution context with memory for one picture."""
+
+    def __init__(self, library: Library, strategy: Any = None, activations: Any = None) -> None:
+        self.context = library.engine.create_execution_context(strategy or library.strategies.USER_MANAGED)
+        self.source, self.target = cuda.mem_alloc(HEIGHT * WIDTH * 3), cuda.mem_alloc(HEIGHT * WIDTH * 12)
+        self.picture = cuda.pagelocked_zeros((1, HEIGHT, WIDTH, 3), np.uint8)
+        self.result = cuda.pagelocked_zeros((1, 2 * HEIGHT, 2 * WIDTH, 3), np.uint8)
+        self.context.set_input_shape(INPUT_NAME, self.picture.shape)
+        if library.engine.num_io_tensors > 2:
+            self.context.set_input_shape(GIVEN_MEANS_NAME, (1, 3, 1, 1))
+        self.context.set_tensor_address(INPUT_NAME, int(self.source))
+        self.context.set_tensor_address(OUTPUT_NAME, int(self.target))
+        if strategy is None:
+            size = self.context.update_device_memory_size_for_shapes()
+            self.activations = activations or cuda.mem_alloc(size)
+            self.context.set_device_memory(int(self.activations), size)
+
+    def enqueue(self, stream: Any) -> bool:
+        """Begin a picture's way to the device and back."""
+        cuda.memcpy_htod_async(self.source, self.picture, stream)
+        done = bool(self.context.execute_async_v3(stream.handle))
+        cuda.memcpy_dtoh_async(self.result, self.target, stream)
+        return done
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What an engine says of itself."""
+    with context():
+        library = Library(name, means=3)
+        engine = library.engine
+        tensors = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        return {
+            "tensors": {
+                tensor: [
+                    str(engine.get_tensor_mode(tensor)),
+                    str(engine.get_tensor_dtype(tensor)),
+                    list(engine.get_tensor_shape(tensor)),
+                ]
+                for tensor in tensors
+            },
+            "profile": [list(shape) for shape in engine.get_tensor_profile_shape(INPUT_NAME, 0)],
+            "profile of the means": [list(shape) for shape in engine.get_tensor_profile_shape(GIVEN_MEANS_NAME, 0)],
+            "memory": engine.get_device_memory_size_for_profile_v2(0),
+            "version": library.trt.__version__,
+            "has config": hasattr(engine, "create_runtime_config"),
+            "said": library.said(),
+        }
+
+
+def pictures(name: str) -> dict[str, Any]:
+    """Two pictures in two streams, and what is left behind."""
+    with context() as driver:
+        library = Library(name)
+        weights = driver.counters().device_bytes
+        slots, streams = [Slot(library) for _ in range(2)], [cuda.Stream(NON_BLOCKING) for _ in range(2)]
+        random = np.random.default_rng(1)
+        for slot in slots:
+            slot.picture[:] = random.integers(0, 255, slot.picture.shape)
+        done = [slot.enqueue(stream) for slot, stream in zip(slots, streams, strict=True)]
+        cuda.Context.synchronize()
+        right = [bool((slot.result == slot.picture.repeat(2, 1).repeat(2, 2)).all()) for slot in slots]
+        found = {"done": done, "right": right, "races": driver.races(), "said": library.said()}
+        found["weights counted"] = weights == len(library.serialized)
+        before = driver.counters().device_bytes
+        static = library.engine.create_execution_context()
+        found["static"] = driver.counters().device_bytes - before
+        del static, slot, slots, library
+        found["left"] = driver.counters().device_bytes
+        return found
+
+
+def misuse() -> dict[str, Any]:
+    """What the double refuses, and what it says of that."""
+    found: dict[str, Any] = {}
+    with context() as driver:
+        library = Library()
+        runtime, strategies = library.runtime, library.strategies
+        found["foreign"] = [runtime.deserialize_cuda_engine(b"something else"), library.said()]
+        other = make_engine(nearest_model(), PROFILE, version="10.9.0")
+        found["of another version"] = [runtime.deserialize_cuda_engine(other), library.said()]
+        stream = cuda.Stream(NON_BLOCKING)
+        bare = library.engine.create_execution_context(strategies.USER_MANAGED)
+
+        def run(state: Any = bare, handle: int | None = None) -> list[Any]:
+            return [state.execute_async_v3(stream.handle if handle is None else handle), library.said()]
+
+        found["no shape"] = run()
+        found["shape outside"] = [bare.set_input_shape(INPUT_NAME, (1, 17, 8, 3)), library.said()]
+        found["size unknown"] = [bare.update_device_memory_size_for_shapes(), library.said()]
+        bare.set_input_shape(INPUT_NAME, (1, HEIGHT, WIDTH, 3))
+        found["no address"] = run()
+        found["misaligned"] = [bare.set_tensor_address(INPUT_NAME, 100), library.said()]
+        slot = Slot(library)
+        for tensor in (INPUT_NAME, OUTPUT_NAME):
+            bare.set_tensor_address(tensor, slot.context.get_tensor_address(tensor))
+        found["no memory"] = run()
+        size = bare.update_device_memory_size_for_shapes()
+        bare.set_device_memory(int(slot.activations), size - 1)
+        found["small memory"] = run()
+        bare.set_device_memory(int(slot.activations), size)
+        bare.set_input_shape(INPUT_NAME, (1, HEIGHT, WIDTH + 1, 3))
+        found["memory of another shape"] = run()
+        bare.update_device_memory_size_for_shapes()
+        bare.set_device_memory(int(slot.activations), library.engine.device_memory_size_v2)
+        found["beyond an allocation"] = run()
+        slot.target.free()
+        found["freed"] = run(slot.context)
+        driver.set_memory_limit(driver.counters().device_bytes)
+        found["no room"] = [library.engine.create_execution_context(strategies.STATIC), library.said()]
+        driver.set_memory_limit(1 << 30)
+        slot = Slot(library)
+        found["default stream"] = run(slot.context, 0)
+        cuda.Context.synchronize()
+        driver.hold(stream.handle)
+        slot.enqueue(stream)
+        slot.context = None
+        found["destroyed while running"] = [None, library.said()]
+        driver.release(stream.handle)
+        stream.synchronize()
+    return found
+
+
+def races(kind: str) -> list[str]:
+    """What is found where two runs share what they may not."""
+    with context() as driver:
+        library = Library()
+        first, second = cuda.Stream(NON_BLOCKING), cuda.Stream(NON_BLOCKING)
+        slot = Slot(library)
+        if kind == "context":
+            slot.context.execute_async_v3(first.handle)
+            other_target = cuda.mem_alloc(HEIGHT * WIDTH * 12)
+            slot.context.set_tensor_address(OUTPUT_NAME, int(other_target))
+            slot.context.set_device_memory(int(cuda.mem_alloc(1 << 16)), 1 << 16)
+            slot.context.execute_async_v3(second.handle)
+        elif kind == "activations":
+            other = Slot(library, activations=slot.activations)
+            slot.enqueue(first)
+            other.enqueue(second)
+        else:
+            # The inputs' event comes before the outputs are there.
+            event = cuda.Event()
+            slot.context.set_input_consumed_event(event.handle)
+            slot.context.execute_async_v3(first.handle)
+            second.wait_for_event(event)
+            if kind == "input":
+                cuda.memcpy_htod_async(slot.source, slot.picture, second)
+            else:
+                cuda.memcpy_dtoh_async(slot.result, slot.target, second)
+        cuda.Context.synchronize()
+        assert driver.callback_errors() == []
+        return driver.races()
+
+
+def graphs() -> dict[str, Any]:
+    """Runs captured with cuda.core: refused for shapes that did not run before, and repeated with what was set."""
+    from cuda import core
+
+    with context() as driver:
+        library = Library()
+        stream, slot = cuda.Stream(NON_BLOCKING), Slot(library)
+        handle = core.Stream.from_handle(stream.handle)
+
+        def capture() -> tuple[bool, Any]:
+            builder = handle.create_graph_builder()
+            builder.begin_building(mode="thread_local")
+            done = slot.enqueue(stream)
+            graph = builder.end_building().complete()
+            builder.close()
+            return done, graph
+
+        refused, _ = capture()
+        said = library.said()
+        slot.enqueue(stream)
+        stream.synchronize()
+        allowed, graph = capture()
+        results = []
+        for grey in (10, 20):
+            slot.picture[:] = grey
+            graph.launch(handle)
+            stream.synchronize()
+            results.append(sorted(set(slot.result.ravel().tolist())))
+        graph.close()
+        return {"refused": refused, "said": said, "allowed": allowed, "results": results, "races": driver.races()}
+
+
+def further_tensors(switch: str, switch_shape: list[int]) -> list[Any]:
+    """A picture of one grey level with its own means and with others, by a switch of a type and shape."""
+    with context() as driver:
+        library = Library(means=3, switch=getattr(onnx.TensorProto, switch), switch_shape=switch_shape)
+        stream, slot = cuda.Stream(NON_BLOCKING), Slot(library)
+        number = library.trt.nptype(library.engine.get_tensor_dtype(USE_GIVEN_MEANS_NAME))
+        given, use, means = (cuda.mem_alloc(64) for _ in range(3))
+        for name, memory in ((GIVEN_MEANS_NAME, given), (USE_GIVEN_MEANS_NAME, use), (MEANS_NAME, means)):
+            slot.context.set_tensor_address(name, int(memory))
+        slot.picture[:] = 100
+        cuda.memcpy_htod(given, np.array([10, 20, 30], np.float32))
+        found = []
+        for flag in (0, 1):
+            cuda.memcpy_htod(use, np.full(switch_shape, flag, number))
+            done = slot.enqueue(stream)
+            stream.synchronize()
+            own: NDArray[Any] = np.zeros(3, np.float32)
+            cuda.memcpy_dtoh(own, means)
+            found.append([done, slot.result[0, 0, 0].tolist(), own.tolist()])
+        assert library.said() == ""
+        assert driver.messages() == []
+        return found
+
+
+def bundled(engine_path: str, picture: list[int]) -> list[Any]:
+    """An engine of one of our own graphs from its file, and the shape and mean of what comes out for some noise."""
+    from pathlib import Path
+
+    from overnet.environment import current_environment
+    from overnet.sidecar import load_engine
+
+    serialized, _ = load_engine(Path(engine_path), current_environment("tensorrt"))
+    with context() as driver:
+        library = Library()
+        engine = library.runtime.deserialize_cuda_engine(serialized)
+        state = engine.create_execution_context()
+        state.set_input_shape(INPUT_NAME, picture)
+        source = np.random.default_rng(1).integers(0, 255, picture).astype(np.uint8)
+        target: NDArray[np.uint8] = np.zeros(tuple(state.get_tensor_shape(OUTPUT_NAME)), np.uint8)
+        d_source, d_target, stream = cuda.mem_alloc(source.nbytes), cuda.mem_alloc(target.nbytes), cuda.Stream()
+        state.set_tensor_address(INPUT_NAME, int(d_source))
+        state.set_tensor_address(OUTPUT_NAME, int(d_target))
+        cuda.memcpy_htod_async(d_source, source, stream)
+        assert state.execute_async_v3(stream.handle), library.said()
+        cuda.memcpy_dtoh_async(target, d_target, stream)
+        stream.synchronize()
+        assert driver.races() == []
+        return [list(target.shape), float(target.mean()), float(source.mean())]
+
+
+def rtx_config() -> dict[str, Any]:
+    """TensorRT-RTX's options."""
+    with context() as driver:
+        library = Library("tensorrt_rtx")
+        config = library.engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(library.strategies.USER_MANAGED)
+        config.cuda_graph_strategy = library.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        cache = config.create_runtime_cache()
+        kept = bytes(cache.serialize())
+        before = driver.counters().device_bytes
+        state = library.engine.create_execution_context(config)
+        return {
+            "allocated": driver.counters().device_bytes - before,
+            "made": state is not None,
+            "cache": [cache.deserialize(kept), cache.deserialize(b"damaged"), config.set_runtime_cache(cache)],
+            "version": VERSIONS["tensorrt-rtx"] == library.trt.__version__,
+        }
+
+
+def primary_made_by_the_library() -> dict[str, int]:
+    """An engine is loaded where no context is current: the library makes the primary one, and keeps it."""
+    library = Library()
+    assert library.engine is not None
+    return CudaDriver().counters().live
