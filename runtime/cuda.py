@@ -82,9 +82,10 @@ class Gpu:
                 del self._known[self.ordinal]
                 # Detached while it is current, which PyCUDA allows in any thread. The driver's own stack keeps an
                 # entry then, which PyCUDA does not know of.
-                self._context.push()
-                self._context.detach()
-                _pop_current()
+                with suppress(self._driver.Error):
+                    self._context.push()
+                    self._context.detach()
+                    _pop_current()
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -120,23 +121,21 @@ class Gpu:
         with self._allocating(size_bytes, "GPU memory"):
             return DeviceBuffer(self._driver, size_bytes)
 
-    def stream(self) -> Any:  # noqa: ANN401
+    def stream(self) -> CudaStream:
         """A queue of work. Within `current`."""
-        return self._driver.Stream(_NON_BLOCKING)
+        return CudaStream(self._driver)
 
-    def event(self) -> Any:  # noqa: ANN401
+    def event(self) -> CudaEvent:
         """A mark in a queue. Within `current`."""
-        flags = self._driver.event_flags
-        # Whoever waits for it sleeps: the CPU has frames to decode and encode meanwhile.
-        return self._driver.Event(flags.DISABLE_TIMING | flags.BLOCKING_SYNC)
+        return CudaEvent(self._driver)
 
-    def copy_in(self, target: DeviceBuffer, source: NDArray[Any], stream: Any) -> None:  # noqa: ANN401
+    def copy_in(self, target: DeviceBuffer, source: NDArray[Any], stream: CudaStream) -> None:
         """Begin to copy pinned host memory to the GPU. Within `current`."""
-        self._driver.memcpy_htod_async(target.pointer, source, stream)
+        self._driver.memcpy_htod_async(target.pointer, source, stream.inner)
 
-    def copy_out(self, target: NDArray[Any], source: DeviceBuffer, stream: Any) -> None:  # noqa: ANN401
+    def copy_out(self, target: NDArray[Any], source: DeviceBuffer, stream: CudaStream) -> None:
         """Begin to copy from the GPU to pinned host memory. Within `current`."""
-        self._driver.memcpy_dtoh_async(target, source.pointer, stream)
+        self._driver.memcpy_dtoh_async(target, source.pointer, stream.inner)
 
     @contextmanager
     def _allocating(self, size_bytes: int, kind: str) -> Iterator[None]:
@@ -154,12 +153,61 @@ class Gpu:
         """Close whatever still uses a GPU."""
         for gpu in list(cls._known.values()):
             for user in list(gpu._users):
-                with suppress(BackendError):
-                    user.close()
+                user.close()
 
 
 # Before PyCUDA's own end, which aborts the process where a context is left.
 atexit.register(Gpu.close_all)
+
+
+class CudaStream:
+    """A queue of work, which waits for nothing that the default stream does. All methods within `Gpu.current`.
+
+    PyCUDA destroys a stream when it is forgotten, and leaks it where no context is current then, as when an error's
+    traceback held it. So what others hold is this.
+
+    Attributes
+    ----------
+    handle : for other libraries.
+    inner : PyCUDA's object, not to be kept.
+    """
+
+    def __init__(self, driver: Any) -> None:  # noqa: ANN401
+        self.inner = driver.Stream(_NON_BLOCKING)
+        self.handle = int(self.inner.handle)
+
+    def wait_for(self, event: CudaEvent) -> None:
+        """Let what is put into it from now on wait for an event."""
+        self.inner.wait_for_event(event.inner)
+
+    def synchronize(self) -> None:
+        """Wait until all in it is done."""
+        self.inner.synchronize()
+
+    def close(self) -> None:
+        """Destroy it, when all in it is done."""
+        self.inner = None
+
+
+class CudaEvent:
+    """A mark in a queue, that can be waited for. All methods within `Gpu.current`; for `inner` see `CudaStream`."""
+
+    def __init__(self, driver: Any) -> None:  # noqa: ANN401
+        flags = driver.event_flags
+        # Whoever waits for it sleeps: the CPU has frames to decode and encode meanwhile.
+        self.inner = driver.Event(flags.DISABLE_TIMING | flags.BLOCKING_SYNC)
+
+    def record(self, stream: CudaStream) -> None:
+        """Put the mark at the end of a queue."""
+        self.inner.record(stream.inner)
+
+    def synchronize(self) -> None:
+        """Wait until it is reached."""
+        self.inner.synchronize()
+
+    def close(self) -> None:
+        """Destroy it."""
+        self.inner = None
 
 
 class PinnedBuffer:

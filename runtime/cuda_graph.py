@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from overnet.errors import BackendError
@@ -31,20 +32,19 @@ class RecordedWork:
 
     def __init__(self, stream: int, enqueue: Callable[[], None]) -> None:
         core = _cuda_core()
+        self._stream = core.Stream.from_handle(stream)
+        builder = self._stream.create_graph_builder()
         try:
-            self._stream = core.Stream.from_handle(stream)
-            builder = self._stream.create_graph_builder()
             # Other threads may copy and allocate meanwhile: only this one's calls are watched.
             builder.begin_building("thread_local")
-            try:
-                enqueue()
-            finally:
-                builder.end_building()
+            enqueue()
+            builder.end_building()
             self._graph = builder.complete()
             builder.close()
-        except BackendError:
-            raise
         except Exception as error:  # cuda.core has no base class for its own
+            # Only closing ends a recording that went wrong, and says so a second time.
+            with suppress(Exception):
+                builder.close()
             raise BackendError(f"the work cannot be recorded ({' '.join(str(error).split())[:200]})") from error
 
     def launch(self) -> None:

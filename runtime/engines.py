@@ -16,7 +16,7 @@ import psutil
 
 from overnet.artifact import read_artifact
 from overnet.environment import current_environment
-from overnet.errors import BackendError, InputError, OverNetError
+from overnet.errors import BackendError, InputError
 from overnet.metrics import psnr
 from overnet.runtime.cuda import Gpu
 from overnet.runtime.engine_cache import EngineWish, cache_folder, cached_engine
@@ -211,16 +211,10 @@ class Engines:
         return notes
 
     def close(self) -> None:
-        """Give everything back; the first failure is raised when all the rest is given back."""
-        failure: OverNetError | None = None
+        """Give everything back."""
         for ready in self._ready.values():
-            try:
-                ready.close()
-            except OverNetError as error:
-                failure = failure or error
+            ready.close()
         self._ready.clear()
-        if failure is not None:
-            raise failure
 
 
 def tile_side(profile: Profile, size: Size) -> int | None:

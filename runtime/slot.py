@@ -11,7 +11,7 @@ Nothing is allocated for a frame: buffers grow to the largest size seen and stay
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +43,9 @@ class Slot:
 
     def __init__(self, commons: SlotCommons) -> None:
         self._commons, self._gpu = commons, commons.gpu
-        self.stream: Any = self._gpu.stream()
-        self.done: Any = self._gpu.event()
-        self.computed: Any = self._gpu.event()
+        self.stream = self._gpu.stream()
+        self.done = self._gpu.event()
+        self.computed = self._gpu.event()
         self._context = commons.engine.context()
         self._host: dict[str, PinnedBuffer] = {}
         self._device: dict[str, DeviceBuffer] = {}
@@ -151,7 +151,7 @@ class Slot:
         self.done.record(self.stream)
 
     def _compute(self) -> None:
-        handle = int(self.stream.handle)
+        handle = self.stream.handle
         if self._recorded is None and self._runs > 0 and self._commons.records:
             try:
                 self._recorded = RecordedWork(handle, lambda: self._context.enqueue(handle))
@@ -191,8 +191,8 @@ class Slot:
             device.free()
         self._host.clear()
         self._device.clear()
-        # PyCUDA destroys these when they are forgotten, and can only where the context is current.
-        self.stream = self.done = self.computed = None
+        for used in (self.stream, self.done, self.computed):
+            used.close()
 
 
 _Buffer = TypeVar("_Buffer", PinnedBuffer, DeviceBuffer)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from overnet.runtime.cuda import DeviceBuffer, Gpu
+from overnet.runtime.cuda import CudaEvent, CudaStream, DeviceBuffer, Gpu
 from overnet.runtime.trt_engine import ALIGNMENT_BYTES, LoadedEngine
 
 FLOAT_BYTES = 4
@@ -41,7 +39,7 @@ class SlotCommons:
         self._activations: DeviceBuffer | None = None
         self._switches: DeviceBuffer | None = None
         # The event after the last computing in the shared memory.
-        self._computed: Any = None
+        self._computed: CudaEvent | None = None
 
     def begin(self, slots: int, *, shares_activations: bool | None) -> None:
         """Set up what is there once; more than once does no harm.
@@ -69,6 +67,7 @@ class SlotCommons:
             stream = self.gpu.stream()
             self.gpu.copy_in(self._switches, values.shaped(size_bytes), stream)
             stream.synchronize()
+            stream.close()
         finally:
             values.free()
 
@@ -88,18 +87,18 @@ class SlotCommons:
             self._activations = self.gpu.device(needed_bytes)
         return self._activations
 
-    def before_compute(self, stream: Any) -> None:  # noqa: ANN401 - PyCUDA has no types
+    def before_compute(self, stream: CudaStream) -> None:
         """Order computing in a stream after the one before, whose memory it takes."""
         if self.shares_activations and self._computed is not None:
-            stream.wait_for_event(self._computed)
+            stream.wait_for(self._computed)
 
-    def after_compute(self, stream: Any, computed: Any) -> None:  # noqa: ANN401
+    def after_compute(self, stream: CudaStream, computed: CudaEvent) -> None:
         """Mark the end of computing in a stream with the slot's event."""
         if self.shares_activations:
             computed.record(stream)
             self._computed = computed
 
-    def forget(self, computed: Any) -> None:  # noqa: ANN401
+    def forget(self, computed: CudaEvent) -> None:
         """A slot goes, of which nothing runs any more."""
         if self._computed is computed:
             self._computed = None

@@ -7,6 +7,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
+from overnet.errors import BackendError
 from overnet.runtime.cuda import Gpu, reporting_cuda
 from overnet.runtime.slot import Slot
 from overnet.runtime.slot_commons import SlotCommons
@@ -172,9 +173,11 @@ class SlotRing:
                 return
             self._closed = True
             self._changed.notify_all()
-        with self.gpu.current(), reporting_cuda("the GPU's memory cannot be given back"):
-            for slot in self._slots:
-                slot.close()
-            self._commons.close()
+        with self.gpu.current():
+            parts: list[Slot | SlotCommons] = [*self._slots, self._commons]
+            for part in parts:
+                # After an error of the GPU nothing in its context works any more, and that error is what counts.
+                with suppress(BackendError, MemoryError), reporting_cuda("the GPU's memory cannot be given back"):
+                    part.close()
             self._slots.clear()
             self._free.clear()

@@ -12,7 +12,7 @@ from overnet.runtime.slot import Frame, Slot
 from overnet.runtime.slot_ring import SlotRing
 
 
-class _SlotTicket:
+class SlotTicket:
     """A frame on its way in a slot. See `overnet.runtime.stream.Ticket`."""
 
     def __init__(self, ring: SlotRing, slot: Slot) -> None:
@@ -67,7 +67,7 @@ class SlotStream:
                 raise
         return slot
 
-    def submit(self, frame: Frame) -> _SlotTicket:
+    def submit(self, frame: Frame) -> SlotTicket:
         """Begin to upscale a frame; see `UpscaleStream.submit`."""
         with self._lock:
             slot = self._filling.pop(frame.ctypes.data, None)
@@ -81,7 +81,7 @@ class SlotStream:
         except BaseException:
             self._ring.give_back(slot)
             raise
-        return _SlotTicket(self._ring, slot)
+        return SlotTicket(self._ring, slot)
 
     def stop(self) -> None:
         """See `UpscaleStream.stop`."""

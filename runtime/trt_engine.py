@@ -62,9 +62,9 @@ class LoadedEngine:
         self.is_rtx = runtime == "tensorrt-rtx"
         self._title = TITLES[runtime]
         self._trt: Module = bindings(runtime, purpose="running an engine")
-        self._messages = _messages(self._trt)
+        logger, self._errors = _logger(self._trt)
         # It has to outlive the engine.
-        self._runtime: Runtime = self._trt.Runtime(self._messages)
+        self._runtime: Runtime = self._trt.Runtime(logger)
         self._engine: ICudaEngine = self._runtime.deserialize_cuda_engine(serialized)
         if self._engine is None:
             raise self._failure("cannot load the engine")
@@ -118,15 +118,13 @@ class LoadedEngine:
 
     def keep_kernels(self) -> None:
         """Store the kernels compiled so far, for the next start; what cannot be stored is compiled again then."""
-        if self.is_rtx and self._kernel_cache_file is not None and self._kernel_cache is not None:
+        if self.is_rtx:
             cache: IRuntimeCache = self._kernel_cache
-            content = bytes(cache.serialize())
-            try:
-                make_folder(self._kernel_cache_file.parent)
-                with whole_file(self._kernel_cache_file, overwrite=True) as temporary:
-                    temporary.write_bytes(content)
-            except OverNetError:
-                self._kernel_cache_file = None
+            if cache is not None and self._kernel_cache_file is not None:
+                with suppress(OverNetError):
+                    make_folder(self._kernel_cache_file.parent)
+                    with whole_file(self._kernel_cache_file, overwrite=True) as temporary:
+                        temporary.write_bytes(bytes(cache.serialize()))
 
     def close(self) -> None:
         """Give its memory back. No context of it may be used afterwards."""
@@ -134,7 +132,7 @@ class LoadedEngine:
         self._kernel_cache = self._config = self._engine = self._runtime = None
 
     def _failure(self, what: str) -> Exception:
-        reason = self._messages.take()
+        reason = self._errors.take()
         message = f"{self._title} {what} ({reason})" if reason else f"{self._title} {what}"
         return MemoryError(message) if is_out_of_memory(RuntimeError(reason)) else BackendError(message)
 
@@ -184,27 +182,37 @@ class EngineContext:
         self._context = None
 
 
-@functools.cache
-def _messages(trt: Module) -> Any:  # noqa: ANN401 - a subclass of the bindings' ILogger
-    """A library's one logger, which lives as long as the process: the library keeps it beyond any engine."""
-    errors = {trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR}
+class _Errors:
+    """What a library said went wrong, the last few messages."""
 
-    class Messages(trt.ILogger):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: deque[str] = deque(maxlen=8)
+
+    def add(self, text: str) -> None:
+        with self._lock:
+            self._last.append(" ".join(text.split()))
+
+    def take(self) -> str:
+        """The first since this was last asked, from which others follow."""
+        with self._lock:
+            first = self._last[0] if self._last else ""
+            self._last.clear()
+        return first[:300]
+
+
+@functools.cache
+def _logger(trt: Module) -> tuple[Any, _Errors]:
+    """A library's one logger, which lives as long as the process: the library keeps it beyond any engine."""
+    serious = {trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR}
+    errors = _Errors()
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self._lock = threading.Lock()
-            self._last: deque[str] = deque(maxlen=8)
 
         def log(self, severity: Any, text: str) -> None:  # noqa: ANN401 - the bindings' Severity
-            if severity in errors:
-                with self._lock:
-                    self._last.append(" ".join(str(text).split()))
+            if severity in serious:
+                errors.add(text)
 
-        def take(self) -> str:
-            """The first error since this was last asked, from which others follow."""
-            with self._lock:
-                first = self._last[0] if self._last else ""
-                self._last.clear()
-            return first[:300]
-
-    return Messages()
+    return Logger(), errors

@@ -11,10 +11,20 @@ import av
 import numpy as np
 import pytest
 
+from overnet.cuda_device import cuda_device_count
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the material in ../shared is not here")
+
+
+def pytest_runtest_setup(item):
+    """Skip what needs a GPU where there is none, unless that is to be a failure: a broken one must not go unseen."""
+    if item.get_closest_marker("needs_cuda") and not cuda_device_count():
+        if os.environ.get("OVERNET_REQUIRE_CUDA") == "1":
+            pytest.fail("OVERNET_REQUIRE_CUDA is set, and there is no NVIDIA GPU")
+        pytest.skip("no NVIDIA GPU")
 
 
 @pytest.fixture(scope="session")

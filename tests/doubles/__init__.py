@@ -23,6 +23,10 @@ and the function, in a module that is no test, asks the driver what happened::
         live = driver.counters().live  # before the context is detached: PyCUDA frees nothing afterwards
         return {"races": driver.races(), "live": live, "wrong": wrong}
 
+All threads of the host count as one: what one of them has waited for is taken to be over for all. So a wait that is
+missing between streams is only sure to be found where no thread waits for the work in the meantime; where one does,
+make launches long (`CudaDriver.set_rates`) or hold a stream up, instead of relying on delays.
+
 For commands, `running.stand_in_environment` gives the environment. Where CUDA's headers or a compiler are missing, both
 skip the test, unless ``OVERNET_REQUIRE_DOUBLES`` is 1. ``python -m tests.doubles.pycuda_build`` builds PyCUDA up front.
 """

@@ -264,7 +264,8 @@ static Capture *captures;
 static uint64_t captures_made;
 static Memory *device_memory, *host_memory;
 static Deferred *deferred;
-static uintptr_t arena, alias, cursor; /* device memory as programs see it, as the stand-in does, and the next address */
+/* Device memory as programs see it, as the stand-in does, and the next address to give out. */
+static uintptr_t arena, alias, cursor;
 static uintptr_t next_token = FIRST_TOKEN;
 static struct {
     uintptr_t start, end;
@@ -537,7 +538,8 @@ static bool is_function(const char *exported, const char *name) {
 
 /* Begin a function that needs no context. Unless it returns an error, the mutex is held. */
 static CUresult enter(const char *function) {
-    if (forked) return CUDA_ERROR_NOT_INITIALIZED; /* and the mutex may be held by a thread that is not in this process */
+    /* In a forked process the mutex may be held by a thread that is not there. */
+    if (forked) return CUDA_ERROR_NOT_INITIALIZED;
     pthread_mutex_lock(&mutex);
     for (int i = 0; i < 16; i++)
         if (failures[i].times && is_function(function, failures[i].function) && failures[i].after-- <= 0) {
@@ -778,7 +780,8 @@ static void *serve(void *argument) {
         }
         if (op->work.exec) {
             Graph *graph = op->work.exec->graph;
-            for (int i = 0; i < graph->node_count; i++) run(stream, op->sequence * MAX_NODES + i, &graph->nodes[i].work);
+            for (int i = 0; i < graph->node_count; i++)
+                run(stream, op->sequence * MAX_NODES + i, &graph->nodes[i].work);
             drop_exec(op->work.exec);
         } else {
             run(stream, op->sequence, &op->work);

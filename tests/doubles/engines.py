@@ -27,7 +27,11 @@ DEVICE, CAPABILITY = "Stand-in", "8.7"
 
 
 def nearest_model(
-    scale: int = 2, *, means: int = 0, switch: int = onnx.TensorProto.FLOAT, switch_shape: Sequence[int] = (1, 1, 1, 1)
+    scale: int = 2,
+    *,
+    means: int = 0,
+    switch: int = onnx.TensorProto.FLOAT,
+    switch_shape: Sequence[int] = (1, 1, 1, 1),
 ) -> bytes:
     """A small graph of the form that ours have: each pixel becomes a square of `scale` x `scale`.
 
@@ -41,7 +45,6 @@ def nearest_model(
     node, value = helper.make_node, helper.make_tensor_value_info
     initializers = [
         helper.make_tensor("scales", types.FLOAT, [4], [1, 1, scale, scale]),
-        helper.make_tensor("axes", types.INT64, [2], [2, 3]),
         helper.make_tensor("low", types.FLOAT, [], [0]),
         helper.make_tensor("high", types.FLOAT, [], [255]),
     ]
@@ -57,6 +60,7 @@ def nearest_model(
     inputs = [value(INPUT_NAME, types.UINT8, ["n", "h", "w", 3])]
     outputs = [value(OUTPUT_NAME, types.UINT8, ["n", None, None, 3])]
     if means:
+        initializers.append(helper.make_tensor("axes", types.INT64, [2], [2, 3]))
         nodes[2:2] = [
             node("ReduceMean", ["planes", "axes"], [MEANS_NAME], keepdims=1),
             node("Cast", [USE_GIVEN_MEANS_NAME], ["use"], to=types.BOOL),

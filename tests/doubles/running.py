@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from tests.doubles.cuda_driver import SONAME, DoublesUnavailable, driver_folder
 from tests.doubles.pycuda_build import pycuda_folder
 
 ROOT = Path(__file__).parents[2]
+needs_cuda_core = pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="cuda-core is not installed")
 _TAIL = 6000
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,9 +49,9 @@ def error_of(call: Callable[[], Any]) -> str:
     return ""
 
 
-def view(driver: CudaDriver, address: int, size: int = SIZE) -> Any:
+def view(driver: CudaDriver, address: int) -> Any:
     """A device's bytes as an array, for what runs in a launch."""
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(driver.resolve(address, size)), np.uint8)
+    return np.ctypeslib.as_array((ctypes.c_uint8 * SIZE).from_address(driver.resolve(address, SIZE)))
 
 
 def launch_plus_one(driver: CudaDriver, stream: Any, source: int, target: int) -> int:
@@ -196,9 +197,8 @@ def mapped() -> dict[str, Any]:
 
 def captured() -> dict[str, Any]:
     """A graph made with cuda.core in a stream of PyCUDA's, and what a capture does not allow."""
-    from cuda import core
-    from cuda.core._utils.cuda_utils import CUDAError
-
+    core = importlib.import_module("cuda.core")  # without types
+    core_error = importlib.import_module("cuda.core._utils.cuda_utils").CUDAError
     found: dict[str, Any] = {}
     with context() as driver:
         stream, other = cuda.Stream(NON_BLOCKING), cuda.Stream(NON_BLOCKING)
@@ -217,7 +217,7 @@ def captured() -> dict[str, Any]:
                 return graph
             try:
                 builder.close()  # which ends the capture first
-            except CUDAError as error:
+            except core_error as error:
                 said += f" | {str(error).partition(':')[0]}"
             return said
 
@@ -244,7 +244,7 @@ def captured() -> dict[str, Any]:
         d_result.free()
         try:
             graph.launch(handle)
-        except CUDAError as error:
+        except core_error as error:
             found["freed"] = str(error).partition(":")[0]
         graph.close()
         event = cuda.Event()
@@ -297,13 +297,15 @@ def what_there_is() -> dict[str, Any]:
 def overlap() -> dict[str, bool]:
     """Whether operations of two streams run at the same time, and those of one after each other."""
     with context() as driver:
-        driver.set_rates(launch_microseconds=30_000)
+        driver.reset()
+        driver.set_rates(launch_microseconds=100_000)
         first, second = cuda.Stream(NON_BLOCKING), cuda.Stream(NON_BLOCKING)
         for stream in (first, second, first):
             driver.launch_host(stream.handle, lambda: None, [])
         cuda.Context.synchronize()
-        of = {number: [timing for timing in driver.timeline() if timing.stream == number] for number in (1, 2)}
-        one, after, beside = *of[1], *of[2]
+        number = driver.stream_number(first.handle)
+        one, after = (timing for timing in driver.timeline() if timing.stream == number)
+        (beside,) = (timing for timing in driver.timeline() if timing.stream == driver.stream_number(second.handle))
         return {
             "two streams": one.start_s < beside.end_s and beside.start_s < one.end_s,
             "one stream": after.start_s < one.end_s,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.doubles.running import run_over_stand_in
+from tests.doubles.running import needs_cuda_core, run_over_stand_in
 
 PLACE = "tests.doubles.scenarios"
 
@@ -32,8 +32,7 @@ def test_a_missing_wait_is_found_at_any_timing(missing, first, second):
 
 def test_a_slot_that_is_used_again_too_early_is_found():
     for found in run("many_frames", "reuse", 3, 300):
-        assert found["races"]
-        assert found["wrong"]
+        assert len(found["races"]) >= 9
 
 
 def test_a_missing_wait_shows_in_the_frames_where_a_stream_is_held():
@@ -74,6 +73,7 @@ def test_mapped_memory():
     assert found["not mapped, launched"] == 700
 
 
+@needs_cuda_core
 def test_a_captured_graph():
     found = run("captured")
     assert found["ran while captured"] == 0

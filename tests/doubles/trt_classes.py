@@ -426,9 +426,9 @@ class IRuntimeCache:
         """What to store."""
         return self._CONTENT
 
-    def deserialize(self, buffer: bytes) -> bool:
+    def deserialize(self, blob: bytes) -> bool:
         """Take what was stored; False for anything else."""
-        return bytes(buffer) == self._CONTENT
+        return bytes(blob) == self._CONTENT
 
 
 class IRuntimeConfigOfRtx(IRuntimeConfig):

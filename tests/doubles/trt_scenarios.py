@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from overnet.artifact import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
 from overnet.sidecar import Profile
-from tests.doubles.cuda_driver import CudaDriver
+from tests.doubles.cuda_driver import SONAME, CudaDriver
 from tests.doubles.engines import VERSIONS, make_engine, nearest_model
 from tests.doubles.scenarios import NON_BLOCKING, context
 
@@ -186,21 +187,22 @@ def races(kind: str) -> list[str]:
         first, second = cuda.Stream(NON_BLOCKING), cuda.Stream(NON_BLOCKING)
         slot = Slot(library)
         if kind == "context":
-            slot.context.execute_async_v3(first.handle)
-            other_target = cuda.mem_alloc(HEIGHT * WIDTH * 12)
-            slot.context.set_tensor_address(OUTPUT_NAME, int(other_target))
-            slot.context.set_device_memory(int(cuda.mem_alloc(1 << 16)), 1 << 16)
-            slot.context.execute_async_v3(second.handle)
+            assert slot.context.execute_async_v3(first.handle)
+            target, activations = cuda.mem_alloc(HEIGHT * WIDTH * 12), cuda.mem_alloc(1 << 16)
+            slot.context.set_tensor_address(OUTPUT_NAME, int(target))
+            slot.context.set_device_memory(int(activations), 1 << 16)
+            assert slot.context.execute_async_v3(second.handle)
         elif kind == "activations":
             other = Slot(library, activations=slot.activations)
             slot.enqueue(first)
             other.enqueue(second)
         else:
             # The inputs' event comes before the outputs are there.
-            event = cuda.Event()
-            slot.context.set_input_consumed_event(event.handle)
-            slot.context.execute_async_v3(first.handle)
-            second.wait_for_event(event)
+            driver_itself, event = ctypes.CDLL(SONAME), ctypes.c_void_p()  # PyCUDA does not tell an event's handle
+            driver_itself.cuEventCreate(ctypes.byref(event), 0)
+            slot.context.set_input_consumed_event(event.value)
+            assert slot.context.execute_async_v3(first.handle)
+            driver_itself.cuStreamWaitEvent(ctypes.c_void_p(second.handle), event, 0)
             if kind == "input":
                 cuda.memcpy_htod_async(slot.source, slot.picture, second)
             else:
@@ -212,8 +214,7 @@ def races(kind: str) -> list[str]:
 
 def graphs() -> dict[str, Any]:
     """Runs captured with cuda.core: refused for shapes that did not run before, and repeated with what was set."""
-    from cuda import core
-
+    core = importlib.import_module("cuda.core")  # without types
     with context() as driver:
         library = Library()
         stream, slot = cuda.Stream(NON_BLOCKING), Slot(library)

@@ -1,7 +1,23 @@
-"""What tests of the CUDA runtime run over the stand-in of the driver; see `tests.doubles`. No test itself."""
+"""What tests of the CUDA runtime run over the stand-in of the driver; see `tests.doubles`. No test itself.
+
+Each function runs in a process of its own, and returns what JSON has. Where it does not say otherwise, there must be no
+race, no misuse of the driver and nothing left when it ends.
+"""
+
+import atexit
+import os
+import threading
+import time
+from contextlib import closing, contextmanager
+
+import numpy as np
 
 from overnet.benchmarks import gpu_checks
-from overnet.benchmarks.gpu_checks import Setting
+from overnet.benchmarks.gpu_checks import Setting, frames, stream_all
+from overnet.errors import BackendError, OverNetError
+from overnet.runtime import slot_stream
+from overnet.runtime.slot import Slot
+from overnet.runtime.slot_commons import SlotCommons
 from tests.doubles.cuda_driver import CudaDriver
 
 
@@ -19,19 +35,348 @@ def setting(engine, reference, **changes):
     return Setting(model=engine, reference=reference, **{**small, **changes})
 
 
-def ask(driver):
-    """What the driver saw; every object has to be gone by now."""
+def nothing_wrong(driver):
+    """Assert that no rule was broken and nothing is left, and give what the driver counted."""
     counters = driver.counters()
     assert driver.races() == [], driver.races()[:3]
     assert driver.messages() == [], driver.messages()[:3]
     assert driver.callback_errors() == []
-    return counters
+    assert counters.live == {}
+    assert driver.thread_depth() == 0
+    return counters._asdict()
 
 
 def check(name, engine, reference, changes):
-    """One of the checks that run on a real GPU as well; what is left behind is an error."""
+    """One of the checks that run on a real GPU as well."""
     driver = CudaDriver()
-    detail = gpu_checks.CHECKS[name](setting(engine, reference, **changes))
-    counters = ask(driver)
-    assert not any(counters.live.values()), counters.live
-    return {"detail": detail, **counters._asdict()}
+    with seen_by_the_driver(driver):
+        detail = gpu_checks.CHECKS[name](setting(engine, reference, **changes))
+    return {"detail": detail, **nothing_wrong(driver)}
+
+
+@contextmanager
+def seen_by_the_driver(driver):
+    """Tell the driver when the host fills and reads page-locked frames, which it cannot see by itself."""
+    copy, enter, leave = np.copyto, slot_stream.SlotTicket.__enter__, slot_stream.SlotTicket.__exit__
+
+    def filled(target, source, **options):
+        copy(target, source, **options)
+        if isinstance(target, np.ndarray) and target.dtype == np.uint8 and is_pinned(target):
+            driver.host_access(target.ctypes.data, target.nbytes, writes=True, label="fill")
+
+    def fetched(ticket):
+        frame = enter(ticket)
+        driver.host_access(frame.ctypes.data, frame.nbytes, writes=False, label="fetch")
+        return frame
+
+    def left(ticket, *error):
+        frame = ticket._slot.output
+        driver.host_access(frame.ctypes.data, frame.nbytes, writes=False, label="fetch")
+        leave(ticket, *error)
+
+    np.copyto, slot_stream.SlotTicket.__enter__, slot_stream.SlotTicket.__exit__ = filled, fetched, left
+    try:
+        yield
+    finally:
+        np.copyto, slot_stream.SlotTicket.__enter__, slot_stream.SlotTicket.__exit__ = copy, enter, leave
+
+
+def is_pinned(array):
+    """Whether an array lies in memory that PyCUDA has page-locked."""
+    owner = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    return type(owner).__module__.startswith("pycuda")
+
+
+def sabotaged(what, engine, reference):
+    """Stream with one synchronisation taken away; returns what gives it away."""
+
+    def nothing(*_):
+        pass
+
+    def hand_back_too_early(self):
+        frame = enter(self)
+        self._ring.give_back(self._slot)
+        return frame
+
+    enter = slot_stream.SlotTicket.__enter__
+    if what == "computing is not ordered":
+        SlotCommons.before_compute = nothing
+    elif what == "a result is not waited for":
+        Slot.wait = nothing
+    elif what == "a slot is given back before its result is read":
+        slot_stream.SlotTicket.__enter__ = hand_back_too_early
+        slot_stream.SlotTicket.__exit__ = nothing
+    driver = CudaDriver()
+    driver.set_delay(5, 2000)
+    # Computing takes longer than a busy machine takes to fetch a frame and submit the next.
+    driver.set_rates(launch_microseconds=15000)
+    settings = setting(engine, reference)
+    wrong = 0
+    with settings.expected() as on_cpu, settings.upscaler() as upscaler, seen_by_the_driver(driver):
+        expected = [on_cpu(frame) for frame in frames(settings.size, 40)]
+
+        def receive(number, upscaled):
+            nonlocal wrong
+            time.sleep(0.01)  # as an encoder takes
+            wrong += not np.array_equal(upscaled, expected[number])
+
+        stream_all(upscaler, settings.size, frames(settings.size, 40), receive)
+    return {"races": driver.races(), "wrong": wrong}
+
+
+def overlapping(engine, reference, slots):
+    """Stream frames whose copies and computing take long; when each of them ran."""
+    driver = CudaDriver()
+    driver.set_rates(copy_bytes_per_second=4e6, launch_microseconds=15000)
+    settings = setting(engine, reference)
+    with settings.upscaler(slots=slots) as upscaler:
+        stream_all(upscaler, settings.size, frames(settings.size, 5), lambda *_: None)
+        driver.reset()
+        stream_all(upscaler, settings.size, frames(settings.size, 20), lambda *_: None)
+        timeline = driver.timeline()
+    nothing_wrong(driver)
+    return [timing._asdict() for timing in timeline]
+
+
+def no_allocation_for_a_frame(engine, reference):
+    """Allocations of the first frames of two sizes, and of all frames after them."""
+    driver = CudaDriver()
+    settings = setting(engine, reference)
+    allocations = []
+    with settings.upscaler() as upscaler:
+        for _ in range(3):
+            driver.reset()
+            for size in (settings.size, settings.other_size):
+                stream_all(upscaler, size, frames(size, 30), lambda *_: None)
+            picture = next(frames(settings.size, 1))
+            upscaler(picture)
+            counters = driver.counters()
+            allocations.append(counters.total_device_allocations + counters.total_host_allocations)
+    nothing_wrong(driver)
+    return allocations
+
+
+def short_of_memory(engine, reference, size, slots):
+    """Stream with as much memory as the environment leaves; what is said, or the error."""
+    driver = CudaDriver()
+    settings = setting(engine, reference, size=tuple(size))
+    with settings.expected() as on_cpu:
+        expected = [on_cpu(frame).astype(int) for frame in frames(settings.size, 6)]
+    differences, error = [], None
+    try:
+        with settings.upscaler(slots=slots) as upscaler:
+            stream_all(
+                upscaler,
+                settings.size,
+                frames(settings.size, 6),
+                lambda number, upscaled: differences.append(int(np.abs(upscaled - expected[number]).max())),
+            )
+            notes = upscaler.take_notes()
+    except OverNetError as caught:
+        error, notes = str(caught), []
+    counters = driver.counters()
+    nothing_wrong(driver)
+    return {"differences": differences, "notes": notes, "error": error, "peak": counters.peak_device_bytes}
+
+
+def shared_with_others(engine, reference):
+    """Another library's context is current before and after, and our own is gone when the last upscaler is."""
+    import pycuda.driver as cuda
+
+    cuda.init()
+    other = cuda.Device(0).make_context()
+    settings = setting(engine, reference)
+    driver = CudaDriver()
+    depth, others = driver.thread_depth(), driver.counters().contexts
+    first, second = settings.upscaler(), settings.upscaler()
+    retained = driver.counters().contexts - others
+    first(next(frames(settings.size, 1)))
+    assert driver.thread_depth() == depth
+    assert cuda.Context.get_current() == other
+    first.close()
+    second(next(frames(settings.size, 1)))
+    second.close()
+    after = driver.counters().contexts - others
+    assert cuda.Context.get_current() == other
+    other.pop()
+    other.detach()
+    return {"retained": retained, "after": after, "depth": driver.thread_depth()}
+
+
+def left_open(engine, reference, how):
+    """End Python with frames on their way. What is left is looked at after everything else has ended."""
+    driver = CudaDriver()
+
+    def look():
+        live = driver.counters().live
+        if live:
+            os.write(2, f"left: {live}\n".encode())
+            os._exit(3)
+
+    _run_last(look)
+    settings = setting(engine, reference)
+    upscaler = settings.upscaler()
+    stream = upscaler.stream(*settings.size)
+    driver.set_delay(3, 20000)
+    tickets = [stream.submit(frame) for frame in frames(settings.size, 2)]
+    if how == "dropped":
+        del upscaler, stream, tickets
+    else:
+        globals()["kept"] = (upscaler, stream, tickets)
+
+
+def _run_last(function):
+    """Run at exit after what was registered before."""
+    from overnet.runtime.cuda import Gpu
+
+    atexit.unregister(Gpu.close_all)
+    atexit.register(function)
+    atexit.register(Gpu.close_all)
+
+
+def failing_in_the_middle(engine, reference, function, code):
+    """A call of the driver fails in mid-stream: one error of ours, and the next stream works."""
+    driver = CudaDriver()
+    settings = setting(engine, reference)
+    with settings.upscaler() as upscaler:
+        stream_all(upscaler, settings.size, frames(settings.size, 5), lambda *_: None)
+        driver.fail_next(function, code, after=7)
+        try:
+            stream_all(upscaler, settings.size, frames(settings.size, 50), lambda *_: None)
+        except BackendError as caught:
+            error = str(caught)
+        else:
+            error = None
+        received = []
+        stream_all(upscaler, settings.size, frames(settings.size, 5), lambda number, _: received.append(number))
+    assert driver.counters().live == {}, driver.counters().live
+    return {"error": error, "after": received}
+
+
+def devices(engine, reference, ordinal):
+    """Which device an upscaler runs on, or why it does not."""
+    settings = setting(engine, reference, device=ordinal)
+    try:
+        with settings.upscaler() as upscaler:
+            upscaler(next(frames(settings.size, 1)))
+            found = upscaler.backend_for(2).device
+    except OverNetError as caught:
+        return {"error": str(caught)}
+    nothing_wrong(CudaDriver())
+    return {"device": found}
+
+
+def chosen(model, backend):
+    """Which backend is chosen for a model, and what is said."""
+    from overnet import Upscaler
+
+    with Upscaler(2, model=model, backend=backend) as upscaler:
+        upscaler(next(frames((40, 48), 1)))
+        return {"backend": upscaler.backend_name, "notes": upscaler.take_notes()}
+
+
+def host_copies(engine, clip, output):
+    """Upscale a video, and count what is copied on the host, and where frames are decoded to and encoded from."""
+    from pathlib import Path
+
+    from av.video.frame import VideoFrame
+
+    from overnet import Upscaler
+    from overnet.runtime import color
+    from overnet.runtime.plan import Job
+    from overnet.runtime.process import VideoOptions, upscale_video
+
+    driver = CudaDriver()
+    seen = {"decoded to pinned": 0, "encoded from pinned": 0, "copied for the encoder": 0, "copied to a slot": 0}
+    decode = color.RgbDecoder.__call__
+
+    def counted_decode(self, frame, out=None):
+        seen["decoded to pinned"] += out is not None and is_pinned(out)
+        return decode(self, frame, out)
+
+    class CountedFrames:
+        @staticmethod
+        def from_numpy_buffer(array, format):
+            seen["encoded from pinned"] += is_pinned(array)
+            return VideoFrame.from_numpy_buffer(array, format=format)
+
+        @staticmethod
+        def from_ndarray(array, format):
+            seen["copied for the encoder"] += 1
+            return VideoFrame.from_ndarray(array, format=format)
+
+    class CountedCopies:
+        @staticmethod
+        def copyto(target, source):
+            seen["copied to a slot"] += 1
+            np.copyto(target, source)
+
+    color.RgbDecoder.__call__, color.VideoFrame = counted_decode, CountedFrames
+    slot_stream.np = CountedCopies
+    with Upscaler(2, model=engine, backend="tensorrt") as upscaler:
+        outcome = upscale_video(Job(Path(clip), Path(output), "video"), upscaler, VideoOptions(), overwrite=True)
+    return {"frames": outcome.frames, **seen, **nothing_wrong(driver)}
+
+
+def smaller_than_the_engine_takes(engine, reference):
+    """A picture smaller than the profile's smallest, which is padded."""
+    driver = CudaDriver()
+    settings = setting(engine, reference)
+    picture = next(frames((9, 30), 1))
+    with settings.expected() as on_cpu, settings.upscaler() as upscaler:
+        found, expected = upscaler(picture), on_cpu(picture)
+        stream_found = []
+        stream_all(upscaler, (9, 30), iter([picture]), lambda _, upscaled: stream_found.append(upscaled.copy()))
+        notes = upscaler.take_notes()
+    nothing_wrong(driver)
+    assert np.array_equal(stream_found[0], found)
+    return {"shape": found.shape, "difference": float(np.abs(found.astype(int) - expected).mean()), "notes": notes}
+
+
+def stopped_while_waiting(engine, reference):
+    """Whoever waits for a buffer is woken by `stop`, and what was submitted can still be fetched."""
+    driver = CudaDriver()
+    settings = setting(engine, reference)
+    with settings.upscaler(slots=2) as upscaler, closing(upscaler.stream(*settings.size)) as stream:
+        tickets = [stream.submit(frame) for frame in frames(settings.size, 2)]
+        got = []
+        waiting = threading.Thread(target=lambda: got.append(stream.buffer()))
+        waiting.start()
+        waiting.join(0.2)
+        waited = waiting.is_alive()
+        stream.stop()
+        waiting.join(5)
+        for ticket in tickets:
+            with ticket as upscaled:
+                assert upscaled.shape == (80, 96, 3)
+    nothing_wrong(driver)
+    return {"waited": waited, "got": got}
+
+
+def with_tensorrt_rtx(engine, reference, graphs):
+    """Stream through TensorRT-RTX's double, which records CUDA graphs by itself; what it kept of its kernels."""
+    from overnet.runtime.engine_cache import cache_folder
+
+    driver = CudaDriver()
+    settings = setting(engine, reference, backend="tensorrt-rtx")
+    differences = []
+    with settings.expected() as on_cpu, settings.upscaler(cuda_graphs=graphs) as upscaler:
+        expected = [on_cpu(frame) for frame in frames(settings.size, 12)]
+        stream_all(
+            upscaler,
+            settings.size,
+            frames(settings.size, 12),
+            lambda number, upscaled: differences.append(int(np.abs(upscaled.astype(int) - expected[number]).max())),
+        )
+        notes = upscaler.take_notes()
+        strategy = str(upscaler.backend_for(2)._engines.for_size(settings.size).engine._config.cuda_graph_strategy)
+    kernels = list(cache_folder().with_name("kernels").glob("*.kernels"))
+    return {
+        "differences": differences,
+        "notes": notes,
+        "kernels": len(kernels),
+        "strategy": strategy,
+        **nothing_wrong(driver),
+    }
