@@ -186,7 +186,7 @@ def sizes_that_take_turns(setting: Setting) -> str:
 
 def larger_than_the_engine_takes(setting: Setting) -> str:
     """A picture larger than the engine takes goes in tiles, and no seam shows."""
-    picture = _photograph_like(setting.too_large)
+    picture = photograph_like(setting.too_large)
     with setting.expected() as on_cpu, setting.upscaler() as upscaler:
         found, expected = upscaler(picture).astype(int), on_cpu(picture).astype(int)
         notes = " ".join(upscaler.take_notes())
@@ -394,7 +394,7 @@ def _free(gpu: Gpu) -> int:
         return gpu.free_memory_bytes()[0]
 
 
-def _photograph_like(size: Size) -> Frame:
+def photograph_like(size: Size) -> Frame:
     """Slopes and edges without noise, whose parts differ as those of a photograph do."""
     rows, columns = np.mgrid[0 : size[0], 0 : size[1]] / max(size)
     waves = [np.sin(6 * rows + phase) * np.cos(5 * columns - phase) for phase in (0.0, 1.3, 2.1)]

@@ -10,6 +10,7 @@ from overnet.errors import BackendError, InputError, require
 from overnet.evaluate import Picture, Upscale
 from overnet.evaluated_model import EvaluatedModel
 from overnet.quarters import in_quarters
+from overnet.sidecar import TITLES
 from overnet.writing import printable
 
 # Instead of a backend's name: backends on a CPU compute FP16 files in FP32, and some INT8 ones with saturation.
@@ -81,11 +82,13 @@ def load_method(model: EvaluatedModel, scale: int, way: Way) -> Method:
 def _backend(model: EvaluatedModel, scale: int, way: Way) -> Method:
     from overnet.runtime.upscaler import Upscaler  # noqa: PLC0415
 
+    # An engine computes in the precision that it was built in; a backend on a CPU in FP32 whatever a file's weights are.
+    builds_engines = way.backend in TITLES or model.path.suffix.lower() == ".engine"
     upscaler = Upscaler(
         scale,
         model=model.path,
         backend=way.backend,
-        precision=model.runtime_precision,
+        precision=model.precision if builds_engines else model.runtime_precision,
         tile=way.tile,
         threads=way.threads,
     )

@@ -144,8 +144,10 @@ class TensorRtBackend:
         """Wait for what runs, and give the GPU's memory back; see `overnet.runtime.backend.Backend.close`."""
         if not self._closed:
             self._closed = True
-            self._engines.close()
-            self._gpu.release(self)
+            try:
+                self._engines.close()
+            finally:
+                self._gpu.release(self)
 
     def __del__(self) -> None:
         # A backend that was forgotten; at the end of Python, `Gpu.close_all` came first.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 

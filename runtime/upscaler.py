@@ -242,6 +242,9 @@ class Upscaler:
         tile = self._tile
         if tile is None:
             tile = backend.tile_for(height, width)
+        elif tile and self._choices[0][0].on_gpu:
+            # An engine takes no more than it was built for.
+            tile = min(tile, backend.tile_for(height, width) or tile)
         if self._largest_tile is not None:
             tile = min(tile or self._largest_tile, self._largest_tile)
         # Tiles meet on whole pixels of the result only where the scale is whole.

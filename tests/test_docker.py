@@ -294,6 +294,11 @@ def calls_of_ours(text):
             yield call[1], call[2:]
 
 
+def options_of(parameter):
+    """All spellings of an option; what turns it off, such as --no-zero-copy, is kept apart."""
+    return (*parameter.opts, *parameter.secondary_opts)
+
+
 @pytest.mark.parametrize("path", PAGES, ids=by_name)
 def test_options_in_the_pages_exist(path):
     from overnet.cli import app
@@ -303,7 +308,7 @@ def test_options_in_the_pages_exist(path):
     assert {name for name, _ in calls} >= {"run", "export"}
     unknown = []
     for name, words in calls:
-        known = {option for parameter in commands[name].params for option in parameter.opts}
+        known = {option for parameter in commands[name].params for option in options_of(parameter)}
         unknown += [f"{name} {word}" for word in words if word.startswith("-") and word not in known]
     assert not unknown
 
@@ -313,7 +318,7 @@ def test_options_named_alone_in_the_page_belong_to_someone(path):
     from overnet.cli import app
 
     commands = typer.main.get_command(app).commands
-    ours = {option for command in commands.values() for parameter in command.params for option in parameter.opts}
+    ours = {option for command in commands.values() for parameter in command.params for option in options_of(parameter)}
     others = {"--system-site-packages", "--index-url", "--build-arg", "--runtime", "--gpus", "--user"}
     named = set(re.findall(r"`(--[\w-]+)", path.read_text()))
     assert named and named <= ours | others

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from contextlib import closing, contextmanager
+from unittest import mock
 
 import numpy as np
 
@@ -74,11 +75,12 @@ def seen_by_the_driver(driver):
         driver.host_access(frame.ctypes.data, frame.nbytes, writes=False, label="fetch")
         leave(ticket, *error)
 
-    np.copyto, slot_stream.SlotTicket.__enter__, slot_stream.SlotTicket.__exit__ = filled, fetched, left
-    try:
+    with (
+        mock.patch.object(np, "copyto", filled),
+        mock.patch.object(slot_stream.SlotTicket, "__enter__", fetched),
+        mock.patch.object(slot_stream.SlotTicket, "__exit__", left),
+    ):
         yield
-    finally:
-        np.copyto, slot_stream.SlotTicket.__enter__, slot_stream.SlotTicket.__exit__ = copy, enter, leave
 
 
 def is_pinned(array):
@@ -101,13 +103,18 @@ def sabotaged(what, engine, reference):
         return frame
 
     enter = slot_stream.SlotTicket.__enter__
-    if what == "computing is not ordered":
-        SlotCommons.before_compute = nothing
-    elif what == "a result is not waited for":
-        Slot.wait = nothing
-    elif what == "a slot is given back before its result is read":
-        slot_stream.SlotTicket.__enter__ = hand_back_too_early
-        slot_stream.SlotTicket.__exit__ = nothing
+    ticket = slot_stream.SlotTicket
+    missing = {
+        "nothing": [],
+        "computing is not ordered": [mock.patch.object(SlotCommons, "before_compute", nothing)],
+        "a result is not waited for": [mock.patch.object(Slot, "wait", nothing)],
+        "a slot is given back before its result is read": [
+            mock.patch.object(ticket, "__enter__", hand_back_too_early),
+            mock.patch.object(ticket, "__exit__", nothing),
+        ],
+    }
+    for patch in missing[what]:
+        patch.start()
     driver = CudaDriver()
     driver.set_delay(5, 2000)
     # Computing takes longer than a busy machine takes to fetch a frame and submit the next.
@@ -313,9 +320,12 @@ def host_copies(engine, clip, output):
             seen["copied to a slot"] += 1
             np.copyto(target, source)
 
-    color.RgbDecoder.__call__, color.VideoFrame = counted_decode, CountedFrames
-    slot_stream.np = CountedCopies
-    with Upscaler(2, model=engine, backend="tensorrt") as upscaler:
+    with (
+        mock.patch.object(color.RgbDecoder, "__call__", counted_decode),
+        mock.patch.object(color, "VideoFrame", CountedFrames),
+        mock.patch.object(slot_stream, "np", CountedCopies),
+        Upscaler(2, model=engine, backend="tensorrt") as upscaler,
+    ):
         outcome = upscale_video(Job(Path(clip), Path(output), "video"), upscaler, VideoOptions(), overwrite=True)
     return {"frames": outcome.frames, **seen, **nothing_wrong(driver)}
 
@@ -379,4 +389,43 @@ def with_tensorrt_rtx(engine, reference, graphs):
         "kernels": len(kernels),
         "strategy": strategy,
         **nothing_wrong(driver),
+    }
+
+
+def built_at_first_use(model, weights, folder, sizes, backend):
+    """Upscale pictures with an ONNX file, whose engines are "built" from `weights`; what was wished for and said."""
+    from pathlib import Path
+
+    from overnet import Upscaler
+    from overnet.export.engine_graph import with_means
+    from overnet.runtime import engines
+    from tests.doubles.engines import write_engine
+
+    wished = []
+
+    def build(wish, *, device, on_progress, on_note):
+        wished.append(f"{wish.precision} {wish.profile}")
+        on_progress("building", 1, 2)
+        path = Path(folder) / f"{len(wished)}.engine"
+        return write_engine(path, with_means(Path(weights).read_bytes()), wish.profile)
+
+    driver, progress, differences = CudaDriver(), [], []
+    with (
+        mock.patch.object(engines, "cached_engine", build),
+        Upscaler(2, model=model, backend="onnxruntime", tile=0) as on_cpu,
+        Upscaler(2, model=model, backend=backend, on_progress=lambda *step: progress.append(step)) as upscaler,
+    ):
+        for size in sizes:
+            picture = gpu_checks.photograph_like(tuple(size))
+            differences.append(int(np.abs(upscaler(picture).astype(int) - on_cpu(picture)).max()))
+        name, notes = upscaler.backend_name, upscaler.take_notes()
+    nothing_wrong(driver)
+    checked = sorted(path.name for path in Path(folder).glob("*.checked"))
+    return {
+        "wished": wished,
+        "backend": name,
+        "notes": notes,
+        "differences": differences,
+        "checked": checked,
+        "progress": progress,
     }

@@ -228,6 +228,46 @@ def test_waiting_for_a_buffer_ends(engine, model):
     assert run("stopped_while_waiting", engine, model) == {"waited": True, "got": [None]}
 
 
+def test_engines_built_at_first_use(model, tmp_path):
+    """One for the sizes that a profile holds, another for pictures that stand; each compared with the CPU once."""
+    sizes = [(40, 48), (200, 300), (300, 200), (40, 48)]
+    found = run("built_at_first_use", model, model, tmp_path, sizes, "tensorrt")
+    assert found["wished"] == ["fp16 16x16:360x640:360x640", "fp16 16x16:640x360:640x360"]
+    assert found["differences"] == [0, 0, 0, 0]
+    assert found["checked"] == ["1.engine.checked", "2.engine.checked"]
+    assert found["progress"] == [["building", 1, 2]] * 2
+
+
+def test_engines_for_small_memory(model, tmp_path):
+    """360x640 would need about 691 MB of the half that may be planned with."""
+    env = {"OVERNET_CUDA_MEMORY": "1000000000"}
+    found = run("built_at_first_use", model, model, tmp_path, [(200, 300)], "tensorrt", env=env)
+    assert found["wished"] == ["fp16 16x16:192x192:192x192"]
+    assert found["differences"][0] <= 3
+    assert any("tiles of 192" in note for note in found["notes"])
+
+
+def test_an_engine_that_computes_something_else_is_not_used(model, tmp_path):
+    """As FP16 does on some GPUs: the engine is of other weights here."""
+    model_and_weights = model, other_weights(model, tmp_path / "other.onnx")
+    found = run("built_at_first_use", *model_and_weights, tmp_path, [(40, 48)], "auto")
+    assert found["backend"] == "openvino" and found["differences"][0] <= 1
+    assert any("dB from the same network on the CPU" in note for note in found["notes"])
+    assert found["checked"] == []
+    with pytest.raises(AssertionError, match="dB from the same network on the CPU"):
+        run("built_at_first_use", *model_and_weights, tmp_path, [(40, 48)], "tensorrt")
+
+
+def other_weights(model, path):
+    graph = onnx.load(model)
+    for constant in graph.graph.initializer:
+        values = onnx.numpy_helper.to_array(constant)
+        if values.ndim == 4 and values.size > 100:
+            constant.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy() * 1.5, constant.name))
+    onnx.save(graph, path)
+    return path
+
+
 @pytest.mark.parametrize("graphs", [True, False])
 def test_tensorrt_rtx(tmp_path, model, graphs):
     engine = write(tmp_path / "x2.engine", model, library="tensorrt-rtx")
