@@ -150,8 +150,11 @@ class Gpu:
 
     @classmethod
     def close_all(cls) -> None:
-        """Close whatever still uses a GPU."""
+        """Close whatever still uses a GPU, and leave none current in this thread."""
         for gpu in list(cls._known.values()):
+            # Left current by an interruption at the very moment, which PyCUDA would abort the process for.
+            while gpu._driver.Context.get_current() == gpu._context:
+                gpu._context.pop()
             for user in list(gpu._users):
                 user.close()
 

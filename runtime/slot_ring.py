@@ -166,6 +166,16 @@ class SlotRing:
         with self.gpu.current(), reporting_cuda("the GPU failed on a frame"):
             slot.wait()
 
+    def drain(self, slot: Slot) -> None:
+        """Wait until nothing of a slot runs any more, whether or not anything was submitted.
+
+        Raises
+        ------
+        BackendError : it failed.
+        """
+        with self.gpu.current(), reporting_cuda("the GPU failed on a frame"):
+            slot.stream.synchronize()
+
     def close(self) -> None:
         """Wait for what runs, and free everything. No slot may be used afterwards."""
         with self._changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from types import TracebackType
 
 import numpy as np
@@ -15,21 +16,21 @@ from overnet.runtime.slot_ring import SlotRing
 class SlotTicket:
     """A frame on its way in a slot. See `overnet.runtime.stream.Ticket`."""
 
-    def __init__(self, ring: SlotRing, slot: Slot) -> None:
-        self._ring, self._slot = ring, slot
+    def __init__(self, stream: SlotStream, slot: Slot) -> None:
+        self._stream, self._slot = stream, slot
 
     def __enter__(self) -> Frame:
         try:
-            self._ring.wait(self._slot)
+            self._stream.wait(self._slot)
         except BaseException:
-            self._ring.give_back(self._slot)
+            self._stream.give_back(self._slot)
             raise
         return self._slot.output
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._ring.give_back(self._slot)
+        self._stream.give_back(self._slot)
 
 
 class SlotStream:
@@ -45,8 +46,9 @@ class SlotStream:
         self._ring, self._size = ring, size
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        # Slots whose buffer was handed out, by its address.
+        # Slots whose buffer was handed out, by its address; and all that are not in the ring, these among them.
         self._filling: dict[int, Slot] = {}
+        self._taken: set[Slot] = set()
 
     def buffer(self) -> Frame | None:
         """A slot's page-locked input; see `UpscaleStream.buffer`."""
@@ -60,10 +62,12 @@ class SlotStream:
     def _take(self) -> Slot | None:
         slot = self._ring.take(stopped=self._stopped)
         if slot is not None:
+            with self._lock:
+                self._taken.add(slot)
             try:
                 self._ring.fit(slot, self._size)
             except BaseException:
-                self._ring.give_back(slot)
+                self.give_back(slot)
                 raise
         return slot
 
@@ -79,9 +83,21 @@ class SlotStream:
         try:
             self._ring.run(slot)
         except BaseException:
-            self._ring.give_back(slot)
+            self.give_back(slot)
             raise
-        return SlotTicket(self._ring, slot)
+        return SlotTicket(self, slot)
+
+    def wait(self, slot: Slot) -> None:
+        """Wait until a submitted slot's frame is upscaled; as `SlotRing.wait`."""
+        self._ring.wait(slot)
+
+    def give_back(self, slot: Slot) -> None:
+        """Return a slot to the ring, unless `close` did."""
+        with self._lock:
+            if slot not in self._taken:
+                return
+            self._taken.remove(slot)
+        self._ring.give_back(slot)
 
     def stop(self) -> None:
         """See `UpscaleStream.stop`."""
@@ -89,9 +105,12 @@ class SlotStream:
         self._ring.wake()
 
     def close(self) -> None:
-        """Give back what was handed out and not submitted; see `UpscaleStream.close`."""
+        """Wait for what was submitted and never fetched, as after an error; see `UpscaleStream.close`."""
         self.stop()
         with self._lock:
-            for slot in self._filling.values():
-                self._ring.give_back(slot)
+            left = list(self._taken)
             self._filling.clear()
+        for slot in left:
+            with suppress(BackendError, MemoryError):
+                self._ring.drain(slot)
+            self.give_back(slot)

@@ -99,7 +99,7 @@ def sabotaged(what, engine, reference):
 
     def hand_back_too_early(self):
         frame = enter(self)
-        self._ring.give_back(self._slot)
+        self._stream.give_back(self._slot)
         return frame
 
     enter = slot_stream.SlotTicket.__enter__
@@ -230,6 +230,9 @@ def left_open(engine, reference, how):
     tickets = [stream.submit(frame) for frame in frames(settings.size, 2)]
     if how == "dropped":
         del upscaler, stream, tickets
+    elif how == "interrupted while current":
+        globals()["kept"] = (upscaler, stream, tickets)
+        upscaler.backend_for(2)._gpu._context.push()
     else:
         globals()["kept"] = (upscaler, stream, tickets)
 
@@ -429,3 +432,26 @@ def built_at_first_use(model, weights, folder, sizes, backend):
         "checked": checked,
         "progress": progress,
     }
+
+
+def never_fetched(engine, reference):
+    """Streams that end by an error of the receiver, again and again: no slot is lost by it."""
+    driver = CudaDriver()
+    settings = setting(engine, reference)
+
+    def fail(number, upscaled):
+        if number == 2:
+            time.sleep(0.05)  # so that others are submitted and wait to be fetched
+            raise ZeroDivisionError
+
+    received = []
+    with settings.upscaler() as upscaler:
+        for _ in range(6):
+            try:
+                stream_all(upscaler, settings.size, frames(settings.size, 20), fail)
+            except ZeroDivisionError:
+                received.append("failed")
+        free = len(upscaler.backend_for(2)._engines.for_size(settings.size).ring._free)
+        stream_all(upscaler, settings.size, frames(settings.size, 5), lambda number, _: received.append(number))
+    nothing_wrong(driver)
+    return {"received": received, "free": free}

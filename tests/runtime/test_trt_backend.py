@@ -160,7 +160,7 @@ def test_the_context_is_shared_and_given_back(engine, model):
     assert run("shared_with_others", engine, model) == {"retained": 1, "after": 0, "depth": 0}
 
 
-@pytest.mark.parametrize("how", ["dropped", "kept"])
+@pytest.mark.parametrize("how", ["dropped", "kept", "interrupted while current"])
 def test_ending_python_with_frames_on_their_way(engine, model, how):
     run("left_open", engine, model, how)
 
@@ -173,6 +173,11 @@ def test_a_failing_call_is_one_error(engine, model, function, code):
     found = run("failing_in_the_middle", engine, model, function, code)
     assert found["error"] is not None and "\n" not in found["error"]
     assert found["after"] == [0, 1, 2, 3, 4]
+
+
+def test_frames_that_are_never_fetched_cost_no_slots(engine, model):
+    found = run("never_fetched", engine, model)
+    assert found == {"received": ["failed"] * 6 + [0, 1, 2, 3, 4], "free": 3}
 
 
 def test_devices(engine, model):
