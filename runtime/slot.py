@@ -46,7 +46,7 @@ class Slot:
         self.stream = self._gpu.stream()
         self.done = self._gpu.event()
         self.computed = self._gpu.event()
-        self._context = commons.engine.context()
+        self._context = commons.engine.context(self.stream.handle)
         self._host: dict[str, PinnedBuffer] = {}
         self._device: dict[str, DeviceBuffer] = {}
         self._addresses: dict[str, int] = {}

@@ -97,8 +97,12 @@ class LoadedEngine:
             return config
         return None
 
-    def context(self) -> EngineContext:
+    def context(self, stream: int) -> EngineContext:
         """A state for running it, of which each frame on its way needs one. Its memory comes from `set_memory`.
+
+        Parameters
+        ----------
+        stream : the handle of a CUDA stream, in which it is set up.
 
         Raises
         ------
@@ -109,6 +113,9 @@ class LoadedEngine:
         context: IExecutionContext = engine.create_execution_context(self._config if self.is_rtx else strategy)
         if context is None:
             raise self._failure("cannot make an execution context")
+        # Only the first context of an engine is sure to have the profile. From TensorRT 10 on they can share it.
+        if context.active_optimization_profile != 0 and not context.set_optimization_profile_async(0, stream):
+            raise self._failure("cannot choose the profile")
         return EngineContext(context, self._failure)
 
     @property

@@ -31,6 +31,7 @@ class StandIn(types.SimpleNamespace):
 
             def add_provider_for_devices(self, devices, options):
                 self.added = [(device.ep_name, options) for device in devices]
+                stand_in.chosen = [device.number for device in devices]
 
         class Session(onnxruntime.InferenceSession):  # type: ignore[misc] # has no types
             def __init__(self, content, options, providers, *, enable_fallback):
@@ -62,4 +63,5 @@ class StandIn(types.SimpleNamespace):
         if path == "broken":
             raise RuntimeError("[ONNXRuntimeError] libcuda.so.1: cannot open shared object file")
         self.available = [*self.available, name]
-        self.devices = [types.SimpleNamespace(ep_name=other) for other in (CPU, name, name)]
+        named = [(CPU, 0), (name, 0), (name, 1)]
+        self.devices = [types.SimpleNamespace(ep_name=other, number=number) for other, number in named]

@@ -139,6 +139,7 @@ def test_misuse_is_refused():
         "foreign": (None, "magicTag"),
         "of another version": (None, "expecting library version 10.3.0 got 10.9.0"),
         "no shape": (False, "no shape is set for picture"),
+        "no profile": (-1, "no optimization profile is chosen"),
         "shape outside": (False, "picture of (1, 17, 8, 3) is outside of the profile"),
         "size unknown": (0, "input shapes are missing"),
         "no address": (False, "no address is set for picture, upscaled"),

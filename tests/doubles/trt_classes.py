@@ -299,6 +299,7 @@ class ICudaEngine:
     def __init__(
         self, runtime: Runtime, header: dict[str, Any], content: bytes, cuda: _Cuda, weights: _DeviceMemory
     ) -> None:
+        self._has_made_a_context = False
         self._runtime, self._cuda, self._weights = runtime, cuda, weights
         self._graph = _Graph(content)
         self._names = [*self._graph.inputs, *self._graph.outputs]
@@ -480,6 +481,9 @@ class IExecutionContext:
         self._addresses: dict[str, int] = {}
         # Inputs that have one shape only need not be told it.
         self._shapes = {name: shape for name, shape in engine._graph.shapes.items() if min(shape, default=0) >= 0}
+        # Only an engine's first context is given the profile by itself.
+        self._profile = -1 if engine._has_made_a_context else 0
+        engine._has_made_a_context = True
         self._event = 0
         self._ready_to_capture = False
         self._running: set[object] = set()
@@ -495,8 +499,8 @@ class IExecutionContext:
 
     @property
     def active_optimization_profile(self) -> int:
-        """Always the first."""
-        return 0
+        """The one that was chosen; -1 for none."""
+        return self._profile
 
     def infer_shapes(self) -> list[str]:
         """The inputs whose shapes are missing."""
@@ -505,6 +509,8 @@ class IExecutionContext:
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
         """Fix an input's shape; False, and an error, where the profile does not allow it."""
         wanted = tuple(int(side) for side in shape)
+        if self._profile < 0:
+            return self._error("IExecutionContext::setInputShape: Error Code 3: no optimization profile is chosen")
         limits = self.engine._profile.get(name)
         if limits is None:
             return self._error(f"IExecutionContext::setInputShape: Error Code 3: {name} is no input")
@@ -565,7 +571,10 @@ class IExecutionContext:
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         """Choose a profile; there is one."""
-        return profile_index == 0 or self._error(f"setOptimizationProfileAsync: no profile {profile_index}")
+        if profile_index != 0:
+            return self._error(f"setOptimizationProfileAsync: no profile {profile_index}")
+        self._profile = 0
+        return True
 
     def set_input_consumed_event(self, event: int) -> bool:
         """Record an event in each run once its inputs have been read, which is before the outputs are there."""
@@ -614,6 +623,8 @@ class IExecutionContext:
 
     def _missing(self) -> str | None:
         """What has to be set before it can run."""
+        if self._profile < 0:
+            return "no optimization profile is chosen"
         shapeless = self.infer_shapes()
         if shapeless:
             return f"no shape is set for {', '.join(shapeless)}"

@@ -62,6 +62,7 @@ class Slot:
 
     def __init__(self, library: Library, strategy: Any = None, activations: Any = None) -> None:
         self.context = library.engine.create_execution_context(strategy or library.strategies.USER_MANAGED)
+        self.context.set_optimization_profile_async(0, 0)
         self.source, self.target = cuda.mem_alloc(HEIGHT * WIDTH * 3), cuda.mem_alloc(HEIGHT * WIDTH * 12)
         self.picture = cuda.pagelocked_zeros((1, HEIGHT, WIDTH, 3), np.uint8)
         self.result = cuda.pagelocked_zeros((1, 2 * HEIGHT, 2 * WIDTH, 3), np.uint8)
@@ -144,6 +145,8 @@ def misuse() -> dict[str, Any]:
         def run(state: Any = bare, handle: int | None = None) -> list[Any]:
             return [state.execute_async_v3(stream.handle if handle is None else handle), library.said()]
 
+        second = library.engine.create_execution_context(strategies.USER_MANAGED)
+        found["no profile"] = [second.active_optimization_profile, run(second)[1]]
         found["no shape"] = run()
         found["shape outside"] = [bare.set_input_shape(INPUT_NAME, (1, 17, 8, 3)), library.said()]
         found["size unknown"] = [bare.update_device_memory_size_for_shapes(), library.said()]
