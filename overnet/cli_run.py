@@ -18,10 +18,19 @@ if TYPE_CHECKING:
     from overnet.runtime.upscaler import Upscaler
 
 
+def _ordinal(text: str | int) -> int:
+    """The number of a GPU, which PyTorch writes as ``cuda:1``; Typer hands over the default too, a number already."""
+    number = str(text).removeprefix("cuda:")
+    if not number.isdecimal():
+        raise typer.BadParameter(f"{text!r} is no number of a GPU, such as 1 or cuda:1")
+    return int(number)
+
+
 @interruptible
 def run_command(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Pictures, videos, or folders of them.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file, or the folder, to write.")],
+    *,
     scale: Annotated[
         float | None, typer.Option(help="Factor, fractions allowed. Default: the model's own, or 2.")
     ] = None,
@@ -29,8 +38,34 @@ def run_command(
     model: Annotated[
         Path | None, typer.Option(help="ONNX file, folder of them, or checkpoint. Default: the bundled one.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime or torch.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32; bf16 where the CPU has it.")] = "fp32",
+    backend: Annotated[
+        str, typer.Option(help="auto, openvino, onnxruntime, torch, tensorrt or tensorrt-rtx.")
+    ] = "auto",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp32, fp16, bf16 or int8, as far as the backend has it. Default: its usual one."),
+    ] = None,
+    device: Annotated[
+        int,
+        typer.Option(
+            metavar="N", parser=_ordinal, help="Which GPU, counted from 0 among those CUDA_VISIBLE_DEVICES leaves."
+        ),
+    ] = 0,
+    provider: Annotated[
+        str, typer.Option(help="With --backend onnxruntime: cpu, cuda, tensorrt or tensorrt-rtx.")
+    ] = "cpu",
+    slots: Annotated[int, typer.Option(help="Frames that are on their way on a GPU at once, 1 to 16.")] = 3,
+    zero_copy: Annotated[
+        bool | None,
+        typer.Option(
+            "--zero-copy/--no-zero-copy",
+            help="Have the GPU work on the host's memory itself. Default: where both share it, as on a Jetson.",
+        ),
+    ] = None,
+    cuda_graphs: Annotated[
+        bool,
+        typer.Option("--cuda-graphs/--no-cuda-graphs", help="Replay the GPU's work for a frame as one graph."),
+    ] = True,
     tile: Annotated[
         int | None,
         typer.Option(help="Tile size in input pixels; 0: never cut. Default: as large as memory allows."),
@@ -69,6 +104,11 @@ def run_command(
         precision=precision,
         tile=tile,
         threads=threads,
+        device=device,
+        provider=provider,
+        slots=slots,
+        zero_copy=zero_copy,
+        cuda_graphs=cuda_graphs,
     )
     options = VideoOptions(start_seconds=start, max_frames=frames, codec=codec, crf=crf)
     outcomes: list[Outcome] = []

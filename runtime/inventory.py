@@ -11,15 +11,17 @@ import psutil
 
 from overnet._version import __version__
 from overnet.artifact import read_artifact
+from overnet.cuda_device import cuda_device, cuda_device_count, free_device_memory_bytes
 from overnet.errors import OverNetError
 from overnet.runtime.backend import (
     BACKENDS,
     BackendKind,
-    choose_backend,
+    choose_backends,
     how_to_install,
     installed_version,
 )
 from overnet.runtime.options import BackendOptions
+from overnet.runtime.ort_providers import known_providers
 from overnet.runtime.tiling import available_memory_bytes
 from overnet.weights import bundled_checkpoint, bundled_folder
 
@@ -27,7 +29,7 @@ _LIBRARIES = ("numpy", "opencv-python", "av", "openvino", "onnxruntime", "onnx",
 
 
 def take_inventory() -> dict[str, Any]:
-    """Look around: a dictionary that JSON can hold, with versions, machine, backends and bundled models."""
+    """Look around: a dictionary that JSON can hold, with versions, machine, GPUs, backends and bundled models."""
     return {
         "overnet": __version__,
         "python": platform.python_version(),
@@ -37,6 +39,8 @@ def take_inventory() -> dict[str, Any]:
         "available_memory_bytes": available_memory_bytes(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "opencv": _opencv(),
+        "gpus": [_gpu(number) for number in range(cuda_device_count())],
+        "onnxruntime_providers": known_providers(),
         "backends": [_backend(kind) for kind in BACKENDS.values()],
         "models": [_model(path.name) for path in sorted(bundled_folder().glob("*.onnx"))],
         "checkpoint": bundled_checkpoint().name,
@@ -60,12 +64,22 @@ def _opencv() -> dict[str, Any] | None:
     return {"version": cv2.__version__, "gstreamer": any("YES" in line for line in lines)}
 
 
+def _gpu(number: int) -> dict[str, Any]:
+    device = cuda_device(number)
+    return {
+        "name": device.name if device else None,
+        "compute_capability": device.compute_capability if device else None,
+        "shares_memory": device.shares_memory if device else None,
+        "free_memory_bytes": free_device_memory_bytes(number),
+    }
+
+
 def _backend(kind: BackendKind) -> dict[str, Any]:
     """Whether a backend works here, found out by loading it on a bundled model; if not, why and what to do."""
     version = installed_version(kind)
     entry: dict[str, Any] = {"name": kind.name, "version": version, "works": False, "device": None, "reason": None}
     try:
-        choose_backend(kind.name, checkpoint=not kind.runs_onnx)
+        choose_backends(kind.name, "onnx" if kind.runs_onnx else "checkpoint")
         model = bundled_folder() / "overnet_x2.onnx" if kind.runs_onnx else bundled_checkpoint()
         entry.update(works=True, device=kind.load(model, 2, BackendOptions()).device)
     except (OverNetError, ImportError, OSError) as error:
@@ -84,6 +98,15 @@ def _model(name: str) -> dict[str, Any]:
     }
 
 
+def _described(number: int, gpu: dict[str, Any]) -> str:
+    if gpu["name"] is None:
+        return f"  {number}: does not say what it is"
+    free = gpu["free_memory_bytes"]
+    memory = "memory that is not known" if free is None else f"{free / 1e9:.1f} GB free"
+    shared = ", shared with the CPU" if gpu["shares_memory"] else ""
+    return f"  {number}: {gpu['name']}, compute capability {gpu['compute_capability']}, {memory}{shared}"
+
+
 def describe(inventory: dict[str, Any]) -> str:
     """The inventory as text for a terminal."""
     memory = f"{inventory['available_memory_bytes'] / 1e9:.1f} of {inventory['memory_bytes'] / 1e9:.1f} GB free"
@@ -96,6 +119,11 @@ def describe(inventory: dict[str, Any]) -> str:
     for backend in inventory["backends"]:
         state = f"works on {backend['device']}" if backend["works"] else backend["reason"]
         lines.append(f"  {backend['name']:<12} {backend['version'] or '-':<22} {state}")
+    if inventory["onnxruntime_providers"]:
+        lines.append(f"  providers of onnxruntime: {', '.join(inventory['onnxruntime_providers'])}")
+    lines += ["", "NVIDIA GPUs", *(_described(number, gpu) for number, gpu in enumerate(inventory["gpus"]))]
+    if not inventory["gpus"]:
+        lines.append("  none, or no driver for it")
     lines += ["", "bundled models"]
     lines.extend(
         f"  {model['name']:<18} x{model['scale']:g}, {model['precision']}, overscale {model['overscale']}, "

@@ -1,98 +1,117 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or, by another of its execution providers, on a GPU."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from overnet.artifact import INPUT_NAME, OUTPUT_NAME, read_artifact
-from overnet.errors import ArtifactError, BackendError, require
-from overnet.runtime.backend import Pictures, Statistics, check_precision, is_out_of_memory
+from overnet.artifact import read_artifact, scaled_size
+from overnet.errors import ArtifactError, BackendError, OverNetError, require
+from overnet.runtime.backend import Pictures, Statistics, is_out_of_memory
 from overnet.runtime.host_backend import HostBackend
 from overnet.runtime.onnx_means import up_to_means, with_given_means
 from overnet.runtime.options import BackendOptions
+from overnet.runtime.ort_binding import BoundSession
+from overnet.runtime.ort_providers import Provider, one_line
+from overnet.runtime.tiling import tile_for_memory
+
+# Overscale 5, x4, on the CPU: measured 5,500 (tests/runtime/test_memory.py).
+_CPU_BYTES_PER_PIXEL = 6_500
+# Not measured: the CPU's figure and as much again, for what convolutions take to work in.
+_GPU_BYTES_PER_PIXEL = 13_000
 
 
 class OnnxRuntimeBackend(HostBackend):
-    """An ONNX file run by ONNX Runtime's CPU provider. See `overnet.runtime.backend.Backend`.
+    """An ONNX file run by ONNX Runtime. See `overnet.runtime.backend.Backend`.
+
+    Of the options, `provider` and `device` say what computes; `overnet.runtime.ort_providers` has what each of them
+    needs. `slots`, `zero_copy` and `cuda_graphs` change nothing here: a frame is copied to the GPU, computed and copied
+    back before the next.
 
     Parameters
     ----------
     model : an ONNX file of ours.
     scale : must be the file's own.
-    options : the precision is ``"fp32"``.
+    options : on the CPU the precision is ``"fp32"``; on a GPU the file's own, and TensorRT computes a file for FP32 in
+        ``"fp16"`` too.
 
     Raises
     ------
     ArtifactError : the file is broken or not ours.
-    BackendError : ONNX Runtime cannot load it, or another precision is asked for.
+    InputError : there is no such device.
+    MissingDependency : what the provider needs is not installed.
+    BackendError : ONNX Runtime or the provider cannot load it, or another precision is asked for.
     """
 
     name = "onnxruntime"
-    device = "CPU"
-    # Overscale 5, x4: measured 5,500 (tests/runtime/test_memory.py).
-    bytes_per_pixel = 6_500
 
     def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:
         onnxruntime = require("onnxruntime", extra="ort", purpose="the backend onnxruntime")
-        self.scale = read_artifact(model).scale
+        artifact = read_artifact(model)
+        self.scale = artifact.scale
         if scale != self.scale:
             raise ArtifactError(f"{model}: made for scale {self.scale:g}, not {scale:g}")
-        self.precision = options.precision or "fp32"
-        check_precision(self.precision, ("fp32",), backend=self.name)
-        session_options = onnxruntime.SessionOptions()
-        # Warnings about the machine (no GPU, unknown CPU) are not the user's business; errors arrive as exceptions.
-        session_options.log_severity_level = 4
-        session_options.intra_op_num_threads = options.threads or os.cpu_count() or 1
-        self._model, self._onnxruntime, self._session_options = model, onnxruntime, session_options
+        self._provider = Provider(onnxruntime, options, artifact.precision)
+        self.device, self.precision = self._provider.device, self._provider.precision
+        self.bytes_per_pixel = _GPU_BYTES_PER_PIXEL if self._provider.on_gpu else _CPU_BYTES_PER_PIXEL
+        self._model = model
         self._session = self._loaded(model.read_bytes())
+        # Asked once, before the first run: what that leaves behind in ONNX Runtime's arena counts as used, and is not.
+        self._gpu_bytes = self._provider.free_memory_bytes()
         # Made at the first tile; most runs never need them.
-        self._statistics_session: Any = None
-        self._tile_session: Any = None
+        self._statistics_session: BoundSession | None = None
+        self._tile_session: BoundSession | None = None
 
     def upscale(self, pictures: Pictures, statistics: Statistics | None = None) -> Pictures:
         """Upscale a batch; see `overnet.runtime.backend.Backend.upscale`."""
+        count, height, width, channels = pictures.shape
+        upscaled = (count, *scaled_size(height, width, self.scale), channels)
         if statistics is None:
-            return np.asarray(self._run(self._session, [OUTPUT_NAME], {INPUT_NAME: pictures})[0])
+            return self._run(self._session, [pictures], upscaled)[0]
         if self._tile_session is None:
             self._tile_session = self._loaded(with_given_means(self._model))
-        names = [entry.name for entry in self._tile_session.get_inputs()][1:]
-        inputs = {INPUT_NAME: pictures, **dict(zip(names, statistics, strict=True))}
-        return np.asarray(self._run(self._tile_session, [OUTPUT_NAME], inputs)[0])
+        return self._run(self._tile_session, [pictures, *statistics], upscaled)[0]
 
     def statistics(self, pictures: Pictures) -> Statistics:
         """The network's means; see `overnet.runtime.backend.Backend.statistics`."""
         if self._statistics_session is None:
             self._statistics_session = self._loaded(up_to_means(self._model))
-        return self._run(self._statistics_session, None, {INPUT_NAME: pictures})
+        return self._run(self._statistics_session, [pictures], None)
 
-    def _loaded(self, content: bytes) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
+    def tile_for(self, height: int, width: int) -> int | None:
+        """As large as the memory of what computes allows; see `overnet.runtime.backend.Backend.tile_for`."""
+        if self._gpu_bytes is None:
+            return super().tile_for(height, width)
+        return tile_for_memory(height, width, self.bytes_per_pixel, available_bytes=self._gpu_bytes)
+
+    def take_notes(self) -> list[str]:
+        """What the provider has to remark; see `overnet.runtime.backend.Backend.take_notes`."""
+        notes, self._provider.notes = self._provider.notes, []
+        return notes
+
+    def _loaded(self, content: bytes) -> BoundSession:
         with self._reporting(f"{self._model}: ONNX Runtime cannot load it"):
-            return self._onnxruntime.InferenceSession(
-                content, self._session_options, providers=["CPUExecutionProvider"]
-            )
+            return self._provider.open_session(content)
 
-    def _run(self, session: Any, outputs: list[str] | None, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:  # noqa: ANN401
-        with self._reporting(f"ONNX Runtime failed on {inputs[INPUT_NAME].shape}"):
-            result: list[NDArray[Any]] = session.run(outputs, inputs)
-            return result
+    def _run(
+        self, session: BoundSession, inputs: Sequence[NDArray[Any]], output_shape: tuple[int, ...] | None
+    ) -> list[NDArray[Any]]:
+        with self._reporting(f"ONNX Runtime failed on {inputs[0].shape}"):
+            return session.run(inputs, output_shape)
 
     @contextmanager
     def _reporting(self, what: str) -> Iterator[None]:
         """Turn ONNX Runtime's errors, which derive from Exception alone, into ours."""
         try:
             yield
+        except OverNetError:
+            raise
         except Exception as error:
-            if is_out_of_memory(error):
-                raise MemoryError(_one_line(error)) from error
-            raise BackendError(f"{what} ({_one_line(error)})") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+            # "Can't allocate memory on the device using this package": no memory of that kind at all, however small.
+            if is_out_of_memory(error) and "using this package" not in str(error):
+                raise MemoryError(one_line(error)) from error
+            raise BackendError(f"{what} ({one_line(error)})") from error

@@ -85,7 +85,7 @@ def test_a_jetson(installed, tmp_path, monkeypatch):
     for name, text in (("_DRIVER_FILE", JETSON_DRIVER), ("_L4T_FILE", TEGRA_6), ("_PACKAGES_FILE", PACKAGES)):
         (tmp_path / name).write_text(text)
         monkeypatch.setattr(environment, name, tmp_path / name)
-    monkeypatch.setattr(environment, "cuda_device", lambda: CudaDevice("Orin", "8.7", shares_memory=True))
+    monkeypatch.setattr(environment, "cuda_device", lambda device: CudaDevice("Orin", "8.7", shares_memory=True))
     found = current_environment("tensorrt")
     assert (found.runtime, found.runtime_version) == ("tensorrt", "10.3.0")
     assert (found.device_name, found.compute_capability) == ("Orin", "8.7")
@@ -98,7 +98,7 @@ def test_a_jetson(installed, tmp_path, monkeypatch):
 def test_a_machine_without_a_gpu(installed, tmp_path, monkeypatch):
     for name in ("_DRIVER_FILE", "_L4T_FILE", "_PACKAGES_FILE"):
         monkeypatch.setattr(environment, name, tmp_path / name)
-    monkeypatch.setattr(environment, "cuda_device", lambda: None)
+    monkeypatch.setattr(environment, "cuda_device", lambda device: None)
     found = current_environment("tensorrt")
     assert (found.device_name, found.compute_capability, found.driver, found.jetpack) == (None,) * 4
 

@@ -1,0 +1,112 @@
+"""A session of ONNX Runtime whose inputs and outputs lie in buffers of ours, on a GPU or in the host's memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Sizes that buffers are kept for: a video beside its thumbnails, or the tiles of a picture and those at its edges.
+_KEPT_SIZES = 2
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Where buffers lie, in the words of ONNX Runtime.
+
+    Attributes
+    ----------
+    kind : ``"cpu"``; ``"cuda"``; or ``"gpu"`` for a provider that is a library of its own, beside its vendor.
+    ordinal : of the device.
+    vendor : the maker's PCI number; -1 where the kind says it.
+    """
+
+    kind: str = "cpu"
+    ordinal: int = 0
+    vendor: int = -1
+
+
+class BoundSession:
+    """A session that runs on buffers of its own, one set for each size of input.
+
+    A run copies the inputs into their buffers, and the outputs into new arrays, which are the caller's; nothing else is
+    allocated for it once there are buffers of that size. Runs from several threads wait for one another.
+
+    Parameters
+    ----------
+    onnxruntime : the module.
+    session : its inputs are given to `run` in order.
+    memory : where to make the buffers.
+    """
+
+    def __init__(self, onnxruntime: Any, session: Any, memory: Memory) -> None:  # noqa: ANN401 - ONNX Runtime has no types
+        self._onnxruntime, self._session, self._memory = onnxruntime, session, memory
+        self._input_names = [entry.name for entry in session.get_inputs()]
+        self._output_names = [entry.name for entry in session.get_outputs()]
+        self._buffers: dict[tuple[tuple[int, ...], ...], _Buffers] = {}  # the size that was used last is the last
+        self._lock = threading.Lock()
+
+    def run(self, inputs: Sequence[NDArray[Any]], output_shape: tuple[int, ...] | None = None) -> list[NDArray[Any]]:
+        """Run once.
+
+        Parameters
+        ----------
+        inputs : one array for each of the session's inputs, C-contiguous.
+        output_shape : of the only output, which is uint8; None for outputs that are small and whose shapes are not
+            known: ONNX Runtime then makes room for them in the host's memory.
+
+        Returns
+        -------
+        An array for each output, the caller's own.
+        """
+        size = tuple(array.shape for array in inputs)
+        with self._lock:
+            buffers = self._buffers.pop(size, None)
+            try:
+                if buffers is None:
+                    while len(self._buffers) >= _KEPT_SIZES:
+                        del self._buffers[next(iter(self._buffers))]
+                    buffers = self._allocated(inputs, output_shape)
+                for buffer, array in zip(buffers.inputs, inputs, strict=True):
+                    buffer.update_inplace(array)
+                self._session.run_with_iobinding(buffers.binding)
+                buffers.binding.synchronize_outputs()
+                outputs: list[NDArray[Any]] = buffers.binding.copy_outputs_to_cpu()
+            except Exception:
+                # It may be their memory that is missing; the picture comes again in tiles.
+                self._buffers.clear()
+                raise
+            self._buffers[size] = buffers
+            return outputs
+
+    def _allocated(self, inputs: Sequence[NDArray[Any]], output_shape: tuple[int, ...] | None) -> _Buffers:
+        binding = self._session.io_binding()
+        buffers = [self._buffer(array.shape, array.dtype) for array in inputs]
+        for name, buffer in zip(self._input_names, buffers, strict=True):
+            binding.bind_ortvalue_input(name, buffer)
+        if output_shape is None:
+            for name in self._output_names:
+                binding.bind_output(name)
+        else:
+            (name,) = self._output_names
+            binding.bind_ortvalue_output(name, self._buffer(output_shape, np.dtype(np.uint8)))
+        return _Buffers(binding, buffers)
+
+    def _buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:  # noqa: ANN401
+        memory = self._memory
+        make = self._onnxruntime.OrtValue.ortvalue_from_shape_and_type
+        # Older releases have no vendors.
+        vendor = () if memory.vendor < 0 else (memory.vendor,)
+        return make(shape, dtype.type, memory.kind, memory.ordinal, *vendor)
+
+
+@dataclass
+class _Buffers:
+    """What belongs to one size: ONNX Runtime's binding, which holds the output's buffer too, and the inputs'."""
+
+    binding: Any
+    inputs: list[Any]

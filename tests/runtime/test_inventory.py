@@ -1,0 +1,39 @@
+import json
+
+from overnet.cuda_device import CudaDevice
+from overnet.runtime import inventory
+from overnet.runtime.inventory import describe, take_inventory
+
+
+def test_gpus(monkeypatch):
+    """By number: of a Jetson's kind, with memory of its own, and one that says nothing."""
+    devices = [CudaDevice("Orin", "8.7", shares_memory=True), CudaDevice("RTX", "8.9", shares_memory=False), None]
+    monkeypatch.setattr(inventory, "cuda_device_count", lambda: len(devices))
+    monkeypatch.setattr(inventory, "cuda_device", lambda number: devices[number])
+    monkeypatch.setattr(inventory, "free_device_memory_bytes", lambda number: [5_000_000_000, None, None][number])
+    monkeypatch.setattr(inventory, "known_providers", lambda: ["cpu", "tensorrt-rtx"])
+    monkeypatch.setattr(inventory, "BACKENDS", {})
+    taken = take_inventory()
+    assert taken["gpus"][0] == {
+        "name": "Orin",
+        "compute_capability": "8.7",
+        "shares_memory": True,
+        "free_memory_bytes": 5_000_000_000,
+    }
+    assert json.loads(json.dumps(taken)) == taken
+    lines = describe(taken).splitlines()
+    assert "  0: Orin, compute capability 8.7, 5.0 GB free, shared with the CPU" in lines
+    assert "  1: RTX, compute capability 8.9, memory that is not known" in lines
+    assert "  2: does not say what it is" in lines
+    assert "  providers of onnxruntime: cpu, tensorrt-rtx" in lines
+
+
+def test_no_gpu_and_no_onnxruntime(monkeypatch):
+    monkeypatch.setattr(inventory, "cuda_device_count", lambda: 0)
+    monkeypatch.setattr(inventory, "known_providers", list)
+    monkeypatch.setattr(inventory, "BACKENDS", {})
+    taken = take_inventory()
+    assert (taken["gpus"], taken["onnxruntime_providers"]) == ([], [])
+    text = describe(taken)
+    assert "NVIDIA GPUs\n  none, or no driver for it" in text
+    assert "providers" not in text
