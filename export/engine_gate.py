@@ -1,6 +1,6 @@
 """The gate for an engine itself, where there is a GPU to run it on.
 
-Buffers and streams are PyTorch's, which an export has anyway; the runtime has its own, faster ones.
+Buffers and streams are PyTorch's, which an export of a checkpoint has anyway; the runtime has its own, faster ones.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from overnet.artifact import Artifact, read_artifact
 from overnet.cuda_device import cuda_device
@@ -52,8 +53,8 @@ class OnnxSource:
         """The file's graph, converted where another precision is wanted."""
         content = self.path.read_bytes()
         try:
-            exact = onnx.load_model_from_string(content)
-        except Exception as error:  # a DecodeError of protobuf's, which has no types
+            exact = onnx.ModelProto.FromString(content)
+        except DecodeError as error:
             raise ArtifactError(f"{printable(self.path)}: not a whole ONNX file ({error})") from error
         if self.is_kept:
             return LoweredGraph(exact, content, exact, self.artifact, ())

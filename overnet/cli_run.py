@@ -109,6 +109,7 @@ def run_command(
         slots=slots,
         zero_copy=zero_copy,
         cuda_graphs=cuda_graphs,
+        on_progress=_BuildProgress(quiet=quiet),
     )
     options = VideoOptions(start_seconds=start, max_frames=frames, codec=codec, crf=crf)
     outcomes: list[Outcome] = []
@@ -138,12 +139,32 @@ def run_command(
 
 
 def _default_scale(model: Path | None, height: int | None) -> float:
-    """An ONNX file's own scale; 2 where there is a choice of scales."""
-    from overnet.artifact import read_artifact  # noqa: PLC0415
+    """An ONNX file's or an engine's own scale; 2 where there is a choice of scales."""
+    from overnet.evaluated_model import describe  # noqa: PLC0415
 
-    if model is not None and model.suffix.lower() == ".onnx" and height is None:
-        return read_artifact(model).scale
+    if model is not None and height is None and model.suffix.lower() in (".onnx", ".engine"):
+        artifact = describe(model)
+        if artifact is not None:
+            return artifact.scale
     return 2
+
+
+class _BuildProgress:
+    """Says on a terminal how far the building of an engine is, and elsewhere what is being done, a line each."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet, self._is_terminal = quiet, sys.stderr.isatty()
+        self._last = ""
+
+    def __call__(self, doing: str, done: int, total: int) -> None:
+        """Take a step, from whichever thread."""
+        if self._is_terminal and not self._quiet:
+            share = f" {done}/{total}" if total else ""
+            # Over the line before, which may have been longer.
+            typer.echo(f"\r{f'{doing}{share}'[:78]:<78}\r", err=True, nl=False)
+        elif doing != self._last:
+            say(doing, quiet=self._quiet)
+        self._last = doing
 
 
 def _run_job(job: Job, upscaler: Upscaler, options: VideoOptions, *, overwrite: bool, quiet: bool) -> Outcome:

@@ -98,7 +98,7 @@ def _run(
         return process.wait(), report
     finally:
         # After a regular end this does nothing. All that it writes lies in its folder, so it need not end gently.
-        pass
+        process.kill()
         process.wait()
         if process.stdout is not None:
             process.stdout.close()

@@ -140,7 +140,9 @@ class Engines:
 
     def _load_cached(self, profile: Profile) -> None:
         wish = EngineWish(self._model, self._runtime, self.precision, profile)
-        path = cached_engine(wish, device=self._gpu.ordinal, on_progress=self._options.on_progress, on_note=self._note)
+        path = cached_engine(
+            wish, device=self._gpu.ordinal, on_progress=self._options.on_progress, on_note=self._say_and_note
+        )
         serialized, sidecar = load_engine(path, current_environment(self._runtime, self._gpu.ordinal))
         ready = self._load(serialized, sidecar, profile)
         checked = path.with_name(f"{path.name}.checked")
@@ -151,6 +153,12 @@ class Engines:
                 self._ready.pop(profile).close()
                 raise
             checked.touch()
+
+    def _say_and_note(self, line: str) -> None:
+        """Say at once what is going on, such as that another process builds the engine; and keep it for the end."""
+        self._note(line)
+        if self._options.on_progress is not None:
+            self._options.on_progress(line, 0, 0)
 
     def _load(self, serialized: bytes, sidecar: Sidecar, wished: Profile) -> ReadyEngine:
         while len(self._ready) >= _KEPT_ENGINES:

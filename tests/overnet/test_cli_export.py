@@ -17,8 +17,10 @@ from tests.conftest import ROOT, run_command
 
 
 @pytest.fixture
-def folder(tmp_path, small_checkpoint):
+def folder(tmp_path, small_checkpoint, small_models):
     shutil.copy(small_checkpoint, tmp_path / "small.safetensors")
+    shutil.copy(small_models / "small_x2.onnx", tmp_path / "small_x2.onnx")
+    (tmp_path / "foreign.onnx").write_text("no ONNX file")
     (tmp_path / "text.pth.tar").write_text("no checkpoint")
     (tmp_path / "empty.safetensors").touch()
     (tmp_path / "truncated.safetensors").write_bytes(small_checkpoint.read_bytes()[:2000])
@@ -67,10 +69,58 @@ def test_engines_with_sidecars(folder):
     assert again.returncode == 1 and "exists already" in again.stderr
 
 
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = sys.modules["safetensors"] = None
+from overnet.cli import main_export
+main_export()
+"""
+
+
+@pytest.mark.parametrize("target", ["onnx", "tensorrt-rtx"])
+def test_from_an_onnx_file_without_torch(folder, small_models, target):
+    if target != "onnx":
+        pytest.importorskip("tensorrt_rtx")
+    options = ["--target", target, "-o", "out", "--json"]
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, small_models / "small_x2.onnx", *options],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    (file,) = json.loads(result.stdout)["files"]
+    made = {"out/small_x2_fp16.onnx", *(() if target == "onnx" else ("out/small_x2_fp16.engine",))}
+    assert {file["onnx"], file["path"]} == made
+    assert file["psnr_db"] >= 50 and file["measured_by"].endswith("against the FP32 ONNX file")
+    assert f"measured by {file['measured_by']}" in result.stderr
+
+
+def test_progress_as_lines(folder, small_models):
+    pytest.importorskip("tensorrt_rtx")
+    options = ["--target", "tensorrt-rtx", "--precision", "fp32", "--shape", "32x32", "-o", "out", "--progress-lines"]
+    result = export(small_models / "small_x2.onnx", *options, "-q", cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    *lines, last = map(json.loads, result.stdout.splitlines())
+    assert len(lines) > 20 and all(set(line) == {"doing", "done", "total"} for line in lines)
+    assert lines[0] == {"doing": "making the graph", "done": 0, "total": 0}
+    assert any(line["doing"].startswith("building the engine: ") and line["total"] > 1 for line in lines)
+    assert last["files"][0]["path"] == "out/small_x2.engine" and last["files"][0]["psnr_db"] is None
+    assert "--progress-lines" not in export("--help", cwd=folder).stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["none.pth.tar"], "No such file"),
+        (["none.onnx"], "none.onnx: No such file"),
+        (["foreign.onnx"], "foreign.onnx: "),
+        (["small_x2.onnx", "--scale", "3"], "is for scale 2, not 3"),
+        (["small_x2.onnx", "--precision", "int8"], "give the checkpoint"),
+        (["small_x2.onnx", "--precision", "fp32", "--target", "onnx"], "nothing to export"),
+        (["small_x2.onnx", "--lean-memory"], "give a checkpoint for others"),
         (["text.pth.tar"], "neither a PyTorch checkpoint"),
         (["empty.safetensors"], "empty"),
         (["truncated.safetensors"], "truncated.safetensors"),
@@ -106,10 +156,11 @@ def test_refusals(folder, arguments, expected):
 def test_tensorrt_that_is_not_here(folder):
     if pytest.importorskip("torch").cuda.is_available():
         pytest.skip("here is a GPU, and TensorRT may well build")
+    before = sorted(folder.rglob("*"))
     result = export("small.safetensors", "--scale", 2, "--target", "tensorrt", cwd=folder)
     assert result.returncode == 1
     assert len(result.stderr.strip().splitlines()) == 1 and "tensorrt" in result.stderr
-    assert not list(folder.glob("*.engine*")) and not list(folder.glob("*.onnx"))
+    assert sorted(folder.rglob("*")) == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unwritable for root")
