@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,7 +153,8 @@ class Engines:
             except BaseException:
                 self._ready.pop(profile).close()
                 raise
-            checked.touch()
+            with suppress(OSError):  # where it cannot be kept, it is found out again
+                checked.touch()
 
     def _say_and_note(self, line: str) -> None:
         """Say at once what is going on, such as that another process builds the engine; and keep it for the end."""

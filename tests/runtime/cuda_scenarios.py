@@ -410,7 +410,7 @@ def built_at_first_use(model, weights, folder, sizes, backend):
         wished.append(f"{wish.precision} {wish.profile}")
         on_progress("building", 1, 2)
         path = Path(folder) / f"{len(wished)}.engine"
-        return write_engine(path, with_means(Path(weights).read_bytes()), wish.profile)
+        return write_engine(path, with_means(Path(weights).read_bytes()), wish.profile, library=wish.runtime)
 
     driver, progress, differences = CudaDriver(), [], []
     with (

@@ -95,15 +95,17 @@ def test_nothing_is_found_where_nothing_is_missing(engine, model):
 
 
 def test_copies_overlap_with_computing(engine, model):
-    timeline = run("overlapping", engine, model, 3)
+    # So little memory that computing goes one after the other, as on a GPU that one frame fills.
+    env = {"OVERNET_CUDA_MEMORY": "10000000"}
+    timeline = run("overlapping", engine, model, 3, env=env)
     by_kind = {kind: [t for t in timeline if t["kind"] == kind] for kind in {t["kind"] for t in timeline}}
     launches = next(timings for kind, timings in by_kind.items() if kind not in ("HtoD", "DtoH"))
     for kind in ("HtoD", "DtoH"):
         overlapping = sum(any(overlap(copy, launch) for launch in launches) for copy in by_kind[kind])
         assert overlapping >= 10, f"{overlapping} of {len(by_kind[kind])} {kind} copies ran beside computing"
-    alone = run("overlapping", engine, model, 1)
+    alone = run("overlapping", engine, model, 1, env=env)
     assert not any(overlap(one, other) for one in alone for other in alone if one is not other)
-    assert duration(timeline) < 0.8 * duration(alone)
+    assert duration(timeline) < 0.85 * duration(alone)
 
 
 def overlap(one, other):
@@ -255,7 +257,7 @@ def test_engines_for_small_memory(model, tmp_path):
 def test_an_engine_that_computes_something_else_is_not_used(model, tmp_path):
     """As FP16 does on some GPUs: the engine is of other weights here."""
     model_and_weights = model, other_weights(model, tmp_path / "other.onnx")
-    found = run("built_at_first_use", *model_and_weights, tmp_path, [(40, 48)], "auto")
+    found = run("built_at_first_use", *model_and_weights, tmp_path, [(40, 48)], "auto", rtx=True)
     assert found["backend"] == "openvino" and found["differences"][0] <= 1
     assert any("dB from the same network on the CPU" in note for note in found["notes"])
     assert found["checked"] == []
