@@ -11,73 +11,28 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
-from overnet.cli_common import PLAIN, complain, interruptible, say
+from overnet.benchmarks.gpu_setting import (
+    CheckFailed,
+    Frame,
+    Setting,
+    compare,
+    frames,
+    photograph_like,
+    setting_for,
+    stream_all,
+)
 from overnet.cuda_device import check_device
 from overnet.environment import current_environment
 from overnet.errors import BackendError, OverNetError
-from overnet.metrics import psnr
 from overnet.runtime.cuda import Gpu, pycuda_driver
-from overnet.runtime.pipeline import run_pipeline
-from overnet.runtime.upscaler import Upscaler
 from overnet.sidecar import TITLES, RuntimeName
-from overnet.weights import bundled_folder
-
-Frame = NDArray[np.uint8]
-Size = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is checked, and against what.
-
-    Attributes
-    ----------
-    model : an engine, or an ONNX file to build engines from.
-    reference : an ONNX file of the same weights and scale in FP32.
-    backend : what runs the model: ``"tensorrt"`` or ``"tensorrt-rtx"``.
-    reference_backend : what runs the reference.
-    scale : of both.
-    size, other_size : heights and widths of frames that the engine takes.
-    too_large : height and width of a picture that it does not take.
-    frames : how many go through the longest checks.
-    least_psnr_db : how near to the reference results have to be; None: equal to the bit.
-    tile_levels : by how many grey levels tiles may differ from the picture in one piece.
-    device : the GPU.
-    """
-
-    model: str
-    reference: str
-    backend: RuntimeName
-    reference_backend: str = "openvino"
-    scale: float = 2
-    size: Size = (180, 320)
-    other_size: Size = (144, 176)
-    too_large: Size = (400, 700)
-    frames: int = 500
-    least_psnr_db: float | None = 40.0
-    tile_levels: int = 8
-    device: int = 0
-
-    def upscaler(self, **options: Any) -> Upscaler:  # noqa: ANN401 - as `Upscaler` takes them
-        """An upscaler on the GPU."""
-        return Upscaler(self.scale, model=self.model, backend=self.backend, device=self.device, **options)
-
-    def expected(self) -> Upscaler:
-        """An upscaler on the CPU, in FP32."""
-        return Upscaler(self.scale, model=self.reference, backend=self.reference_backend, tile=0)
-
-
-class CheckFailed(Exception):  # noqa: N818 - it is no error of the program
-    """A check found something wrong; the message says what."""
 
 
 @dataclass
@@ -88,65 +43,6 @@ class Outcome:
     passed: bool
     detail: str
     seconds: float = field(default=0.0)
-
-
-def frames(size: Size, count: int, *, seed: int = 0) -> Iterator[Frame]:
-    """Different frames that can be told apart: a drawn scene that moves, with noise of its own in each."""
-    random = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
-    for index in range(count):
-        scene = np.stack([rows * 2 + index * 7, columns * 3 - index * 5, rows + columns + index * 11], axis=-1)
-        noise = random.integers(0, 24, (*size, 3))
-        yield ((scene + noise) % 256).astype(np.uint8)
-
-
-def stream_all(
-    upscaler: Upscaler,
-    size: Size,
-    source: Iterator[Frame],
-    receive: Callable[[int, Frame], None],
-    *,
-    in_buffers: bool = True,
-) -> None:
-    """Send frames through a stream as a video goes: filled, submitted and fetched in three threads.
-
-    Parameters
-    ----------
-    receive : is told each frame's number and its result, which is used for another frame afterwards.
-    in_buffers : whether frames are written to the stream's own buffers; else it has to copy them.
-    """
-    received = 0
-    with closing(upscaler.stream(*size)) as stream:
-
-        def filled() -> Iterator[Frame]:
-            for frame in source:
-                buffer = stream.buffer() if in_buffers else None
-                if buffer is None:
-                    yield frame
-                else:
-                    np.copyto(buffer, frame)
-                    yield buffer
-
-        def fetch(ticket: Any) -> None:  # noqa: ANN401 - a `Ticket`
-            nonlocal received
-            with ticket as upscaled:
-                receive(received, upscaled)
-            received += 1
-
-        report = run_pipeline(filled(), stream.submit, fetch, on_stop=stream.stop)
-        if report.interrupted:
-            raise KeyboardInterrupt
-
-
-def compare(setting: Setting, found: Frame, expected: Frame, what: str) -> None:
-    """Raise `CheckFailed` where a result is too far from what is expected."""
-    if setting.least_psnr_db is None:
-        if not np.array_equal(found, expected):
-            raise CheckFailed(f"{what}: {np.count_nonzero(found != expected)} values differ")
-    else:
-        found_db = psnr(expected, found, border=0)
-        if not found_db >= setting.least_psnr_db:
-            raise CheckFailed(f"{what}: {found_db:.1f} dB from the CPU's result, {setting.least_psnr_db:g} are needed")
 
 
 def every_frame_in_order(setting: Setting) -> str:
@@ -394,20 +290,12 @@ def _free(gpu: Gpu) -> int:
         return gpu.free_memory_bytes()[0]
 
 
-def photograph_like(size: Size) -> Frame:
-    """Slopes and edges without noise, whose parts differ as those of a photograph do."""
-    rows, columns = np.mgrid[0 : size[0], 0 : size[1]] / max(size)
-    waves = [np.sin(6 * rows + phase) * np.cos(5 * columns - phase) for phase in (0.0, 1.3, 2.1)]
-    picture = 128 + 90 * np.stack(waves, axis=-1)
-    picture[size[0] // 3 : size[0] // 2, size[1] // 4 : size[1] // 3] = (240, 40, 60)
-    levels: Frame = np.clip(picture, 0, 255).astype(np.uint8)
-    return levels
-
-
-@interruptible
 def command(
     runtime: Annotated[str, typer.Option(help="tensorrt or tensorrt-rtx.")] = "tensorrt",
-    model: Annotated[Path | None, typer.Option(help="An engine for x2. Default: one of the bundled network.")] = None,
+    model: Annotated[Path | None, typer.Option(help="An engine. Default: one of the bundled network for x2.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="An ONNX file in FP32 of the same weights. Default: the bundled one for x2.")
+    ] = None,
     device: Annotated[int, typer.Option(help="Which GPU.")] = 0,
     frame_count: Annotated[int, typer.Option("--frames", help="Frames in the longest checks.")] = 500,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
@@ -419,21 +307,20 @@ def command(
     try:
         gpu = check_device(device)
         environment = current_environment(name, device)
+        setting = setting_for(model, reference, name, device=device, count=frame_count)
         pycuda_version = ".".join(map(str, __import__("pycuda").VERSION)) if pycuda_driver() else ""
     except OverNetError as error:
-        complain(error)
+        typer.echo(f"overnet: {error}", err=True)
         raise typer.Exit(2) from error
-    say(
+    _say(
         f"{gpu.name}, compute capability {gpu.compute_capability}, driver {environment.driver or 'unknown'}, "
         f"{environment.jetpack or 'no JetPack'}, {TITLES[name]} {environment.runtime_version}, PyCUDA {pycuda_version}"
     )
-    reference = str(bundled_folder() / "overnet_x2.onnx")
-    setting = Setting(str(model or reference), reference, name, device=device, frames=frame_count)
     outcomes = []
     for outcome in run_checks(setting):
         outcomes.append(outcome)
         title = outcome.name.replace("_", " ")
-        say(f"{'well  ' if outcome.passed else 'FAILED'} {title}: {outcome.detail} ({outcome.seconds:.1f} s)")
+        _say(f"{'well  ' if outcome.passed else 'FAILED'} {title}: {outcome.detail} ({outcome.seconds:.1f} s)")
     if as_json:
         versions = {**asdict(environment), "pycuda": pycuda_version}
         typer.echo(json.dumps({"environment": versions, "checks": [asdict(outcome) for outcome in outcomes]}))
@@ -443,9 +330,13 @@ def command(
 
 def main() -> None:
     """``python -m overnet.benchmarks.gpu_checks``."""
-    app = typer.Typer(**PLAIN)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(command)
     app()
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 if __name__ == "__main__":

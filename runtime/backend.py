@@ -193,7 +193,7 @@ BACKENDS: dict[str, BackendKind] = {
             "tensorrt-rtx",
             "tensorrt_rtx",
             "tensorrt-rtx",
-            "rtx",
+            "rtx,cuda",
             _ENGINE,
             _load_tensorrt("tensorrt-rtx"),
             _FOR_ENGINES,

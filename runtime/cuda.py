@@ -268,7 +268,7 @@ def pycuda_driver() -> Any:  # noqa: ANN401
     MissingDependency : it is not installed, or the driver's library is missing.
     """
     try:
-        return require("pycuda.driver", extra="gpu", purpose="running an engine")
+        return require("pycuda.driver", extra="cuda", purpose="running an engine")
     except OSError as error:
         raise MissingDependency(f"running an engine needs pycuda, which does not load ({error})") from error
 

@@ -62,4 +62,4 @@ def _cuda_core() -> Any:  # noqa: ANN401 - optional, and without types here
         try:
             return importlib.import_module("cuda.core")
         except ImportError as error:
-            raise BackendError("cuda-core is not installed: pip install 'overnet[gpu]'") from error
+            raise BackendError("cuda-core is not installed: pip install 'overnet[cuda]'") from error

@@ -74,7 +74,7 @@ def run_without(missing, code, cwd):
     )
 
 
-OPTIONAL = {"torch", "onnx", "onnxruntime", "safetensors", "h5py", "tensorboard", "tensorrt", "pycuda", "PIL", "scipy"}
+OPTIONAL = {"torch", "onnx", "onnxruntime", "safetensors", "h5py", "tensorboard", "tensorrt", "pycuda", "cuda", "PIL", "scipy"}
 
 
 def test_upscaling_needs_nothing_optional(tmp_path):

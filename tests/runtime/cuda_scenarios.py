@@ -14,7 +14,7 @@ from unittest import mock
 import numpy as np
 
 from overnet.benchmarks import gpu_checks
-from overnet.benchmarks.gpu_checks import Setting, frames, stream_all
+from overnet.benchmarks.gpu_setting import Setting, frames, photograph_like, stream_all
 from overnet.errors import BackendError, OverNetError
 from overnet.runtime import slot_stream
 from overnet.runtime.slot import Slot
@@ -419,7 +419,7 @@ def built_at_first_use(model, weights, folder, sizes, backend):
         Upscaler(2, model=model, backend=backend, on_progress=lambda *step: progress.append(step)) as upscaler,
     ):
         for size in sizes:
-            picture = gpu_checks.photograph_like(tuple(size))
+            picture = photograph_like(tuple(size))
             differences.append(int(np.abs(upscaler(picture).astype(int) - on_cpu(picture)).max()))
         name, notes = upscaler.backend_name, upscaler.take_notes()
     nothing_wrong(driver)

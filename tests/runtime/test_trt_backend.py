@@ -3,6 +3,7 @@
 The same checks run on a real GPU, where there is one: `overnet.benchmarks.gpu_checks`.
 """
 
+import json
 import os
 import re
 import signal
@@ -15,7 +16,8 @@ import av
 import numpy as np
 import pytest
 
-from overnet.benchmarks.gpu_checks import CHECKS, Setting
+from overnet.benchmarks.gpu_checks import CHECKS
+from overnet.benchmarks.gpu_setting import Setting
 from overnet.sidecar import Profile
 from overnet.weights import bundled_folder
 from tests.conftest import ROOT, write_clip
@@ -350,14 +352,42 @@ def test_checks_on_the_gpu(name):
     assert CHECKS[name](Setting(reference, reference, "tensorrt"))
 
 
-def test_the_command_without_a_gpu():
-    result = subprocess.run(
-        [sys.executable, "-m", "overnet.benchmarks.gpu_checks"],
+def checks_command(*arguments, env):
+    return subprocess.run(
+        [sys.executable, "-m", "overnet.benchmarks.gpu_checks", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        env=env,
         check=False,
+        timeout=240,
     )
+
+
+def test_the_command_that_checks_a_gpu(engine, model):
+    options = ["--model", engine, "--reference", model, "--frames", 24, "--json"]
+    result = checks_command(*options, env=stand_in_environment())
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.startswith(
+        "Stand-in, compute capability 8.7, driver unknown, no JetPack, TensorRT 10.3.0, PyCUDA"
+    )
+    report = json.loads(result.stdout)
+    assert [check["name"] for check in report["checks"]] == list(CHECKS)
+    assert all(check["passed"] for check in report["checks"])
+
+
+def test_a_check_that_fails_fails_the_command(tmp_path, engine, model):
+    """The engine is of other weights than the reference."""
+    reference = other_weights(model, tmp_path / "other.onnx")
+    options = ["--model", engine, "--reference", reference, "--frames", 8]
+    result = checks_command(*options, env=stand_in_environment())
+    assert result.returncode == 1
+    assert re.search(
+        r"FAILED every frame in order: CheckFailed: frame 0: [\d.]+ dB from the CPU's result", result.stderr
+    )
+
+
+def test_the_command_without_a_gpu():
+    result = checks_command(env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1

@@ -1,0 +1,175 @@
+"""What the checks of a GPU work with: the model and what it is compared with, frames, and a stream for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overnet.artifact import read_artifact
+from overnet.errors import ArtifactError
+from overnet.metrics import psnr
+from overnet.runtime.pipeline import run_pipeline
+from overnet.runtime.upscaler import Upscaler
+from overnet.sidecar import Profile, RuntimeName, read_sidecar
+from overnet.weights import bundled_folder
+
+Frame = NDArray[np.uint8]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is checked, and against what.
+
+    Attributes
+    ----------
+    model : an engine, or an ONNX file to build engines from.
+    reference : an ONNX file of the same weights and scale in FP32.
+    backend : what runs the model: ``"tensorrt"`` or ``"tensorrt-rtx"``.
+    reference_backend : what runs the reference.
+    scale : of both.
+    size, other_size : heights and widths of frames that the engine takes.
+    too_large : height and width of a picture that it does not take.
+    frames : how many go through the longest checks.
+    least_psnr_db : how near to the reference results have to be; None: equal to the bit.
+    tile_levels : by how many grey levels tiles may differ from the picture in one piece.
+    device : the GPU.
+    """
+
+    model: str
+    reference: str
+    backend: RuntimeName
+    reference_backend: str = "openvino"
+    scale: float = 2
+    size: Size = (180, 320)
+    other_size: Size = (144, 176)
+    too_large: Size = (400, 700)
+    frames: int = 500
+    least_psnr_db: float | None = 40.0
+    tile_levels: int = 8
+    device: int = 0
+
+    def upscaler(self, **options: Any) -> Upscaler:  # noqa: ANN401 - as `Upscaler` takes them
+        """An upscaler on the GPU."""
+        return Upscaler(self.scale, model=self.model, backend=self.backend, device=self.device, **options)
+
+    def expected(self) -> Upscaler:
+        """An upscaler on the CPU, in FP32."""
+        return Upscaler(self.scale, model=self.reference, backend=self.reference_backend, tile=0)
+
+
+def setting_for(
+    model: Path | None, reference: Path | None, runtime: RuntimeName, *, device: int, count: int
+) -> Setting:
+    """The setting for a model, with frames of sizes that it takes.
+
+    Parameters
+    ----------
+    model : an engine or an ONNX file; None for the bundled ONNX file.
+    reference : an ONNX file in FP32 of the same weights and scale; None for the bundled one.
+    count : frames in the longest checks.
+
+    Raises
+    ------
+    ArtifactError : a file is missing, broken or not ours, or the two are of different scales.
+    """
+    reference = reference or bundled_folder() / "overnet_x2.onnx"
+    scale = read_artifact(reference).scale
+    setting = Setting(str(model or reference), str(reference), runtime, scale=scale, device=device, frames=count)
+    if model is None or model.suffix.lower() != ".engine":
+        return setting
+    sidecar = read_sidecar(model)
+    if sidecar.artifact.scale != scale:
+        raise ArtifactError(f"{model} is for x{sidecar.artifact.scale:g}, {reference} for x{scale:g}")
+    profile = sidecar.profile
+    smaller = [min(max(wanted // 2 * 2, low), high) for wanted, low, high in _sides(setting.size, profile)]
+    other = [max(low, side * 3 // 4) for side, (_, low, _) in zip(smaller, _sides(setting.size, profile), strict=True)]
+    return replace(
+        setting,
+        size=(smaller[0], smaller[1]),
+        other_size=(other[0], other[1]),
+        too_large=(profile.maximum[0] + 40, profile.maximum[1] + 60),
+    )
+
+
+def _sides(size: Size, profile: Profile) -> list[tuple[int, int, int]]:
+    return list(zip(size, profile.minimum, profile.maximum, strict=True))
+
+
+class CheckFailed(Exception):  # noqa: N818 - it is no error of the program
+    """A check found something wrong; the message says what."""
+
+
+def frames(size: Size, count: int, *, seed: int = 0) -> Iterator[Frame]:
+    """Different frames that can be told apart: a drawn scene that moves, with noise of its own in each."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
+    for index in range(count):
+        scene = np.stack([rows * 2 + index * 7, columns * 3 - index * 5, rows + columns + index * 11], axis=-1)
+        noise = random.integers(0, 24, (*size, 3))
+        yield ((scene + noise) % 256).astype(np.uint8)
+
+
+def stream_all(
+    upscaler: Upscaler,
+    size: Size,
+    source: Iterator[Frame],
+    receive: Callable[[int, Frame], None],
+    *,
+    in_buffers: bool = True,
+) -> None:
+    """Send frames through a stream as a video goes: filled, submitted and fetched in three threads.
+
+    Parameters
+    ----------
+    receive : is told each frame's number and its result, which is used for another frame afterwards.
+    in_buffers : whether frames are written to the stream's own buffers; else it has to copy them.
+    """
+    received = 0
+    with closing(upscaler.stream(*size)) as stream:
+
+        def filled() -> Iterator[Frame]:
+            for frame in source:
+                buffer = stream.buffer() if in_buffers else None
+                if buffer is None:
+                    yield frame
+                else:
+                    np.copyto(buffer, frame)
+                    yield buffer
+
+        def fetch(ticket: Any) -> None:  # noqa: ANN401 - a `Ticket`
+            nonlocal received
+            with ticket as upscaled:
+                receive(received, upscaled)
+            received += 1
+
+        report = run_pipeline(filled(), stream.submit, fetch, on_stop=stream.stop)
+        if report.interrupted:
+            raise KeyboardInterrupt
+
+
+def compare(setting: Setting, found: Frame, expected: Frame, what: str) -> None:
+    """Raise `CheckFailed` where a result is too far from what is expected."""
+    if setting.least_psnr_db is None:
+        if not np.array_equal(found, expected):
+            raise CheckFailed(f"{what}: {np.count_nonzero(found != expected)} values differ")
+    else:
+        found_db = psnr(expected, found, border=0)
+        if not found_db >= setting.least_psnr_db:
+            raise CheckFailed(f"{what}: {found_db:.1f} dB from the CPU's result, {setting.least_psnr_db:g} are needed")
+
+
+def photograph_like(size: Size) -> Frame:
+    """Slopes and edges without noise, whose parts differ as those of a photograph do."""
+    rows, columns = np.mgrid[0 : size[0], 0 : size[1]] / max(size)
+    waves = [np.sin(6 * rows + phase) * np.cos(5 * columns - phase) for phase in (0.0, 1.3, 2.1)]
+    picture = 128 + 90 * np.stack(waves, axis=-1)
+    picture[size[0] // 3 : size[0] // 2, size[1] // 4 : size[1] // 3] = (240, 40, 60)
+    levels: Frame = np.clip(picture, 0, 255).astype(np.uint8)
+    return levels
