@@ -307,6 +307,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     signs = (
         "bad_alloc",
         "out of memory",
+        "outofmemory",  # as TensorRT writes it
         "failed to allocate",
         "can't allocate memory",
         "not enough memory",

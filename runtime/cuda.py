@@ -18,10 +18,11 @@ from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from overnet.cuda_device import check_device
-from overnet.errors import BackendError, MissingDependency, require
+from overnet.errors import BackendError, MissingDependency, OverNetError, require
 
 # Beyond a buffer's content, for readers that load a few bytes more than they use (`overnet.runtime.color`).
 PADDING_BYTES = 64
@@ -108,8 +109,13 @@ class Gpu:
         ------
         MemoryError : there is not so much.
         """
-        with self._allocating(size_bytes, "pinned host memory"):
+        try:
             return PinnedBuffer(self._driver, size_bytes)
+        except self._driver.MemoryError as error:
+            free = psutil.virtual_memory().available
+            raise MemoryError(
+                f"{size_bytes / 1e6:.0f} MB of page-locked memory wanted; {free / 1e6:.0f} MB of the host's are free"
+            ) from error
 
     def device(self, size_bytes: int) -> DeviceBuffer:
         """Memory of the GPU. Within `current`.
@@ -118,8 +124,14 @@ class Gpu:
         ------
         MemoryError : there is not so much.
         """
-        with self._allocating(size_bytes, "GPU memory"):
+        try:
             return DeviceBuffer(self._driver, size_bytes)
+        except self._driver.MemoryError as error:
+            free, total = self.free_memory_bytes()
+            raise MemoryError(
+                f"{size_bytes / 1e6:.0f} MB of GPU memory wanted; of {self.name}'s {total / 1e6:.0f} MB "
+                f"{free / 1e6:.0f} MB are free"
+            ) from error
 
     def stream(self) -> CudaStream:
         """A queue of work. Within `current`."""
@@ -137,17 +149,6 @@ class Gpu:
         """Begin to copy from the GPU to pinned host memory. Within `current`."""
         self._driver.memcpy_dtoh_async(target, source.pointer, stream.inner)
 
-    @contextmanager
-    def _allocating(self, size_bytes: int, kind: str) -> Iterator[None]:
-        try:
-            yield
-        except self._driver.MemoryError as error:
-            free, total = self.free_memory_bytes()
-            raise MemoryError(
-                f"{size_bytes / 1e6:.0f} MB of {kind} wanted; of {self.name}'s {total / 1e6:.0f} MB "
-                f"{free / 1e6:.0f} MB are free"
-            ) from error
-
     @classmethod
     def close_all(cls) -> None:
         """Close whatever still uses a GPU, and leave none current in this thread."""
@@ -156,7 +157,8 @@ class Gpu:
             while gpu._driver.Context.get_current() == gpu._context:
                 gpu._context.pop()
             for user in list(gpu._users):
-                user.close()
+                with suppress(OverNetError):
+                    user.close()
 
 
 # Before PyCUDA's own end, which aborts the process where a context is left.

@@ -41,10 +41,12 @@ class RecordedWork:
             builder.end_building()
             self._graph = builder.complete()
             builder.close()
-        except Exception as error:  # cuda.core has no base class for its own
+        except BaseException as error:
             # Only closing ends a recording that went wrong, and says so a second time.
             with suppress(Exception):
                 builder.close()
+            if not isinstance(error, Exception):  # Ctrl-C
+                raise
             raise BackendError(f"the work cannot be recorded ({' '.join(str(error).split())[:200]})") from error
 
     def launch(self) -> None:

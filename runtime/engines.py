@@ -118,11 +118,19 @@ class Engines:
         OverNetError : it cannot be built or loaded.
         MemoryError : the GPU has no room for it.
         """
-        profile = self._given or self._wished(size)
+        profile = self._given or self._loaded(size) or self._wished(size)
         if profile not in self._ready:
             self._load_cached(profile)
         self._ready.move_to_end(profile)
         return self._ready[profile]
+
+    def _loaded(self, size: Size) -> Profile | None:
+        """The engine that is loaded and takes this size, the one used last if several do: so the tiles of a picture,
+        and the parts that its means are gathered from, go to the engine that they were cut for."""
+        for profile, ready in reversed(self._ready.items()):
+            if all(side <= most for side, most in zip(size, ready.profile.maximum, strict=True)):
+                return profile
+        return None
 
     def _wished(self, size: Size) -> Profile:
         stands = size[0] > size[1]

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from overnet.runtime.stage import Stage
+
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -89,9 +91,10 @@ class _Channel(Generic[T]):
 class _Pipeline(Generic[T, U]):
     """The state that the three stages of one run share."""
 
-    def __init__(self, depth: int, on_stop: Callable[[], None]) -> None:
+    def __init__(self, depth: int, on_stop: Callable[[], None], on_interrupt: Callable[[], None]) -> None:
         self.report = PipelineReport()
         self.on_stop = on_stop
+        self.on_interrupt = on_interrupt
         self.decoded: _Channel[T] = _Channel(depth)
         self.upscaled: _Channel[U] = _Channel(depth)
         self.failures: list[BaseException] = []
@@ -148,13 +151,19 @@ class _Pipeline(Generic[T, U]):
         except BaseException as error:
             self.fail(error)
 
-    def join(self, thread: threading.Thread) -> None:
-        """Wait for a stage to finish. Ctrl-C meanwhile is noted, and the stage still finishes what it was given."""
-        while thread.is_alive():
+    def despite_interruption(self, step: Callable[[], object]) -> None:
+        """Take a step that can be taken again, until it was taken without Ctrl-C meanwhile; which is noted."""
+        interrupted = False
+        while True:
             try:
-                thread.join()
+                if interrupted:
+                    self.report.interrupted = True
+                    self.on_interrupt()
+                    interrupted = False
+                step()
+                return
             except KeyboardInterrupt:
-                self.report.interrupted = True
+                interrupted = True
 
 
 def run_pipeline(
@@ -165,6 +174,7 @@ def run_pipeline(
     depth: int = 4,
     on_frame: Callable[[PipelineReport], None] | None = None,
     on_stop: Callable[[], None] = lambda: None,
+    on_interrupt: Callable[[], None] = lambda: None,
 ) -> PipelineReport:
     """Run three stages at once: `frames` in one thread, `upscale` in the calling one, `encode` in a third.
 
@@ -179,6 +189,7 @@ def run_pipeline(
     on_frame : told the report so far after each upscaled frame, in the calling thread.
     on_stop : called when no more frames are wanted, from any of the threads and perhaps more than once: to wake
         `frames` where it waits for something that now never comes.
+    on_interrupt : called at Ctrl-C, in the calling thread: to wake `encode` where it waits for something outside.
 
     Returns
     -------
@@ -188,25 +199,24 @@ def run_pipeline(
     ------
     The first exception of any stage, after both other stages have stopped.
     """
-    run: _Pipeline[T, U] = _Pipeline(depth, on_stop)
-    threads = [
-        threading.Thread(target=run.decode, args=(frames,), name="overnet-decode"),
-        threading.Thread(target=run.encode, args=(encode,), name="overnet-encode"),
-    ]
+    run: _Pipeline[T, U] = _Pipeline(depth, on_stop, on_interrupt)
+    stages = [Stage(lambda: run.decode(frames), "overnet-decode"), Stage(lambda: run.encode(encode), "overnet-encode")]
     began = time.perf_counter()
-    for thread in threads:
-        thread.start()
     try:
+        for stage in stages:
+            stage.start()
         run.upscale(upscale, on_frame)
     except KeyboardInterrupt:
         run.report.interrupted = True
     except BaseException as error:
         run.fail(error)
+    if run.report.interrupted:
+        run.despite_interruption(run.on_interrupt)
     # Whatever ended the second stage, the first must stop waiting for room, and the third finish what it was given.
-    run.stop_decoding()
-    run.upscaled.end()
-    for thread in threads:
-        run.join(thread)
+    run.despite_interruption(run.stop_decoding)
+    run.despite_interruption(run.upscaled.end)
+    for stage in stages:
+        run.despite_interruption(stage.wait)
     run.report.wall_seconds = time.perf_counter() - began
     if run.failures:
         raise run.failures[0]

@@ -11,6 +11,7 @@ Nothing is allocated for a frame: buffers grow to the largest size seen and stay
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TypeVar
 
 import numpy as np
@@ -90,7 +91,8 @@ class Slot:
         for name in shapes:
             buffer = self._host[name] if self._commons.zero_copy else self._device[name]
             self._address(name, buffer.pointer)
-        self._needed_bytes = max(self._context.needed_memory_bytes(), ALIGNMENT_BYTES)
+        known_bytes = self._context.needed_memory_bytes()
+        self._needed_bytes = max(known_bytes or self._commons.engine.device_memory_bytes, ALIGNMENT_BYTES)
         self.input = self._host[INPUT_NAME].shaped(*shapes[INPUT_NAME])
         self.output = self._host[OUTPUT_NAME].shaped(*shapes[OUTPUT_NAME])
         self._forget_recording()
@@ -129,6 +131,8 @@ class Slot:
         wanted_means : whether it is the frame's means that are wanted, and not the upscaled frame.
         """
         gpu = self._gpu
+        # What is shared may have grown since the slot was made ready.
+        self._give_memory()
         if self._commons.engine.means:
             self._address(USE_GIVEN_MEANS_NAME, self._commons.switch(on=given_means is not None))
         if given_means is not None:
@@ -181,18 +185,21 @@ class Slot:
 
     def close(self) -> None:
         """Wait for what runs, and free everything."""
-        self.stream.synchronize()
         self._commons.forget(self.computed)
-        self._forget_recording()
-        self._context.close()
-        for host in self._host.values():
-            host.free()
-        for device in self._device.values():
-            device.free()
+        buffers: list[PinnedBuffer | DeviceBuffer] = [*self._host.values(), *self._device.values()]
+        steps = [
+            self.stream.synchronize,
+            self._forget_recording,
+            self._context.close,
+            *(buffer.free for buffer in buffers),
+            *(used.close for used in (self.stream, self.done, self.computed)),
+        ]
         self._host.clear()
         self._device.clear()
-        for used in (self.stream, self.done, self.computed):
-            used.close()
+        with ExitStack() as stack:
+            # Each is tried whatever becomes of those before it; the last failure is raised.
+            for step in reversed(steps):
+                stack.callback(step)
 
 
 _Buffer = TypeVar("_Buffer", PinnedBuffer, DeviceBuffer)

@@ -59,17 +59,26 @@ class SlotCommons:
         self.shares_activations = shares_activations
         size_bytes = 2 * ALIGNMENT_BYTES
         values = self.gpu.pinned(size_bytes)
+        switches = None
         try:
             off_and_on = values.shaped(size_bytes).view(np.float32)
             off_and_on[:] = 0
             off_and_on[ALIGNMENT_BYTES // FLOAT_BYTES] = 1
-            self._switches = self.gpu.device(size_bytes)
+            switches = self.gpu.device(size_bytes)
             stream = self.gpu.stream()
-            self.gpu.copy_in(self._switches, values.shaped(size_bytes), stream)
-            stream.synchronize()
-            stream.close()
+            try:
+                self.gpu.copy_in(switches, values.shaped(size_bytes), stream)
+                stream.synchronize()
+            finally:
+                stream.close()
+        except BaseException:
+            # What they hold is not what it should be.
+            if switches is not None:
+                switches.free()
+            raise
         finally:
             values.free()
+        self._switches = switches
 
     def switch(self, *, on: bool) -> int:
         """Address of a number on the GPU that is 1 or 0."""

@@ -72,7 +72,7 @@ class SlotRing:
         BackendError : the engine does not take this size.
         """
         wished = self._count if count is None else count
-        with self._enqueueing, self.gpu.current(), reporting_cuda("the GPU's memory cannot be set up"):
+        with self._enqueueing, reporting_cuda("the GPU's memory cannot be set up"), self.gpu.current():
             self._commons.begin(self._count, shares_activations=self._wants_sharing)
             ready: list[Slot] = []
             while len(ready) < wished:
@@ -116,13 +116,25 @@ class SlotRing:
         self._free.append(slot)
         return slot
 
-    def take(self, *, stopped: threading.Event | None = None) -> Slot | None:
-        """Wait for a free slot, which `give_back` returns; None once `stopped` is set, or after `close`."""
+    def take(self, *, stopped: threading.Event | None = None, most_seconds: float | None = None) -> Slot | None:
+        """Wait for a free slot, which `give_back` returns.
+
+        Parameters
+        ----------
+        stopped : where this is set, there is none.
+        most_seconds : how long to wait; None without end.
+
+        Returns
+        -------
+        None once `stopped` is set, after `close`, and where none became free in time.
+        """
+
+        def is_over() -> bool:
+            return self._closed or (stopped is not None and stopped.is_set())
+
         with self._changed:
-            self._changed.wait_for(lambda: self._free or self._closed or (stopped is not None and stopped.is_set()))
-            if self._closed or (stopped is not None and stopped.is_set()):
-                return None
-            return self._free.popleft()
+            self._changed.wait_for(lambda: self._free or is_over(), most_seconds)
+            return None if is_over() or not self._free else self._free.popleft()
 
     def give_back(self, slot: Slot) -> None:
         """Return a slot, of which nothing runs any more."""
@@ -142,7 +154,7 @@ class SlotRing:
         ------
         BackendError, MemoryError : it cannot be run; the slot has to be given back all the same.
         """
-        with self._enqueueing, self.gpu.current(), reporting_cuda("the GPU cannot run the engine"):
+        with self._enqueueing, reporting_cuda("the GPU cannot run the engine"), self.gpu.current():
             try:
                 slot.run(**what)
             except BaseException:
@@ -153,7 +165,7 @@ class SlotRing:
 
     def fit(self, slot: Slot, size: tuple[int, int]) -> None:
         """Make a slot that was taken ready for a size; as `Slot.fit`."""
-        with self._enqueueing, self.gpu.current(), reporting_cuda("the GPU's memory cannot be set up"):
+        with self._enqueueing, reporting_cuda("the GPU's memory cannot be set up"), self.gpu.current():
             slot.fit(size)
 
     def wait(self, slot: Slot) -> None:
@@ -161,9 +173,11 @@ class SlotRing:
 
         Raises
         ------
-        BackendError : it failed.
+        BackendError : it failed, or the ring is closed.
         """
-        with self.gpu.current(), reporting_cuda("the GPU failed on a frame"):
+        if self._closed:
+            raise BackendError("the upscaler was closed before the frame was fetched")
+        with reporting_cuda("the GPU failed on a frame"), self.gpu.current():
             slot.wait()
 
     def drain(self, slot: Slot) -> None:
@@ -173,8 +187,9 @@ class SlotRing:
         ------
         BackendError : it failed.
         """
-        with self.gpu.current(), reporting_cuda("the GPU failed on a frame"):
-            slot.stream.synchronize()
+        if not self._closed:  # which waits itself
+            with reporting_cuda("the GPU failed on a frame"), self.gpu.current():
+                slot.stream.synchronize()
 
     def close(self) -> None:
         """Wait for what runs, and free everything. No slot may be used afterwards."""
@@ -183,7 +198,7 @@ class SlotRing:
                 return
             self._closed = True
             self._changed.notify_all()
-        with self.gpu.current():
+        with suppress(BackendError, MemoryError), reporting_cuda("the GPU cannot be used"), self.gpu.current():
             parts: list[Slot | SlotCommons] = [*self._slots, self._commons]
             for part in parts:
                 # After an error of the GPU nothing in its context works any more, and that error is what counts.

@@ -79,13 +79,20 @@ class SlotStream:
             slot = self._take()
             if slot is None:
                 raise BackendError("the stream is stopped")
-            np.copyto(slot.input, frame)
         try:
+            if frame is not slot.input:
+                self._fill(slot, frame)
             self._ring.run(slot)
         except BaseException:
             self.give_back(slot)
             raise
         return SlotTicket(self, slot)
+
+    def _fill(self, slot: Slot, frame: Frame) -> None:
+        if frame.shape != slot.input.shape or frame.dtype != np.uint8:
+            raise ValueError(f"expected uint8 {slot.input.shape}, got {frame.dtype} {frame.shape}")
+        if frame.ctypes.data != slot.input.ctypes.data:
+            np.copyto(slot.input, frame)
 
     def wait(self, slot: Slot) -> None:
         """Wait until a submitted slot's frame is upscaled; as `SlotRing.wait`."""

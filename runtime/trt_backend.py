@@ -17,6 +17,9 @@ from overnet.runtime.slot_stream import SlotStream
 from overnet.runtime.stream import UpscaleStream
 from overnet.sidecar import RuntimeName, read_sidecar
 
+# How long a picture waits for those that are on their way: longer than the largest takes.
+_SLOT_SECONDS = 60.0
+
 
 class TensorRtBackend:
     """Engines of one model run on one GPU. See `overnet.runtime.backend.Backend`.
@@ -121,8 +124,11 @@ class TensorRtBackend:
             self._notes.append(f"padded to {padded.shape[1]}x{padded.shape[0]}, the smallest that the engine takes")
         ring = ready.ring
         ring.open((padded.shape[0], padded.shape[1]), count=1)
-        slot = ring.take()
-        assert slot is not None
+        slot = ring.take(most_seconds=_SLOT_SECONDS)
+        if slot is None:
+            raise BackendError(
+                f"no slot became free in {_SLOT_SECONDS:g} s: a stream of this upscaler holds all of them"
+            )
         try:
             ring.fit(slot, (padded.shape[0], padded.shape[1]))
             np.copyto(slot.input, padded)

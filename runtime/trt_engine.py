@@ -66,6 +66,7 @@ class LoadedEngine:
         logger, self._errors = _logger(self._trt)
         # It has to outlive the engine.
         self._runtime: Runtime = self._trt.Runtime(logger)
+        self._errors.clear()
         self._engine: ICudaEngine = self._runtime.deserialize_cuda_engine(serialized)
         if self._engine is None:
             raise self._failure("cannot load the engine")
@@ -89,9 +90,10 @@ class LoadedEngine:
             if cuda_graphs:
                 config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             cache: IRuntimeCache = config.create_runtime_cache()
-            if self._kernel_cache_file is not None and self._kernel_cache_file.exists():
+            if self._kernel_cache_file is not None:
                 # What is damaged or of another version is refused by the library, and compiled anew.
-                cache.deserialize(self._kernel_cache_file.read_bytes())
+                with suppress(OSError):
+                    cache.deserialize(self._kernel_cache_file.read_bytes())
             config.set_runtime_cache(cache)
             self._kernel_cache = cache
             return config
@@ -109,6 +111,7 @@ class LoadedEngine:
         MemoryError, BackendError : the library cannot make one.
         """
         engine: ICudaEngine = self._engine
+        self._errors.clear()
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context: IExecutionContext = engine.create_execution_context(self._config if self.is_rtx else strategy)
         if context is None:
@@ -116,7 +119,7 @@ class LoadedEngine:
         # Only the first context of an engine is sure to have the profile. From TensorRT 10 on they can share it.
         if context.active_optimization_profile != 0 and not context.set_optimization_profile_async(0, stream):
             raise self._failure("cannot choose the profile")
-        return EngineContext(context, self._failure)
+        return EngineContext(context, self._errors, self._title)
 
     @property
     def device_memory_bytes(self) -> int:
@@ -128,29 +131,28 @@ class LoadedEngine:
         """Store the kernels compiled so far, for the next start; what cannot be stored is compiled again then."""
         if self.is_rtx:
             cache: IRuntimeCache = self._kernel_cache
-            if cache is not None and self._kernel_cache_file is not None:
+            kernels = None if cache is None or self._kernel_cache_file is None else cache.serialize()
+            if kernels is not None and self._kernel_cache_file is not None:
                 with suppress(OverNetError):
                     make_folder(self._kernel_cache_file.parent)
                     with whole_file(self._kernel_cache_file, overwrite=True) as temporary:
-                        temporary.write_bytes(bytes(cache.serialize()))
+                        temporary.write_bytes(bytes(kernels))
 
     def close(self) -> None:
         """Give its memory back. No context of it may be used afterwards."""
         # In this order: each needs the one after it.
         self._kernel_cache = self._config = self._engine = self._runtime = None
 
-    def _failure(self, what: str) -> Exception:
-        reason = self._errors.take()
-        message = f"{self._title} {what} ({reason})" if reason else f"{self._title} {what}"
-        return MemoryError(message) if is_out_of_memory(RuntimeError(reason)) else BackendError(message)
+    def _failure(self, what: str) -> BackendError | MemoryError:
+        return self._errors.failure(f"{self._title} {what}")
 
 
 class EngineContext:
     """One state for running an engine. All calls from one thread at a time."""
 
-    def __init__(self, context: IExecutionContext, failure: Any) -> None:  # noqa: ANN401
+    def __init__(self, context: IExecutionContext, errors: _Errors, title: str) -> None:
         self._context: IExecutionContext = context
-        self._failure = failure
+        self._errors, self._title = errors, title
 
     def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """Fix an input's shape.
@@ -159,8 +161,9 @@ class EngineContext:
         ------
         BackendError : it is not in the engine's profile.
         """
+        self._errors.clear()
         if not self._context.set_input_shape(name, shape):
-            raise self._failure(f"does not take {name} of {shape}")
+            raise self._errors.failure(f"{self._title} does not take {name} of {shape}")
 
     def needed_memory_bytes(self) -> int:
         """Activation memory that the shapes set now take; 0 where it is not known."""
@@ -173,7 +176,7 @@ class EngineContext:
     def set_address(self, name: str, pointer: int) -> None:
         """Say where a tensor lies on the GPU."""
         if not self._context.set_tensor_address(name, pointer):
-            raise self._failure(f"does not take the address of {name}")
+            raise self._errors.failure(f"{self._title} does not take the address of {name}")
 
     def enqueue(self, stream: int) -> None:
         """Begin to run, in a CUDA stream.
@@ -182,8 +185,9 @@ class EngineContext:
         ------
         MemoryError, BackendError : the library refuses.
         """
+        self._errors.clear()
         if not self._context.execute_async_v3(stream):
-            raise self._failure("cannot run the engine")
+            raise self._errors.failure(f"{self._title} cannot run the engine")
 
     def close(self) -> None:
         """Let go of it, while nothing of it runs."""
@@ -201,12 +205,20 @@ class _Errors:
         with self._lock:
             self._last.append(" ".join(text.split()))
 
-    def take(self) -> str:
-        """The first since this was last asked, from which others follow."""
+    def clear(self) -> None:
+        """Forget them, before a call whose own are wanted: some are logged by calls that do not fail."""
         with self._lock:
-            first = self._last[0] if self._last else ""
             self._last.clear()
-        return first[:300]
+
+    def failure(self, what: str) -> BackendError | MemoryError:
+        """The error for what went wrong: with the first message, from which others follow."""
+        with self._lock:
+            said = list(self._last)
+            self._last.clear()
+        message = f"{what} ({said[0][:300]})" if said else what
+        if any(is_out_of_memory(RuntimeError(text)) for text in said):
+            return MemoryError(message)
+        return BackendError(message)
 
 
 @functools.cache

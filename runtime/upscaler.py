@@ -26,7 +26,7 @@ _MOST_SLOTS = 16
 
 
 class Upscaler:
-    """Upscales pictures with OverNet.
+    """Upscales pictures with OverNet; one picture or stream at a time, so for several threads one each.
 
     >>> upscaler = Upscaler(scale=2)
     >>> upscaler(picture).shape    # H x W x 3 uint8 in, 2H x 2W x 3 uint8 out
@@ -177,6 +177,8 @@ class Upscaler:
     def stream(self, height: int, width: int, *, even_width: bool = False) -> UpscaleStream:
         """Make ready for many frames of one size, as of a video: on a GPU, several are then on their way at once.
 
+        Close it before anything else is upscaled, and before the upscaler is closed.
+
         Parameters
         ----------
         height, width : of the frames, in pixels; they are uint8.
@@ -219,8 +221,10 @@ class Upscaler:
         """The backend for pictures of this size, ready for them."""
         while True:
             backend = self.backend_for(max(size[0] / height, 1.0) if self._height else self._scale)
+            # Of a picture that goes in tiles, the backend sees no more than these.
+            most = self._tile or max(height, width)
             try:
-                backend.prepare(height, width)
+                backend.prepare(min(height, most), min(width, most))
             except (OverNetError, MemoryError) as error:
                 self._next_choice(error)
                 continue
@@ -244,7 +248,7 @@ class Upscaler:
             tile = backend.tile_for(height, width)
         elif tile and self._choices[0][0].on_gpu:
             # An engine takes no more than it was built for.
-            tile = min(tile, backend.tile_for(height, width) or tile)
+            tile = min(tile, backend.tile_for(min(height, tile), min(width, tile)) or tile)
         if self._largest_tile is not None:
             tile = min(tile or self._largest_tile, self._largest_tile)
         # Tiles meet on whole pixels of the result only where the scale is whole.

@@ -149,7 +149,7 @@ def test_misuse_is_refused():
         "memory of another shape": (False, "are needed"),
         "beyond an allocation": (False, "CUresult 1"),
         "freed": (False, "CUresult 1"),
-        "no room": (None, "out of memory"),
+        "no room": (None, "OutOfMemory"),
         "default stream": (True, "WARNING: Using default stream"),
         "destroyed while running": (None, "destroyed while it was running"),
     }

@@ -366,7 +366,7 @@ class ICudaEngine:
             memory = _DeviceMemory(self._cuda, self.device_memory_size_v2)
             if memory.address is None:
                 size = self.device_memory_size_v2
-                self._error(f"Error Code 2: OutOfMemory (Requested size was {size} bytes, out of memory.)")
+                self._error(f"Error Code 2: OutOfMemory (Requested size was {size} bytes.)")
                 return None
         return IExecutionContext(self, memory)
 

@@ -50,9 +50,13 @@ def nothing_wrong(driver):
 def check(name, engine, reference, changes):
     """One of the checks that run on a real GPU as well."""
     driver = CudaDriver()
-    with seen_by_the_driver(driver):
+    with seen_by_the_driver(driver), mock.patch.object(SlotCommons, "give_up_recording", unexpected):
         detail = gpu_checks.CHECKS[name](setting(engine, reference, **changes))
     return {"detail": detail, **nothing_wrong(driver)}
+
+
+def unexpected(commons, reason):
+    raise AssertionError(f"a recording failed: {reason}")
 
 
 @contextmanager
@@ -455,3 +459,140 @@ def never_fetched(engine, reference):
         stream_all(upscaler, settings.size, frames(settings.size, 5), lambda number, _: received.append(number))
     nothing_wrong(driver)
     return {"received": received, "free": free}
+
+
+def recorded_anew(engine, reference):
+    """How often computing is recorded: for each size after its first run, and not again while nothing changes."""
+    driver = CudaDriver()
+    settings = setting(engine, reference)
+    captured = []
+    with (
+        settings.expected() as on_cpu,
+        settings.upscaler(slots=1) as upscaler,
+        mock.patch.object(SlotCommons, "give_up_recording", unexpected),
+    ):
+        for size in (settings.size, settings.other_size, settings.size):
+            driver.reset()
+            for frame in frames(size, 5):
+                assert np.array_equal(upscaler(frame), on_cpu(frame))
+            captured.append([driver.counters().captures, driver.counters().graph_launches])
+    nothing_wrong(driver)
+    return captured
+
+
+def interrupted_while_recording(engine, reference):
+    """Ctrl-C in the middle of a recording: the next picture is right, and nothing is left."""
+    from overnet.runtime.trt_engine import EngineContext
+
+    driver = CudaDriver()
+    settings = setting(engine, reference)
+    enqueue, calls = EngineContext.enqueue, []
+
+    def interrupted(self, stream):
+        calls.append(stream)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        enqueue(self, stream)
+
+    # With one slot, whose second run is the one that is recorded.
+    first, second, third = frames(settings.size, 3)
+    with settings.expected() as on_cpu, settings.upscaler(slots=1) as upscaler:
+        with mock.patch.object(EngineContext, "enqueue", interrupted):
+            upscaler(first)
+            try:
+                upscaler(second)
+            except KeyboardInterrupt:
+                calls.append("interrupted")
+        assert np.array_equal(upscaler(third), on_cpu(third))
+    nothing_wrong(driver)
+    return calls[2:]
+
+
+def set_up_fails_once(engine, reference, function):
+    """A call fails for want of memory while the slots are set up: the results after it are right all the same."""
+    driver = CudaDriver()
+    settings = setting(engine, reference)
+    frame = next(frames(settings.size, 1))
+    with settings.expected() as on_cpu, settings.upscaler() as upscaler:
+        expected = on_cpu(frame)
+        driver.fail_next(function, 2, times=2 if function == "cuMemAlloc" else 1)
+        found = []
+        stream_all(upscaler, settings.size, iter([frame]), lambda _, upscaled: found.append(upscaled.copy()))
+    nothing_wrong(driver)
+    return int(np.abs(found[0].astype(int) - expected).max())
+
+
+def memory_that_grows_under_a_filled_slot(engine, reference):
+    """A slot is filled, a larger picture makes the shared activation memory grow, and then the slot is submitted."""
+    driver = CudaDriver()
+    settings = setting(engine, reference, size=(24, 24))
+    frame, large = next(frames((24, 24), 1)), next(frames((96, 96), 1))
+    with settings.expected() as on_cpu, settings.upscaler() as upscaler, closing(upscaler.stream(24, 24)) as stream:
+        buffer = stream.buffer()
+        np.copyto(buffer, frame)
+        wrong = [int(not np.array_equal(upscaler(large), on_cpu(large)))]
+        with stream.submit(buffer) as upscaled:
+            wrong.append(int(not np.array_equal(upscaled, on_cpu(frame))))
+    nothing_wrong(driver)
+    return wrong
+
+
+def out_of_turn(engine, reference):
+    """A picture while a stream holds all slots, and a stream that outlives its upscaler: an error each, and no end."""
+    from overnet.runtime import trt_backend
+
+    driver = CudaDriver()
+    settings = setting(engine, reference)
+    frame = next(frames(settings.size, 1))
+    said = []
+    with settings.upscaler(slots=2) as upscaler, closing(upscaler.stream(*settings.size)) as stream:
+        tickets = [stream.submit(frame) for _ in range(2)]
+        with mock.patch.object(trt_backend, "_SLOT_SECONDS", 0.2):
+            try:
+                upscaler(frame)
+            except BackendError as error:
+                said.append(str(error))
+        upscaler.close()
+        try:
+            with tickets[0]:
+                pass
+        except BackendError as error:
+            said.append(str(error))
+    nothing_wrong(driver)
+    return said
+
+
+def loads_for_tiles(model, folder, size, tile):
+    """How many engines are loaded for each of three pictures that go in tiles, and which were wished for."""
+    from pathlib import Path
+
+    from overnet import Upscaler
+    from overnet.export.engine_graph import with_means
+    from overnet.runtime import engines
+    from tests.doubles.engines import write_engine
+
+    wished, loaded = [], []
+
+    def build(wish, *, device, on_progress, on_note):
+        wished.append(str(wish.profile))
+        path = Path(folder) / f"{len(wished)}.engine"
+        return write_engine(path, with_means(Path(wish.model).read_bytes()), wish.profile)
+
+    class Counted(engines.LoadedEngine):
+        def __init__(self, *arguments, **options):
+            loaded.append(1)
+            super().__init__(*arguments, **options)
+
+    driver = CudaDriver()
+    counts = []
+    with (
+        mock.patch.object(engines, "cached_engine", build),
+        mock.patch.object(engines, "LoadedEngine", Counted),
+        Upscaler(2, model=model, backend="tensorrt", tile=tile) as upscaler,
+    ):
+        for _ in range(3):
+            loaded.clear()
+            upscaler(photograph_like(tuple(size)))
+            counts.append(len(loaded))
+    nothing_wrong(driver)
+    return {"wished": wished, "loaded": counts}

@@ -1,9 +1,12 @@
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
 from overnet.runtime.pipeline import run_pipeline
+from tests.conftest import ROOT
 
 
 def test_frames_keep_their_order():
@@ -112,6 +115,49 @@ def test_interruption_encodes_what_was_upscaled():
     assert report.interrupted
     assert encoded == list(range(25))
     assert report.frames == 25
+
+
+INTERRUPTED = """
+import os, signal, threading, time
+from overnet.runtime.pipeline import run_pipeline
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+def left():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("overnet")]
+
+def encode(frame):
+    time.sleep(0.2)
+    encoded.append(frame)
+
+encoded = []
+for delays in ([0.5], [0.3, 0.4, 0.5, 0.6]):
+    encoded.clear()
+    for delay in delays:
+        threading.Timer(delay, interrupt).start()
+    # All are upscaled at once: the main thread waits for the encoder, as at the end of every video.
+    report = run_pipeline(iter(range(5)), lambda frame: frame, encode)
+    assert report.interrupted and encoded == [0, 1, 2, 3, 4] and not left(), (report, encoded, left())
+
+def frames():
+    interrupt()
+    yield from range(100)
+
+for _ in range(20):
+    # In the middle of starting the threads.
+    assert run_pipeline(frames(), lambda frame: frame, lambda frame: None).interrupted
+assert not left(), left()
+print("well")
+"""
+
+
+def test_ctrl_c_while_threads_start_and_end_leaves_none_running():
+    """Until Python 3.12, Ctrl-C inside of Thread.join marks a thread as ended that still runs."""
+    result = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
+    )
+    assert (result.returncode, result.stdout) == (0, "well\n"), result.stderr
 
 
 def test_no_frames():

@@ -184,6 +184,54 @@ def test_frames_that_are_never_fetched_cost_no_slots(engine, model):
     assert found == {"received": ["failed"] * 6 + [0, 1, 2, 3, 4], "free": 3}
 
 
+def test_computing_is_recorded_anew_for_another_size(engine, model):
+    assert run("recorded_anew", engine, model) == [[1, 4]] * 3
+
+
+def test_ctrl_c_in_a_recording(engine, model):
+    assert run("interrupted_while_recording", engine, model) == ["interrupted"]
+
+
+@pytest.mark.parametrize("function", ["cuStreamCreate", "cuMemcpyHtoDAsync", "cuMemAlloc", "cuMemHostAlloc"])
+def test_a_set_up_that_fails_once_does_not_spoil_results(engine, model, function):
+    assert run("set_up_fails_once", engine, model, function) == 0
+
+
+def test_memory_that_grows_under_a_filled_slot(engine, model):
+    assert run("memory_that_grows_under_a_filled_slot", engine, model, env={"OVERNET_CUDA_MEMORY": "10000000"}) == [
+        0,
+        0,
+    ]
+
+
+def test_out_of_turn_is_an_error_and_no_deadlock(engine, model):
+    held, closed = run("out_of_turn", engine, model)
+    assert "a stream of this upscaler holds all of them" in held
+    assert "closed before the frame was fetched" in closed
+
+
+@pytest.mark.parametrize(
+    ("size", "tile", "wished"),
+    [
+        ((400, 240), None, "16x16:192x192:192x192"),
+        ((240, 400), None, "16x16:192x192:192x192"),
+        ((700, 380), 200, "16x16:360x640:360x640"),
+    ],
+)
+def test_tiles_and_means_of_a_picture_go_to_one_engine(model, tmp_path, size, tile, wished):
+    """Standing or lying; and where tiles are asked for, no engine is built for the whole picture."""
+    env = {"OVERNET_CUDA_MEMORY": "1000000000" if tile is None else "8000000000"}
+    found = run("loads_for_tiles", model, tmp_path, size, tile, env=env)
+    assert found == {"wished": [wished], "loaded": [1, 0, 0]}
+
+
+def test_standing_pictures_in_tiles(model, tmp_path):
+    """An engine for a standing picture, of which square tiles are cut: these go to it as well."""
+    env = {"OVERNET_CUDA_MEMORY": "3500000000"}
+    found = run("loads_for_tiles", model, tmp_path, (1000, 600), None, env=env)
+    assert found == {"wished": ["16x16:960x540:960x540"], "loaded": [1, 0, 0]}
+
+
 def test_devices(engine, model):
     two = {"OVERNET_CUDA_DEVICES": "2", "OVERNET_CUDA_NAME": "Stand-in"}
     found = run("devices", engine, model, 5, env=two)
@@ -239,7 +287,7 @@ def test_waiting_for_a_buffer_ends(engine, model):
 
 def test_engines_built_at_first_use(model, tmp_path):
     """One for the sizes that a profile holds, another for pictures that stand; each compared with the CPU once."""
-    sizes = [(40, 48), (200, 300), (300, 200), (40, 48)]
+    sizes = [(40, 48), (200, 300), (600, 200), (40, 48)]
     found = run("built_at_first_use", model, model, tmp_path, sizes, "tensorrt")
     assert found["wished"] == ["fp16 16x16:360x640:360x640", "fp16 16x16:640x360:640x360"]
     assert found["differences"] == [0, 0, 0, 0]

@@ -1,0 +1,63 @@
+"""A part of a pipeline that runs in a thread of its own, and that Ctrl-C neither loses nor ends too early."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+# How long a thread may take to begin, where Ctrl-C hit while it was started and it is not known whether it was.
+_BEGIN_SECONDS = 1.0
+
+
+class Stage:
+    """Runs a function in a thread.
+
+    Waiting for it is waiting for an event of its own: until Python 3.12, Ctrl-C inside ``Thread.join`` marks a thread
+    as ended that still runs, so that what it uses would be given back under it.
+
+    Parameters
+    ----------
+    work : the function; what it raises is its own affair.
+    name : of the thread.
+    """
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        self._work = work
+        self._began, self._ended = threading.Event(), threading.Event()
+        self._started = False
+        self._thread = threading.Thread(target=self._run, name=name)
+
+    def _run(self) -> None:
+        self._began.set()
+        try:
+            self._work()
+        finally:
+            self._ended.set()
+
+    def start(self) -> None:
+        """Begin.
+
+        Raises
+        ------
+        KeyboardInterrupt : at Ctrl-C meanwhile; it may run all the same, and `wait` knows.
+        """
+        try:
+            self._thread.start()
+            self._started = True
+        except KeyboardInterrupt:
+            self._started = self._began.wait(_BEGIN_SECONDS)
+            raise
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until it has ended; True where it has, or was never started.
+
+        Raises
+        ------
+        KeyboardInterrupt : at Ctrl-C meanwhile; it still runs, and can be waited for again.
+        """
+        if not self._started:
+            return True
+        ended = self._ended.wait(timeout_seconds)
+        if ended:
+            self._thread.join()  # it does nothing any more
+        return ended
