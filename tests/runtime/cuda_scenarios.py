@@ -569,6 +569,7 @@ def loads_for_tiles(model, folder, size, tile):
     from overnet import Upscaler
     from overnet.export.engine_graph import with_means
     from overnet.runtime import engines
+    from overnet.runtime.trt_engine import LoadedEngine
     from tests.doubles.engines import write_engine
 
     wished, loaded = [], []
@@ -578,7 +579,7 @@ def loads_for_tiles(model, folder, size, tile):
         path = Path(folder) / f"{len(wished)}.engine"
         return write_engine(path, with_means(Path(wish.model).read_bytes()), wish.profile)
 
-    class Counted(engines.LoadedEngine):
+    class Counted(LoadedEngine):
         def __init__(self, *arguments, **options):
             loaded.append(1)
             super().__init__(*arguments, **options)
