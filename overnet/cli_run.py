@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from overnet.cli_common import complain, interruptible, say
+from overnet.cli_stream import (
+    AttemptsOption,
+    CameraRateOption,
+    CameraSizeOption,
+    DurationOption,
+    HardwareOption,
+    OutputFormatOption,
+    PixelFormatOption,
+    RateOption,
+    RawOption,
+    ShowOption,
+    StreamOptions,
+    TransportOption,
+    find_stream,
+)
 from overnet.errors import InterruptedRun, OverNetError
 
 if TYPE_CHECKING:
-    from overnet.runtime.plan import Job
+    from overnet.runtime.plan import Job, Plan
     from overnet.runtime.process import Outcome, VideoOptions
     from overnet.runtime.upscaler import Upscaler
 
@@ -28,8 +45,23 @@ def _ordinal(text: str | int) -> int:
 
 @interruptible
 def run_command(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Pictures, videos, or folders of them.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file, or the folder, to write.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT",
+            help="Pictures, videos, or folders of them; or one of: camera:0, csi:0, rtsp://…, http://…, udp://…, "
+            "'gst:PIPELINE', and - for standard input.",
+        ),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file, or the folder, to write; - for standard output; of live video also rtsp://… or "
+            "'gst:PIPELINE'.",
+        ),
+    ] = None,
     *,
     scale: Annotated[
         float | None, typer.Option(help="Factor, fractions allowed. Default: the model's own, or 2.")
@@ -75,6 +107,17 @@ def run_command(
     start: Annotated[float, typer.Option(metavar="SECONDS", help="Videos: where to begin.")] = 0.0,
     codec: Annotated[str | None, typer.Option(help="Videos: h264, hevc, vp9, av1, or FFmpeg's encoder name.")] = None,
     crf: Annotated[int | None, typer.Option(help="Videos: quality, lower is better.")] = None,
+    show: ShowOption = False,
+    duration: DurationOption = None,
+    hardware: HardwareOption = None,
+    camera_size: CameraSizeOption = None,
+    camera_rate: CameraRateOption = None,
+    rtsp_transport: TransportOption = None,
+    reconnect_attempts: AttemptsOption = None,
+    raw: RawOption = None,
+    rate: RateOption = None,
+    pixel_format: PixelFormatOption = None,
+    output_format: OutputFormatOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
@@ -83,20 +126,19 @@ def run_command(
 
     Sound, subtitles, timestamps, colour, EXIF and ICC profiles are kept. Ctrl-C leaves a playable video of what is
     done, marked as partial.
+
+    Of live video the newest frame is upscaled, and those that come meanwhile are dropped and counted; what was lost is
+    connected to again; and Ctrl-C is the normal end. Through a pipe every frame goes, in order.
     """
-    from overnet.runtime.plan import make_plan  # noqa: PLC0415
+    from overnet.runtime.plan import Plan  # noqa: PLC0415
     from overnet.runtime.process import VideoOptions  # noqa: PLC0415
     from overnet.runtime.upscaler import Upscaler  # noqa: PLC0415
 
     if scale is not None and height is not None:
         raise typer.BadParameter("--scale and --height exclude each other")
-    plan = make_plan(inputs, output, overwrite=overwrite)
-    for path in plan.kept:
-        say(f"{path}: exists already and is kept (--overwrite replaces it)", quiet=quiet)
-    videos = any(job.kind == "video" for job in plan.jobs)
-    if plan.jobs and not videos and (frames is not None or start or codec is not None or crf is not None):
-        raise typer.BadParameter("--frames, --start, --codec and --crf are for videos, and there is none")
-    upscaler = Upscaler(
+    options = VideoOptions(start_seconds=start, max_frames=frames, codec=codec, crf=crf)
+    make_upscaler = functools.partial(
+        Upscaler,
         _default_scale(model, height) if scale is None else scale,
         height=height,
         model=model,
@@ -111,12 +153,48 @@ def run_command(
         cuda_graphs=cuda_graphs,
         on_progress=_BuildProgress(quiet=quiet),
     )
-    options = VideoOptions(start_seconds=start, max_frames=frames, codec=codec, crf=crf)
+    stream_options = StreamOptions(
+        show=show,
+        duration=duration,
+        hardware=hardware,
+        camera_size=camera_size,
+        camera_rate=camera_rate,
+        rtsp_transport=rtsp_transport,
+        reconnect_attempts=reconnect_attempts,
+        raw=raw,
+        rate=rate,
+        pixel_format=pixel_format,
+        output_format=output_format,
+    )
+    stream = find_stream(
+        inputs,
+        output,
+        options=stream_options,
+        video=options,
+        make_upscaler=make_upscaler,
+        overwrite=overwrite,
+        as_json=as_json,
+        quiet=quiet,
+    )
+    if stream is None:
+        stream_options.refuse_all()
+        plan, upscale = _plan_files(inputs, output, options, overwrite=overwrite, quiet=quiet), None
+    elif stream.is_live:
+        from overnet.cli_live import run_live_command  # noqa: PLC0415
+
+        run_live_command(stream)
+        return
+    else:
+        from overnet.cli_pipe import PipeRun  # noqa: PLC0415
+
+        pipe = PipeRun(stream)
+        plan, upscale = Plan([pipe.job], []), pipe.upscale
+    upscaler = make_upscaler()
     outcomes: list[Outcome] = []
     failures: list[tuple[Path, OverNetError]] = []
     for job in plan.jobs:
         try:
-            outcome = _run_job(job, upscaler, options, overwrite=overwrite, quiet=quiet)
+            outcome = _run_job(job, upscaler, options, overwrite=overwrite, quiet=quiet, upscale=upscale)
         except OverNetError as error:
             if len(plan.jobs) + len(plan.kept) == 1:
                 raise
@@ -131,11 +209,28 @@ def run_command(
         if outcome.partial:
             break
     if as_json:
-        typer.echo(json.dumps(_report(outcomes, failures, plan.kept, backend=upscaler.backend_name)))
+        # Standard output may be the video.
+        in_video = stream is not None and stream.writes_stdout
+        typer.echo(json.dumps(_report(outcomes, failures, plan.kept, backend=upscaler.backend_name)), err=in_video)
     if any(outcome.partial for outcome in outcomes):
         raise typer.Exit(InterruptedRun.exit_code)
     if failures:
         raise typer.Exit(1)
+
+
+def _plan_files(inputs: list[str], output: str | None, video: VideoOptions, *, overwrite: bool, quiet: bool) -> Plan:
+    """Decide which file becomes which."""
+    from overnet.runtime.plan import make_plan  # noqa: PLC0415
+
+    if output is None:
+        raise typer.BadParameter("--output / -o is missing: the file, or the folder, to write")
+    plan = make_plan([Path(text) for text in inputs], Path(output), overwrite=overwrite)
+    for path in plan.kept:
+        say(f"{path}: exists already and is kept (--overwrite replaces it)", quiet=quiet)
+    videos = any(job.kind == "video" for job in plan.jobs)
+    if plan.jobs and not videos and video != type(video)():
+        raise typer.BadParameter("--frames, --start, --codec and --crf are for videos, and there is none")
+    return plan
 
 
 def _default_scale(model: Path | None, height: int | None) -> float:
@@ -167,14 +262,24 @@ class _BuildProgress:
         self._last = doing
 
 
-def _run_job(job: Job, upscaler: Upscaler, options: VideoOptions, *, overwrite: bool, quiet: bool) -> Outcome:
+def _run_job(
+    job: Job,
+    upscaler: Upscaler,
+    options: VideoOptions,
+    *,
+    overwrite: bool,
+    quiet: bool,
+    upscale: Callable[..., Outcome] | None,
+) -> Outcome:
+    """Upscale one file, or by `upscale` what goes through a pipe."""
     from overnet.runtime.process import upscale_picture, upscale_video  # noqa: PLC0415
 
     if job.kind == "picture":
         return upscale_picture(job, upscaler, overwrite=overwrite)
 
+    upscale = upscale or functools.partial(upscale_video, job, options=options, overwrite=overwrite)
     if quiet or not sys.stderr.isatty():
-        return upscale_video(job, upscaler, options, overwrite=overwrite)
+        return upscale(upscaler=upscaler)
 
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
@@ -190,11 +295,8 @@ def _run_job(job: Job, upscaler: Upscaler, options: VideoOptions, *, overwrite: 
         transient=True,
     ) as progress:
         task = progress.add_task(job.source.name.replace("[", r"\["), total=None, fps=0.0)
-        return upscale_video(
-            job,
-            upscaler,
-            options,
-            overwrite=overwrite,
+        return upscale(
+            upscaler=upscaler,
             on_frame=lambda report, expected: progress.update(
                 task,
                 advance=1,

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,8 @@ from overnet.runtime.pipeline import PipelineReport, run_pipeline
 from overnet.runtime.plan import Job
 from overnet.runtime.stream import Ticket
 from overnet.runtime.upscaler import Upscaler
-from overnet.runtime.video import Frame, VideoReader
+from overnet.runtime.video import VideoReader
+from overnet.runtime.video_info import Frame, VideoInfo
 from overnet.runtime.video_writer import VideoWriter
 from overnet.writing import make_folder
 
@@ -33,6 +35,33 @@ class VideoOptions:
     max_frames: int | None = None
     codec: str | None = None
     crf: int | None = None
+
+
+class FrameWriter(Protocol):
+    """What upscaled frames are written to; a context manager, which drops what is not finished."""
+
+    @property
+    def notes(self) -> list[str]:
+        """One-line remarks for the user."""
+        ...
+
+    def __enter__(self) -> FrameWriter: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def write(self, frame: Frame) -> None:
+        """Write an upscaled frame; in order."""
+        ...
+
+    def finish(self) -> Path:
+        """Complete what is written, and say where it is."""
+        ...
+
+    def finish_partial(self) -> Path | None:
+        """Make the best of what was written until it was stopped; None if that is nothing."""
+        ...
 
 
 @dataclass
@@ -150,50 +179,93 @@ def upscale_video(
     ------
     InputError, OutputError, BackendError : see `VideoReader`, `VideoWriter` and `Upscaler`.
     """
+
+    def open_writer(info: VideoInfo, width: int, height: int) -> VideoWriter:
+        make_folder(job.target.parent)
+        return VideoWriter(
+            job.target,
+            source=job.source,
+            info=info,
+            width=width,
+            height=height,
+            codec=options.codec,
+            crf=options.crf,
+            overwrite=overwrite,
+            start_seconds=options.start_seconds,
+        )
+
     started = time.perf_counter()
     with VideoReader(job.source, start_seconds=options.start_seconds, max_frames=options.max_frames) as reader:
-        info = reader.info
-        height, width = upscaler.output_size(info.height, info.width, even_width=True)
-        make_folder(job.target.parent)
-        with (
-            closing(upscaler.stream(info.height, info.width, even_width=True)) as stream,
-            VideoWriter(
-                job.target,
-                source=job.source,
-                info=info,
-                width=width,
-                height=height,
-                codec=options.codec,
-                crf=options.crf,
-                overwrite=overwrite,
-                start_seconds=options.start_seconds,
-            ) as writer,
-        ):
-            waited_seconds = 0.0
+        return upscale_frames(reader, upscaler, open_writer, source=job.source, started=started, on_frame=on_frame)
 
-            def upscale(frame: Frame) -> tuple[Frame, Ticket]:
-                return frame, stream.submit(frame.rgb)
 
-            def encode(submitted: tuple[Frame, Ticket]) -> None:
-                nonlocal waited_seconds
-                frame, ticket = submitted
-                began = time.perf_counter()
-                with ticket as rgb:
-                    waited_seconds += time.perf_counter() - began
-                    writer.write(replace(frame, rgb=rgb))
+def upscale_frames(
+    reader: VideoReader,
+    upscaler: Upscaler,
+    open_writer: Callable[[VideoInfo, int, int], FrameWriter],
+    *,
+    source: Path,
+    started: float,
+    on_frame: Callable[[PipelineReport, int | None], None] | None = None,
+    on_stop: Callable[[], None] = lambda: None,
+    on_interrupt: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Upscale what a reader gives into what a writer takes, each frame, in order.
 
-            def progress(report: PipelineReport) -> None:
-                if on_frame is not None:
-                    on_frame(report, reader.expected_frames)
+    Parameters
+    ----------
+    open_writer : told what is known of the source, and width and height of the results.
+    source : what the outcome names as the input.
+    started : the `time.perf_counter` at which opening the reader began.
+    on_frame : as for `upscale_video`.
+    on_stop, on_interrupt : as for `run_pipeline`.
 
-            report = run_pipeline(reader.frames(stream.buffer), upscale, encode, on_frame=progress, on_stop=stream.stop)
+    Raises
+    ------
+    As for `upscale_video`; and BrokenPipeError where the writer is a pipe that nobody reads any more.
+    """
+    info = reader.info
+    height, width = upscaler.output_size(info.height, info.width, even_width=True)
+    with (
+        closing(upscaler.stream(info.height, info.width, even_width=True)) as stream,
+        open_writer(info, width, height) as writer,
+    ):
+        waited_seconds = 0.0
+
+        def upscale(frame: Frame) -> tuple[Frame, Ticket]:
+            return frame, stream.submit(frame.rgb)
+
+        def encode(submitted: tuple[Frame, Ticket]) -> None:
+            nonlocal waited_seconds
+            frame, ticket = submitted
             began = time.perf_counter()
-            with _undisturbed():
-                output = writer.finish_partial() if report.interrupted else writer.finish()
-            finishing = time.perf_counter() - began
-        notes = [*reader.notes, *upscaler.take_notes(), *writer.notes]
+            with ticket as rgb:
+                waited_seconds += time.perf_counter() - began
+                writer.write(replace(frame, rgb=rgb))
+
+        def progress(report: PipelineReport) -> None:
+            if on_frame is not None:
+                on_frame(report, reader.expected_frames)
+
+        def stop() -> None:
+            stream.stop()
+            on_stop()
+
+        report = run_pipeline(
+            reader.frames(stream.buffer),
+            upscale,
+            encode,
+            on_frame=progress,
+            on_stop=stop,
+            on_interrupt=on_interrupt,
+        )
+        began = time.perf_counter()
+        with undisturbed():
+            output = writer.finish_partial() if report.interrupted else writer.finish()
+        finishing = time.perf_counter() - began
+    notes = [*reader.notes, *upscaler.take_notes(), *writer.notes]
     return Outcome(
-        input=job.source,
+        input=source,
         output=output,
         kind="video",
         backend=upscaler.backend_name,
@@ -213,7 +285,7 @@ def upscale_video(
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Ignore Ctrl-C and SIGTERM for a moment: a file is being completed, and stopping now would lose all of it."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -19,13 +19,14 @@ class Stage:
     ----------
     work : the function; what it raises is its own affair.
     name : of the thread.
+    daemon : whether Python's end does not wait for it, as for one that may hang in a library.
     """
 
-    def __init__(self, work: Callable[[], None], name: str) -> None:
+    def __init__(self, work: Callable[[], None], name: str, *, daemon: bool = False) -> None:
         self._work = work
         self._began, self._ended = threading.Event(), threading.Event()
         self._started = False
-        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=daemon)
 
     def _run(self) -> None:
         self._began.set()

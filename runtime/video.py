@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import struct
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import av
 import numpy as np
@@ -19,81 +16,14 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from overnet.errors import InputError
-from overnet.runtime.color import MATRIX_UNSPECIFIED, RANGE_FULL, ColorTags, RgbDecoder, resolve
-from overnet.runtime.video_source import (
-    UNSCALED_DISPLAY,
-    TimestampRepair,
-    codec_name,
-    main_stream,
-    open_source,
-    origin_seconds,
-    read_packets,
-)
+from overnet.runtime.color import RgbDecoder
+from overnet.runtime.video_info import Frame, VideoInfo, describe_video, duration_seconds, is_grey
+from overnet.runtime.video_source import TimestampRepair, main_stream, open_source, origin_seconds, read_packets
 
-MAX_SIDE_PX = 16384
 # Seeking lands at or before the wanted time only as far as the file's index is right: step back until it does.
 _SEEK_BACK_SECONDS = (0, 2, 20)
 # Times on a command line are rounded; a frame that begins this much before the start still counts as at the start.
 _START_TOLERANCE = Fraction(1, 2000)
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What is known of a video before it is decoded.
-
-    Parameters
-    ----------
-    width, height : size in pixels as stored: a rotation is not applied.
-    frame_rate : average, in frames per second, such as 30000/1001; None if unknown.
-    time_base : seconds per tick of every ``Frame.pts``.
-    frame_count : frames in the whole file, stated or estimated from the duration; None if unknown.
-    duration_seconds : of the whole file.
-    rotation_degrees : counter-clockwise rotation a player applies, -180 to 180.
-    sample_aspect_ratio : width of a pixel over its height; None if the file does not say.
-    bit_depth : bits per component as stored; frames are delivered in 8.
-    pixel_format, codec, container : FFmpeg's names.
-    color : how the samples are converted; an unspecified matrix is guessed as players do.
-    color_as_tagged : what the file says, 2 where it says nothing.
-    display_matrix : the nine integers of FFmpeg's display matrix, where it is not the identity.
-    origin_seconds : the time that counts as 0 in formats whose clock starts anywhere (MPEG-TS); else 0.
-    max_frames : how many frames were asked for; None if all.
-    """
-
-    width: int
-    height: int
-    frame_rate: Fraction | None
-    time_base: Fraction
-    frame_count: int | None
-    duration_seconds: float | None
-    rotation_degrees: int
-    sample_aspect_ratio: Fraction | None
-    bit_depth: int
-    pixel_format: str
-    codec: str
-    container: str
-    color: ColorTags
-    color_as_tagged: ColorTags
-    display_matrix: tuple[int, ...] | None = None
-    origin_seconds: Fraction = field(default=Fraction(0))
-    max_frames: int | None = None
-
-
-@dataclass
-class Frame:
-    """One picture and when it is shown.
-
-    Parameters
-    ----------
-    rgb : H x W x 3 uint8, C-contiguous.
-    pts : presentation time in ticks of ``time_base``, strictly increasing over a video.
-    time_base : seconds per tick.
-    duration : in ticks of ``time_base``, at least 1.
-    """
-
-    rgb: np.ndarray
-    pts: int
-    time_base: Fraction
-    duration: int
 
 
 class VideoReader:
@@ -106,6 +36,8 @@ class VideoReader:
     path : a local file in any format FFmpeg reads.
     start_seconds : where to begin; the first frame at or after this time comes first.
     max_frames : where to stop; None reads to the end.
+    opened : the open container, of what cannot be opened again or gone back in, as a pipe; `path` then only names it.
+        The reader closes it.
 
     Attributes
     ----------
@@ -119,7 +51,14 @@ class VideoReader:
         ``start_seconds``.
     """
 
-    def __init__(self, path: str | Path, *, start_seconds: float = 0.0, max_frames: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        start_seconds: float = 0.0,
+        max_frames: int | None = None,
+        opened: InputContainer | None = None,
+    ) -> None:
         if not start_seconds >= 0 or math.isinf(start_seconds):
             raise InputError(f"the start must be 0 seconds or later, not {start_seconds:g}")
         if max_frames is not None and max_frames < 1:
@@ -130,7 +69,8 @@ class VideoReader:
         self._max_frames = max_frames
         self._damaged_packets = 0
         self._closed = False
-        self._container: InputContainer = open_source(self._path)
+        self._can_seek = opened is None
+        self._container: InputContainer = opened or open_source(self._path)
         try:
             self._stream = main_stream(self._container, self._path)
             self._stream.thread_type = "AUTO"
@@ -141,12 +81,14 @@ class VideoReader:
             self._origin = origin_seconds(self._container)
             self._start = self._origin + Fraction(str(start_seconds)) - _START_TOLERANCE if start_seconds else None
             self._first, self._frames = self._first_frame(start_seconds)
-            self.info: VideoInfo = self._describe(self._first)
+            self.info: VideoInfo = describe_video(
+                self._container, self._stream, self._first, str(self._path), max_frames=self._max_frames
+            )
             self._to_rgb = RgbDecoder(
                 self.info.color,
                 width=self.info.width,
                 height=self.info.height,
-                is_limited_grey=_is_grey(self._first) and not self.info.color_as_tagged.full_range,
+                is_limited_grey=is_grey(self._first) and not self.info.color_as_tagged.full_range,
             )
             self.expected_frames: int | None = self._expected(start_seconds)
             self._remark(self._first)
@@ -200,14 +142,14 @@ class VideoReader:
             yield Frame(rgb=rgb, pts=pts, time_base=self._time_base, duration=duration)
         if repair.repaired:
             self.notes.append(f"{repair.repaired} frame times ran backwards or stood still and were moved forward")
-        if self._damaged_packets:
-            self.notes.append(f"{self._damaged_packets} damaged packets of the video could not be decoded")
+        self._note_damage()
         if not self._closed and count != self._max_frames:
             self._note_early_end(next_pts * self._time_base)
 
     def _first_frame(self, start_seconds: float) -> tuple[VideoFrame, Iterator[VideoFrame]]:
         """Decode up to the first wanted frame; the iterator begins with that frame."""
-        for back in _SEEK_BACK_SECONDS if self._start is not None else ():
+        seeks = self._start is not None and self._can_seek
+        for back in _SEEK_BACK_SECONDS if seeks else ():
             if back >= start_seconds or not self._seek(back):
                 break
             earlier, frame, frames = self._skip_to_start()
@@ -215,7 +157,7 @@ class VideoReader:
             if earlier and frame is not None:
                 self._damaged_packets = 0
                 return frame, _chain(frame, frames)
-        if self._start is not None:
+        if seeks:
             self._rewind()
         earlier, frame, frames = self._skip_to_start()
         if frame is not None:
@@ -267,52 +209,6 @@ class VideoReader:
                 self._damaged_packets += 1
             return []
 
-    def _describe(self, frame: VideoFrame) -> VideoInfo:
-        stream, codec = self._stream, self._stream.codec_context
-        width, height = frame.width, frame.height
-        if max(width, height) > MAX_SIDE_PX or min(width, height) < 1:
-            raise InputError(f"{self._path} is {width}x{height}: sides of 1 to {MAX_SIDE_PX} pixels are supported")
-        color_range = int(frame.color_range) or int(codec.color_range)
-        matrix = int(frame.colorspace)
-        is_rgb = frame.format.is_rgb or frame.format.has_palette
-        # Formats that are full range by their name, to swscale as well, whatever the tag says.
-        is_full_format = is_rgb or frame.format.name.startswith("yuvj")
-        tagged = ColorTags(
-            matrix=matrix if matrix != MATRIX_UNSPECIFIED else int(codec.colorspace),
-            primaries=int(codec.color_primaries),
-            transfer=int(codec.color_trc),
-            full_range=color_range == RANGE_FULL or is_full_format or (_is_grey(frame) and not color_range),
-        )
-        rate = stream.average_rate or stream.guessed_rate or stream.base_rate
-        duration = self._duration()
-        counted = stream.frames or (round(duration * rate) if duration and rate else 0)
-        display, rotation = _display(frame)
-        ratio = stream.sample_aspect_ratio
-        return VideoInfo(
-            width=width,
-            height=height,
-            frame_rate=Fraction(rate) if rate else None,
-            time_base=self._time_base,
-            frame_count=counted or None,
-            duration_seconds=None if duration is None else float(duration),
-            rotation_degrees=rotation,
-            sample_aspect_ratio=Fraction(ratio) if ratio else None,
-            bit_depth=max(component.bits for component in frame.format.components),
-            pixel_format=frame.format.name,
-            codec=codec_name(stream),
-            container=self._container.format.name,
-            color=resolve(tagged, width=width, height=height, has_matrix=not (is_rgb or _is_grey(frame))),
-            color_as_tagged=tagged,
-            display_matrix=display,
-            origin_seconds=self._origin,
-            max_frames=self._max_frames,
-        )
-
-    def _duration(self) -> Fraction | None:
-        if self._stream.duration:
-            return self._stream.duration * self._time_base
-        return Fraction(self._container.duration, av.time_base) if self._container.duration else None
-
     def _expected(self, start_seconds: float) -> int | None:
         remaining = self.info.frame_count
         if remaining is not None and start_seconds:
@@ -334,8 +230,12 @@ class VideoReader:
         if len(frame.format.components) in (2, 4):
             self.notes.append("transparency is dropped")
 
+    def _note_damage(self) -> None:
+        if self._damaged_packets:
+            self.notes.append(f"{self._damaged_packets} damaged packets of the video could not be decoded")
+
     def _note_early_end(self, end: Fraction) -> None:
-        duration = self._duration()
+        duration = duration_seconds(self._container, self._stream)
         if duration is None:
             return
         begin = (self._stream.start_time or 0) * self._time_base
@@ -349,18 +249,3 @@ class VideoReader:
 def _chain(first: VideoFrame, rest: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
     yield first
     yield from rest
-
-
-def _is_grey(frame: VideoFrame) -> bool:
-    return len(frame.format.components) <= 2 and not frame.format.has_palette
-
-
-def _display(frame: VideoFrame) -> tuple[tuple[int, ...] | None, int]:
-    """Read the display matrix of a frame and the counter-clockwise rotation in it, in degrees."""
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return None, 0
-    matrix = struct.unpack("=9i", bytes(data))
-    if (matrix[0], matrix[1], matrix[3], matrix[4]) == UNSCALED_DISPLAY:
-        return None, 0
-    return matrix, round(-math.degrees(math.atan2(matrix[1], matrix[0])))

@@ -137,7 +137,7 @@ def choose_pixel_format(encoder: Codec, *, width: int, height: int) -> str:
     """
     supported = [pixel_format.name for pixel_format in encoder.video_formats or []]
     odd = bool(width % 2 or height % 2)
-    any_size = encoder.name in ("libvpx-vp9", "libaom-av1", "ffv1")
+    any_size = encoder.name in ("libvpx-vp9", "libaom-av1", "ffv1", "rawvideo")
     wanted = ["yuv420p", "nv12"] if not odd or any_size else []
     wanted += ["yuv444p", "gbrp", "bgr0", "rgb24", "bgr24", "rgba"]
     if not odd:

@@ -84,10 +84,20 @@ def open_source(path: Path) -> InputContainer:
         raise InputError(f"{path} is not a video FFmpeg can read, or is damaged or cut off") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    refuse_text(container, path)
+    return container
+
+
+def refuse_text(container: InputContainer, path: Path) -> None:
+    """Close what FFmpeg takes for a video and is none.
+
+    Raises
+    ------
+    InputError : it is text.
+    """
     if container.format.name in _NOT_VIDEO:
         container.close()
         raise InputError(f"{path} is a text file, not a video")
-    return container
 
 
 def is_cover(stream: Any) -> bool:  # noqa: ANN401 - streams of all kinds, and older PyAV without the attribute

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -15,7 +15,6 @@ from av.video.stream import VideoStream
 
 from overnet.errors import OutputError
 from overnet.runtime.color import MATRIX_RGB, RANGE_FULL, RANGE_LIMITED, RgbEncoder
-from overnet.runtime.video import Frame, VideoInfo
 from overnet.runtime.video_encoders import (
     OutputFormat,
     choose_pixel_format,
@@ -25,6 +24,7 @@ from overnet.runtime.video_encoders import (
     quality_options,
     stores_aspect,
 )
+from overnet.runtime.video_info import Frame, VideoInfo
 from overnet.runtime.video_source import TimestampRepair
 
 # H.264 stores the two sides of a pixel in 16 bits each.
@@ -40,7 +40,7 @@ class VideoTrack:
     container : what it is.
     info : of the source.
     width, height : of the frames that come, in pixels.
-    codec, crf, threads : as for `VideoWriter`.
+    codec, crf, threads, encoder_options : as for `VideoWriter`.
 
     Attributes
     ----------
@@ -66,6 +66,7 @@ class VideoTrack:
         codec: str | None,
         crf: int | None,
         threads: int,
+        encoder_options: Mapping[str, str] | None = None,
     ) -> None:
         self.notes: list[str] = []
         self.first_ticks = 0
@@ -82,7 +83,7 @@ class VideoTrack:
         self._pixel_format = choose_pixel_format(encoder, width=width, height=height)
         self.time_base = self._choose_clock()
         self._repair = TimestampRepair(self.time_base)
-        self.stream = self._add(output, crf)
+        self.stream = self._add(output, crf, encoder_options or {})
         self.stream.codec_context.thread_count = threads
         # PyAV's default makes x264 slice every picture, which costs quality.
         self.stream.codec_context.thread_type = "AUTO"
@@ -158,10 +159,10 @@ class VideoTrack:
             self.notes.append(f"{name} stores times in whole milliseconds: frame times are rounded")
         return self._info.time_base
 
-    def _add(self, output: OutputContainer, crf: int | None) -> VideoStream:
+    def _add(self, output: OutputContainer, crf: int | None, own: Mapping[str, str]) -> VideoStream:
         info, pixel_format, encoder = self._info, self._pixel_format, self._encoder
         width, height = self._size if self._turns % 2 == 0 else self._size[::-1]
-        options = quality_options(encoder, crf, width=width, height=height, rate=self._rate)
+        options = {**quality_options(encoder, crf, width=width, height=height, rate=self._rate), **own}
         if self._container.has_constant_rate:
             # AVI has no presentation times, so pictures can only be stored in the order they are shown.
             options["bf"] = "0"

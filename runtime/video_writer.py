@@ -6,6 +6,7 @@ import contextlib
 import errno
 import secrets
 import threading
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +16,9 @@ import av
 from av.container import OutputContainer
 
 from overnet.errors import OutputError
-from overnet.runtime.video import Frame, VideoInfo
 from overnet.runtime.video_copy import StreamCopier, kept_tags
 from overnet.runtime.video_encoders import muxer_options, output_format
+from overnet.runtime.video_info import Frame, VideoInfo
 from overnet.runtime.video_source import TAG_OPTIONS, disposition, main_stream, open_source
 from overnet.runtime.video_track import VideoTrack
 from overnet.writing import exists_already, move_to_free_name
@@ -33,14 +34,16 @@ class VideoWriter:
     Parameters
     ----------
     path : the file to write; its suffix chooses the container.
-    source : the file the frames come from.
-    info : the reader's description of it.
+    source : the file the frames come from; None where they come from no file, as from a camera or a pipe: then there
+        is nothing to copy.
+    info : what is known of the source.
     width, height : of the frames that will be written, in pixels.
     codec : ``h264``, ``hevc``, ``vp9``, ``av1``, or any FFmpeg encoder's name; None for the container's usual one.
     crf : quality, lower is better; None for one that looks like the source.
     overwrite : whether an existing file may be replaced.
     start_seconds : where the reader began; the output then starts at 0, and what is copied is cut to the frames.
     threads : of the encoder; 0 lets it choose.
+    encoder_options : the encoder's own, in place of what the quality would bring.
 
     Attributes
     ----------
@@ -56,7 +59,7 @@ class VideoWriter:
         self,
         path: Path,
         *,
-        source: Path,
+        source: Path | None,
         info: VideoInfo,
         width: int,
         height: int,
@@ -65,6 +68,7 @@ class VideoWriter:
         overwrite: bool = False,
         start_seconds: float = 0.0,
         threads: int = 0,
+        encoder_options: Mapping[str, str] | None = None,
     ) -> None:
         self.notes: list[str] = []
         self._lock = threading.Lock()
@@ -76,8 +80,9 @@ class VideoWriter:
         self._is_part = self._starts_late or info.max_frames is not None
         self._zero_seconds = Fraction(0)
         self._done = False
+        self._copier: StreamCopier | None = None
         self._format = output_format(self._path)
-        self._check_target(Path(source))
+        self._check_target(source)
         self._temporary = self._reserve()
         try:
             self._output: OutputContainer = av.open(
@@ -96,8 +101,10 @@ class VideoWriter:
                 codec=codec,
                 crf=crf,
                 threads=threads,
+                encoder_options=encoder_options,
             )
-            self._add_rest(Path(source), start_seconds)
+            if source is not None:
+                self._copier = self._copy_rest(source, start_seconds)
             self.notes.extend(self._track.notes)
             self._output.start_encoding()
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -128,7 +135,8 @@ class VideoWriter:
                 raise ValueError("the video is closed")
             if not self._track.written:
                 zero = self._track.begin(frame, shift_seconds=None if self._starts_late else self._info.origin_seconds)
-                self._copier.begin(start_seconds=zero if self._starts_late else None, shift_seconds=zero)
+                if self._copier is not None:
+                    self._copier.begin(start_seconds=zero if self._starts_late else None, shift_seconds=zero)
                 self._zero_seconds = zero
             self._encode(frame)
 
@@ -197,14 +205,14 @@ class VideoWriter:
             self.notes.append(f"{self._path.name} appeared meanwhile: written as {target.name}")
         return target
 
-    def _check_target(self, source: Path) -> None:
+    def _check_target(self, source: Path | None) -> None:
         width, height = self._size
         if width < 1 or height < 1:
             raise OutputError(f"{self._path}: cannot write a video of {width}x{height} pixels")
         if self._path.is_dir():
             raise OutputError(f"{self._path} is a folder")
         if self._path.exists():
-            if source.exists() and self._path.samefile(source):
+            if source is not None and source.exists() and self._path.samefile(source):
                 raise OutputError(f"{self._path} is the source itself: choose another name")
             if not self._overwrite:
                 raise exists_already(self._path)
@@ -218,8 +226,8 @@ class VideoWriter:
         except OSError as error:
             raise OutputError(f"{self._path} cannot be written: {error.strerror}") from error
 
-    def _add_rest(self, source: Path, start_seconds: float) -> None:
-        """Copy the video's tags and all that is not video."""
+    def _copy_rest(self, source: Path, start_seconds: float) -> StreamCopier:
+        """Copy the video's tags, and make ready to copy all that is not video."""
         info = self._info
         start = info.origin_seconds + Fraction(str(start_seconds)) if self._starts_late else None
         end = None
@@ -231,7 +239,7 @@ class VideoWriter:
             if hasattr(main, "disposition"):
                 self._track.stream.disposition = disposition(main)  # type: ignore[assignment]
             index = main.index
-        self._copier = StreamCopier(
+        copier = StreamCopier(
             source,
             self._output,
             self._format,
@@ -240,22 +248,24 @@ class VideoWriter:
             end_seconds=end,
             shift_seconds=info.origin_seconds if start is None else start,
         )
-        self.notes.extend(self._copier.notes)
-        self._copier.notes.clear()
+        self.notes.extend(copier.notes)
+        copier.notes.clear()
+        return copier
 
     def _encode(self, frame: Frame | None) -> None:
         for packet, reached in self._track.encode(frame):
             # By what the encoder has delivered, not by what it was given: the muxer would queue the difference. And
             # before the picture: it makes mp4 close every subtitle that nothing was heard of by then.
-            if reached is not None:
+            if reached is not None and self._copier is not None:
                 self._copier.advance(reached)
             self._output.mux_one(packet)
 
     def _complete(self, end: Fraction | None) -> None:
         self._encode(None)
-        self._copier.finish(end)
-        self.notes.extend(self._copier.notes)
-        self._copier.close()
+        if self._copier is not None:
+            self._copier.finish(end)
+            self.notes.extend(self._copier.notes)
+            self._copier.close()
         self._output.close()
 
     def _tag_partial(self, end: Fraction) -> bool:
@@ -311,7 +321,7 @@ class VideoWriter:
         # First the name, then the file: closing would spend time on completing what nobody wants.
         with contextlib.suppress(OSError):
             self._temporary.unlink(missing_ok=True)
-        if hasattr(self, "_copier"):
+        if self._copier is not None:
             self._copier.close()
         if hasattr(self, "_output"):
             with contextlib.suppress(av.FFmpegError, OSError, ValueError):

@@ -1,0 +1,86 @@
+"""A window that shows the newest result."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from types import TracebackType
+
+import cv2
+import numpy as np
+
+from overnet.errors import BackendError
+
+_LARGEST_WINDOW = (1280, 720)
+_ESCAPE = 27
+_PROBE_SECONDS = 20
+
+
+def check_display() -> None:
+    """Refuse where no window can be opened.
+
+    It is tried in another process: without a display OpenCV's library for windows ends the one that asks.
+
+    Raises
+    ------
+    BackendError : there is no display, or this OpenCV has no windows.
+    """
+    if re.search(r"^\s*GUI:\s*NONE", cv2.getBuildInformation(), re.MULTILINE):
+        raise BackendError("--show: this OpenCV has no windows: pip install opencv-python, without -headless")
+    code = "import cv2; cv2.namedWindow('overnet'); cv2.waitKey(1)"
+    try:
+        tried = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=_PROBE_SECONDS, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired as error:
+        raise BackendError("--show: the display does not answer") from error
+    if tried.returncode:
+        raise BackendError("--show: no window can be opened: is there a display, and DISPLAY or WAYLAND_DISPLAY set?")
+
+
+class PreviewWindow:
+    """A window with the newest frame and a line of figures; a context manager, used from the main thread alone.
+
+    Parameters
+    ----------
+    title : of the window.
+    """
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._is_open = False
+
+    def __enter__(self) -> PreviewWindow:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._is_open:
+            cv2.destroyAllWindows()
+            cv2.waitKey(1)
+
+    def show(self, rgb: np.ndarray, line: str) -> None:
+        """Show a frame, H x W x 3 uint8, with the line over it."""
+        height, width = rgb.shape[:2]
+        if not self._is_open:
+            cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+            shrink = min(1.0, _LARGEST_WINDOW[0] / width, _LARGEST_WINDOW[1] / height)
+            cv2.resizeWindow(self._title, max(1, round(width * shrink)), max(1, round(height * shrink)))
+            self._is_open = True
+        bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+        size = max(0.4, height / 720 * 0.8)
+        place = (round(10 * size), round(30 * size))
+        # Dark below light, so that it can be read on any picture.
+        for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            cv2.putText(
+                bgr, line, place, cv2.FONT_HERSHEY_SIMPLEX, size, color, max(1, round(thickness * size)), cv2.LINE_AA
+            )
+        cv2.imshow(self._title, bgr)
+
+    def poll(self) -> bool:
+        """Let the window live for some milliseconds; False once q or Esc was pressed in it, or it was closed."""
+        # It also waits for the next frame where there is no window yet.
+        key = cv2.waitKey(5) & 0xFF
+        if key in (ord("q"), _ESCAPE):
+            return False
+        return not self._is_open or cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
