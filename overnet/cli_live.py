@@ -43,7 +43,7 @@ def run_live_command(run: StreamRun) -> None:
     """
     from overnet.runtime.live import LiveLimits, run_live  # noqa: PLC0415
     from overnet.runtime.live_open import SourceOptions, open_live_source  # noqa: PLC0415
-    from overnet.runtime.preview import PreviewWindow, check_display  # noqa: PLC0415
+    from overnet.runtime.preview import PreviewWindow  # noqa: PLC0415
 
     options = run.options
     assert not isinstance(run.source, Path)
@@ -71,8 +71,6 @@ def run_live_command(run: StreamRun) -> None:
         ),
         lambda line: complain(line) if not run.quiet else None,
     )
-    if options.show:
-        check_display()
     sink = _live_sink(run, transport=transport, hardware=hardware)
     with contextlib.ExitStack() as stack:
         if sink is not None and sink.pipe is not None:
@@ -105,9 +103,9 @@ def _live_sink(run: StreamRun, *, transport: str, hardware: Any) -> LiveSink | N
     if not run.writes_stdout:
         run.options.refuse({"output_format", "pixel_format"}, "for standard output, and the output is another")
     if isinstance(target, Path):
-        output_format(target)
         if target.is_dir():
             raise OutputError(f"{target} is a folder: name a file, such as {target / 'live.mkv'}")
+        output_format(target)
         if target.exists() and not run.overwrite:
             raise exists_already(target)
         make_folder(target.parent)

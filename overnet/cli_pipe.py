@@ -9,6 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from overnet.cli_stream import LIVE_ONLY, RAW_ONLY, StreamRun, parse_rate, parse_size, pipe_format, take_output
 from overnet.errors import InputError, OutputError
 from overnet.runtime.images import PICTURE_SUFFIXES
@@ -23,6 +25,7 @@ from overnet.runtime.video_writer import VideoWriter
 from overnet.writing import exists_already, make_folder
 
 if TYPE_CHECKING:
+    from overnet.runtime.addresses import Address
     from overnet.runtime.pipeline import PipelineReport
     from overnet.runtime.upscaler import Upscaler
     from overnet.runtime.video_info import VideoInfo
@@ -95,14 +98,16 @@ class PipeRun:
         rate = Fraction(25) if options.rate is None else parse_rate("--rate", options.rate)
         return RawFormat(width, height, options.pixel_format or "rgb24", rate)
 
-    def _checked_target(self, target: object) -> Path:
+    def _checked_target(self, target: Address | Path | None) -> Path:
+        if target is None:
+            raise typer.BadParameter("--output / -o is missing: the file to write, or - for standard output")
         if self._run.writes_stdout:
             return PIPE
         if not isinstance(target, Path):
-            raise OutputError(f"{getattr(target, 'name', '-o is missing')}: only live sources can go there")
-        output_format(target)
+            raise OutputError(f"{target.name}: only live sources can go there")
         if target.is_dir():
             raise OutputError(f"{target} is a folder: name a file, such as {target / 'video.mkv'}")
+        output_format(target)
         if target.exists() and not self._run.overwrite:
             raise exists_already(target)
         return target

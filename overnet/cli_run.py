@@ -26,6 +26,7 @@ from overnet.cli_stream import (
     StreamOptions,
     TransportOption,
     find_stream,
+    prepare_window,
 )
 from overnet.errors import InterruptedRun, OverNetError
 
@@ -130,6 +131,8 @@ def run_command(
     Of live video the newest frame is upscaled, and those that come meanwhile are dropped and counted; what was lost is
     connected to again; and Ctrl-C is the normal end. Through a pipe every frame goes, in order.
     """
+    # Before anything that imports PyAV.
+    prepare_window(inputs, show=show)
     from overnet.runtime.plan import Plan  # noqa: PLC0415
     from overnet.runtime.process import VideoOptions  # noqa: PLC0415
     from overnet.runtime.upscaler import Upscaler  # noqa: PLC0415

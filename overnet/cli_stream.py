@@ -151,6 +151,22 @@ def find_stream(inputs: list[str], output: str | None, **settings: Any) -> Strea
     return StreamRun(source or Path(inputs[0]), target, **settings)
 
 
+def prepare_window(inputs: list[str], *, show: bool) -> None:
+    """Make ready for the window, if one is to show a live source.
+
+    Raises
+    ------
+    InputError : an address is wrong.
+    BackendError : there can be no window.
+    """
+    from overnet.runtime.addresses import parse_address  # noqa: PLC0415
+
+    if show and any(address is not None and address.is_live for address in map(parse_address, inputs)):
+        from overnet.runtime.preview import prepare_display  # noqa: PLC0415
+
+        prepare_display()
+
+
 def parse_size(option: str, text: str) -> tuple[int, int]:
     """Width and height of ``640x480``.
 

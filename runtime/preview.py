@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -15,12 +16,14 @@ from overnet.errors import BackendError
 _LARGEST_WINDOW = (1280, 720)
 _ESCAPE = 27
 _PROBE_SECONDS = 20
+_FIRST_WINDOW = "OverNet"
 
 
-def check_display() -> None:
-    """Refuse where no window can be opened.
+def prepare_display() -> None:
+    """Make ready for windows, or refuse where none can be opened; in the main thread, before PyAV is imported.
 
-    It is tried in another process: without a display OpenCV's library for windows ends the one that asks.
+    Both wheels bring a libxcb, and with PyAV's OpenCV's first window never comes (PyAV issue 978). Whether there can be
+    one is tried in another process: without a display OpenCV's library for windows ends the one that asks.
 
     Raises
     ------
@@ -35,6 +38,10 @@ def check_display() -> None:
         raise BackendError("--show: the display does not answer") from error
     if tried.returncode:
         raise BackendError("--show: no window can be opened: is there a display, and DISPLAY or WAYLAND_DISPLAY set?")
+    # Remarks on fonts, which the wheel does not bring.
+    os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")
+    cv2.namedWindow(_FIRST_WINDOW)
+    cv2.destroyWindow(_FIRST_WINDOW)
 
 
 class PreviewWindow:

@@ -74,7 +74,8 @@ def run_without(missing, code, cwd):
     )
 
 
-OPTIONAL = {"torch", "onnx", "onnxruntime", "safetensors", "h5py", "tensorboard", "tensorrt", "pycuda", "cuda", "PIL", "scipy"}
+OPTIONAL = {"torch", "onnx", "onnxruntime", "safetensors", "h5py", "tensorboard", "PIL", "scipy"}
+OPTIONAL |= {"tensorrt", "tensorrt_rtx", "pycuda", "cuda"}
 
 
 def test_upscaling_needs_nothing_optional(tmp_path):

@@ -32,7 +32,7 @@ def camera():
         yield running
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_camera_is_recorded(camera, tmp_path, small_models):
     result = run_command(
         camera.url(), "-o", "live/out.mkv", "--duration", 2, "--model", small_models, "--json", cwd=tmp_path
@@ -51,7 +51,7 @@ def test_a_camera_is_recorded(camera, tmp_path, small_models):
     assert 1.2 < frames[-1].time < 2.5
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_is_the_normal_end(camera, tmp_path, small_models, sent):
     process = start(camera.url(), "-o", "out.mp4", "--model", small_models, "--json", "--quiet", cwd=tmp_path)
@@ -67,7 +67,7 @@ def test_ctrl_c_is_the_normal_end(camera, tmp_path, small_models, sent):
     assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_ctrl_c_before_anything_came(tmp_path, small_models):
     process = start("rtsp://127.0.0.1:9/x", "-o", "out.mp4", "--model", small_models, cwd=tmp_path)
     assert b"trying again" in process.stderr.readline()
@@ -78,7 +78,7 @@ def test_ctrl_c_before_anything_came(tmp_path, small_models):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("output_format", ["y4m", "raw", "matroska"])
 def test_live_into_a_pipe(camera, tmp_path, small_models, output_format):
     process = start(
@@ -98,7 +98,7 @@ def test_live_into_a_pipe(camera, tmp_path, small_models, output_format):
     assert len(levels) >= 15 and np.std(levels) > 3
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_the_window(camera, tmp_path, small_models):
     with VirtualDisplay() as display:
         process = start(
@@ -106,7 +106,7 @@ def test_the_window(camera, tmp_path, small_models):
             cwd=tmp_path, DISPLAY=display.name,
         )  # fmt: skip
         stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 0, stderr
+    assert (process.returncode, stderr) == (0, b"")
     report = json.loads(stdout)
     assert report["frames"] == report["shown"] == 15
     assert report["output"] is None
@@ -137,9 +137,9 @@ def test_the_window(camera, tmp_path, small_models):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_done(tmp_path, monkeypatch, small_models, arguments, expected):
+def test_what_cannot_be_done(tmp_path, monkeypatch, arguments, expected):
     monkeypatch.delenv("DISPLAY", raising=False)
-    result = run_command(*arguments, "--model", small_models, cwd=tmp_path)
+    result = run_command(*arguments, cwd=tmp_path)
     assert_refused(result, tmp_path, expected)
     assert "hush" not in result.stderr
 

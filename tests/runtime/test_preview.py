@@ -15,8 +15,8 @@ from tests.runtime.needs_live import VirtualDisplay
 _SHOW = """
 import sys, time, threading, ctypes
 import numpy as np
-from overnet.runtime.preview import PreviewWindow, check_display
-check_display()
+from overnet.runtime.preview import PreviewWindow, prepare_display
+prepare_display()
 rgb = np.zeros((240, 320, 3), np.uint8)
 rgb[:, :160] = (200, 40, 10)
 rgb[:, 160:] = (10, 60, 220)
@@ -54,7 +54,7 @@ def run(code, *arguments, display, **options):
     return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, text=True, **options)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_the_window(tmp_path):
     with VirtualDisplay() as display:
         process = run(_SHOW, display=display.name, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -78,7 +78,7 @@ def test_the_window(tmp_path):
 
 @pytest.mark.parametrize("display", ["", ":9876"])
 def test_no_display(display):
-    code = "from overnet.runtime.preview import check_display; check_display()"
+    code = "from overnet.runtime.preview import prepare_display; prepare_display()"
     process = run(code, display=display, stderr=subprocess.PIPE)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
