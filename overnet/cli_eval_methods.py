@@ -82,7 +82,7 @@ def load_method(model: EvaluatedModel, scale: int, way: Way) -> Method:
 def _backend(model: EvaluatedModel, scale: int, way: Way) -> Method:
     from overnet.runtime.upscaler import Upscaler  # noqa: PLC0415
 
-    # An engine computes in the precision that it was built in; a backend on a CPU in FP32 whatever a file's weights are.
+    # An engine computes in what it was built in; a backend on a CPU in FP32, whatever a file's weights are.
     builds_engines = way.backend in TITLES or model.path.suffix.lower() == ".engine"
     upscaler = Upscaler(
         scale,
