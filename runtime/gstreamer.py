@@ -70,12 +70,10 @@ class _Error(ctypes.Structure):
     _fields_ = [("domain", ctypes.c_uint32), ("code", ctypes.c_int), ("message", ctypes.c_char_p)]
 
 
-_LogHandler = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-
-
-@_LogHandler
-def _say_nothing(domain: bytes, level: int, message: bytes, data: int) -> None:
-    """GStreamer's remarks on what OpenCV does with it: nothing that a user can help."""
+# Takes GStreamer's remarks on what OpenCV does with it: nothing that a user can help.
+_say_nothing = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(
+    lambda domain, level, message, data: None
+)
 
 
 @functools.cache

@@ -136,6 +136,7 @@ def test_ctrl_c_in_the_middle(tmp_path, small_models, reads):
         cwd=tmp_path,
         env=_ENVIRONMENT,
     )
+
     def feed():
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(y4m(200 if not reads else 10))

@@ -22,11 +22,11 @@ def age_of(level, now):
 
 
 def main(port, width, height):
-    import gi
+    import gi  # type: ignore[import-not-found]
 
     gi.require_version("Gst", "1.0")
     gi.require_version("GstRtspServer", "1.0")
-    from gi.repository import GLib, Gst, GstRtspServer
+    from gi.repository import GLib, Gst, GstRtspServer  # type: ignore[import-not-found]
 
     Gst.init(None)
     sources = []
@@ -59,7 +59,8 @@ def main(port, width, height):
     server.get_mount_points().add_factory("/sound", sound)
     server.attach(None)
     GLib.timeout_add(10, paint)
-    print("listening", flush=True)
+    sys.stdout.write("listening\n")
+    sys.stdout.flush()
     GLib.MainLoop().run()
 
 

@@ -10,9 +10,7 @@ from overnet.runtime import gstreamer
 from overnet.runtime.addresses import parse_address
 from overnet.runtime.live_open import LiveSink, SourceOptions, open_live_source
 
-_END = (
-    "nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1"
-)
+_END = "nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1"
 
 
 def test_the_csi_camera():

@@ -222,20 +222,18 @@ def test_a_preview_beside_a_sink():
     assert report.frames == len(sink.levels) and 5 < report.shown == len(screen.shown) <= 40
 
 
+class SlowWriter(VideoWriter):
+    def write(self, frame):
+        time.sleep(0.05)
+        super().write(frame)
+
+
 def test_a_recording_has_the_times_of_capture(tmp_path, small_models):
     """A real network and a real file: frames dropped, times kept."""
     path = tmp_path / "live.mkv"
 
     def slow(info, width, height):
-        writer = VideoWriter(path, source=None, info=info, width=width, height=height)
-        write = writer.write
-
-        def write_slowly(frame):
-            time.sleep(0.05)
-            write(frame)
-
-        writer.write = write_slowly
-        return writer
+        return SlowWriter(path, source=None, info=info, width=width, height=height)
 
     with Upscaler(2, model=small_models) as upscaler:
         report = run_live(Camera(100, rate=50), upscaler, slow).report

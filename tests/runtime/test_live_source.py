@@ -40,7 +40,12 @@ def connections(*plan):
 @pytest.fixture
 def no_waiting(monkeypatch):
     waited = []
-    monkeypatch.setattr("overnet.runtime.live_source.backoff_seconds", lambda failures: waited.append(failures) or 0)
+
+    def note(failures):
+        waited.append(failures)
+        return 0
+
+    monkeypatch.setattr("overnet.runtime.live_source.backoff_seconds", note)
     return waited
 
 
@@ -65,7 +70,7 @@ def test_attempts_are_counted_anew_after_a_frame(no_waiting):
     lost = LostError("gone")
     plan = [(1, lost)] * 6 + [(0, lost)]
     source = LiveSource("cam", connections(*plan), attempts=0)
-    with pytest.raises(InputError, match="cam: gone$"):
+    with pytest.raises(InputError, match=r"cam: gone$"):
         list(source.frames())
     source = LiveSource("cam", connections(*plan, (0, lost)), attempts=1)
     seen = []

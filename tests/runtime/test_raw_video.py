@@ -1,5 +1,6 @@
 """Video through real pipes: headerless, as Y4M and as Matroska."""
 
+import contextlib
 import io
 import os
 import threading
@@ -47,11 +48,8 @@ def feed():
         read, write = os.pipe()
 
         def go():
-            with os.fdopen(write, "wb") as file:
-                try:
-                    file.write(data)
-                except BrokenPipeError:
-                    pass
+            with os.fdopen(write, "wb") as file, contextlib.suppress(BrokenPipeError):
+                file.write(data)
 
         threads.append((threading.Thread(target=go), read))
         threads[-1][0].start()
@@ -95,7 +93,7 @@ def test_what_is_written_is_what_ffmpeg_reads(feed, size, pixel_format):
             writer.finish()
 
     data = written(write)
-    raw = None if pixel_format is None else RawFormat(*size, pixel_format)
+    raw = None if pixel_format is None else RawFormat(size[0], size[1], pixel_format)
     with PipeReader(feed(data), raw=raw) as again:
         read = list(again)
     assert len(read) == 5 and again.notes == []
