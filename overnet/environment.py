@@ -16,6 +16,9 @@ _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 _L4T_FILE = Path("/etc/nv_tegra_release")
 _PACKAGES_FILE = Path("/var/lib/dpkg/status")
 
+# How TensorRT gets into a virtual environment on a Jetson.
+TENSORRT_ON_JETSON = "sudo apt install python3-libnvinfer-dev, and a virtual environment made with --system-site-packages"
+
 _MODULES: dict[RuntimeName, tuple[str, str]] = {
     "tensorrt": ("tensorrt", "gpu"),
     "tensorrt-rtx": ("tensorrt_rtx", "rtx"),
@@ -38,16 +41,20 @@ def bindings(runtime: RuntimeName, *, purpose: str) -> ModuleType:
     try:
         return require(module, extra=extra, purpose=purpose)
     except MissingDependency as error:
-        if runtime == "tensorrt" and _L4T_FILE.exists():
+        if runtime == "tensorrt" and is_jetson():
             raise MissingDependency(
-                f"{purpose} needs {module}, which on a Jetson comes with JetPack: sudo apt install "
-                "python3-libnvinfer-dev, and a virtual environment made with --system-site-packages"
+                f"{purpose} needs {module}, which on a Jetson comes with JetPack: {TENSORRT_ON_JETSON}"
             ) from error
         raise
     except OSError as error:
         # The bindings load the library itself while they are imported.
         reason = " ".join(str(error).split())
         raise MissingDependency(f"{purpose} needs {module}, which is installed but does not load ({reason})") from error
+
+
+def is_jetson() -> bool:
+    """Whether this machine is a Jetson."""
+    return _L4T_FILE.exists()
 
 
 def current_environment(runtime: RuntimeName, device: int = 0) -> Environment:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overnet.cuda_device import cuda_device_count
+from overnet.environment import TENSORRT_ON_JETSON, is_jetson
 from overnet.errors import BackendError, InputError, MissingDependency
 from overnet.runtime.options import BackendOptions
 from overnet.sidecar import RuntimeName
@@ -243,6 +244,8 @@ def installed_version(kind: BackendKind) -> str | None:
 
 def how_to_install(kind: BackendKind) -> str:
     """The command that installs what a backend needs."""
+    if kind.name == "tensorrt" and is_jetson():
+        return TENSORRT_ON_JETSON
     return f"pip install 'overnet[{kind.extra}]'" if kind.extra else f"pip install {kind.distribution}"
 
 

@@ -328,6 +328,16 @@ def test_missing_backends_say_what_to_install(monkeypatch):
         choose_backends("onnxruntime", "onnx")
 
 
+def test_on_a_jetson_tensorrt_comes_from_apt(monkeypatch):
+    monkeypatch.setattr(backends, "installed", lambda kind: False)
+    monkeypatch.setattr(backends, "is_jetson", lambda: True)
+    with pytest.raises(MissingDependency, match="sudo apt install python3-libnvinfer-dev"):
+        choose_backends("tensorrt", "onnx")
+    monkeypatch.setattr(backends, "is_jetson", lambda: False)
+    with pytest.raises(MissingDependency, match=r"pip install 'overnet\[gpu\]'"):
+        choose_backends("tensorrt", "onnx")
+
+
 def test_auto_takes_the_first_that_is_there(monkeypatch):
     assert choose_backends("auto", "onnx")[0].name == "openvino"
     monkeypatch.setattr(backends, "installed", lambda kind: kind.name != "openvino")
