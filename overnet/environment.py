@@ -17,7 +17,9 @@ _L4T_FILE = Path("/etc/nv_tegra_release")
 _PACKAGES_FILE = Path("/var/lib/dpkg/status")
 
 # How TensorRT gets into a virtual environment on a Jetson.
-TENSORRT_ON_JETSON = "sudo apt install python3-libnvinfer-dev, and a virtual environment made with --system-site-packages"
+TENSORRT_ON_JETSON = (
+    "sudo apt install python3-libnvinfer-dev, and a virtual environment made with --system-site-packages"
+)
 
 _MODULES: dict[RuntimeName, tuple[str, str]] = {
     "tensorrt": ("tensorrt", "gpu"),
