@@ -300,7 +300,12 @@ class _LiveRun:
                     self._room.release()
                     continue
             assert self._stream is not None
-            rgb = captured.pixels(self._stream.buffer())
+            buffer = self._stream.buffer()
+            rgb = captured.pixels(buffer)
+            if buffer is not None and rgb is not buffer:
+                # A buffer that was handed out has to be used.
+                np.copyto(buffer, rgb)
+                rgb = buffer
             if self._stopped.is_set():
                 break
             self._submitted.put((captured, self._stream.submit(rgb)))
@@ -317,8 +322,9 @@ class _LiveRun:
         self._size = size
         # The first frame compiles and allocates.
         warm_up = self._stream.buffer()
-        with self._stream.submit(np.zeros((height, width, 3), np.uint8) if warm_up is None else warm_up):
-            pass
+        if not self._stopped.is_set():
+            with self._stream.submit(np.zeros((height, width, 3), np.uint8) if warm_up is None else warm_up):
+                pass
         self._room.release(_IN_FLIGHT - 1)
 
     def _deliver(self) -> None:

@@ -44,7 +44,7 @@ class UpscaleStream(Protocol):
     def buffer(self) -> Frame | None:
         """Where to decode the next frame to: H x W x 3 uint8, or None where any array of the caller's own will do.
 
-        Waits for a free one. After `stop` it is None at once.
+        Waits for a free one, so what it gives has to be submitted. After `stop` it is None at once.
         """
         ...
 
@@ -53,8 +53,8 @@ class UpscaleStream(Protocol):
 
         Parameters
         ----------
-        frame : H x W x 3 uint8 RGB: the array that `buffer` gave last, filled; or any other of that size, which is
-            copied then, or has been upscaled when this returns.
+        frame : H x W x 3 uint8 RGB: an array that `buffer` gave, filled; or any other of that size, which is copied
+            then, or has been upscaled when this returns.
 
         Raises
         ------

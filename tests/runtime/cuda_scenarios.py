@@ -461,6 +461,29 @@ def never_fetched(engine, reference):
     return {"received": received, "free": free}
 
 
+def live(engine, reference):
+    """A camera that is faster than the engine, and changes its size: the newest frames, in order, and nothing left."""
+    from overnet.runtime.live import LiveLimits, run_live
+    from tests.runtime.test_live import Camera, Sink
+
+    driver = CudaDriver()
+    driver.set_rates(launch_microseconds=15000)
+    settings = setting(engine, reference)
+    sink = Sink()
+    with settings.upscaler() as upscaler:
+        camera = Camera(120, rate=150, sizes=lambda index: (64, 48) if index < 60 else (48, 40))
+        outcome = run_live(camera, upscaler, sink.open, limits=LiveLimits())
+    nothing_wrong(driver)
+    report = outcome.report
+    return {
+        "frames": report.frames,
+        "dropped": report.dropped,
+        "captured": report.captured,
+        "in order": sink.levels == sorted(sink.levels),
+        "latency_ms": report.latency.to_json()["max"],
+    }
+
+
 def recorded_anew(engine, reference):
     """How often computing is recorded: for each size after its first run, and not again while nothing changes."""
     driver = CudaDriver()

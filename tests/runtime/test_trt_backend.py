@@ -184,6 +184,14 @@ def test_frames_that_are_never_fetched_cost_no_slots(engine, model):
     assert found == {"received": ["failed"] * 6 + [0, 1, 2, 3, 4], "free": 3}
 
 
+def test_live_video_through_an_engine(engine, model):
+    found = run("live", engine, model)
+    assert found["in order"] and found["frames"] + found["dropped"] == found["captured"] == 120
+    assert 20 < found["frames"] < 120
+    # Three frames' computing and what a busy machine takes: nothing queues up.
+    assert found["latency_ms"] < 400
+
+
 def test_computing_is_recorded_anew_for_another_size(engine, model):
     assert run("recorded_anew", engine, model) == [[1, 4]] * 3
 
