@@ -227,7 +227,8 @@ class _LiveRun:
         while not last.wait(_LOOK_SECONDS if self._preview is None else 0):
             if self._preview is not None:
                 shown, self._to_show = self._to_show, None
-                if shown is not None:
+                # Not once it is closed: that would open it again.
+                if shown is not None and not self._stopped.is_set():
                     rgb, at = shown
                     self._preview.show(rgb, self._report.line())
                     self._report.shown += 1

@@ -65,7 +65,7 @@ def test_checks(name, engine, model):
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("integrated", ["0", "1"])
+@pytest.mark.parametrize("integrated", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_five_hundred_frames_under_random_delays(engine, model, seed, integrated):
     env = {"OVERNET_CUDA_DELAY": f"{seed}:1500", "OVERNET_CUDA_INTEGRATED": integrated}
     counted = run("check", "every_frame_in_order", engine, model, {"frames": 500}, env=env)
@@ -420,6 +420,7 @@ def checks_command(*arguments, env):
     )
 
 
+@pytest.mark.slow
 def test_the_command_that_checks_a_gpu(engine, model):
     options = ["--model", engine, "--reference", model, "--frames", 24, "--json"]
     result = checks_command(*options, env=stand_in_environment())
