@@ -95,6 +95,8 @@ def joined(team: Team, device: torch.device, timeout_seconds: float) -> Iterator
         raise BackendError(f"process {team.rank} of {team.world} cannot reach the others ({_first(error)})") from error
     try:
         yield
+        # Where one leaves while another still talks to it, PyTorch now and then aborts the process at its very end.
+        distributed.barrier()
     except RuntimeError as error:
         if not _of_the_network(error):
             raise
