@@ -375,3 +375,17 @@ os.kill(os.getpid(), signal.SIGTERM)
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False
     )
     assert (result.returncode, result.stdout) == (0, "heard\n"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("std::bad_alloc", True),
+        ("CUDA failure 2: out of memory", True),
+        # TensorRT's own spelling.
+        ("[virtualMemoryBuffer.cpp::resizePhysical::154] Error Code 2: OutOfMemory (no further information)", True),
+        ("Error Code 3: API Usage Error (Parameter check failed)", False),
+    ],
+)
+def test_libraries_say_in_words_that_memory_ran_out(message, expected):
+    assert backends.is_out_of_memory(RuntimeError(message)) is expected
