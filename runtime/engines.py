@@ -97,12 +97,13 @@ class Engines:
         self._options, self._note = options, note
         self._ready: OrderedDict[Profile, ReadyEngine] = OrderedDict()
         self._given: Profile | None = None
+        self._environment = current_environment(runtime, gpu.ordinal)
         if model.suffix.lower() == ".engine":
-            serialized, sidecar = load_engine(model, current_environment(runtime, gpu.ordinal))
+            serialized, sidecar = load_engine(model, self._environment)
             self.precision = sidecar.artifact.precision
             if options.precision not in (None, self.precision):
                 raise InputError(f"{model}: an engine in {self.precision}, not in {options.precision}")
-            for remark in remarks(sidecar, current_environment(runtime, gpu.ordinal)):
+            for remark in remarks(sidecar, self._environment):
                 note(f"{model.name} may not be as fast as it could be: {remark}")
             self._given = sidecar.profile
             self._load(serialized, sidecar, sidecar.profile)
@@ -152,7 +153,7 @@ class Engines:
         path = cached_engine(
             wish, device=self._gpu.ordinal, on_progress=self._options.on_progress, on_note=self._say_and_note
         )
-        serialized, sidecar = load_engine(path, current_environment(self._runtime, self._gpu.ordinal))
+        serialized, sidecar = load_engine(path, self._environment)
         ready = self._load(serialized, sidecar, profile)
         checked = path.with_name(f"{path.name}.checked")
         if not checked.exists():
@@ -195,7 +196,7 @@ class Engines:
 
     def _kernels(self, sidecar: Sidecar) -> Path:
         """Where TensorRT-RTX keeps what it compiles of an engine for this kind of GPU."""
-        capability = current_environment(self._runtime, self._gpu.ordinal).compute_capability
+        capability = self._environment.compute_capability
         return cache_folder().with_name("kernels") / f"{sidecar.engine_sha256[:16]}-{capability}.kernels"
 
     def _check(self, ready: ReadyEngine, path: Path) -> None:
