@@ -240,7 +240,8 @@ def _default_scale(model: Path | None, height: int | None) -> float:
     """An ONNX file's or an engine's own scale; 2 where there is a choice of scales."""
     from overnet.evaluated_model import describe  # noqa: PLC0415
 
-    if model is not None and height is None and model.suffix.lower() in (".onnx", ".engine"):
+    # Of a file that is not there, the upscaler says so.
+    if model is not None and height is None and model.suffix.lower() in (".onnx", ".engine") and model.exists():
         artifact = describe(model)
         if artifact is not None:
             return artifact.scale
