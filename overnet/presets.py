@@ -15,6 +15,7 @@ from overnet.model import OVERSCALE_FACTORS
 
 SCHEDULES = ("constant", "halving", "cosine")
 OPTIMISERS = ("adamp", "adam")
+LOSSES = ("l1", "l2")
 AUTOCASTS = ("auto", "off", "bf16", "fp16")
 
 # Fractional scales are drawn in these steps, so that a patch's two sides lie on whole pixels of both pictures.
@@ -44,6 +45,8 @@ class TrainSettings:
     schedule : "constant", "halving" every `halve_every` steps, or "cosine" down to `final_share` of the rate.
     warm_up : steps over which the rate rises linearly.
     optimiser : "adamp" or "adam".
+    loss : "l1", the mean absolute error of the paper, or "l2", the mean squared error, which PSNR measures; trained
+        with "l1" and then for some time with "l2" at a low rate, a network's PSNR is a little higher.
     clip : largest norm of the gradient; 0 clips nothing.
     ema : decay of the averaged weights, a step; 0 averages nothing, and the weights are used as they are.
     autocast : "bf16", "fp16" or "off"; "auto" is bf16 where the device computes in it.
@@ -70,6 +73,7 @@ class TrainSettings:
     final_share: float = 0.0
     warm_up: int = 200
     optimiser: str = "adamp"
+    loss: str = "l1"
     clip: float = 10.0
     ema: float = 0.999
     autocast: str = "auto"
@@ -149,7 +153,13 @@ def _is_number(value: Any) -> bool:  # noqa: ANN401 - anything that JSON holds
 
 def _problem(settings: TrainSettings) -> str | None:
     """What is wrong with the settings, in words."""
-    choices = {"schedule": SCHEDULES, "optimiser": OPTIMISERS, "autocast": AUTOCASTS, "overscale": OVERSCALE_FACTORS}
+    choices = {
+        "schedule": SCHEDULES,
+        "optimiser": OPTIMISERS,
+        "loss": LOSSES,
+        "autocast": AUTOCASTS,
+        "overscale": OVERSCALE_FACTORS,
+    }
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:
             return f"{name} is {getattr(settings, name)!r}; it must be one of {', '.join(map(str, allowed))}"

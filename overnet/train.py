@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from overnet.data import Batch, Patches, load_batches, lost_worker
@@ -58,15 +59,16 @@ class TrainOptions:
 class Objective(nn.Module):
     """The network with its loss: what is computed, and differentiated, for one part of a batch."""
 
-    def __init__(self, model: OverNet) -> None:
+    def __init__(self, model: OverNet, loss: str) -> None:
         super().__init__()
         self.model = model
+        self.loss = {"l1": functional.l1_loss, "l2": functional.mse_loss}[loss]
 
     def forward(self, low: Tensor, targets: list[Tensor], scales: list[float]) -> Tensor:
-        """Mean absolute error over the targets, uint8 pictures all, as a scalar of pictures in [0, 1]."""
+        """Mean error over the targets, uint8 pictures all, as a scalar of pictures in [0, 1]."""
         pictures = self.model.upscale_to(low.float() / 255, scales)
         losses = [
-            (picture.float() - target.float() / 255).abs().mean()
+            self.loss(picture.float(), target.float() / 255)
             for picture, target in zip(pictures, targets, strict=True)
         ]
         return torch.stack(losses).mean()
@@ -128,7 +130,7 @@ class _Loop:
         self.autocast = _autocast_type(self.settings.autocast, self.device)
         if self.settings.compile:
             state.model.features = torch.compile(state.model.features)  # type: ignore[method-assign]
-        objective = Objective(state.model)
+        objective = Objective(state.model, self.settings.loss)
         self.objective: nn.Module = objective
         if team.world > 1:
             self.objective = DistributedDataParallel(
