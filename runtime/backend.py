@@ -100,7 +100,7 @@ class Backend(Protocol):
         """Let go of everything; the backend is of no use afterwards. More than once does no harm."""
         ...
 
-    def statistics(self, pictures: Pictures) -> Statistics:
+    def statistics(self, pictures: Pictures, given: Statistics | None = None) -> Statistics:
         """The means over the whole picture by which the network weighs its channels.
 
         A tile has to be upscaled with the means of the picture it was cut from, or it comes out in other shades.
@@ -108,6 +108,7 @@ class Backend(Protocol):
         Parameters
         ----------
         pictures : as for `upscale`.
+        given : means to weigh channels by in place of the pictures' own: later means follow from earlier ones.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Two variants of an ONNX file of ours, for tiles: one that ends in the means over the picture, one that is given them.
+"""Variants of an ONNX file of ours, for tiles: some end in the means over the picture, some are given them.
 
 Needs onnx, which the extra for ONNX Runtime brings.
 """
@@ -11,15 +11,26 @@ from typing import Any
 from overnet.errors import require
 
 _MEAN = "GlobalAveragePool"
+# Put after the name of a mean that is computed where another goes by its name.
+_COMPUTED = "_computed"
 
 
-def up_to_means(path: Path) -> bytes:
-    """The graph that computes nothing but the means: one output a mean, in the network's order."""
+def up_to_means(path: Path, *, given: bool = False) -> bytes:
+    """The graph that computes nothing but the means: one output a mean, in the network's order.
+
+    With `given` the means to go on with are further inputs, as in `with_given_means`.
+    """
     onnx, model = _load(path)
     graph = model.graph
-    means = [node.output[0] for node in graph.node if node.op_type == _MEAN]
+    means = [node for node in graph.node if node.op_type == _MEAN]
+    names = [node.output[0] for node in means]
+    if given:
+        graph.input.extend(_value(onnx, name) for name in names)
+        for node in means:
+            node.output[0] += _COMPUTED
+        names = [name + _COMPUTED for name in names]
     del graph.output[:]
-    graph.output.extend(_value(onnx, name) for name in means)
+    graph.output.extend(_value(onnx, name) for name in names)
     # What comes after the last mean serves the picture alone; runtimes leave out what no output needs.
     content: bytes = model.SerializeToString()
     return content

@@ -57,8 +57,8 @@ class OpenVinoBackend(HostBackend):
             properties["INFERENCE_NUM_THREADS"] = str(options.threads)
         self._model, self._core, self._properties = model, core, properties
         self._request = self._compiled(self._read())
-        # Made at the first tile; most runs never need them.
-        self._statistics_request: Any = None
+        # Made at the first tile; most runs never need them. By whether means are given.
+        self._statistics_requests: dict[bool, Any] = {}
         self._tile_request: Any = None
         self._abandoned_inputs: list[NDArray[Any]] = []
 
@@ -70,11 +70,12 @@ class OpenVinoBackend(HostBackend):
             self._tile_request = self._compiled(self._with_given_means())
         return np.asarray(self._run(self._tile_request, [pictures, *statistics])[0])
 
-    def statistics(self, pictures: Pictures) -> Statistics:
+    def statistics(self, pictures: Pictures, given: Statistics | None = None) -> Statistics:
         """The network's means; see `overnet.runtime.backend.Backend.statistics`."""
-        if self._statistics_request is None:
-            self._statistics_request = self._compiled(self._up_to_means())
-        return self._run(self._statistics_request, [pictures])
+        are_given = given is not None
+        if are_given not in self._statistics_requests:
+            self._statistics_requests[are_given] = self._compiled(self._up_to_means(given=are_given))
+        return self._run(self._statistics_requests[are_given], [pictures, *(given or [])])
 
     def _read(self) -> Any:  # noqa: ANN401 - OpenVINO has no types
         with self._reporting(f"{self._model}: OpenVINO cannot load it"):
@@ -84,23 +85,29 @@ class OpenVinoBackend(HostBackend):
         with self._reporting(f"{self._model}: OpenVINO cannot load it"):
             return self._core.compile_model(graph, "CPU", self._properties).create_infer_request()
 
-    def _up_to_means(self) -> Any:  # noqa: ANN401
-        """The graph that ends in the means over the picture."""
+    def _up_to_means(self, *, given: bool) -> Any:  # noqa: ANN401
+        """The graph that ends in the means over the picture, and may take others as inputs."""
         graph = self._read()
-        ends = [self._operators.result(mean.output(0)) for mean in _means(graph)]
-        return self._openvino.Model(ends, graph.get_parameters(), "statistics")
+        means = _means(graph)
+        parameters = graph.get_parameters() + (self._given(means) if given else [])
+        ends = [self._operators.result(mean.output(0)) for mean in means]
+        return self._openvino.Model(ends, parameters, "statistics")
 
     def _with_given_means(self) -> Any:  # noqa: ANN401
         """The graph that takes the means over the picture as inputs."""
         graph = self._read()
+        graph.add_parameters(self._given(_means(graph)))
+        return graph
+
+    def _given(self, means: list[Any]) -> list[Any]:
+        """Have the graph go on with inputs in place of its own means."""
         given = []
-        for mean in _means(graph):
+        for mean in means:
             parameter = self._operators.parameter(mean.output(0).get_partial_shape(), np.float32)
             for consumer in mean.output(0).get_target_inputs():
                 consumer.replace_source_output(parameter.output(0))
             given.append(parameter)
-        graph.add_parameters(given)
-        return graph
+        return given
 
     def _run(self, request: Any, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:  # noqa: ANN401
         with self._reporting(f"OpenVINO failed on {inputs[0].shape}"):

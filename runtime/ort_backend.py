@@ -62,8 +62,8 @@ class OnnxRuntimeBackend(HostBackend):
         self._session = self._loaded(model.read_bytes())
         # Asked once, before the first run: what that leaves behind in ONNX Runtime's arena counts as used, and is not.
         self._gpu_bytes = self._provider.free_memory_bytes()
-        # Made at the first tile; most runs never need them.
-        self._statistics_session: BoundSession | None = None
+        # Made at the first tile; most runs never need them. By whether means are given.
+        self._statistics_sessions: dict[bool, BoundSession] = {}
         self._tile_session: BoundSession | None = None
 
     def upscale(self, pictures: Pictures, statistics: Statistics | None = None) -> Pictures:
@@ -76,11 +76,12 @@ class OnnxRuntimeBackend(HostBackend):
             self._tile_session = self._loaded(with_given_means(self._model))
         return self._run(self._tile_session, [pictures, *statistics], upscaled)[0]
 
-    def statistics(self, pictures: Pictures) -> Statistics:
+    def statistics(self, pictures: Pictures, given: Statistics | None = None) -> Statistics:
         """The network's means; see `overnet.runtime.backend.Backend.statistics`."""
-        if self._statistics_session is None:
-            self._statistics_session = self._loaded(up_to_means(self._model))
-        return self._run(self._statistics_session, [pictures], None)
+        are_given = given is not None
+        if are_given not in self._statistics_sessions:
+            self._statistics_sessions[are_given] = self._loaded(up_to_means(self._model, given=are_given))
+        return self._run(self._statistics_sessions[are_given], [pictures, *(given or [])], None)
 
     def tile_for(self, height: int, width: int) -> int | None:
         """As large as the memory of what computes allows; see `overnet.runtime.backend.Backend.tile_for`."""

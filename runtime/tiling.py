@@ -2,9 +2,10 @@
 
 The network looks about 14 pixels far, so a tile's outermost `MARGIN` pixels are thrown away where the picture goes on.
 It also weighs its channels by means over the whole picture, which a tile does not see: tiles alone would come out in
-other shades, by up to 13 grey levels on Set14 with the bundled weights. So the picture is gone through twice. First
-the means of all its parts are averaged, then each tile is upscaled with these in place of its own: 3 levels at most
-(tests/runtime/test_upscaler.py), and over `FEATHER` pixels one tile fades into the next.
+other shades, by up to 13 grey levels on Set14 with the bundled weights. So the picture is gone through several times.
+First the means of all its parts are averaged. But a later mean follows from the earlier ones, and those were a part's
+own: so the means are taken again, with the averages in place of each part's (`_PASSES`). Then each tile is upscaled
+with these: 3 levels at most (tests/runtime/test_upscaler.py), and over `FEATHER` pixels a tile fades into the next.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from overnet.runtime.backend import Pictures, Statistics
 MARGIN = 16
 FEATHER = 8
 SMALLEST_TILE = 4 * (MARGIN + FEATHER)
+
+# How often the means are taken before tiles are upscaled with them.
+_PASSES = 2
 
 # Share of the memory that is available which a tile may take: other programs, and the decoder, need some too.
 _MEMORY_SHARE = 0.5
@@ -80,7 +84,7 @@ def upscale_in_tiles(
     tile: int,
     scale: float,
     upscale: Callable[[Pictures, Statistics | None], Pictures],
-    statistics: Callable[[Pictures], Statistics] | None,
+    statistics: Callable[[Pictures, Statistics | None], Statistics] | None,
 ) -> Picture:
     """Upscale a picture tile by tile.
 
@@ -90,7 +94,8 @@ def upscale_in_tiles(
     tile : height and width of a tile in input pixels, overlaps included; at least `SMALLEST_TILE`.
     scale : factor of `upscale`; a whole number, so that tiles meet on whole pixels.
     upscale : 1 x h x w x 3 uint8, and means to use, to 1 x scale*h x scale*w x 3 uint8; as `Backend.upscale`.
-    statistics : 1 x h x w x 3 uint8 to its means; as `Backend.statistics`. None upscales each tile with its own.
+    statistics : 1 x h x w x 3 uint8, and means to use, to its means; as `Backend.statistics`. None upscales
+        each tile with its own.
 
     Returns
     -------
@@ -119,18 +124,34 @@ def upscale_in_tiles(
     return upscaled
 
 
-def _means_of_whole(picture: Picture, tile: int, statistics: Callable[[Pictures], Statistics]) -> Statistics:
+def _means_of_whole(
+    picture: Picture, tile: int, statistics: Callable[[Pictures, Statistics | None], Statistics]
+) -> Statistics:
     """The means over the whole picture, from those of parts that do not overlap, weighted by their area.
 
-    For the network's first mean that is exact but for the parts' borders; later ones follow from means of a part.
+    Exact but for the parts' borders for as many of the network's means, one after the other, as there are passes; what
+    later ones are wrong by shrinks with each pass as well.
     """
+    means: Statistics | None = None
+    for _ in range(_PASSES):
+        means = _averaged(picture, tile, statistics, means)
+    assert means is not None
+    return means
+
+
+def _averaged(
+    picture: Picture,
+    tile: int,
+    statistics: Callable[[Pictures, Statistics | None], Statistics],
+    given: Statistics | None,
+) -> Statistics:
+    """The means over the picture, of parts that go on with the given means, or with their own."""
     height, width = picture.shape[:2]
-    row_cuts, column_cuts = _even_cuts(height, tile), _even_cuts(width, tile)
     total: Statistics = []
-    for top, bottom in pairwise(row_cuts):
-        for left, right in pairwise(column_cuts):
+    for top, bottom in pairwise(_even_cuts(height, tile)):
+        for left, right in pairwise(_even_cuts(width, tile)):
             share = np.float32((bottom - top) * (right - left) / (height * width))
-            part = statistics(np.ascontiguousarray(picture[None, top:bottom, left:right]))
+            part = statistics(np.ascontiguousarray(picture[None, top:bottom, left:right]), given)
             weighted = [share * mean for mean in part]
             total = [a + b for a, b in zip(total, weighted, strict=True)] if total else weighted
     return total

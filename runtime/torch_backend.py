@@ -67,19 +67,23 @@ class TorchBackend(HostBackend):
         """Upscale a batch; see `overnet.runtime.backend.Backend.upscale`."""
         if statistics is None:
             return self._run(pictures)
-        given = [self._torch.from_numpy(mean).to(self._device) for mean in statistics]
+        given = self._on_device(statistics)
         return self._hooked(pictures, lambda index, mean: given[index])
 
-    def statistics(self, pictures: Pictures) -> Statistics:
+    def statistics(self, pictures: Pictures, given: Statistics | None = None) -> Statistics:
         """The network's means; see `overnet.runtime.backend.Backend.statistics`."""
         means: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(self._listeners)
+        others = None if given is None else self._on_device(given)
 
         def listen(index: int, mean: Any) -> Any:  # noqa: ANN401 - a tensor
             means[index] = mean.float().cpu().numpy()
-            return mean
+            return mean if others is None else others[index]
 
         self._hooked(pictures, listen)
         return means
+
+    def _on_device(self, means: Statistics) -> list[Any]:
+        return [self._torch.from_numpy(mean).to(self._device) for mean in means]
 
     def _hooked(self, pictures: Pictures, replace: Callable[[int, Any], Any]) -> Pictures:
         """Run with each mean handed to `replace`, which gives the one to go on with."""

@@ -60,21 +60,24 @@ def test_a_difference_between_tiles_fades():
 @settings(deadline=None, max_examples=30)
 @given(height=st.integers(97, 300), width=st.integers(1, 300), tile=st.integers(SMALLEST_TILE, 200))
 def test_tiles_are_given_the_means_of_the_whole(height, width, tile):
-    """Every tile, whatever its place, is upscaled with the picture's means, to within rounding."""
+    """Every tile, whatever its place, is upscaled with the picture's means, those that follow from others too."""
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    picture[: height // 2] //= 4
     used = []
 
-    def means(pictures):
-        return [pictures.mean(axis=(1, 2), dtype=np.float32)[:, :, None, None]]
+    def means(pictures, given=None):
+        own = pictures.mean(axis=(1, 2), dtype=np.float32)[:, :, None, None]
+        return [own, own * (own if given is None else given[0])]
 
     def upscale(pictures, given):
-        used.extend(given)
+        used.append(given)
         return enlarge(pictures)
 
     upscale_in_tiles(picture, tile, 2, upscale, means)
     assert used
-    for one in used:
-        np.testing.assert_allclose(one, means(picture[None])[0], rtol=1e-4)
+    for first, second in used:
+        np.testing.assert_allclose(first, means(picture[None])[0], rtol=1e-4)
+        np.testing.assert_allclose(second, means(picture[None])[1], rtol=1e-4)
 
 
 @pytest.mark.parametrize(("tile", "scale"), [(SMALLEST_TILE - 1, 2), (SMALLEST_TILE, 1.5)])
