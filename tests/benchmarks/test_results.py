@@ -1,0 +1,122 @@
+"""Runs go into a file and come out as they were; what is no run is refused by the field that is wrong."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overnet.benchmarks.results import (
+    FORMAT,
+    BenchmarkRun,
+    Case,
+    CaseResult,
+    Latency,
+    Machine,
+    Memory,
+    Power,
+    QualityFigures,
+    VideoStages,
+    read_run,
+    write_run,
+)
+from overnet.benchmarks.sampling import spread
+from overnet.benchmarks.typed_json import from_json
+from overnet.errors import InputError, OutputError
+
+CASE = Case("openvino", "backend", "fp32", 2, 160, 90)
+
+
+@pytest.fixture
+def run():
+    samples = [10.0, 11.0, 12.5]
+    result = CaseResult(
+        CASE,
+        "a CPU",
+        "overnet_x2.onnx",
+        Latency(spread(samples), samples),
+        90.0,
+        memory=Memory(300, 100, 0.5),
+        quality=QualityFigures("PyTorch", 70.0, 1),
+        power=Power("RAPL", "CPU packages", 10, 20.0, 25.0, 0.5, clocks_mhz={"cpu": 2500.0}, throttled=["hot"]),
+    )
+    machine = Machine("a machine", "Linux", "a processor", 2, 1 << 30, [], {"python": "3.11"}, {})
+    return BenchmarkRun("2026-11-25T00:00:00+00:00", ["overnet-bench"], 3.0, machine, {"seconds": "3"}, [result])
+
+
+def test_a_run_comes_back_as_it_was(run, tmp_path):
+    write_run(run, tmp_path / "run.json", overwrite=False)
+    assert read_run(tmp_path / "run.json") == run
+    with pytest.raises(OutputError, match="exists already"):
+        write_run(run, tmp_path / "run.json", overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda run: run.pop("machine"), "machine is missing"),
+        (lambda run: run.update(more=1), "more is unknown"),
+        (lambda run: run["results"][0].pop("device"), r"results\[0\].device is missing"),
+        (lambda run: run["results"][0]["case"].update(scale="2"), r"results\[0\].case.scale is not"),
+        (lambda run: run["results"][0]["case"].update(scale=True), r"results\[0\].case.scale is not"),
+        (lambda run: run["results"][0]["case"].update(kind="other"), r"results\[0\].case.kind is not"),
+        (lambda run: run["results"][0]["latency"].update(samples_ms=[1, None]), r"samples_ms\[1\] is not"),
+        (lambda run: run["results"][0].update(latency=[]), r"results\[0\].latency is no object"),
+        (lambda run: run["results"][0]["power"].update(clocks_mhz={"cpu": "x"}), "clocks_mhz.cpu is not"),
+        (lambda run: run.update(seconds=float("inf")), "seconds is not"),
+        (lambda run: run.update(format="overnet benchmark 99"), "of another version"),
+    ],
+)
+def test_what_is_no_run_is_refused(run, tmp_path, change, expected):
+    content = run.to_json()
+    change(content)
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=expected):
+        read_run(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"format": 1}'])
+def test_what_is_not_even_json(tmp_path, content):
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"run\.json: not"):
+        read_run(path)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        read_run(tmp_path / "none.json")
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(_JSON, st.sampled_from(["case", "latency", "memory", "quality", "power", "warnings", "device"]))
+def test_whatever_stands_in_a_field_is_taken_or_refused_in_one_line(value, field):
+    content = {"case": {"method": "a", "kind": "rival", "precision": "fp32", "scale": 2, "width": 1, "height": 1}}
+    content |= {"device": "here", field: value}
+    try:
+        made = from_json(CaseResult, content, name="file")
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:
+        assert isinstance(made, CaseResult)
+
+
+def test_names_for_people():
+    assert CASE.title == "openvino fp32 x2 160x90"
+    assert replace(CASE, method="bicubic", kind="rival", batch=4).title == "bicubic x2 160x90, batch 4"
+    assert QualityFigures("PyTorch", None, 0).words == "identical to the reference"
+    assert QualityFigures("PyTorch", 71.26, 1).words == "71.3 dB to the reference"
+    assert QualityFigures("PyTorch", None, None, truth_psnr_db=33.128).words == "33.13 dB to the truth"
+    assert VideoStages("openvino", "fp32", 2, 1, 1, 9, 300, 20, 25, 19, "h264").held_back_by == "upscale"
+
+
+def test_the_format_is_in_the_file(run):
+    assert run.to_json()["format"] == FORMAT
