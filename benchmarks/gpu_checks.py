@@ -32,6 +32,7 @@ from overnet.cuda_device import check_device
 from overnet.environment import current_environment
 from overnet.errors import BackendError, OverNetError
 from overnet.runtime.cuda import Gpu, pycuda_driver
+from overnet.runtime.trt_backend import TensorRtBackend
 from overnet.sidecar import TITLES, RuntimeName
 
 
@@ -235,6 +236,32 @@ def memory_runs_out(setting: Setting) -> str:
         gpu.release(holder)
 
 
+def times_of_the_stages(setting: Setting) -> str:
+    """What the GPU says a picture's stages took fits in the host's time; timing changes no result."""
+    pictures = np.stack(list(frames(setting.size, 4, seed=9)))
+    said = []
+    for zero_copy in (False, True):
+        with setting.expected() as on_cpu, setting.upscaler(slots=1, zero_copy=zero_copy) as upscaler:
+            backend = upscaler.backend_for(setting.scale)
+            assert isinstance(backend, TensorRtBackend)
+            backend.upscale_timed(pictures)
+            began = time.perf_counter()
+            times = backend.upscale_timed(pictures)
+            host_ms = (time.perf_counter() - began) * 1e3
+            copies_ms = (times.copy_in_ms, times.copy_out_ms)
+            if not (times.compute_ms > 0 and (copies_ms == (0, 0) if zero_copy else min(copies_ms) > 0)):
+                raise CheckFailed(f"zero copy {zero_copy}: {times}")
+            if times.compute_ms + sum(copies_ms) > host_ms:
+                raise CheckFailed(f"zero copy {zero_copy}: {times}, but {host_ms:.3f} ms by the host's clock")
+            compare(setting, backend.upscale(pictures[:1])[0], on_cpu(pictures[0]), "a picture after timed ones")
+            memory_bytes = backend.activation_memory_bytes
+        in_ms, compute_ms, out_ms = (
+            value / len(pictures) for value in (times.copy_in_ms, times.compute_ms, times.copy_out_ms)
+        )
+        said.append(f"{in_ms:.3f} ms in, {compute_ms:.3f} computing, {out_ms:.3f} out")
+    return f"{'; zero-copy '.join(said)}; {(memory_bytes or 0) / 1e6:.1f} MB of activations"
+
+
 CHECKS: dict[str, Callable[[Setting], str]] = {
     check.__name__: check
     for check in (
@@ -246,6 +273,7 @@ CHECKS: dict[str, Callable[[Setting], str]] = {
         two_upscalers_in_two_threads,
         ways_to_run_agree,
         frames_on_their_way_at_once,
+        times_of_the_stages,
         memory_runs_out,
     )
 }

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -14,6 +11,7 @@ import typer
 
 from overnet.artifact import PRECISIONS
 from overnet.cli_common import interruptible, say
+from overnet.cli_eval_progress import EvalProgress, Progress
 
 if TYPE_CHECKING:
     from overnet.cli_eval_methods import Method, Way
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 # How the methods are called inside, and on the side-by-side pictures.
 _BICUBIC, _MODEL, _REFERENCE = "bicubic", "model", "reference"
 
-Progress = Callable[[str, int, int], None]
 # By folder and scale.
 Sets: TypeAlias = "dict[tuple[Path, int], list[Pair]]"
 # What is run at each scale, and what it is compared with.
@@ -93,13 +90,14 @@ def evaluate_command(
         raise typer.BadParameter("--overwrite is for --save")
     sets = _find_sets(data, _scales(scale, model))
     way = Way(backend, tile, threads, quarters, self_ensemble)
-    methods = _load_methods(sets, model, precision, reference, way)
-    with _progress(quiet=quiet) as progress:
+    shown = EvalProgress(quiet=quiet)
+    methods = _load_methods(sets, model, precision, reference, way, shown.building)
+    with shown.steps() as progress:
         _check_pictures(sets, progress)
     targets = None if save is None else Targets(save, sets, overwrite=overwrite)
     results = []
     for (folder, at_scale), pairs in sets.items():
-        with _progress(quiet=quiet) as progress:
+        with shown.steps() as progress:
             results.append(_evaluate_set(folder, at_scale, pairs, methods[at_scale], targets, progress))
         # Not before the progress line has gone: on a terminal each would be written into the other.
         if not as_json:
@@ -143,6 +141,7 @@ def _load_methods(
     precision: str | None,
     reference: Path | None,
     way: Way,
+    on_progress: Progress,
 ) -> Methods:
     """What is run at each scale, and what it is compared with; all loaded before any picture is touched."""
     from overnet.cli_eval_methods import DECLARED, load_method  # noqa: PLC0415
@@ -153,14 +152,14 @@ def _load_methods(
     methods: Methods = {}
     for scale in dict.fromkeys(scale for _, scale in sets):
         chosen = choose_model(model or bundled, scale, precision)
-        method = load_method(chosen, scale, way)
+        method = load_method(chosen, scale, way, on_progress)
         other = same_weights_in_fp32(chosen) if reference is None else choose_model(reference, scale, None)
         if other is None:
             methods[scale] = method, None
             continue
         # The same backend where it takes such a file, so that the files alone differ.
         alike = other.path.suffix.lower() == method.model.path.suffix.lower() and way.backend != DECLARED
-        methods[scale] = method, load_method(other, scale, way if alike else replace(way, backend="auto"))
+        methods[scale] = method, load_method(other, scale, way if alike else replace(way, backend="auto"), on_progress)
     return methods
 
 
@@ -241,19 +240,3 @@ def _notes(methods: Methods) -> list[str]:
         if model.precision != "fp32" and reference is None:
             notes.append(f"x{scale}: no FP32 file of the same weights was found: --reference names one")
     return list(dict.fromkeys(notes))
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Progress]:
-    """A line on the terminal that says what is being done; nothing elsewhere."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda doing, done, total: None
-        return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-
-    text = TextColumn("{task.description}", markup=False)
-    columns = text, BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda doing, done, total: bar.update(task, description=doing, completed=done, total=total)

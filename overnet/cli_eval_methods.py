@@ -63,14 +63,18 @@ class Method:
         return f"{self.model}, {self.computed_by}"
 
 
-def load_method(model: EvaluatedModel, scale: int, way: Way) -> Method:
+def load_method(model: EvaluatedModel, scale: int, way: Way, on_progress: Callable[[str, int, int], None]) -> Method:
     """Load a model for a scale.
+
+    Parameters
+    ----------
+    on_progress : is told what takes long later, when pictures are upscaled; see `overnet.runtime.upscaler.Upscaler`.
 
     Raises
     ------
     InputError, BackendError, MissingDependency : see `overnet.runtime.upscaler.Upscaler`.
     """
-    method = _declared(model, scale) if way.backend == DECLARED else _backend(model, scale, way)
+    method = _declared(model, scale) if way.backend == DECLARED else _backend(model, scale, way, on_progress)
     upscale = method.upscale
     if way.quarters:
         upscale = in_quarters(upscale, scale)
@@ -79,7 +83,7 @@ def load_method(model: EvaluatedModel, scale: int, way: Way) -> Method:
     return Method(model, upscale, method.computed_by, method.computes_in, method.take_notes)
 
 
-def _backend(model: EvaluatedModel, scale: int, way: Way) -> Method:
+def _backend(model: EvaluatedModel, scale: int, way: Way, on_progress: Callable[[str, int, int], None]) -> Method:
     from overnet.runtime.upscaler import Upscaler  # noqa: PLC0415
 
     # An engine computes in what it was built in; a backend on a CPU in FP32, whatever a file's weights are.
@@ -91,6 +95,7 @@ def _backend(model: EvaluatedModel, scale: int, way: Way) -> Method:
         precision=model.precision if builds_engines else model.runtime_precision,
         tile=way.tile,
         threads=way.threads,
+        on_progress=on_progress,
     )
     backend = upscaler.backend_for(scale)
     computed_by = f"{backend.name} on {backend.device}"

@@ -137,9 +137,9 @@ class Gpu:
         """A queue of work. Within `current`."""
         return CudaStream(self._driver)
 
-    def event(self) -> CudaEvent:
-        """A mark in a queue. Within `current`."""
-        return CudaEvent(self._driver)
+    def event(self, *, timed: bool = False) -> CudaEvent:
+        """A mark in a queue, which tells when it was reached if it is `timed`. Within `current`."""
+        return CudaEvent(self._driver, timed=timed)
 
     def copy_in(self, target: DeviceBuffer, source: NDArray[Any], stream: CudaStream) -> None:
         """Begin to copy pinned host memory to the GPU. Within `current`."""
@@ -195,12 +195,17 @@ class CudaStream:
 
 
 class CudaEvent:
-    """A mark in a queue, that can be waited for. All methods within `Gpu.current`; for `inner` see `CudaStream`."""
+    """A mark in a queue, that can be waited for. All methods within `Gpu.current`; for `inner` see `CudaStream`.
 
-    def __init__(self, driver: Any) -> None:  # noqa: ANN401
+    Parameters
+    ----------
+    timed : whether the GPU notes the time when it is reached, which costs a little each time.
+    """
+
+    def __init__(self, driver: Any, *, timed: bool = False) -> None:  # noqa: ANN401
         flags = driver.event_flags
         # Whoever waits for it sleeps: the CPU has frames to decode and encode meanwhile.
-        self.inner = driver.Event(flags.DISABLE_TIMING | flags.BLOCKING_SYNC)
+        self.inner = driver.Event(flags.BLOCKING_SYNC | (flags.DEFAULT if timed else flags.DISABLE_TIMING))
 
     def record(self, stream: CudaStream) -> None:
         """Put the mark at the end of a queue."""
@@ -209,6 +214,10 @@ class CudaEvent:
     def synchronize(self) -> None:
         """Wait until it is reached."""
         self.inner.synchronize()
+
+    def milliseconds_since(self, earlier: CudaEvent) -> float:
+        """The GPU's time from another mark to this one; both are timed, and were reached."""
+        return float(earlier.inner.time_till(self.inner))
 
     def close(self) -> None:
         """Destroy it."""

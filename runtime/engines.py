@@ -125,6 +125,11 @@ class Engines:
         self._ready.move_to_end(profile)
         return self._ready[profile]
 
+    @property
+    def latest(self) -> ReadyEngine | None:
+        """The engine that the last picture went to, or is loaded without one; None before the first is built."""
+        return next(reversed(self._ready.values()), None)
+
     def _loaded(self, size: Size) -> Profile | None:
         """The engine that is loaded and takes this size, the one used last if several do: so the tiles of a picture,
         and the parts that its means are gathered from, go to the engine that they were cut for."""

@@ -22,6 +22,7 @@ from overnet.errors import BackendError
 from overnet.runtime.cuda import DeviceBuffer, PinnedBuffer
 from overnet.runtime.cuda_graph import RecordedWork
 from overnet.runtime.slot_commons import FLOAT_BYTES, SlotCommons
+from overnet.runtime.stage_times import StageMarks, StageTimes
 from overnet.runtime.trt_engine import ALIGNMENT_BYTES
 
 Frame = NDArray[np.uint8]
@@ -29,6 +30,8 @@ Means = NDArray[np.float32]
 
 _CHANNELS = 3
 _ACTIVATIONS = "activations"
+# Runs that set things up and record, or have the library do so, and are slow.
+_SETTLING_RUNS = 2
 
 
 class Slot:
@@ -55,6 +58,7 @@ class Slot:
         self._given_memory: tuple[int, int] | None = None
         self._needed_bytes = 0
         self._recorded: RecordedWork | None = None
+        self._marks: StageMarks | None = None
         # Runs since anything changed that a recording holds: the first sets things up and cannot be recorded.
         self._runs = 0
 
@@ -122,27 +126,33 @@ class Slot:
             self._addresses[name] = pointer
             self._forget_recording()
 
-    def run(self, *, given_means: Means | None = None, wanted_means: bool = False) -> None:
+    def run(self, *, given_means: Means | None = None, wanted_means: bool = False, timed: bool = False) -> None:
         """Begin to copy in, compute and copy out; `done` is set in the stream at the end.
 
         Parameters
         ----------
         given_means : over all channels, to use in place of the frame's own.
         wanted_means : whether it is the frame's means that are wanted, and not the upscaled frame.
+        timed : whether `stage_times` is to tell how long each stage took. It takes about twice as long.
         """
         gpu = self._gpu
         # What is shared may have grown since the slot was made ready.
         self._give_memory()
         if self._commons.engine.means:
             self._address(USE_GIVEN_MEANS_NAME, self._commons.switch(on=given_means is not None))
+        marks = self._begun_marks() if timed else None
         if given_means is not None:
             host = self._host[GIVEN_MEANS_NAME].shaped(given_means.nbytes)
             host[:] = np.ascontiguousarray(given_means).view(np.uint8).reshape(-1)
             gpu.copy_in(self._device[GIVEN_MEANS_NAME], host, self.stream)
         if not self._commons.zero_copy:
             gpu.copy_in(self._device[INPUT_NAME], self.input, self.stream)
+        if marks is not None:
+            marks.copied_in(self.stream)
         self._commons.before_compute(self.stream)
         self._compute()
+        if marks is not None:
+            marks.computed(self.stream)
         self._commons.after_compute(self.stream, self.computed)
         if wanted_means:
             gpu.copy_out(
@@ -152,7 +162,24 @@ class Slot:
             )
         elif not self._commons.zero_copy:
             gpu.copy_out(self.output, self._device[OUTPUT_NAME], self.stream)
+        if marks is not None:
+            marks.copied_out(self.stream)
         self.done.record(self.stream)
+
+    def _begun_marks(self) -> StageMarks:
+        """Marks, of which the first is in the queue, behind computing for nothing.
+
+        It keeps the GPU busy while the host puts in what is timed. Else the GPU would wait for the host between two
+        marks, and that time would count as its own.
+        """
+        if self._marks is None:
+            self._marks = StageMarks(self._gpu, copies=not self._commons.zero_copy)
+        self._commons.before_compute(self.stream)
+        while self._runs < _SETTLING_RUNS:
+            self._compute()
+        self._compute()
+        self._marks.begin(self.stream)
+        return self._marks
 
     def _compute(self) -> None:
         handle = self.stream.handle
@@ -177,6 +204,11 @@ class Slot:
         """Wait until `done`."""
         self.done.synchronize()
 
+    def stage_times(self) -> StageTimes:
+        """How long the stages of the last run took, which was timed and is done."""
+        assert self._marks is not None
+        return self._marks.times()
+
     def means(self) -> Means:
         """The frame's means, after a run for which they were wanted; a copy."""
         stored = self._host[MEANS_NAME].shaped(self._commons.engine.means * FLOAT_BYTES)
@@ -193,6 +225,7 @@ class Slot:
             self._context.close,
             *(buffer.free for buffer in buffers),
             *(used.close for used in (self.stream, self.done, self.computed)),
+            *([] if self._marks is None else [self._marks.close]),
         ]
         self._host.clear()
         self._device.clear()

@@ -11,6 +11,7 @@ from overnet.errors import BackendError
 from overnet.runtime.cuda import Gpu, reporting_cuda
 from overnet.runtime.slot import Slot
 from overnet.runtime.slot_commons import SlotCommons
+from overnet.runtime.stage_times import StageTimes
 from overnet.runtime.trt_engine import LoadedEngine
 
 
@@ -179,6 +180,16 @@ class SlotRing:
             raise BackendError("the upscaler was closed before the frame was fetched")
         with reporting_cuda("the GPU failed on a frame"), self.gpu.current():
             slot.wait()
+
+    def stage_times(self, slot: Slot) -> StageTimes:
+        """How long the stages of a slot's last run took, which was timed and was waited for.
+
+        Raises
+        ------
+        BackendError : the GPU cannot tell.
+        """
+        with reporting_cuda("the GPU cannot tell the times of a frame"), self.gpu.current():
+            return slot.stage_times()
 
     def drain(self, slot: Slot) -> None:
         """Wait until nothing of a slot runs any more, whether or not anything was submitted.

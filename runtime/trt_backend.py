@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,9 @@ from overnet.runtime.backend import Pictures, Statistics
 from overnet.runtime.cuda import Gpu
 from overnet.runtime.engines import Engines, ReadyEngine, tile_side
 from overnet.runtime.options import BackendOptions
-from overnet.runtime.slot import Means
+from overnet.runtime.slot import Means, Slot
 from overnet.runtime.slot_stream import SlotStream
+from overnet.runtime.stage_times import StageTimes
 from overnet.runtime.stream import UpscaleStream
 from overnet.sidecar import RuntimeName, read_sidecar
 
@@ -90,16 +93,61 @@ class TensorRtBackend:
         height, width = scaled_size(pictures.shape[1], pictures.shape[2], self.scale)
         upscaled = np.empty((len(pictures), height, width, 3), np.uint8)
         for index, picture in enumerate(pictures):
-            means = None if statistics is None else np.concatenate([mean[index].ravel() for mean in statistics])
-            self._run(ready, picture, given_means=means, upscaled=upscaled[index])
+            self._run(ready, picture, given_means=_of_picture(statistics, index), upscaled=upscaled[index])
         return upscaled
 
-    def statistics(self, pictures: Pictures) -> Statistics:
+    def upscale_timed(self, pictures: Pictures) -> StageTimes:
+        """Upscale a batch for its times alone: how long the GPU copies in, computes and copies out.
+
+        The work is that of `upscale`, with the recorded graph where there is one, and by the GPU's own clock: what the
+        host does is in none of the times, and neither is what is done once for a size. The call itself takes longer
+        than `upscale`, since every picture is computed twice, so that the GPU does not wait for the host.
+
+        Parameters
+        ----------
+        pictures : N x H x W x 3 uint8, RGB, C-contiguous, of a size for which `tile_for` gives None. Smaller ones than
+            the engine takes are padded, as for `upscale`, and the times are those of the padded ones.
+
+        Returns
+        -------
+        Sums over the batch, whose pictures go one after the other.
+
+        Raises
+        ------
+        MemoryError : there is too little memory.
+        BackendError : the engine takes no pictures of this size, or the GPU fails.
+        """
+        ready = self._ready(pictures.shape[1:3])
+        times = StageTimes()
+        for picture in pictures:
+            with self._slot_with(ready, picture) as slot:
+                ready.ring.run(slot, timed=True)
+                ready.ring.wait(slot)
+                times += ready.ring.stage_times(slot)
+        return times
+
+    @property
+    def activation_memory_bytes(self) -> int | None:
+        """GPU memory for intermediate results, as the engine states it for the largest picture that it takes.
+
+        It is the engine that the last picture went to, or the one that was given; None before the first is built. Each
+        frame on its way has so much, except where `overnet.runtime.slot_commons.SlotCommons` has them share it.
+        """
+        latest = self._engines.latest
+        if latest is None:
+            return None
+        with self._gpu.current():
+            return latest.engine.device_memory_bytes
+
+    def statistics(self, pictures: Pictures, given: Statistics | None = None) -> Statistics:
         """The network's means, over all channels in one array; see `overnet.runtime.backend.Backend.statistics`."""
         ready = self._ready(pictures.shape[1:3])
         if not ready.engine.means:
             raise BackendError("this engine does not tell its means: it is of an older overnet; export it again")
-        means = [self._run(ready, picture, wanted_means=True) for picture in pictures]
+        means = [
+            self._run(ready, picture, given_means=_of_picture(given, index), wanted_means=True)
+            for index, picture in enumerate(pictures)
+        ]
         return [np.concatenate([mean for mean in means if mean is not None])]
 
     def _ready(self, size: tuple[int, ...]) -> ReadyEngine:
@@ -116,7 +164,17 @@ class TensorRtBackend:
         wanted_means: bool = False,
         upscaled: Pictures | None = None,
     ) -> Means | None:
-        """Run one picture, padded where it is smaller than the engine takes, and wait for it."""
+        """Run one picture and wait for it."""
+        with self._slot_with(ready, picture) as slot:
+            ready.ring.run(slot, given_means=given_means, wanted_means=wanted_means)
+            ready.ring.wait(slot)
+            if upscaled is not None:
+                np.copyto(upscaled, slot.output[: upscaled.shape[0], : upscaled.shape[1]])
+            return slot.means() if wanted_means else None
+
+    @contextmanager
+    def _slot_with(self, ready: ReadyEngine, picture: Pictures) -> Iterator[Slot]:
+        """A slot with one picture to run, padded where it is smaller than the engine takes; given back at the end."""
         size = (picture.shape[0], picture.shape[1])
         padded = picture
         if not _takes(ready, size):
@@ -132,11 +190,7 @@ class TensorRtBackend:
         try:
             ring.fit(slot, (padded.shape[0], padded.shape[1]))
             np.copyto(slot.input, padded)
-            ring.run(slot, given_means=given_means, wanted_means=wanted_means)
-            ring.wait(slot)
-            if upscaled is not None:
-                np.copyto(upscaled, slot.output[: upscaled.shape[0], : upscaled.shape[1]])
-            return slot.means() if wanted_means else None
+            yield slot
         finally:
             ring.give_back(slot)
 
@@ -159,6 +213,11 @@ class TensorRtBackend:
         # A backend that was forgotten; at the end of Python, `Gpu.close_all` came first.
         if hasattr(self, "_engines") and not self._closed:
             self.close()
+
+
+def _of_picture(statistics: Statistics | None, index: int) -> Means | None:
+    """One picture's means, over all channels."""
+    return None if statistics is None else np.concatenate([mean[index].ravel() for mean in statistics])
 
 
 def _takes(ready: ReadyEngine, size: tuple[int, int]) -> bool:

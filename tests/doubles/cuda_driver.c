@@ -62,7 +62,7 @@ enum {
     X(graph_execs) X(contexts) X(pushed) X(peak_device_bytes) X(total_device_allocations) X(total_host_allocations)    \
     X(htod_sync) X(htod_async) X(dtoh_sync) X(dtoh_async) X(dtod_sync) X(dtod_async) X(htod_bytes) X(dtoh_bytes)       \
     X(dtod_bytes) X(memsets) X(pageable_copies) X(null_stream_operations) X(launches) X(captures) X(graph_launches)    \
-    X(stream_synchronises) X(event_synchronises) X(context_synchronises)
+    X(stream_synchronises) X(event_synchronises) X(context_synchronises) X(event_records) X(calls)
 #define AS_FIELD(name) int64_t name;
 #define AS_TEXT(name) #name,
 static struct {
@@ -541,6 +541,7 @@ static CUresult enter(const char *function) {
     /* In a forked process the mutex may be held by a thread that is not there. */
     if (forked) return CUDA_ERROR_NOT_INITIALIZED;
     pthread_mutex_lock(&mutex);
+    count.calls++;
     for (int i = 0; i < 16; i++)
         if (failures[i].times && is_function(function, failures[i].function) && failures[i].after-- <= 0) {
             failures[i].times--;
@@ -1787,6 +1788,7 @@ static CUresult record(Event *event, Stream *stream) {
     }
     drop_moment(event->moment);
     event->moment = moment;
+    count.event_records++;
     return CUDA_SUCCESS;
 }
 

@@ -48,7 +48,8 @@ class DoublesUnavailable(Exception):  # noqa: N818 - what it says, not what went
 class Counters(NamedTuple):
     """What there is now and, from `peak_device_bytes` on, what was since `CudaDriver.reset`.
 
-    ``contexts`` counts how often contexts are retained, ``pushed`` the entries of all threads' stacks of them.
+    ``contexts`` counts how often contexts are retained, ``pushed`` the entries of all threads' stacks of them, and
+    ``calls`` all calls of the driver but those of stubs.
     """
 
     device_allocations: int
@@ -82,6 +83,8 @@ class Counters(NamedTuple):
     stream_synchronises: int
     event_synchronises: int
     context_synchronises: int
+    event_records: int
+    calls: int
 
     @property
     def live(self) -> dict[str, int]:

@@ -7,6 +7,7 @@ import ctypes
 import functools
 import importlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -142,6 +143,31 @@ def memory() -> dict[str, Any]:
         half.free()
         driver.fail_next("cuMemAlloc", 2, after=1, times=2)
         found["injected"] = [error_of(lambda: cuda.mem_alloc(10).free()) for _ in range(3)]
+    return found
+
+
+def event_times() -> dict[str, Any]:
+    """The time between events by the stream's clock, while the host waits in between; and what has no time."""
+    found: dict[str, Any] = {}
+    with context() as driver:
+        stream = cuda.Stream(NON_BLOCKING)
+        first, second, untimed = cuda.Event(), cuda.Event(), cuda.Event(cuda.event_flags.DISABLE_TIMING)
+        found["never recorded"] = error_of(lambda: first.time_till(second))
+        driver.hold(stream.handle)
+        driver.set_rates(launch_microseconds=20_000)
+        first.record(stream)
+        driver.launch_host(stream.handle, lambda: None, [])
+        # The stream reaches both after this, whenever they were put into it.
+        time.sleep(0.3)
+        second.record(stream)
+        untimed.record(stream)
+        found["not reached"] = error_of(lambda: first.time_till(second))
+        driver.release(stream.handle)
+        stream.synchronize()
+        found["without time"] = error_of(lambda: first.time_till(untimed))
+        found["milliseconds"] = [first.time_till(second), second.time_since(first), second.time_till(first)]
+        found["launch"] = [(timing.end_s - timing.start_s) * 1e3 for timing in driver.timeline()]
+        found["records"] = driver.counters().event_records
     return found
 
 

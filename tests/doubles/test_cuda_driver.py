@@ -58,6 +58,19 @@ def test_memory():
     assert ["out of memory" in error for error in found["injected"]] == [False, True, False]
 
 
+def test_the_time_between_events():
+    found = run("event_times")
+    (launch,) = found["launch"]
+    till, since, backwards = found["milliseconds"]
+    assert till == since == -backwards
+    # The host waited for 300 ms before it recorded the second.
+    assert 20 <= launch <= till + 0.01 and till < launch + 50
+    assert "invalid resource handle" in found["never recorded"]
+    assert "invalid resource handle" in found["without time"]
+    assert "device not ready" in found["not reached"]
+    assert found["records"] == 3
+
+
 def test_memory_that_is_freed_while_in_use():
     assert run("freed_while_in_use") == [0, 8, 8]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from overnet.metrics import psnr_luma
 from overnet.pairs import find_pairs, read_pair
 from overnet.runtime.upscaler import Upscaler
 from tests.conftest import SHARED, needs_shared, run_command
+from tests.doubles.running import run_over_stand_in
 from tests.overnet.test_evaluate import BUNDLED_PSNR_DB
 from tests.overnet.test_evaluated_model import relabelled
 
@@ -107,6 +109,28 @@ def test_the_table(folder, small_models, overnet_eval):
     assert mean.split()[3] == f"{mean_quality(qualities).psnr_db:.2f}"
     # Columns end below one another.
     assert len({len(line) for line in (units, one, two, mean)}) == 1
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_an_engine_that_is_built_meanwhile_is_told(folder, small_models, on_terminal):
+    """On a terminal below the line of the pictures, and gone with it; elsewhere in a line each."""
+
+    terminal = {"TERM": "xterm", "COLUMNS": "100"}
+
+    def said(*options):
+        arguments = str(small_models / "small_x2.onnx"), str(folder / "set"), str(folder), options, on_terminal
+        return run_over_stand_in("tests.overnet.eval_scenarios:said_while_building", *arguments, env=terminal)
+
+    lines = said()
+    waiting = "another process builds this engine; waiting"
+    if on_terminal:
+        assert re.search(r"set x2 .*0/2.*\n.*choosing kernels .*[123]/3", lines)
+        # The line of the pictures alone again; and a note at the end, when all lines are gone.
+        assert re.search(r"set x2 [^\n]*1/2", lines)
+        assert lines.rstrip().endswith(f"note: x2: {waiting}")
+    else:
+        assert lines.splitlines()[:2] == [waiting, "choosing kernels"]
+    assert said("--quiet") == ""
 
 
 def test_what_a_lower_precision_costs(folder, half, in_json, overnet_eval):

@@ -17,8 +17,10 @@ from overnet.benchmarks import gpu_checks
 from overnet.benchmarks.gpu_setting import Setting, frames, photograph_like, stream_all
 from overnet.errors import BackendError, OverNetError
 from overnet.runtime import slot_stream
+from overnet.runtime.cuda import Gpu
 from overnet.runtime.slot import Slot
 from overnet.runtime.slot_commons import SlotCommons
+from overnet.runtime.slot_ring import SlotRing
 from tests.doubles.cuda_driver import CudaDriver
 
 
@@ -167,6 +169,86 @@ def no_allocation_for_a_frame(engine, reference):
             allocations.append(counters.total_device_allocations + counters.total_host_allocations)
     nothing_wrong(driver)
     return allocations
+
+
+def stage_times(engine, reference, zero_copy, graphs):
+    """Time two pictures while copies take 2 ms for 1 kB and computing at least 40 ms, on a host that is slow.
+
+    Returns the times that the backend tells and those of the stand-in's timeline, in ms and summed over the pictures;
+    and what came of the timed pictures and of one after them.
+    """
+    driver = CudaDriver()
+    settings = setting(engine, reference)
+    pictures = np.stack(list(frames(settings.size, 2)))
+    copy_in = Gpu.copy_in
+
+    def slowly(*arguments):
+        time.sleep(0.03)
+        copy_in(*arguments)
+
+    upscaled = []
+    wait = SlotRing.wait
+
+    def looked_at(ring, slot):
+        wait(ring, slot)
+        upscaled.append(slot.output.copy())
+
+    options = {"slots": 1, "zero_copy": zero_copy, "cuda_graphs": graphs}
+    with settings.expected() as on_cpu, settings.upscaler(**options) as upscaler:
+        expected = [on_cpu(picture) for picture in pictures]
+        backend = upscaler.backend_for(2)
+        before_first = backend.activation_memory_bytes
+        backend.upscale_timed(pictures[:1])
+        driver.set_rates(copy_bytes_per_second=500e3, launch_microseconds=40_000)
+        driver.reset()
+        with mock.patch.object(Gpu, "copy_in", slowly), mock.patch.object(SlotRing, "wait", looked_at):
+            told = backend.upscale_timed(pictures)
+        counters, timeline = driver.counters(), driver.timeline()
+        driver.set_rates()
+        upscaled.append(backend.upscale(pictures[:1])[0])
+        memory_bytes = backend.activation_memory_bytes
+    nothing_wrong(driver)
+    spent = {
+        kind: [(timing.end_s - timing.start_s) * 1e3 for timing in timeline if timing.kind == kind]
+        for kind in ("HtoD", "launch", "DtoH")
+    }
+    return {
+        "told": [told.copy_in_ms, told.compute_ms, told.copy_out_ms],
+        # Every other computing is the one that keeps the GPU busy.
+        "timeline": [sum(spent["HtoD"]), sum(spent["launch"][1::2]), sum(spent["DtoH"])],
+        "launches": counters.launches,
+        "graph launches": counters.graph_launches,
+        "captures": counters.captures,
+        "right": [bool(np.array_equal(*pair)) for pair in zip(upscaled, [*expected, expected[0]], strict=True)],
+        "memory": [before_first, memory_bytes],
+    }
+
+
+def calls_of_untimed_runs(engine, reference, shares):
+    """What the driver counts for five pictures before one is timed, and for five after."""
+    driver = CudaDriver()
+    settings = setting(engine, reference)
+    begin = SlotCommons.begin
+    sharing = mock.patch.object(
+        SlotCommons, "begin", lambda self, slots, *, shares_activations: begin(self, slots, shares_activations=shares)
+    )
+    picture = np.stack(list(frames(settings.size, 1)))
+    counted = []
+    with sharing, settings.upscaler(slots=1) as upscaler:
+        backend = upscaler.backend_for(2)
+        for _ in range(3):  # until computing is recorded
+            backend.upscale(picture)
+        for timed in (False, True):
+            if timed:
+                backend.upscale_timed(picture)
+            driver.reset()
+            for _ in range(5):
+                backend.upscale(picture)
+            counters = driver.counters()._asdict()
+            live = {name: counters.pop(name) for name in ("events", "peak_device_bytes")}
+            counted.append({**counters, "events": live["events"] - (4 if timed else 0)})
+    nothing_wrong(driver)
+    return counted
 
 
 def short_of_memory(engine, reference, size, slots):

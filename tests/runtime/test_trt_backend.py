@@ -131,6 +131,38 @@ def test_nothing_is_allocated_for_a_frame(engine, model):
     assert later == [0, 0]
 
 
+@pytest.mark.parametrize("graphs", [True, False])
+def test_times_of_the_stages(engine, model, graphs):
+    found = run("stage_times", engine, model, False, graphs)
+    # Two pictures of 40 x 48, at 2 ms a kB, and 40 ms; never less than that, and what the timeline has beyond it.
+    least = [2 * 5.76 * 2, 2 * 40, 2 * 23.04 * 2]
+    # A busy machine may hold up the stream's thread between a mark and the work; the host's 30 ms a picture are not in.
+    for told, timeline, known in zip(found["told"], found["timeline"], least, strict=True):
+        assert known - 0.1 <= timeline - 0.1 <= told <= timeline * 1.05 + 10
+    assert found["right"] == [True] * 3
+    assert found["launches"] == 4 and found["captures"] == 0
+    assert found["graph launches"] == (4 if graphs else 0)
+
+
+def test_times_where_nothing_is_copied(engine, model):
+    found = run("stage_times", engine, model, True, True)
+    copy_in, compute, copy_out = found["told"]
+    assert copy_in == copy_out == 0
+    assert 80 <= found["timeline"][1] - 0.1 <= compute <= found["timeline"][1] * 1.05 + 10
+    assert found["right"] == [True] * 3
+    # As the engine states it for its largest picture, at 100 bytes a pixel; one that was given is there at once.
+    assert found["memory"] == [128 * 128 * 100] * 2
+
+
+@pytest.mark.parametrize(("shares", "records"), [(False, 1), (True, 2)])
+def test_runs_that_are_not_timed_cost_what_they_did(engine, model, shares, records):
+    before, after = run("calls_of_untimed_runs", engine, model, shares)
+    assert before == after
+    # The end of a picture, and where activation memory is shared the end of computing.
+    assert before["event_records"] == 5 * records
+    assert (before["graph_launches"], before["captures"]) == (5, 0)
+
+
 def short_of_memory(engine, model, size, limit_bytes):
     return run("short_of_memory", engine, model, size, 3, env={"OVERNET_CUDA_LIMIT": str(limit_bytes)})
 
