@@ -1,4 +1,4 @@
-"""The commands: ``overnet`` with its subcommands, and ``overnet-run`` and ``overnet-export``, which are two of them.
+"""The commands: ``overnet`` with its subcommands, and ``overnet-run``, ``-export`` and ``-bench``, which are three of them.
 
 Each command imports what it needs when it runs, so that ``--help`` answers at once.
 """
@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from overnet._version import __version__
+from overnet.cli_bench import bench_command
 from overnet.cli_common import PLAIN, SeveralValuesCommand, complain, interruptible
 from overnet.cli_eval import evaluate_command
 from overnet.cli_export import export_command
@@ -48,6 +49,7 @@ app.command("run")(run_command)
 app.command("export")(export_command)
 app.command("eval", cls=SeveralValuesCommand)(evaluate_command)
 app.command("train")(train_command)
+app.command("bench", cls=SeveralValuesCommand)(bench_command)
 
 
 @app.command()
@@ -119,3 +121,10 @@ def main_export() -> None:
     alone = typer.Typer(**PLAIN)
     alone.command()(export_command)
     _leave(_main(alone, "overnet-export"))
+
+
+def main_bench() -> None:
+    """``overnet-bench``: the same as ``overnet bench``."""
+    alone = typer.Typer(**PLAIN)
+    alone.command(cls=SeveralValuesCommand)(bench_command)
+    _leave(_main(alone, "overnet-bench"))

@@ -49,7 +49,7 @@ class TrainSettings:
         with "l1" and then for some time with "l2" at a low rate, a network's PSNR is a little higher.
     clip : largest norm of the gradient; 0 clips nothing.
     ema : decay of the averaged weights, a step; 0 averages nothing, and the weights are used as they are.
-    autocast : "bf16", "fp16" or "off"; "auto" is bf16 where the device computes in it.
+    autocast : "bf16", "fp16" or "off"; "auto" is bf16 where the device is faster in it.
     channels_last : the memory layout that convolutions are fast in.
     compile : let torch.compile make the trunk faster (it takes a compiler and some minutes at the start).
     seed : of everything that is drawn.

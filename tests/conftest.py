@@ -77,7 +77,12 @@ def write_clip(path, frames=12, size=(64, 48)):
 
 def run_command(*arguments, program="overnet-run", cwd=None, **options):
     """Run one of the commands as a user does, in a process of its own."""
-    entry = {"overnet-run": "main_run", "overnet-export": "main_export", "overnet": "main"}[program]
+    entry = {
+        "overnet-run": "main_run",
+        "overnet-export": "main_export",
+        "overnet": "main",
+        "overnet-bench": "main_bench",
+    }[program]
     return subprocess.run(
         [sys.executable, "-c", f"from overnet.cli import {entry}; {entry}()", *map(str, arguments)],
         capture_output=True,

@@ -1,0 +1,393 @@
+"""The whole benchmark: which cases there are, all that is measured of them, and the run that it makes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from overnet.artifact import PRECISIONS
+from overnet.benchmarks.cases import CaseRequest, run_case
+from overnet.benchmarks.machine import describe_machine
+from overnet.benchmarks.memory import growth
+from overnet.benchmarks.peak import measure_peaks, share_of_peak
+from overnet.benchmarks.power import why_no_source
+from overnet.benchmarks.quality import check_picture, make_reference, write_reference
+from overnet.benchmarks.race import Entrant, PictureSize, RaceRequest, run_race
+from overnet.benchmarks.results import BenchmarkRun, Case, CaseResult, Peak, Ratio, SamplePictures, VideoStages
+from overnet.benchmarks.sample_pictures import make_samples
+from overnet.benchmarks.truth import read_truth
+from overnet.benchmarks.video_stages import measure_video
+from overnet.cuda_device import check_device, cuda_device_count
+from overnet.errors import InputError, OverNetError
+from overnet.evaluate import Upscale
+from overnet.evaluated_model import choose_model, describe
+from overnet.runtime.backend import BACKENDS, ModelKind, choose_backends, model_kind
+from overnet.runtime.tiling import available_memory_bytes
+from overnet.runtime.upscaler import Upscaler
+from overnet.sidecar import LARGEST_BATCH
+from overnet.weights import bundled_checkpoint, bundled_folder
+
+__all__ = ["BenchmarkOptions", "PictureSize", "Progress", "run_benchmark"]
+
+# Told what is being done, how many steps are done, and how many there are.
+Progress = Callable[[str, int, int], None]
+
+_LARGEST_SIDE = 16384
+_FEWEST_FRAMES, _MOST_FRAMES = 10, 300
+# A machine that others use gives other figures each time.
+_BUSY_LOAD = 0.25
+_HIGHEST_SCALE = 8
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """What is measured.
+
+    Attributes
+    ----------
+    backends : names of `overnet.runtime.backend.BACKENDS`, or ``"auto"``.
+    scales, sizes, precisions : each of them for each backend; without a precision, the backend's usual one.
+    model : as `overnet.runtime.upscaler.Upscaler` takes it; None for the bundled one.
+    seconds : that each figure is measured for at least.
+    batch : pictures given at once.
+    data : a folder of real pictures to judge results on; None for the package's own.
+    rivals : whether to race against what a user would pick instead.
+    rival_models : see `overnet.benchmarks.rivals.RivalOptions`.
+    video : whether to upscale a short clip from file to file.
+    power : whether to measure what the machine draws.
+    sustained_seconds : how long each case is kept busy to see whether its speed holds; 0: not.
+    threads, device, provider, slots : as `overnet.runtime.upscaler.Upscaler` takes them.
+    pictures : whether to make the pictures for a report.
+    """
+
+    backends: list[str]
+    scales: list[int]
+    sizes: list[PictureSize]
+    precisions: list[str]
+    model: Path | None = None
+    seconds: float = 10.0
+    batch: int = 1
+    data: Path | None = None
+    rivals: bool = False
+    rival_models: Path | None = None
+    video: bool = True
+    power: bool = True
+    sustained_seconds: float = 0.0
+    threads: int | None = None
+    device: int = 0
+    provider: str = "cpu"
+    slots: int = 3
+    pictures: bool = False
+
+    def as_texts(self) -> dict[str, str]:
+        """Each option in words, for a report; of files the name alone."""
+        texts = {
+            "backend": " ".join(self.backends),
+            "scale": " ".join(map(str, self.scales)),
+            "size": " ".join(f"{size.width}x{size.height}" for size in self.sizes),
+            "precision": " ".join(self.precisions) or "the backend's usual one",
+            "model": "bundled" if self.model is None else self.model.name,
+            "seconds": f"{self.seconds:g}",
+            "batch": str(self.batch),
+            "data": "photographs that come along" if self.data is None else self.data.name,
+            "rivals": "yes" if self.rivals else "no",
+            "sustained": f"{self.sustained_seconds:g}",
+            "threads": "all" if self.threads is None else str(self.threads),
+            "device": str(self.device),
+            "provider": self.provider,
+            "slots": str(self.slots),
+        }
+        return texts
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One backend in one precision, as it takes part."""
+
+    backend: str
+    precision: str
+
+
+def run_benchmark(
+    options: BenchmarkOptions, *, command: list[str], on_progress: Progress = lambda doing, done, total: None
+) -> BenchmarkRun:
+    """Measure all that the options ask for.
+
+    Parameters
+    ----------
+    command : as it was typed, to be kept with the results.
+    on_progress : is told of every step.
+
+    Returns
+    -------
+    The run. A case that fails has its error in place of figures, and does not keep the others from being measured.
+
+    Raises
+    ------
+    InputError : an option is out of range, or the model or the data are not what they should be.
+    MissingDependency : a backend that is asked for by name is not installed.
+    BackendError : a GPU is asked for that is not there.
+    """
+    return _Benchmark(options, on_progress).run(command)
+
+
+class _Benchmark:
+    """One run, as it goes on."""
+
+    def __init__(self, options: BenchmarkOptions, on_progress: Progress) -> None:
+        self.options, self._on_progress = options, on_progress
+        self.notes: list[str] = []
+        _check(options)
+        for scale in options.scales:
+            read_truth(options.data, scale)  # what is wrong with it is said before anything is measured
+        self.backends = list(dict.fromkeys(self._backend(name) for name in options.backends))
+        self._gpu = options.device if any(self._on_gpu(name) for name in self.backends) else None
+        if self._gpu is not None:
+            check_device(self._gpu)
+        self.entries = {scale: list(dict.fromkeys(self._entries(scale))) for scale in options.scales}
+        self._has_power = options.power
+        self._total = 2 + sum(
+            len(entries) * (len(options.sizes) + int(options.video and scale == options.scales[0])) + options.rivals
+            for scale, entries in self.entries.items()
+        )
+        self._done = 0
+
+    def run(self, command: list[str]) -> BenchmarkRun:
+        """Measure everything, the cases first: they are what the run is for."""
+        started, began = datetime.now().astimezone(), time.monotonic()
+        load = _load_average()
+        if load is not None and load > _BUSY_LOAD:
+            self.notes.append(
+                f"the machine was busy before the run (load {100 * load:.0f}% of its processors): figures are too slow"
+            )
+        self._step("looking at the machine")
+        machine = describe_machine()
+        peaks = measure_peaks(self._gpu)
+        if self.options.power and (reason := why_no_source(self._gpu)):
+            self.notes.append(f"no power figures: {reason}")
+            self._has_power = False
+        results = [_with_share(result, peaks) for result in self._cases()]
+        videos = list(self._videos(results)) if self.options.video else []
+        ratios: list[Ratio] = []
+        if self.options.rivals:
+            for scale in self.options.scales:
+                self._race(scale, results, ratios, peaks)
+        self._step("making the report")
+        pictures = self._pictures() if self.options.pictures else []
+        return BenchmarkRun(
+            started=started.isoformat(timespec="seconds"),
+            command=command,
+            seconds=time.monotonic() - began,
+            machine=machine,
+            options=self.options.as_texts(),
+            results=results,
+            ratios=ratios,
+            growth=growth(results, available_memory_bytes()),
+            videos=videos,
+            peaks=peaks,
+            pictures=pictures,
+            load_average=load,
+            notes=list(dict.fromkeys(self.notes)),
+        )
+
+    def _step(self, doing: str) -> None:
+        self._on_progress(doing, self._done, self._total)
+        self._done += 1
+
+    def _backend(self, name: str) -> str:
+        """The backend's own name: what ``"auto"`` stands for, and whether what is named is there."""
+        model = self.options.model
+        kind: ModelKind = "onnx" if name != "torch" else "checkpoint"
+        if model is not None and not model.is_dir():
+            kind = model_kind(model)
+        return choose_backends(name, kind)[0].name
+
+    def _on_gpu(self, backend: str) -> bool:
+        if backend == "onnxruntime":
+            return self.options.provider != "cpu"
+        # PyTorch takes a GPU where it finds one.
+        return BACKENDS[backend].on_gpu or (backend == "torch" and cuda_device_count() > 0)
+
+    def _entries(self, scale: int) -> Iterator[_Entry]:
+        for backend in self.backends:
+            for precision in self.options.precisions or [self._usual_precision(backend, scale)]:
+                yield _Entry(backend, precision)
+
+    def _usual_precision(self, backend: str, scale: int) -> str:
+        model = self.options.model
+        if model is not None and model.suffix.lower() in (".onnx", ".engine"):
+            artifact = describe(model)
+            if artifact is not None and not (BACKENDS[backend].on_gpu and artifact.precision == "fp32"):
+                return artifact.precision
+        if BACKENDS[backend].on_gpu:
+            return "fp16"
+        default = bundled_checkpoint() if backend == "torch" else bundled_folder()
+        return choose_model(model or default, scale, None).precision
+
+    def _cases(self) -> Iterator[CaseResult]:
+        """Each case in a process of its own."""
+        options = self.options
+        with tempfile.TemporaryDirectory(prefix="overnet-bench-") as name:
+            for scale, entries in self.entries.items():
+                for size in options.sizes:
+                    file = Path(name) / f"x{scale}_{size.width}x{size.height}.npz"
+                    picture = check_picture(size.width, size.height)
+                    write_reference(make_reference(picture, scale, options.model), file)
+                    for entry in entries:
+                        case = Case(
+                            entry.backend, "backend", entry.precision, scale, size.width, size.height, options.batch
+                        )
+                        self._step(case.title)
+                        yield run_case(self._request(case, file), on_progress=self._within)
+
+    def _within(self, doing: str, done: int, total: int) -> None:
+        """What takes long within a step, such as the building of an engine."""
+        share = f" {done}/{total}" if total else ""
+        self._on_progress(f"{doing}{share}", self._done - 1, self._total)
+
+    def _request(self, case: Case, reference: Path) -> CaseRequest:
+        options = self.options
+        return CaseRequest(
+            case,
+            model=None if options.model is None else str(options.model),
+            threads=options.threads,
+            device=options.device,
+            provider=options.provider,
+            slots=options.slots,
+            seconds=options.seconds,
+            sustained_seconds=options.sustained_seconds,
+            reference_file=str(reference),
+            truth=None if options.data is None else str(options.data),
+            measure_power=self._has_power,
+        )
+
+    def _videos(self, results: list[CaseResult]) -> Iterator[VideoStages]:
+        """A clip of the first size at the first scale, through each backend that got that far."""
+        size, scale = self.options.sizes[0], self.options.scales[0]
+        for result in results:
+            case = result.case
+            if (case.width, case.height, case.scale) != (size.width, size.height, scale):
+                continue
+            self._step(f"{case.name} x{scale}: a video of {size.width}x{size.height}")
+            if result.pictures_per_second is None:
+                continue
+            frames = int(self.options.seconds * result.pictures_per_second)
+            try:
+                with self._upscaler(case.method, case.precision, scale) as upscaler:
+                    stages = measure_video(
+                        upscaler,
+                        scale,
+                        width=size.width,
+                        height=size.height,
+                        frames=min(max(frames, _FEWEST_FRAMES), _MOST_FRAMES),
+                    )
+            except (OverNetError, MemoryError) as error:
+                self.notes.append(f"{case.name} x{scale}: no figures for video: {error}")
+            else:
+                yield stages
+
+    def _upscaler(self, backend: str, precision: str, scale: int) -> Upscaler:
+        options, model = self.options, self.options.model
+        if not BACKENDS[backend].on_gpu:
+            default = bundled_checkpoint() if backend == "torch" else bundled_folder()
+            chosen = choose_model(model or default, scale, precision)
+            model, precision = chosen.path, chosen.runtime_precision
+        return Upscaler(
+            scale,
+            model=model,
+            backend=backend,
+            precision=precision,
+            threads=options.threads,
+            device=options.device,
+            provider=options.provider,
+            slots=options.slots,
+        )
+
+    def _race(self, scale: int, results: list[CaseResult], ratios: list[Ratio], peaks: list[Peak]) -> None:
+        options = self.options
+        self._step(f"x{scale}: the rivals, in turns")
+        request = RaceRequest(
+            entrants=[Entrant(entry.backend, entry.precision) for entry in self.entries[scale]],
+            scale=scale,
+            sizes=options.sizes,
+            batch=options.batch,
+            seconds=2 * options.seconds * len(options.sizes),
+            model=None if options.model is None else str(options.model),
+            threads=options.threads,
+            device=options.device,
+            provider=options.provider,
+            rival_models=None if options.rival_models is None else str(options.rival_models),
+            data=None if options.data is None else str(options.data),
+        )
+        try:
+            outcome = run_race(request)
+        except OverNetError as error:
+            self.notes.append(f"x{scale}: no race against rivals: {error}")
+            return
+        results += [_with_share(result, peaks) for result in outcome.results]
+        ratios += outcome.ratios
+        self.notes += outcome.notes
+
+    def _pictures(self) -> list[SamplePictures]:
+        pictures: list[SamplePictures] = []
+        for scale, entries in self.entries.items():
+            methods: dict[str, Upscale] = {}
+            upscalers = []
+            try:
+                for entry in entries:
+                    name = Case(entry.backend, "backend", entry.precision, scale, 1, 1).name
+                    try:
+                        upscaler = self._upscaler(entry.backend, entry.precision, scale)
+                    except OverNetError:
+                        continue  # its cases say why
+                    upscalers.append(closing(upscaler))
+                    methods[name] = upscaler
+                pictures += make_samples(methods, scale, self.options.data)
+            finally:
+                for each in upscalers:
+                    with each:
+                        pass
+        return pictures
+
+
+def _with_share(result: CaseResult, peaks: list[Peak]) -> CaseResult:
+    """With the share of what the machine can do at most, where both are known."""
+    peak = next((peak for peak in peaks if result.device.startswith(peak.device)), None)
+    if peak is None or result.latency is None or result.multiply_accumulates is None:
+        return result
+    seconds = result.latency.host.p50_ms / 1000
+    work = result.multiply_accumulates * result.case.batch
+    return replace(result, share_of_peak=share_of_peak(work, seconds, peak))
+
+
+def _load_average() -> float | None:
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):  # on Windows there is none
+        return None
+
+
+def _check(options: BenchmarkOptions) -> None:
+    """Refuse what is out of range.
+
+    Raises
+    ------
+    InputError : it is.
+    """
+    for scale in options.scales:
+        if not 2 <= scale <= _HIGHEST_SCALE:
+            raise InputError(f"scale is {scale}; it must be from 2 to {_HIGHEST_SCALE}")
+    for size in options.sizes:
+        if not (1 <= size.width <= _LARGEST_SIDE and 1 <= size.height <= _LARGEST_SIDE):
+            raise InputError(f"size is {size.width}x{size.height}; each side must be from 1 to {_LARGEST_SIDE}")
+    for precision in options.precisions:
+        if precision not in PRECISIONS:
+            raise InputError(f"precision is {precision[:40]!r}; it can be {', '.join(PRECISIONS)}")
+    if not 1 <= options.batch <= LARGEST_BATCH:
+        raise InputError(f"batch is {options.batch}; it must be from 1 to {LARGEST_BATCH}")

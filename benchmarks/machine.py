@@ -1,0 +1,271 @@
+"""What machine this is and what is installed on it, as far as it has a say in speed. Works without torch and anywhere.
+
+Reports are published: names of users, of hosts and of folders are left out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from overnet._version import __version__
+from overnet.benchmarks.control_groups import Limits, read_limits
+from overnet.benchmarks.power_nvml import opened
+from overnet.benchmarks.results import Machine
+from overnet.cuda_device import cuda_device, cuda_device_count
+from overnet.environment import parse_driver_version, parse_jetpack_version, parse_l4t_version
+from overnet.errors import OverNetError, require
+
+# By what users call them: the distributions that bring them, the first that is installed counts.
+_LIBRARIES = {
+    "NumPy": ("numpy",),
+    "OpenCV": ("opencv-python", "opencv-contrib-python", "opencv-python-headless", "opencv-contrib-python-headless"),
+    "PyAV": ("av",),
+    "OpenVINO": ("openvino",),
+    "ONNX Runtime": ("onnxruntime", "onnxruntime-gpu"),
+    "ONNX": ("onnx",),
+    "PyTorch": ("torch",),
+    "TensorRT": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
+    "TensorRT-RTX": ("tensorrt-rtx", "tensorrt_rtx_cu13", "tensorrt_rtx_cu12"),
+    "PyCUDA": ("pycuda",),
+    "cuda-bindings": ("cuda-bindings",),
+    "ncnn": ("ncnn",),
+}
+# They change how many threads libraries start. Only whole numbers and lists of these are shown.
+_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "OPENCV_FOR_THREADS_NUM",
+    "CUDA_VISIBLE_DEVICES",
+)
+# What computes networks faster, by the kernel's name for it.
+_INSTRUCTIONS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx_vnni": "AVX VNNI",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512_bf16": "AVX-512 BF16",
+    "avx512_fp16": "AVX-512 FP16",
+    "amx_tile": "AMX",
+    "asimd": "Neon",
+    "asimdhp": "Neon FP16",
+    "asimddp": "Neon dot product",
+    "bf16": "Neon BF16",
+    "sve": "SVE",
+}
+_CPUS = "sys/devices/system/cpu"
+_DRIVERS = {"win32": "nvcuda.dll"}
+_ASKED_SECONDS = 5
+
+
+def describe_machine(root: Path = Path("/")) -> Machine:
+    """Find out where this runs. What cannot be found out is left out; nothing is raised.
+
+    Parameters
+    ----------
+    root : where Linux's ``/proc``, ``/sys`` and ``/etc`` are looked for.
+    """
+    limits = read_limits(root)
+    processor = _processor(root)
+    memory_bytes = int(psutil.virtual_memory().total)
+    return Machine(
+        name=_board(root) or processor,
+        system=_system(),
+        processor=processor,
+        cores=usable_cores(limits),
+        memory_bytes=min(memory_bytes, limits.memory_bytes or memory_bytes),
+        gpus=_gpus(root),
+        versions=_versions(),
+        settings=_settings(root, limits),
+    )
+
+
+def usable_cores(limits: Limits | None = None) -> int:
+    """How many processors this process may use, by its affinity and by its control group's share of time.
+
+    Parameters
+    ----------
+    limits : of the control group; None: they are read.
+    """
+    limits = limits or read_limits()
+    cores = os.cpu_count() or 1
+    if sys.platform == "linux":
+        cores = len(os.sched_getaffinity(0))
+    return cores if limits.cores is None else max(1, min(cores, math.ceil(limits.cores)))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
+
+
+def _board(root: Path) -> str:
+    """A board's name as its maker gives it, on a Jetson and its like."""
+    return _text(root / "proc/device-tree/model")
+
+
+def _processor(root: Path) -> str:
+    found = re.search(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
+    if found:
+        return " ".join(found[1].split())
+    if sys.platform == "linux":
+        # On Arm the kernel has numbers only; lscpu knows what they mean.
+        listed = re.search(r"^Model name:\s*(.+)$", _said("lscpu"), re.MULTILINE)
+        if listed and listed[1].strip() != "-":
+            return listed[1].strip()
+    elif sys.platform == "darwin":
+        brand = _said("sysctl", "-n", "machdep.cpu.brand_string").strip()
+        if brand:
+            return brand
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def _flags(root: Path) -> set[str]:
+    """What the kernel says that the processor can do, on x86 and Arm."""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
+    return set(found[1].split()) if found else set()
+
+
+def _said(*command: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603 - a system's own command
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_ASKED_SECONDS,
+            env={**os.environ, "LC_ALL": "C"},
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout
+
+
+def _system() -> str:
+    names = [platform.system(), platform.release(), platform.machine()]
+    with suppress(OSError, AttributeError):
+        names.append(f"({platform.freedesktop_os_release()['PRETTY_NAME']})")
+    return " ".join(name for name in names if name)
+
+
+def _gpus(root: Path) -> list[str]:
+    # On a Jetson, NVML is not there or knows little.
+    with suppress(OverNetError):
+        nvml = require("pynvml", extra="bench", purpose="naming GPUs")
+        with opened(nvml), suppress(nvml.NVMLError):
+            found = _gpus_in_nvml(nvml)
+            if found:
+                return found
+    driver = parse_driver_version(_text(root / "proc/driver/nvidia/version"))
+    devices = [cuda_device(number) for number in range(cuda_device_count())]
+    return [
+        ", ".join(
+            [
+                device.name,
+                f"compute capability {device.compute_capability}",
+                *(["memory shared with the CPU"] if device.shares_memory else []),
+                *([f"driver {driver}"] if driver else []),
+            ]
+        )
+        for device in devices
+        if device is not None
+    ]
+
+
+def _gpus_in_nvml(nvml: Any) -> list[str]:  # noqa: ANN401 - it has no types
+    driver = _words(nvml.nvmlSystemGetDriverVersion())
+    lines = []
+    for number in range(nvml.nvmlDeviceGetCount()):
+        handle = nvml.nvmlDeviceGetHandleByIndex(number)
+        name, total = _words(nvml.nvmlDeviceGetName(handle)), nvml.nvmlDeviceGetMemoryInfo(handle).total
+        lines.append(f"{name}, {total / 1e9:.1f} GB, driver {driver}")
+    return lines
+
+
+def _words(text: str | bytes) -> str:
+    """Older packages give bytes."""
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+
+
+def _versions() -> dict[str, str]:
+    versions = {"Python": platform.python_version(), "overnet": __version__}
+    for title, distributions in _LIBRARIES.items():
+        for distribution in distributions:
+            with suppress(importlib.metadata.PackageNotFoundError):
+                versions.setdefault(title, importlib.metadata.version(distribution))
+    if "OpenCV" not in versions:  # a build of its own, such as a Jetson's
+        with suppress(ImportError):
+            import cv2  # noqa: PLC0415 - optional on aarch64
+
+            versions["OpenCV"] = str(cv2.__version__)
+    versions["NumPy's BLAS"] = blas_of_numpy()
+    cuda = _cuda_of_driver()
+    return versions if cuda is None else {**versions, "CUDA of the driver": cuda}
+
+
+def blas_of_numpy() -> str:
+    """The library that NumPy multiplies matrices with, such as ``"OpenBLAS 0.3.31"``."""
+    found = np.show_config(mode="dicts")
+    blas = found.get("Build Dependencies", {}).get("blas", {})
+    name, version = str(blas.get("name", "unknown")), str(blas.get("version", ""))
+    title = "OpenBLAS" if "openblas" in name.lower() else name
+    return f"{title} {version}".strip()
+
+
+def _cuda_of_driver() -> str | None:
+    """The newest CUDA that the driver runs, such as ``"13.0"``."""
+    version = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL(_DRIVERS.get(sys.platform, "libcuda.so.1"))
+        if driver.cuDriverGetVersion(ctypes.byref(version)):
+            return None
+    except (OSError, AttributeError):
+        return None
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def _settings(root: Path, limits: Limits) -> dict[str, str]:
+    settings = {"processors of the machine": str(os.cpu_count() or "unknown")}
+    governors = {_text(path) for path in root.glob(f"{_CPUS}/cpu[0-9]*/cpufreq/scaling_governor")} - {""}
+    if governors:
+        settings["governor"] = ", ".join(sorted(governors))
+    clocks = {_text(path) for path in root.glob(f"{_CPUS}/cpu[0-9]*/cpufreq/scaling_max_freq")}
+    highest = [int(clock) // 1000 for clock in clocks if clock.isdecimal()]
+    if highest:
+        settings["highest clock allowed"] = f"{max(highest)} MHz"
+    for name, on in ((f"{_CPUS}/intel_pstate/no_turbo", "0"), (f"{_CPUS}/cpufreq/boost", "1")):
+        switch = _text(root / name)
+        if switch:
+            settings["turbo"] = "on" if switch == on else "off"
+    flags = _flags(root)
+    instructions = [title for flag, title in _INSTRUCTIONS.items() if flag in flags]
+    if instructions:
+        settings["vector instructions"] = ", ".join(instructions)
+    if "hypervisor" in flags:
+        settings["virtual machine"] = "yes"
+    if limits.cores is not None:
+        settings["processor time, at most"] = f"{limits.cores:g} cores (control group)"
+    if limits.memory_bytes is not None:
+        settings["memory, at most"] = f"{limits.memory_bytes / 1e9:.1f} GB (control group)"
+    l4t = parse_l4t_version(_text(root / "etc/nv_tegra_release"))
+    if l4t:
+        jetpack = parse_jetpack_version(_text(root / "var/lib/dpkg/status"))
+        settings["JetPack"] = f"{jetpack} (L4T {l4t})" if jetpack else f"L4T {l4t}"
+    given = {name: os.environ.get(name, "") for name in _VARIABLES}
+    return {**settings, **{name: value for name, value in given.items() if re.fullmatch(r"\d+(,\d+)*", value)}}

@@ -1,0 +1,199 @@
+"""What a machine can do at most: float32 arithmetic in a large product of matrices, and bytes copied in memory.
+
+A peak is a maximum: of several sizes, libraries and repetitions the best counts, so that a machine that is busy for a
+moment does not look slower than it is. What a network reaches is given as a share of it (the "roofline" of S. Williams,
+A. Waterman and D. Patterson, 2009).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from overnet.benchmarks.machine import blas_of_numpy, usable_cores
+from overnet.benchmarks.results import Peak
+from overnet.errors import InputError, MissingDependency, require
+
+# Small enough for the caches of a small board, and large enough for all cores of a large machine.
+_MATRIX_SIDES = (512, 1024, 2048)
+_GPU_MATRIX_SIDES = (2048, 4096, 8192)
+_LEAST_REPETITIONS = 3
+# What is copied is so many times as large as the last cache, so that it comes from memory.
+_TIMES_CACHE = 4
+_LEAST_COPIED_BYTES, _MOST_COPIED_BYTES = 64 << 20, 1 << 30
+# Of the memory that is free; source and destination each take it.
+_MEMORY_SHARE = 0.125
+_CACHE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def measure_peaks(gpu: int | None, seconds: float = 1.0) -> list[Peak]:
+    """Measure the CPU, and a GPU where one is asked for and torch finds it.
+
+    The CPU's product is NumPy's, or PyTorch's where that is installed and faster; `Peak.measured_by` says which. The
+    GPU's was never run on one by its authors: they had none.
+
+    Parameters
+    ----------
+    gpu : its number, counted from 0 among those that CUDA_VISIBLE_DEVICES leaves; None: the CPU alone.
+    seconds : about how long each library multiplies, and each device copies.
+
+    Returns
+    -------
+    The CPU's, then the GPU's where it could be measured.
+
+    Raises
+    ------
+    InputError : no time at all.
+    """
+    if not seconds > 0:
+        raise InputError(f"seconds is {seconds:g}; it must be more than 0")
+    peaks = [_cpu(seconds)]
+    if gpu is not None:
+        on_gpu = _gpu(gpu, seconds)
+        peaks += [] if on_gpu is None else [on_gpu]
+    return peaks
+
+
+def share_of_peak(multiply_accumulates: float, seconds: float, peak: Peak) -> float:
+    """The arithmetic done a second, as a share of a peak: 1 is all of it.
+
+    It can be more than 1 where the arithmetic is less exact than float32, which the peak is of.
+
+    Parameters
+    ----------
+    multiply_accumulates : done in that time; each counts as two operations.
+    seconds : that it took, more than 0.
+    """
+    return 2 * multiply_accumulates / seconds / (peak.gflops_fp32 * 1e9)
+
+
+def _cpu(seconds: float) -> Peak:
+    by_library = {f"NumPy ({blas_of_numpy()})": _numpy_gflops(seconds)}
+    try:
+        torch = require("torch", extra="torch", purpose="measuring the CPU")
+        by_library[f"PyTorch {str(torch.__version__).partition('+')[0]}"] = _torch_gflops(torch, seconds)
+    except MissingDependency:
+        pass  # NumPy's figure stands
+    fastest = max(by_library, key=lambda library: by_library[library])
+    return Peak("CPU", by_library[fastest], _copied_gigabytes_per_second(seconds), fastest)
+
+
+def _numpy_gflops(seconds: float) -> float:
+    random = np.random.default_rng(0)
+
+    def prepare(side: int) -> Callable[[], object]:
+        one, other = (random.random((side, side), np.float32) for _ in range(2))
+        product = np.empty_like(one)
+        return lambda: np.matmul(one, other, out=product)
+
+    return _best_gflops(prepare, _MATRIX_SIDES, seconds)
+
+
+def _torch_gflops(torch: Any, seconds: float) -> float:  # noqa: ANN401 - a module
+    def prepare(side: int) -> Callable[[], object]:
+        one, other, product = (torch.rand(side, side) for _ in range(3))
+        return lambda: torch.mm(one, other, out=product)
+
+    return _best_gflops(prepare, _MATRIX_SIDES, seconds)
+
+
+def _best_gflops(prepare: Callable[[int], Callable[[], object]], sides: tuple[int, ...], seconds: float) -> float:
+    """The best over some sizes of matrices; `prepare` makes what multiplies two of a side."""
+    return max(2 * side**3 / _shortest_seconds(prepare(side), seconds / len(sides)) / 1e9 for side in sides)
+
+
+def _shortest_seconds(work: Callable[[], object], budget_seconds: float) -> float:
+    """The shortest of several runs after a first one that does not count."""
+    work()
+    shortest, runs, begin = float("inf"), 0, time.perf_counter()
+    while runs < _LEAST_REPETITIONS or time.perf_counter() - begin < budget_seconds:
+        start = time.perf_counter()
+        work()
+        shortest, runs = min(shortest, time.perf_counter() - start), runs + 1
+    return shortest
+
+
+def _copied_gigabytes_per_second(seconds: float) -> float:
+    """By all cores at once, each its own part; read and written bytes both count."""
+    cores = usable_cores()
+    count = copied_bytes(last_cache_bytes(), int(psutil.virtual_memory().available)) // cores
+    # Filled, or the kernel would have nothing but one page of zeros behind it.
+    parts = [(np.full(count, 1, np.uint8), np.full(count, 2, np.uint8)) for _ in range(cores)]
+    with ThreadPoolExecutor(cores) as pool:
+
+        def copy() -> None:
+            list(pool.map(lambda part: np.copyto(part[1], part[0]), parts))
+
+        return 2 * count * cores / _shortest_seconds(copy, seconds) / 1e9
+
+
+def copied_bytes(cache_bytes: int | None, available_bytes: int) -> int:
+    """How much to copy so that caches do not help: a multiple of the last one, as far as the memory goes.
+
+    Parameters
+    ----------
+    cache_bytes : of the last cache; None where that is not known.
+    available_bytes : memory that is free.
+    """
+    wanted = max(_LEAST_COPIED_BYTES, min(_TIMES_CACHE * (cache_bytes or 0), _MOST_COPIED_BYTES))
+    return max(1, min(wanted, int(_MEMORY_SHARE * available_bytes)))
+
+
+def last_cache_bytes(root: Path = Path("/")) -> int | None:
+    """The size of the largest cache of the first processor; None where Linux does not tell.
+
+    Parameters
+    ----------
+    root : where ``/sys`` is looked for.
+    """
+    sizes = []
+    for path in root.glob("sys/devices/system/cpu/cpu0/cache/index[0-9]*/size"):
+        found = re.fullmatch(r"(\d+)([KMG]?)", path.read_text(encoding="utf-8").strip())
+        if found:
+            sizes.append(int(found[1]) * _CACHE_UNITS[found[2]])
+    return max(sizes, default=None)
+
+
+def _gpu(number: int, seconds: float) -> Peak | None:
+    """By PyTorch; None where it is not there, or sees no such GPU."""
+    try:
+        torch = require("torch", extra="torch", purpose="measuring a GPU")
+    except MissingDependency:
+        return None
+    if not torch.cuda.is_available() or number >= torch.cuda.device_count():
+        return None
+    device = torch.device("cuda", number)
+
+    def waited_for(work: Callable[[], object]) -> Callable[[], object]:
+        def run() -> None:
+            work()
+            torch.cuda.synchronize(device)
+
+        return run
+
+    def prepare(side: int) -> Callable[[], object]:
+        one, other, product = (torch.rand(side, side, device=device) for _ in range(3))
+        return waited_for(lambda: torch.mm(one, other, out=product))
+
+    # In TF32 a product is no float32 one.
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, False
+    try:
+        gflops = _best_gflops(prepare, _GPU_MATRIX_SIDES, seconds)
+    finally:
+        matmul.allow_tf32 = before
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    count = copied_bytes(_MOST_COPIED_BYTES // _TIMES_CACHE, free_bytes)
+    source, target = (torch.ones(count, dtype=torch.uint8, device=device) for _ in range(2))
+    copied = 2 * count / _shortest_seconds(waited_for(lambda: target.copy_(source)), seconds) / 1e9
+    version = str(torch.__version__).partition("+")[0]
+    return Peak(
+        str(torch.cuda.get_device_name(number)), gflops, copied, f"PyTorch {version}, CUDA {torch.version.cuda}"
+    )

@@ -1,0 +1,387 @@
+"""What a user would pick instead of OverNet's backends, each behind one function. Only what is installed takes part.
+
+=============================  =========================================================================================
+bicubic                        OpenCV's ``INTER_CUBIC``: no network at all, and the speed to expect of one line of code
+eager PyTorch                  the same network as the original runs it: uint8 to float, the network, rounded to uint8
+plain ONNX graph               the same network as it is defined, exported and run by ONNX Runtime
+OpenCV ESPCN, FSRCNN, ...      OpenCV's ``dnn_superres`` (in opencv-contrib-python) with the user's model files
+ncnn ...                       ncnn with the user's ``.param`` and ``.bin``, such as those of Real-ESRGAN
+=============================  =========================================================================================
+"""
+
+from __future__ import annotations
+
+import copy
+import platform
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from overnet.artifact import INPUT_NAME, read_artifact
+from overnet.errors import InputError, MissingDependency, require
+from overnet.evaluated_model import choose_model
+from overnet.runtime.backend import model_kind
+from overnet.runtime.torch_backend import TorchBackend
+from overnet.weights import bundled_checkpoint, bundled_folder
+from overnet.writing import printable
+
+if TYPE_CHECKING:
+    from overnet.model import OverNet
+
+Pictures = NDArray[np.uint8]
+Upscale = Callable[[Pictures], Pictures]
+
+BICUBIC, EAGER, PLAIN = "bicubic", "eager PyTorch", "plain ONNX graph"
+
+# EDSR_x2.pb, FSRCNN-small_x3.pb: as the models that OpenCV names are called.
+_SUPERRES_NAME = re.compile(r"(edsr|espcn|fsrcnn|lapsrn)[-_].*?x(\d+)", re.IGNORECASE)
+# OpenCV 5 dropped the reader of TensorFlow's files; its dnn_superres reads the same models as ONNX files.
+_SUPERRES_SUFFIX = ".pb" if int(cv2.__version__.partition(".")[0]) < 5 else ".onnx"
+# The network's multiply-accumulates are counted on a picture of this side: what is done once a picture hardly counts.
+_COUNTED_SIDE = 256
+# Of the picture that a user's model is tried on when it is loaded: larger than any kernel.
+_PROBED_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A method that is loaded and ready.
+
+    Attributes
+    ----------
+    name : for people; no two rivals have the same.
+    device : what it runs on, for people.
+    precision : of the arithmetic, as of a `overnet.benchmarks.results.Case`.
+    model : the model's file name; empty where there is none.
+    upscale : N x H x W x 3 uint8 RGB to N x scale*H x scale*W x 3 uint8 RGB.
+    is_network : whether it computes the very network that the backends compute, so that its exact result applies.
+    multiply_accumulates_per_pixel : of the input; None where that is not known.
+    bytes_per_pixel : memory that a run takes for each input pixel, as a cautious estimate; 0 where that is next to
+        nothing or not known.
+    """
+
+    name: str
+    device: str
+    precision: str
+    model: str
+    upscale: Upscale
+    is_network: bool = False
+    multiply_accumulates_per_pixel: float | None = None
+    bytes_per_pixel: int = 0
+
+
+@dataclass(frozen=True)
+class RivalOptions:
+    """What rivals are loaded from.
+
+    Attributes
+    ----------
+    model : the model that the backends run, as `overnet.runtime.upscaler.Upscaler` takes it; None for the bundled one.
+    rival_models : a folder with models for OpenCV's dnn_superres (``ESPCN_x2.pb``; ``.onnx`` from OpenCV 5 on) and for
+        ncnn (``.param`` with ``.bin``); None without.
+    threads : of the CPU; None for each library's own choice.
+    """
+
+    model: Path | None = None
+    rival_models: Path | None = None
+    threads: int | None = None
+
+
+def find_rivals(scale: int, options: RivalOptions) -> dict[str, Callable[[], Rival]]:
+    """The rivals there could be at a scale: by name, what loads each.
+
+    Loading raises an `OverNetError` of one line where a rival is not installed or its model is for something else.
+
+    Raises
+    ------
+    InputError : the folder of models is missing or cannot be read.
+    """
+    loaders: dict[str, Callable[[], Rival]] = {
+        BICUBIC: lambda: load_bicubic(scale, options.threads),
+        EAGER: lambda: load_eager(scale, checkpoint_of(options.model, scale), options.threads),
+        PLAIN: lambda: load_plain(scale, checkpoint_of(options.model, scale), options.threads),
+    }
+    for path in _files(options.rival_models):
+        title = printable(Path(path.stem))
+        named = _SUPERRES_NAME.match(path.stem)
+        if path.suffix == _SUPERRES_SUFFIX and named and int(named[2]) == scale:
+            loaders[f"OpenCV {title}"] = lambda path=path: load_superres(path, scale, options.threads)  # type: ignore[misc]
+        elif path.suffix == ".param" and path.with_suffix(".bin").is_file():
+            loaders[f"ncnn {title}"] = lambda path=path: load_ncnn(path, scale, options.threads)  # type: ignore[misc]
+    return loaders
+
+
+def _files(folder: Path | None) -> list[Path]:
+    if folder is None:
+        return []
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_file())
+    except (OSError, ValueError) as error:  # ValueError: a NUL character
+        raise InputError(f"{printable(folder)}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def checkpoint_of(model: Path | None, scale: int) -> Path:
+    """The checkpoint with the weights of a model: what PyTorch runs where backends run the model.
+
+    Parameters
+    ----------
+    model : a checkpoint, an ONNX file, an engine or a folder of these; None for the bundled model.
+
+    Raises
+    ------
+    InputError : there is no such model, or it was exported from a checkpoint that is not known here.
+    """
+    if model is None or model == bundled_folder():
+        return bundled_checkpoint()
+    if model.is_file() and model_kind(model) == "checkpoint":
+        return model
+    artifact = choose_model(model, scale, None).artifact
+    bundled = read_artifact(next(iter(sorted(bundled_folder().glob("*.onnx")))))
+    if artifact is not None and artifact.weights_sha256 == bundled.weights_sha256:
+        return bundled_checkpoint()
+    raise InputError(
+        f"{printable(Path(model.name))} has other weights than the bundled checkpoint: to see PyTorch run them, give "
+        "the checkpoint itself as the model"
+    )
+
+
+def load_bicubic(scale: int, threads: int | None = None) -> Rival:
+    """OpenCV's bicubic enlargement. It computes uint8 pictures in whole numbers, so it is an 8-bit method."""
+    _limit_opencv(threads)
+
+    def upscale(picture: Pictures) -> Pictures:
+        size = picture.shape[1] * scale, picture.shape[0] * scale
+        return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+
+    return Rival(BICUBIC, "CPU", "int8", "", _one_by_one(upscale))
+
+
+def load_eager(scale: int, checkpoint: Path, threads: int | None = None) -> Rival:
+    """The network in eager PyTorch as the original runs it, on a GPU where torch finds one.
+
+    Parameters
+    ----------
+    checkpoint : in any form that `overnet.checkpoint.load_checkpoint` reads.
+
+    Raises
+    ------
+    MissingDependency : torch is not installed.
+    CheckpointError : the checkpoint cannot be loaded.
+    InputError : the scale is beyond the network's.
+    """
+    torch = require("torch", extra="torch", purpose="eager PyTorch")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    network = _network(checkpoint, scale)
+    device, name = "cpu", "CPU"
+    if torch.cuda.is_available():
+        device, name = "cuda", str(torch.cuda.get_device_name(0))
+    counted = _multiply_accumulates_per_pixel(network, scale)
+    return Rival(
+        EAGER,
+        name,
+        "fp32",
+        printable(Path(checkpoint.name)),
+        in_eager_torch(network, scale, device),
+        is_network=True,
+        multiply_accumulates_per_pixel=counted,
+        bytes_per_pixel=TorchBackend.bytes_per_pixel,
+    )
+
+
+def load_plain(scale: int, checkpoint: Path, threads: int | None = None) -> Rival:
+    """The network's graph as it is defined, with nothing rewritten, in ONNX Runtime on the CPU.
+
+    Parameters
+    ----------
+    checkpoint : as for `load_eager`.
+
+    Raises
+    ------
+    MissingDependency : torch, onnx or onnxruntime is not installed.
+    CheckpointError : the checkpoint cannot be loaded.
+    InputError : the scale is beyond the network's.
+    """
+    for module, extra in (("torch", "export"), ("onnx", "export"), ("onnxruntime", "ort")):
+        library = require(module, extra=extra, purpose=f"the {PLAIN}")
+    from overnet.deploy import deploy  # noqa: PLC0415 - these need torch and onnx
+    from overnet.export.onnx_export import build_onnx  # noqa: PLC0415
+
+    network = _network(checkpoint, scale)
+    content = build_onnx(deploy(network), scale, form="plain").SerializeToString()
+    options = library.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return Rival(
+        PLAIN,
+        "CPU",
+        "fp32",
+        printable(Path(checkpoint.name)),
+        lambda pictures: np.asarray(session.run(None, {INPUT_NAME: pictures})[0], np.uint8),
+        is_network=True,
+        multiply_accumulates_per_pixel=_multiply_accumulates_per_pixel(network, scale),
+        bytes_per_pixel=TorchBackend.bytes_per_pixel,
+    )
+
+
+def in_eager_torch(network: OverNet, scale: int, device: str) -> Upscale:
+    """Run a network as the original does; on the CPU this is also the exact result that others are compared with.
+
+    Parameters
+    ----------
+    device : as torch names it.
+
+    Returns
+    -------
+    A function from N x H x W x 3 uint8 to N x scale*H x scale*W x 3 uint8.
+    """
+    torch = require("torch", extra="torch", purpose="eager PyTorch")
+    network = network.to(device)
+
+    def upscale(pictures: Pictures) -> Pictures:
+        with torch.no_grad():
+            levels = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float()
+            upscaled = network(levels / 255, scale)
+            rounded = (upscaled.clamp(0, 1) * 255).round().to(torch.uint8)
+            return np.ascontiguousarray(rounded.permute(0, 2, 3, 1).cpu().numpy())
+
+    return upscale
+
+
+def _network(checkpoint: Path, scale: int) -> OverNet:
+    from overnet.checkpoint import load_checkpoint  # noqa: PLC0415 - needs torch
+
+    network = load_checkpoint(checkpoint).eval()
+    if scale > network.config.overscale:
+        raise InputError(
+            f"{printable(Path(checkpoint.name))} goes up to scale {network.config.overscale}, not to {scale}"
+        )
+    return network
+
+
+def _multiply_accumulates_per_pixel(network: OverNet, scale: int) -> float:
+    """In convolutions, per input pixel, counted while the shape of a picture goes through: nothing is computed."""
+    torch = require("torch", extra="torch", purpose="counting a network's arithmetic")
+    counted = 0
+
+    def count(module: Any, _inputs: Any, output: Any) -> None:  # noqa: ANN401 - torch's hooks
+        nonlocal counted
+        counted += output.numel() * module.weight[0].numel()
+
+    shapes = copy.deepcopy(network).to("meta")
+    for module in shapes.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        shapes(torch.zeros(1, 3, _COUNTED_SIDE, _COUNTED_SIDE, device="meta"), scale)
+    return counted / _COUNTED_SIDE**2
+
+
+def load_superres(path: Path, scale: int, threads: int | None = None) -> Rival:
+    """A model in OpenCV's dnn_superres; the file's name says which of its four networks it is, as OpenCV names them.
+
+    Parameters
+    ----------
+    path : ``ESPCN_x2.pb`` and the like; from OpenCV 5 on an ONNX file of the same.
+
+    Raises
+    ------
+    MissingDependency : this OpenCV is built without dnn_superres.
+    InputError : OpenCV cannot read the file, or it upscales by another factor.
+    """
+    if not hasattr(cv2, "dnn_superres"):
+        raise MissingDependency(
+            f"{printable(Path(path.name))} needs OpenCV's dnn_superres: pip install opencv-contrib-python"
+        )
+    _limit_opencv(threads)
+    named = _SUPERRES_NAME.match(path.stem)
+    if named is None:
+        raise InputError(
+            f"{printable(Path(path.name))}: the name does not begin with edsr_, espcn_, fsrcnn_ or lapsrn_"
+        )
+    network = cv2.dnn_superres.DnnSuperResImpl_create()
+
+    def upscale(picture: Pictures) -> Pictures:
+        upscaled = network.upsample(np.ascontiguousarray(picture[..., ::-1]))
+        return np.ascontiguousarray(upscaled[..., ::-1], np.uint8)
+
+    try:
+        network.readModel(str(path))
+        network.setModel(named[1].lower(), scale)
+        _check_scale(upscale, scale, path)
+    except cv2.error as error:
+        raise InputError(f"{printable(Path(path.name))}: OpenCV cannot run it ({_short(error)})") from error
+    return Rival(
+        f"OpenCV {printable(Path(path.stem))}", "CPU", "fp32", printable(Path(path.name)), _one_by_one(upscale)
+    )
+
+
+def load_ncnn(path: Path, scale: int, threads: int | None = None) -> Rival:
+    """A model in ncnn on the CPU: RGB from 0 to 1 in and out, as Real-ESRGAN's are.
+
+    Parameters
+    ----------
+    path : the ``.param`` file; the ``.bin`` of the same name lies beside it.
+
+    Raises
+    ------
+    MissingDependency : ncnn is not installed.
+    InputError : ncnn cannot read the files, or the model is not one input and one output, or of another scale.
+    """
+    ncnn = require("ncnn", extra="", purpose=f"running {printable(Path(path.name))}")
+    network = ncnn.Net()
+    if threads is not None:
+        network.opt.num_threads = threads
+    name = printable(Path(path.name))
+    if network.load_param(str(path)) or network.load_model(str(path.with_suffix(".bin"))):
+        raise InputError(f"{name}: ncnn cannot read it")
+    if len(network.input_names()) != 1 or len(network.output_names()) != 1:
+        raise InputError(f"{name}: not one picture in and one out")
+    (given,), (wanted,) = network.input_names(), network.output_names()
+
+    def upscale(picture: Pictures) -> Pictures:
+        planar = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32) / 255
+        extractor = network.create_extractor()
+        extractor.input(given, ncnn.Mat(planar))
+        failed, upscaled = extractor.extract(wanted)
+        if failed:
+            raise InputError(f"{name}: ncnn cannot run it")
+        levels = np.rint(np.clip(np.array(upscaled), 0, 1) * 255).astype(np.uint8)
+        return np.ascontiguousarray(levels.transpose(1, 2, 0))
+
+    _check_scale(upscale, scale, path)
+    # Left as ncnn sets it: in half precision where the processor is Arm's, in single precision on x86.
+    in_half = network.opt.use_fp16_arithmetic and platform.machine().lower() in ("aarch64", "arm64")
+    title = f"ncnn {printable(Path(path.stem))}"
+    return Rival(title, "CPU", "fp16" if in_half else "fp32", name, _one_by_one(upscale))
+
+
+def _check_scale(upscale: Upscale, scale: int, path: Path) -> None:
+    upscaled = upscale(np.zeros((_PROBED_SIDE, _PROBED_SIDE, 3), np.uint8))
+    expected = _PROBED_SIDE * scale, _PROBED_SIDE * scale, 3
+    if upscaled.shape != expected:
+        raise InputError(
+            f"{printable(Path(path.name))} makes {upscaled.shape[1] / _PROBED_SIDE:g} pixels of one, not {scale}"
+        )
+
+
+def _one_by_one(upscale: Upscale) -> Upscale:
+    """A batch by a method that takes one picture."""
+    return lambda pictures: np.stack([upscale(picture) for picture in pictures])
+
+
+def _limit_opencv(threads: int | None) -> None:
+    if threads is not None:
+        cv2.setNumThreads(threads)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[-200:]
