@@ -23,7 +23,7 @@ from overnet.benchmarks.results import BenchmarkRun, Case, CaseResult, Peak, Rat
 from overnet.benchmarks.sample_pictures import make_samples
 from overnet.benchmarks.truth import read_truth
 from overnet.benchmarks.video_stages import measure_video
-from overnet.cuda_device import check_device, cuda_device_count
+from overnet.cuda_device import check_device, cuda_device, cuda_device_count, free_device_memory_bytes
 from overnet.errors import InputError, OverNetError
 from overnet.evaluate import Upscale
 from overnet.evaluated_model import choose_model, describe
@@ -188,13 +188,20 @@ class _Benchmark:
             options=self.options.as_texts(),
             results=results,
             ratios=ratios,
-            growth=growth(results, available_memory_bytes()),
+            growth=growth(results, available_memory_bytes(), available_device_bytes=self._device_bytes()),
             videos=videos,
             peaks=peaks,
             pictures=pictures,
             load_average=load,
             notes=list(dict.fromkeys(self.notes)),
         )
+
+    def _device_bytes(self) -> int | None:
+        """Of a GPU's own memory, what is free; None without one, or where it shares the host's."""
+        gpu = None if self._gpu is None else cuda_device(self._gpu)
+        if gpu is None or self._gpu is None or gpu.shares_memory:
+            return None
+        return free_device_memory_bytes(self._gpu)
 
     def _step(self, doing: str) -> None:
         self._on_progress(doing, self._done, self._total)

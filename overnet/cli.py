@@ -1,4 +1,4 @@
-"""The commands: ``overnet`` with its subcommands, and ``overnet-run``, ``-export`` and ``-bench``, which are three of them.
+"""The commands: ``overnet`` with its subcommands, of which ``overnet-run``, ``-export`` and ``-bench`` are three.
 
 Each command imports what it needs when it runs, so that ``--help`` answers at once.
 """
