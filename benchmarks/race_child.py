@@ -19,7 +19,8 @@ from overnet.benchmarks.method import Method, import_backend
 from overnet.benchmarks.quality import check_picture, make_reference, quality_of
 from overnet.benchmarks.race import Entrant, PictureSize, RaceOutcome, RaceRequest, Reply
 from overnet.benchmarks.results import Case, CaseResult, Latency, QualityFigures, Ratio
-from overnet.benchmarks.rivals import Rival, RivalOptions, find_rivals
+from overnet.benchmarks.rival import Rival
+from overnet.benchmarks.rivals import RivalOptions, find_rivals, import_libraries
 from overnet.benchmarks.sampling import doubt, ratio_of_medians, spread
 from overnet.benchmarks.truth import read_truth
 from overnet.benchmarks.turns import LEAST_ROUNDS, Times, in_common, plan_rounds, take_turns
@@ -85,6 +86,7 @@ class _Race:
         for name, loader in loaders.items():
             if request.only and name not in request.only:
                 continue
+            import_libraries(name)
             try:
                 loaded.append(_timed(loader))
             except OverNetError as error:

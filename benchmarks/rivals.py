@@ -12,19 +12,20 @@ ncnn ...                       ncnn with the user's ``.param`` and ``.bin``, suc
 from __future__ import annotations
 
 import copy
-import platform
-import re
+import importlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from overnet.artifact import INPUT_NAME, read_artifact
-from overnet.errors import InputError, MissingDependency, require
+from overnet.benchmarks.rival import Pictures, Rival, Upscale, limit_opencv, one_by_one
+from overnet.benchmarks.rival_models import NCNN, SUPERRES_NAME, SUPERRES_SUFFIX, load_ncnn, load_superres
+from overnet.errors import InputError, require
 from overnet.evaluated_model import choose_model
 from overnet.runtime.backend import model_kind
 from overnet.runtime.torch_backend import TorchBackend
@@ -34,46 +35,16 @@ from overnet.writing import printable
 if TYPE_CHECKING:
     from overnet.model import OverNet
 
-Pictures = NDArray[np.uint8]
-Upscale = Callable[[Pictures], Pictures]
-
 BICUBIC, EAGER, PLAIN = "bicubic", "eager PyTorch", "plain ONNX graph"
+_MODULES = {
+    EAGER: ("torch", "overnet.checkpoint"),
+    PLAIN: ("onnxruntime", "torch", "overnet.checkpoint", "overnet.export.onnx_export"),
+}
 
-# EDSR_x2.pb, FSRCNN-small_x3.pb: as the models that OpenCV names are called.
-_SUPERRES_NAME = re.compile(r"(edsr|espcn|fsrcnn|lapsrn)[-_].*?x(\d+)", re.IGNORECASE)
-# OpenCV 5 dropped the reader of TensorFlow's files; its dnn_superres reads the same models as ONNX files.
-_SUPERRES_SUFFIX = ".pb" if int(cv2.__version__.partition(".")[0]) < 5 else ".onnx"
 # The network's multiply-accumulates are counted on a picture of this side: what is done once a picture hardly counts.
 _COUNTED_SIDE = 256
-# Of the picture that a user's model is tried on when it is loaded: larger than any kernel.
-_PROBED_SIDE = 32
-
-
-@dataclass(frozen=True)
-class Rival:
-    """A method that is loaded and ready.
-
-    Attributes
-    ----------
-    name : for people; no two rivals have the same.
-    device : what it runs on, for people.
-    precision : of the arithmetic, as of a `overnet.benchmarks.results.Case`.
-    model : the model's file name; empty where there is none.
-    upscale : N x H x W x 3 uint8 RGB to N x scale*H x scale*W x 3 uint8 RGB.
-    is_network : whether it computes the very network that the backends compute, so that its exact result applies.
-    multiply_accumulates_per_pixel : of the input; None where that is not known.
-    bytes_per_pixel : memory that a run takes for each input pixel, as a cautious estimate; 0 where that is next to
-        nothing or not known.
-    """
-
-    name: str
-    device: str
-    precision: str
-    model: str
-    upscale: Upscale
-    is_network: bool = False
-    multiply_accumulates_per_pixel: float | None = None
-    bytes_per_pixel: int = 0
+# Overscale 5, x4: measured 21,800; the plain graph keeps the overscaled features several times.
+_PLAIN_BYTES_PER_PIXEL = 26_000
 
 
 @dataclass(frozen=True)
@@ -109,12 +80,25 @@ def find_rivals(scale: int, options: RivalOptions) -> dict[str, Callable[[], Riv
     }
     for path in _files(options.rival_models):
         title = printable(Path(path.stem))
-        named = _SUPERRES_NAME.match(path.stem)
-        if path.suffix == _SUPERRES_SUFFIX and named and int(named[2]) == scale:
+        named = SUPERRES_NAME.match(path.stem)
+        if path.suffix == SUPERRES_SUFFIX and named and int(named[2]) == scale:
             loaders[f"OpenCV {title}"] = lambda path=path: load_superres(path, scale, options.threads)  # type: ignore[misc]
         elif path.suffix == ".param" and path.with_suffix(".bin").is_file():
-            loaders[f"ncnn {title}"] = lambda path=path: load_ncnn(path, scale, options.threads)  # type: ignore[misc]
+            loaders[f"{NCNN}{title}"] = lambda path=path: load_ncnn(path, scale, options.threads)  # type: ignore[misc]
     return loaders
+
+
+def import_libraries(name: str) -> None:
+    """Import what a rival needs, as far as it is installed: so its loading takes what its model takes, and no more.
+
+    Parameters
+    ----------
+    name : as `find_rivals` gives it.
+    """
+    modules = _MODULES.get(name, ("ncnn",) if name.startswith(NCNN) else ())
+    for module in modules:
+        with suppress(ImportError, OSError):  # loading says what is missing, and how to get it
+            importlib.import_module(module)
 
 
 def _files(folder: Path | None) -> list[Path]:
@@ -153,13 +137,13 @@ def checkpoint_of(model: Path | None, scale: int) -> Path:
 
 def load_bicubic(scale: int, threads: int | None = None) -> Rival:
     """OpenCV's bicubic enlargement. It computes uint8 pictures in whole numbers, so it is an 8-bit method."""
-    _limit_opencv(threads)
+    limit_opencv(threads)
 
     def upscale(picture: Pictures) -> Pictures:
         size = picture.shape[1] * scale, picture.shape[0] * scale
         return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC), np.uint8)
 
-    return Rival(BICUBIC, "CPU", "int8", "", _one_by_one(upscale))
+    return Rival(BICUBIC, "CPU", "int8", "", one_by_one(upscale))
 
 
 def load_eager(scale: int, checkpoint: Path, threads: int | None = None) -> Rival:
@@ -228,7 +212,7 @@ def load_plain(scale: int, checkpoint: Path, threads: int | None = None) -> Riva
         lambda pictures: np.asarray(session.run(None, {INPUT_NAME: pictures})[0], np.uint8),
         is_network=True,
         multiply_accumulates_per_pixel=_multiply_accumulates_per_pixel(network, scale),
-        bytes_per_pixel=TorchBackend.bytes_per_pixel,
+        bytes_per_pixel=_PLAIN_BYTES_PER_PIXEL,
     )
 
 
@@ -283,105 +267,3 @@ def _multiply_accumulates_per_pixel(network: OverNet, scale: int) -> float:
     with torch.no_grad():
         shapes(torch.zeros(1, 3, _COUNTED_SIDE, _COUNTED_SIDE, device="meta"), scale)
     return counted / _COUNTED_SIDE**2
-
-
-def load_superres(path: Path, scale: int, threads: int | None = None) -> Rival:
-    """A model in OpenCV's dnn_superres; the file's name says which of its four networks it is, as OpenCV names them.
-
-    Parameters
-    ----------
-    path : ``ESPCN_x2.pb`` and the like; from OpenCV 5 on an ONNX file of the same.
-
-    Raises
-    ------
-    MissingDependency : this OpenCV is built without dnn_superres.
-    InputError : OpenCV cannot read the file, or it upscales by another factor.
-    """
-    if not hasattr(cv2, "dnn_superres"):
-        raise MissingDependency(
-            f"{printable(Path(path.name))} needs OpenCV's dnn_superres: pip install opencv-contrib-python"
-        )
-    _limit_opencv(threads)
-    named = _SUPERRES_NAME.match(path.stem)
-    if named is None:
-        raise InputError(
-            f"{printable(Path(path.name))}: the name does not begin with edsr_, espcn_, fsrcnn_ or lapsrn_"
-        )
-    network = cv2.dnn_superres.DnnSuperResImpl_create()
-
-    def upscale(picture: Pictures) -> Pictures:
-        upscaled = network.upsample(np.ascontiguousarray(picture[..., ::-1]))
-        return np.ascontiguousarray(upscaled[..., ::-1], np.uint8)
-
-    try:
-        network.readModel(str(path))
-        network.setModel(named[1].lower(), scale)
-        _check_scale(upscale, scale, path)
-    except cv2.error as error:
-        raise InputError(f"{printable(Path(path.name))}: OpenCV cannot run it ({_short(error)})") from error
-    return Rival(
-        f"OpenCV {printable(Path(path.stem))}", "CPU", "fp32", printable(Path(path.name)), _one_by_one(upscale)
-    )
-
-
-def load_ncnn(path: Path, scale: int, threads: int | None = None) -> Rival:
-    """A model in ncnn on the CPU: RGB from 0 to 1 in and out, as Real-ESRGAN's are.
-
-    Parameters
-    ----------
-    path : the ``.param`` file; the ``.bin`` of the same name lies beside it.
-
-    Raises
-    ------
-    MissingDependency : ncnn is not installed.
-    InputError : ncnn cannot read the files, or the model is not one input and one output, or of another scale.
-    """
-    ncnn = require("ncnn", extra="", purpose=f"running {printable(Path(path.name))}")
-    network = ncnn.Net()
-    if threads is not None:
-        network.opt.num_threads = threads
-    name = printable(Path(path.name))
-    if network.load_param(str(path)) or network.load_model(str(path.with_suffix(".bin"))):
-        raise InputError(f"{name}: ncnn cannot read it")
-    if len(network.input_names()) != 1 or len(network.output_names()) != 1:
-        raise InputError(f"{name}: not one picture in and one out")
-    (given,), (wanted,) = network.input_names(), network.output_names()
-
-    def upscale(picture: Pictures) -> Pictures:
-        planar = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32) / 255
-        extractor = network.create_extractor()
-        extractor.input(given, ncnn.Mat(planar))
-        failed, upscaled = extractor.extract(wanted)
-        if failed:
-            raise InputError(f"{name}: ncnn cannot run it")
-        levels = np.rint(np.clip(np.array(upscaled), 0, 1) * 255).astype(np.uint8)
-        return np.ascontiguousarray(levels.transpose(1, 2, 0))
-
-    _check_scale(upscale, scale, path)
-    # Left as ncnn sets it: in half precision where the processor is Arm's, in single precision on x86.
-    in_half = network.opt.use_fp16_arithmetic and platform.machine().lower() in ("aarch64", "arm64")
-    title = f"ncnn {printable(Path(path.stem))}"
-    return Rival(title, "CPU", "fp16" if in_half else "fp32", name, _one_by_one(upscale))
-
-
-def _check_scale(upscale: Upscale, scale: int, path: Path) -> None:
-    upscaled = upscale(np.zeros((_PROBED_SIDE, _PROBED_SIDE, 3), np.uint8))
-    expected = _PROBED_SIDE * scale, _PROBED_SIDE * scale, 3
-    if upscaled.shape != expected:
-        raise InputError(
-            f"{printable(Path(path.name))} makes {upscaled.shape[1] / _PROBED_SIDE:g} pixels of one, not {scale}"
-        )
-
-
-def _one_by_one(upscale: Upscale) -> Upscale:
-    """A batch by a method that takes one picture."""
-    return lambda pictures: np.stack([upscale(picture) for picture in pictures])
-
-
-def _limit_opencv(threads: int | None) -> None:
-    if threads is not None:
-        cv2.setNumThreads(threads)
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[-200:]

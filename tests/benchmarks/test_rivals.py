@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from overnet.benchmarks import rivals
+from overnet.benchmarks.rival_models import SUPERRES_SUFFIX, load_ncnn, load_superres
 from overnet.benchmarks.rivals import (
     BICUBIC,
     EAGER,
@@ -17,9 +17,7 @@ from overnet.benchmarks.rivals import (
     find_rivals,
     load_bicubic,
     load_eager,
-    load_ncnn,
     load_plain,
-    load_superres,
 )
 from overnet.errors import InputError, MissingDependency
 from overnet.weights import bundled_checkpoint, bundled_folder
@@ -102,8 +100,13 @@ def test_the_checkpoint_of_a_model_is_found_by_its_weights(small_checkpoint, sma
 
 
 def test_a_folder_of_models_is_gone_through_for_the_scale(tmp_path):
-    suffix = rivals._SUPERRES_SUFFIX
-    for name in (f"ESPCN_x2{suffix}", f"FSRCNN-small_x2{suffix}", f"EDSR_x4{suffix}", "mine.param", "mine.bin"):
+    for name in (
+        f"ESPCN_x2{SUPERRES_SUFFIX}",
+        f"FSRCNN-small_x2{SUPERRES_SUFFIX}",
+        f"EDSR_x4{SUPERRES_SUFFIX}",
+        "mine.param",
+        "mine.bin",
+    ):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "alone.param").write_bytes(b"")
     found = list(find_rivals(2, RivalOptions(rival_models=tmp_path)))
@@ -160,13 +163,17 @@ def test_ncnn_refuses_models_of_another_scale_and_broken_ones(tmp_path):
         load_ncnn(tmp_path / "broken.param", 2)
 
 
-def _write_superres(path):
-    """ESPCN's kind in ONNX, as OpenCV 5 reads it: luma N x H x W x 1 in; here it repeats every pixel."""
+def _write_superres(folder):
+    """ESPCN's kind in the form that this OpenCV reads; it repeats every pixel."""
+    weights = np.zeros((3, 3, 1, 4), np.float32)
+    weights[1, 1] = 1
+    if SUPERRES_SUFFIX == ".pb":
+        path = folder / "ESPCN_x2.pb"
+        path.write_bytes(_tensorflow_graph(weights))
+        return path
     onnx = pytest.importorskip("onnx")
     from onnx import TensorProto, helper, numpy_helper
 
-    weights = np.zeros((4, 1, 3, 3), np.float32)
-    weights[:, 0, 1, 1] = 1
     graph = helper.make_graph(
         [
             helper.make_node("Transpose", ["x"], ["planar"], perm=[0, 3, 1, 2]),
@@ -176,18 +183,50 @@ def _write_superres(path):
         "espcn",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "h", "w", 1])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, "H", "W"])],
-        [numpy_helper.from_array(weights, "weights")],
+        [numpy_helper.from_array(weights.transpose(3, 2, 0, 1), "weights")],
     )
+    path = folder / "ESPCN_x2.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
     return path
 
 
+def _tensorflow_graph(weights):
+    """A GraphDef in Protocol Buffers' wire format, written by hand: TensorFlow is no dependency for a test."""
+
+    def number(value):
+        parts = []
+        while value > 127:
+            parts.append(value & 127 | 128)
+            value >>= 7
+        return bytes([*parts, value])
+
+    def field(key, value):
+        if isinstance(value, int):
+            return number(key << 3) + number(value)
+        content = value.encode() if isinstance(value, str) else value
+        return number(key << 3 | 2) + number(len(content)) + content
+
+    def node(name, operator, inputs=(), **attributes):
+        entries = [field(5, field(1, key) + field(2, value)) for key, value in attributes.items()]
+        return field(1, b"".join([field(1, name), field(2, operator), *(field(3, each) for each in inputs), *entries]))
+
+    single = field(6, 1)
+    shape = b"".join(field(2, field(1, side)) for side in weights.shape)
+    tensor = field(8, field(1, 1) + field(2, shape) + field(4, weights.astype("<f4").tobytes()))
+    steps, same, layout = field(1, field(3, bytes([1] * 4))), field(2, "SAME"), field(2, "NHWC")
+    return b"".join(
+        [
+            node("x", "Placeholder", dtype=single),
+            node("weights", "Const", dtype=single, value=tensor),
+            node("c", "Conv2D", ["x", "weights"], T=single, padding=same, data_format=layout, strides=steps),
+            node("y", "DepthToSpace", ["c"], T=single, block_size=field(3, 2)),
+        ]
+    )
+
+
 @needs_superres
-@pytest.mark.skipif(
-    rivals._SUPERRES_SUFFIX != ".onnx", reason="OpenCV 4 reads TensorFlow's files, of which none is here"
-)
 def test_dnn_superres_runs_a_users_model_in_the_right_colours(tmp_path):
-    rival = load_superres(_write_superres(tmp_path / "ESPCN_x2.onnx"), 2)
+    rival = load_superres(_write_superres(tmp_path), 2)
     # Luma comes out of the network and colour by interpolation: on flat pictures, both leave what is there.
     colours = np.array([(200, 30, 90), (10, 240, 60)], np.uint8)
     flat = np.broadcast_to(colours[:, None, None], (2, 20, 24, 3)).copy()
@@ -198,7 +237,7 @@ def test_dnn_superres_runs_a_users_model_in_the_right_colours(tmp_path):
 
 @needs_superres
 def test_dnn_superres_refuses_broken_models(tmp_path):
-    path = tmp_path / f"ESPCN_x2{rivals._SUPERRES_SUFFIX}"
+    path = tmp_path / f"ESPCN_x2{SUPERRES_SUFFIX}"
     path.write_bytes(b"no model")
     with pytest.raises(InputError, match=r"ESPCN_x2.*: OpenCV cannot run it") as error:
         load_superres(path, 2)
