@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -12,11 +10,11 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from overnet.benchmarks.results import Case, CaseResult
 from overnet.benchmarks.typed_json import from_json
+from overnet.runtime.child_process import child_environment, said_in, why_it_ended
 
 # Told what is being done, how much of it is done, and how much there is (0 where that is not known).
 Progress = Callable[[str, int, int], None]
@@ -110,7 +108,7 @@ def _run(
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, *child],
-            env=_environment(),
+            env=child_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -140,7 +138,9 @@ def _run(
             return said
         if timed_out.is_set():
             return {"error": f"it took longer than {timeout_seconds:g} s"}
-        return {"error": _reason(code, _last_line(errors))}
+        errors.seek(0)
+        complaints = errors.read().decode("utf-8", "replace")
+        return {"error": why_it_ended("the process that measures", code, complaints)}
 
 
 def _conversation(
@@ -156,7 +156,7 @@ def _conversation(
     except BrokenPipeError:
         return None  # it ended before it could listen; its own words say why
     for line in process.stdout:
-        said = _parsed(line)
+        said = said_in(line)
         if DOING in said:
             if on_progress is not None:
                 on_progress(str(said[DOING]), int(said["done"]), int(said["total"]))
@@ -165,42 +165,8 @@ def _conversation(
     return last
 
 
-def _parsed(line: str) -> dict[str, Any]:
-    """What a line says; nothing where it was cut off by the end of the process."""
-    try:
-        said = json.loads(line)
-    except ValueError:
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
-def _environment() -> dict[str, str]:
-    """What the process is to see: the same modules."""
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)
-    return environment
-
-
 def _close(process: subprocess.Popen[str]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with suppress(BrokenPipeError):
                 pipe.close()
-
-
-def _last_line(errors: IO[bytes]) -> str:
-    errors.seek(0)
-    lines = [line.strip() for line in errors.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    return lines[-1][:500] if lines else ""
-
-
-def _reason(code: int, said: str) -> str:
-    """Why a process ended without a result."""
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        hint = "; memory may have run out" if name == "SIGKILL" else ""
-        return f"the process that measures was ended by {name}{hint}"
-    return f"the process that measures ended with code {code}: {said or 'without a word'}"

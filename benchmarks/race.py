@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from overnet.benchmarks.results import CaseResult, Ratio
 from overnet.benchmarks.typed_json import from_json
 from overnet.errors import BackendError, InputError, InterruptedRun, MissingDependency, OverNetError
+from overnet.runtime.child_process import child_environment, why_it_ended
 
 _COMMAND = "from overnet.benchmarks.race_child import main; main()"
 
@@ -112,12 +110,10 @@ def run_race(request: RaceRequest) -> RaceOutcome:
     BackendError : the process crashed, or was killed.
     """
     command = [sys.executable, "-c", _COMMAND]
-    # A checkout, too, may have been found through the folder that this process was started in.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)}
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(  # noqa: S603 - our own command
             command,
-            env=environment,
+            env=child_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -132,18 +128,9 @@ def run_race(request: RaceRequest) -> RaceOutcome:
         errors.seek(0)
         complaints = errors.read().decode("utf-8", "replace")
     if process.returncode:
-        raise BackendError(f"the race against rivals at x{request.scale} {_reason(process.returncode, complaints)}")
+        reason = why_it_ended("its process", process.returncode, complaints)
+        raise BackendError(f"the race against rivals at x{request.scale} failed: {reason}")
     reply = from_json(Reply, json.loads(said), name="the race")
     if reply.outcome is None:
         raise _ERRORS.get(reply.kind, BackendError)(reply.error or "the race failed without a word")
     return reply.outcome
-
-
-def _reason(code: int, complaints: str) -> str:
-    """Why the process failed, in its own words where it had time for any."""
-    if code < 0:
-        names = {each.value: each.name for each in signal.Signals}
-        name = names.get(-code, f"signal {-code}")
-        return f"was ended by {name}{'; memory may have run out' if name == 'SIGKILL' else ''}"
-    lines = [line.strip() for line in complaints.splitlines() if line.strip()]
-    return f"failed: {lines[-1][:300]}" if lines else f"failed with code {code} and without a word"

@@ -6,9 +6,6 @@ builder that crashes, or that the system kills, is one clear error here.
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from overnet.errors import BackendError
+from overnet.runtime.child_process import child_environment, said_in, why_it_ended
 from overnet.sidecar import Profile, RuntimeName
 from overnet.writing import printable
 
@@ -63,7 +61,8 @@ def build_in_child(
         errors.seek(0)
         said = errors.read().decode("utf-8", "replace")
     if code or report is None:
-        raise BackendError(f"the engine for {printable(Path(model.name))} cannot be built: {_reason(code, said)}")
+        reason = why_it_ended("the process that builds it", code, said)
+        raise BackendError(f"the engine for {printable(Path(model.name))} cannot be built: {reason}")
     return [str(note) for file in report["files"] for note in file["notes"]]
 
 
@@ -90,7 +89,7 @@ def _run(
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            said = _parsed(line)
+            said = said_in(line)
             if "files" in said:
                 report = said
             elif "doing" in said and on_progress is not None:
@@ -104,38 +103,12 @@ def _run(
             process.stdout.close()
 
 
-def _parsed(line: str) -> dict[str, Any]:
-    """What a line says; nothing where it is none of ours: libraries, too, may write to stdout."""
-    try:
-        said = json.loads(line)
-    except ValueError:
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
 def _environment(device: int) -> dict[str, str]:
     """What the process is to see: the same modules, and one GPU."""
-    environment = dict(os.environ)
-    # A checkout, too, may have been found through the folder that this process was started in.
-    environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)
+    environment = child_environment()
     visible = [entry.strip() for entry in environment.get(_VISIBLE_DEVICES, "").split(",") if entry.strip()]
     if _VISIBLE_DEVICES not in environment:
         environment[_VISIBLE_DEVICES] = str(device)
     elif device < len(visible):
         environment[_VISIBLE_DEVICES] = visible[device]
     return environment
-
-
-def _reason(code: int, said: str) -> str:
-    """Why the process failed, in its own words where it had time for any."""
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        hint = "; memory may have run out" if name == "SIGKILL" else ""
-        return f"the process that builds it was ended by {name}{hint}"
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    if lines:
-        return lines[-1].removeprefix("overnet: ")[:500]
-    return f"the process that builds it ended with code {code} and without a word"
