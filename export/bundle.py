@@ -20,9 +20,9 @@ from overnet.checkpoint import folded, load_checkpoint, read_metadata, save_chec
 from overnet.errors import OverNetError
 from overnet.evaluate import Picture, Quality, bicubic, evaluate, find_pairs, mean_quality, read_rgb
 from overnet.export.exporter import ExportedFile, Options, export
-from overnet.export.parity import reference
 from overnet.metrics import psnr_luma
 from overnet.model import OverNet
+from overnet.reference import reference
 from overnet.side_by_side import largest_gain, side_by_side
 from overnet.weights import CHECKPOINT_NAME, bundled_folder
 from overnet.writing import whole_file

@@ -8,23 +8,7 @@ import torch
 from overnet.export.comparison import Picture, Upscale
 from overnet.export.evaluator import visit_tensors
 from overnet.model import OverNet
-
-
-def reference(model: OverNet, picture: Picture, scale: float) -> Picture:
-    """Upscale a picture with PyTorch, as the original does: clipped and rounded at the end.
-
-    Parameters
-    ----------
-    picture : H x W x 3 uint8, RGB.
-
-    Returns
-    -------
-    round(H * scale) x round(W * scale) x 3 uint8.
-    """
-    with torch.inference_mode():
-        upscaled = model(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255, scale)[0]
-        levels: Picture = (upscaled.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    return levels
+from overnet.reference import reference
 
 
 def in_network(model: OverNet, scale: int) -> tuple[Upscale, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,11 +38,14 @@ def train_command(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="Any other setting, such as learning_rate=2e-4; repeat for more."
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other setting, such as learning_rate=2e-4 or loss=l2; repeat for more.",
         ),
     ] = None,
     validation: Annotated[
-        Path | None, typer.Option(help="A folder of pictures to validate on, such as Set5; the best weights are kept.")
+        Path | None,
+        typer.Option(help="Pictures to validate on, in any form that eval takes; the best weights are kept."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads to compute with. Default: PyTorch's own.")] = None,
@@ -52,17 +57,21 @@ def train_command(
 ) -> None:
     """Train a network, or train one further.
 
-    Writes last.pt (to resume from), best.safetensors (by validation) and final.safetensors. Ctrl-C saves and stops.
+    Writes last.pt (to resume from), best.safetensors (by validation), final.safetensors and curve.csv (step, seconds,
+    loss, learning rate, patches a second, and PSNR by scale where it was validated). Ctrl-C saves and stops.
     With several GPUs or machines: torchrun --nproc-per-node N -m overnet.cli train ...
     """
     from dataclasses import replace  # noqa: PLC0415
 
     import torch  # noqa: PLC0415
 
+    from overnet.data import Patches  # noqa: PLC0415
     from overnet.distributed import joined, team_from_environment  # noqa: PLC0415
     from overnet.packing import pack  # noqa: PLC0415
     from overnet.train import TrainOptions, pick_device, train  # noqa: PLC0415
+    from overnet.train_report import require_tensorboard  # noqa: PLC0415
     from overnet.validation import load_examples  # noqa: PLC0415
+    from overnet.writing import make_folder  # noqa: PLC0415
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -87,15 +96,34 @@ def train_command(
     )
     with joined(team, where, timeout_seconds):
         state = _state(output, given, preset=preset, config=config, start=start, resume=resume, device=where, team=team)
+        if tensorboard and team.leads:
+            require_tensorboard()
+        if validation is not None and team.leads:
+            whole_scales = sorted({int(scale) for scale in state.settings.scales if scale == int(scale)})
+            options = replace(options, examples=load_examples(validation, whole_scales))
         packed = output / "pictures.packed"
         if team.leads:
-            pack(data, packed, say=options.say)
+            with _nothing_left_if_refused(output, packed):
+                Patches(pack(data, packed, say=options.say), state.settings, world=team.world)
+                make_folder(output)
         team.wait()
-        whole_scales = sorted({int(scale) for scale in state.settings.scales if scale == int(scale)})
-        if validation is not None and team.leads:
-            options = replace(options, examples=load_examples(validation, whole_scales))
         train(state, pack(data, packed, say=options.say), options, team)
     say(f"{output}: {state.step} steps in {state.elapsed_seconds / 60:.0f} minutes", quiet=quiet)
+
+
+@contextmanager
+def _nothing_left_if_refused(folder: Path, packed: Path) -> Iterator[None]:
+    """Remove a folder that the block made, where it did not end well; one that was there keeps its packed pictures."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield
+    except BaseException:
+        if missing:
+            with suppress(OSError):
+                packed.unlink(missing_ok=True)
+                for each in missing:
+                    each.rmdir()
+        raise
 
 
 def _numbers(text: str) -> list[float]:
@@ -139,13 +167,11 @@ def _state(
     from overnet.errors import OutputError  # noqa: PLC0415
     from overnet.model import OverNet, OverNetConfig  # noqa: PLC0415
     from overnet.train_state import LAST, PREVIOUS, load_state, new_state  # noqa: PLC0415
-    from overnet.writing import make_folder  # noqa: PLC0415
 
     if resume:
         state = load_state(folder, device)
         _refuse_changes(state.settings, _settings(state.settings, config, given))
         return state
-    make_folder(folder)
     if team.leads and ((folder / LAST).exists() or (folder / PREVIOUS).exists()):
         raise OutputError(f"{folder}: there is a run in it already (--resume goes on with it)")
     settings = _settings(_preset(preset), config, given)

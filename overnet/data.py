@@ -9,8 +9,10 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from multiprocessing import resource_tracker
 
 import numpy as np
 import torch
@@ -186,20 +188,20 @@ def load_batches(
     ------
     BackendError : a worker was lost or hangs.
     """
-    batches = iter(
-        DataLoader(
-            patches,
-            batch_size=None,
-            sampler=range(first_step, last_step),
-            num_workers=workers,
-            # A fork of a process in which libraries run threads may wait forever for a lock that nobody holds.
-            multiprocessing_context="spawn" if workers else None,
-            timeout=timeout_seconds if workers else 0,
-            pin_memory=pin,
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_signals_to_the_run,
-        )
+    loader = DataLoader(
+        patches,
+        batch_size=None,
+        sampler=range(first_step, last_step),
+        num_workers=workers,
+        # A fork of a process in which libraries run threads may wait forever for a lock that nobody holds.
+        multiprocessing_context="spawn" if workers else None,
+        timeout=timeout_seconds if workers else 0,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_run,
     )
+    with _children_without_interrupts():
+        batches = iter(loader)
     try:
         yield from batches
     except (RuntimeError, EOFError, ConnectionError) as error:
@@ -213,6 +215,25 @@ def load_batches(
         del batches
     if problem is not None:
         raise problem
+
+
+@contextmanager
+def _children_without_interrupts() -> Iterator[None]:
+    """Let processes that are started in the block be deaf to Ctrl-C from their first moment on.
+
+    A worker takes seconds to import what it needs before it can say so itself, and Ctrl-C reaches all processes. What
+    is blocked where a process is started stays blocked in it; here, a Ctrl-C in the meantime comes when the block ends.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Python starts its own helper with the first process, and unblocks Ctrl-C after that.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def lost_worker(error: Exception) -> BackendError | None:

@@ -121,15 +121,16 @@ def _write(file: BinaryIO, sources: list[Path], stamps: dict[str, list[int]], sa
     pictures: list[dict[str, Any]] = []
     for source in sources:
         try:
-            picture = decode(source.read_bytes())
-        except (OSError, InputError) as error:
-            say(f"{printable(source)}: left out ({error})")
+            picture = read_intact(source)
+        except InputError as error:
+            say(f"{error}, and left out")
             continue
         height, width = picture.shape[:2]
         pictures.append({"name": str(source), "height": height, "width": width, "offset": file.tell()})
         file.write(picture.tobytes())
     if not pictures:
-        raise InputError("none of the pictures can be read")
+        folders = sorted({printable(source.parent) for source in sources})
+        raise InputError(f"{', '.join(folders[:3])}: no picture in it can be read, of {len(sources)}")
     index = json.dumps({"pictures": pictures, "sources": stamps}).encode()
     file.write(index + len(index).to_bytes(_LENGTH_BYTES, "little"))
 
@@ -150,6 +151,21 @@ def decode(content: bytes) -> Picture:
     if picture is None:
         raise InputError("cannot be read as a picture")
     return np.ascontiguousarray(picture[..., ::-1], dtype=np.uint8)
+
+
+def read_intact(path: Path) -> Picture:
+    """Read a picture's file as `decode` does.
+
+    Raises
+    ------
+    InputError : it is missing, unreadable or damaged; the message names it.
+    """
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{printable(path)}: {error.strerror or error}") from error
+    except InputError as error:
+        raise InputError(f"{printable(path)}: {error}") from error
 
 
 def _check_png(content: bytes) -> None:

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
-from overnet.data import Batch, Patches, load_batches, lost_worker
+from overnet.allocation import keep_freed_memory
+from overnet.curve import Curve
+from overnet.data import Patches, load_batches, lost_worker
 from overnet.distributed import Team
-from overnet.errors import InputError, InterruptedRun, OverNetError
-from overnet.model import OverNet
+from overnet.errors import InputError, InterruptedRun
 from overnet.packing import PackedPictures
 from overnet.schedule import learning_rate, share_done
 from overnet.train_report import Reporter
-from overnet.train_state import BEST, FINAL, TrainState
+from overnet.train_state import BEST, CURVE, FINAL, TrainState
+from overnet.train_step import TrainStep
 from overnet.validation import Example, validate
-
-# A network that gives no finite loss so many times in a row does not come back.
-_MOST_SKIPPED_IN_A_ROW = 20
 
 
 @dataclass(frozen=True)
@@ -56,30 +51,14 @@ class TrainOptions:
     say: Callable[[str], None] = print
 
 
-class Objective(nn.Module):
-    """The network with its loss: what is computed, and differentiated, for one part of a batch."""
-
-    def __init__(self, model: OverNet, loss: str) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = {"l1": functional.l1_loss, "l2": functional.mse_loss}[loss]
-
-    def forward(self, low: Tensor, targets: list[Tensor], scales: list[float]) -> Tensor:
-        """Mean error over the targets, uint8 pictures all, as a scalar of pictures in [0, 1]."""
-        pictures = self.model.upscale_to(low.float() / 255, scales)
-        losses = [
-            self.loss(picture.float(), target.float() / 255)
-            for picture, target in zip(pictures, targets, strict=True)
-        ]
-        return torch.stack(losses).mean()
-
-
 class _Stopped(Exception):  # noqa: N818 - not an error
     """Somebody asked the run to stop, and the step at hand is done."""
 
 
 def train(state: TrainState, pictures: PackedPictures, options: TrainOptions, team: Team | None = None) -> TrainState:
     """Train until the run's length is reached.
+
+    On a CPU, what the process frees stays its own from then on (`overnet.allocation.keep_freed_memory`).
 
     Parameters
     ----------
@@ -90,21 +69,20 @@ def train(state: TrainState, pictures: PackedPictures, options: TrainOptions, te
 
     Returns
     -------
-    `state`, at its end. ``last.pt``, ``best.safetensors`` and ``final.safetensors`` are in the folder.
+    `state`, at its end. ``last.pt``, ``best.safetensors``, ``final.safetensors`` and ``curve.csv`` are in the folder.
 
     Raises
     ------
     InterruptedRun : Ctrl-C or SIGTERM; a checkpoint was written before.
     BackendError : a process that prepares patches was lost or hangs; the last checkpoint is good.
+    OutputError : the disk is full, or the folder unwritable.
     OverNetError : the loss was not finite too many times in a row.
     """
     team = team or Team()
     patches = Patches(pictures, state.settings, rank=team.rank, world=team.world)
     with ExitStack() as stack:
         stop_wanted = stack.enter_context(_stop_signals())
-        board = options.folder / "tensorboard" if options.tensorboard and team.leads else None
-        reporter = Reporter(board, options.say if team.leads else _silent, state.step)
-        stack.callback(reporter.close)
+        reporter = stack.enter_context(closing(_reporter(state, options, team)))
         loop = _Loop(state, patches, options, team, reporter)
         try:
             loop.run(stop_wanted)
@@ -118,6 +96,14 @@ def train(state: TrainState, pictures: PackedPictures, options: TrainOptions, te
     return state
 
 
+def _reporter(state: TrainState, options: TrainOptions, team: Team) -> Reporter:
+    if not team.leads:
+        return Reporter(None, None, _silent, state.step)
+    scales = sorted({example.scale for example in options.examples})
+    curve = Curve(options.folder / CURVE, scales, state.step)
+    return Reporter(options.folder / "tensorboard" if options.tensorboard else None, curve, options.say, state.step)
+
+
 class _Loop:
     """What a run needs while it runs."""
 
@@ -127,17 +113,7 @@ class _Loop:
         self.state, self.patches, self.options, self.team, self.reporter = state, patches, options, team, reporter
         self.settings = state.settings
         self.device = next(state.model.parameters()).device
-        self.autocast = _autocast_type(self.settings.autocast, self.device)
-        if self.settings.compile:
-            state.model.features = torch.compile(state.model.features)  # type: ignore[method-assign]
-        objective = Objective(state.model, self.settings.loss)
-        self.objective: nn.Module = objective
-        if team.world > 1:
-            self.objective = DistributedDataParallel(
-                objective,
-                device_ids=[self.device.index] if self.device.type == "cuda" else None,
-                broadcast_buffers=False,  # the network's are constants
-            )
+        self.step = TrainStep(state, team)
         self.saved = self.resumed = time.monotonic()
         self.elapsed_before = state.elapsed_seconds
         self.share_before = share_done(self.settings, state.step, state.elapsed_seconds)
@@ -145,6 +121,8 @@ class _Loop:
     def run(self, stop_wanted: Callable[[], bool]) -> None:
         """Step after step until the end."""
         state = self.state
+        if self.device.type == "cpu":
+            keep_freed_memory()
         last = self.settings.steps if self.settings.steps is not None else 1 << 60
         batches = load_batches(
             self.patches,
@@ -157,7 +135,19 @@ class _Loop:
         if state.step == 0:
             self._validate()
         while (done := self._share_done()) < 1:
-            self._step(next(batches), learning_rate(self.settings, state.step, done))
+            rate = learning_rate(self.settings, state.step, done)
+            loss = self.step(next(batches), rate)
+            self._read_clock()
+            if loss is not None:
+                self.reporter.step(
+                    state.step,
+                    loss,
+                    rate,
+                    self.settings.batch,
+                    state.elapsed_seconds,
+                    self._seconds_left(),
+                    state.skipped,
+                )
             if state.step % self.settings.validate_every == 0:
                 self._validate()
             if self.team.agree(float(stop_wanted())):
@@ -180,52 +170,6 @@ class _Loop:
         share = share_done(self.settings, self.state.step, self.state.elapsed_seconds)
         return share if self.settings.minutes is None else self.team.agree(share)
 
-    def _step(self, batch: Batch, rate: float) -> None:
-        state, settings = self.state, self.settings
-        for group in state.optimiser.param_groups:
-            group["lr"] = rate
-        state.optimiser.zero_grad()
-        loss = self.team.mean(self._backward(batch))
-        state.scaler.unscale_(state.optimiser)
-        norm = nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip or math.inf)
-        finite = bool(torch.isfinite(norm + loss))
-        if finite:
-            state.scaler.step(state.optimiser)
-            state.update_average()
-        state.scaler.update()
-        state.step += 1
-        self._count(finite)
-        if finite:
-            self.reporter.step(state.step, float(loss), rate, settings.batch, self._seconds_left(), state.skipped)
-
-    def _backward(self, batch: Batch) -> Tensor:
-        """Sum the gradients of the batch's parts; its mean loss."""
-        parts = self.settings.accumulate
-        layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
-        total = torch.zeros((), device=self.device)
-        lows = batch.low.to(self.device, non_blocking=True).contiguous(memory_format=layout).chunk(parts)
-        targets = [target.to(self.device, non_blocking=True).chunk(parts) for target in batch.targets]
-        for part, low in enumerate(lows):
-            with ExitStack() as stack:
-                if isinstance(self.objective, DistributedDataParallel) and part + 1 < parts:
-                    stack.enter_context(self.objective.no_sync())
-                with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-                    loss = self.objective(low, [each[part] for each in targets], batch.scales) / parts
-                self.state.scaler.scale(loss).backward()
-                total += loss.detach()
-        return total
-
-    def _count(self, finite: bool) -> None:
-        state = self.state
-        # With fp16, a first gradient that is too large is how the scaler finds its scale.
-        state.skipped += not finite
-        state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
-        if state.skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW:
-            raise OverNetError(
-                f"the loss or its gradient was not finite for {state.skipped_in_a_row} steps in a row, up to step "
-                f"{state.step}; a lower learning rate may help"
-            )
-
     def _seconds_left(self) -> float | None:
         """By the clock, or by the steps since the run was started or resumed."""
         share = share_done(self.settings, self.state.step, self.state.elapsed_seconds)
@@ -247,7 +191,8 @@ class _Loop:
             self.state.export(self.options.folder / BEST)
         largest = max(psnr_db)
         shown = [p for p, example in zip(pictures, self.options.examples, strict=True) if example.scale == largest]
-        self.reporter.validated(self.state.step, psnr_db, shown, best=best)
+        self._read_clock()
+        self.reporter.validated(self.state.step, self.state.elapsed_seconds, psnr_db, shown, best=best)
 
     def _save(self) -> None:
         if self.team.leads:
@@ -258,25 +203,6 @@ class _Loop:
 
 def _silent(line: str) -> None:
     """Processes other than the first say nothing."""
-
-
-def _autocast_type(name: str, device: torch.device) -> torch.dtype | None:
-    if name == "auto":
-        name = "bf16" if computes_in_bf16(device) else "off"
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[name]
-
-
-def computes_in_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies in bf16 by itself; where it does not, bf16 is slower than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu":
-        return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
-    except OSError:
-        return False
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
 
 
 def pick_device(name: str, team: Team) -> torch.device:

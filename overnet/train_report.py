@@ -1,19 +1,52 @@
-"""What a training run says: a line on the terminal, and scalars and pictures for TensorBoard."""
+"""What a training run says: a line on the terminal, a table of its curve, and scalars and pictures for TensorBoard."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from overnet.curve import Curve, CurvePoint
 from overnet.errors import require
 from overnet.packing import Picture
 
 # How often a line is said, in seconds.
 _EVERY_SECONDS = 30.0
+
+
+def require_tensorboard() -> Any:  # noqa: ANN401 - a module without types
+    """Import what writes for TensorBoard.
+
+    Raises
+    ------
+    MissingDependency : it is not installed.
+    """
+    require("tensorboard", extra="train", purpose="writing for TensorBoard")
+    return require("torch.utils.tensorboard", extra="train", purpose="writing for TensorBoard")
+
+
+class _Interval:
+    """Sums over some steps."""
+
+    def __init__(self) -> None:
+        self.seconds, self._losses, self._patches, self._steps = 0.0, 0.0, 0, 0
+
+    def add(self, seconds: float, loss: float, patches: int) -> None:
+        self.seconds, self._losses = self.seconds + seconds, self._losses + loss
+        self._patches, self._steps = self._patches + patches, self._steps + 1
+
+    @property
+    def loss(self) -> float:
+        """The mean."""
+        return self._losses / self._steps
+
+    @property
+    def patches_per_second(self) -> float:
+        return self._patches / max(self.seconds, 1e-9)
 
 
 class Reporter:
@@ -22,6 +55,7 @@ class Reporter:
     Parameters
     ----------
     folder : where TensorBoard's files go; None writes none.
+    curve : given a point every half minute, and at each validation; None writes none.
     say : told a line of progress every half minute, and each validation.
     start : the step that the run begins at or is resumed at.
 
@@ -30,22 +64,27 @@ class Reporter:
     MissingDependency : TensorBoard is wanted and not installed.
     """
 
-    def __init__(self, folder: Path | None, say: Callable[[str], None], start: int) -> None:
-        self._say = say
+    def __init__(self, folder: Path | None, curve: Curve | None, say: Callable[[str], None], start: int) -> None:
+        self._say, self._curve = say, curve
         self._board: Any = None
         if folder is not None:
-            require("tensorboard", extra="train", purpose="writing for TensorBoard")
-            board = require("torch.utils.tensorboard", extra="train", purpose="writing for TensorBoard")
             # What an earlier start wrote of steps that are now done again is hidden.
-            self._board = board.SummaryWriter(str(folder), purge_step=start)
+            self._board = require_tensorboard().SummaryWriter(str(folder), purge_step=start)
         self._psnr_db: float | None = None
-        self._begin()
+        self._said, self._pointed = _Interval(), _Interval()
+        self._point: CurvePoint | None = None
+        self._now = time.monotonic()
 
-    def _begin(self) -> None:
-        self._since, self._losses, self._patches = time.monotonic(), 0.0, 0
-        self._steps = 0
-
-    def step(self, step: int, loss: float, rate: float, patches: int, left_seconds: float | None, skipped: int) -> None:
+    def step(
+        self,
+        step: int,
+        loss: float,
+        rate: float,
+        patches: int,
+        elapsed_seconds: float,
+        left_seconds: float | None,
+        skipped: int,
+    ) -> None:
         """Take note of a step that was done.
 
         Parameters
@@ -53,14 +92,20 @@ class Reporter:
         step : steps done so far.
         loss, rate : of this step.
         patches : in this step, over all processes.
+        elapsed_seconds : that the run took so far.
         left_seconds : until the end, None where it is not known yet.
         skipped : steps without effect so far.
         """
-        self._losses, self._patches, self._steps = self._losses + loss, self._patches + patches, self._steps + 1
-        seconds = time.monotonic() - self._since
-        if seconds < _EVERY_SECONDS:
+        # The step before was not validated, or its point would be written.
+        if self._pointed.seconds >= _EVERY_SECONDS:
+            self._write_point()
+        before, self._now = self._now, time.monotonic()
+        for interval in (self._said, self._pointed):
+            interval.add(self._now - before, loss, patches)
+        self._point = CurvePoint(step, elapsed_seconds, self._pointed.loss, rate, self._pointed.patches_per_second)
+        if self._said.seconds < _EVERY_SECONDS:
             return
-        mean, speed = self._losses / self._steps, self._patches / max(seconds, 1e-9)
+        mean, speed = self._said.loss, self._said.patches_per_second
         psnr = f", PSNR {self._psnr_db:.2f} dB" if self._psnr_db is not None else ""
         left = f", {_duration(left_seconds)} left" if left_seconds is not None else ""
         lost = f", {skipped} steps skipped" if skipped else ""
@@ -68,10 +113,21 @@ class Reporter:
         if self._board is not None:
             for name, value in {"loss": mean, "rate": rate, "patches per second": speed, "skipped": skipped}.items():
                 self._board.add_scalar(name, value, step)
-        self._begin()
+        self._said = _Interval()
 
-    def validated(self, step: int, psnr_db: dict[int, float], pictures: list[Picture], *, best: bool) -> None:
+    def _write_point(self) -> None:
+        if self._point is not None and self._curve is not None:
+            self._curve.add(self._point)
+        self._point, self._pointed = None, _Interval()
+
+    def validated(
+        self, step: int, elapsed_seconds: float, psnr_db: dict[int, float], pictures: list[Picture], *, best: bool
+    ) -> None:
         """Take note of a validation: mean PSNR in dB for each scale, and pictures to look at."""
+        self._point = replace(self._point or CurvePoint(step, elapsed_seconds), psnr_db=psnr_db)
+        self._write_point()
+        # What a validation takes is no part of the next step.
+        self._now = time.monotonic()
         self._psnr_db = float(np.mean(list(psnr_db.values())))
         each = ", ".join(f"x{scale} {value:.3f}" for scale, value in psnr_db.items())
         self._say(f"step {step}: validation PSNR {each} dB{' (the best so far)' if best else ''}")
@@ -84,6 +140,7 @@ class Reporter:
 
     def close(self) -> None:
         """Write what is left."""
+        self._write_point()
         if self._board is not None:
             self._board.close()
 

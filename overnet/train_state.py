@@ -19,6 +19,7 @@ from overnet.presets import TrainSettings, settings_from
 from overnet.writing import printable, whole_file
 
 LAST, PREVIOUS, BEST, FINAL = "last.pt", "previous.pt", "best.safetensors", "final.safetensors"
+CURVE = "curve.csv"
 
 _FORMAT = "overnet training 1"
 

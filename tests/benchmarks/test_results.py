@@ -99,8 +99,8 @@ _JSON = st.recursive(
 @settings(max_examples=200, deadline=None)
 @given(_JSON, st.sampled_from(["case", "latency", "memory", "quality", "power", "warnings", "device"]))
 def test_whatever_stands_in_a_field_is_taken_or_refused_in_one_line(value, field):
-    content = {"case": {"method": "a", "kind": "rival", "precision": "fp32", "scale": 2, "width": 1, "height": 1}}
-    content |= {"device": "here", field: value}
+    case = {"method": "a", "kind": "rival", "precision": "fp32", "scale": 2, "width": 1, "height": 1}
+    content = {"case": case, "device": "here", field: value}
     try:
         made = from_json(CaseResult, content, name="file")
     except InputError as error:

@@ -17,9 +17,10 @@ from overnet.export.comparison import Referee, check_pictures, in_openvino
 from overnet.export.exporter import CalibrationOptions, EngineOptions, Options, export
 from overnet.export.gate import GATES
 from overnet.export.onnx_export import build_onnx
-from overnet.export.parity import in_declared_types, in_network, reference
+from overnet.export.parity import in_declared_types, in_network
 from overnet.export.profile import make_profile
 from overnet.export.trt_build import BuildError
+from overnet.reference import reference
 from overnet.weights import bundled_checkpoint, bundled_folder
 from tests.conftest import SHARED, needs_shared
 from tests.export.test_onnx_export import random_model

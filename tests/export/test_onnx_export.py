@@ -8,8 +8,8 @@ from overnet.checkpoint import load_checkpoint
 from overnet.deploy import deploy
 from overnet.export.graph import rounded
 from overnet.export.onnx_export import build_onnx
-from overnet.export.parity import reference
 from overnet.model import OverNet, OverNetConfig
+from overnet.reference import reference
 from overnet.runtime.options import BackendOptions
 from overnet.runtime.ort_backend import OnnxRuntimeBackend
 

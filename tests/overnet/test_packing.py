@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from overnet.errors import InputError
-from overnet.packing import PackedPictures, decode, pack
+from overnet.packing import PackedPictures, decode, pack, read_intact
 
 
 @pytest.fixture
@@ -107,8 +107,16 @@ def test_folders_without_pictures_are_refused(tmp_path):
     with pytest.raises(InputError, match="no picture"):
         packed(tmp_path, tmp_path / "p.packed")
     (tmp_path / "broken.png").write_bytes(b"")
-    with pytest.raises(InputError, match="none of the pictures"):
+    with pytest.raises(InputError, match="no picture in it can be read, of 1"):
         packed(tmp_path, tmp_path / "p.packed")
+
+
+def test_a_picture_that_cannot_be_read_is_named(folder):
+    (folder / "a.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"a\.png: cannot be read as a picture"):
+        read_intact(folder / "a.png")
+    with pytest.raises(InputError, match=r"missing\.png: No such file"):
+        read_intact(folder / "missing.png")
 
 
 def test_grey_and_transparent_pictures_become_rgb(picture):

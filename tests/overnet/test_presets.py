@@ -62,6 +62,7 @@ def test_wrong_files_are_refused_with_what_is_wrong(tmp_path, content, message):
         ({"scales": [2.3]}, "no whole number of pixels at scale 2.3"),
         ({"patch": 12}, "multiple of 8"),
         ({"optimiser": "sgd"}, "optimiser is 'sgd'"),
+        ({"loss": "huber"}, "loss is 'huber'; it must be one of l1, l2"),
         ({"ema": 1.0}, "ema is 1.0"),
     ],
 )

@@ -1,3 +1,4 @@
+import csv
 import os
 import signal
 import threading
@@ -9,11 +10,13 @@ import pytest
 import torch
 
 from overnet.checkpoint import load_checkpoint, save_checkpoint
+from overnet.data import Patches
 from overnet.errors import CheckpointError, InputError, InterruptedRun, OverNetError
 from overnet.model import OverNet
 from overnet.packing import pack
-from overnet.train import Objective, computes_in_bf16, pick_device
-from overnet.train_state import BEST, FINAL, LAST, PREVIOUS, load_state
+from overnet.train import pick_device
+from overnet.train_state import BEST, CURVE, FINAL, LAST, PREVIOUS, load_state
+from overnet.train_step import Objective, computes_in_bf16
 from overnet.validation import Example
 from tests.overnet.training import CPU, assert_same_run, run, start, tiny_settings, tiny_state
 
@@ -173,7 +176,7 @@ class Poisoned(Objective):
 
 
 def test_steps_whose_loss_is_not_a_number_change_nothing_and_are_counted(tmp_path, pictures, monkeypatch):
-    monkeypatch.setattr("overnet.train.Objective", Poisoned)
+    monkeypatch.setattr("overnet.train_step.Objective", Poisoned)
     monkeypatch.setattr(Poisoned, "poisoned", (2, 5))
     state = run(tmp_path, pictures)
     assert (state.step, state.skipped, state.skipped_in_a_row) == (6, 2, 0)
@@ -182,7 +185,7 @@ def test_steps_whose_loss_is_not_a_number_change_nothing_and_are_counted(tmp_pat
 
 
 def test_a_loss_that_stays_not_a_number_ends_the_run(tmp_path, pictures, monkeypatch):
-    monkeypatch.setattr("overnet.train.Objective", Poisoned)
+    monkeypatch.setattr("overnet.train_step.Objective", Poisoned)
     monkeypatch.setattr(Poisoned, "poisoned", range(3, 1000))
     with pytest.raises(OverNetError, match="not finite for 20 steps in a row, up to step 22"):
         run(tmp_path, pictures, steps=1000)
@@ -233,6 +236,61 @@ def test_a_run_in_another_thread_leaves_signals_alone(tmp_path, pictures):
     assert states[0].step == 1
 
 
+def curve(folder):
+    with (folder / CURVE).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_curve_says_what_the_run_came_to(tmp_path, pictures, examples):
+    state = run(tmp_path, pictures, steps=7, warm_up=0, with_options={"examples": examples})
+    rows = curve(tmp_path)
+    assert [row["step"] for row in rows] == ["0", "3", "6", "7"]
+    assert [row["loss"] == "" for row in rows] == [True, False, False, False]
+    assert float(rows[1]["learning_rate"]) > float(rows[2]["learning_rate"]) > 0
+    assert all(float(row["patches_per_second"]) > 0 for row in rows[1:])
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] <= state.elapsed_seconds + 0.1
+    best = max(sum(float(row[f"psnr_x{scale}_db"]) for scale in (2, 3)) / 2 for row in rows)
+    assert best == pytest.approx(state.best_psnr_db, abs=1e-3)
+
+
+def test_the_curve_of_a_resumed_run_is_the_uninterrupted_ones(tmp_path, pictures, examples, monkeypatch):
+    run(tmp_path / "whole", pictures, with_options={"examples": examples})
+    folder = tmp_path / "killed"
+    # As if it was killed in step 7, while its last checkpoint is of step 4.
+    monkeypatch.setattr("overnet.train.Reporter.step", _interrupting_after(4))
+    with pytest.raises(InterruptedRun):
+        run(folder, pictures, with_options={"examples": examples})
+    monkeypatch.undo()
+    with (folder / CURVE).open("a") as file:
+        file.write("5,9.9,0.1,0.001,9,,\n6,9.9,0.1,0.001,9,1.0,1.0\n7,1")
+    run(folder, pictures, resume=True, with_options={"examples": examples})
+    whole, resumed = curve(tmp_path / "whole"), curve(folder)
+    names = ["step", "psnr_x2_db", "psnr_x3_db"]
+    assert [[row[name] for name in names] for row in resumed] == [[row[name] for name in names] for row in whole]
+    run(folder, pictures, resume=True, with_options={"examples": examples})
+    assert curve(folder) == resumed
+
+
+def test_a_run_writes_points_of_its_curve_now_and_then(tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr("overnet.train_report._EVERY_SECONDS", 0.0)
+    run(tmp_path, pictures, steps=3)
+    assert [row["step"] for row in curve(tmp_path)] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("loss", ["l1", "l2"])
+def test_a_run_trains_the_loss_that_is_set(tmp_path, pictures, loss):
+    """What it says against the network's own error, at a rate that changes nothing."""
+    state = run(tmp_path, pictures, loss=loss, learning_rate=0.0, steps=1, autocast="off")
+    batch = Patches(pictures, state.settings)[0]
+    with torch.no_grad():
+        (upscaled,) = state.model.upscale_to(batch.low.float() / 255, batch.scales)
+    error = upscaled - batch.targets[0].float() / 255
+    expected = {"l1": error.abs(), "l2": error.square()}[loss].mean()
+    assert float(curve(tmp_path)[-1]["loss"]) == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_tensorboard_gets_scalars_and_pictures(tmp_path, pictures, examples, monkeypatch):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.setattr("overnet.train_report._EVERY_SECONDS", 0.0)
@@ -260,12 +318,20 @@ def test_devices_that_are_not_here_are_refused():
         pick_device("tpu", Team())
 
 
-def test_bf16_is_not_chosen_where_the_processor_lacks_it(monkeypatch):
-    flags = {"text": "flags : avx2 fma"}
-    monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: flags["text"])
-    assert not computes_in_bf16(CPU)
-    flags["text"] = "flags : avx512f amx_bf16"
-    assert computes_in_bf16(CPU)
+@pytest.mark.parametrize(
+    ("words", "faster"),
+    [
+        ("vendor_id : GenuineIntel flags : avx2 fma", False),
+        ("vendor_id : GenuineIntel flags : avx512f avx512_bf16", False),
+        ("vendor_id : GenuineIntel flags : avx512f avx512_bf16 amx_bf16", True),
+        ("vendor_id : AuthenticAMD flags : avx512f avx512_bf16", True),
+        ("vendor_id : AuthenticAMD flags : avx2 fma", False),
+        ("CPU implementer : 0x41 Features : asimd bf16", True),
+    ],
+)
+def test_bf16_is_chosen_where_the_processor_is_faster_in_it(monkeypatch, words, faster):
+    monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: words)
+    assert computes_in_bf16(CPU) == faster
 
 
 def test_settings_are_part_of_a_resumed_run(tmp_path, pictures):

@@ -1,13 +1,14 @@
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from overnet.checkpoint import load_checkpoint
 from overnet.errors import InputError
 from overnet.evaluate import evaluate, find_pairs
+from overnet.model import OverNet, OverNetConfig
+from overnet.reference import reference
 from overnet.resample import imresize
-from overnet.validation import load_examples, upscaled, validate
+from overnet.validation import load_examples, validate
 from overnet.weights import bundled_checkpoint
 from tests.conftest import SHARED, needs_shared
 
@@ -31,14 +32,13 @@ def test_it_measures_what_the_evaluation_measures():
     model = load_checkpoint(bundled_checkpoint())
     folder = SHARED / "sets" / "Set5"
     psnr_db, pictures = validate(model, load_examples(folder, [4]))
-    expected = evaluate(lambda low: upscaled(model, low, 4), find_pairs(folder, 4), 4)
+    expected = evaluate(lambda low: reference(model, low, 4), find_pairs(folder, 4), 4)
     assert psnr_db[4] == pytest.approx(np.mean([quality.psnr_db for quality in expected]), abs=1e-6)
     assert len(pictures) == 5
 
 
 def test_every_picture_serves_every_scale_and_is_cut_to_a_multiple(tmp_path, picture):
-    (tmp_path / "below").mkdir()
-    for name in ("b.png", "below/a.png", "low_LR.png"):
+    for name in ("b.png", "a.png"):
         cv2.imwrite(str(tmp_path / name), picture)
     examples = load_examples(tmp_path, [3, 4])
     assert [(example.scale, example.low.shape) for example in examples] == [(3, (16, 22, 3))] * 2 + [
@@ -48,23 +48,28 @@ def test_every_picture_serves_every_scale_and_is_cut_to_a_multiple(tmp_path, pic
     assert len(load_examples(tmp_path, [2], most=1)) == 1
 
 
+def test_given_low_resolution_sides_are_used(tmp_path, picture):
+    """DIV2K's form, with a low side that could not have been made; 50 x 66 at x4 is 13 x 17 to MATLAB."""
+    low = np.full((13, 17, 3), 99, np.uint8)
+    for path, content in (("a_HR/01.png", picture), ("a_LR_bicubic/X4/01x4.png", low)):
+        (tmp_path / path).parent.mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / path), content)
+    (example,) = load_examples(tmp_path, [4])
+    assert (example.low == 99).all()
+    model = OverNet(OverNetConfig(width=8, groups=1, blocks=1, expansion=1, overscale=4, squeeze=4)).eval()
+    psnr_db, (upscaled,) = validate(model, [example])
+    assert upscaled.shape == example.high.shape == picture.shape
+    expected = evaluate(lambda low: reference(model, low, 4), find_pairs(tmp_path, 4), 4)
+    assert psnr_db == {4: expected[0].psnr_db}
+
+
 def test_folders_without_usable_pictures_are_refused(tmp_path, picture):
-    with pytest.raises(InputError, match="no picture to validate with"):
+    with pytest.raises(InputError, match="no pictures for scale 2"):
         load_examples(tmp_path, [2])
     cv2.imwrite(str(tmp_path / "small.png"), picture[:5, :5])
     with pytest.raises(InputError, match="too small"):
         load_examples(tmp_path, [4])
-
-
-def test_upscaled_pictures_are_clipped_and_rounded():
-    class Constant(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
-
-        def forward(self, batch, scale):
-            return torch.tensor([-0.5, 100.6 / 255, 2.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-
-    picture = upscaled(Constant(), np.zeros((2, 2, 3), np.uint8), 2)
-    assert picture.dtype == np.uint8
-    assert (picture == [0, 101, 255]).all()
+    content = (tmp_path / "small.png").read_bytes()
+    (tmp_path / "small.png").write_bytes(content[:-20])
+    with pytest.raises(InputError, match=r"small\.png: a (truncated|damaged) PNG file"):
+        load_examples(tmp_path, [4])

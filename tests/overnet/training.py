@@ -52,8 +52,8 @@ def assert_same_run(one, other):
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(others[index][name])), (index, name)
 
 
-def start(arguments, **environment):
-    """Run ``overnet train`` with the tiny network in a process of its own."""
+def start(arguments, *, own_group=False, **environment):
+    """Run ``overnet train`` in a process of its own, and where wanted in a group of processes, as a terminal does."""
     program = (
         "import sys; from overnet.cli_common import PLAIN, complain; from overnet.cli_train import train_command\n"
         "from overnet.errors import OverNetError; import typer\n"
@@ -65,5 +65,6 @@ def start(arguments, **environment):
         [sys.executable, "-c", program, *map(str, arguments)],
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=own_group,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
     )

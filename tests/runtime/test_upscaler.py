@@ -21,7 +21,7 @@ from tests.conftest import ROOT, SHARED, needs_shared
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
 def test_backends_agree(picture, small_models, small_checkpoint, backend):
     from overnet.checkpoint import load_checkpoint
-    from overnet.export.parity import reference
+    from overnet.reference import reference
 
     model = small_checkpoint if backend == "torch" else small_models
     upscaled = Upscaler(3, model=model, backend=backend)(picture)
@@ -114,7 +114,7 @@ def test_a_scale_without_a_model_of_its_own(picture, small_models, scale):
 
 def test_a_checkpoint_computes_fractional_scales_itself(picture, small_checkpoint):
     from overnet.checkpoint import load_checkpoint
-    from overnet.export.parity import reference
+    from overnet.reference import reference
 
     upscaler = Upscaler(1.5, model=small_checkpoint)
     expected = reference(load_checkpoint(small_checkpoint), picture, 1.5)
