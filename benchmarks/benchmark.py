@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -87,7 +87,7 @@ class BenchmarkOptions:
 
     def as_texts(self) -> dict[str, str]:
         """Each option in words, for a report; of files the name alone."""
-        texts = {
+        return {
             "backend": " ".join(self.backends),
             "scale": " ".join(map(str, self.scales)),
             "size": " ".join(f"{size.width}x{size.height}" for size in self.sizes),
@@ -103,7 +103,6 @@ class BenchmarkOptions:
             "provider": self.provider,
             "slots": str(self.slots),
         }
-        return texts
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,15 @@ class _Entry:
 
     backend: str
     precision: str
+
+    def case(self, scale: int, size: PictureSize, batch: int) -> Case:
+        """Its case at a scale and a size."""
+        return Case(self.backend, "backend", self.precision, scale, size.width, size.height, batch)
+
+    @property
+    def name(self) -> str:
+        """As its cases have it."""
+        return self.case(1, PictureSize(1, 1), 1).name
 
 
 def run_benchmark(
@@ -247,9 +255,7 @@ class _Benchmark:
                     picture = check_picture(size.width, size.height)
                     write_reference(make_reference(picture, scale, options.model), file)
                     for entry in entries:
-                        case = Case(
-                            entry.backend, "backend", entry.precision, scale, size.width, size.height, options.batch
-                        )
+                        case = entry.case(scale, size, options.batch)
                         self._step(case.title)
                         yield run_case(self._request(case, file), on_progress=self._within)
 
@@ -342,24 +348,20 @@ class _Benchmark:
         self.notes += outcome.notes
 
     def _pictures(self) -> list[SamplePictures]:
+        """What each method makes of a real picture, at each scale."""
         pictures: list[SamplePictures] = []
         for scale, entries in self.entries.items():
             methods: dict[str, Upscale] = {}
-            upscalers = []
-            try:
+            with ExitStack() as stack:
                 for entry in entries:
-                    name = Case(entry.backend, "backend", entry.precision, scale, 1, 1).name
-                    try:
-                        upscaler = self._upscaler(entry.backend, entry.precision, scale)
-                    except OverNetError:
-                        continue  # its cases say why
-                    upscalers.append(closing(upscaler))
-                    methods[name] = upscaler
-                pictures += make_samples(methods, scale, self.options.data)
-            finally:
-                for each in upscalers:
-                    with each:
-                        pass
+                    # What cannot be loaded has said so in its cases.
+                    with suppress(OverNetError, MemoryError):
+                        upscaler = stack.enter_context(self._upscaler(entry.backend, entry.precision, scale))
+                        methods[entry.name] = upscaler
+                try:
+                    pictures += make_samples(methods, scale, self.options.data)
+                except (OverNetError, MemoryError) as error:  # not worth losing what was measured for
+                    self.notes.append(f"x{scale}: no pictures for the report: {error}")
         return pictures
 
 
