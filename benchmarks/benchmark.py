@@ -11,98 +11,42 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from overnet.artifact import PRECISIONS
 from overnet.benchmarks.cases import CaseRequest, run_case
 from overnet.benchmarks.machine import describe_machine
 from overnet.benchmarks.memory import growth
+from overnet.benchmarks.options import BenchmarkOptions, check_options
 from overnet.benchmarks.peak import measure_peaks, share_of_peak
 from overnet.benchmarks.power import why_no_source
 from overnet.benchmarks.quality import check_picture, make_reference, write_reference
 from overnet.benchmarks.race import Entrant, PictureSize, RaceRequest, run_race
-from overnet.benchmarks.results import BenchmarkRun, Case, CaseResult, Peak, Ratio, SamplePictures, VideoStages
+from overnet.benchmarks.results import (
+    BenchmarkRun,
+    Case,
+    CaseResult,
+    MemoryGrowth,
+    Peak,
+    Ratio,
+    SamplePictures,
+    VideoStages,
+)
 from overnet.benchmarks.sample_pictures import make_samples
 from overnet.benchmarks.truth import read_truth
 from overnet.benchmarks.video_stages import measure_video
 from overnet.cuda_device import check_device, cuda_device, cuda_device_count, free_device_memory_bytes
-from overnet.errors import InputError, OverNetError
+from overnet.errors import OverNetError
 from overnet.evaluate import Upscale
 from overnet.evaluated_model import choose_model, describe
 from overnet.runtime.backend import BACKENDS, ModelKind, choose_backends, model_kind
 from overnet.runtime.tiling import available_memory_bytes
 from overnet.runtime.upscaler import Upscaler
-from overnet.sidecar import LARGEST_BATCH
 from overnet.weights import bundled_checkpoint, bundled_folder
-
-__all__ = ["BenchmarkOptions", "PictureSize", "Progress", "run_benchmark"]
 
 # Told what is being done, how many steps are done, and how many there are.
 Progress = Callable[[str, int, int], None]
 
-_LARGEST_SIDE = 16384
 _FEWEST_FRAMES, _MOST_FRAMES = 10, 300
 # A machine that others use gives other figures each time.
 _BUSY_LOAD = 0.25
-_HIGHEST_SCALE = 8
-
-
-@dataclass(frozen=True)
-class BenchmarkOptions:
-    """What is measured.
-
-    Attributes
-    ----------
-    backends : names of `overnet.runtime.backend.BACKENDS`, or ``"auto"``.
-    scales, sizes, precisions : each of them for each backend; without a precision, the backend's usual one.
-    model : as `overnet.runtime.upscaler.Upscaler` takes it; None for the bundled one.
-    seconds : that each figure is measured for at least.
-    batch : pictures given at once.
-    data : a folder of real pictures to judge results on; None for the package's own.
-    rivals : whether to race against what a user would pick instead.
-    rival_models : see `overnet.benchmarks.rivals.RivalOptions`.
-    video : whether to upscale a short clip from file to file.
-    power : whether to measure what the machine draws.
-    sustained_seconds : how long each case is kept busy to see whether its speed holds; 0: not.
-    threads, device, provider, slots : as `overnet.runtime.upscaler.Upscaler` takes them.
-    pictures : whether to make the pictures for a report.
-    """
-
-    backends: list[str]
-    scales: list[int]
-    sizes: list[PictureSize]
-    precisions: list[str]
-    model: Path | None = None
-    seconds: float = 10.0
-    batch: int = 1
-    data: Path | None = None
-    rivals: bool = False
-    rival_models: Path | None = None
-    video: bool = True
-    power: bool = True
-    sustained_seconds: float = 0.0
-    threads: int | None = None
-    device: int = 0
-    provider: str = "cpu"
-    slots: int = 3
-    pictures: bool = False
-
-    def as_texts(self) -> dict[str, str]:
-        """Each option in words, for a report; of files the name alone."""
-        return {
-            "backend": " ".join(self.backends),
-            "scale": " ".join(map(str, self.scales)),
-            "size": " ".join(f"{size.width}x{size.height}" for size in self.sizes),
-            "precision": " ".join(self.precisions) or "the backend's usual one",
-            "model": "bundled" if self.model is None else self.model.name,
-            "seconds": f"{self.seconds:g}",
-            "batch": str(self.batch),
-            "data": "photographs that come along" if self.data is None else self.data.name,
-            "rivals": "yes" if self.rivals else "no",
-            "sustained": f"{self.sustained_seconds:g}",
-            "threads": "all" if self.threads is None else str(self.threads),
-            "device": str(self.device),
-            "provider": self.provider,
-            "slots": str(self.slots),
-        }
 
 
 @dataclass(frozen=True)
@@ -151,7 +95,7 @@ class _Benchmark:
     def __init__(self, options: BenchmarkOptions, on_progress: Progress) -> None:
         self.options, self._on_progress = options, on_progress
         self.notes: list[str] = []
-        _check(options)
+        check_options(options)
         for scale in options.scales:
             read_truth(options.data, scale)  # what is wrong with it is said before anything is measured
         self.backends = list(dict.fromkeys(self._backend(name) for name in options.backends))
@@ -196,7 +140,7 @@ class _Benchmark:
             options=self.options.as_texts(),
             results=results,
             ratios=ratios,
-            growth=growth(results, available_memory_bytes(), available_device_bytes=self._device_bytes()),
+            growth=self._growth(results),
             videos=videos,
             peaks=peaks,
             pictures=pictures,
@@ -204,12 +148,14 @@ class _Benchmark:
             notes=list(dict.fromkeys(self.notes)),
         )
 
-    def _device_bytes(self) -> int | None:
-        """Of a GPU's own memory, what is free; None without one, or where it shares the host's."""
+    def _growth(self, results: list[CaseResult]) -> list[MemoryGrowth]:
+        """How memory grows, up to that of a GPU's own where it has some, or to what was asked for."""
+        given = self.options.memory_bytes
         gpu = None if self._gpu is None else cuda_device(self._gpu)
-        if gpu is None or self._gpu is None or gpu.shares_memory:
-            return None
-        return free_device_memory_bytes(self._gpu)
+        device_bytes = None
+        if gpu is not None and self._gpu is not None and not gpu.shares_memory:
+            device_bytes = given or free_device_memory_bytes(self._gpu)
+        return growth(results, given or available_memory_bytes(), available_device_bytes=device_bytes)
 
     def _step(self, doing: str) -> None:
         self._on_progress(doing, self._done, self._total)
@@ -380,23 +326,3 @@ def _load_average() -> float | None:
         return os.getloadavg()[0] / (os.cpu_count() or 1)
     except (AttributeError, OSError):  # on Windows there is none
         return None
-
-
-def _check(options: BenchmarkOptions) -> None:
-    """Refuse what is out of range.
-
-    Raises
-    ------
-    InputError : it is.
-    """
-    for scale in options.scales:
-        if not 2 <= scale <= _HIGHEST_SCALE:
-            raise InputError(f"scale is {scale}; it must be from 2 to {_HIGHEST_SCALE}")
-    for size in options.sizes:
-        if not (1 <= size.width <= _LARGEST_SIDE and 1 <= size.height <= _LARGEST_SIDE):
-            raise InputError(f"size is {size.width}x{size.height}; each side must be from 1 to {_LARGEST_SIDE}")
-    for precision in options.precisions:
-        if precision not in PRECISIONS:
-            raise InputError(f"precision is {precision[:40]!r}; it can be {', '.join(PRECISIONS)}")
-    if not 1 <= options.batch <= LARGEST_BATCH:
-        raise InputError(f"batch is {options.batch}; it must be from 1 to {LARGEST_BATCH}")

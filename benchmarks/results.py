@@ -259,7 +259,7 @@ class MemoryGrowth:
     Attributes
     ----------
     largest_misfit_percent : how far a measured point is from the line at most; a large one makes the line doubtful.
-    available_bytes : what the machine had when it was measured.
+    available_bytes : what the machine had when it was measured, or what was asked about.
     largest_pixels : the input that would take all of that.
     """
 

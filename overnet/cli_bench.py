@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -66,6 +67,12 @@ def bench_command(
     sustained: Annotated[
         float, typer.Option(metavar="SECONDS", help="Also run each case without pause, to see whether speed holds.")
     ] = 0.0,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GIGABYTES", help="Tell for how large a picture so much is enough. Default: what there is."
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads to compute with. Default: one a core.")] = None,
     device: Annotated[int, typer.Option(metavar="N", help="Which GPU, counted from 0.")] = 0,
     provider: Annotated[
@@ -79,6 +86,10 @@ def bench_command(
     plots: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the plots as PNG files.")] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write all results; - for standard output.")
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Measure nothing: report on, or compare, an earlier run's JSON."),
     ] = None,
     compare: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An earlier run's JSON to compare this run with.")
@@ -97,19 +108,22 @@ def bench_command(
     Each case runs in a process of its own: a warm-up, then at least ten runs and so many seconds. Beside every speed
     stands how near its pictures are to the network's exact result.
     """
-    from overnet.benchmarks.benchmark import BenchmarkOptions, PictureSize, run_benchmark  # noqa: PLC0415
+    from overnet.benchmarks.benchmark import run_benchmark  # noqa: PLC0415
     from overnet.benchmarks.compare import compare as compare_runs  # noqa: PLC0415
+    from overnet.benchmarks.options import BenchmarkOptions  # noqa: PLC0415
+    from overnet.benchmarks.race import PictureSize  # noqa: PLC0415
     from overnet.benchmarks.results import read_run  # noqa: PLC0415
 
     if fail_above is not None and compare is None:
         raise typer.BadParameter("--fail-above is for --compare")
     if rival_models is not None and not rivals:
         raise typer.BadParameter("--rival-models is for --rivals")
-    if fail_above is not None and not fail_above >= 0:  # also true for NaN
-        raise typer.BadParameter(f"--fail-above is {fail_above:g}; it must be 0 or more")
-    for name, value, low in (("--seconds", seconds, _SHORTEST_SECONDS), ("--sustained", sustained, 0.0)):
-        if not low <= value <= _LONGEST_SECONDS:
-            raise typer.BadParameter(f"{name} is {value:g}; it must be from {low:g} to {_LONGEST_SECONDS:g}")
+    for name, value in (("--fail-above", fail_above), ("--memory", memory)):
+        if value is not None and not 0 <= value < math.inf:  # also false for NaN
+            raise typer.BadParameter(f"{name} is {value:g}; it must be 0 or more")
+    for name, duration, low in (("--seconds", seconds, _SHORTEST_SECONDS), ("--sustained", sustained, 0.0)):
+        if not low <= duration <= _LONGEST_SECONDS:
+            raise typer.BadParameter(f"{name} is {duration:g}; it must be from {low:g} to {_LONGEST_SECONDS:g}")
     outputs = _Outputs(report, markdown, plots, json_file, overwrite=overwrite)
     outputs.check()
     # Before an hour is spent on what is then to be compared with it.
@@ -132,10 +146,14 @@ def bench_command(
         device=device,
         provider=provider,
         slots=slots,
-        pictures=report is not None,
+        pictures=report is not None or json_file is not None,
+        memory_bytes=None if memory is None else int(memory * 1e9),
     )
-    with _progress(quiet=quiet) as progress:
-        run = run_benchmark(options, command=_command(), on_progress=progress)
+    if results is not None:
+        run = read_run(results)
+    else:
+        with _progress(quiet=quiet) as progress:
+            run = run_benchmark(options, command=_command(), on_progress=progress)
     comparison = None if old is None else compare_runs(old, run, fail_above_percent=fail_above)
     outputs.write(run, comparison)
     if json_file != _STDOUT and not quiet:

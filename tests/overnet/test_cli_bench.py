@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 import typer
 
-from overnet.benchmarks.benchmark import BenchmarkOptions, run_benchmark
+from overnet.benchmarks.benchmark import run_benchmark
+from overnet.benchmarks.options import BenchmarkOptions
 from overnet.benchmarks.race import PictureSize
 from overnet.benchmarks.results import read_run, write_run
 from overnet.cli_bench import bench_command
@@ -95,6 +96,28 @@ def test_files_that_are_there_are_kept(measured, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_report_is_made_of_earlier_results_as_well(measured, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("overnet.benchmarks.benchmark.measure_peaks", lambda gpu: pytest.fail("measured"))
+    earlier = measured[0] / "run.json"
+    assert not bench(
+        "--results", earlier, "--report", tmp_path / "again.html", "--compare", earlier, "--fail-above", "1"
+    )
+    assert (tmp_path / "again.html").read_text().count("data:image/png;base64") >= 3
+    assert "onnxruntime fp32" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_how_large_a_picture_so_much_memory_is_enough_for(small_models):
+    sizes = [PictureSize(64, 48), PictureSize(320, 240)]
+    options = BenchmarkOptions(["openvino"], [2], sizes, [], small_models, 0.1, video=False, power=False)
+    of_two, of_four = (
+        run_benchmark(replace(options, memory_bytes=given), command=[]).growth[0] for given in (2 * 10**9, 4 * 10**9)
+    )
+    assert (of_two.available_bytes, of_four.available_bytes) == (2 * 10**9, 4 * 10**9)
+    assert 1.5 < of_four.largest_pixels / of_two.largest_pixels < 3
+
+
+@pytest.mark.slow
 def test_compared_with_a_faster_run_it_fails_and_with_itself_it_does_not(measured, small_models, tmp_path, capsys):
     old = read_run(measured[0] / "run.json")
     result = old.results[0]
@@ -162,6 +185,9 @@ def test_rivals_are_raced(small_checkpoint):
         (["--seconds", "nan"], USAGE_ERROR, "from 0.1"),
         (["--sustained", "-1"], USAGE_ERROR, "from 0 to"),
         (["--fail-above", "5"], USAGE_ERROR, "for --compare"),
+        (["--memory", "-1"], USAGE_ERROR, "0 or more"),
+        (["--memory", "inf"], USAGE_ERROR, "0 or more"),
+        (["--results", "none.json"], InputError, "none.json"),
         (["--rival-models", "x"], USAGE_ERROR, "for --rivals"),
         (["--compare", "none.json", "--fail-above", "-1"], USAGE_ERROR, "0 or more"),
         (["--compare", "none.json"], InputError, "none.json"),

@@ -1,0 +1,96 @@
+"""What a benchmark is asked to measure, and which of that cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from overnet.artifact import PRECISIONS
+from overnet.benchmarks.race import PictureSize
+from overnet.errors import InputError
+from overnet.sidecar import LARGEST_BATCH
+
+_LARGEST_SIDE = 16384
+_HIGHEST_SCALE = 8
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """What is measured.
+
+    Attributes
+    ----------
+    backends : names of `overnet.runtime.backend.BACKENDS`, or ``"auto"``.
+    scales, sizes, precisions : each of them for each backend; without a precision, the backend's usual one.
+    model : as `overnet.runtime.upscaler.Upscaler` takes it; None for the bundled one.
+    seconds : that each figure is measured for at least.
+    batch : pictures given at once.
+    data : a folder of real pictures to judge results on; None for the package's own.
+    rivals : whether to race against what a user would pick instead.
+    rival_models : see `overnet.benchmarks.rivals.RivalOptions`.
+    video : whether to upscale a short clip from file to file.
+    power : whether to measure what the machine draws.
+    sustained_seconds : how long each case is kept busy to see whether its speed holds; 0: not.
+    threads, device, provider, slots : as `overnet.runtime.upscaler.Upscaler` takes them.
+    pictures : whether to make the pictures for a report.
+    memory_bytes : for which to tell how large a picture may be; None for what is available.
+    """
+
+    backends: list[str]
+    scales: list[int]
+    sizes: list[PictureSize]
+    precisions: list[str]
+    model: Path | None = None
+    seconds: float = 10.0
+    batch: int = 1
+    data: Path | None = None
+    rivals: bool = False
+    rival_models: Path | None = None
+    video: bool = True
+    power: bool = True
+    sustained_seconds: float = 0.0
+    threads: int | None = None
+    device: int = 0
+    provider: str = "cpu"
+    slots: int = 3
+    pictures: bool = False
+    memory_bytes: int | None = None
+
+    def as_texts(self) -> dict[str, str]:
+        """Each option in words, for a report; of files the name alone."""
+        return {
+            "backend": " ".join(self.backends),
+            "scale": " ".join(map(str, self.scales)),
+            "size": " ".join(f"{size.width}x{size.height}" for size in self.sizes),
+            "precision": " ".join(self.precisions) or "the backend's usual one",
+            "model": "bundled" if self.model is None else self.model.name,
+            "seconds": f"{self.seconds:g}",
+            "batch": str(self.batch),
+            "data": "photographs that come along" if self.data is None else self.data.name,
+            "rivals": "yes" if self.rivals else "no",
+            "sustained": f"{self.sustained_seconds:g}",
+            "threads": "all" if self.threads is None else str(self.threads),
+            "device": str(self.device),
+            "provider": self.provider,
+            "slots": str(self.slots),
+        }
+
+
+def check_options(options: BenchmarkOptions) -> None:
+    """Refuse what is out of range.
+
+    Raises
+    ------
+    InputError : it is.
+    """
+    for scale in options.scales:
+        if not 2 <= scale <= _HIGHEST_SCALE:
+            raise InputError(f"scale is {scale}; it must be from 2 to {_HIGHEST_SCALE}")
+    for size in options.sizes:
+        if not (1 <= size.width <= _LARGEST_SIDE and 1 <= size.height <= _LARGEST_SIDE):
+            raise InputError(f"size is {size.width}x{size.height}; each side must be from 1 to {_LARGEST_SIDE}")
+    for precision in options.precisions:
+        if precision not in PRECISIONS:
+            raise InputError(f"precision is {precision[:40]!r}; it can be {', '.join(PRECISIONS)}")
+    if not 1 <= options.batch <= LARGEST_BATCH:
+        raise InputError(f"batch is {options.batch}; it must be from 1 to {LARGEST_BATCH}")
