@@ -79,9 +79,11 @@ def run_benchmark(
     Returns
     -------
     The run. A case that fails has its error in place of figures, and does not keep the others from being measured.
+    After Ctrl-C it is marked as interrupted, and holds what was measured until then.
 
     Raises
     ------
+    KeyboardInterrupt : at Ctrl-C before the first case was measured.
     InputError : an option is out of range, or the model or the data are not what they should be.
     MissingDependency : a backend that is asked for by name is not installed.
     BackendError : a GPU is asked for that is not there.
@@ -94,6 +96,10 @@ class _Benchmark:
 
     def __init__(self, options: BenchmarkOptions, on_progress: Progress) -> None:
         self.options, self._on_progress = options, on_progress
+        self.results: list[CaseResult] = []
+        self.videos: list[VideoStages] = []
+        self.ratios: list[Ratio] = []
+        self.pictures: list[SamplePictures] = []
         self.notes: list[str] = []
         check_options(options)
         for scale in options.scales:
@@ -111,7 +117,7 @@ class _Benchmark:
         self._done = 0
 
     def run(self, command: list[str]) -> BenchmarkRun:
-        """Measure everything, the cases first: they are what the run is for."""
+        """Measure everything; at Ctrl-C, what was measured until then is the run."""
         started, began = datetime.now().astimezone(), time.monotonic()
         load = _load_average()
         if load is not None and load > _BUSY_LOAD:
@@ -124,38 +130,53 @@ class _Benchmark:
         if self.options.power and (reason := why_no_source(self._gpu)):
             self.notes.append(f"no power figures: {reason}")
             self._has_power = False
-        results = [_with_share(result, peaks) for result in self._cases()]
-        videos = list(self._videos(results)) if self.options.video else []
-        ratios: list[Ratio] = []
-        if self.options.rivals:
-            for scale in self.options.scales:
-                self._race(scale, results, ratios, peaks)
-        self._step("making the report")
-        pictures = self._pictures() if self.options.pictures else []
+        interrupted = False
+        try:
+            self._measure(peaks)
+        except KeyboardInterrupt:
+            if not self.results:
+                raise
+            interrupted = True
+            self.notes.append("interrupted: not everything that was asked for was measured")
         return BenchmarkRun(
             started=started.isoformat(timespec="seconds"),
             command=command,
             seconds=time.monotonic() - began,
             machine=machine,
             options=self.options.as_texts(),
-            results=results,
-            ratios=ratios,
-            growth=self._growth(results),
-            videos=videos,
+            results=self.results,
+            ratios=self.ratios,
+            growth=self._growth(),
+            videos=self.videos,
             peaks=peaks,
-            pictures=pictures,
+            pictures=self.pictures,
             load_average=load,
             notes=list(dict.fromkeys(self.notes)),
+            interrupted=interrupted,
         )
 
-    def _growth(self, results: list[CaseResult]) -> list[MemoryGrowth]:
+    def _measure(self, peaks: list[Peak]) -> None:
+        """The cases first: they are what the run is for."""
+        for result in self._cases():
+            self.results.append(_with_share(result, peaks))
+        if self.options.video:
+            for stages in self._videos():
+                self.videos.append(stages)
+        if self.options.rivals:
+            for scale in self.options.scales:
+                self._race(scale, peaks)
+        self._step("making the report")
+        if self.options.pictures:
+            self._make_pictures()
+
+    def _growth(self) -> list[MemoryGrowth]:
         """How memory grows, up to that of a GPU's own where it has some, or to what was asked for."""
         given = self.options.memory_bytes
         gpu = None if self._gpu is None else cuda_device(self._gpu)
         device_bytes = None
         if gpu is not None and self._gpu is not None and not gpu.shares_memory:
             device_bytes = given or free_device_memory_bytes(self._gpu)
-        return growth(results, given or available_memory_bytes(), available_device_bytes=device_bytes)
+        return growth(self.results, given or available_memory_bytes(), available_device_bytes=device_bytes)
 
     def _step(self, doing: str) -> None:
         self._on_progress(doing, self._done, self._total)
@@ -226,10 +247,10 @@ class _Benchmark:
             measure_power=self._has_power,
         )
 
-    def _videos(self, results: list[CaseResult]) -> Iterator[VideoStages]:
+    def _videos(self) -> Iterator[VideoStages]:
         """A clip of the first size at the first scale, through each backend that got that far."""
         size, scale = self.options.sizes[0], self.options.scales[0]
-        for result in results:
+        for result in self.results:
             case = result.case
             if (case.width, case.height, case.scale) != (size.width, size.height, scale):
                 continue
@@ -268,7 +289,7 @@ class _Benchmark:
             slots=options.slots,
         )
 
-    def _race(self, scale: int, results: list[CaseResult], ratios: list[Ratio], peaks: list[Peak]) -> None:
+    def _race(self, scale: int, peaks: list[Peak]) -> None:
         options = self.options
         self._step(f"x{scale}: the rivals, in turns")
         request = RaceRequest(
@@ -289,13 +310,12 @@ class _Benchmark:
         except OverNetError as error:
             self.notes.append(f"x{scale}: no race against rivals: {error}")
             return
-        results += [_with_share(result, peaks) for result in outcome.results]
-        ratios += outcome.ratios
+        self.results += [_with_share(result, peaks) for result in outcome.results]
+        self.ratios += outcome.ratios
         self.notes += outcome.notes
 
-    def _pictures(self) -> list[SamplePictures]:
+    def _make_pictures(self) -> None:
         """What each method makes of a real picture, at each scale."""
-        pictures: list[SamplePictures] = []
         for scale, entries in self.entries.items():
             methods: dict[str, Upscale] = {}
             with ExitStack() as stack:
@@ -305,10 +325,9 @@ class _Benchmark:
                         upscaler = stack.enter_context(self._upscaler(entry.backend, entry.precision, scale))
                         methods[entry.name] = upscaler
                 try:
-                    pictures += make_samples(methods, scale, self.options.data)
+                    self.pictures += make_samples(methods, scale, self.options.data)
                 except (OverNetError, MemoryError) as error:  # not worth losing what was measured for
                     self.notes.append(f"x{scale}: no pictures for the report: {error}")
-        return pictures
 
 
 def _with_share(result: CaseResult, peaks: list[Peak]) -> CaseResult:

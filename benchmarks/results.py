@@ -378,6 +378,7 @@ class BenchmarkRun:
     options : the command's options with their defaults, by name.
     load_average : of the machine before the run by processors, 0: idle; None where the system does not say.
     notes : what a reader has to know, one line each.
+    interrupted : whether it was ended before everything was measured.
     """
 
     started: str
@@ -393,6 +394,7 @@ class BenchmarkRun:
     pictures: list[SamplePictures] = field(default_factory=list)
     load_average: float | None = None
     notes: list[str] = field(default_factory=list)
+    interrupted: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -18,7 +18,7 @@ def from_json(kind: type[_Made], value: object, *, name: str) -> _Made:
 
     Parameters
     ----------
-    kind : a dataclass of texts, numbers, literals, dataclasses, lists, dictionaries by text, and None.
+    kind : a dataclass of texts, numbers, booleans, literals, dataclasses, lists, dictionaries by text, and None.
     value : what ``json.loads`` gave.
     name : the file's name, for messages.
 
@@ -52,8 +52,8 @@ def _made(kind: Any, value: Any, name: str, place: str) -> Any:  # noqa: ANN401 
 
 
 def _is_scalar(kind: Any, value: Any) -> bool:  # noqa: ANN401
-    if kind is str:
-        return isinstance(value, str)
+    if kind in (str, bool):
+        return isinstance(value, kind)
     if kind not in (int, float) or isinstance(value, bool):  # in Python, True is a 1
         return False
     return isinstance(value, int) or (kind is float and isinstance(value, float) and math.isfinite(value))

@@ -113,17 +113,15 @@ def bench_command(
     from overnet.benchmarks.options import BenchmarkOptions  # noqa: PLC0415
     from overnet.benchmarks.race import PictureSize  # noqa: PLC0415
     from overnet.benchmarks.results import read_run  # noqa: PLC0415
+    from overnet.errors import InterruptedRun  # noqa: PLC0415
 
     if fail_above is not None and compare is None:
         raise typer.BadParameter("--fail-above is for --compare")
     if rival_models is not None and not rivals:
         raise typer.BadParameter("--rival-models is for --rivals")
-    for name, value in (("--fail-above", fail_above), ("--memory", memory)):
-        if value is not None and not 0 <= value < math.inf:  # also false for NaN
-            raise typer.BadParameter(f"{name} is {value:g}; it must be 0 or more")
-    for name, duration, low in (("--seconds", seconds, _SHORTEST_SECONDS), ("--sustained", sustained, 0.0)):
-        if not low <= duration <= _LONGEST_SECONDS:
-            raise typer.BadParameter(f"{name} is {duration:g}; it must be from {low:g} to {_LONGEST_SECONDS:g}")
+    _check_ranges({"--fail-above": fail_above, "--memory": memory}, low=0.0, high=math.inf)
+    _check_ranges({"--seconds": seconds}, low=_SHORTEST_SECONDS, high=_LONGEST_SECONDS)
+    _check_ranges({"--sustained": sustained}, low=0.0, high=_LONGEST_SECONDS)
     outputs = _Outputs(report, markdown, plots, json_file, overwrite=overwrite)
     outputs.check()
     # Before an hour is spent on what is then to be compared with it.
@@ -160,10 +158,17 @@ def bench_command(
         _print_tables(run, comparison)
     for path in outputs.written:
         say(f"{path}", quiet=quiet)
-    if all(result.error for result in run.results):
+    if run.interrupted and results is None:
+        raise InterruptedRun("interrupted; what was measured until then is kept")
+    if all(result.error for result in run.results) or (comparison is not None and comparison.failed):
         raise typer.Exit(1)
-    if comparison is not None and comparison.failed:
-        raise typer.Exit(1)
+
+
+def _check_ranges(values: dict[str, float | None], *, low: float, high: float) -> None:
+    for name, value in values.items():
+        if value is not None and not (low <= value <= high and value < math.inf):  # also true for NaN
+            most = "" if high == math.inf else f" to {high:g}"
+            raise typer.BadParameter(f"{name} is {value:g}; it must be from {low:g}{most}")
 
 
 def _command() -> list[str]:

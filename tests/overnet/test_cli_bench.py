@@ -12,12 +12,13 @@ import pytest
 import typer
 
 from overnet.benchmarks.benchmark import run_benchmark
+from overnet.benchmarks.cases import run_case
 from overnet.benchmarks.options import BenchmarkOptions
 from overnet.benchmarks.race import PictureSize
 from overnet.benchmarks.results import read_run, write_run
 from overnet.cli_bench import bench_command
 from overnet.cli_common import PLAIN, SeveralValuesCommand
-from overnet.errors import BackendError, InputError, MissingDependency, OutputError
+from overnet.errors import BackendError, InputError, InterruptedRun, MissingDependency, OutputError
 from overnet.weights import bundled_folder
 from tests.conftest import ROOT, run_command
 
@@ -185,11 +186,11 @@ def test_rivals_are_raced(small_checkpoint):
         (["--seconds", "nan"], USAGE_ERROR, "from 0.1"),
         (["--sustained", "-1"], USAGE_ERROR, "from 0 to"),
         (["--fail-above", "5"], USAGE_ERROR, "for --compare"),
-        (["--memory", "-1"], USAGE_ERROR, "0 or more"),
-        (["--memory", "inf"], USAGE_ERROR, "0 or more"),
+        (["--memory", "-1"], USAGE_ERROR, "must be from 0"),
+        (["--memory", "inf"], USAGE_ERROR, "must be from 0"),
         (["--results", "none.json"], InputError, "none.json"),
         (["--rival-models", "x"], USAGE_ERROR, "for --rivals"),
-        (["--compare", "none.json", "--fail-above", "-1"], USAGE_ERROR, "0 or more"),
+        (["--compare", "none.json", "--fail-above", "-1"], USAGE_ERROR, "must be from 0"),
         (["--compare", "none.json"], InputError, "none.json"),
         (["--scale", "1"], InputError, "from 2 to"),
         (["--batch", "0"], InputError, "from 1 to"),
@@ -230,6 +231,25 @@ def test_without_torch_display_and_plots(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "openvino fp32" in done.stdout and "from overnet_x2.onnx" in done.stdout
     assert "overnet[bench]" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_measured(small_models, tmp_path, monkeypatch):
+    seen = []
+
+    def stop_at_the_second(request, **options):
+        seen.append(request.case.title)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return run_case(request, **options)
+
+    monkeypatch.setattr("overnet.benchmarks.benchmark.run_case", stop_at_the_second)
+    sizes = ["--size", "48x32", "64x48", "--model", small_models, *QUICK]
+    with pytest.raises(InterruptedRun, match="what was measured until then"):
+        bench("--backend", "openvino", *sizes, "--json", tmp_path / "run.json")
+    run = read_run(tmp_path / "run.json")
+    assert run.interrupted and [result.case.title for result in run.results] == seen[:1]
+    assert "interrupted" in " ".join(run.notes)
 
 
 @pytest.mark.skipif(shutil.which("timeout") is None, reason="needs coreutils")
