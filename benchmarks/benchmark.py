@@ -25,6 +25,7 @@ from overnet.benchmarks.results import (
     CaseResult,
     MemoryGrowth,
     Peak,
+    QualityFigures,
     Ratio,
     SamplePictures,
     VideoStages,
@@ -215,6 +216,7 @@ class _Benchmark:
     def _cases(self) -> Iterator[CaseResult]:
         """Each case in a process of its own."""
         options = self.options
+        judged: dict[tuple[_Entry, int], QualityFigures] = {}
         with tempfile.TemporaryDirectory(prefix="overnet-bench-") as name:
             for scale, entries in self.entries.items():
                 for size in options.sizes:
@@ -224,14 +226,19 @@ class _Benchmark:
                     for entry in entries:
                         case = entry.case(scale, size, options.batch)
                         self._step(case.title)
-                        yield run_case(self._request(case, file), on_progress=self._within)
+                        known = judged.get((entry, scale))
+                        request = self._request(case, file, judge_truth=known is None)
+                        result = run_case(request, on_progress=self._within)
+                        if result.quality is not None:
+                            judged.setdefault((entry, scale), result.quality)
+                        yield _with_truth(result, known)
 
     def _within(self, doing: str, done: int, total: int) -> None:
         """What takes long within a step, such as the building of an engine."""
         share = f" {done}/{total}" if total else ""
         self._on_progress(f"{doing}{share}", self._done - 1, self._total)
 
-    def _request(self, case: Case, reference: Path) -> CaseRequest:
+    def _request(self, case: Case, reference: Path, *, judge_truth: bool) -> CaseRequest:
         options = self.options
         return CaseRequest(
             case,
@@ -244,6 +251,7 @@ class _Benchmark:
             sustained_seconds=options.sustained_seconds,
             reference_file=str(reference),
             truth=None if options.data is None else str(options.data),
+            judge_truth=judge_truth,
             measure_power=self._has_power,
         )
 
@@ -328,6 +336,14 @@ class _Benchmark:
                     self.pictures += make_samples(methods, scale, self.options.data)
                 except (OverNetError, MemoryError) as error:  # not worth losing what was measured for
                     self.notes.append(f"x{scale}: no pictures for the report: {error}")
+
+
+def _with_truth(result: CaseResult, known: QualityFigures | None) -> CaseResult:
+    """With what the same method was found to be worth on real pictures, which have sizes of their own."""
+    if known is None or result.quality is None:
+        return result
+    quality = replace(result.quality, truth_psnr_db=known.truth_psnr_db, truth_ssim=known.truth_ssim, truth=known.truth)
+    return replace(result, quality=quality)
 
 
 def _with_share(result: CaseResult, peaks: list[Peak]) -> CaseResult:

@@ -23,7 +23,7 @@ from overnet.benchmarks.latency import doubts, keep_busy, keep_stream_busy, meas
 from overnet.benchmarks.latency import sustained as sustained_speed
 from overnet.benchmarks.memory import DeviceMemory, memory_of, peak_host_bytes, resident_host_bytes
 from overnet.benchmarks.method import Load, Method, Pictures, import_backend, on_gpu
-from overnet.benchmarks.quality import check_picture, make_reference, quality_of, read_reference
+from overnet.benchmarks.quality import against_reference, check_picture, make_reference, quality_of, read_reference
 from overnet.benchmarks.results import CaseResult, Latency, Power, QualityFigures
 from overnet.benchmarks.workload import batch_of
 from overnet.errors import OverNetError
@@ -158,6 +158,8 @@ def _quality(request: CaseRequest, method: Method) -> QualityFigures:
     else:
         model = None if request.model is None else Path(request.model)
         reference = make_reference(check_picture(case.width, case.height), case.scale, model)
+    if not request.judge_truth:
+        return against_reference(method.upscale_any, reference)
     truth = None if request.truth is None else Path(request.truth)
     return quality_of(method.upscale_any, case.scale, reference=reference, truth=truth)
 

@@ -40,6 +40,7 @@ class CaseRequest:
     sustained_seconds : how long it is kept busy without pause to see whether the speed holds; 0: not.
     reference_file : as `overnet.benchmarks.quality.write_reference` writes it; None: it is computed.
     truth : a folder of real pictures; None for the package's own.
+    judge_truth : whether to judge results on these at all; for further sizes of a method that tells nothing new.
     measure_power : whether to measure what the machine draws, where that can be known.
     """
 
@@ -54,6 +55,7 @@ class CaseRequest:
     sustained_seconds: float = 0.0
     reference_file: str | None = None
     truth: str | None = None
+    judge_truth: bool = True
     measure_power: bool = False
 
     def to_text(self) -> str:

@@ -13,11 +13,12 @@ Box = tuple[float, float, float, float]
 """Left, bottom, right and top in pixels."""
 
 _FONT_POINTS = 9
-_LETTER_POINTS = 5.2
+_LETTER_POINTS = 6.2
 # Of a panel's height, from one name to the next.
 _LEAST_GAP = 0.075
 # In points from the point named: to the right, above, below, at the corners, to the left, and then farther away.
-_AROUND = ((9, 0), (0, 13), (0, -13), (6, 11), (6, -11), (-6, 11), (-6, -11), (-9, 0), (0, 26), (0, -26), (0, 39))
+_BESIDE = ((9, 0), (0, 13), (0, -13), (6, 11), (6, -11), (-6, 11), (-6, -11), (-9, 0))
+_AROUND = (*_BESIDE, *((0, up) for step in range(2, 6) for up in (13 * step, -13 * step)))
 
 
 def name_lines(axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, str]) -> None:

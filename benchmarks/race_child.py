@@ -139,7 +139,7 @@ class _OneSize:
     Attributes
     ----------
     seconds : what the rounds are to take.
-    limit : where the fewest rounds of all take longer than this, the slowest rivals are left out.
+    limit : where the fewest rounds of all rivals take longer than this, the slowest are left out. Backends always race.
     """
 
     race: _Race
@@ -187,6 +187,11 @@ class _OneSize:
         size, race = self.size, self.race
         for loaded in rivals:
             name = loaded.rival.name
+            if loaded.seconds_per_pixel is not None:
+                seconds = loaded.seconds_per_pixel * size.width * size.height
+                if LEAST_ROUNDS * seconds > self.limit:
+                    race.notes.append(f"{race.case(loaded.rival, size).title} is {_too_slow(seconds, self.limit)}")
+                    continue
             try:
                 self._check(loaded)
                 self._first_runs(name, loaded.rival.upscale, pictures)
@@ -196,10 +201,10 @@ class _OneSize:
                 loaded.seconds_per_pixel = self.seconds_each[name] / (size.width * size.height)
         running = [loaded for loaded in rivals if loaded.rival.name in self.methods]
         for loaded in sorted(running, key=lambda loaded: self.seconds_each[loaded.rival.name], reverse=True):
-            if LEAST_ROUNDS * sum(self.seconds_each.values()) <= self.limit:
+            if LEAST_ROUNDS * sum(self.seconds_each[each.rival.name] for each in running) <= self.limit:
                 break
-            reason = _too_slow(self.seconds_each.pop(loaded.rival.name), self.limit)
-            race.results.append(race.failure(loaded.rival, size, reason))
+            seconds = self.seconds_each.pop(loaded.rival.name)
+            race.notes.append(f"{race.case(loaded.rival, size).title} is {_too_slow(seconds, self.limit)}")
             running.remove(loaded)
         methods = {name: self.methods[name] for name in self.seconds_each}
         times = take_turns(methods, plan_rounds(self.seconds_each, self.seconds))
@@ -215,7 +220,7 @@ class _OneSize:
 
         Raises
         ------
-        BackendError : it takes too much memory, or too long.
+        BackendError : it takes too much memory.
         """
         pixels = self.size.width * self.size.height
         needed = loaded.rival.bytes_per_pixel * pixels * self.race.request.batch
@@ -224,14 +229,12 @@ class _OneSize:
             raise BackendError(
                 f"not raced: it takes about {needed / 1e9:.1f} GB of memory, too much for this machine now"
             )
-        if loaded.seconds_per_pixel is not None and LEAST_ROUNDS * loaded.seconds_per_pixel * pixels > self.limit:
-            raise BackendError(_too_slow(loaded.seconds_per_pixel * pixels, self.limit))
 
 
 def _too_slow(each: float, limit: float) -> str:
     return (
         f"not raced: a run takes about {each:.2g} s, and {LEAST_ROUNDS} of them do not fit into the {limit:.2g} s that "
-        "all methods have"
+        "all rivals have"
     )
 
 
