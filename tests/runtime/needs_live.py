@@ -75,8 +75,9 @@ class VirtualDisplay:
         if shutil.which("Xvfb") is None:
             missing("Xvfb")
         read, write = os.pipe()
+        # Without -noreset it begins anew whenever its last client has gone, and the next one's window may go with it.
         self._process = subprocess.Popen(
-            ["Xvfb", "-displayfd", str(write), "-screen", "0", "800x600x24"],
+            ["Xvfb", "-displayfd", str(write), "-screen", "0", "800x600x24", "-noreset"],
             pass_fds=[write],
             stderr=subprocess.DEVNULL,
         )

@@ -56,26 +56,43 @@ def run(code, *arguments, display, **options):
     return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, text=True, **options)
 
 
-@pytest.mark.timeout(300)
-def test_the_window(tmp_path):
+def painted(screen):
+    """Where the picture's left and right half are on a screen of 800x600, blue, green, red."""
+    left = np.abs(screen.astype(int) - (10, 40, 200)).max(axis=2) < 8
+    right = np.abs(screen.astype(int) - (220, 60, 10)).max(axis=2) < 8
+    return left, right
+
+
+def screen_with_a_window(grabbed):
+    """What is on a screen once a window is painted there, or after some time."""
     with VirtualDisplay() as display:
         process = run(_SHOW, display=display.name, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(40):
-            assert process.stdout.readline() == "shown\n", process.stderr.read()
-        # It goes on printing, and would wait for a reader.
-        threading.Thread(target=process.stdout.read, daemon=True).start()
-        grabbed = tmp_path / "screen.npy"
-        # A busy machine may take a while to paint.
-        deadline = time.monotonic() + 30
-        while True:
-            assert run(_GRAB, str(grabbed), display=display.name).wait(30) == 0
-            screen = np.load(grabbed)  # blue, green, red
-            left = np.abs(screen.astype(int) - (10, 40, 200)).max(axis=2) < 8
-            right = np.abs(screen.astype(int) - (220, 60, 10)).max(axis=2) < 8
-            if min(left.sum(), right.sum()) > 25_000 or time.monotonic() > deadline:
-                break
-        process.kill()
-        process.wait()
+        try:
+            for _ in range(40):
+                assert process.stdout.readline() == "shown\n", process.stderr.read()
+            # It goes on printing, and would wait for a reader.
+            threading.Thread(target=process.stdout.read, daemon=True).start()
+            # A busy machine may take a while to paint.
+            deadline = time.monotonic() + 10
+            while True:
+                assert process.poll() is None, process.stderr.read()
+                assert run(_GRAB, str(grabbed), display=display.name).wait(30) == 0
+                screen = np.load(grabbed)
+                if min(half.sum() for half in painted(screen)) > 25_000 or time.monotonic() > deadline:
+                    return screen
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.timeout(300)
+def test_the_window(tmp_path):
+    # One in ten of OpenCV's windows stays black on a server without a window manager, whatever is shown in it.
+    for _ in range(5):
+        screen = screen_with_a_window(tmp_path / "screen.npy")
+        left, right = painted(screen)
+        if left.any():
+            break
     cv2.imwrite(str(tmp_path / "screen.png"), screen)
     assert 25_000 < left.sum() <= 38_400 and 25_000 < right.sum() <= 38_400
     assert np.nonzero(left)[1].max() < np.nonzero(right)[1].min() + 2
