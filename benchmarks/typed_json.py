@@ -45,10 +45,15 @@ def _made(kind: Any, value: Any, name: str, place: str) -> Any:  # noqa: ANN401 
         return [_made(member, each, name, f"{place}[{index}]") for index, each in enumerate(value)]
     elif origin is dict and isinstance(value, dict):
         member = typing.get_args(kind)[1]
-        return {key: _made(member, each, name, f"{place}.{key[:40]}") for key, each in value.items()}
+        return {key: _made(member, each, name, f"{place}.{_readable(key)}") for key, each in value.items()}
     elif _is_scalar(kind, value):
         return kind(value)
     raise InputError(f"{name}: {place.lstrip('.')} is not what belongs there")
+
+
+def _readable(key: str) -> str:
+    """Foreign text that keeps a message on one short line."""
+    return "".join(character if character.isprintable() else "?" for character in key[:40])
 
 
 def _is_scalar(kind: Any, value: Any) -> bool:  # noqa: ANN401
@@ -66,7 +71,7 @@ def _object(kind: Any, value: Any, name: str, place: str) -> Any:  # noqa: ANN40
     members = {each.name: each for each in dataclasses.fields(kind)}
     for key in value:
         if key not in members:
-            raise InputError(f"{name}: {place.lstrip('.')}.{key[:40]} is unknown".replace(": .", ": "))
+            raise InputError(f"{name}: {place.lstrip('.')}.{_readable(key)} is unknown".replace(": .", ": "))
     for key, member in members.items():
         optional = member.default is not dataclasses.MISSING or member.default_factory is not dataclasses.MISSING
         if key not in value and not optional:

@@ -57,6 +57,8 @@ def test_a_run_comes_back_as_it_was(run, tmp_path):
     [
         (lambda run: run.pop("machine"), "machine is missing"),
         (lambda run: run.update(more=1), "more is unknown"),
+        (lambda run: run["results"][0].update({"a\nb": 1}), r"results\[0\].a\?b is unknown"),
+        (lambda run: run["machine"]["versions"].update({"a\nb": 1}), r"machine.versions.a\?b is not"),
         (lambda run: run["results"][0].pop("device"), r"results\[0\].device is missing"),
         (lambda run: run["results"][0]["case"].update(scale="2"), r"results\[0\].case.scale is not"),
         (lambda run: run["results"][0]["case"].update(scale=True), r"results\[0\].case.scale is not"),
