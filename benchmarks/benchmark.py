@@ -14,6 +14,7 @@ from pathlib import Path
 from overnet.benchmarks.cases import CaseRequest, run_case
 from overnet.benchmarks.machine import describe_machine
 from overnet.benchmarks.memory import growth
+from overnet.benchmarks.method import on_gpu, open_upscaler
 from overnet.benchmarks.options import BenchmarkOptions, check_options
 from overnet.benchmarks.peak import measure_peaks, share_of_peak
 from overnet.benchmarks.power import why_no_source
@@ -33,13 +34,13 @@ from overnet.benchmarks.results import (
 from overnet.benchmarks.sample_pictures import make_samples
 from overnet.benchmarks.truth import read_truth
 from overnet.benchmarks.video_stages import measure_video
-from overnet.cuda_device import check_device, cuda_device, cuda_device_count, free_device_memory_bytes
+from overnet.cuda_device import check_device, cuda_device, free_device_memory_bytes
 from overnet.errors import OverNetError
 from overnet.evaluate import Upscale
 from overnet.evaluated_model import choose_model, describe
 from overnet.runtime.backend import BACKENDS, ModelKind, choose_backends, model_kind
+from overnet.runtime.ort_providers import check_provider
 from overnet.runtime.tiling import available_memory_bytes
-from overnet.runtime.upscaler import Upscaler
 from overnet.weights import bundled_checkpoint, bundled_folder
 
 # Told what is being done, how many steps are done, and how many there are.
@@ -60,11 +61,6 @@ class _Entry:
     def case(self, scale: int, size: PictureSize, batch: int) -> Case:
         """Its case at a scale and a size."""
         return Case(self.backend, "backend", self.precision, scale, size.width, size.height, batch)
-
-    @property
-    def name(self) -> str:
-        """As its cases have it."""
-        return self.case(1, PictureSize(1, 1), 1).name
 
 
 def run_benchmark(
@@ -106,7 +102,8 @@ class _Benchmark:
         for scale in options.scales:
             read_truth(options.data, scale)  # what is wrong with it is said before anything is measured
         self.backends = list(dict.fromkeys(self._backend(name) for name in options.backends))
-        self._gpu = options.device if any(self._on_gpu(name) for name in self.backends) else None
+        check_provider(options.provider, backend=max(self.backends, key=lambda name: name == "onnxruntime"))
+        self._gpu = options.device if any(on_gpu(name, options.provider) for name in self.backends) else None
         if self._gpu is not None:
             check_device(self._gpu)
         self.entries = {scale: list(dict.fromkeys(self._entries(scale))) for scale in options.scales}
@@ -191,12 +188,6 @@ class _Benchmark:
             kind = model_kind(model)
         return choose_backends(name, kind)[0].name
 
-    def _on_gpu(self, backend: str) -> bool:
-        if backend == "onnxruntime":
-            return self.options.provider != "cpu"
-        # PyTorch takes a GPU where it finds one.
-        return BACKENDS[backend].on_gpu or (backend == "torch" and cuda_device_count() > 0)
-
     def _entries(self, scale: int) -> Iterator[_Entry]:
         for backend in self.backends:
             for precision in self.options.precisions or [self._usual_precision(backend, scale)]:
@@ -227,7 +218,7 @@ class _Benchmark:
                         case = entry.case(scale, size, options.batch)
                         self._step(case.title)
                         known = judged.get((entry, scale))
-                        request = self._request(case, file, judge_truth=known is None)
+                        request = replace(self._request(case), reference_file=str(file), judge_truth=known is None)
                         result = run_case(request, on_progress=self._within)
                         if result.quality is not None:
                             judged.setdefault((entry, scale), result.quality)
@@ -238,7 +229,7 @@ class _Benchmark:
         share = f" {done}/{total}" if total else ""
         self._on_progress(f"{doing}{share}", self._done - 1, self._total)
 
-    def _request(self, case: Case, reference: Path, *, judge_truth: bool) -> CaseRequest:
+    def _request(self, case: Case) -> CaseRequest:
         options = self.options
         return CaseRequest(
             case,
@@ -249,9 +240,7 @@ class _Benchmark:
             slots=options.slots,
             seconds=options.seconds,
             sustained_seconds=options.sustained_seconds,
-            reference_file=str(reference),
             truth=None if options.data is None else str(options.data),
-            judge_truth=judge_truth,
             measure_power=self._has_power,
         )
 
@@ -267,7 +256,7 @@ class _Benchmark:
                 continue
             frames = int(self.options.seconds * result.pictures_per_second)
             try:
-                with self._upscaler(case.method, case.precision, scale) as upscaler:
+                with open_upscaler(self._request(case)) as upscaler:
                     stages = measure_video(
                         upscaler,
                         scale,
@@ -279,23 +268,6 @@ class _Benchmark:
                 self.notes.append(f"{case.name} x{scale}: no figures for video: {error}")
             else:
                 yield stages
-
-    def _upscaler(self, backend: str, precision: str, scale: int) -> Upscaler:
-        options, model = self.options, self.options.model
-        if not BACKENDS[backend].on_gpu:
-            default = bundled_checkpoint() if backend == "torch" else bundled_folder()
-            chosen = choose_model(model or default, scale, precision)
-            model, precision = chosen.path, chosen.runtime_precision
-        return Upscaler(
-            scale,
-            model=model,
-            backend=backend,
-            precision=precision,
-            threads=options.threads,
-            device=options.device,
-            provider=options.provider,
-            slots=options.slots,
-        )
 
     def _race(self, scale: int, peaks: list[Peak]) -> None:
         options = self.options
@@ -330,8 +302,8 @@ class _Benchmark:
                 for entry in entries:
                     # What cannot be loaded has said so in its cases.
                     with suppress(OverNetError, MemoryError):
-                        upscaler = stack.enter_context(self._upscaler(entry.backend, entry.precision, scale))
-                        methods[entry.name] = upscaler
+                        case = entry.case(scale, self.options.sizes[0], self.options.batch)
+                        methods[case.name] = stack.enter_context(open_upscaler(self._request(case)))
                 try:
                     self.pictures += make_samples(methods, scale, self.options.data)
                 except (OverNetError, MemoryError) as error:  # not worth losing what was measured for

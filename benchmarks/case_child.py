@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from overnet.benchmarks.cases import AGAIN, DOING, RESULT, CaseRequest, Progress
-from overnet.benchmarks.latency import doubts, keep_busy, keep_stream_busy, measure_latency, pictures_per_second
+from overnet.benchmarks.latency import doubts, keep_busy, keep_stream_busy, measure_latency, pictures_per_second, timed
 from overnet.benchmarks.latency import sustained as sustained_speed
 from overnet.benchmarks.memory import DeviceMemory, memory_of, peak_host_bytes, resident_host_bytes
 from overnet.benchmarks.method import Load, Method, Pictures, import_backend, on_gpu
@@ -60,7 +59,7 @@ def measure_case(
     """
     case = request.case
     batch = batch_of(case.width, case.height, case.batch)
-    gpu = request.device if on_gpu(request) else None
+    gpu = request.device if on_gpu(case.method, request.provider) else None
     meter = _PowerMeter(request, gpu)
     load = imports(request)
     device_memory = None if gpu is None else DeviceMemory(gpu)
@@ -72,12 +71,12 @@ def measure_case(
         on_progress(doing, done, total)
 
     on_progress("loading", 0, 0)
-    method, load_ms = _timed(lambda: load(building))
+    method, load_ms = timed(lambda: load(building))
     try:
         if built and may_ask_again:
             raise EngineBuiltError
         warnings = ["the time to load has an engine's building in it, which was not kept"] if built else []
-        _, first_ms = _timed(lambda: method.upscale(batch))
+        _, first_ms = timed(lambda: method.upscale(batch))
         on_progress("latency", 0, 0)
         latency = _latency(request, method, batch)
         on_progress("throughput", 0, 0)
@@ -111,12 +110,6 @@ def measure_case(
         )
     finally:
         method.close()
-
-
-def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    began = time.perf_counter()
-    result = run()
-    return result, 1000 * (time.perf_counter() - began)
 
 
 def _latency(request: CaseRequest, method: Method, batch: Pictures) -> Latency:

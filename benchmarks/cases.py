@@ -34,7 +34,8 @@ class CaseRequest:
     ----------
     case : the method is a backend's name.
     model : as `overnet.runtime.upscaler.Upscaler` takes it; None for the bundled one.
-    threads, device, provider, slots : as of `overnet.runtime.options.BackendOptions`.
+    threads, device, provider, slots : as of `overnet.runtime.options.BackendOptions`; the provider is ONNX Runtime's,
+        and nothing to other backends.
     seconds : that each figure is measured for at least.
     least_runs : that each is measured by at least.
     sustained_seconds : how long it is kept busy without pause to see whether the speed holds; 0: not.

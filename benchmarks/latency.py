@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from overnet.runtime.stream import Frame, Ticket, UpscaleStream
 
 if TYPE_CHECKING:
     from overnet.runtime.stage_times import StageTimes
+
+_Made = TypeVar("_Made")
 
 WARM_UP_MS = 200.0
 LEAST_RUNS = 10
@@ -57,6 +59,13 @@ def measure(
         after = time.perf_counter()
         samples_ms.append(1000 * (after - before))
     return samples_ms
+
+
+def timed(work: Callable[[], _Made]) -> tuple[_Made, float]:
+    """What something makes, and how long that took in milliseconds."""
+    began = time.perf_counter()
+    made = work()
+    return made, 1000 * (time.perf_counter() - began)
 
 
 def measure_latency(

@@ -5,7 +5,6 @@ Reports are published: names of users, of hosts and of folders are left out.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import math
 import os
@@ -22,10 +21,11 @@ import psutil
 
 from overnet._version import __version__
 from overnet.benchmarks.control_groups import Limits, read_limits
+from overnet.benchmarks.power_jetson import find_board
 from overnet.benchmarks.power_nvml import opened
 from overnet.benchmarks.results import Machine
-from overnet.cuda_device import cuda_device, cuda_device_count
-from overnet.environment import parse_driver_version, parse_jetpack_version, parse_l4t_version
+from overnet.cuda_device import cuda_device, cuda_device_count, cuda_of_driver
+from overnet.environment import parse_driver_version, parse_jetpack
 from overnet.errors import OverNetError, require
 
 # By what users call them: the distributions that bring them, the first that is installed counts.
@@ -67,7 +67,6 @@ _INSTRUCTIONS = {
     "sve": "SVE",
 }
 _CPUS = "sys/devices/system/cpu"
-_DRIVERS = {"win32": "nvcuda.dll"}
 _ASKED_SECONDS = 5
 
 
@@ -215,7 +214,7 @@ def _versions() -> dict[str, str]:
 
             versions["OpenCV"] = str(cv2.__version__)
     versions["NumPy's BLAS"] = blas_of_numpy()
-    cuda = _cuda_of_driver()
+    cuda = cuda_of_driver()
     return versions if cuda is None else {**versions, "CUDA of the driver": cuda}
 
 
@@ -226,18 +225,6 @@ def blas_of_numpy() -> str:
     name, version = str(blas.get("name", "unknown")), str(blas.get("version", ""))
     title = "OpenBLAS" if "openblas" in name.lower() else name
     return f"{title} {version}".strip()
-
-
-def _cuda_of_driver() -> str | None:
-    """The newest CUDA that the driver runs, such as ``"13.0"``."""
-    version = ctypes.c_int()
-    try:
-        driver = ctypes.CDLL(_DRIVERS.get(sys.platform, "libcuda.so.1"))
-        if driver.cuDriverGetVersion(ctypes.byref(version)):
-            return None
-    except (OSError, AttributeError):
-        return None
-    return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def _settings(root: Path, limits: Limits) -> dict[str, str]:
@@ -263,9 +250,10 @@ def _settings(root: Path, limits: Limits) -> dict[str, str]:
         settings["processor time, at most"] = f"{limits.cores:g} cores (control group)"
     if limits.memory_bytes is not None:
         settings["memory, at most"] = f"{limits.memory_bytes / 1e9:.1f} GB (control group)"
-    l4t = parse_l4t_version(_text(root / "etc/nv_tegra_release"))
-    if l4t:
-        jetpack = parse_jetpack_version(_text(root / "var/lib/dpkg/status"))
-        settings["JetPack"] = f"{jetpack} (L4T {l4t})" if jetpack else f"L4T {l4t}"
+    jetpack = parse_jetpack(_text(root / "etc/nv_tegra_release"), lambda: _text(root / "var/lib/dpkg/status"))
+    if jetpack is not None:
+        settings["JetPack"] = jetpack
+    board = find_board(root)
+    settings |= {} if board is None else board.settings()
     given = {name: os.environ.get(name, "") for name in _VARIABLES}
     return {**settings, **{name: value for name, value in given.items() if re.fullmatch(r"\d+(,\d+)*", value)}}

@@ -9,16 +9,18 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from overnet.benchmarks.power_nvml import opened
 from overnet.benchmarks.results import Case, CaseResult, Memory, MemoryGrowth
 from overnet.benchmarks.sampling import line_through
 from overnet.cuda_device import cuda_device, free_device_memory_bytes
 from overnet.environment import is_jetson
-from overnet.errors import MissingDependency, require
+from overnet.errors import OverNetError, require
 
 _STATUS = Path("/proc/self/status")
 
@@ -79,16 +81,11 @@ def _used_by_this_process() -> int | None:
         return None  # NVML is there on some, and does not see the GPU as others do
     try:
         pynvml = require("pynvml", extra="bench", purpose="measuring a GPU's memory")
-    except MissingDependency:
-        return None
-    try:
-        pynvml.nvmlInit()
-        try:
+        with opened(pynvml), suppress(pynvml.NVMLError):
             return _in_nvml(pynvml)
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return None
+    except OverNetError:
+        pass  # it is not installed, or there is no driver
+    return None
 
 
 def _in_nvml(pynvml: Any) -> int | None:  # noqa: ANN401 - it has no types

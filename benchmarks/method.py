@@ -69,12 +69,17 @@ class Method:
 Load = Callable[[Progress], Method]
 
 
-def on_gpu(request: CaseRequest) -> bool:
-    """Whether a case is computed by an NVIDIA GPU."""
-    kind = BACKENDS.get(request.case.method)
-    if kind is None or kind.on_gpu or request.provider != "cpu":
-        return kind is not None
-    return kind.name == "torch" and cuda_device_count() > 0
+def on_gpu(backend: str, provider: str) -> bool:
+    """Whether a backend computes on an NVIDIA GPU here.
+
+    Parameters
+    ----------
+    provider : ONNX Runtime's; it says nothing of other backends.
+    """
+    if backend == "onnxruntime":
+        return provider != "cpu"
+    # PyTorch takes a GPU where it finds one.
+    return (backend in BACKENDS and BACKENDS[backend].on_gpu) or (backend == "torch" and cuda_device_count() > 0)
 
 
 def import_backend(request: CaseRequest) -> Load:
@@ -98,20 +103,36 @@ def import_backend(request: CaseRequest) -> Load:
     return lambda on_progress: _loaded(request, on_progress)
 
 
-def _loaded(request: CaseRequest, on_progress: Progress) -> Method:
-    case = request.case
+def open_upscaler(request: CaseRequest, on_progress: Progress | None = None) -> Upscaler:
+    """Load a case's backend with the model for its precision.
+
+    Raises
+    ------
+    OverNetError : see `overnet.runtime.upscaler.Upscaler`.
+    """
     model, precision = _chosen(request)
-    upscaler = Upscaler(
-        case.scale,
+    return Upscaler(
+        request.case.scale,
         model=model,
-        backend=case.method,
+        backend=request.case.method,
         precision=precision,
         threads=request.threads,
         device=request.device,
-        provider=request.provider,
+        provider=_provider(request),
         slots=request.slots,
         on_progress=on_progress,
     )
+
+
+def _provider(request: CaseRequest) -> str:
+    """ONNX Runtime's, as asked for; other backends have none, and refuse any but the usual one."""
+    return request.provider if request.case.method == "onnxruntime" else "cpu"
+
+
+def _loaded(request: CaseRequest, on_progress: Progress) -> Method:
+    case = request.case
+    model, precision = _chosen(request)
+    upscaler = open_upscaler(request, on_progress)
     backend = upscaler.backend_for(case.scale)
     if backend.scale != case.scale:
         raise InputError(f"there is no model for x{case.scale}; the nearest is for x{backend.scale:g}")
@@ -157,7 +178,7 @@ def _chosen(request: CaseRequest) -> tuple[Path | None, str]:
         return model, case.precision  # of a folder's engines it takes the right one, and builds what is missing
     if model is None and case.method == "torch":
         return bundled_checkpoint(), case.precision
-    if request.provider != "cpu":
+    if _provider(request) != "cpu":
         # It computes a file in the file's own precision; or one in FP32 in less, where it can.
         with suppress(InputError):
             return choose_model(model or bundled_folder(), case.scale, case.precision).path, case.precision

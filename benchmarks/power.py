@@ -2,7 +2,7 @@
 
 As in::
 
-    source = find_source(None)
+    source = search_source(None).source
     idle = idle_watts(source, 3.0)
     with record(source) as recording:
         ...
@@ -86,18 +86,13 @@ def search_source(
     return Search(None, reasons)
 
 
-def find_source(gpu: int | None) -> PowerSource | None:
-    """The best source of power that works on this machine; None where nothing can be read (see `why_no_source`).
+def why_no_source(gpu: int | None) -> str | None:
+    """Why no source of power works on this machine, in one line; None where one does.
 
     Parameters
     ----------
-    gpu : that does the work, as CUDA numbers them; None: the CPU does.
+    gpu : as for `search_source`.
     """
-    return search_source(gpu).source
-
-
-def why_no_source(gpu: int | None) -> str | None:
-    """Why `find_source` finds nothing, in one line; None where it does."""
     found = search_source(gpu)
     return None if found.source is not None else "; ".join(found.reasons)
 

@@ -7,8 +7,6 @@ cards have since Volta, is exact over any time, so that means are taken of that.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from threading import Event
@@ -16,6 +14,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from overnet.benchmarks.power_source import PowerSource, Reading, paced
+from overnet.cuda_device import cuda_device_count, pci_bus_id
 from overnet.errors import BackendError, require
 
 T = TypeVar("T")
@@ -93,13 +92,13 @@ class NvmlSource(PowerSource):
             return None
 
 
-def find_nvml(gpu: int, bus_id: Callable[[int], str] | None = None) -> NvmlSource:
+def find_nvml(gpu: int, bus_id: Callable[[int], str | None] = pci_bus_id) -> NvmlSource:
     """A card by the number that CUDA gives it.
 
     Parameters
     ----------
     gpu : as everywhere here: counted among those that ``CUDA_VISIBLE_DEVICES`` leaves, which NVML knows nothing of.
-    bus_id : tells a card's PCI bus by that number; CUDA's driver unless another is given.
+    bus_id : tells a card's PCI bus by that number, or None where there is no such card.
 
     Raises
     ------
@@ -107,7 +106,10 @@ def find_nvml(gpu: int, bus_id: Callable[[int], str] | None = None) -> NvmlSourc
     MissingDependency : nvidia-ml-py is not installed.
     """
     nvml = require("pynvml", extra=_EXTRA, purpose=_PURPOSE)
-    address = (bus_id or pci_bus_id)(gpu)
+    address = bus_id(gpu)
+    if address is None:
+        known = cuda_device_count()
+        raise BackendError(f"CUDA knows no GPU {gpu} here" if known else "there is no NVIDIA driver here, or no GPU")
     with opened(nvml), _translated(nvml):
         handle = nvml.nvmlDeviceGetHandleByPciBusId(address)
         nvml.nvmlDeviceGetPowerUsage(handle)
@@ -132,27 +134,6 @@ def opened(nvml: ModuleType) -> Iterator[None]:
     finally:
         with contextlib.suppress(nvml.NVMLError):
             nvml.nvmlShutdown()
-
-
-def pci_bus_id(gpu: int) -> str:
-    """Where a card is, such as ``"0000:01:00.0"``, as CUDA's driver says.
-
-    Raises
-    ------
-    BackendError : there is no driver, or no such card.
-    """
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError as error:
-        raise BackendError("there is no NVIDIA driver here") from error
-    device, text = ctypes.c_int(), ctypes.create_string_buffer(32)
-    if (
-        driver.cuInit(0)
-        or driver.cuDeviceGet(ctypes.byref(device), gpu)
-        or driver.cuDeviceGetPCIBusId(text, len(text), device)
-    ):
-        raise BackendError(f"CUDA knows no GPU {gpu} here")
-    return text.value.decode("ascii", "replace")
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from overnet.artifact import Artifact, read_artifact
 from overnet.benchmarks.results import QualityFigures
-from overnet.benchmarks.rivals import checkpoint_of, in_eager_torch
+from overnet.benchmarks.rivals import checkpoint_of, load_network
 from overnet.benchmarks.truth import quality_figures, read_truth, upscaled_by
 from overnet.benchmarks.workload import picture as workload_picture
 from overnet.errors import ArtifactError, InputError, MissingDependency, require
@@ -92,14 +92,11 @@ def make_reference(picture: Picture, scale: int, model: Path | None) -> Referenc
 
 def _in_torch(checkpoint: Path, picture: Picture, scale: int) -> tuple[Picture, str]:
     torch = require("torch", extra="torch", purpose="the exact result")
-    from overnet.checkpoint import load_checkpoint  # noqa: PLC0415 - needs torch
+    from overnet.reference import reference  # noqa: PLC0415 - needs torch
 
     # Always on the CPU: on a GPU, convolutions may be computed in TF32.
-    network = load_checkpoint(checkpoint).eval()
-    if scale > network.config.overscale:
-        raise InputError(f"{printable(checkpoint)} goes up to x{network.config.overscale}, not to x{scale}")
-    run = in_eager_torch(network, scale, "cpu")
-    return run(picture[None])[0], f"PyTorch {torch.__version__.partition('+')[0]} fp32"
+    exact = reference(load_network(checkpoint, scale), picture, scale)
+    return exact, f"PyTorch {torch.__version__.partition('+')[0]} fp32"
 
 
 def _in_onnx(file: Path, picture: Picture, scale: int) -> tuple[Picture, str]:

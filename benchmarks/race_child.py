@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from overnet.benchmarks.cases import CaseRequest
+from overnet.benchmarks.latency import timed
 from overnet.benchmarks.method import Method, import_backend
 from overnet.benchmarks.quality import check_picture, make_reference, quality_of
 from overnet.benchmarks.race import Entrant, PictureSize, RaceOutcome, RaceRequest, Reply
@@ -30,7 +29,6 @@ from overnet.errors import BackendError, InputError, OverNetError
 from overnet.runtime.tiling import available_memory_bytes
 
 Pictures = NDArray[np.uint8]
-_Given = TypeVar("_Given")
 
 # Of the memory that is there, what a rival may take: an estimate is no promise.
 _MEMORY_SHARE = 0.7
@@ -88,7 +86,7 @@ class _Race:
                 continue
             import_libraries(name)
             try:
-                loaded.append(_timed(loader))
+                loaded.append(timed(loader))
             except OverNetError as error:
                 self.notes.append(f"{name} is not raced at x{request.scale}: {error}")
         return loaded
@@ -176,10 +174,10 @@ class _OneSize:
 
     def _first_runs(self, name: str, upscale: Callable[[Pictures], Pictures], pictures: Pictures) -> None:
         """Run a method until nothing is done for the first time any more, and see how long it takes."""
-        _, first_ms = _timed(lambda: upscale(pictures))
+        _, first_ms = timed(lambda: upscale(pictures))
         again_ms = first_ms
         if first_ms < 1000 * _SLOW_SECONDS:
-            _, again_ms = _timed(lambda: upscale(pictures))
+            _, again_ms = timed(lambda: upscale(pictures))
         self.methods[name] = lambda: upscale(pictures)
         self.seconds_each[name], self.first_ms[name] = again_ms / 1000, first_ms
 
@@ -260,13 +258,6 @@ def _ratio(backend: Case, rival: Case, backend_times: Times, rival_times: Times)
     ours, theirs = in_common(backend_times, rival_times)
     ratio, low, high = ratio_of_medians(theirs, ours)
     return Ratio(backend, rival, ratio, low, high, len(ours))
-
-
-def _timed(work: Callable[[], _Given]) -> tuple[_Given, float]:
-    """What something gives, and how long it took in milliseconds."""
-    start = time.perf_counter()
-    given = work()
-    return given, 1000 * (time.perf_counter() - start)
 
 
 def _path(text: str | None) -> Path | None:

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from overnet.artifact import INPUT_NAME, read_artifact
-from overnet.benchmarks.rival import Pictures, Rival, Upscale, limit_opencv, one_by_one
+from overnet.benchmarks.rival import Pictures, Rival, limit_opencv, one_by_one
 from overnet.benchmarks.rival_models import NCNN, SUPERRES_NAME, SUPERRES_SUFFIX, load_ncnn, load_superres
 from overnet.errors import InputError, require
 from overnet.evaluated_model import choose_model
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 BICUBIC, EAGER, PLAIN = "bicubic", "eager PyTorch", "plain ONNX graph"
 _MODULES = {
-    EAGER: ("torch", "overnet.checkpoint"),
+    EAGER: ("torch", "overnet.checkpoint", "overnet.reference"),
     PLAIN: ("onnxruntime", "torch", "overnet.checkpoint", "overnet.export.onnx_export"),
 }
 
@@ -162,17 +162,20 @@ def load_eager(scale: int, checkpoint: Path, threads: int | None = None) -> Riva
     torch = require("torch", extra="torch", purpose="eager PyTorch")
     if threads is not None:
         torch.set_num_threads(threads)
-    network = _network(checkpoint, scale)
+    network = load_network(checkpoint, scale)
     device, name = "cpu", "CPU"
     if torch.cuda.is_available():
         device, name = "cuda", str(torch.cuda.get_device_name(0))
     counted = _multiply_accumulates_per_pixel(network, scale)
+    network = network.to(device)
+    from overnet.reference import reference_batch  # noqa: PLC0415 - needs torch
+
     return Rival(
         EAGER,
         name,
         "fp32",
         printable(Path(checkpoint.name)),
-        in_eager_torch(network, scale, device),
+        lambda pictures: reference_batch(network, pictures, scale),
         is_network=True,
         multiply_accumulates_per_pixel=counted,
         bytes_per_pixel=TorchBackend.bytes_per_pixel,
@@ -197,7 +200,7 @@ def load_plain(scale: int, checkpoint: Path, threads: int | None = None) -> Riva
     from overnet.deploy import deploy  # noqa: PLC0415 - these need torch and onnx
     from overnet.export.onnx_export import build_onnx  # noqa: PLC0415
 
-    network = _network(checkpoint, scale)
+    network = load_network(checkpoint, scale)
     content = build_onnx(deploy(network), scale, form="plain").SerializeToString()
     options = library.SessionOptions()
     options.log_severity_level = 3
@@ -216,31 +219,14 @@ def load_plain(scale: int, checkpoint: Path, threads: int | None = None) -> Riva
     )
 
 
-def in_eager_torch(network: OverNet, scale: int, device: str) -> Upscale:
-    """Run a network as the original does; on the CPU this is also the exact result that others are compared with.
+def load_network(checkpoint: Path, scale: int) -> OverNet:
+    """The network of a checkpoint, on the CPU, for a scale that it goes up to.
 
-    Parameters
-    ----------
-    device : as torch names it.
-
-    Returns
-    -------
-    A function from N x H x W x 3 uint8 to N x scale*H x scale*W x 3 uint8.
+    Raises
+    ------
+    CheckpointError : the checkpoint cannot be loaded.
+    InputError : the scale is beyond the network's.
     """
-    torch = require("torch", extra="torch", purpose="eager PyTorch")
-    network = network.to(device)
-
-    def upscale(pictures: Pictures) -> Pictures:
-        with torch.no_grad():
-            levels = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float()
-            upscaled = network(levels / 255, scale)
-            rounded = (upscaled.clamp(0, 1) * 255).round().to(torch.uint8)
-            return np.ascontiguousarray(rounded.permute(0, 2, 3, 1).cpu().numpy())
-
-    return upscale
-
-
-def _network(checkpoint: Path, scale: int) -> OverNet:
     from overnet.checkpoint import load_checkpoint  # noqa: PLC0415 - needs torch
 
     network = load_checkpoint(checkpoint).eval()

@@ -12,8 +12,8 @@ import numpy as np
 from overnet.benchmarks.results import SamplePictures
 from overnet.benchmarks.truth import TruthPicture, middle
 from overnet.benchmarks.workload import picture as workload_picture
-from overnet.evaluate import Picture, Upscale, bicubic
-from overnet.pairs import find_pairs, read_pair
+from overnet.evaluate import Picture, Upscale, bicubic, cut_to
+from overnet.pairs import evenly_spread, find_pairs, read_pair
 from overnet.resample import imresize
 from overnet.side_by_side import largest_gain
 
@@ -52,13 +52,13 @@ def make_samples(methods: Mapping[str, Upscale], scale: int, data: Path | None =
     first, *others = methods
     tried = []
     for picture in [_own(scale)] if data is None else _from_folder(data, scale):
-        before = _same_size(bicubic(scale)(picture.low), picture.high)
-        after = _same_size(methods[first](picture.low), picture.high)
+        before = cut_to(bicubic(scale)(picture.low), picture.high)
+        after = cut_to(methods[first](picture.low), picture.high)
         tried.append(
             (_squared_error(before, picture.high) - _squared_error(after, picture.high), picture, before, after)
         )
     _, shown, before, after = max(tried, key=lambda each: each[0])
-    results = {first: after, **{name: _same_size(methods[name](shown.low), shown.high) for name in others}}
+    results = {first: after, **{name: cut_to(methods[name](shown.low), shown.high) for name in others}}
     side = min(DETAIL_SIDE, *shown.high.shape[:2])
     top, left = largest_gain(shown.high, before, after, side=side)
 
@@ -77,17 +77,9 @@ def _own(scale: int) -> TruthPicture:
 
 
 def _from_folder(data: Path, scale: int) -> Iterator[TruthPicture]:
-    pairs = find_pairs(data, scale)
-    step = max(1.0, len(pairs) / _MOST_TRIED)
-    for index in range(min(len(pairs), _MOST_TRIED)):
-        pair = pairs[int(index * step)]
+    for pair in evenly_spread(find_pairs(data, scale), _MOST_TRIED):
         low, high = read_pair(pair, scale)
         yield middle(TruthPicture(pair.name, low, high), scale, _LARGEST_SIDE)
-
-
-def _same_size(upscaled: Picture, high: Picture) -> Picture:
-    """MATLAB rounds a reduction's size up, and then there is more of the result than of the real picture."""
-    return upscaled[: high.shape[0], : high.shape[1]]
 
 
 def _squared_error(picture: Picture, expected: Picture) -> float:

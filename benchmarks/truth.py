@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-import overnet.export
 from overnet.benchmarks.results import QualityFigures
-from overnet.evaluate import Picture, Quality, Upscale, mean_quality
-from overnet.metrics import psnr_luma, ssim_luma
-from overnet.pairs import find_pairs, read_pair
+from overnet.evaluate import Picture, Quality, Upscale, cut_to, mean_quality, measure
+from overnet.export.calibration import own_folder
+from overnet.pairs import evenly_spread, find_pairs, read_pair
 from overnet.writing import printable
 
 # Slow rivals go through all of them: more would take minutes and change little.
@@ -57,11 +56,6 @@ class Truth:
     words: str
 
 
-def bundled_pictures() -> Path:
-    """The folder of the photographs that come with the package."""
-    return Path(str(overnet.export.__path__[0])) / "pictures"
-
-
 def read_truth(data: Path | None, scale: int) -> Truth:
     """Read the pictures to judge on.
 
@@ -74,9 +68,8 @@ def read_truth(data: Path | None, scale: int) -> Truth:
     ------
     InputError : see `overnet.pairs.find_pairs` and `overnet.pairs.read_pair`.
     """
-    pairs = find_pairs(data or bundled_pictures(), scale)
-    step = max(1.0, len(pairs) / MOST_PICTURES)
-    chosen = [pairs[int(index * step)] for index in range(min(len(pairs), MOST_PICTURES))]
+    pairs = find_pairs(data or own_folder(), scale)
+    chosen = evenly_spread(pairs, MOST_PICTURES)
     pictures, cut = [], False
     for pair in chosen:
         low, high = read_pair(pair, scale)
@@ -123,15 +116,12 @@ def quality_against_truth(upscaled: list[Picture], truth: Truth) -> Quality:
     ----------
     upscaled : as `upscaled_by` gives it.
     """
-    border = truth.scale
-    qualities = []
-    for picture, made in zip(truth.pictures, upscaled, strict=True):
-        # MATLAB rounds a reduction's size up, and then there is more of the result than of the real picture.
-        shown = made[: picture.high.shape[0], : picture.high.shape[1]]
-        qualities.append(
-            Quality(psnr_luma(picture.high, shown, border=border), ssim_luma(picture.high, shown, border=border))
-        )
-    return mean_quality(qualities)
+    return mean_quality(
+        [
+            measure(picture.high, cut_to(made, picture.high), truth.scale)
+            for picture, made in zip(truth.pictures, upscaled, strict=True)
+        ]
+    )
 
 
 def quality_figures(upscaled: list[Picture], truth: Truth) -> QualityFigures:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overnet.errors import InputError
-from overnet.pairs import read_rgb
+from overnet.pairs import evenly_spread, read_rgb
 from overnet.resample import imresize
 
 Picture = NDArray[np.uint8]
@@ -30,9 +30,14 @@ class Pair:
     high: Picture
 
 
+def own_folder() -> Path:
+    """Where the pictures lie that come with the package."""
+    return Path(__file__).parent / "pictures"
+
+
 def own_pictures() -> list[Picture]:
     """The pictures that come with the package: photographs, 144 x 144 x 3 uint8 RGB each."""
-    return [read_rgb(path) for path in sorted((Path(__file__).parent / "pictures").glob("*.webp"))]
+    return [read_rgb(path) for path in sorted(own_folder().glob("*.webp"))]
 
 
 def calibration_pictures(folder: Path | None) -> tuple[list[Picture], list[str]]:
@@ -55,10 +60,8 @@ def calibration_pictures(folder: Path | None) -> tuple[list[Picture], list[str]]
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
-    step = max(1, len(files) / MOST_PICTURES)
-    chosen = [files[int(index * step)] for index in range(min(len(files), MOST_PICTURES))]
     pictures, remarks = [], []
-    for path in chosen:
+    for path in evenly_spread(files, MOST_PICTURES):
         try:
             picture = read_rgb(path)
         except InputError as error:

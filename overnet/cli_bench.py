@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overnet.cli_common import interruptible, say
+from overnet.cli_common import complain, interruptible, say, terminal_bar
 
 if TYPE_CHECKING:
     from overnet.benchmarks.benchmark import Progress
@@ -153,14 +154,20 @@ def bench_command(
         with _progress(quiet=quiet) as progress:
             run = run_benchmark(options, command=_command(), on_progress=progress)
     comparison = None if old is None else compare_runs(old, run, fail_above_percent=fail_above)
-    outputs.write(run, comparison)
     if json_file != _STDOUT and not quiet:
+        # Before files are written: where that fails, as on a full disk, these are what is left.
         _print_tables(run, comparison)
+    outputs.write(run, comparison)
     for path in outputs.written:
         say(f"{path}", quiet=quiet)
     if run.interrupted and results is None:
         raise InterruptedRun("interrupted; what was measured until then is kept")
-    if all(result.error for result in run.results) or (comparison is not None and comparison.failed):
+    problems = [f"worse than allowed: {line}" for line in (comparison.regressions if comparison is not None else [])]
+    if all(result.error for result in run.results):
+        problems += [f"no case could be measured: {result.case.title}: {result.error}" for result in run.results[:1]]
+    for problem in problems:
+        complain(problem)
+    if problems or not run.results:
         raise typer.Exit(1)
 
 
@@ -208,11 +215,17 @@ class _Outputs:
         for path in (self._report, self._markdown, self._json):
             if path is None or path == _STDOUT:
                 continue
+            if path.is_dir():
+                raise OutputError(f"{printable(path)} is a folder")
             if path.exists() and not self._overwrite:
                 raise exists_already(path)
             if not path.absolute().parent.is_dir():
                 raise OutputError(f"{printable(path)} cannot be written: there is no such folder")
+            if not os.access(path.absolute().parent, os.W_OK):
+                raise OutputError(f"{printable(path)} cannot be written: its folder is not writable")
         if self._plots is not None:
+            if self._plots.exists() and not self._plots.is_dir():
+                raise OutputError(f"{printable(self._plots)} is no folder")
             require("matplotlib", extra="bench", purpose="drawing plots")
 
     def write(self, run: BenchmarkRun, comparison: RunComparison | None) -> None:
@@ -262,11 +275,6 @@ def _progress(*, quiet: bool) -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield lambda doing, done, total: say(f"[{done + 1}/{total}] {doing}")
         return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-
-    text = TextColumn("{task.description}", markup=False)
-    columns = text, BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with terminal_bar() as bar:
         task = bar.add_task("", total=None)
         yield lambda doing, done, total: bar.update(task, description=doing, completed=done, total=total)

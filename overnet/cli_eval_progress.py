@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
-from overnet.cli_common import say
+from overnet.cli_common import say, terminal_bar
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -37,13 +37,7 @@ class EvalProgress:
         if self._quiet or not sys.stderr.isatty():
             yield lambda doing, done, total: None
             return
-        from rich.console import Console  # noqa: PLC0415
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-        from rich.progress import Progress as Bar  # noqa: PLC0415
-
-        text = TextColumn("{task.description}", markup=False)
-        columns = text, BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn()
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        with terminal_bar() as bar:
             task = bar.add_task("", total=None)
 
             def step(doing: str, done: int, total: int) -> None:

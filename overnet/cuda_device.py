@@ -100,13 +100,36 @@ def free_device_memory_bytes(ordinal: int = 0) -> int | None:
         driver.cuDevicePrimaryCtxRelease_v2(device)
 
 
-def _driver() -> ctypes.CDLL | None:
-    """The driver, initialised, with at least one device."""
+def pci_bus_id(ordinal: int) -> str | None:
+    """Where a device is, such as ``"0000:01:00.0"``, by which other libraries know it; None without it."""
+    driver = _driver()
+    device = None if driver is None else _device(driver, ordinal)
+    text = ctypes.create_string_buffer(32)
+    if driver is None or device is None or driver.cuDeviceGetPCIBusId(text, len(text), device):
+        return None
+    return text.value.decode("ascii", "replace")
+
+
+def cuda_of_driver() -> str | None:
+    """The newest CUDA that the driver runs, such as ``"13.0"``; None without a driver."""
+    driver, version = _library(), ctypes.c_int()
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)):
+        return None
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def _library() -> ctypes.CDLL | None:
+    """The driver's library."""
     try:
-        driver = ctypes.CDLL(_DRIVERS.get(sys.platform, _DRIVER_ELSEWHERE))
+        return ctypes.CDLL(_DRIVERS.get(sys.platform, _DRIVER_ELSEWHERE))
     except OSError:
         return None
-    return None if driver.cuInit(0) or _count(driver) < 1 else driver
+
+
+def _driver() -> ctypes.CDLL | None:
+    """The driver, initialised, with at least one device."""
+    driver = _library()
+    return None if driver is None or driver.cuInit(0) or _count(driver) < 1 else driver
 
 
 def _count(driver: ctypes.CDLL) -> int:

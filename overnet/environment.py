@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -78,7 +79,7 @@ def current_environment(runtime: RuntimeName, device: int = 0) -> Environment:
         device_name=gpu.name if gpu else None,
         compute_capability=gpu.compute_capability if gpu else None,
         driver=parse_driver_version(_text(_DRIVER_FILE)),
-        jetpack=_jetpack(),
+        jetpack=parse_jetpack(_text(_L4T_FILE), lambda: _text(_PACKAGES_FILE)),
         operating_system=platform.system(),
         architecture=platform.machine(),
     )
@@ -106,12 +107,19 @@ def parse_jetpack_version(packages: str) -> str | None:
     return None
 
 
-def _jetpack() -> str | None:
-    l4t = parse_l4t_version(_text(_L4T_FILE))
+def parse_jetpack(release: str, read_packages: Callable[[], str]) -> str | None:
+    """JetPack and L4T in words, such as ``"6.2 (L4T 36.4.3)"``; None where this is no Jetson.
+
+    Parameters
+    ----------
+    release : the text of ``/etc/nv_tegra_release``.
+    read_packages : gives that of dpkg's status file, which is long, and read on a Jetson alone.
+    """
+    l4t = parse_l4t_version(release)
     if l4t is None:
         return None
     # The package that states JetPack's own version is there only where all of JetPack was installed.
-    jetpack = parse_jetpack_version(_text(_PACKAGES_FILE))
+    jetpack = parse_jetpack_version(read_packages())
     return f"{jetpack} (L4T {l4t})" if jetpack else f"L4T {l4t}"
 
 

@@ -58,13 +58,18 @@ def compare(methods: Mapping[str, Upscale], pair: Pair, scale: int, read: Read =
     InputError : see `overnet.pairs.read_pair`.
     """
     low, high = read_pair(pair, scale, read)
-    # MATLAB rounds the low side's size up, and then there is more of it than of the high side.
-    upscaled = {name: upscale(low)[: high.shape[0], : high.shape[1]] for name, upscale in methods.items()}
-    qualities = {
-        name: Quality(psnr_luma(high, picture, border=scale), ssim_luma(high, picture, border=scale))
-        for name, picture in upscaled.items()
-    }
-    return Comparison(pair, high, upscaled, qualities)
+    upscaled = {name: cut_to(upscale(low), high) for name, upscale in methods.items()}
+    return Comparison(pair, high, upscaled, {name: measure(high, made, scale) for name, made in upscaled.items()})
+
+
+def cut_to(upscaled: Picture, high: Picture) -> Picture:
+    """A result as large as the high side: MATLAB rounds the low side's size up, and then there is more of it."""
+    return upscaled[: high.shape[0], : high.shape[1]]
+
+
+def measure(high: Picture, upscaled: Picture, scale: int) -> Quality:
+    """Measure a result against the high side, both H x W x 3 uint8 RGB; `scale` is also the border left out."""
+    return Quality(psnr_luma(high, upscaled, border=scale), ssim_luma(high, upscaled, border=scale))
 
 
 def evaluate(upscale: Upscale, pairs: list[Pair], scale: int, read: Read = read_rgb) -> list[Quality]:

@@ -15,9 +15,10 @@ F may also be the folder of high-resolution pictures itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -26,6 +27,8 @@ from numpy.typing import NDArray
 from overnet.errors import InputError
 from overnet.resample import imresize
 from overnet.writing import printable
+
+_Member = TypeVar("_Member")
 
 Picture = NDArray[np.uint8]
 
@@ -173,6 +176,12 @@ def _joined(highs: dict[str, Path], lows: dict[str, Path], every_low: dict[str, 
         if low not in used:
             raise InputError(f"{printable(low)} has no high-resolution side")
     return [Pair(lows[name], high, name) for name, high in highs.items()]
+
+
+def evenly_spread(members: Sequence[_Member], most: int) -> list[_Member]:
+    """Of many the first, and others at even distances; of no more than `most`, all."""
+    step = max(1.0, len(members) / most)
+    return [members[int(index * step)] for index in range(min(len(members), most))]
 
 
 def read_rgb(path: Path) -> Picture:

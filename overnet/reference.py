@@ -22,9 +22,15 @@ def reference(model: OverNet, picture: NDArray[np.uint8], scale: float) -> NDArr
     -------
     round(H * scale) x round(W * scale) x 3 uint8.
     """
+    upscaled: NDArray[np.uint8] = reference_batch(model, picture[None], scale)[0]
+    return upscaled
+
+
+def reference_batch(model: OverNet, pictures: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+    """Upscale pictures of one size at once; otherwise as `reference`, N x H x W x 3 in and N x ... x 3 out."""
     device = next(model.parameters()).device
-    batch = torch.from_numpy(picture).to(device).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
-        upscaled = model(batch, scale)[0]
-        levels = (upscaled.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+        batch = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float()
+        upscaled = model(batch / 255, scale)
+        levels = (upscaled.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     return np.ascontiguousarray(levels.cpu().numpy())

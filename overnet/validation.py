@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from overnet.evaluate import cut_to
 from overnet.metrics import psnr_luma
 from overnet.model import OverNet
 from overnet.packing import Picture, read_intact
@@ -53,9 +54,7 @@ def validate(model: OverNet, examples: list[Example]) -> tuple[dict[int, float],
     pictures = []
     values: dict[int, list[float]] = {}
     for example in examples:
-        height, width = example.high.shape[:2]
-        # MATLAB rounds the low side's size up, and then there is more of it than of the high side.
-        picture = reference(model, example.low, example.scale)[:height, :width]
+        picture = cut_to(reference(model, example.low, example.scale), example.high)
         pictures.append(picture)
         values.setdefault(example.scale, []).append(psnr_luma(example.high, picture, border=example.scale))
     return {scale: float(np.mean(each)) for scale, each in values.items()}, pictures

@@ -51,9 +51,13 @@ def test_a_jetson_is_told_by_its_files(tmp_path, monkeypatch):
             "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n",
             "sys/devices/system/cpu/cpu1/cpufreq/scaling_governor": "performance\n",
             "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq": "1984000\n",
+            "proc/device-tree/compatible": "nvidia,p3768-0000+p3767-0000\0nvidia,tegra234\0",
+            "sys/class/devfreq/17000000.gpu/min_freq": "918000000\n",
+            "sys/class/devfreq/17000000.gpu/max_freq": "918000000\n",
         },
     )
     machine = describe_machine(root)
+    assert machine.settings["jetson_clocks"] == "on"
     assert machine.name == "NVIDIA Jetson Orin NX Engineering Reference Developer Kit"
     assert machine.processor
     assert machine.settings["JetPack"] == "6.2 (L4T 36.4.3)"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overnet.benchmarks import power as power_module
-from overnet.benchmarks.power import energy_watts, find_source, idle_watts, momentary_watts, record, why_no_source
+from overnet.benchmarks.power import energy_watts, idle_watts, momentary_watts, record, search_source, why_no_source
 from overnet.benchmarks.power_source import PowerSource, Reading, cpu_clocks_mhz, paced
 from overnet.benchmarks.results import Power
 from overnet.errors import BackendError
@@ -203,7 +203,7 @@ def test_a_cpu_is_asked_for_its_own_counters(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is nothing to find")
 def test_this_machine_gives_power_or_says_why_not():
-    source, why = find_source(None), why_no_source(None)
+    source, why = search_source(None).source, why_no_source(None)
     assert (source is None) == (why is not None)
     if source is None:
         assert why

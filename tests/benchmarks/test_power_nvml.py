@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from overnet.benchmarks import power_nvml
+from overnet import cuda_device
 from overnet.benchmarks.power import record, search_source
 from overnet.benchmarks.power_nvml import SLOWDOWN_REASONS, find_nvml
 from overnet.errors import BackendError, MissingDependency
@@ -188,9 +188,9 @@ def test_without_a_driver(monkeypatch):
     def missing(name):
         raise OSError(f"{name}: cannot open shared object file")
 
-    monkeypatch.setattr(power_nvml.ctypes, "CDLL", missing)
+    monkeypatch.setattr(cuda_device.ctypes, "CDLL", missing)
     with pytest.raises(BackendError, match="no NVIDIA driver"):
-        power_nvml.pci_bus_id(0)
+        find_nvml(0)
 
 
 def test_the_stand_in_has_the_real_packages_parameters():

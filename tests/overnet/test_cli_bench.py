@@ -132,7 +132,8 @@ def test_compared_with_a_faster_run_it_fails_and_with_itself_it_does_not(measure
     write_run(replace(old, results=[replace(result, latency=fast)]), tmp_path / "fast.json", overwrite=False)
     same = ["--backend", "openvino", "--size", "48x32", "--model", small_models, *QUICK, "--no-video"]
     assert bench(*same, "--compare", tmp_path / "fast.json", "--fail-above", "50") == 1
-    said = capsys.readouterr().out
+    said, complaint = capsys.readouterr()
+    assert "overnet: worse than allowed: openvino fp32 x2 48x32" in complaint
     assert "Worse than allowed: openvino fp32 x2 48x32" in said and "slower" in said
     assert not bench(*same, "--compare", tmp_path / "fast.json"), "without a limit nothing fails"
 
@@ -158,9 +159,11 @@ def test_a_case_that_fails_does_not_keep_others_from_being_measured(small_models
 
 
 @pytest.mark.slow
-def test_all_cases_failed(small_models):
+def test_all_cases_failed(small_models, capsys):
     wrong = ["--backend", "onnxruntime", "--precision", "bf16"]
-    assert bench(*wrong, "--size", "48x32", "--model", small_models, *QUICK, "--no-video") == 1
+    assert bench(*wrong, "--size", "48x32", "--model", small_models, *QUICK, "--no-video", "--quiet") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("overnet: no case could be measured: onnxruntime bf16 x2 48x32: onnxruntime computes")
 
 
 @pytest.mark.slow
@@ -196,6 +199,10 @@ def test_rivals_are_raced(small_checkpoint):
         (["--batch", "0"], InputError, "from 1 to"),
         (["--precision", "fp31"], InputError, "it can be fp32"),
         (["--backend", "onyx"], InputError, "choose from"),
+        (["--backend", "openvino", "--provider", "cuda"], InputError, "for the backend onnxruntime"),
+        (["--provider", "cudo"], InputError, "no provider"),
+        (["--json", "."], OutputError, "is a folder"),
+        (["--plots", __file__], OutputError, "is no folder"),
         (["--data", "none"], InputError, "none"),
         (["--model", "none.onnx"], InputError, "none.onnx"),
         (["--backend", "torch", "--model", str(bundled_folder() / "overnet_x2.onnx")], InputError, "checkpoint"),

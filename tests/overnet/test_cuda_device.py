@@ -11,6 +11,7 @@ from overnet.errors import BackendError, InputError
 # The dozen functions of CUDA's driver that are called, with arguments as in cuda.h, so that calling them is real.
 DRIVER = """
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 int device_count = 1, integrated = 0, failing = 0, retained = 0, pushed = 0, initialised = 0;
 int cuInit(unsigned flags) { initialised = 1; return flags ? 1 : device_count ? 0 : 100; }
@@ -32,6 +33,10 @@ int cuDevicePrimaryCtxRetain(void **context, int device) {
 int cuDevicePrimaryCtxRelease_v2(int device) { retained--; return unknown(device); }
 int cuCtxPushCurrent_v2(void *context) { if (context != &retained) return 201; pushed++; return 0; }
 int cuCtxPopCurrent_v2(void **context) { *context = &retained; pushed--; return 0; }
+int cuDeviceGetPCIBusId(char *text, int size, int device) {
+    snprintf(text, size, "0000:%02x:00.0", device); return unknown(device);
+}
+int cuDriverGetVersion(int *version) { *version = 12060; return 0; }
 int cuMemGetInfo_v2(size_t *free, size_t *total) {
     *free = of == 7 ? 5000000000u : 6000000000u; *total = 8000000000u; return pushed == 1 ? failing : 201;
 }
@@ -73,6 +78,12 @@ def test_free_memory_and_nothing_left_behind(driver):
     assert (driver["retained"].value, driver["pushed"].value) == (0, 0)
 
 
+def test_the_newest_cuda_that_the_driver_runs(driver, monkeypatch):
+    assert cuda_device.cuda_of_driver() == "12.6"
+    monkeypatch.setattr(cuda_device, "_DRIVER_ELSEWHERE", "no-such-library.so")
+    assert cuda_device.cuda_of_driver() is None
+
+
 def test_several_devices(driver):
     """A device is known by its own handle, name, capability and memory; the next number is none."""
     driver["device_count"].value = 2
@@ -82,6 +93,8 @@ def test_several_devices(driver):
     assert (driver["retained"].value, driver["pushed"].value) == (0, 0)
     assert cuda_device.cuda_device(2) is None
     assert free_device_memory_bytes(2) is None
+    # The driver is asked by handle here, too.
+    assert [cuda_device.pci_bus_id(number) for number in range(3)] == ["0000:07:00.0", "0000:08:00.0", None]
 
 
 @pytest.mark.parametrize(("count", "listed"), [(1, "there is 1: Orin"), (2, "there are 2: Orin, RTX")])
