@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -67,14 +68,16 @@ def _stop(signal_number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _main(commands: typer.Typer, name: str) -> int:
-    """Run a command line; expected errors become one line on stderr and an exit code."""
+def _main(commands: typer.Typer, name: str, *, bare: Sequence[str] = ("--help",)) -> int:
+    """Run a command line; expected errors become one line on stderr and an exit code.
+
+    `bare` is what a call without arguments means. Where something is missing then, the help says more than an error.
+    """
     try:
         signal.signal(signal.SIGTERM, _stop)
         # OpenCV would write remarks of its own about damaged files; ours is the one line that is read.
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-        # In a call without arguments the help says more than an error.
-        arguments = sys.argv[1:] or ["--help"]
+        arguments = sys.argv[1:] or list(bare)
         result = typer.main.get_command(commands).main(args=arguments, prog_name=name, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except OverNetError as error:
@@ -127,4 +130,4 @@ def main_bench() -> None:
     """``overnet-bench``: the same as ``overnet bench``."""
     alone = typer.Typer(**PLAIN)
     alone.command(cls=SeveralValuesCommand)(bench_command)
-    _leave(_main(alone, "overnet-bench"))
+    _leave(_main(alone, "overnet-bench", bare=()))
