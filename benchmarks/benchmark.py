@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from overnet.artifact import read_artifact
 from overnet.benchmarks.cases import CaseRequest, run_case
 from overnet.benchmarks.machine import describe_machine
 from overnet.benchmarks.memory import growth
@@ -82,6 +83,7 @@ def run_benchmark(
     ------
     KeyboardInterrupt : at Ctrl-C before the first case was measured.
     InputError : an option is out of range, or the model or the data are not what they should be.
+    ArtifactError : the model is no ONNX file of ours, or broken.
     MissingDependency : a backend that is asked for by name is not installed.
     BackendError : a GPU is asked for that is not there.
     """
@@ -186,6 +188,8 @@ class _Benchmark:
         kind: ModelKind = "onnx" if name != "torch" else "checkpoint"
         if model is not None and not model.is_dir():
             kind = model_kind(model)
+            if kind == "onnx":
+                read_artifact(model)  # whatever its name: one that is none is refused as what it is
         return choose_backends(name, kind)[0].name
 
     def _entries(self, scale: int) -> Iterator[_Entry]:

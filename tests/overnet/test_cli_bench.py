@@ -19,7 +19,7 @@ from overnet.benchmarks.results import read_run, write_run
 from overnet.cli import main_bench
 from overnet.cli_bench import bench_command
 from overnet.cli_common import PLAIN, SeveralValuesCommand
-from overnet.errors import BackendError, InputError, InterruptedRun, MissingDependency, OutputError
+from overnet.errors import ArtifactError, BackendError, InputError, InterruptedRun, MissingDependency, OutputError
 from overnet.weights import bundled_folder
 from tests.conftest import ROOT, run_command
 
@@ -221,6 +221,7 @@ def test_rivals_are_raced(small_checkpoint):
         (["--plots", __file__], OutputError, "is no folder"),
         (["--data", "none"], InputError, "none"),
         (["--model", "none.onnx"], InputError, "none.onnx"),
+        (["--model", __file__], ArtifactError, "not an ONNX file"),
         (["--backend", "torch", "--model", str(bundled_folder() / "overnet_x2.onnx")], InputError, "checkpoint"),
     ],
 )
