@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 # Standard output, where a file is asked for.
 _STDOUT = Path("-")
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.1, 3600.0
+# What is still of use where nothing is measured.
+_REPORTING = ("report", "markdown", "plots", "json_file", "results", "compare", "fail_above", "overwrite", "quiet")
 
 
 @interruptible
 def bench_command(
+    context: typer.Context,
     *,
     backend: Annotated[
         list[str] | None,
@@ -120,6 +123,8 @@ def bench_command(
         raise typer.BadParameter("--fail-above is for --compare")
     if rival_models is not None and not rivals:
         raise typer.BadParameter("--rival-models is for --rivals")
+    if results is not None:
+        _check_nothing_to_measure(context)
     _check_ranges({"--fail-above": fail_above, "--memory": memory}, low=0.0, high=math.inf)
     _check_ranges({"--seconds": seconds}, low=_SHORTEST_SECONDS, high=_LONGEST_SECONDS)
     _check_ranges({"--sustained": sustained}, low=0.0, high=_LONGEST_SECONDS)
@@ -169,6 +174,15 @@ def bench_command(
         complain(problem)
     if problems or not run.results:
         raise typer.Exit(1)
+
+
+def _check_nothing_to_measure(context: typer.Context) -> None:
+    """Refuse, beside --results, options that would change what is measured: they would be of no effect."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name not in _REPORTING and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"{parameter.opts[0]} changes nothing with --results: nothing is measured then")
 
 
 def _check_ranges(values: dict[str, float | None], *, low: float, high: float) -> None:
