@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from overnet.artifact import read_artifact
 from overnet.benchmarks.cases import CaseRequest, run_case
 from overnet.benchmarks.machine import describe_machine
 from overnet.benchmarks.memory import growth
@@ -39,7 +38,8 @@ from overnet.cuda_device import check_device, cuda_device, free_device_memory_by
 from overnet.errors import OverNetError
 from overnet.evaluate import Upscale
 from overnet.evaluated_model import choose_model, describe
-from overnet.runtime.backend import BACKENDS, ModelKind, choose_backends, model_kind
+from overnet.runtime.backend import BACKENDS, choose_backends
+from overnet.runtime.models import find_models
 from overnet.runtime.ort_providers import check_provider
 from overnet.runtime.tiling import available_memory_bytes
 from overnet.weights import bundled_checkpoint, bundled_folder
@@ -185,12 +185,10 @@ class _Benchmark:
     def _backend(self, name: str) -> str:
         """The backend's own name: what ``"auto"`` stands for, and whether what is named is there."""
         model = self.options.model
-        kind: ModelKind = "onnx" if name != "torch" else "checkpoint"
-        if model is not None and not model.is_dir():
-            kind = model_kind(model)
-            if kind == "onnx":
-                read_artifact(model)  # whatever its name: one that is none is refused as what it is
-        return choose_backends(name, kind)[0].name
+        if model is None or not model.is_dir():
+            return find_models(model, name, None)[0][0].name
+        # Of a folder the file is chosen by precision, case by case; what is not ours may lie beside it.
+        return choose_backends(name, "onnx" if name != "torch" else "checkpoint")[0].name
 
     def _entries(self, scale: int) -> Iterator[_Entry]:
         for backend in self.backends:

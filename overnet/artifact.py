@@ -174,7 +174,9 @@ def _length_delimited_fields(file: BinaryIO, end: int) -> Iterator[tuple[int, in
             raise ValueError(f"unknown wire type {wire_type}")
         start = file.tell()
         position = start + length
-        if field == 0 or position > end:
+        if field == 0:
+            raise ValueError("a field without a number")
+        if position > end:
             raise EOFError(f"a field ends {position - end} bytes after the file")
         if wire_type == 2:
             yield field, length

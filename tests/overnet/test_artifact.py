@@ -65,6 +65,13 @@ def test_truncated_files(tmp_path, share):
         read_artifact(path)
 
 
+def test_what_is_no_message_at_all(tmp_path):
+    path = tmp_path / "zeros.onnx"
+    path.write_bytes(bytes(1000))
+    with pytest.raises(ArtifactError, match="a field without a number"):
+        read_artifact(path)
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(ArtifactError, match="No such file"):
         read_artifact(tmp_path / "none.onnx")
