@@ -1,6 +1,6 @@
 """Runs the commands from a checkout that is not installed: ``python cli.py run picture.png -o big.png``."""
 
-from overnet.cli import main
+from overnet.cli import run_program
 
 if __name__ == "__main__":
-    main()
+    run_program()

@@ -9,11 +9,12 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from overnet._version import __version__
 from overnet.cli_bench import bench_command
@@ -63,22 +64,43 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="As one line of JS
     typer.echo(json.dumps(inventory) if as_json else describe(inventory))
 
 
+# The commands that are programs of their own, and what each means without arguments: where something is missing then,
+# the help says more than an error.
+_PROGRAMS: dict[str, tuple[Callable[..., None], type[TyperCommand], Sequence[str]]] = {
+    "overnet-run": (run_command, TyperCommand, ("--help",)),
+    "overnet-export": (export_command, TyperCommand, ("--help",)),
+    "overnet-bench": (bench_command, SeveralValuesCommand, ()),
+}
+
+
+def _command_line(prog: str, argv: Sequence[str]) -> tuple[typer.Typer, Sequence[str]]:
+    """Return the commands of a program, and its arguments or what it means without any."""
+    if prog not in _PROGRAMS:
+        return app, argv or ("--help",)
+    function, kind, default_argv = _PROGRAMS[prog]
+    program = typer.Typer(**PLAIN)
+    program.command(cls=kind)(function)
+    return program, argv or default_argv
+
+
 def _stop(signal_number: int, frame: FrameType | None) -> None:
     """What a service manager sends ends a run as Ctrl-C does: with a playable file."""
     raise KeyboardInterrupt
 
 
-def _main(commands: typer.Typer, name: str, *, bare: Sequence[str] = ("--help",)) -> int:
-    """Run a command line; expected errors become one line on stderr and an exit code.
+def main(argv: Sequence[str] | None = None, prog: str = "overnet") -> int:
+    """Run a command line in this process; expected errors become one line on stderr and an exit code.
 
-    `bare` is what a call without arguments means. Where something is missing then, the help says more than an error.
+    Parameters
+    ----------
+    argv : the arguments; those of this process where there are none.
+    prog : the program: ``overnet``, or one of its commands by its own name, such as ``overnet-run``.
     """
+    # OpenCV would write remarks of its own about damaged files; ours is the one line that is read.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    commands, arguments = _command_line(prog, list(sys.argv[1:] if argv is None else argv))
     try:
-        signal.signal(signal.SIGTERM, _stop)
-        # OpenCV would write remarks of its own about damaged files; ours is the one line that is read.
-        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-        arguments = sys.argv[1:] or list(bare)
-        result = typer.main.get_command(commands).main(args=arguments, prog_name=name, standalone_mode=False)
+        result = typer.main.get_command(commands).main(args=list(arguments), prog_name=prog, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except OverNetError as error:
         complain(error)
@@ -94,11 +116,14 @@ def _main(commands: typer.Typer, name: str, *, bare: Sequence[str] = ("--help",)
         # Wrong usage: Typer's own exceptions, which carry the message and the exit code.
         if not hasattr(error, "format_message"):
             raise
-        complain(f"{error.format_message()} ({name} --help shows how)")
+        complain(f"{error.format_message()} ({prog} --help shows how)")
         return int(getattr(error, "exit_code", 2))
 
 
-def _leave(code: int) -> NoReturn:
+def run_program(prog: str = "overnet") -> NoReturn:
+    """Be the program `prog`: run its command line, and end this process with its exit code."""
+    signal.signal(signal.SIGTERM, _stop)
+    code = main(prog=prog)
     if code == InterruptedRun.exit_code:
         # Everything is written or removed; a backend in the middle of a large picture is not waited for.
         sys.stdout.flush()
@@ -107,27 +132,16 @@ def _leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def main() -> None:
-    """``overnet``."""
-    _leave(_main(app, "overnet"))
-
-
-def main_run() -> None:
+def main_run() -> NoReturn:
     """``overnet-run``: the same as ``overnet run``."""
-    alone = typer.Typer(**PLAIN)
-    alone.command()(run_command)
-    _leave(_main(alone, "overnet-run"))
+    run_program("overnet-run")
 
 
-def main_export() -> None:
+def main_export() -> NoReturn:
     """``overnet-export``: the same as ``overnet export``."""
-    alone = typer.Typer(**PLAIN)
-    alone.command()(export_command)
-    _leave(_main(alone, "overnet-export"))
+    run_program("overnet-export")
 
 
-def main_bench() -> None:
+def main_bench() -> NoReturn:
     """``overnet-bench``: the same as ``overnet bench``."""
-    alone = typer.Typer(**PLAIN)
-    alone.command(cls=SeveralValuesCommand)(bench_command)
-    _leave(_main(alone, "overnet-bench", bare=()))
+    run_program("overnet-bench")

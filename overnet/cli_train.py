@@ -59,7 +59,7 @@ def train_command(
 
     Writes last.pt (to resume from), best.safetensors (by validation), final.safetensors and curve.csv (step, seconds,
     loss, learning rate, patches a second, and PSNR by scale where it was validated). Ctrl-C saves and stops.
-    With several GPUs or machines: torchrun --nproc-per-node N -m overnet.cli train ...
+    With several GPUs or machines: torchrun --nproc-per-node N -m overnet train ...
     """
     from dataclasses import replace  # noqa: PLC0415
 

@@ -20,7 +20,7 @@ from overnet.writing import printable
 
 Progress = Callable[[str, int, int], None]
 
-_COMMAND = "from overnet.cli import main_export; main_export()"
+_COMMAND = ("-m", "overnet", "export")
 _VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
@@ -55,7 +55,7 @@ def build_in_child(
     sizes = (profile.minimum, profile.optimum, profile.maximum)
     shape = ":".join(f"{height}x{width}" for height, width in sizes)
     options = ["--target", runtime, "--precision", precision, "--shape", shape, "--batch", str(profile.batch)]
-    process = [sys.executable, "-c", _COMMAND, str(model.resolve()), *options, "-o", ".", "--progress-lines", "--quiet"]
+    process = [sys.executable, *_COMMAND, str(model.resolve()), *options, "-o", ".", "--progress-lines", "--quiet"]
     with tempfile.TemporaryFile() as errors:
         code, report = _run(process, folder, _environment(device), errors, on_progress)
         errors.seek(0)

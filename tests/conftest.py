@@ -80,7 +80,7 @@ def run_command(*arguments, program="overnet-run", cwd=None, **options):
     entry = {
         "overnet-run": "main_run",
         "overnet-export": "main_export",
-        "overnet": "main",
+        "overnet": "run_program",
         "overnet-bench": "main_bench",
     }[program]
     return subprocess.run(

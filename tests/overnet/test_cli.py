@@ -334,6 +334,19 @@ def test_info():
 def test_help_and_version():
     assert "Upscale pictures" in run_command("--help").stdout
     assert run_command("--version", program="overnet").stdout.startswith("overnet ")
+
+
+def test_the_package_runs_as_a_program(folder):
+    """As ``torchrun -m overnet train`` starts it; a wrong command ends it with a code as the program itself."""
+    for arguments, code, output in (
+        (["--version"], 0, "overnet "),
+        (["train", "--help"], 0, "-m overnet train"),
+        (["up"], 2, ""),
+    ):
+        result = subprocess.run(
+            [sys.executable, "-m", "overnet", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == code and output in result.stdout
     assert "run" in run_command(program="overnet").stdout
     same = run_command("run", "--help", program="overnet").stdout
     assert same.replace("overnet run", "overnet-run") == run_command("--help").stdout

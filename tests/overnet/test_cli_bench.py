@@ -16,7 +16,7 @@ from overnet.benchmarks.cases import run_case
 from overnet.benchmarks.options import BenchmarkOptions
 from overnet.benchmarks.race import PictureSize
 from overnet.benchmarks.results import read_run, write_run
-from overnet.cli import main_bench
+from overnet.cli import main
 from overnet.cli_bench import bench_command
 from overnet.cli_common import PLAIN, SeveralValuesCommand
 from overnet.errors import ArtifactError, BackendError, InputError, InterruptedRun, MissingDependency, OutputError
@@ -153,11 +153,7 @@ def test_without_arguments_it_measures(monkeypatch, capsys):
         raise BackendError(f"{options.backends} x{options.scales} {options.sizes}")
 
     monkeypatch.setattr("overnet.benchmarks.benchmark.run_benchmark", measure)
-    monkeypatch.setattr(sys, "argv", ["overnet-bench"])
-    monkeypatch.setattr("signal.signal", lambda number, handler: None)
-    with pytest.raises(SystemExit) as end:
-        main_bench()
-    assert end.value.code == 1
+    assert main([], "overnet-bench") == 1
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == "overnet: ['auto'] x[2] [PictureSize(width=640, height=360)]\n"

@@ -168,10 +168,9 @@ def _workers(process):
 
 @pytest.mark.slow
 def test_torchrun_runs_it(tmp_path, folder, weights):
-    program = tmp_path / "program.py"
-    program.write_text("import typer\nfrom overnet.cli_train import train_command\ntyper.run(train_command)\n")
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(program), "--data", str(folder),
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "overnet", "train",
+         "--data", str(folder),
          "-o", str(tmp_path / "run"), "--from", str(weights), "--steps", "3", "--scales", "2,3", *QUICK],
         check=True,
         cwd=ROOT,

@@ -74,7 +74,7 @@ def engine_in(cache):
 
 def child(monkeypatch, code):
     """Run other code in place of overnet-export."""
-    monkeypatch.setattr(engine_child, "_COMMAND", code)
+    monkeypatch.setattr(engine_child, "_COMMAND", ("-c", code))
 
 
 def leftovers(cache):
@@ -403,9 +403,8 @@ BLOCKED = "import sys; sys.modules['torch'] = sys.modules['safetensors'] = None\
 
 def test_it_needs_no_torch(wish):
     """Neither this process nor the child."""
-    in_child = (
-        f"from overnet.runtime import engine_child\nengine_child._COMMAND = {BLOCKED!r} + engine_child._COMMAND\n"
-    )
+    command = ("-c", f"{BLOCKED}from overnet.cli import main_export; main_export()")
+    in_child = f"from overnet.runtime import engine_child\nengine_child._COMMAND = {command!r}\n"
     result = subprocess.run(
         [sys.executable, "-c", BLOCKED + in_child + WANTS_IT, wish.model],
         capture_output=True,
