@@ -11,15 +11,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from overnet.benchmarks.cases import CaseRequest, run_case
+from overnet.benchmarks.baselines.race import Entrant, PictureSize, RaceRequest, run_race
+from overnet.benchmarks.cases.ground_truth import read_truth
+from overnet.benchmarks.cases.memory import growth
+from overnet.benchmarks.cases.method import on_gpu, open_upscaler
+from overnet.benchmarks.cases.quality import check_picture, make_reference, write_reference
+from overnet.benchmarks.cases.run import CaseRequest, run_case
+from overnet.benchmarks.cases.video_stages import measure_video
 from overnet.benchmarks.machine import describe_machine
-from overnet.benchmarks.memory import growth
-from overnet.benchmarks.method import on_gpu, open_upscaler
 from overnet.benchmarks.options import BenchmarkOptions, check_options
 from overnet.benchmarks.peak import measure_peaks, share_of_peak
-from overnet.benchmarks.power import why_no_source
-from overnet.benchmarks.quality import check_picture, make_reference, write_reference
-from overnet.benchmarks.race import Entrant, PictureSize, RaceRequest, run_race
+from overnet.benchmarks.power.record import why_no_source
+from overnet.benchmarks.report.sample_images import make_samples
 from overnet.benchmarks.results import (
     BenchmarkRun,
     Case,
@@ -31,17 +34,14 @@ from overnet.benchmarks.results import (
     SamplePictures,
     VideoStages,
 )
-from overnet.benchmarks.sample_pictures import make_samples
-from overnet.benchmarks.truth import read_truth
-from overnet.benchmarks.video_stages import measure_video
-from overnet.cuda_device import check_device, cuda_device, free_device_memory_bytes
 from overnet.errors import OverNetError
-from overnet.evaluate import Upscale
-from overnet.evaluated_model import choose_model, describe
-from overnet.runtime.backend import BACKENDS, choose_backends
+from overnet.evaluation.measure import Upscale
+from overnet.evaluation.model_choice import choose_model, describe
+from overnet.runtime.backends.ort.providers import check_provider
+from overnet.runtime.backends.registry import BACKENDS, choose_backends
 from overnet.runtime.models import find_models
-from overnet.runtime.ort_providers import check_provider
 from overnet.runtime.tiling import available_memory_bytes
+from overnet.system.cuda_device import check_device, cuda_device, free_device_memory_bytes
 from overnet.weights import bundled_checkpoint, bundled_folder
 
 # Told what is being done, how many steps are done, and how many there are.

@@ -28,12 +28,12 @@ from overnet.benchmarks.gpu_setting import (
     setting_for,
     stream_all,
 )
-from overnet.cuda_device import check_device
-from overnet.environment import current_environment
 from overnet.errors import BackendError, OverNetError
-from overnet.runtime.cuda import Gpu, pycuda_driver
-from overnet.runtime.trt_backend import TensorRtBackend
-from overnet.sidecar import TITLES, RuntimeName
+from overnet.files.engine_sidecar import TITLES, RuntimeName
+from overnet.runtime.backends.trt.backend import TensorRtBackend
+from overnet.runtime.backends.trt.cuda import Gpu, pycuda_driver
+from overnet.system.cuda_device import check_device
+from overnet.system.environment import current_environment
 
 
 @dataclass

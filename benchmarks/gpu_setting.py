@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overnet.artifact import read_artifact
 from overnet.errors import ArtifactError
-from overnet.metrics import psnr
+from overnet.files.engine_sidecar import Profile, RuntimeName, read_sidecar
+from overnet.files.onnx_metadata import read_artifact
+from overnet.imaging.metrics import psnr
 from overnet.runtime.pipeline import run_pipeline
 from overnet.runtime.upscaler import Upscaler
-from overnet.sidecar import Profile, RuntimeName, read_sidecar
 from overnet.weights import bundled_folder
 
 Frame = NDArray[np.uint8]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from overnet.artifact import PRECISIONS
-from overnet.benchmarks.race import PictureSize
+from overnet.benchmarks.baselines.race import PictureSize
 from overnet.errors import InputError
-from overnet.sidecar import LARGEST_BATCH
+from overnet.files.engine_sidecar import LARGEST_BATCH
+from overnet.files.onnx_metadata import PRECISIONS
 
 _LARGEST_SIDE = 16384
 _HIGHEST_SCALE = 8
@@ -20,14 +20,14 @@ class BenchmarkOptions:
 
     Attributes
     ----------
-    backends : names of `overnet.runtime.backend.BACKENDS`, or ``"auto"``.
+    backends : names of `overnet.runtime.backends.registry.BACKENDS`, or ``"auto"``.
     scales, sizes, precisions : each of them for each backend; without a precision, the backend's usual one.
     model : as `overnet.runtime.upscaler.Upscaler` takes it; None for the bundled one.
     seconds : that each figure is measured for at least.
     batch : pictures given at once.
     data : a folder of real pictures to judge results on; None for the package's own.
     rivals : whether to race against what a user would pick instead.
-    rival_models : see `overnet.benchmarks.rivals.RivalOptions`.
+    rival_models : see `overnet.benchmarks.baselines.registry.RivalOptions`.
     video : whether to upscale a short clip from file to file.
     power : whether to measure what the machine draws.
     sustained_seconds : how long each case is kept busy to see whether its speed holds; 0: not.

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from overnet.benchmarks.typed_json import from_json
 from overnet.errors import InputError
-from overnet.writing import printable, whole_file
+from overnet.files.atomic import printable, whole_file
+from overnet.files.checked_json import from_json
 
 FORMAT = "overnet benchmark 1"
 _LARGEST_FILE_BYTES = 1 << 28

@@ -16,16 +16,16 @@ from pathlib import Path
 
 import cv2
 
-from overnet.checkpoint import folded, load_checkpoint, read_metadata, save_checkpoint, weights_sha256
 from overnet.errors import OverNetError
-from overnet.evaluate import Picture, Quality, bicubic, evaluate, find_pairs, mean_quality, read_rgb
+from overnet.evaluation.measure import Picture, Quality, bicubic, evaluate, find_pairs, mean_quality, read_rgb
+from overnet.evaluation.side_by_side import largest_gain, side_by_side
 from overnet.export.exporter import ExportedFile, Options, export
-from overnet.metrics import psnr_luma
-from overnet.model import OverNet
-from overnet.reference import reference
-from overnet.side_by_side import largest_gain, side_by_side
+from overnet.files.atomic import whole_file
+from overnet.imaging.metrics import psnr_luma
+from overnet.network.checkpoint import folded, load_checkpoint, read_metadata, save_checkpoint, weights_sha256
+from overnet.network.model import OverNet
+from overnet.network.reference import reference
 from overnet.weights import CHECKPOINT_NAME, bundled_folder
-from overnet.writing import whole_file
 
 SCALES = (2, 3, 4)
 
@@ -106,7 +106,7 @@ One OverNet (Behjati et al., WACV 2021) for every scale from 1 to {model.config.
 overscale factor {model.config.overscale}, {parameters:,} parameters with weight normalisation folded away.
 
 - file: `{CHECKPOINT_NAME}`
-- SHA-256 of the weights, as `overnet.checkpoint.weights_sha256` gives it: `{weights_sha256(model)}`
+- SHA-256 of the weights, as `overnet.network.checkpoint.weights_sha256` gives it: `{weights_sha256(model)}`
 
 ## How it was trained
 
@@ -172,7 +172,7 @@ def bundle(weights: Path, data: Path, folder: Path, readme: Path | None) -> None
     Parameters
     ----------
     weights : a checkpoint in any form.
-    data : a folder of evaluation sets, in the form that `overnet.evaluate.find_pairs` reads.
+    data : a folder of evaluation sets, in the form that `overnet.evaluation.measure.find_pairs` reads.
     folder : where the bundled files go.
     readme : the README to bring up to date, or None.
     """

@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from overnet.artifact import Artifact
-from overnet.cuda_device import cuda_device
-from overnet.export.comparison import Parity, Picture
-from overnet.export.conversion import LoweredGraph
-from overnet.export.costs import Costs, count_costs
-from overnet.export.gate import gate_pictures
+from overnet.export.engine.build import BuiltEngine, Progress, build_engine
+from overnet.export.engine.profile import available_device_memory, fit_profile
+from overnet.export.graph.costs import Costs, count_costs
 from overnet.export.options import CalibrationOptions, EngineOptions, Options, is_onnx
-from overnet.export.profile import available_device_memory, fit_profile
-from overnet.export.trt_build import BuiltEngine, Progress, build_engine
-from overnet.sidecar import RuntimeName, Sidecar, sidecar_path, sidecar_text
-from overnet.writing import whole_file
+from overnet.export.precision.convert import LoweredGraph
+from overnet.export.verify.comparison import Parity, Picture
+from overnet.export.verify.tolerance import gate_pictures
+from overnet.files.atomic import whole_file
+from overnet.files.engine_sidecar import RuntimeName, Sidecar, sidecar_path, sidecar_text
+from overnet.files.onnx_metadata import Artifact
+from overnet.system.cuda_device import cuda_device
 
 __all__ = [
     "CalibrationOptions",
@@ -60,7 +60,7 @@ class ExportedFile:
     Attributes
     ----------
     path : of the ONNX file.
-    costs : counted in the graph (see `overnet.export.costs`).
+    costs : counted in the graph (see `overnet.export.graph.costs`).
     seconds : that it took to make and check.
     notes : what the user should know, one line each.
     """
@@ -116,8 +116,8 @@ def export(
 
     Parameters
     ----------
-    source : a checkpoint in any form that `overnet.checkpoint.load_checkpoint` reads; or an ONNX file of ours, which
-        needs no torch.
+    source : a checkpoint in any form that `overnet.network.checkpoint.load_checkpoint` reads; or an ONNX file of ours,
+        which needs no torch.
     folder : where the files go; it exists.
     name : what the files' names begin with; the source's name when left out.
     overwrite : whether existing files may be replaced.

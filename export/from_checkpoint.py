@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from overnet.artifact import Artifact
-from overnet.checkpoint import load_checkpoint
-from overnet.deploy import DeployedNetwork, deploy
 from overnet.errors import InputError
-from overnet.export.calibration import calibration_pictures
-from overnet.export.comparison import Parity, Picture
-from overnet.export.conversion import LoweredGraph
-from overnet.export.engine_gate import pass_engine_gate
-from overnet.export.lowering import Calibration, lower
-from overnet.export.network_gate import pass_gate
+from overnet.export.engine.build import BuiltEngine, Progress
 from overnet.export.options import EngineOptions, Options
-from overnet.export.parity import in_network
-from overnet.export.trt_build import BuiltEngine, Progress
-from overnet.model import OverNet
+from overnet.export.precision.calibration import calibration_pictures
+from overnet.export.precision.convert import LoweredGraph
+from overnet.export.precision.lower import Calibration, lower
+from overnet.export.verify.comparison import Parity, Picture
+from overnet.export.verify.engine import pass_engine_gate
+from overnet.export.verify.network import pass_gate
+from overnet.export.verify.onnx_file import in_network
+from overnet.files.onnx_metadata import Artifact
+from overnet.network.checkpoint import load_checkpoint
+from overnet.network.deploy import DeployedNetwork, deploy
+from overnet.network.model import OverNet
 
 USUAL_SCALES = (2, 3, 4)
 
@@ -80,12 +80,12 @@ class CheckpointSource:
         )
 
     def check(self, file: Path, graph: LoweredGraph, pictures: list[Picture], *, name: str) -> Parity:
-        """Compare the file with the network; see `overnet.export.network_gate.pass_gate`."""
+        """Compare the file with the network; see `overnet.export.verify.network.pass_gate`."""
         return pass_gate(file, graph.model, graph.exact, self.model, pictures, name=name)
 
     def check_engine(
         self, built: BuiltEngine, engine: EngineOptions, artifact: Artifact, pictures: list[Picture], *, name: str
     ) -> Parity | None:
-        """Compare the engine with the network; see `overnet.export.engine_gate.pass_engine_gate`."""
+        """Compare the engine with the network; see `overnet.export.verify.engine.pass_engine_gate`."""
         network = in_network(self.model, self.scale)
         return pass_engine_gate(built.serialized, engine.target, engine.profile, artifact, network, pictures, name=name)

@@ -10,15 +10,15 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from overnet.artifact import Artifact, read_artifact
-from overnet.cuda_device import cuda_device
 from overnet.errors import ArtifactError, InputError
-from overnet.export.comparison import Parity, Picture, Referee, Upscale, in_openvino
-from overnet.export.conversion import LoweredGraph, converted, labelled
-from overnet.export.gate import GATES
+from overnet.export.engine.build import BuiltEngine, Progress
 from overnet.export.options import CalibrationOptions, EngineOptions, Options
-from overnet.export.trt_build import BuiltEngine, Progress
-from overnet.writing import printable
+from overnet.export.precision.convert import LoweredGraph, converted, labelled
+from overnet.export.verify.comparison import Parity, Picture, Referee, Upscale, in_openvino
+from overnet.export.verify.tolerance import GATES
+from overnet.files.atomic import printable
+from overnet.files.onnx_metadata import Artifact, read_artifact
+from overnet.system.cuda_device import cuda_device
 
 
 class OnnxSource:
@@ -77,7 +77,7 @@ class OnnxSource:
         """Compare the engine with the file, where there are a GPU and PyTorch, whose buffers are used for it."""
         if cuda_device() is None or importlib.util.find_spec("torch") is None:
             return None
-        from overnet.export.engine_gate import pass_engine_gate  # noqa: PLC0415
+        from overnet.export.verify.engine import pass_engine_gate  # noqa: PLC0415
 
         return pass_engine_gate(
             built.serialized, engine.target, engine.profile, artifact, self._reference(), pictures, name=name

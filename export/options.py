@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from overnet.sidecar import Profile, RuntimeName
+from overnet.files.engine_sidecar import Profile, RuntimeName
 
 if TYPE_CHECKING:
-    from overnet.export.onnx_export import Form
+    from overnet.export.graph.network_graph import Form
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Options:
     Attributes
     ----------
     scales : whole numbers, each from 1 to the network's overscale factor. None for the usual ones, or an ONNX file's.
-    precision : of the arithmetic inside, one of `overnet.artifact.PRECISIONS`. None for FP16, or that of an ONNX file
-        that is not in FP32.
+    precision : of the arithmetic inside, one of `overnet.files.onnx_metadata.PRECISIONS`. None for FP16, or that of an
+        ONNX file that is not in FP32.
     form : which of the forms of the graph; an ONNX file has its own.
-    significant_bits : bits kept of each weight in an FP32 file, 24 being all (see `overnet.export.graph`).
+    significant_bits : bits kept of each weight in an FP32 file, 24 being all (see `overnet.export.graph.builder`).
     calibration : for INT8.
     engine : None for ONNX files alone.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from overnet._version import __version__
 
 if TYPE_CHECKING:
-    from overnet.model import OverNet, OverNetConfig
+    from overnet.network.model import OverNet, OverNetConfig
     from overnet.runtime.upscaler import Upscaler
 
 # In a checkout export/, runtime/ and benchmarks/ lie beside this package; installed, they lie inside it.
@@ -19,8 +19,8 @@ if (_checkout / "pyproject.toml").is_file() and (_checkout / "runtime").is_dir()
 
 # Public names and the module each comes from: loaded at first use, so that a runtime without torch imports.
 _LAZY = {
-    "OverNet": "overnet.model",
-    "OverNetConfig": "overnet.model",
+    "OverNet": "overnet.network.model",
+    "OverNetConfig": "overnet.network.model",
     "Upscaler": "overnet.runtime.upscaler",
 }
 

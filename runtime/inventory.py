@@ -10,19 +10,19 @@ from typing import Any
 import psutil
 
 from overnet._version import __version__
-from overnet.artifact import read_artifact
-from overnet.cuda_device import cuda_device, cuda_device_count, free_device_memory_bytes
 from overnet.errors import OverNetError
-from overnet.runtime.backend import (
+from overnet.files.onnx_metadata import read_artifact
+from overnet.runtime.backends.options import BackendOptions
+from overnet.runtime.backends.ort.providers import known_providers
+from overnet.runtime.backends.registry import (
     BACKENDS,
     BackendKind,
     choose_backends,
     how_to_install,
     installed_version,
 )
-from overnet.runtime.options import BackendOptions
-from overnet.runtime.ort_providers import known_providers
 from overnet.runtime.tiling import available_memory_bytes
+from overnet.system.cuda_device import cuda_device, cuda_device_count, free_device_memory_bytes
 from overnet.weights import bundled_checkpoint, bundled_folder
 
 _LIBRARIES = ("numpy", "opencv-python", "av", "openvino", "onnxruntime", "onnx", "torch", "safetensors")

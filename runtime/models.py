@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from overnet.artifact import PRECISIONS, Artifact, read_artifact
 from overnet.errors import InputError
-from overnet.runtime.backend import BackendKind, choose_backends, model_kind
-from overnet.sidecar import read_sidecar
+from overnet.files.engine_sidecar import read_sidecar
+from overnet.files.onnx_metadata import PRECISIONS, Artifact, read_artifact
+from overnet.runtime.backends.registry import BackendKind, choose_backends, model_kind
 from overnet.weights import bundled_checkpoint, bundled_folder
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from overnet.errors import InputError, OutputError
-from overnet.runtime.images import PICTURE_SUFFIXES
-from overnet.runtime.video_encoders import VIDEO_SUFFIXES
-from overnet.writing import exists_already
+from overnet.files.atomic import exists_already
+from overnet.imaging.image_io import PICTURE_SUFFIXES
+from overnet.runtime.video.formats import VIDEO_SUFFIXES
 
 Kind = Literal["picture", "video"]
 

@@ -20,8 +20,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from overnet.artifact import scaled_size
-from overnet.runtime.backend import Pictures, Statistics
+from overnet.files.onnx_metadata import scaled_size
+from overnet.runtime.backends.registry import Pictures, Statistics
 
 # In input pixels. The network's 3x3 convolutions (one in each of 9 blocks, the first, the overscaling one) reach 11,
 # the bicubic resize of the features and the last convolution at most 3 more.

@@ -10,14 +10,14 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from overnet.artifact import scaled_size
 from overnet.errors import BackendError, InputError, OverNetError
-from overnet.resample import imresize, network_bicubic
-from overnet.runtime.backend import Backend
+from overnet.files.onnx_metadata import scaled_size
+from overnet.imaging.resample import imresize, network_bicubic
+from overnet.runtime.backends.options import BackendOptions
+from overnet.runtime.backends.ort.providers import check_provider
+from overnet.runtime.backends.registry import Backend
+from overnet.runtime.backends.stream import DirectStream, FinishedStream, UpscaleStream
 from overnet.runtime.models import find_models
-from overnet.runtime.options import BackendOptions
-from overnet.runtime.ort_providers import check_provider
-from overnet.runtime.stream import DirectStream, FinishedStream, UpscaleStream
 from overnet.runtime.tiling import SMALLEST_TILE, upscale_in_tiles
 
 # No picture file or video frame is this large; what is, is a mistake or an attack.
@@ -45,7 +45,7 @@ class Upscaler:
     tile : height and width, in input pixels, of the tiles to cut pictures into; 0 for never; None cuts only what does
         not fit the memory that is available.
     threads, device, provider, slots, zero_copy, cuda_graphs, on_progress : see
-        `overnet.runtime.options.BackendOptions`.
+        `overnet.runtime.backends.options.BackendOptions`.
 
     Raises
     ------

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from overnet.resample import imresize
+from overnet.imaging.resample import imresize
 
 Array = npt.NDArray[Any]
 Colour = tuple[float, float, float]

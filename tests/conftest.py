@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from overnet.cuda_device import cuda_device_count
+from overnet.system.cuda_device import cuda_device_count
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -31,8 +31,8 @@ def pytest_runtest_setup(item):
 def small_checkpoint(tmp_path_factory):
     """A small OverNet with random weights, saved as a checkpoint."""
     torch = pytest.importorskip("torch")
-    from overnet.checkpoint import save_checkpoint
-    from overnet.model import OverNet, OverNetConfig
+    from overnet.network.checkpoint import save_checkpoint
+    from overnet.network.model import OverNet, OverNetConfig
 
     torch.manual_seed(7)
     model = OverNet(OverNetConfig(width=16, groups=2, blocks=1, expansion=2, overscale=3, squeeze=4))

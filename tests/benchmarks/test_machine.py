@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from overnet.benchmarks.control_groups import read_limits
 from overnet.benchmarks.machine import blas_of_numpy, describe_machine, usable_cores
 from overnet.benchmarks.results import Machine
-from overnet.benchmarks.typed_json import from_json
+from overnet.files.checked_json import from_json
+from overnet.system.control_groups import read_limits
 
 
 def _files(root, contents):

@@ -5,8 +5,8 @@ import pytest
 
 from overnet.benchmarks.peak import copied_bytes, last_cache_bytes, measure_peaks, share_of_peak
 from overnet.benchmarks.results import Peak
-from overnet.cuda_device import cuda_device_count
 from overnet.errors import InputError
+from overnet.system.cuda_device import cuda_device_count
 
 
 def test_the_processor_s_peak_is_at_least_about_what_a_plain_product_reaches():

@@ -21,9 +21,9 @@ from overnet.benchmarks.results import (
     read_run,
     write_run,
 )
-from overnet.benchmarks.sampling import spread
-from overnet.benchmarks.typed_json import from_json
+from overnet.benchmarks.timing_stats import spread
 from overnet.errors import InputError, OutputError
+from overnet.files.checked_json import from_json
 
 CASE = Case("openvino", "backend", "fp32", 2, 160, 90)
 

@@ -11,7 +11,7 @@ A test calls a function of a module, with arguments and a result that JSON has::
 
     def test_frames(tmp_path):
         engine = write_engine(tmp_path / "x2.engine", onnx_path, Profile((16, 16), (64, 64), (128, 128)))
-        found = run_over_stand_in("tests.runtime.cuda_scenarios:frames", str(engine), 10)
+        found = run_over_stand_in("tests.runtime.backends.trt.cuda_scenarios:frames", str(engine), 10)
         assert found == {"races": [], "live": {}, "wrong": 0}
 
 and the function, in a module that is no test, asks the driver what happened::

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import onnx
 
-from overnet.artifact import (
+from overnet.files.engine_sidecar import Environment, Profile, RuntimeName, Sidecar, sidecar_path, sidecar_text
+from overnet.files.onnx_metadata import (
     GIVEN_MEANS_NAME,
     INPUT_NAME,
     MEANS_NAME,
@@ -19,7 +20,6 @@ from overnet.artifact import (
     USE_GIVEN_MEANS_NAME,
     Artifact,
 )
-from overnet.sidecar import Environment, Profile, RuntimeName, Sidecar, sidecar_path, sidecar_text
 from tests.doubles.trt_classes import MAGIC
 
 VERSIONS: dict[RuntimeName, str] = {"tensorrt": "10.3.0", "tensorrt-rtx": "1.7.1"}
@@ -92,8 +92,8 @@ def make_engine(
 
     Parameters
     ----------
-    onnx_bytes : the graph. Its input `overnet.artifact.INPUT_NAME` takes the profile's pictures; of its other inputs
-        only the first side may vary, with the number of pictures.
+    onnx_bytes : the graph. Its input `overnet.files.onnx_metadata.INPUT_NAME` takes the profile's pictures; of its
+        other inputs only the first side may vary, with the number of pictures.
     profile : which pictures it takes.
     activation_bytes_per_pixel : what it needs beside its weights, for each pixel that goes in.
     library, version : what it was built with; None for the version that the double is unless it is told.

@@ -61,7 +61,7 @@ def run_over_stand_in(
 
     Parameters
     ----------
-    module_function : such as ``"tests.runtime.cuda_scenarios:one_picture"``.
+    module_function : such as ``"tests.runtime.backends.trt.cuda_scenarios:one_picture"``.
     args : for it; anything that JSON has, as has to be what it returns.
     env, rtx : for `stand_in_environment`.
     timeout : in seconds.

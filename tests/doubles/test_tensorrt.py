@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from overnet.sidecar import Profile
+from overnet.files.engine_sidecar import Profile
 from tests.conftest import ROOT, SHARED, needs_shared
 from tests.doubles.engines import write_engine
 from tests.doubles.running import needs_cuda_core, run_over_stand_in

@@ -11,8 +11,8 @@ import onnx
 import pycuda.driver as cuda
 from numpy.typing import NDArray
 
-from overnet.artifact import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
-from overnet.sidecar import Profile
+from overnet.files.engine_sidecar import Profile
+from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
 from tests.doubles.cuda_driver import SONAME, CudaDriver
 from tests.doubles.engines import VERSIONS, make_engine, nearest_model
 from tests.doubles.scenarios import NON_BLOCKING, context
@@ -274,8 +274,8 @@ def bundled(engine_path: str, picture: list[int]) -> list[Any]:
     """An engine of one of our own graphs from its file, and the shape and mean of what comes out for some noise."""
     from pathlib import Path
 
-    from overnet.environment import current_environment
-    from overnet.sidecar import load_engine
+    from overnet.files.engine_sidecar import load_engine
+    from overnet.system.environment import current_environment
 
     serialized, _ = load_engine(Path(engine_path), current_environment("tensorrt"))
     with context() as driver:

@@ -6,24 +6,26 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from overnet.artifact import read_artifact
-from overnet.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
-from overnet.cuda_device import CudaDevice
-from overnet.deploy import deploy
 from overnet.errors import ArtifactError, InputError, OutputError
-from overnet.evaluate import evaluate, find_pairs, mean_quality, read_rgb
-from overnet.export import conversion, exporter, from_checkpoint, lowering
-from overnet.export.comparison import Referee, check_pictures, in_openvino
+from overnet.evaluation.measure import evaluate, find_pairs, mean_quality, read_rgb
+from overnet.export import exporter, from_checkpoint
+from overnet.export.engine.build import BuildError
+from overnet.export.engine.profile import make_profile
 from overnet.export.exporter import CalibrationOptions, EngineOptions, Options, export
-from overnet.export.gate import GATES
-from overnet.export.onnx_export import build_onnx
-from overnet.export.parity import in_declared_types, in_network
-from overnet.export.profile import make_profile
-from overnet.export.trt_build import BuildError
-from overnet.reference import reference
+from overnet.export.graph.network_graph import build_onnx
+from overnet.export.precision import convert as conversion
+from overnet.export.precision import lower as lowering
+from overnet.export.verify.comparison import Referee, check_pictures, in_openvino
+from overnet.export.verify.onnx_file import in_declared_types, in_network
+from overnet.export.verify.tolerance import GATES
+from overnet.files.onnx_metadata import read_artifact
+from overnet.network.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
+from overnet.network.deploy import deploy
+from overnet.network.reference import reference
+from overnet.system.cuda_device import CudaDevice
 from overnet.weights import bundled_checkpoint, bundled_folder
 from tests.conftest import SHARED, needs_shared
-from tests.export.test_onnx_export import random_model
+from tests.export.graph.test_network_graph import random_model
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,17 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from overnet.artifact import read_artifact
 from overnet.errors import ArtifactError, InputError, OutputError
-from overnet.export import engine_gate, from_onnx
-from overnet.export.comparison import Parity
+from overnet.export import from_onnx
+from overnet.export.engine.profile import make_profile
 from overnet.export.exporter import CalibrationOptions, EngineOptions, Options, export
-from overnet.export.gate import GATES
-from overnet.export.precision import to_half
-from overnet.export.profile import make_profile
-from overnet.sidecar import read_sidecar
-from tests.export.test_divergence import spoiled
+from overnet.export.precision.half import to_half
+from overnet.export.verify import engine as engine_gate
+from overnet.export.verify.comparison import Parity
+from overnet.export.verify.tolerance import GATES
+from overnet.files.engine_sidecar import read_sidecar
+from overnet.files.onnx_metadata import read_artifact
+from tests.export.verify.test_divergence import spoiled
 
 ENGINE = EngineOptions("tensorrt-rtx", make_profile("16x16:32x32:64x64"))
 

@@ -1,8 +1,8 @@
 import json
 
-from overnet.cuda_device import CudaDevice
 from overnet.runtime import inventory
 from overnet.runtime.inventory import describe, take_inventory
+from overnet.system.cuda_device import CudaDevice
 
 
 def test_gpus(monkeypatch):

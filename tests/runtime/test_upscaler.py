@@ -7,12 +7,12 @@ import pytest
 
 from overnet import Upscaler
 from overnet.errors import ArtifactError, BackendError, CheckpointError, InputError, MissingDependency
-from overnet.metrics import psnr
-from overnet.resample import imresize, network_bicubic
-from overnet.runtime import backend as backends
-from overnet.runtime import host_backend
-from overnet.runtime.backend import BACKENDS, choose_backends
-from overnet.runtime.host_backend import HostBackend
+from overnet.imaging.metrics import psnr
+from overnet.imaging.resample import imresize, network_bicubic
+from overnet.runtime.backends import host as host_backend
+from overnet.runtime.backends import registry as backends
+from overnet.runtime.backends.host import HostBackend
+from overnet.runtime.backends.registry import BACKENDS, choose_backends
 from overnet.runtime.tiling import upscale_in_tiles
 from overnet.weights import bundled_checkpoint, bundled_folder
 from tests.conftest import ROOT, SHARED, needs_shared
@@ -20,8 +20,8 @@ from tests.conftest import ROOT, SHARED, needs_shared
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
 def test_backends_agree(picture, small_models, small_checkpoint, backend):
-    from overnet.checkpoint import load_checkpoint
-    from overnet.reference import reference
+    from overnet.network.checkpoint import load_checkpoint
+    from overnet.network.reference import reference
 
     model = small_checkpoint if backend == "torch" else small_models
     upscaled = Upscaler(3, model=model, backend=backend)(picture)
@@ -113,8 +113,8 @@ def test_a_scale_without_a_model_of_its_own(picture, small_models, scale):
 
 
 def test_a_checkpoint_computes_fractional_scales_itself(picture, small_checkpoint):
-    from overnet.checkpoint import load_checkpoint
-    from overnet.reference import reference
+    from overnet.network.checkpoint import load_checkpoint
+    from overnet.network.reference import reference
 
     upscaler = Upscaler(1.5, model=small_checkpoint)
     expected = reference(load_checkpoint(small_checkpoint), picture, 1.5)
@@ -358,7 +358,7 @@ def test_auto_takes_the_first_that_is_there(monkeypatch):
 @pytest.mark.parametrize("tile", [96, 160])
 def test_tiles_of_real_pictures(number, tile):
     """The bound of three grey levels, on the bundled weights, with the smallest tiles there are."""
-    from overnet.evaluate import read_rgb
+    from overnet.evaluation.measure import read_rgb
 
     picture = read_rgb(SHARED / f"sets/Set14/image_SRF_2/img_{number:03d}_SRF_2_LR.png")
     whole = Upscaler(2, tile=0)(picture).astype(int)

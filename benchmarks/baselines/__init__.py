@@ -1,0 +1,1 @@
+"""What one would use instead, timed in turns with the backends."""

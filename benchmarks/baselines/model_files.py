@@ -1,0 +1,113 @@
+"""Rivals that run a user's model files: OpenCV's dnn_superres, and ncnn."""
+
+from __future__ import annotations
+
+import platform
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from overnet.benchmarks.baselines.baseline import Pictures, Rival, Upscale, limit_opencv, one_by_one
+from overnet.errors import InputError, MissingDependency, require
+from overnet.files.atomic import printable
+
+# What the names of ncnn's rivals begin with.
+NCNN = "ncnn "
+# EDSR_x2.pb, FSRCNN-small_x3.pb: as the models that OpenCV names are called.
+SUPERRES_NAME = re.compile(r"(edsr|espcn|fsrcnn|lapsrn)[-_].*?x(\d+)", re.IGNORECASE)
+# OpenCV 5 dropped the reader of TensorFlow's files; its dnn_superres reads the same models as ONNX files.
+SUPERRES_SUFFIX = ".pb" if int(cv2.__version__.partition(".")[0]) < 5 else ".onnx"
+# Of the picture that a user's model is tried on when it is loaded: larger than any kernel.
+_PROBED_SIDE = 32
+
+
+def load_superres(path: Path, scale: int, threads: int | None = None) -> Rival:
+    """A model in OpenCV's dnn_superres; the file's name says which of its four networks it is, as OpenCV names them.
+
+    Parameters
+    ----------
+    path : ``ESPCN_x2.pb`` and the like; from OpenCV 5 on an ONNX file of the same.
+
+    Raises
+    ------
+    MissingDependency : this OpenCV is built without dnn_superres.
+    InputError : OpenCV cannot read the file, or it upscales by another factor.
+    """
+    if not hasattr(cv2, "dnn_superres"):
+        raise MissingDependency(
+            f"{printable(Path(path.name))} needs OpenCV's dnn_superres: pip install opencv-contrib-python"
+        )
+    limit_opencv(threads)
+    named = SUPERRES_NAME.match(path.stem)
+    if named is None:
+        raise InputError(
+            f"{printable(Path(path.name))}: the name does not begin with edsr_, espcn_, fsrcnn_ or lapsrn_"
+        )
+    network = cv2.dnn_superres.DnnSuperResImpl_create()
+
+    def upscale(picture: Pictures) -> Pictures:
+        upscaled = network.upsample(np.ascontiguousarray(picture[..., ::-1]))
+        return np.ascontiguousarray(upscaled[..., ::-1], np.uint8)
+
+    try:
+        network.readModel(str(path))
+        network.setModel(named[1].lower(), scale)
+        _check_scale(upscale, scale, path)
+    except cv2.error as error:
+        raise InputError(f"{printable(Path(path.name))}: OpenCV cannot run it ({_last_words(error)})") from error
+    return Rival(f"OpenCV {printable(Path(path.stem))}", "CPU", "fp32", printable(Path(path.name)), one_by_one(upscale))
+
+
+def load_ncnn(path: Path, scale: int, threads: int | None = None) -> Rival:
+    """A model in ncnn on the CPU: RGB from 0 to 1 in and out, as Real-ESRGAN's are.
+
+    Parameters
+    ----------
+    path : the ``.param`` file; the ``.bin`` of the same name lies beside it.
+
+    Raises
+    ------
+    MissingDependency : ncnn is not installed.
+    InputError : ncnn cannot read the files, or the model is not one input and one output, or of another scale.
+    """
+    ncnn = require("ncnn", extra="", purpose=f"running {printable(Path(path.name))}")
+    network = ncnn.Net()
+    if threads is not None:
+        network.opt.num_threads = threads
+    name = printable(Path(path.name))
+    if network.load_param(str(path)) or network.load_model(str(path.with_suffix(".bin"))):
+        raise InputError(f"{name}: ncnn cannot read it")
+    if len(network.input_names()) != 1 or len(network.output_names()) != 1:
+        raise InputError(f"{name}: not one picture in and one out")
+    (given,), (wanted,) = network.input_names(), network.output_names()
+
+    def upscale(picture: Pictures) -> Pictures:
+        planar = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32) / 255
+        extractor = network.create_extractor()
+        extractor.input(given, ncnn.Mat(planar))
+        failed, upscaled = extractor.extract(wanted)
+        if failed:
+            raise InputError(f"{name}: ncnn cannot run it")
+        levels = np.rint(np.clip(np.array(upscaled), 0, 1) * 255).astype(np.uint8)
+        return np.ascontiguousarray(levels.transpose(1, 2, 0))
+
+    _check_scale(upscale, scale, path)
+    # Left as ncnn sets it: in half precision where the processor is Arm's, in single precision on x86.
+    in_half = network.opt.use_fp16_arithmetic and platform.machine().lower() in ("aarch64", "arm64")
+    title = f"{NCNN}{printable(Path(path.stem))}"
+    return Rival(title, "CPU", "fp16" if in_half else "fp32", name, one_by_one(upscale))
+
+
+def _check_scale(upscale: Upscale, scale: int, path: Path) -> None:
+    upscaled = upscale(np.zeros((_PROBED_SIDE, _PROBED_SIDE, 3), np.uint8))
+    expected = _PROBED_SIDE * scale, _PROBED_SIDE * scale, 3
+    if upscaled.shape != expected:
+        raise InputError(
+            f"{printable(Path(path.name))} makes {upscaled.shape[1] / _PROBED_SIDE:g} pixels of one, not {scale}"
+        )
+
+
+def _last_words(error: Exception) -> str:
+    return " ".join(str(error).split())[-200:]

@@ -1,0 +1,308 @@
+"""The process in which a race is run: a request as JSON on stdin, the reply as JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overnet.benchmarks.baselines.baseline import Rival
+from overnet.benchmarks.baselines.interleave import LEAST_ROUNDS, Times, in_common, plan_rounds, take_turns
+from overnet.benchmarks.baselines.race import Entrant, PictureSize, RaceOutcome, RaceRequest, Reply
+from overnet.benchmarks.baselines.registry import RivalOptions, find_rivals, import_libraries
+from overnet.benchmarks.cases.ground_truth import read_truth
+from overnet.benchmarks.cases.latency import timed
+from overnet.benchmarks.cases.method import Method, import_backend
+from overnet.benchmarks.cases.quality import check_picture, make_reference, quality_of
+from overnet.benchmarks.cases.run import CaseRequest
+from overnet.benchmarks.cases.workload import batch_of
+from overnet.benchmarks.results import Case, CaseResult, Latency, QualityFigures, Ratio
+from overnet.benchmarks.timing_stats import doubt, ratio_of_medians, spread
+from overnet.errors import BackendError, InputError, OverNetError
+from overnet.files.checked_json import from_json
+from overnet.runtime.tiling import available_memory_bytes
+
+Pictures = NDArray[np.uint8]
+
+# Of the memory that is there, what a rival may take: an estimate is no promise.
+_MEMORY_SHARE = 0.7
+_LARGEST_SIDE = 1 << 14
+# Of a run so long, what is done only the first time is a small part.
+_SLOW_SECONDS = 2.0
+
+
+@dataclass
+class LoadedRival:
+    """A rival that takes part.
+
+    Attributes
+    ----------
+    load_ms : how long it took to load.
+    quality : measured once, for all sizes.
+    seconds_per_pixel : of the last size's run; None before the first.
+    """
+
+    rival: Rival
+    load_ms: float
+    quality: QualityFigures
+    seconds_per_pixel: float | None = None
+
+
+@dataclass
+class _Race:
+    """One scale's race, as it goes on."""
+
+    request: RaceRequest
+    results: list[CaseResult] = field(default_factory=list)
+    ratios: list[Ratio] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def run(self) -> RaceOutcome:
+        sizes = sorted(self.request.sizes, key=lambda size: size.width * size.height)
+        rivals = self._judged(self._loaded_rivals(), sizes)
+        share = self.request.seconds / len(sizes)
+        for index, size in enumerate(sizes):
+            # Even where the machine is slow, there is to be a race against every rival at one size.
+            _OneSize(self, size, share, limit=share if index else self.request.seconds).run(rivals)
+        return RaceOutcome(self.results, self.ratios, self.notes)
+
+    def _loaded_rivals(self) -> list[tuple[Rival, float]]:
+        """Those that are installed and asked for, each with how long it took to load in milliseconds."""
+        request = self.request
+        options = RivalOptions(_path(request.model), _path(request.rival_models), request.threads)
+        loaders = find_rivals(request.scale, options)
+        self.notes += [
+            f"there is no rival {name!r} at x{request.scale}" for name in request.only if name not in loaders
+        ]
+        loaded = []
+        for name, loader in loaders.items():
+            if request.only and name not in request.only:
+                continue
+            import_libraries(name)
+            try:
+                loaded.append(timed(loader))
+            except OverNetError as error:
+                self.notes.append(f"{name} is not raced at x{request.scale}: {error}")
+        return loaded
+
+    def _judged(self, loaded: list[tuple[Rival, float]], sizes: list[PictureSize]) -> list[LoadedRival]:
+        """Measure the quality of each rival. One that fails here is out: without it, its speed says nothing."""
+        request = self.request
+        data = _path(request.data)
+        read_truth(data, request.scale)  # what is wrong with the pictures is no rival's fault, and said at once
+        reference = None
+        if any(rival.is_network for rival, _ in loaded):
+            picture = check_picture(sizes[0].width, sizes[0].height)
+            reference = make_reference(picture, request.scale, _path(request.model))
+        judged = []
+        for rival, load_ms in loaded:
+            try:
+                quality = quality_of(
+                    lambda picture, rival=rival: rival.upscale(picture[None])[0],  # type: ignore[misc]
+                    request.scale,
+                    reference=reference if rival.is_network else None,
+                    truth=data,
+                )
+            except Exception as error:  # others' code: whatever it raises, the race goes on
+                reason = f"it failed on the pictures that it is judged on: {_line(error)}"
+                self.results += [self.failure(rival, size, reason) for size in sizes]
+            else:
+                judged.append(LoadedRival(rival, load_ms, quality))
+        return judged
+
+    def case(self, method: Rival | Entrant, size: PictureSize) -> Case:
+        """The case of a method at a size."""
+        request = self.request
+        if isinstance(method, Rival):
+            name, kind = method.name, "rival"
+        else:
+            name, kind = method.backend, "backend"
+        return Case(name, kind, method.precision, request.scale, size.width, size.height, request.batch)  # type: ignore[arg-type]
+
+    def failure(self, rival: Rival, size: PictureSize, reason: str) -> CaseResult:
+        """A rival's result where it has none."""
+        return CaseResult(self.case(rival, size), rival.device, rival.model, error=reason)
+
+
+@dataclass
+class _OneSize:
+    """The race at one size.
+
+    Attributes
+    ----------
+    seconds : what the rounds are to take.
+    limit : where the fewest rounds of all rivals take longer than this, the slowest are left out. Backends always race.
+    """
+
+    race: _Race
+    size: PictureSize
+    seconds: float
+    limit: float
+    # By the case's name: what is run, what a run takes, what the first took.
+    methods: dict[str, Callable[[], object]] = field(default_factory=dict)
+    seconds_each: dict[str, float] = field(default_factory=dict)
+    first_ms: dict[str, float] = field(default_factory=dict)
+
+    def run(self, rivals: list[LoadedRival]) -> None:
+        pictures = batch_of(self.size.width, self.size.height, self.race.request.batch)
+        backends: dict[str, tuple[Case, Method]] = {}
+        try:
+            for entrant in self.race.request.entrants:
+                case = self.race.case(entrant, self.size)
+                try:
+                    backends[case.name] = case, self._loaded(case)
+                    self._first_runs(case.name, backends[case.name][1].upscale, pictures)
+                except (OverNetError, MemoryError) as error:
+                    self.race.notes.append(f"{case.title} is not raced: {_line(error)}")
+            self._rounds(rivals, pictures, {name: case for name, (case, _) in backends.items()})
+        finally:
+            for _, method in backends.values():
+                method.close()
+
+    def _loaded(self, case: Case) -> Method:
+        request = self.race.request
+        wanted = CaseRequest(
+            case, model=request.model, threads=request.threads, device=request.device, provider=request.provider
+        )
+        return import_backend(wanted)(lambda doing, done, total: None)
+
+    def _first_runs(self, name: str, upscale: Callable[[Pictures], Pictures], pictures: Pictures) -> None:
+        """Run a method until nothing is done for the first time any more, and see how long it takes."""
+        _, first_ms = timed(lambda: upscale(pictures))
+        again_ms = first_ms
+        if first_ms < 1000 * _SLOW_SECONDS:
+            _, again_ms = timed(lambda: upscale(pictures))
+        self.methods[name] = lambda: upscale(pictures)
+        self.seconds_each[name], self.first_ms[name] = again_ms / 1000, first_ms
+
+    def _rounds(self, rivals: list[LoadedRival], pictures: Pictures, backends: dict[str, Case]) -> None:
+        size, race = self.size, self.race
+        for loaded in rivals:
+            name = loaded.rival.name
+            if loaded.seconds_per_pixel is not None:
+                seconds = loaded.seconds_per_pixel * size.width * size.height
+                if LEAST_ROUNDS * seconds > self.limit:
+                    race.notes.append(f"{race.case(loaded.rival, size).title} is {_too_slow(seconds, self.limit)}")
+                    continue
+            try:
+                self._check(loaded)
+                self._first_runs(name, loaded.rival.upscale, pictures)
+            except Exception as error:  # others' code: whatever it raises, the race goes on
+                race.results.append(race.failure(loaded.rival, size, _line(error)))
+            else:
+                loaded.seconds_per_pixel = self.seconds_each[name] / (size.width * size.height)
+        running = [loaded for loaded in rivals if loaded.rival.name in self.methods]
+        for loaded in sorted(running, key=lambda loaded: self.seconds_each[loaded.rival.name], reverse=True):
+            if LEAST_ROUNDS * sum(self.seconds_each[each.rival.name] for each in running) <= self.limit:
+                break
+            seconds = self.seconds_each.pop(loaded.rival.name)
+            race.notes.append(f"{race.case(loaded.rival, size).title} is {_too_slow(seconds, self.limit)}")
+            running.remove(loaded)
+        methods = {name: self.methods[name] for name in self.seconds_each}
+        times = take_turns(methods, plan_rounds(self.seconds_each, self.seconds))
+        for loaded in running:
+            name, case = loaded.rival.name, race.case(loaded.rival, size)
+            race.results.append(_result(loaded, case, times[name], self.first_ms[name]))
+            for backend, backend_case in backends.items():
+                if backend in times:
+                    race.ratios.append(_ratio(backend_case, case, times[backend], times[name]))
+
+    def _check(self, loaded: LoadedRival) -> None:
+        """Find out whether a rival can be raced at the size, as far as that can be known before it ran there.
+
+        Raises
+        ------
+        BackendError : it takes too much memory.
+        """
+        pixels = self.size.width * self.size.height
+        needed = loaded.rival.bytes_per_pixel * pixels * self.race.request.batch
+        available = int(_MEMORY_SHARE * available_memory_bytes())
+        if needed > available:
+            raise BackendError(
+                f"not raced: it takes about {needed / 1e9:.1f} GB of memory, too much for this machine now"
+            )
+
+
+def _too_slow(each: float, limit: float) -> str:
+    return (
+        f"not raced: a run takes about {each:.2g} s, and {LEAST_ROUNDS} of them do not fit into the {limit:.2g} s that "
+        "all rivals have"
+    )
+
+
+def _result(loaded: LoadedRival, case: Case, times: Times, first_ms: float) -> CaseResult:
+    host = spread(times.milliseconds)
+    doubts = doubt("the latency", host)
+    per_pixel = loaded.rival.multiply_accumulates_per_pixel
+    return CaseResult(
+        case,
+        loaded.rival.device,
+        loaded.rival.model,
+        latency=Latency(host, times.milliseconds),
+        pictures_per_second=1000 * case.batch / host.mean_ms,
+        load_ms=loaded.load_ms,
+        first_ms=first_ms,
+        quality=loaded.quality,
+        multiply_accumulates=None if per_pixel is None else per_pixel * case.pixels,
+        warnings=[] if doubts is None else [doubts],
+    )
+
+
+def _ratio(backend: Case, rival: Case, backend_times: Times, rival_times: Times) -> Ratio:
+    ours, theirs = in_common(backend_times, rival_times)
+    ratio, low, high = ratio_of_medians(theirs, ours)
+    return Ratio(backend, rival, ratio, low, high, len(ours))
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _line(error: Exception) -> str:
+    """An error's message on one line; of those that are not ours, with their kind."""
+    if isinstance(error, OverNetError):
+        return str(error)
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def check_request(request: RaceRequest) -> None:
+    """Refuse a request that no race can meet.
+
+    Raises
+    ------
+    InputError : there is no size, or a number is out of range.
+    """
+    if not request.sizes:
+        raise InputError("a race takes at least one size")
+    for size in request.sizes:
+        if not 1 <= min(size.width, size.height) <= max(size.width, size.height) <= _LARGEST_SIDE:
+            raise InputError(f"size is {size.width}x{size.height}; sides go from 1 to {_LARGEST_SIDE}")
+    for name, value in (("scale", request.scale), ("batch", request.batch)):
+        if value < 1:
+            raise InputError(f"{name} is {value}; it must be at least 1")
+    if not request.seconds > 0:
+        raise InputError(f"seconds is {request.seconds:g}; it must be more than 0")
+
+
+def race(request: RaceRequest) -> Reply:
+    """Run a race in this process; an expected error is a reply too."""
+    try:
+        check_request(request)
+        return Reply(_Race(request).run())
+    except OverNetError as error:
+        return Reply(error=str(error), kind=type(error).__name__)
+
+
+def main() -> None:
+    """The process: its stdout is for the reply alone, and what libraries print there goes to stderr."""
+    reply_to = os.dup(1)
+    os.dup2(2, 1)
+    request = from_json(RaceRequest, json.load(sys.stdin), name="the request")
+    with os.fdopen(reply_to, "w", encoding="utf-8") as file:
+        json.dump(asdict(race(request)), file, allow_nan=False)

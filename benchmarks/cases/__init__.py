@@ -1,0 +1,1 @@
+"""One case: a backend at a scale and a size, in a process of its own."""

@@ -1,0 +1,255 @@
+"""The process that measures one case: told what on its stdin, it answers on its stdout. See
+`overnet.benchmarks.cases.run`.
+
+python -m overnet.benchmarks.cases.child
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from overnet.benchmarks.cases.latency import (
+    doubts,
+    keep_busy,
+    keep_stream_busy,
+    measure_latency,
+    pictures_per_second,
+    timed,
+)
+from overnet.benchmarks.cases.latency import sustained as sustained_speed
+from overnet.benchmarks.cases.memory import DeviceMemory, memory_of, peak_host_bytes, resident_host_bytes
+from overnet.benchmarks.cases.method import Load, Method, Pictures, import_backend, on_gpu
+from overnet.benchmarks.cases.quality import (
+    against_reference,
+    check_picture,
+    make_reference,
+    quality_of,
+    read_reference,
+)
+from overnet.benchmarks.cases.run import AGAIN, DOING, RESULT, CaseRequest, Progress
+from overnet.benchmarks.cases.workload import batch_of
+from overnet.benchmarks.results import CaseResult, Latency, Power, QualityFigures
+from overnet.errors import OverNetError
+
+if TYPE_CHECKING:
+    from overnet.benchmarks.power.source import PowerSource
+
+_IDLE_SECONDS = 1.0
+
+
+class EngineBuiltError(Exception):
+    """An engine was built while the method was loaded: what was measured now would not be the method's alone."""
+
+
+def measure_case(
+    request: CaseRequest,
+    imports: Callable[[CaseRequest], Load] = import_backend,
+    *,
+    on_progress: Progress = lambda doing, done, total: None,
+    may_ask_again: bool = False,
+) -> CaseResult:
+    """Measure a case in this very process, which should have done nothing else before.
+
+    Parameters
+    ----------
+    imports : imports the libraries that a method needs, and returns what loads it.
+    on_progress : is told what is being done.
+    may_ask_again : whether to give up where an engine had to be built.
+
+    Raises
+    ------
+    EngineBuiltError : one had to be; the next process will find it.
+    OverNetError, MemoryError : the method cannot be loaded or fails.
+    """
+    case = request.case
+    batch = batch_of(case.width, case.height, case.batch)
+    gpu = request.device if on_gpu(case.method, request.provider) else None
+    meter = _PowerMeter(request, gpu)
+    load = imports(request)
+    device_memory = None if gpu is None else DeviceMemory(gpu)
+    before_host_bytes = resident_host_bytes()
+    built: list[str] = []
+
+    def building(doing: str, done: int, total: int) -> None:
+        built.append(doing)
+        on_progress(doing, done, total)
+
+    on_progress("loading", 0, 0)
+    method, load_ms = timed(lambda: load(building))
+    try:
+        if built and may_ask_again:
+            raise EngineBuiltError
+        warnings = ["the time to load has an engine's building in it, which was not kept"] if built else []
+        _, first_ms = timed(lambda: method.upscale(batch))
+        on_progress("latency", 0, 0)
+        latency = _latency(request, method, batch)
+        on_progress("throughput", 0, 0)
+        measured = None if request.sustained_seconds or meter.source is not None else latency
+        done, power = meter.during(lambda: _pictures_done(request, method, batch, measured))
+        # What comes later upscales other pictures, with other methods, and is not the case's.
+        memory = memory_of(
+            case,
+            before_host_bytes=before_host_bytes,
+            peak_bytes=peak_host_bytes(),
+            device_bytes=None if device_memory is None else device_memory.taken_bytes(),
+            activation_bytes=method.activation_bytes(),
+            device=request.device,
+        )
+        on_progress("quality", 0, 0)
+        quality = _quality(request, method)
+        return CaseResult(
+            case,
+            device=method.device,
+            model=method.model,
+            latency=latency,
+            pictures_per_second=pictures_per_second(done),
+            load_ms=load_ms,
+            first_ms=first_ms,
+            memory=memory,
+            quality=quality,
+            power=power,
+            sustained=sustained_speed(done) if request.sustained_seconds else None,
+            multiply_accumulates=method.multiply_accumulates(),
+            warnings=list(dict.fromkeys([*warnings, *meter.warnings, *doubts(latency), *method.take_notes()])),
+        )
+    finally:
+        method.close()
+
+
+def _latency(request: CaseRequest, method: Method, batch: Pictures) -> Latency:
+    timed = method.upscale_timed
+    return measure_latency(
+        lambda: method.upscale(batch),
+        seconds=request.seconds,
+        run_timed=None if timed is None else lambda: timed(batch),
+        least_runs=request.least_runs,
+    )
+
+
+def _pictures_done(request: CaseRequest, method: Method, batch: Pictures, latency: Latency | None) -> list[float]:
+    """When each picture was done, with as many on their way as the method takes; see `keep_busy`.
+
+    Parameters
+    ----------
+    latency : what was measured one batch after the other, and is enough where nothing else has to be measured; None
+        where it has.
+    """
+    seconds = request.sustained_seconds or request.seconds
+    stream = method.open_stream()
+    if stream is not None:
+        with closing(stream):
+            return keep_stream_busy(stream, list(batch), seconds=seconds, least_runs=request.least_runs)
+    if latency is not None:
+        return [float(done) for done in np.repeat(np.cumsum(latency.samples_ms) / 1000, len(batch))]
+
+    def upscale() -> object:
+        return method.upscale(batch)
+
+    return keep_busy(upscale, pictures=len(batch), seconds=seconds, least_runs=request.least_runs)
+
+
+def _quality(request: CaseRequest, method: Method) -> QualityFigures:
+    case = request.case
+    if request.reference_file is not None:
+        reference = read_reference(Path(request.reference_file))
+    else:
+        model = None if request.model is None else Path(request.model)
+        reference = make_reference(check_picture(case.width, case.height), case.scale, model)
+    if not request.judge_truth:
+        return against_reference(method.upscale_any, reference)
+    truth = None if request.truth is None else Path(request.truth)
+    return quality_of(method.upscale_any, case.scale, reference=reference, truth=truth)
+
+
+class _PowerMeter:
+    """What the machine draws, where that is asked for and can be known.
+
+    Attributes
+    ----------
+    source : None where there is none.
+    idle_watts : before anything was loaded.
+    warnings : why there is none, one line each.
+    """
+
+    def __init__(self, request: CaseRequest, gpu: int | None) -> None:
+        self.source: PowerSource | None = None
+        self.idle_watts: float | None = None
+        self.warnings: list[str] = []
+        if not request.measure_power:
+            return
+        from overnet.benchmarks.power.record import idle_watts, search_source  # noqa: PLC0415 - not needed without
+
+        search = search_source(gpu)
+        self.source = search.source
+        if search.source is None:
+            self.warnings += [f"power is not measured: {reason}" for reason in search.reasons]
+        else:
+            self.idle_watts = idle_watts(search.source, _IDLE_SECONDS)
+
+    def during(self, run: Callable[[], list[float]]) -> tuple[list[float], Power | None]:
+        """Call a function that tells when each picture was done, and measure meanwhile."""
+        if self.source is None:
+            return run(), None
+        from overnet.benchmarks.power.record import record  # noqa: PLC0415
+
+        with record(self.source) as recording:
+            done = run()
+        power = recording.power(pictures=len(done), seconds=done[-1], idle_watts=self.idle_watts)
+        if recording.failure is not None:
+            self.warnings.append(f"power is not measured: {recording.failure}")
+        return done, power
+
+
+def answer(imports: Callable[[CaseRequest], Load] = import_backend) -> None:
+    """Read from stdin what to measure, measure it, and say on stdout what came of it: all that this process does.
+
+    Parameters
+    ----------
+    imports : as for `measure_case`.
+    """
+    # Libraries print on stdout, from C too; what they do goes to stderr from now on.
+    reply = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    asked = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    request = CaseRequest.from_text(asked["request"])
+
+    def say(said: dict[str, Any]) -> None:
+        reply.write(json.dumps(said, allow_nan=False) + "\n")
+        reply.flush()
+
+    def on_progress(doing: str, done: int, total: int) -> None:
+        say({DOING: doing, "done": done, "total": total})
+
+    try:
+        result = measure_case(request, imports, on_progress=on_progress, may_ask_again=asked["may_ask_again"])
+    except EngineBuiltError:
+        say({AGAIN: True})
+        return
+    except OverNetError as error:
+        result = CaseResult(request.case, device="", error=str(error))
+    except MemoryError as error:
+        reason = f" ({error})" if str(error) else ""
+        result = CaseResult(request.case, device="", error=f"out of memory{reason}")
+    say({RESULT: asdict(result)})
+
+
+def _end_with_parent() -> None:
+    """End when whoever started this process has gone: nobody is left to measure for."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    answer()

@@ -1,0 +1,205 @@
+"""A backend with its model, loaded for one case: what is timed, and what is asked of it besides."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overnet.benchmarks.baselines.registry import load_eager
+from overnet.benchmarks.cases.quality import fp32_onnx
+from overnet.benchmarks.cases.run import CaseRequest, Progress
+from overnet.errors import InputError, MissingDependency, require
+from overnet.evaluation.model_choice import choose_model
+from overnet.files.atomic import printable
+from overnet.runtime.backends.registry import BACKENDS, model_kind
+from overnet.runtime.backends.stream import UpscaleStream
+from overnet.runtime.models import find_models
+from overnet.runtime.upscaler import Upscaler
+from overnet.system.cuda_device import cuda_device_count
+from overnet.weights import bundled_checkpoint, bundled_folder
+
+if TYPE_CHECKING:
+    from overnet.runtime.backends.trt.stage_times import StageTimes
+
+Pictures = NDArray[np.uint8]
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is measured, loaded and ready.
+
+    Attributes
+    ----------
+    device : what it runs on, for people.
+    model : the model's file name; empty where there is none.
+    upscale : a batch of the case's size, N x H x W x 3 uint8, to N x scale*H x scale*W x 3 uint8.
+    upscale_any : one picture of any size, h x w x 3 uint8, to scale*h x scale*w x 3 uint8.
+    upscale_timed : as `upscale`, but tells the GPU's times; None where there are none.
+    open_stream : for pictures of the case's size; gives None where one after the other is as good.
+    activation_bytes : what the engine states that it needs for intermediate results; None where none does.
+    multiply_accumulates : of one picture of the case's size; None where that is not known.
+    take_notes : the remarks gathered since it was last asked, one line each.
+    close : lets go of everything.
+    """
+
+    device: str
+    model: str
+    upscale: Callable[[Pictures], Pictures]
+    upscale_any: Callable[[Pictures], Pictures]
+    upscale_timed: Callable[[Pictures], StageTimes] | None = None
+    open_stream: Callable[[], UpscaleStream | None] = _nothing
+    activation_bytes: Callable[[], int | None] = _nothing
+    multiply_accumulates: Callable[[], float | None] = _nothing
+    take_notes: Callable[[], list[str]] = list
+    close: Callable[[], None] = _nothing
+
+
+# Told what takes long, makes the method.
+Load = Callable[[Progress], Method]
+
+
+def on_gpu(backend: str, provider: str) -> bool:
+    """Whether a backend computes on an NVIDIA GPU here.
+
+    Parameters
+    ----------
+    provider : ONNX Runtime's; it says nothing of other backends.
+    """
+    if backend == "onnxruntime":
+        return provider != "cpu"
+    # PyTorch takes a GPU where it finds one.
+    return (backend in BACKENDS and BACKENDS[backend].on_gpu) or (backend == "torch" and cuda_device_count() > 0)
+
+
+def import_backend(request: CaseRequest) -> Load:
+    """Import the libraries that a case's backend needs, so that what is measured from here on is the model alone.
+
+    Returns
+    -------
+    What loads the model; it raises as `overnet.runtime.upscaler.Upscaler` does, and where it does not upscale by the
+    case's very scale.
+
+    Raises
+    ------
+    InputError : there is no such backend.
+    """
+    kind = BACKENDS.get(request.case.method)
+    if kind is None:
+        raise InputError(f"there is no backend {request.case.method!r}; choose from {', '.join(BACKENDS)}")
+    for module in (kind.module, *(["pycuda.driver"] if kind.on_gpu else [])):
+        with suppress(ImportError, OSError):  # loading says what is missing, and how to get it
+            importlib.import_module(module)
+    return lambda on_progress: _loaded(request, on_progress)
+
+
+def open_upscaler(request: CaseRequest, on_progress: Progress | None = None) -> Upscaler:
+    """Load a case's backend with the model for its precision.
+
+    Raises
+    ------
+    OverNetError : see `overnet.runtime.upscaler.Upscaler`.
+    """
+    model, precision = _chosen(request)
+    return Upscaler(
+        request.case.scale,
+        model=model,
+        backend=request.case.method,
+        precision=precision,
+        threads=request.threads,
+        device=request.device,
+        provider=_provider(request),
+        slots=request.slots,
+        on_progress=on_progress,
+    )
+
+
+def _provider(request: CaseRequest) -> str:
+    """ONNX Runtime's, as asked for; other backends have none, and refuse any but the usual one."""
+    return request.provider if request.case.method == "onnxruntime" else "cpu"
+
+
+def _loaded(request: CaseRequest, on_progress: Progress) -> Method:
+    case = request.case
+    model, precision = _chosen(request)
+    upscaler = open_upscaler(request, on_progress)
+    backend = upscaler.backend_for(case.scale)
+    if backend.scale != case.scale:
+        raise InputError(f"there is no model for x{case.scale}; the nearest is for x{backend.scale:g}")
+    backend.prepare(case.height, case.width)
+    kind, models = find_models(model, case.method, precision)[0]
+    path = models.path(models.nearest(case.scale))
+    remarks: list[str] = []
+    if case.precision not in (backend.precision, "int8"):
+        remarks.append(
+            f"{kind.name} computes {printable(Path(path.name))} in {backend.precision}, not {case.precision}"
+        )
+
+    def take_notes() -> list[str]:
+        return [*remarks, *upscaler.take_notes()]
+
+    def multiply_accumulates() -> float | None:
+        return _multiply_accumulates(path, case.scale, case.pixels)
+
+    def activation_bytes() -> int | None:
+        stated: int | None = getattr(backend, "activation_memory_bytes", None)
+        return stated
+
+    whole = backend.tile_for(case.height, case.width) is None
+    return Method(
+        device=backend.device,
+        model=printable(Path(path.name)),
+        upscale=backend.upscale if whole else lambda pictures: np.stack([upscaler(each) for each in pictures]),
+        upscale_any=upscaler,
+        upscale_timed=getattr(backend, "upscale_timed", None) if whole else None,
+        open_stream=(lambda: backend.open_stream(case.height, case.width)) if whole else _nothing,
+        activation_bytes=activation_bytes,
+        multiply_accumulates=multiply_accumulates,
+        take_notes=take_notes,
+        close=upscaler.close,
+    )
+
+
+def _chosen(request: CaseRequest) -> tuple[Path | None, str]:
+    """The model file for a case's precision, and the precision to ask the backend for."""
+    case = request.case
+    model = Path(request.model) if request.model is not None else None
+    if BACKENDS[case.method].on_gpu:
+        return model, case.precision  # of a folder's engines it takes the right one, and builds what is missing
+    if model is None and case.method == "torch":
+        return bundled_checkpoint(), case.precision
+    if _provider(request) != "cpu":
+        # It computes a file in the file's own precision; or one in FP32 in less, where it can.
+        with suppress(InputError):
+            return choose_model(model or bundled_folder(), case.scale, case.precision).path, case.precision
+        return model, case.precision
+    chosen = choose_model(model or bundled_folder(), case.scale, case.precision)
+    return chosen.path, chosen.runtime_precision
+
+
+def _multiply_accumulates(path: Path, scale: int, pixels: int) -> float | None:
+    """Of one picture of so many pixels; None without onnx."""
+    if model_kind(path) == "checkpoint":
+        per_pixel = load_eager(scale, path).multiply_accumulates_per_pixel
+        return None if per_pixel is None else per_pixel * pixels
+    # An engine's graph is that of an ONNX file, which may be known.
+    file = path if model_kind(path) == "onnx" else fp32_onnx(path, scale)
+    if file is None:
+        return None
+    try:
+        onnx = require("onnx", extra="export", purpose="counting a graph's arithmetic")
+    except MissingDependency:
+        return None
+    from overnet.export.graph.costs import count_costs  # noqa: PLC0415 - needs onnx
+
+    return count_costs(onnx.load(str(file))).multiply_accumulates_per_pixel * pixels

@@ -1,0 +1,114 @@
+"""A video from file to file, and how many frames a second each stage could do by itself."""
+
+from __future__ import annotations
+
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from overnet.benchmarks.cases.workload import frames as workload_frames
+from overnet.benchmarks.results import VideoStages
+from overnet.errors import InputError
+from overnet.runtime.plan import Job
+from overnet.runtime.upscale_file import Outcome, VideoOptions, upscale_video
+from overnet.runtime.upscaler import Upscaler
+from overnet.runtime.video.formats import choose_pixel_format, find_encoder, output_format, quality_options
+
+FRAMES = 60
+_RATE = Fraction(25)
+_SUFFIX = ".mp4"
+
+
+def make_clip(path: Path, *, width: int, height: int, frames: int = FRAMES) -> None:
+    """Write a short video of photographs that move, 25 frames a second, without sound.
+
+    Parameters
+    ----------
+    path : ``.mp4`` or another that `overnet.runtime.video.formats` knows.
+    width, height : in pixels.
+    frames : how many, at least 1.
+
+    Raises
+    ------
+    OutputError : this FFmpeg has no encoder for such a file or size.
+    """
+    container = output_format(path)
+    encoder = find_encoder(None, container)
+    with av.open(str(path), "w", format=container.name) as output:
+        stream = output.add_stream(encoder.name, rate=_RATE)
+        stream.width, stream.height = width, height
+        stream.pix_fmt = choose_pixel_format(encoder, width=width, height=height)
+        stream.options = quality_options(encoder.name, None, width=width, height=height, rate=_RATE)
+        for picture in workload_frames(width, height, frames):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        output.mux(stream.encode(None))
+
+
+def measure_video(
+    upscaler: Upscaler,
+    scale: int,
+    *,
+    clip: Path | None = None,
+    width: int = 640,
+    height: int = 360,
+    frames: int = FRAMES,
+    codec: str | None = None,
+) -> VideoStages:
+    """Upscale a video as ``overnet-run`` does, all stages at the same time, and tell them apart.
+
+    One frame goes through the upscaler before, so that no engine is built while the time runs.
+
+    Parameters
+    ----------
+    upscaler : for this scale; it is not closed.
+    clip : the video; None makes one of `width` x `height` pixels.
+    frames : that are upscaled, of a longer clip the first.
+    codec : of the result, as of `overnet.runtime.video.writer.VideoWriter`; None for the usual one.
+
+    Raises
+    ------
+    InputError, OutputError, BackendError : see `overnet.runtime.upscale_file.upscale_video`.
+    KeyboardInterrupt : at Ctrl-C.
+    """
+    with tempfile.TemporaryDirectory(prefix="overnet-bench-") as name:
+        folder = Path(name)
+        source = clip
+        if source is None:
+            source = folder / f"clip{_SUFFIX}"
+            make_clip(source, width=width, height=height, frames=frames)
+        _upscaled(upscaler, source, folder / f"warm{_SUFFIX}", frames=1, codec=codec)
+        target = folder / f"upscaled{_SUFFIX}"
+        outcome = _upscaled(upscaler, source, target, frames=frames, codec=codec)
+        if not outcome.frames:
+            raise InputError(f"{source.name}: a video without frames")
+        with av.open(str(target)) as made:
+            codec_name = made.streams.video[0].codec_context.name
+    seconds = outcome.seconds
+    return VideoStages(
+        method=upscaler.backend_name,
+        precision=upscaler.backend_for(scale).precision,
+        scale=scale,
+        width=outcome.input_size[0],
+        height=outcome.input_size[1],
+        frames=outcome.frames,
+        decode_fps=_frames_per_second(outcome.frames, seconds.decode),
+        upscale_fps=_frames_per_second(outcome.frames, seconds.upscale),
+        encode_fps=_frames_per_second(outcome.frames, seconds.encode),
+        total_fps=_frames_per_second(outcome.frames, seconds.total),
+        codec=codec_name,
+    )
+
+
+def _upscaled(upscaler: Upscaler, source: Path, target: Path, *, frames: int, codec: str | None) -> Outcome:
+    job = Job(source, target, "video")
+    outcome = upscale_video(job, upscaler, VideoOptions(max_frames=frames, codec=codec), overwrite=True)
+    if outcome.partial:
+        raise KeyboardInterrupt
+    return outcome
+
+
+def _frames_per_second(frames: int, seconds: float) -> float:
+    # No clock is finer than a nanosecond; a stage that took none at all is not to divide by zero.
+    return frames / max(seconds, 1e-9)

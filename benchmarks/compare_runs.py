@@ -1,0 +1,393 @@
+"""Two runs of the benchmark compared: what changed by more than the runs' own noise, and whether that is a failure.
+
+When is a change one? The times of one process are no independent draws: a busy neighbour or a hot chip slows many
+runs in a row. Resampling single times takes them for as many independent witnesses, and its interval comes out far too
+narrow. So each run is cut into blocks of consecutive times, and each block speaks with one voice, its median:
+
+* the 95% interval of the change is of the blocks' medians, drawn anew by whole blocks;
+* the noise is by how much the blocks' medians of one run differ among themselves, the larger of the two runs': what the
+  machine does by itself while nothing changes is no change;
+* below `SMALLEST_CHANGE_PERCENT` nothing counts, for two processes of the same program differ by that much (where the
+  memory lies, how pages are mapped), which no single run can see.
+
+A change counts where the interval excludes 0 and the change is larger than that noise. The price: a slow-down that is
+smaller than what the machine does by itself goes unseen; the table shows the noise beside each change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overnet.benchmarks.report.contents import has_quality, speed_is_shown
+from overnet.benchmarks.report.table import (
+    NOTHING,
+    Column,
+    Table,
+    decibels,
+    figure,
+    memory_text,
+    percent,
+    size_text,
+    table,
+)
+from overnet.benchmarks.results import BenchmarkRun, Case, CaseResult, QualityFigures
+from overnet.benchmarks.timing_stats import change_of_medians
+
+BLOCKS = 10
+SMALLEST_CHANGE_PERCENT = 1.0
+LARGEST_LOSS_DB = 0.1
+"""From here on, PSNR that is lost is a failure: it is what separates two methods in the papers' tables."""
+
+# An allocator asks for memory in large pieces, and libraries start as many threads, each with a heap, as are free.
+MEMORY_NOISE_PERCENT = 2.0
+
+# With fewer times than this, nothing is known about noise.
+_FEWEST_RUNS = 5
+
+
+@dataclass(frozen=True)
+class Change:
+    """How one figure of a case changed.
+
+    Attributes
+    ----------
+    old, new : the figure, in the unit of the results.
+    noise_percent : a change of this size is none; infinite where the noise is not known.
+    more_is_worse : of a time and of memory; not of a speed.
+    low, high : the 95% interval of the change in percent; None where there is one figure and no sample.
+    """
+
+    old: float
+    new: float
+    noise_percent: float
+    more_is_worse: bool = True
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def percent(self) -> float:
+        """From old to new; above 0: more."""
+        if self.old == self.new:
+            return 0.0
+        return 100 * (self.new / self.old - 1) if self.old else math.inf
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is larger than the noise."""
+        certain = self.low is None or self.high is None or self.low > 0 or self.high < 0
+        return certain and abs(self.percent) > self.noise_percent
+
+    def is_worse_by(self, limit_percent: float) -> bool:
+        """Whether it counts, and is to the worse by more than so many percent."""
+        worse = self.percent if self.more_is_worse else -self.percent
+        return self.counts and worse > limit_percent
+
+
+@dataclass(frozen=True)
+class CaseComparison:
+    """One case in two runs.
+
+    Attributes
+    ----------
+    latency : of the median, in milliseconds. None where a run may not show its times: it has no PSNR.
+    throughput : in pictures a second.
+    host_memory, device_memory : largest, in bytes.
+    reference_change_db, truth_change_db : of the PSNR; infinite where it was or became identical to the reference.
+    regression : what became worse by more than is allowed, in one line; None: nothing, or it is a rival.
+    """
+
+    case: Case
+    latency: Change | None
+    throughput: Change | None
+    host_memory: Change | None
+    device_memory: Change | None
+    reference_change_db: float | None
+    truth_change_db: float | None
+    regression: str | None = None
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Two runs.
+
+    Attributes
+    ----------
+    fail_above_percent : what is allowed; None: nothing is a failure.
+    cases : those that both runs have figures of.
+    missing, added : cases of the old run alone, and of the new one alone.
+    failures : cases that the new run could not do, with the reason.
+    regressions : why `failed`, one line each.
+    notes : what else differs between the runs and may explain a change, one line each.
+    """
+
+    old_started: str
+    new_started: str
+    fail_above_percent: float | None
+    cases: list[CaseComparison]
+    missing: list[Case]
+    added: list[Case]
+    failures: list[tuple[Case, str]]
+    regressions: list[str]
+    notes: list[str]
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything became worse by more than is allowed."""
+        return bool(self.regressions)
+
+
+def compare(old: BenchmarkRun, new: BenchmarkRun, *, fail_above_percent: float | None) -> RunComparison:
+    """Compare two runs, case by case.
+
+    Parameters
+    ----------
+    old, new : the runs. Cases are the same where method, precision, scale, size and batch are.
+    fail_above_percent : a case that is slower, does fewer pictures a second or takes more memory by more than this and
+        by more than the noise is a failure, and so is one that lost more than `LARGEST_LOSS_DB` of PSNR, one that was
+        done before and fails now, and an old run of which nothing could be compared. Rivals are judged by none of
+        these. None: nothing is a failure.
+    """
+    before = {result.case: result for result in old.results}
+    after = {result.case: result for result in new.results}
+    shared = [case for case in after if case in before]
+    usable = [case for case in shared if before[case].error is None and after[case].error is None]
+    cases = [_compare_case(before[case], after[case], fail_above_percent) for case in usable]
+    failures = [(case, after[case].error or "") for case in after if after[case].error is not None]
+    regressions: list[str] = []
+    if fail_above_percent is not None:
+        regressions = [each.regression for each in cases if each.regression is not None]
+        regressions += [
+            f"{case.title}: it fails now ({reason})"
+            for case, reason in failures
+            if case.kind == "backend" and case in before and before[case].error is None
+        ]
+        if not usable and any(result.error is None for result in old.results):
+            regressions.append("no case of the old run could be compared")
+    notes = _differences(old, new)
+    notes += [
+        f"{each.case.title}: this rival's time changed by {each.latency.percent:+.1f}%; is the machine as it was?"
+        for each in cases
+        if each.case.kind == "rival" and each.latency is not None and each.latency.counts
+    ]
+    for case in usable:
+        notes += _case_differences(before[case], after[case])
+    return RunComparison(
+        old_started=old.started,
+        new_started=new.started,
+        fail_above_percent=fail_above_percent,
+        cases=cases,
+        missing=[case for case in before if case not in after],
+        added=[case for case in after if case not in before],
+        failures=failures,
+        regressions=regressions,
+        notes=notes,
+    )
+
+
+def _compare_case(old: CaseResult, new: CaseResult, limit_percent: float | None) -> CaseComparison:
+    latency = throughput = None
+    if old.latency is not None and new.latency is not None and speed_is_shown(old) and speed_is_shown(new):
+        latency = compare_times(old.latency.samples_ms, new.latency.samples_ms)
+        if old.pictures_per_second is not None and new.pictures_per_second is not None:
+            # Of the throughput there is one figure; the machine was as restless while it was measured.
+            throughput = Change(
+                old.pictures_per_second, new.pictures_per_second, latency.noise_percent, more_is_worse=False
+            )
+    host = device = None
+    if old.memory is not None and new.memory is not None:
+        host = Change(old.memory.peak_host_bytes, new.memory.peak_host_bytes, MEMORY_NOISE_PERCENT)
+        if old.memory.device_bytes is not None and new.memory.device_bytes is not None:
+            device = Change(old.memory.device_bytes, new.memory.device_bytes, MEMORY_NOISE_PERCENT)
+    to_reference = _change_db(_reference_db(old.quality), _reference_db(new.quality))
+    to_truth = None
+    # Of other pictures, another PSNR is no change.
+    if old.quality is not None and new.quality is not None and old.quality.truth == new.quality.truth:
+        to_truth = _change_db(old.quality.truth_psnr_db, new.quality.truth_psnr_db)
+    compared = CaseComparison(new.case, latency, throughput, host, device, to_reference, to_truth)
+    # A rival is not ours to be judged; one that changed says that the machine did.
+    if limit_percent is None or new.case.kind == "rival" or not (worse := _what_is_worse(compared, limit_percent)):
+        return compared
+    return replace(compared, regression=f"{new.case.title}: {', '.join(worse)}")
+
+
+def _what_is_worse(compared: CaseComparison, limit_percent: float) -> list[str]:
+    """What became worse by more than is allowed, a few words each."""
+    figures = (
+        ("slower", compared.latency),
+        ("fewer pictures a second", compared.throughput),
+        ("more host memory", compared.host_memory),
+        ("more GPU memory", compared.device_memory),
+    )
+    worse = [
+        f"{abs(change.percent):.1f}% {words} (noise {change.noise_percent:.1f}%)"
+        for words, change in figures
+        if change is not None and change.is_worse_by(limit_percent)
+    ]
+    for words, change_db in (("reference", compared.reference_change_db), ("truth", compared.truth_change_db)):
+        if change_db is not None and change_db < -LARGEST_LOSS_DB:
+            lost = "no longer identical" if math.isinf(change_db) else f"{-change_db:.2f} dB of PSNR lost"
+            worse.append(f"{lost} to the {words}")
+    return worse
+
+
+def compare_times(old_ms: Sequence[float], new_ms: Sequence[float]) -> Change:
+    """How a median time changed, with the noise of both runs; see the module's beginning.
+
+    Parameters
+    ----------
+    old_ms, new_ms : times in milliseconds, in the order of the runs; at least one each.
+
+    Raises
+    ------
+    ValueError : one of them is empty.
+    """
+    _, low, high = change_of_medians(_block_medians(old_ms).tolist(), _block_medians(new_ms).tolist())
+    noise = max(_drift_percent(old_ms), _drift_percent(new_ms), SMALLEST_CHANGE_PERCENT)
+    if min(len(old_ms), len(new_ms)) < _FEWEST_RUNS:
+        noise = math.inf
+    return Change(float(np.median(old_ms)), float(np.median(new_ms)), noise, low=low, high=high)
+
+
+def _block_medians(times_ms: Sequence[float]) -> NDArray[np.float64]:
+    if not len(times_ms):
+        raise ValueError("there is no run to compare")
+    blocks = np.array_split(np.asarray(times_ms, np.float64), min(BLOCKS, len(times_ms)))
+    return np.array([np.median(block) for block in blocks])
+
+
+def _drift_percent(times_ms: Sequence[float]) -> float:
+    medians = _block_medians(times_ms)
+    middle = float(np.median(medians))
+    return 100 * float(np.ptp(medians)) / middle if middle else 0.0
+
+
+def _reference_db(quality: QualityFigures | None) -> float | None:
+    """The PSNR to the network's exact result, infinite where every level is equal."""
+    if quality is None:
+        return None
+    return math.inf if quality.largest_difference_levels == 0 else quality.reference_psnr_db
+
+
+def _change_db(old: float | None, new: float | None) -> float | None:
+    if old is None or new is None:
+        return None
+    return 0.0 if old == new else new - old
+
+
+def _differences(old: BenchmarkRun, new: BenchmarkRun) -> list[str]:
+    """What differs between two runs besides their figures."""
+    notes = []
+    machines = (old.machine, new.machine)
+    for what in ("name", "system", "processor", "cores", "gpus"):
+        was, now = (getattr(machine, what) for machine in machines)
+        if was != now:
+            words = [", ".join(each) or "none" if isinstance(each, list) else str(each) for each in (was, now)]
+            label = {"name": "machine", "gpus": "GPUs"}.get(what, what)
+            notes.append(f"{label}: {words[0]} -> {words[1]}")
+    pairs = (
+        ("version of ", old.machine.versions, new.machine.versions),
+        ("setting ", old.machine.settings, new.machine.settings),
+        ("option ", old.options, new.options),
+    )
+    for kind, were, are in pairs:
+        for name in sorted({*were, *are}):
+            if were.get(name) != are.get(name):
+                notes.append(f"{kind}{name}: {were.get(name, 'none')} -> {are.get(name, 'none')}")
+    return notes
+
+
+def _case_differences(old: CaseResult, new: CaseResult) -> list[str]:
+    title = new.case.title
+    notes = [
+        f"{title}: {what} {was or 'none'} -> {now or 'none'}"
+        for what, was, now in (("device", old.device, new.device), ("model", old.model, new.model))
+        if was != now
+    ]
+    notes += [
+        f"{title}: the {which} run has no PSNR, so that its times are not compared"
+        for which, result in (("old", old), ("new", new))
+        if not has_quality(result)
+    ]
+    if old.quality is not None and new.quality is not None and old.quality.truth != new.quality.truth:
+        notes.append(f"{title}: truth {old.quality.truth or 'none'} -> {new.quality.truth or 'none'}")
+    return notes
+
+
+def comparison_table(comparison: RunComparison) -> Table:
+    """A comparison as a table, with all that is to be said besides as notes below it.
+
+    Returns
+    -------
+    Plain text, for `markdown_table`, `html_table` and `console_table`.
+    """
+    columns = [
+        Column("Method", numeric=False),
+        Column("Scale"),
+        Column("Input"),
+        Column("Batch"),
+        Column("Median before", "ms"),
+        Column("Now", "ms"),
+        Column("Change"),
+        Column("95% interval"),
+        Column("Noise"),
+        Column("Pictures/s"),
+        Column("Memory"),
+        Column("GPU memory"),
+        Column("To the reference", "dB"),
+        Column("To the truth", "dB"),
+        Column("Verdict", numeric=False),
+    ]
+    rows = [_comparison_cells(each, comparison.fail_above_percent) for each in comparison.cases]
+    notes = [f"From {comparison.old_started} to {comparison.new_started}."]
+    notes += [f"Worse than allowed: {line}" for line in comparison.regressions]
+    notes += [f"Failed: {case.title}: {reason}" for case, reason in comparison.failures]
+    notes += [f"No longer measured: {case.title}" for case in comparison.missing]
+    notes += [f"New: {case.title}" for case in comparison.added]
+    notes += [f"Differs: {note}" for note in comparison.notes]
+    return table("Compared with the run before", columns, rows, *notes)
+
+
+def _comparison_cells(compared: CaseComparison, limit_percent: float | None) -> list[str]:
+    case, latency = compared.case, compared.latency
+    cells = [case.name, f"x{case.scale}", size_text(case.width, case.height)]
+    cells.append(str(case.batch) if case.batch > 1 else NOTHING)
+    if latency is None:
+        cells += [NOTHING] * 5
+    else:
+        interval = f"{percent(latency.low, signed=True)} to {percent(latency.high, signed=True)}"
+        noise = "not known" if math.isinf(latency.noise_percent) else percent(latency.noise_percent)
+        change = percent(latency.percent, signed=True)
+        cells += [figure(latency.old), figure(latency.new), change, interval, noise]
+    cells.append(NOTHING if compared.throughput is None else percent(compared.throughput.percent, signed=True))
+    for change_of_memory in (compared.host_memory, compared.device_memory):
+        if change_of_memory is None:
+            cells.append(NOTHING)
+        else:
+            cells.append(f"{memory_text(change_of_memory.new)} ({percent(change_of_memory.percent, signed=True)})")
+    cells += [_decibels_changed(compared.reference_change_db), _decibels_changed(compared.truth_change_db)]
+    return [*cells, _verdict(compared, limit_percent)]
+
+
+def _decibels_changed(change_db: float | None) -> str:
+    if change_db is None:
+        return NOTHING
+    if math.isinf(change_db):
+        return "now identical" if change_db > 0 else "no longer identical"
+    return f"+{decibels(change_db)}" if change_db > 0 else decibels(change_db)
+
+
+def _verdict(compared: CaseComparison, limit_percent: float | None) -> str:
+    if compared.regression is not None:
+        return "worse"
+    if compared.latency is None:
+        return "times not compared"
+    if not compared.latency.counts:
+        return "same speed"
+    if compared.latency.percent < 0:
+        return "faster"
+    return "slower" if limit_percent is None or compared.case.kind == "rival" else "slower, as allowed"

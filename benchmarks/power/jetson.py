@@ -1,0 +1,228 @@
+"""A Jetson board as its kernel shows it: power rails, clocks, temperatures, and what slows it down. Root is not needed.
+
+What the files are called, by release (NVIDIA's developer guides, and the boards' own listings):
+
+- GPU clock: ``/sys/class/devfreq/17000000.ga10b`` (JetPack 5), ``17000000.gpu`` (6 and 7 on Orin), ``17000000.gv11b``
+  (Xavier), ``gpu-gpc-0`` (Thor).
+- Slowed down by heat: cooling devices such as ``gpu-throttle-alert`` or ``devfreq-17000000.gpu``, whose state is above
+  0 as long as it lasts. A fan is one too, and ``hot-surface-alert`` is a warning about the case alone.
+- Slowed down by current: counters ``oc*_event_cnt`` of the monitor ``soctherm_oc``, on Orin and Thor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+from collections.abc import Generator
+from pathlib import Path
+from threading import Event
+
+from overnet.benchmarks.power.power_rails import total_power
+from overnet.benchmarks.power.source import (
+    PowerSource,
+    Reading,
+    cpu_clocks_mhz,
+    hardware_monitors,
+    paced,
+    read_celsius,
+    read_number,
+    read_text,
+)
+from overnet.errors import BackendError
+
+_GPU_CLOCKS = ("*.gpu", "*.ga10b", "*.gv11b", "*.gp10b", "gpu-gpc-*")
+_OVERCURRENT = {
+    "oc1_event_cnt": "voltage too low",
+    "oc2_event_cnt": "average current too high",
+    "oc3_event_cnt": "current too high for a moment",
+}
+_CHANNELS = (1, 2, 3)
+_DEVICE_TREES = ("proc/device-tree", "sys/firmware/devicetree/base")
+_INPUT_RAIL = "VIN"
+_NVPMODEL_SECONDS = 10
+
+
+class JetsonBoard:
+    """What a Jetson says besides its power.
+
+    Parameters
+    ----------
+    root : of the file system.
+    nvpmodel : the command that says which power mode is set.
+    """
+
+    def __init__(self, root: Path, nvpmodel: str = "nvpmodel") -> None:
+        self.root = root
+        self._nvpmodel = nvpmodel
+        devfreq = root / "sys/class/devfreq"
+        self._gpu_folders = sorted({folder for pattern in _GPU_CLOCKS for folder in devfreq.glob(pattern)})
+        thermal = root / "sys/class/thermal"
+        self._sensors = [(_sensor(zone), zone / "temp") for zone in sorted(thermal.glob("thermal_zone*"))]
+        self._slowing = [
+            (words, device / "cur_state")
+            for device in sorted(thermal.glob("cooling_device*"))
+            if (words := _slowed_by(read_text(device / "type") or ""))
+        ]
+        self._overcurrent = [
+            (words, folder / name)
+            for _, folder in hardware_monitors(root)
+            for name, words in _OVERCURRENT.items()
+            if (folder / name).exists()
+        ]
+
+    def clocks_mhz(self) -> dict[str, float]:
+        """Of GPU and CPU, as far as the system says; of Thor's three clusters of the GPU, the fastest."""
+        hertz = [value for folder in self._gpu_folders if (value := read_number(folder / "cur_freq")) is not None]
+        return {**({"gpu": max(hertz) / 1e6} if hertz else {}), **cpu_clocks_mhz(self.root)}
+
+    def temperatures_celsius(self) -> dict[str, float]:
+        """By sensor, such as ``"gpu"`` or ``"tj"``; without those that are off, as the GPU's when it sleeps."""
+        return read_celsius(self._sensors)
+
+    def slowed_by(self) -> frozenset[str] | None:
+        """What slows it down at this moment, in words; None where that cannot be seen."""
+        states = [(words, state) for words, file in self._slowing if (state := read_number(file)) is not None]
+        return frozenset(words for words, state in states if state > 0) if states else None
+
+    def slowdowns(self) -> dict[str, int] | None:
+        """See `PowerSource.slowdowns`."""
+        counts = {words: count for words, file in self._overcurrent if (count := read_number(file)) is not None}
+        return counts or None
+
+    def power_mode(self) -> str | None:
+        """The power mode's name, such as ``"MAXN"``; its number is another mode on another board."""
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            asked = subprocess.run(  # noqa: S603 - the board's own command
+                [self._nvpmodel, "-q"], capture_output=True, timeout=_NVPMODEL_SECONDS, check=False
+            )
+            return parse_power_mode(asked.stdout.decode("utf-8", "replace"))
+        return None
+
+    def clocks_are_fixed(self) -> bool | None:
+        """Whether GPU and CPU run at one clock, as ``jetson_clocks`` makes them; None where that cannot be seen."""
+        policies = sorted((self.root / "sys/devices/system/cpu/cpufreq").glob("policy*"))
+        limits = [(read_number(folder / "min_freq"), read_number(folder / "max_freq")) for folder in self._gpu_folders]
+        limits += [
+            (read_number(folder / "scaling_min_freq"), read_number(folder / "scaling_max_freq")) for folder in policies
+        ]
+        if not limits or any(value is None for pair in limits for value in pair):
+            return None
+        return all(lowest == highest for lowest, highest in limits)
+
+    def settings(self) -> dict[str, str]:
+        """What has a say in speed, by name, for a report's account of the machine."""
+        fixed, mode = self.clocks_are_fixed(), self.power_mode()
+        found = {"power mode": mode, "jetson_clocks": None if fixed is None else "on" if fixed else "off"}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def reading(self, watts: float | None) -> Reading:
+        """A reading of power, with all else that the board says at that moment."""
+        return Reading(
+            watts=watts,
+            clocks_mhz=self.clocks_mhz(),
+            temperatures_celsius=self.temperatures_celsius(),
+            slowed_by=self.slowed_by(),
+        )
+
+
+class RailSource(PowerSource):
+    """The board's power monitors (INA3221 and, on Thor's carrier board, INA238), read from sysfs."""
+
+    def __init__(self, board: JetsonBoard, covers: str) -> None:
+        self._board = board
+        self._rails = _rails(board.root)
+        super().__init__("INA238" if _INPUT_RAIL in self._rails else "INA3221", covers, board.power_mode())
+
+    def readings(self, stop: Event, interval_seconds: float) -> Generator[Reading, None, None]:
+        """See `PowerSource.readings`."""
+
+        def read() -> Reading:
+            total = total_power(_read_rails(self._rails))
+            return self._board.reading(None if total is None else total[0])
+
+        yield from paced(read, stop, interval_seconds)
+
+    def slowdowns(self) -> dict[str, int] | None:
+        """See `PowerSource.slowdowns`."""
+        return self._board.slowdowns()
+
+
+def find_board(root: Path, nvpmodel: str = "nvpmodel") -> JetsonBoard | None:
+    """The board, where this is a Jetson.
+
+    Parameters
+    ----------
+    root : of the file system.
+    nvpmodel : see `JetsonBoard`.
+    """
+    # The model's name does not always say Jetson: "NVIDIA Orin Nano Developer Kit" is one.
+    chips = [read_text(root / folder / "compatible") or "" for folder in _DEVICE_TREES]
+    return JetsonBoard(root, nvpmodel) if any("nvidia,tegra" in chip for chip in chips) else None
+
+
+def find_rails(board: JetsonBoard) -> RailSource:
+    """The board's power monitors.
+
+    Raises
+    ------
+    BackendError : there are none, or they cannot be read.
+    """
+    rails = _rails(board.root)
+    if not rails:
+        raise BackendError("no power monitor (INA3221) is in /sys/class/hwmon")
+    total = total_power(_read_rails(rails))
+    if total is None:
+        raise BackendError("the power monitors (INA3221) in /sys/class/hwmon cannot be read")
+    return RailSource(board, total[1])
+
+
+def parse_power_mode(text: str) -> str | None:
+    """The mode's name in what ``nvpmodel -q`` says; None where it is not there."""
+    found = re.search(r"NV Power Mode: *(\S[^\r\n]*)", text)
+    return found[1].strip() if found else None
+
+
+def _rails(root: Path) -> dict[str, list[Path]]:
+    """Each rail's files: one of microwatts, or millivolts and milliamperes."""
+    rails: dict[str, list[Path]] = {}
+    for driver, folder in hardware_monitors(root):
+        if driver == "ina238":
+            # It has no label; on Thor's carrier board it is what the whole board takes, which tegrastats calls VIN.
+            rails[_INPUT_RAIL] = [folder / "power1_input"]
+        if driver != "ina3221":
+            continue
+        # Channels 4 to 7 are shunt voltages and their sum.
+        for channel in _CHANNELS:
+            label = read_text(folder / f"in{channel}_label")
+            if label and label != "NC":
+                rails[label] = [folder / f"in{channel}_input", folder / f"curr{channel}_input"]
+    return rails
+
+
+def _read_rails(rails: dict[str, list[Path]]) -> dict[str, float]:
+    """Milliwatts by rail; none at all where one cannot be read, as a sum without it would be wrong."""
+    milliwatts = {}
+    for name, files in rails.items():
+        values = [read_number(file) for file in files]
+        known = [value for value in values if value is not None]
+        if len(known) < len(files):
+            return {}
+        milliwatts[name] = known[0] / 1000 if len(known) == 1 else known[0] * known[1] / 1000
+    return milliwatts
+
+
+def _sensor(zone: Path) -> str:
+    """A thermal zone's name as tegrastats has it: ``gpu``, of ``gpu-thermal`` or JetPack 5's ``GPU-therm``."""
+    return re.sub(r"-therm(al)?$", "", (read_text(zone / "type") or zone.name).lower())
+
+
+def _slowed_by(cooling_device: str) -> str | None:
+    """What it means when a cooling device is at work, in words; None for what slows nothing down."""
+    if "throttle-alert" in cooling_device:
+        return f"heat ({cooling_device})"
+    if "cpufreq" in cooling_device:
+        return "heat (the CPU's clock is held down)"
+    if "devfreq" in cooling_device:
+        return "heat (the GPU's clock is held down)"
+    return None

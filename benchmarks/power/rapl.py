@@ -1,0 +1,149 @@
+"""A CPU's power: the energy counters (RAPL) that Intel's and AMD's processors have, as Linux shows them.
+
+AMD's processors appear under ``intel-rapl`` as well: it is one driver. Since 2020 only root may read the counters, as
+they give away what others compute (CVE-2020-8694).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from pathlib import Path
+from threading import Event
+
+from overnet.benchmarks.power.source import (
+    PowerSource,
+    Reading,
+    cpu_clocks_mhz,
+    hardware_monitors,
+    paced,
+    read_celsius,
+    read_number,
+    read_text,
+)
+from overnet.errors import BackendError
+
+_ZONES = "sys/class/powercap"
+# The temperature of the whole processor in each driver's monitor.
+_PROCESSOR_SENSORS = {"coretemp": "Package", "k10temp": "Tctl", "zenpower": "Tctl"}
+
+
+class EnergyCounter:
+    """One counter of the processor, which starts anew when it is full.
+
+    Parameters
+    ----------
+    zone : its folder.
+    """
+
+    def __init__(self, zone: Path) -> None:
+        self._file = zone / "energy_uj"
+        self._range = read_number(zone / "max_energy_range_uj")
+        self._last: int | None = None
+        self._total = 0
+
+    def read_joules(self) -> float:
+        """The energy since the first call, in joules; right as long as the counter starts anew once a call at most.
+
+        Raises
+        ------
+        BackendError : the counter cannot be read.
+        """
+        try:
+            now = int(self._file.read_text(encoding="ascii"))
+        except (OSError, ValueError) as error:
+            raise BackendError(f"{self._file}: {getattr(error, 'strerror', None) or 'holds no number'}") from error
+        if self._last is not None:
+            grown = now - self._last
+            if grown < 0:
+                if self._range is None:
+                    raise BackendError(f"{self._file} started anew, and nothing says at which value it does")
+                # The counter takes every value from 0 up to the range's end.
+                grown += self._range + 1
+            self._total += grown
+        self._last = now
+        return self._total / 1e6
+
+
+class RaplSource(PowerSource):
+    """The counters of all processors, and of their memory where that has its own.
+
+    Parameters
+    ----------
+    root : of the file system.
+    zones : the counters' folders.
+    covers : see `PowerSource`.
+    """
+
+    def __init__(self, root: Path, zones: list[Path], covers: str) -> None:
+        super().__init__("RAPL", covers)
+        self._root = root
+        self._zones = zones
+        self._temperatures = [
+            (label, file.with_name(file.name.replace("_label", "_input")))
+            for driver, folder in hardware_monitors(root)
+            if driver in _PROCESSOR_SENSORS
+            for file in sorted(folder.glob("temp*_label"))
+            if (label := read_text(file) or "").startswith(_PROCESSOR_SENSORS[driver])
+        ]
+
+    def readings(self, stop: Event, interval_seconds: float) -> Generator[Reading, None, None]:
+        """See `PowerSource.readings`."""
+        counters = [EnergyCounter(zone) for zone in self._zones]
+
+        def read() -> Reading:
+            joules = sum(counter.read_joules() for counter in counters)
+            return Reading(
+                joules=joules,
+                at_seconds=time.perf_counter(),
+                clocks_mhz=cpu_clocks_mhz(self._root),
+                temperatures_celsius=read_celsius(self._temperatures),
+            )
+
+        yield from paced(read, stop, interval_seconds)
+
+    def slowdowns(self) -> dict[str, int] | None:
+        """Heat, as Intel's processors count it for each core and each package; AMD's do not.
+
+        All cores of a package say the same of it, so that numbers are of cores and not of events.
+        """
+        folder = self._root / "sys/devices/system/cpu"
+        files = [*folder.glob("cpu[0-9]*/thermal_throttle/*_throttle_count")]
+        counts = [count for file in files if (count := read_number(file)) is not None]
+        return {"heat (CPU, over all cores)": sum(counts)} if counts else None
+
+
+def find_rapl(root: Path) -> RaplSource:
+    """The counters of this machine.
+
+    Parameters
+    ----------
+    root : of the file system.
+
+    Raises
+    ------
+    BackendError : there are none, or they may not be read; the message says which.
+    """
+    # `intel-rapl-mmio` would be the same packages once more, and `psys` is another part of the machine on each model.
+    packages = [zone for zone in sorted((root / _ZONES).glob("intel-rapl:*")) if _is(zone, "package")]
+    memory = [zone for zone in sorted((root / _ZONES).glob("intel-rapl:*:*")) if _is(zone, "dram")]
+    if not packages:
+        raise BackendError("the processor's energy counters (RAPL) are not here, as in virtual machines and containers")
+    zones = packages + memory
+    for zone in zones:
+        try:
+            (zone / "energy_uj").read_bytes()
+        except PermissionError as error:
+            raise BackendError(
+                "only root may read the processor's energy counters (RAPL): "
+                "sudo chmod a+r /sys/class/powercap/intel-rapl*/energy_uj lets everyone, until the machine restarts"
+            ) from error
+        except OSError as error:
+            raise BackendError(f"{zone / 'energy_uj'}: {error.strerror or error}") from error
+    covers = "CPU package" if len(packages) == 1 else f"{len(packages)} CPU packages"
+    return RaplSource(root, zones, f"{covers} and memory" if memory else covers)
+
+
+def _is(zone: Path, kind: str) -> bool:
+    """Whether a zone is of a kind, as its name says: ``package-0``, ``package-0-die-1``, ``dram``."""
+    return (read_text(zone / "name") or "").startswith(kind)

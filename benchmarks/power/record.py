@@ -1,0 +1,287 @@
+"""Power and heat while something runs: finds what this machine can be asked, asks it in a thread, and sums it up.
+
+As in::
+
+    source = search_source(None).source
+    idle = idle_watts(source, 3.0)
+    with record(source) as recording:
+        ...
+    power = recording.power(pictures=100, seconds=10.0, idle_watts=idle)
+
+where the source is None on a machine that tells nothing; `why_no_source` says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from overnet.benchmarks.power.jetson import find_board, find_rails
+from overnet.benchmarks.power.jtop import find_jtop
+from overnet.benchmarks.power.nvml import find_nvml
+from overnet.benchmarks.power.rapl import find_rapl
+from overnet.benchmarks.power.source import PowerSource, Reading
+from overnet.benchmarks.power.tegrastats import find_tegrastats
+from overnet.benchmarks.results import Power
+from overnet.errors import OverNetError
+
+# How long a source may take for its first reading, and to end.
+_PATIENCE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search for a source came to.
+
+    Attributes
+    ----------
+    source : the best that works; None where none does.
+    reasons : why others before it do not, one line each.
+    """
+
+    source: PowerSource | None
+    reasons: list[str]
+
+
+def search_source(
+    gpu: int | None, *, root: Path = Path("/"), tegrastats: str = "tegrastats", nvpmodel: str = "nvpmodel"
+) -> Search:
+    """Try what power can be read from, the best first.
+
+    On a Jetson that is the whole board, whatever runs: by its monitors in sysfs, which need no other program, then
+    ``tegrastats``, then jtop. Elsewhere it is what does the work: the graphics card by NVML, or the processor by RAPL.
+
+    Parameters
+    ----------
+    gpu : that does the work, as CUDA numbers them; None: the CPU does.
+    root : of the file system.
+    tegrastats, nvpmodel : a Jetson's own commands.
+    """
+    board = find_board(root, nvpmodel)
+    candidates: list[Callable[[], PowerSource]]
+    if board is not None:
+        jetson = board
+        candidates = [
+            lambda: find_rails(jetson),
+            lambda: find_tegrastats(jetson, tegrastats),
+            lambda: find_jtop(jetson),
+        ]
+    elif gpu is not None:
+        card = gpu
+        candidates = [lambda: find_nvml(card)]
+    else:
+        candidates = [lambda: find_rapl(root)]
+    reasons: list[str] = []
+    for find in candidates:
+        try:
+            return Search(find(), reasons)
+        except OverNetError as error:
+            reasons.append(str(error))
+    return Search(None, reasons)
+
+
+def why_no_source(gpu: int | None) -> str | None:
+    """Why no source of power works on this machine, in one line; None where one does.
+
+    Parameters
+    ----------
+    gpu : as for `search_source`.
+    """
+    found = search_source(gpu)
+    return None if found.source is not None else "; ".join(found.reasons)
+
+
+class Recording:
+    """What a source says while something runs; see `record`.
+
+    Attributes
+    ----------
+    failure : why there are no figures, in one line; None where there are.
+    """
+
+    def __init__(self, source: PowerSource, interval_seconds: float) -> None:
+        self.failure: str | None = None
+        self._source = source
+        self._interval_seconds = interval_seconds
+        self._readings: list[Reading] = []
+        self._defect: BaseException | None = None
+        self._stop = threading.Event()
+        self._started = threading.Event()
+        # A daemon, so that a driver that hangs does not keep the program from ending.
+        self._thread = threading.Thread(target=self._read, name=f"power by {source.name}", daemon=True)
+        self._slowdowns_before = source.slowdowns()
+        self._slowdowns_after = self._slowdowns_before
+
+    def start(self) -> None:
+        """Begin, and wait for the first reading, so that it is from before whatever comes next."""
+        self._thread.start()
+        if not self._started.wait(_PATIENCE_SECONDS):
+            self.failure = f"{self._source.name} gave no reading in {_PATIENCE_SECONDS:.0f} s"
+
+    def stop(self) -> None:
+        """Make the last reading and end; nothing runs on afterwards."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(_PATIENCE_SECONDS)
+        if self._thread.is_alive():
+            self.failure = f"{self._source.name} hangs"
+        self._slowdowns_after = self._source.slowdowns()
+        if self._defect is not None:
+            raise self._defect
+
+    def _read(self) -> None:
+        try:
+            with contextlib.closing(self._source.readings(self._stop, self._interval_seconds)) as readings:
+                for reading in readings:
+                    self._readings.append(reading)
+                    self._started.set()
+        except OverNetError as error:
+            self.failure = str(error)
+        except BaseException as error:  # for `stop` to raise where it is seen
+            self._defect = error
+        finally:
+            self._started.set()
+
+    def power(self, *, pictures: int, seconds: float, idle_watts: float | None = None) -> Power | None:
+        """What it comes to, after the recording; None where there is no figure (`failure` says why).
+
+        Parameters
+        ----------
+        pictures : that were done.
+        seconds : that they took.
+        idle_watts : before it, to be noted beside it; it is not taken off.
+
+        Raises
+        ------
+        ValueError : there was no picture, or no time.
+        """
+        if pictures < 1 or seconds <= 0:
+            raise ValueError(f"{pictures} pictures in {seconds} s; at least one, in some time, is needed")
+        readings = list(self._readings)
+        watts = self._watts(readings)
+        if watts is None:
+            return None
+        mean, largest = watts
+        return Power(
+            source=self._source.name,
+            covers=self._source.covers,
+            samples=sum(reading.watts is not None or reading.joules is not None for reading in readings),
+            mean_watts=mean,
+            largest_watts=largest,
+            joules_per_picture=mean * seconds / pictures,
+            idle_watts=idle_watts,
+            clocks_mhz=_means(readings),
+            temperatures_celsius=_largest_temperatures(readings),
+            power_mode=self._source.power_mode,
+            throttled=self._throttled(readings),
+        )
+
+    def mean_watts(self) -> float | None:
+        """The mean power, after the recording; None where there is no figure (`failure` says why)."""
+        watts = self._watts(list(self._readings))
+        return None if watts is None else watts[0]
+
+    def _watts(self, readings: list[Reading]) -> tuple[float, float] | None:
+        if self.failure is None:
+            watts = energy_watts(readings, self._interval_seconds) or momentary_watts(readings)
+            if watts is not None:
+                return watts
+            self.failure = f"{self._source.name} gave no figures, or ones that stand still"
+        return None
+
+    def _throttled(self, readings: list[Reading]) -> list[str] | None:
+        seen = [reading.slowed_by for reading in readings if reading.slowed_by is not None]
+        before, after = self._slowdowns_before, self._slowdowns_after
+        if not seen and after is None:
+            return None
+        counts = Counter(words for words_at_once in seen for words in words_at_once)
+        found = [f"{words}, in {100 * count / len(seen):.0f}% of the samples" for words, count in counts.most_common()]
+        for words, count in (after or {}).items():
+            times = count - (before or {}).get(words, 0)
+            if times > 0:
+                found.append(f"{words}, counted {times} time{'s' if times > 1 else ''}")
+        return found
+
+
+@contextlib.contextmanager
+def record(source: PowerSource, interval_seconds: float = 0.1) -> Iterator[Recording]:
+    """Record what a source says while the block runs, in a thread that ends with it, however it ends.
+
+    A source that fails meanwhile does not disturb the block: `Recording.failure` says so.
+
+    Parameters
+    ----------
+    interval_seconds : between readings.
+    """
+    recording = Recording(source, interval_seconds)
+    try:
+        recording.start()
+        yield recording
+    finally:
+        recording.stop()
+
+
+def idle_watts(source: PowerSource, seconds: float) -> float | None:
+    """The mean power while this program does nothing; None where the source fails.
+
+    Parameters
+    ----------
+    seconds : how long to wait and read.
+    """
+    with record(source) as recording:
+        time.sleep(seconds)
+    return recording.mean_watts()
+
+
+def energy_watts(readings: Sequence[Reading], interval_seconds: float) -> tuple[float, float] | None:
+    """Mean and largest power, in watts, by an energy counter; None without one that moves.
+
+    Parameters
+    ----------
+    interval_seconds : that readings are apart; two that are much nearer say little about the largest power.
+    """
+    points = [(reading.at_seconds, reading.joules) for reading in readings if reading.joules is not None]
+    if len(points) < 2 or points[-1][0] <= points[0][0] or points[-1][1] <= points[0][1]:
+        return None
+    mean = (points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0])
+    # A counter moves in steps, of up to 0.1 s on graphics cards: those have a momentary power besides, to be taken.
+    momentary = [reading.watts for reading in readings if reading.watts is not None]
+    between = [
+        (joules - earlier_joules) / (at - earlier)
+        for (earlier, earlier_joules), (at, joules) in pairwise(points)
+        if at - earlier >= interval_seconds / 2
+    ]
+    return mean, max([mean, *(momentary or between)])
+
+
+def momentary_watts(readings: Sequence[Reading]) -> tuple[float, float] | None:
+    """Mean, weighted by time, and largest of momentary powers, in watts; None without any."""
+    points = [(reading.at_seconds, reading.watts) for reading in readings if reading.watts is not None]
+    if not points:
+        return None
+    largest = max(watts for _, watts in points)
+    seconds = points[-1][0] - points[0][0]
+    if seconds <= 0:
+        return points[0][1], largest
+    joules = sum((at - earlier) * (watts + before) / 2 for (earlier, before), (at, watts) in pairwise(points))
+    return joules / seconds, largest
+
+
+def _means(readings: Sequence[Reading]) -> dict[str, float]:
+    parts = dict.fromkeys(part for reading in readings for part in reading.clocks_mhz)
+    clocks = {part: [each.clocks_mhz[part] for each in readings if part in each.clocks_mhz] for part in parts}
+    return {part: sum(values) / len(values) for part, values in clocks.items()}
+
+
+def _largest_temperatures(readings: Sequence[Reading]) -> dict[str, float]:
+    largest: dict[str, float] = {}
+    for reading in readings:
+        for sensor, celsius in reading.temperatures_celsius.items():
+            largest[sensor] = max(celsius, largest.get(sensor, celsius))
+    return largest

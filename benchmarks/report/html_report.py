@@ -1,0 +1,217 @@
+"""A run as one HTML file that needs nothing else: no network, no other file, and no script to be read.
+
+Whatever comes from the results is escaped, for they may have been read from a file that somebody else wrote. The page
+forbids itself to load anything, and to run any script but its own, by a Content-Security-Policy.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from string import Template
+
+from overnet.benchmarks.compare_runs import RunComparison, comparison_table
+from overnet.benchmarks.report.contents import all_tables, errors_of, quality_words, speed_is_shown, warnings_of
+from overnet.benchmarks.report.plots import plots_as_svg
+from overnet.benchmarks.report.slider import slider
+from overnet.benchmarks.report.table import NOTHING, Column, Table, figure, memory_text, printable_text, size_text
+from overnet.benchmarks.results import BenchmarkRun
+from overnet.errors import MissingDependency
+
+# Cells longer than this may be broken into lines.
+_WIDE_CELL = 32
+
+_COMMON_COLUMNS = ("Scale", "Input", "Batch")
+
+
+def html_report(run: BenchmarkRun, comparison: RunComparison | None = None) -> str:
+    """Make the report.
+
+    Parameters
+    ----------
+    run : what was measured. Without matplotlib, the report says so in place of its plots.
+    comparison : with an older run; a table of its own, before all others.
+
+    Returns
+    -------
+    A whole HTML document, to be written as UTF-8.
+    """
+    template = files("overnet.benchmarks.report") / "template"
+    style, script, page = (
+        (template / name).read_text(encoding="utf-8") for name in ("report.css", "report.js", "report.html")
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    return Template(page).substitute(
+        title=_escaped(f"OverNet benchmark: {run.machine.name}"),
+        style=style,
+        script=script,
+        script_hash=f"sha256-{digest}",
+        body=_body(run, comparison),
+    )
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable_text(text))
+
+
+def _body(run: BenchmarkRun, comparison: RunComparison | None) -> str:
+    sections: list[tuple[str, str, str]] = []
+    errors = errors_of(run)
+    if errors:
+        sections.append(("Failed", "failures", _list(errors)))
+    warnings = [*run.notes, *warnings_of(run)]
+    if warnings:
+        sections.append(("Warnings and notes", "warnings", _list(warnings)))
+    if comparison is not None:
+        sections.append(_table_section(comparison_table(comparison)))
+    tables = [_table_section(each) for each in all_tables(run)]
+    sections += tables[:1]
+    if run.pictures:
+        sections.append(("Before and after", "", "".join(slider(each, run) for each in run.pictures)))
+    sections += [("Plots", "", _plots(run)), *tables[1:], ("Machine", "", _machine(run)), ("Again", "", _again(run))]
+    links = "".join(f'<a href="#part-{index}">{_escaped(title)}</a>' for index, (title, _, _) in enumerate(sections))
+    shown = "".join(
+        f'<section id="part-{index}" class="{kind}"><h2>{_escaped(title)}</h2>{content}</section>\n'
+        for index, (title, kind, content) in enumerate(sections)
+    )
+    return f"{_header(run)}<nav><div>{links}</div></nav>\n<main>{_cards(run)}\n{shown}</main>"
+
+
+def _header(run: BenchmarkRun) -> str:
+    machine = run.machine
+    hardware = ", ".join(
+        [machine.processor, f"{machine.cores} cores", memory_text(machine.memory_bytes), *machine.gpus]
+    )
+    duration = f"{run.seconds / 60:.0f} minutes" if run.seconds >= 120 else f"{run.seconds:.0f} seconds"
+    return (
+        f'<header><p class="kicker">OverNet benchmark</p><h1>{_escaped(machine.name)}</h1>'
+        f'<p class="muted">{_escaped(hardware)}; {_escaped(machine.system)}</p>'
+        f'<p class="muted">{_escaped(run.started)}, {duration}</p>'
+        f"<pre><code>{_escaped(shlex.join(run.command))}</code></pre></header>\n"
+    )
+
+
+def _cards(run: BenchmarkRun) -> str:
+    """The fastest backend of each scale, at the largest size that was timed there."""
+    timed = [result for result in run.results if speed_is_shown(result) and result.case.kind == "backend"]
+    cards = []
+    for scale in sorted({result.case.scale for result in timed}):
+        of_scale = [result for result in timed if result.case.scale == scale]
+        largest = max(of_scale, key=lambda result: result.case.pixels).case
+        times = {
+            result.latency.host.p50_ms: result
+            for result in of_scale
+            if result.latency is not None and (result.case.pixels, result.case.batch) == (largest.pixels, largest.batch)
+        }
+        best = times[min(times)]
+        words = [best.case.name, f"on {best.device}"]
+        if best.pictures_per_second is not None:
+            words.append(f"{figure(best.pictures_per_second)} pictures/s")
+        words.append(quality_words(best.quality))
+        batch = f", batch {largest.batch}" if largest.batch > 1 else ""
+        label = f"Fastest at x{scale}, {size_text(largest.width, largest.height)}{batch}"
+        cards.append(
+            f'<div class="card"><p class="muted">{_escaped(label)}</p>'
+            f'<p class="figure">{figure(min(times))} ms</p><p class="muted">{_escaped(", ".join(words))}</p></div>'
+        )
+    return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
+
+
+def _list(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{_escaped(line)}</li>' for line in lines)}</ul>"
+
+
+def _table_section(shown: Table) -> tuple[str, str, str]:
+    return shown.title, "", html_table(shown)
+
+
+def html_table(shown: Table) -> str:
+    """A table as HTML, without its title, its notes below; rows of one scale and size under a line of their own."""
+    notes = "".join(f"<li>{_escaped(note)}</li>" for note in shown.notes)
+    listed = f'<ul class="notes">{notes}</ul>' if notes else ""
+    if not shown.rows:
+        return listed
+    common = [index for index, column in enumerate(shown.columns) if column.name in _COMMON_COLUMNS]
+    titles = [", ".join(row[index] for index in common if row[index] != NOTHING) for row in shown.rows]
+    if len(set(titles)) == len(titles):  # a line above each single row would tell nothing more
+        common, titles = [], [""] * len(titles)
+    own = [index for index in range(len(shown.columns)) if index not in common]
+    heads = "".join(_head(shown.columns[index]) for index in own)
+    rows = []
+    for index, (title, row) in enumerate(zip(titles, shown.rows, strict=True)):
+        if title and (index == 0 or titles[index - 1] != title):
+            line = f'<th scope="rowgroup"><span>{_escaped(title)}</span></th><td colspan="{len(own) - 1}"></td>'
+            rows.append(f'<tr class="group">{line}</tr>')
+        rows.append(f"<tr>{''.join(_cell(shown.columns[each], row[each], first=each == 0) for each in own)}</tr>")
+    return (
+        f'<div class="scroll table" tabindex="0" role="region" aria-label="{_escaped(shown.title)}"><table>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{listed}"
+    )
+
+
+def _head(column: Column) -> str:
+    unit = f"<small>{_escaped(column.unit)}</small>" if column.unit else ""
+    return f'<th scope="col" class="{"number" if column.numeric else "words"}">{_escaped(column.name)}{unit}</th>'
+
+
+def _cell(column: Column, cell: str, *, first: bool) -> str:
+    if first:
+        return f'<th scope="row">{_escaped(cell)}</th>'
+    kind = "number" if column.numeric else "words"
+    if cell == NOTHING:
+        kind += " absent"
+    if len(cell) > _WIDE_CELL:
+        kind += " wide"
+    return f'<td class="{kind}">{_escaped(cell)}</td>'
+
+
+def _plots(run: BenchmarkRun) -> str:
+    try:
+        plots = plots_as_svg(run)
+    except MissingDependency as error:
+        return f'<p class="muted">{_escaped(str(error))}</p>'
+    if not plots:
+        return '<p class="muted">There is nothing to plot.</p>'
+    shown = "".join(
+        f'<figure class="plot"><h3>{_escaped(title)}</h3>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{_escaped(title)}">{svg}</div></figure>'
+        for title, svg in plots.items()
+    )
+    return f'<div class="plots">{shown}</div>'
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    items = "".join(f"<dt>{_escaped(name)}</dt><dd>{_escaped(value)}</dd>" for name, value in facts.items())
+    return f"<dl>{items}</dl>"
+
+
+def _machine(run: BenchmarkRun) -> str:
+    machine = run.machine
+    facts = {
+        "Name": machine.name,
+        "System": machine.system,
+        "Processor": f"{machine.processor}, {machine.cores} cores",
+        "Memory": memory_text(machine.memory_bytes),
+        **{f"GPU {index}": gpu for index, gpu in enumerate(machine.gpus)},
+        **(
+            {}
+            if run.load_average is None
+            else {"Load before": f"{figure(run.load_average, digits=2)} of each processor"}
+        ),
+        **machine.settings,
+    }
+    parts = {"Hardware and settings": facts, "Versions": machine.versions, "Options": run.options}
+    shown = "".join(f"<div><h3>{title}</h3>{_facts(each)}</div>" for title, each in parts.items() if each)
+    return f'<div class="columns">{shown}</div>'
+
+
+def _again(run: BenchmarkRun) -> str:
+    return (
+        f"<pre><code>{_escaped(shlex.join(run.command))}</code></pre>"
+        '<p class="muted">With <code>--json before.json</code> besides, its results are kept; with '
+        "<code>--compare before.json --fail-above 5</code>, it says what became worse since.</p>"
+    )

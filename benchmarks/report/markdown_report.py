@@ -1,0 +1,125 @@
+"""A run as Markdown, short enough for a README, and as tables in a terminal."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from overnet.benchmarks.compare_runs import RunComparison, comparison_table
+from overnet.benchmarks.report.contents import (
+    all_tables,
+    errors_of,
+    growth_table,
+    ratio_table,
+    summary_table,
+    video_table,
+    warnings_of,
+)
+from overnet.benchmarks.report.table import Table, printable_text
+from overnet.benchmarks.results import BenchmarkRun
+
+# What would be read as anything but itself within a line of Markdown, GitHub's included.
+_SPECIAL = frozenset("\\`*_[]|~#$@")
+_AS_ENTITY = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it is, on one line, in a table too."""
+    characters = (
+        f"\\{character}" if character in _SPECIAL else _AS_ENTITY.get(character, character)
+        for character in printable_text(text)
+    )
+    return "".join(characters)
+
+
+def markdown_table(shown: Table) -> str:
+    """A table as Markdown, with its title as a heading and its notes below.
+
+    Returns
+    -------
+    Lines, the last with its end.
+    """
+    heading = "| " + " | ".join(escape_markdown(column.heading) for column in shown.columns) + " |"
+    rule = "|" + "|".join("---:" if column.numeric else ":---" for column in shown.columns) + "|"
+    rows = ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in shown.rows]
+    lines = [f"### {escape_markdown(shown.title)}", ""]
+    if shown.rows:
+        lines += [heading, rule, *rows, ""]
+    return "\n".join([*lines, *_listed(shown.notes)]) + "\n"
+
+
+def _listed(lines: Sequence[str]) -> list[str]:
+    return [*(f"- {escape_markdown(line)}" for line in lines), ""] if lines else []
+
+
+def markdown_report(run: BenchmarkRun, comparison: RunComparison | None = None) -> str:
+    """The tables that belong into a README, with the machine and the command that repeats them.
+
+    Parameters
+    ----------
+    run : what was measured.
+    comparison : with an older run; a table of its own.
+
+    Returns
+    -------
+    Markdown; everything from the results is escaped. All percentiles and parts are in the HTML report and the JSON.
+    """
+    machine = run.machine
+    hardware = ", ".join([machine.processor, f"{machine.cores} cores", *machine.gpus])
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    parts = [
+        f"## Benchmark: {escape_markdown(machine.name)}\n",
+        f"{escape_markdown(f'{run.started}; {hardware}; {machine.system}.')}\n",
+    ]
+    tables = [summary_table(run), ratio_table(run), growth_table(run), video_table(run)]
+    if comparison is not None:
+        tables.insert(0, comparison_table(comparison))
+    parts += [markdown_table(each) for each in tables if each.rows or each.notes]
+    for title, lines in (("Notes", [*run.notes, *warnings_of(run)]), ("Failed", errors_of(run))):
+        if lines:
+            parts.append("\n".join([f"### {title}", "", *_listed(lines)]))
+    parts.append(f"Measured with {escape_markdown(versions)}. Again:\n")
+    # Indented, as no line within ends a block of that kind.
+    parts.append(f"    {printable_text(shlex.join(run.command))}\n")
+    return "\n".join(parts)
+
+
+def console_table(shown: Table) -> RenderableType:
+    """A table for a terminal, where nothing in it is taken for markup or for a terminal's command."""
+    made = RichTable(title=Text(printable_text(shown.title), style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    for index, column in enumerate(shown.columns):
+        made.add_column(
+            Text(printable_text(column.heading)),
+            justify="right" if column.numeric else "left",
+            overflow="fold",
+            no_wrap=index == 0,
+        )
+    for row in shown.rows:
+        made.add_row(*(Text(printable_text(cell)) for cell in row))
+    notes = [Padding(Text(printable_text(note), style="dim"), (0, 0, 0, 2)) for note in shown.notes]
+    return Group(*([made] if shown.rows else []), *notes, Text())
+
+
+def console_tables(run: BenchmarkRun, comparison: RunComparison | None = None) -> RenderableType:
+    """All tables of a run, its warnings and what failed, for ``rich.console.Console().print``.
+
+    Parameters
+    ----------
+    run : what was measured.
+    comparison : with an older run; shown last, where it is seen.
+    """
+    shown: list[RenderableType] = [console_table(each) for each in all_tables(run)]
+    for lines, style in (
+        ([*run.notes, *(f"warning: {line}" for line in warnings_of(run))], "yellow"),
+        ([f"failed: {line}" for line in errors_of(run)], "red"),
+    ):
+        shown += [Text(printable_text(line), style=style) for line in lines]
+    if comparison is not None:
+        shown.append(console_table(comparison_table(comparison)))
+    return Group(*shown)

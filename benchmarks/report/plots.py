@@ -1,0 +1,406 @@
+"""Plots of a run: latency and memory by size, quality against latency, and how much faster than rivals.
+
+They are made by matplotlib, which the extra `bench` brings, without a display and without pyplot's global figures. The
+same run gives the same bytes. As SVG the ink is `currentColor` and there is no background, so that the colours of the
+page, light or dark, show through; as PNG it is dark ink on white. The colours of methods can be told apart by readers
+who do not see red and green alike (M. Okabe and K. Ito, "Color Universal Design", 2008); each has its marker besides.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from overnet.benchmarks.report.contents import has_quality, in_order, speed_is_shown
+from overnet.benchmarks.report.plot_labels import name_lines, name_points
+from overnet.benchmarks.report.table import printable_text, size_text
+from overnet.benchmarks.results import BenchmarkRun, Case, CaseResult
+from overnet.errors import require
+from overnet.files.atomic import make_folder, whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's, without black and yellow, of which one cannot be seen on a dark page and the other on a white one.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+_MARKERS = "osD^vPX*"
+# Stands for the ink; no other colour is this one, so that it can be found in the SVG.
+_INK = "#1f2327"
+_GRID = "#8a9199"
+# Within a decade, by how many decades an axis spans at most.
+_STEPS = ((1.0, [1.0, 1.5, 2.0, 3.0, 5.0, 7.0]), (2.0, [1.0, 2.0, 5.0]), (3.0, [1.0, 3.0]))
+_LONGEST_LABEL = 34
+_SHORT_LABEL = 20
+_MOST_TICKS = 7
+_PANEL_INCHES = (4.7, 3.7)
+_PNG_DOTS_PER_INCH = 160
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One case in one plot: where, and how far its whisker goes."""
+
+    x: float
+    y: float
+    whisker: float | None = None
+
+
+def _label(case: Case, longest: int = _LONGEST_LABEL) -> str:
+    label = printable_text(case.name) + (f", batch {case.batch}" if case.batch > 1 else "")
+    return label if len(label) <= longest else label[: longest - 1] + "…"
+
+
+def _styles(run: BenchmarkRun) -> dict[str, dict[str, Any]]:
+    """Colour and marker of every method, the same in all plots of a run."""
+    labels = list(dict.fromkeys(_label(result.case) for result in run.results))
+    return {
+        label: {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)]}
+        for index, label in enumerate(labels)
+    }
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Matplotlib's settings for all plots; a user's own must not change them."""
+    matplotlib = require("matplotlib", extra="bench", purpose="plotting")
+    own = {
+        "backend": "agg",
+        "svg.hashsalt": "overnet",
+        "svg.fonttype": "none",
+        "text.parse_math": False,  # a name with dollars in it is no formula
+        "font.size": 10.0,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": _GRID,
+        "grid.alpha": 0.25,
+        "axes.axisbelow": True,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 11.0,
+        "lines.markersize": 6.0,
+        "figure.constrained_layout.use": True,
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
+    }
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(own)
+        yield
+
+
+def _figure(panels: int, *, height_inches: float = _PANEL_INCHES[1]) -> tuple[Figure, list[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - optional
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    made = Figure(figsize=(_PANEL_INCHES[0] * max(1, panels) + 0.6, height_inches))
+    FigureCanvasAgg(made)
+    return made, list(made.subplots(1, max(1, panels), squeeze=False)[0])
+
+
+def _scales(results: Sequence[CaseResult]) -> list[int]:
+    return sorted({result.case.scale for result in results})
+
+
+def _series(
+    results: Sequence[CaseResult], scale: int, point: Callable[[CaseResult], _Point | None]
+) -> dict[str, list[_Point]]:
+    series: dict[str, list[_Point]] = {}
+    for result in in_order(results):
+        if result.case.scale == scale and (made := point(result)) is not None:
+            series.setdefault(_label(result.case), []).append(made)
+    return series
+
+
+def _lines(axes: Axes, series: dict[str, list[_Point]], styles: dict[str, dict[str, Any]], **line: Any) -> None:  # noqa: ANN401
+    for label, points in series.items():
+        style = styles[label]
+        axes.plot([each.x for each in points], [each.y for each in points], linewidth=1.8, **style, **line)
+        for each in points:
+            if each.whisker is not None:
+                axes.plot([each.x, each.x], [each.y, each.whisker], color=style["color"], linewidth=1, alpha=0.7)
+
+
+def _size_axis(axes: Axes, sizes: set[tuple[int, int]]) -> None:
+    """A logarithmic axis of pixels with a tick at each size measured, thinned out where they would touch."""
+    axes.set_xscale("log")
+    by_pixels = {width * height: size_text(width, height) for width, height in sorted(sizes)}
+    pixels = sorted(by_pixels)
+    if len(pixels) > _MOST_TICKS:
+        step = math.ceil(len(pixels) / _MOST_TICKS)
+        pixels = pixels[::-1][::step][::-1]
+    axes.set_xticks(pixels, [by_pixels[each] for each in pixels])
+    axes.minorticks_off()
+    axes.tick_params(axis="x", labelrotation=20 if len(pixels) > 3 else 0)
+    axes.set_xlabel("input, pixels")
+    if len(by_pixels) == 1:
+        axes.set_xlim(pixels[0] / 2, pixels[0] * 2)
+
+
+def _plain_ticks(axis: Any, limits: tuple[float, float], suffix: str = "") -> None:  # noqa: ANN401 - XAxis or YAxis
+    """Numbers as people write them in place of powers of ten, as many as there is room for."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator  # noqa: PLC0415
+
+    decades = math.log10(limits[1] / limits[0])
+    steps = next((each for most, each in _STEPS if decades <= most), [1.0])
+    axis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}{suffix}"))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _name_lines(axes: Axes, series: dict[str, list[_Point]], styles: dict[str, dict[str, Any]]) -> None:
+    ends = {label: (points[-1].x, points[-1].y) for label, points in series.items()}
+    name_lines(axes, ends, {label: styles[label]["color"] for label in ends})
+
+
+def _latency_figure(run: BenchmarkRun) -> Figure | None:
+    def point(result: CaseResult) -> _Point | None:
+        if result.latency is None:
+            return None
+        return _Point(result.case.pixels, result.latency.host.p50_ms, result.latency.host.p99_ms)
+
+    results = [result for result in run.results if speed_is_shown(result)]
+    if not results:
+        return None
+    made, panels = _figure(len(_scales(results)))
+    for axes, scale in zip(panels, _scales(results), strict=True):
+        series = _series(results, scale, point)
+        _lines(axes, series, _styles(run))
+        axes.set_yscale("log")
+        _size_axis(axes, {(each.case.width, each.case.height) for each in results if each.case.scale == scale})
+        _plain_ticks(axes.yaxis, axes.get_ylim())
+        axes.set_title(f"x{scale}")
+        _name_lines(axes, series, _styles(run))
+    panels[0].set_ylabel("latency, ms (line: median to p99)")
+    return made
+
+
+def _memory_figure(run: BenchmarkRun) -> Figure | None:
+    def host(result: CaseResult) -> _Point | None:
+        return _Point(result.case.pixels, result.memory.peak_host_bytes / 1e6) if result.memory else None
+
+    def device(result: CaseResult) -> _Point | None:
+        if result.memory is None or not result.memory.device_bytes:
+            return None
+        return _Point(result.case.pixels, result.memory.device_bytes / 1e6)
+
+    results = [result for result in run.results if result.memory is not None]
+    if not results:
+        return None
+    made, panels = _figure(len(_scales(results)))
+    dashed = False
+    for axes, scale in zip(panels, _scales(results), strict=True):
+        series, of_device = _series(results, scale, host), _series(results, scale, device)
+        _lines(axes, series, _styles(run))
+        _lines(axes, of_device, _styles(run), linestyle="--", markerfacecolor="none")
+        dashed = dashed or bool(of_device)
+        axes.set_yscale("log")
+        _size_axis(axes, {(each.case.width, each.case.height) for each in results if each.case.scale == scale})
+        _plain_ticks(axes.yaxis, axes.get_ylim())
+        axes.set_title(f"x{scale}")
+        _name_lines(axes, series, _styles(run))
+    panels[0].set_ylabel("peak memory, MB" + (" (dashed: GPU)" if dashed else ""))
+    return made
+
+
+def _usual_size(results: Sequence[CaseResult]) -> tuple[int, int]:
+    """The size that most methods were measured at, of several the largest."""
+    counts: dict[tuple[int, int], int] = {}
+    for result in results:
+        size = result.case.width, result.case.height
+        counts[size] = counts.get(size, 0) + 1
+    return max(counts, key=lambda size: (counts[size], size[0] * size[1]))
+
+
+def _quality_figure(run: BenchmarkRun) -> Figure | None:
+    results = [result for result in run.results if speed_is_shown(result)]
+    to_truth = any(result.quality and result.quality.truth_psnr_db is not None for result in results)
+
+    def point(result: CaseResult) -> _Point | None:
+        if result.latency is None or result.quality is None:
+            return None
+        found = result.quality.truth_psnr_db if to_truth else result.quality.reference_psnr_db
+        return None if found is None else _Point(result.latency.host.p50_ms, found)
+
+    results = [result for result in results if point(result) is not None]
+    if not results:
+        return None
+    made, panels = _figure(len(_scales(results)))
+    named: list[tuple[Axes, dict[str, _Point]]] = []
+    for axes, scale in zip(panels, _scales(results), strict=True):
+        of_scale = [result for result in results if result.case.scale == scale]
+        size = _usual_size(of_scale)
+        shown = [result for result in of_scale if (result.case.width, result.case.height) == size]
+        points = {label: each[0] for label, each in _series(shown, scale, point).items()}
+        _lines(axes, {label: [each] for label, each in points.items()}, _styles(run), linestyle="none")
+        axes.set_xscale("log")
+        axes.margins(0.15, 0.15)
+        _plain_ticks(axes.xaxis, axes.get_xlim())
+        axes.set_title(f"x{scale}, {size_text(*size)}")
+        axes.set_xlabel("median latency, ms")
+        named.append((axes, points))
+    panels[0].set_ylabel("PSNR to the truth, dB" if to_truth else "PSNR to the reference, dB")
+    made.draw_without_rendering()  # only then is it known where the panels are
+    for axes, points in named:
+        name_points(axes, {label: (each.x, each.y) for label, each in points.items()})
+    return made
+
+
+def _ratio_figure(run: BenchmarkRun) -> Figure | None:
+    known = {result.case for result in run.results if has_quality(result)}
+    ratios = [each for each in run.ratios if each.case in known and each.rival in known and each.low > 0]
+    if not ratios:
+        return None
+    scales = sorted({each.case.scale for each in ratios})
+    sizes = {
+        scale: max(((each.case.width, each.case.height) for each in ratios if each.case.scale == scale), key=math.prod)
+        for scale in scales
+    }
+    shown = {
+        scale: [
+            each for each in ratios if each.case.scale == scale and (each.case.width, each.case.height) == sizes[scale]
+        ]
+        for scale in scales
+    }
+    rows = max(len(each) for each in shown.values())
+    made, panels = _figure(len(scales), height_inches=1.3 + 0.27 * rows)
+    for axes, scale in zip(panels, scales, strict=True):
+        for height, ratio in enumerate(reversed(shown[scale])):
+            style = _styles(run)[_label(ratio.case)]
+            axes.plot([ratio.low, ratio.high], [height, height], color=style["color"], linewidth=2.4, alpha=0.7)
+            axes.plot([ratio.times_as_fast], [height], linestyle="none", **style)
+        axes.axvline(1, color=_INK, linewidth=1, linestyle=":")
+        axes.set_xscale("log")
+        _plain_ticks(axes.xaxis, axes.get_xlim(), "x")
+        names = [
+            f"{_label(each.case, _SHORT_LABEL)} : {_label(each.rival, _SHORT_LABEL)}" for each in reversed(shown[scale])
+        ]
+        axes.set_yticks(range(len(names)), names)
+        axes.grid(False, axis="y")
+        axes.set_title(f"x{scale}, {size_text(*sizes[scale])}")
+        axes.set_xlabel("times as fast, with 95% interval")
+    return made
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """A plot's file name, what it shows in words, and what draws it (None: there is nothing to show)."""
+
+    name: str
+    title: str
+    draw: Callable[[BenchmarkRun], Figure | None]
+
+
+_LATENCY = _Plot("latency_by_size", "Latency by size of the input", _latency_figure)
+_QUALITY = _Plot("quality_by_latency", "Quality against latency", _quality_figure)
+_MEMORY = _Plot("memory_by_size", "Memory by size of the input", _memory_figure)
+_RATIOS = _Plot("times_as_fast", "Times as fast as rivals", _ratio_figure)
+_PLOTS = (_LATENCY, _QUALITY, _MEMORY, _RATIOS)
+
+
+def _svg(run: BenchmarkRun, plot: _Plot) -> str | None:
+    with _settings():
+        made = plot.draw(run)
+        if made is None:
+            return None
+        written = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        made.savefig(written, format="svg", transparent=True, metadata=nothing)
+    text = written.getvalue()
+    text = text[text.index("<svg") :]
+    # Several of them stand in one page, where an id may be there once only.
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{plot.name}-", text)
+    return text.replace(_INK, "currentColor")
+
+
+def latency_by_size(run: BenchmarkRun) -> str | None:
+    """Median and p99 of every method over the sizes, a panel a scale.
+
+    Returns
+    -------
+    An ``<svg>`` element; None where no case has times that may be shown.
+
+    Raises
+    ------
+    MissingDependency : matplotlib is not installed.
+    """
+    return _svg(run, _LATENCY)
+
+
+def quality_by_latency(run: BenchmarkRun) -> str | None:
+    """PSNR against median latency at the size that most methods have, a panel a scale.
+
+    To the truth where there is one, else to the reference; methods that equal it then have no place on the axis.
+
+    Returns, Raises
+    ---------------
+    As `latency_by_size`.
+    """
+    return _svg(run, _QUALITY)
+
+
+def memory_by_size(run: BenchmarkRun) -> str | None:
+    """Peak memory of the process, and the GPU's, over the sizes, a panel a scale.
+
+    Returns, Raises
+    ---------------
+    As `latency_by_size`.
+    """
+    return _svg(run, _MEMORY)
+
+
+def times_as_fast(run: BenchmarkRun) -> str | None:
+    """Ratios to the rivals with their intervals, at the largest size, a panel a scale.
+
+    Returns, Raises
+    ---------------
+    As `latency_by_size`.
+    """
+    return _svg(run, _RATIOS)
+
+
+def plots_as_svg(run: BenchmarkRun) -> dict[str, str]:
+    """All plots that have something to show, ``<svg>`` elements by title.
+
+    Raises
+    ------
+    MissingDependency : matplotlib is not installed.
+    """
+    made = {plot.title: _svg(run, plot) for plot in _PLOTS}
+    return {title: svg for title, svg in made.items() if svg is not None}
+
+
+def write_plots(run: BenchmarkRun, folder: Path, *, overwrite: bool) -> list[Path]:
+    """Write all plots that have something to show as PNG files.
+
+    Parameters
+    ----------
+    run : what was measured.
+    folder : made where it is missing.
+    overwrite : whether files of the same names may be replaced.
+
+    Returns
+    -------
+    The files' paths.
+
+    Raises
+    ------
+    MissingDependency : matplotlib is not installed.
+    OutputError : a file exists already, or cannot be written.
+    """
+    paths = []
+    with _settings():
+        make_folder(folder)
+        for plot in _PLOTS:
+            if (made := plot.draw(run)) is not None:
+                path = folder / f"{plot.name}.png"
+                with whole_file(path, overwrite=overwrite) as temporary:
+                    made.savefig(temporary, format="png", dpi=_PNG_DOTS_PER_INCH, metadata={"Software": None})
+                paths.append(path)
+    return paths

@@ -1,0 +1,99 @@
+"""The before/after slider of a report: pictures from a run, checked, as HTML."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import html
+
+from overnet.benchmarks.report.contents import has_quality, quality_words
+from overnet.benchmarks.report.table import figure, printable_text
+from overnet.benchmarks.results import BenchmarkRun, CaseResult, SamplePictures
+
+_PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+_LARGEST_SIDE = 1 << 14
+
+
+def png_size(picture: str) -> tuple[int, int] | None:
+    """Look whether a text is a PNG file in base64, as far as its beginning tells.
+
+    Parameters
+    ----------
+    picture : base64 text from a file that anyone may have written.
+
+    Returns
+    -------
+    Width and height in pixels; None where it is none.
+    """
+    try:
+        content = base64.b64decode(picture, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    if not content.startswith(_PNG_START) or len(content) < len(_PNG_START) + 8:
+        return None
+    at = len(_PNG_START)
+    width, height = (int.from_bytes(content[start : start + 4], "big") for start in (at, at + 4))
+    return (width, height) if 0 < width <= _LARGEST_SIDE and 0 < height <= _LARGEST_SIDE else None
+
+
+def slider(pictures: SamplePictures, run: BenchmarkRun) -> str:
+    """The slider for one picture, or a sentence why there is none.
+
+    Parameters
+    ----------
+    pictures : of which those are left out, and named, that are no PNG or not of the first one's size.
+    run : whose figures stand beside each method's name.
+    """
+    offered = [("bicubic enlargement", pictures.before), *pictures.after.items()]
+    if pictures.truth is not None:
+        offered.append(("the truth", pictures.truth))
+    sizes = [png_size(picture) for _, picture in offered]
+    size = next((each for each in sizes if each is not None), None)
+    shown = [each for each, found in zip(offered, sizes, strict=True) if found is not None and found == size]
+    left_out = [name for (name, _), found in zip(offered, sizes, strict=True) if found is None or found != size]
+    heading = f"<h3>{_escaped(pictures.name)}, x{pictures.scale}</h3>"
+    complaint = ""
+    if left_out:
+        names = _escaped(", ".join(left_out))
+        complaint = f'<p class="muted">Left out, as no PNG picture of the same size: {names}.</p>'
+    if size is None or len(shown) < 2:
+        return f'<div>{heading}{complaint}<p class="muted">There are no two pictures to compare.</p></div>'
+    images = "".join(
+        f'<img src="data:image/png;base64,{html.escape(picture)}" alt="{_escaped(name)}" draggable="false">'
+        for name, picture in shown
+    )
+    names_and_figures = [(name, name + _figures(name, pictures.scale, run)) for name, _ in shown]
+    choices = _choice("left", "Left", names_and_figures, 0) + _choice("right", "Right", names_and_figures, 1)
+    width, height = size
+    return (
+        f'<div class="slider">{heading}<div class="choices">{choices}</div>'
+        f'<div class="stage" data-width="{width}" data-height="{height}" style="aspect-ratio: {width} / {height}">'
+        f'{images}<span class="side left"></span><span class="side right"></span><span class="edge"></span></div>'
+        f'<input type="range" min="0" max="100" step="0.1" value="50">{complaint}</div>'
+    )
+
+
+def _choice(side: str, label: str, offered: list[tuple[str, str]], chosen: int) -> str:
+    options = "".join(
+        f'<option value="{index}" data-name="{_escaped(name)}"{" selected" if index == chosen else ""}>'
+        f"{_escaped(words)}</option>"
+        for index, (name, words) in enumerate(offered)
+    )
+    # Without autocomplete: else a browser may keep another choice than the pictures show when the page is loaded anew.
+    return f'<label>{label} <select name="{side}" autocomplete="off">{options}</select></label>'
+
+
+def _figures(name: str, scale: int, run: BenchmarkRun) -> str:
+    """What is known of a method at a scale, at its largest size, to be written after its name."""
+    found = [result for result in run.results if result.case.name == name and result.case.scale == scale]
+    found = [result for result in found if result.latency is not None and has_quality(result)]
+    if not found:
+        return ""
+    largest: CaseResult = max(found, key=lambda result: result.case.pixels)
+    case = largest.case
+    milliseconds = figure(largest.latency.host.p50_ms if largest.latency else None)
+    return f" ({quality_words(largest.quality)}; {milliseconds} ms at {case.width}x{case.height})"
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable_text(text))

@@ -1,0 +1,1 @@
+"""Measurements behind single figures of the README."""

@@ -1,0 +1,198 @@
+"""What the deployed forms of the graph gain over the plain one: arithmetic, memory, time and error, in one table.
+
+    python -m overnet.benchmarks.studies.deployed_forms
+
+Times are of one picture of 160x90 on the CPU, medians of rounds in which all forms take turns; memory is what
+TensorRT-RTX's builder states in FP16 for pictures up to 640x360, where tensorrt-rtx is installed. `trunk` is the
+default form cut off before the tail: no tail, however fast, can make the whole faster than that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from overnet.errors import OverNetError, require
+from overnet.export.engine.build import build_engine, buildable_targets
+from overnet.export.engine.profile import make_profile
+from overnet.export.graph.costs import count_costs
+from overnet.export.graph.network_graph import Form, build_onnx
+from overnet.export.precision.half import to_half
+from overnet.files.onnx_metadata import INPUT_NAME
+from overnet.network.checkpoint import load_checkpoint
+from overnet.network.deploy import LEVELS, DeployedNetwork, deploy
+from overnet.network.model import OverNet
+from overnet.system.openvino_core import openvino_core
+from overnet.weights import bundled_checkpoint
+
+HEIGHT, WIDTH = 90, 160
+FORMS: tuple[Form, ...] = ("plain", "default", "lean-memory")
+RUNTIMES = ("onnxruntime", "openvino")
+_TRUNK = "trunk"
+
+
+@dataclass
+class FormFigures:
+    """What was found out about one form at one scale.
+
+    Attributes
+    ----------
+    multiply_accumulates_per_pixel : of the input.
+    activation_memory_bytes : of the FP16 engine; None without TensorRT-RTX.
+    largest_error : from the network in PyTorch, in FP32 before rounding, where 1 is white.
+    times_ms : one a round, by runtime.
+    """
+
+    multiply_accumulates_per_pixel: float
+    activation_memory_bytes: int | None
+    largest_error: float
+    times_ms: dict[str, list[float]] = field(default_factory=dict)
+
+    def median_ms(self, runtime: str) -> float:
+        """The median of the rounds."""
+        return statistics.median(self.times_ms[runtime])
+
+
+def compare_forms(model: OverNet, scale: int, *, rounds: int, runtimes: tuple[str, ...]) -> dict[str, FormFigures]:
+    """Measure all forms at one scale, and the trunk alone.
+
+    Parameters
+    ----------
+    model : the network.
+    scale : a whole number from 1 to its overscale factor.
+    rounds : how often each is timed, after one run that is not.
+    runtimes : of `RUNTIMES`.
+    """
+    network = deploy(model)
+    graphs: dict[str, onnx.ModelProto] = {form: build_onnx(network, scale, form=form) for form in FORMS}
+    figures = {form: _figures(graph, model, scale) for form, graph in graphs.items()}
+    trunk = _trunk(network, scale)
+    figures[_TRUNK] = FormFigures(count_costs(trunk).multiply_accumulates_per_pixel, None, 0.0)
+    picture = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    for runtime in runtimes:
+        runs = {form: _loaded(runtime, graph) for form, graph in {**graphs, _TRUNK: trunk}.items()}
+        for run in runs.values():
+            run(picture)
+        for _ in range(rounds):
+            for form, run in runs.items():
+                start = time.perf_counter()
+                run(picture)
+                figures[form].times_ms.setdefault(runtime, []).append(1000 * (time.perf_counter() - start))
+    return figures
+
+
+def _figures(graph: onnx.ModelProto, model: OverNet, scale: int) -> FormFigures:
+    memory_bytes = None
+    if "tensorrt-rtx" in buildable_targets():
+        half = to_half(graph, "fp16").SerializeToString()
+        memory_bytes = build_engine(half, make_profile(None), target="tensorrt-rtx").activation_memory_bytes
+    return FormFigures(
+        count_costs(graph).multiply_accumulates_per_pixel, memory_bytes, _largest_error(graph, model, scale)
+    )
+
+
+def _trunk(network: DeployedNetwork, scale: int) -> onnx.ModelProto:
+    return _ending_in(build_onnx(network, scale), "features")
+
+
+def _ending_in(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """The graph up to one tensor."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    names = [node.output[0] for node in copy.graph.node]
+    del copy.graph.node[names.index(name) + 1 :], copy.graph.output[:]
+    copy.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", None, None, None]))
+    used = {name for node in copy.graph.node for name in node.input}
+    constants = [constant for constant in copy.graph.initializer if constant.name in used]
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(constants)
+    return copy
+
+
+def _largest_error(graph: onnx.ModelProto, model: OverNet, scale: int) -> float:
+    pictures = np.random.default_rng(1).integers(0, 256, (1, 48, 64, 3), dtype=np.uint8)
+    # What is clipped next is the picture before rounding.
+    (clip,) = [node for node in graph.graph.node if node.op_type == "Clip"]
+    computed = _loaded("onnxruntime", _ending_in(graph, clip.input[0]))(pictures) / LEVELS
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / LEVELS, scale).numpy()
+    return float(np.abs(computed - expected).max())
+
+
+def _loaded(runtime: str, model: onnx.ModelProto) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
+    """A function that runs a graph on the CPU and returns its only output."""
+    content = model.SerializeToString()
+    if runtime == "onnxruntime":
+        onnxruntime = require("onnxruntime", extra="ort", purpose="timing ONNX Runtime")
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+        def run(picture: NDArray[np.uint8]) -> NDArray[Any]:
+            result: NDArray[Any] = session.run(None, {INPUT_NAME: picture})[0]
+            return result
+
+        return run
+    core = openvino_core()
+    compiled = core.compile_model(core.read_model(content), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda picture: np.asarray(compiled(picture)[0])
+
+
+def _table(scale: int, figures: dict[str, FormFigures], runtimes: tuple[str, ...]) -> list[str]:
+    plain = figures["plain"]
+    lines = []
+    for form, found in figures.items():
+        memory = found.activation_memory_bytes
+        cells = [
+            f"x{scale}",
+            form,
+            f"{found.multiply_accumulates_per_pixel:,.0f}",
+            f"{100 * (found.multiply_accumulates_per_pixel / plain.multiply_accumulates_per_pixel - 1):+.1f} %",
+            "-" if memory is None else f"{memory / 1e6:,.1f}",
+            "-" if form == _TRUNK else f"{found.largest_error:.1e}",
+        ]
+        for runtime in runtimes:
+            milliseconds = found.median_ms(runtime)
+            cells += [f"{milliseconds:,.0f}", f"{plain.median_ms(runtime) / milliseconds:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", type=int, action="append", help="a scale; repeat for more (default: 2 and 4)")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each form is timed (default: 7)")
+    options = parser.parse_args()
+    header = [
+        "scale",
+        "form",
+        "multiply-accumulates an input pixel",
+        "more than plain",
+        "FP16 activation memory, MB",
+        "largest error",
+    ]
+    for runtime in RUNTIMES:
+        header += [f"{runtime}, ms", "times as fast as plain"]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    try:
+        model = load_checkpoint(bundled_checkpoint())
+        for scale in options.scale or (2, 4):
+            figures = compare_forms(model, scale, rounds=max(1, options.rounds), runtimes=RUNTIMES)
+            lines += _table(scale, figures, RUNTIMES)
+    except OverNetError as error:
+        sys.exit(f"deployed_forms: {error}")
+    print("\n".join(lines))  # noqa: T201 - what it is for
+
+
+if __name__ == "__main__":
+    main()

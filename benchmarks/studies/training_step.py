@@ -1,0 +1,261 @@
+"""How fast a step of training is, beside the original's step, in one table.
+
+    python -m overnet.benchmarks.studies.training_step
+
+Both train the same network (its default shape) on patches of the same sizes at the same scale, with gradients clipped
+and AdamP:
+
+- `overnet` is the step that `overnet train` takes with the preset `multiscale`: bf16 where the processor is faster in
+  it, channels last, channels mixed before the resize, freed memory kept, averaged weights.
+- `original` is the step of the paper's own code: fp32, contiguous, the head as it is written (64 channels are resized,
+  then convolved).
+
+Each has a process of its own, and they take turns, so that what slows the machine down slows both. A turn of each is a
+round; the figures are medians of rounds, and the ratio has its 95% confidence interval by the bootstrap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from overnet.benchmarks.timing_stats import ratio_of_medians
+from overnet.errors import BackendError, InputError, OverNetError, require
+
+if TYPE_CHECKING:
+    from overnet.training.patches import Batch
+    from overnet.training.settings import TrainSettings
+
+OVERNET, ORIGINAL = "overnet", "original"
+SIDES = (OVERNET, ORIGINAL)
+
+
+@dataclass(frozen=True)
+class StepSetting:
+    """What is trained in a step.
+
+    Attributes
+    ----------
+    scale : a whole one.
+    batch : patches a step.
+    patch : side of a low-resolution patch in pixels.
+    threads : that each side computes with; None leaves it to PyTorch.
+    """
+
+    scale: int
+    batch: int = 16
+    patch: int = 32
+    threads: int | None = None
+
+
+@dataclass
+class StepTimes:
+    """Seconds a step by side, one a round, in the order of the rounds."""
+
+    setting: StepSetting
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {side: [] for side in SIDES})
+
+    def patches_per_second(self, side: str) -> float:
+        """Of the median round."""
+        return self.setting.batch / statistics.median(self.seconds[side])
+
+    def speedup(self) -> tuple[float, float, float]:
+        """How many times the original's patches per second are reached, and the ends of the confidence interval."""
+        return ratio_of_medians(self.seconds[ORIGINAL], self.seconds[OVERNET])
+
+
+def compare_steps(setting: StepSetting, *, rounds: int, warm_up: int = 2) -> StepTimes:
+    """Time both sides' steps in turns.
+
+    Parameters
+    ----------
+    rounds : steps of each that are timed.
+    warm_up : steps of each before those.
+
+    Raises
+    ------
+    BackendError : a side's process was lost, as it is when memory runs out.
+    InputError : the setting is impossible.
+    MissingDependency : PyTorch is not installed.
+    """
+    require("torch", extra="train", purpose="timing a training step")
+    _settings(setting)
+    times = StepTimes(setting)
+    with _side(OVERNET, setting) as ours, _side(ORIGINAL, setting) as originals:
+        for round_number in range(-warm_up, rounds):
+            for side, step in ((OVERNET, ours), (ORIGINAL, originals)):
+                seconds = step()
+                if round_number >= 0:
+                    times.seconds[side].append(seconds)
+    return times
+
+
+@contextmanager
+def _side(side: str, setting: StepSetting) -> Iterator[Callable[[], float]]:
+    """Start a side's process, and give a function that has it take a step and returns the seconds."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_take_steps, args=(side, setting, there), daemon=True)
+    process.start()
+    there.close()
+
+    def step() -> float:
+        try:
+            here.send(True)
+            return float(here.recv())
+        except (EOFError, OSError) as error:
+            raise BackendError(f"the process of the side {side!r} was lost (did memory run out?)") from error
+
+    try:
+        yield step
+    finally:
+        here.close()
+        process.join(10)
+        process.kill()
+
+
+def _take_steps(side: str, setting: StepSetting, commands: Connection) -> None:
+    """A side's process: a step whenever it is told to."""
+    import torch  # noqa: PLC0415
+
+    if setting.threads is not None:
+        torch.set_num_threads(setting.threads)
+    step = {OVERNET: make_step, ORIGINAL: make_original_step}[side](setting)
+    while True:
+        try:
+            commands.recv()
+        except EOFError:
+            return
+        start = time.perf_counter()
+        step()
+        commands.send(time.perf_counter() - start)
+
+
+def _settings(setting: StepSetting) -> TrainSettings:
+    from overnet.training.settings import PRESETS, settings_from  # noqa: PLC0415
+
+    changes = {"scales": [setting.scale], "fractional_share": 0.0, "batch": setting.batch, "patch": setting.patch}
+    return settings_from(changes, PRESETS["multiscale"], name="the setting")
+
+
+def _batch(setting: StepSetting) -> Batch:
+    import torch  # noqa: PLC0415
+
+    from overnet.training.patches import Batch  # noqa: PLC0415
+
+    random = torch.Generator().manual_seed(0)
+    sides = (setting.patch, setting.patch * setting.scale)
+    low, high = (
+        torch.randint(0, 256, (setting.batch, side, side, 3), dtype=torch.uint8, generator=random).permute(0, 3, 1, 2)
+        for side in sides
+    )
+    return Batch(low, [high], [float(setting.scale)])
+
+
+def make_step(setting: StepSetting) -> Callable[[], float]:
+    """A function that takes a step of ours and returns its loss."""
+    import torch  # noqa: PLC0415
+
+    from overnet.network.model import OverNet  # noqa: PLC0415
+    from overnet.training.malloc import keep_freed_memory  # noqa: PLC0415
+    from overnet.training.state import new_state  # noqa: PLC0415
+    from overnet.training.step import TrainStep  # noqa: PLC0415
+
+    keep_freed_memory()
+    torch.manual_seed(0)
+    settings = _settings(setting)
+    step, batch = TrainStep(new_state(settings, OverNet(), torch.device("cpu"))), _batch(setting)
+    return lambda: _finite(step(batch, settings.learning_rate))
+
+
+def make_original_step(setting: StepSetting) -> Callable[[], float]:
+    """A function that takes a step as the original does and returns its loss."""
+    import torch  # noqa: PLC0415
+
+    from overnet.network.model import OverNet  # noqa: PLC0415
+    from overnet.training.adamp import AdamP  # noqa: PLC0415
+
+    torch.manual_seed(0)
+    settings, batch = _settings(setting), _batch(setting)
+    low, high = (picture.contiguous().float() / 255 for picture in (batch.low, *batch.targets))
+    model = OverNet().train()
+    # In evaluation the head does the same as it is written, and as the original computes it.
+    model.head.eval()
+    optimiser = AdamP(model.parameters(), settings.learning_rate)
+
+    def step() -> float:
+        optimiser.zero_grad()
+        loss = torch.nn.functional.l1_loss(model(low, setting.scale), high)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimiser.step()
+        return _finite(float(loss.detach()))
+
+    return step
+
+
+def _finite(loss: float | None) -> float:
+    if loss is None or loss != loss:  # noqa: PLR0124 - not a number
+        raise InputError("the loss is not finite: such a step does less than others")
+    return loss
+
+
+def table(results: list[StepTimes]) -> list[str]:
+    """The results as lines of Markdown."""
+    lines = [
+        "| scale | patches a step | original, patches/s | overnet, patches/s | times as fast | 95% interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    for times in results:
+        setting = times.setting
+        ratio, low, high = times.speedup()
+        lines.append(
+            f"| x{setting.scale} | {setting.batch} of {setting.patch}x{setting.patch} "
+            f"| {times.patches_per_second(ORIGINAL):.2f} | {times.patches_per_second(OVERNET):.2f} "
+            f"| {ratio:.2f} | {low:.2f} to {high:.2f} |"
+        )
+    return lines
+
+
+def _machine(threads: int | None) -> str:
+    import torch  # noqa: PLC0415
+
+    from overnet.training.step import computes_in_bf16  # noqa: PLC0415
+
+    form = "bf16" if computes_in_bf16(torch.device("cpu")) else "fp32"
+    count = torch.get_num_threads() if threads is None else threads
+    return f"{platform.machine()}, {count} threads, PyTorch {torch.__version__}; overnet computes in {form}"
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", type=int, action="append", help="a scale; repeat for more (default: 2, 3 and 4)")
+    parser.add_argument("--rounds", type=int, default=7, help="steps of each side that are timed (default: 7)")
+    parser.add_argument("--batch", type=int, default=16, help="patches a step (default: 16)")
+    parser.add_argument("--patch", type=int, default=32, help="side of a low-resolution patch, pixels (default: 32)")
+    parser.add_argument("--threads", type=int, help="CPU threads of each side (default: PyTorch's own choice)")
+    options = parser.parse_args()
+    try:
+        results = [
+            compare_steps(
+                StepSetting(scale, options.batch, options.patch, options.threads), rounds=max(1, options.rounds)
+            )
+            for scale in options.scale or (2, 3, 4)
+        ]
+    except OverNetError as error:
+        sys.exit(f"training_step: {error}")
+    print("\n".join([_machine(options.threads), "", *table(results)]))  # noqa: T201 - what it is for
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The graph that engines are built from: an ONNX file's, whose means over the picture can be read and be given.
+
+A tile has to be upscaled with the means of the picture it was cut from, or it comes out in other shades. In an engine
+nothing can be replaced later, so one engine serves whole pictures, tiles, and the collecting of their means.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import TensorProto, helper, numpy_helper
+
+from overnet.errors import ArtifactError
+from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, MEANS_NAME, USE_GIVEN_MEANS_NAME
+
+_MEAN = "GlobalAveragePool"
+
+
+def with_means(onnx_model: bytes) -> bytes:
+    """Add the means over the picture to a graph's inputs and outputs.
+
+    All of them lie in one tensor, along the channels, in the graph's order: `MEANS_NAME` is what the graph computes of
+    its picture, `GIVEN_MEANS_NAME` what it is to use instead where `USE_GIVEN_MEANS_NAME`, one number, is not 0.
+
+    Parameters
+    ----------
+    onnx_model : a graph of ours in any precision, serialised. One without means is none of ours, and returned as it is.
+
+    Returns
+    -------
+    The graph, serialised. Where the given means are not used, it computes what it did.
+
+    Raises
+    ------
+    ArtifactError : it is no whole ONNX graph.
+    """
+    try:
+        model = onnx.ModelProto.FromString(onnx_model)
+    except DecodeError as error:
+        raise ArtifactError(f"not a whole ONNX graph ({error})") from error
+    if all(node.op_type != _MEAN for node in model.graph.node):
+        return onnx_model
+    total = _make_replaceable(model)
+    graph = model.graph
+    batch = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    graph.input.extend(
+        (
+            # The same name for the batch tells a builder that it is the pictures' own.
+            helper.make_tensor_value_info(GIVEN_MEANS_NAME, TensorProto.FLOAT, [batch, total, 1, 1]),
+            # A number, not a truth value: every version of TensorRT takes FP32 at a graph's ends.
+            helper.make_tensor_value_info(USE_GIVEN_MEANS_NAME, TensorProto.FLOAT, [1, 1, 1, 1]),
+        )
+    )
+    graph.output.append(helper.make_tensor_value_info(MEANS_NAME, TensorProto.FLOAT, [batch, total, 1, 1]))
+    result: bytes = model.SerializeToString()
+    return result
+
+
+def _make_replaceable(model: onnx.ModelProto) -> int:
+    """Put a choice behind every mean, and all means together at the end; returns how many channels they have."""
+    channels = _channels_of_means(model)
+    graph = model.graph
+    nodes = [helper.make_node("Cast", [USE_GIVEN_MEANS_NAME], ["use_given"], name="use_given", to=TensorProto.BOOL)]
+    graph.initializer.append(_whole("given.axis", 1))
+    chosen: dict[str, str] = {}
+    start = 0
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = chosen.get(name, name)
+        nodes.append(node)
+        if node.op_type == _MEAN:
+            mean = node.output[0]
+            given, used = f"{mean}.given", f"{mean}.used"
+            stop = start + channels[mean]
+            bounds = [_whole(f"{given}.start", start), _whole(f"{given}.stop", stop)]
+            graph.initializer.extend(bounds)
+            inputs = [GIVEN_MEANS_NAME, *(bound.name for bound in bounds), "given.axis"]
+            nodes.append(helper.make_node("Slice", inputs, [given], name=given))
+            nodes.append(helper.make_node("Where", ["use_given", given, mean], [used], name=used))
+            chosen[mean] = used
+            start = stop
+    nodes.append(helper.make_node("Concat", list(chosen), [MEANS_NAME], name=MEANS_NAME, axis=1))
+    # Built anew: nodes cannot be put between others.
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+    return start
+
+
+def _channels_of_means(model: onnx.ModelProto) -> dict[str, int]:
+    means = {node.output[0] for node in model.graph.node if node.op_type == _MEAN}
+    values = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.value_info
+    return {value.name: value.type.tensor_type.shape.dim[1].dim_value for value in values if value.name in means}
+
+
+def _whole(name: str, value: int) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array([value], np.int64), name)

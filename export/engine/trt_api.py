@@ -1,0 +1,239 @@
+"""TensorRT and TensorRT-RTX behind one face: every use of their Python bindings for building is in this file.
+
+It works with `tensorrt` from 10.3 to 11.x and `tensorrt_rtx` 1.x. Objects of the bindings are annotated with the name
+of their class there, so that tests/export/test_trt_names.py can look up each attribute used on them in the bindings of
+each version. What only one of the two libraries has is used under ``if self.is_rtx`` or ``if not self.is_rtx``.
+
+Strong typing is asked for throughout: the number types are the graph's, and no version has flags that would matter.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from overnet.export.engine.messages import Message, Severity
+from overnet.files.engine_sidecar import TITLES, RuntimeName
+from overnet.system.environment import bindings
+
+# The bindings have no types that mypy could read. Other files that use them import these.
+Module: TypeAlias = Any
+Builder: TypeAlias = Any
+IBuilderConfig: TypeAlias = Any
+ICudaEngine: TypeAlias = Any
+IExecutionContext: TypeAlias = Any
+ILogger: TypeAlias = Any
+INetworkDefinition: TypeAlias = Any
+IOptimizationProfile: TypeAlias = Any
+ITensor: TypeAlias = Any
+ITimingCache: TypeAlias = Any
+OnnxParser: TypeAlias = Any
+ParserError: TypeAlias = Any
+Runtime: TypeAlias = Any
+
+# Of one tensor: the smallest, the one to be fastest for, the largest.
+Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+# Builds in one process go one at a time: their library has one logger.
+_one_at_a_time = threading.Lock()
+
+
+class Watcher(Protocol):
+    """What is told how far a build is. Called from the thread that builds, and nothing may be raised."""
+
+    def phase_started(self, phase: str, steps: int) -> None:
+        """A phase of so many steps began."""
+
+    def step_done(self, phase: str, step: int) -> bool:
+        """A step, counted from 0, is done; False asks the builder to stop."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output: its name, number type (as ``"UINT8"``) and shape, -1 for what varies."""
+
+    name: str
+    number_type: str
+    shape: tuple[int, ...]
+
+
+class Library:
+    """One of the two libraries.
+
+    Parameters
+    ----------
+    target : which.
+
+    Raises
+    ------
+    MissingDependency : it is not installed.
+    """
+
+    def __init__(self, target: RuntimeName) -> None:
+        self.is_rtx = target == "tensorrt-rtx"
+        self._trt: Module = bindings(target, purpose=f"building for {TITLES[target]}")
+        self._logger = _logger(self._trt)
+
+    @contextmanager
+    def listening(self, listener: Callable[[Message], None]) -> Iterator[None]:
+        """Hand each message of the library to `listener` within the context. One build at a time can listen."""
+        with _one_at_a_time:
+            self._logger.listener = listener
+            try:
+                yield
+            finally:
+                self._logger.listener = None
+
+    def start(self) -> Build | None:
+        """Begin a build; None where the library refuses, which it does for want of a GPU, with messages."""
+        try:
+            builder: Builder = self._trt.Builder(self._logger)
+        except TypeError:  # how the bindings put it that the library returned nothing
+            return None
+        return Build(self._trt, self._logger, builder, is_rtx=self.is_rtx)
+
+    def compute_capabilities(self) -> list[str]:
+        """Those that can be named as the target, such as ``"8.6"``; none for TensorRT, which builds for the device."""
+        if self.is_rtx:
+            names = [str(name) for name in self._trt.ComputeCapability.__members__]
+            return [f"{name[2:-1]}.{name[-1]}" for name in names if name.startswith("SM")]
+        return []
+
+    def activation_memory_bytes(self, serialized: bytes) -> int | None:
+        """What an engine needs beside its weights, by its own account; None where it cannot be loaded here."""
+        runtime: Runtime = self._trt.Runtime(self._logger)
+        engine: ICudaEngine = runtime.deserialize_cuda_engine(serialized)
+        return None if engine is None else int(engine.get_device_memory_size_for_profile_v2(0))
+
+
+class Build:
+    """One build, from an ONNX graph to an engine.
+
+    Parameters
+    ----------
+    trt, logger, builder : the library's.
+    is_rtx : whether it is TensorRT-RTX.
+    """
+
+    def __init__(self, trt: Module, logger: ILogger, builder: Builder, *, is_rtx: bool) -> None:
+        self.is_rtx = is_rtx
+        self._trt: Module = trt
+        self._builder: Builder = builder
+        # TensorRT 11 and TensorRT-RTX know no other typing and ignore the flag.
+        strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        # The parser does not keep the network alive, and crashes without it.
+        self._network: INetworkDefinition = builder.create_network(strongly_typed)
+        self._parser: OnnxParser = trt.OnnxParser(self._network, logger)
+        self._config: IBuilderConfig = builder.create_builder_config()
+
+    def parse(self, onnx_model: bytes) -> list[str]:
+        """Read a graph; returns what is wrong with it, nothing where it was understood."""
+        if self._parser.parse(onnx_model):
+            return []
+        return [self._parser_error(index) for index in range(self._parser.num_errors)]
+
+    def _parser_error(self, index: int) -> str:
+        error: ParserError = self._parser.get_error(index)
+        code = str(error.code()).rpartition(".")[2]
+        node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_operator() else ""
+        return f"{node}{error.desc()} [{code}]"
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """What goes into the graph."""
+        return [_tensor(self._network.get_input(index)) for index in range(self._network.num_inputs)]
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """What comes out of the graph."""
+        return [_tensor(self._network.get_output(index)) for index in range(self._network.num_outputs)]
+
+    def add_profile(self, shapes: Mapping[str, Shapes]) -> bool:
+        """Build for these shapes of the inputs that vary; False where the library refuses, with messages."""
+        wanted: IOptimizationProfile = self._builder.create_optimization_profile()
+        for tensor, (minimum, optimum, maximum) in shapes.items():
+            wanted.set_shape(tensor, minimum, optimum, maximum)
+        # The answer is the profile's number, so 0 is well.
+        return int(self._config.add_optimization_profile(wanted)) >= 0
+
+    def limit_workspace(self, workspace_bytes: int) -> None:
+        """Let no step need more scratch memory; without it, all of the device's may be used."""
+        self._config.set_memory_pool_limit(self._trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+
+    def set_compute_capability(self, capability: str) -> None:
+        """Build for devices of one kind, from `Library.compute_capabilities`, instead of Ampere and later."""
+        if self.is_rtx:
+            members = self._trt.ComputeCapability.__members__
+            self._config.num_compute_capabilities = 1
+            self._config.set_compute_capability(members[f"SM{capability.replace('.', '')}"], 0)
+
+    def use_timing_cache(self, stored: bytes) -> bool:
+        """Use timings from earlier builds, and keep those of this one; False where those are of no use here.
+
+        Without meaning for TensorRT-RTX, which times nothing while it builds.
+        """
+        cache: ITimingCache = self._config.create_timing_cache(stored)
+        if cache is not None and self._config.set_timing_cache(cache, False):
+            return True
+        self._config.set_timing_cache(self._config.create_timing_cache(b""), False)
+        return False
+
+    def timing_cache(self) -> bytes:
+        """The timings known after the build; empty where `use_timing_cache` was not called."""
+        cache: ITimingCache = self._config.get_timing_cache()
+        return b"" if cache is None else bytes(cache.serialize())
+
+    def run(self, watcher: Watcher) -> bytes | None:
+        """Build. Blocks without holding Python up; None where it failed or was stopped, with messages."""
+        monitor = _monitor(self._trt, watcher)
+        self._config.progress_monitor = monitor
+        serialized = self._builder.build_serialized_network(self._network, self._config)
+        return None if serialized is None else bytes(serialized)
+
+
+def _tensor(tensor: ITensor) -> Tensor:
+    return Tensor(str(tensor.name), str(tensor.dtype).rpartition(".")[2], tuple(tensor.shape))
+
+
+@functools.cache
+def _logger(trt: Module) -> Any:  # noqa: ANN401 - a subclass of the bindings' ILogger
+    """A library's one logger, which lives as long as the process: the library keeps it beyond any build."""
+    severities: dict[Any, Severity] = {
+        trt.ILogger.INTERNAL_ERROR: "error",
+        trt.ILogger.ERROR: "error",
+        trt.ILogger.WARNING: "warning",
+        trt.ILogger.INFO: "info",
+    }
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.listener: Callable[[Message], None] | None = None
+
+        def log(self, severity: Any, text: str) -> None:  # noqa: ANN401 - the bindings' Severity
+            listener = self.listener
+            if listener is not None:
+                listener(Message(severities.get(severity, "verbose"), text))
+
+    return Logger()
+
+
+def _monitor(trt: Module, watcher: Watcher) -> Any:  # noqa: ANN401 - a subclass of the bindings' IProgressMonitor
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            watcher.phase_started(phase_name, num_steps)
+
+        def phase_finish(self, phase_name: str) -> None:
+            pass
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return watcher.step_done(phase_name, step)
+
+    return Monitor()

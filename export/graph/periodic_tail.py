@@ -1,0 +1,225 @@
+"""The network's tail on the input's grid: no tensor on the overscaled grid, and no resize.
+
+The plain tail enlarges 64 channels u times (u: overscale factor), resizes them to s times (s: scale), and convolves.
+Here nothing is enlarged before the end. Every step is linear but the ReLU, and periodic: what happens to the u x u
+overscaled pixels of one input pixel, and to its s x s output pixels, is the same for every input pixel. So:
+
+* for each of the u x u phases, its 64 channels are computed on the input's grid, and mixed at once to 3 colours x 3 x 3
+  taps of the last convolution (mixing channels commutes with the resize);
+* the vertical resize and the vertical part of the last convolution become one convolution over input rows, from the u
+  row phases to s, and likewise the horizontal ones. What leaves are 3 s^2 channels, which a shuffle makes a picture.
+
+The borders are exact. The resize clamps to the edge of the *overscaled* picture, so a row beyond the edge repeats the
+edge's own phase; and the last convolution pads the *resized* picture with zeros, so for the tap that looks up, the rows
+beyond the edge are given values for which the resized row above the picture is zero (a linear condition).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overnet.export.graph.builder import GraphBuilder
+from overnet.imaging.resample import NETWORK_SHARPNESS, cubic_kernel
+from overnet.network.deploy import Convolution, DeployedNetwork
+
+_COLOURS = 3
+_TAPS = 3
+_LAST = np.iinfo(np.int64).max
+
+
+def _taps(position: float) -> dict[int, float]:
+    """The pixels that the network's bicubic resize takes at a position, and their weights; pixel centres are whole."""
+    indices = int(np.floor(position)) + np.arange(-1, 3)
+    weights = cubic_kernel((position - indices).astype(np.float64), NETWORK_SHARPNESS)
+    return {int(index): float(weight) for index, weight in zip(indices, weights, strict=True) if abs(weight) > 1e-12}
+
+
+@dataclass(frozen=True)
+class AxisResize:
+    """Resize and last convolution along one axis, between phases on the input's grid.
+
+    Attributes
+    ----------
+    reach : how many input pixels beyond its own an output pixel takes from, on either side.
+    weights : taps x s x (2 reach + 1) x u: what an output phase takes, through a tap, from the phases of the input
+        pixels from `reach` before its own to `reach` after it.
+    before : taps x reach x u: what the edge's overscaled pixel is multiplied by to stand for those before it.
+    after : taps x reach x u: the same beyond the other edge.
+    """
+
+    reach: int
+    weights: NDArray[np.float64]
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+
+
+def axis_resize(overscale: int, scale: int) -> AxisResize:
+    """Work out the weights of `AxisResize` from the overscaled grid (u a pixel) to the output's (s a pixel)."""
+    samples = {row: _taps((row + 0.5) * overscale / scale - 0.5) for row in range(-1, scale + 1)}
+    lowest = min(min(sample) for sample in samples.values())
+    highest = max(max(sample) for sample in samples.values())
+    reach = max(-(lowest // overscale), highest // overscale, 1)
+    weights = np.zeros((_TAPS, scale, (2 * reach + 1) * overscale))
+    for tap in range(_TAPS):
+        for row in range(scale):
+            for index, weight in samples[row + tap - 1].items():
+                weights[tap, row, index + reach * overscale] = weight
+    before = np.ones((_TAPS, reach * overscale))
+    before[0] = _vanishing(samples[-1], [samples[row] for row in range(scale)], reach * overscale)
+    # Everything is symmetric: what lies after the end, read backwards, is what lies before the beginning.
+    after = before[::-1, ::-1]
+    return AxisResize(
+        reach,
+        weights.reshape(_TAPS, scale, 2 * reach + 1, overscale),
+        before.reshape(_TAPS, reach, overscale),
+        after.reshape(_TAPS, reach, overscale),
+    )
+
+
+def _vanishing(outside: dict[int, float], inside: list[dict[int, float]], count: int) -> NDArray[np.float64]:
+    """Factors for the pixels before the edge: the sample outside becomes zero, those inside see the edge repeated.
+
+    Index i stands for overscaled pixel i - count; the edge's pixel is 0. Of all solutions the smallest factors.
+    """
+    factors = np.zeros(count)
+    seen = {index for sample in inside for index in sample if index < 0}
+    for index in seen:
+        factors[index + count] = 1
+    free = [index for index in outside if index < 0 and index not in seen]
+    rest = sum(weight for index, weight in outside.items() if index >= 0 or index in seen)
+    if not free:
+        if abs(rest) > 1e-12:
+            raise ValueError("no border makes the row outside the picture vanish")
+        return factors
+    weights = np.array([outside[index] for index in free])
+    for index, factor in zip(free, -rest * weights / np.sum(weights**2), strict=True):
+        factors[index + count] = factor
+    return factors
+
+
+def periodic_tail(graph: GraphBuilder, network: DeployedNetwork, features: str, centred: str, scale: int) -> str:
+    """Add the tail.
+
+    Parameters
+    ----------
+    features : the trunk's output, N x width x H x W.
+    centred : the picture in levels, less the mean, N x 3 x H x W.
+    scale : whole, at most the overscale factor; the network has one overscaling stage.
+
+    Returns
+    -------
+    N x 3 x scale*H x scale*W, in levels with the mean added.
+    """
+    (stage,), (overscale,) = network.stages, network.stage_factors
+    axis = axis_resize(overscale, scale)
+    columns: list[str] = []
+    for column in range(overscale):
+        mixed = [_phase(graph, network, stage, features, row, column, overscale) for row in range(overscale)]
+        columns.append(_vertical(graph, mixed, axis, scale, f"tail.column.{column}"))
+    detail = _horizontal(graph, columns, axis, scale, "tail")
+    added = graph.node("Add", [detail, _base(graph, network, centred, scale)], "added")
+    return graph.node("DepthToSpace", [added], "shuffled", blocksize=scale, mode="CRD") if scale > 1 else added
+
+
+def _phase(
+    graph: GraphBuilder,
+    network: DeployedNetwork,
+    stage: Convolution,
+    features: str,
+    row: int,
+    column: int,
+    overscale: int,
+) -> str:
+    """One phase of the overscaled features, mixed: N x 27 x H x W, channels colour, column tap, row tap."""
+    name = f"tail.phase.{row}.{column}"
+    phase = row * overscale + column
+    # The shuffle takes channel c u^2 + phase to channel c of that phase.
+    assert stage.bias is not None
+    picked = Convolution(stage.weight[phase :: overscale**2], stage.bias[phase :: overscale**2], stage.groups)
+    enlarged = graph.convolution(features, picked, f"{name}.overscale", relu=True)
+    taps = network.mix.reshape(_TAPS, _TAPS, _COLOURS, -1).transpose(2, 1, 0, 3)
+    mix = Convolution(np.ascontiguousarray(taps.reshape(_COLOURS * _TAPS**2, -1, 1, 1)), None)
+    return graph.convolution(enlarged, mix, f"{name}.mix", shared="tail.mix")
+
+
+def _vertical(graph: GraphBuilder, phases: list[str], axis: AxisResize, scale: int, name: str) -> str:
+    """Row phases to output rows: N x 9 s x H x W, channels colour, column tap, output row."""
+    total = ""
+    for phase, mixed in enumerate(phases):
+        part = f"{name}.row.{phase}"
+        # Channels colour, column tap, row tap: the factor depends on the row tap alone.
+        before, after = (np.tile(side[:, :, phase], (_COLOURS * _TAPS, 1)) for side in (axis.before, axis.after))
+        padded = _padded(graph, mixed, phases[0], phases[-1], before, after, 2, part)
+        weight = np.zeros((_COLOURS, _TAPS, scale, _TAPS, _TAPS, 2 * axis.reach + 1))
+        for tap in range(_TAPS):
+            weight[:, tap, :, tap] = axis.weights[:, :, :, phase].transpose(1, 0, 2)
+        kernel = weight.reshape(_COLOURS * _TAPS * scale, _TAPS**2, -1, 1).astype(np.float32)
+        resized = graph.convolution(
+            padded, Convolution(kernel, None, _COLOURS), f"{part}.resize", shared=f"tail.row.{phase}", pads=(0, 0)
+        )
+        total = graph.node("Add", [total, resized], f"{part}.sum") if total else resized
+    return total
+
+
+def _horizontal(graph: GraphBuilder, phases: list[str], axis: AxisResize, scale: int, name: str) -> str:
+    """Column phases to output columns: N x 3 s^2 x H x W, channels colour, output row, output column."""
+    total = ""
+    for phase, resized_rows in enumerate(phases):
+        part = f"{name}.across.{phase}"
+        before, after = (
+            np.tile(np.repeat(side[:, :, phase], scale, axis=0), (_COLOURS, 1)) for side in (axis.before, axis.after)
+        )
+        padded = _padded(graph, resized_rows, phases[0], phases[-1], before, after, 3, part)
+        weight = np.zeros((_COLOURS, scale, scale, _TAPS, scale, 2 * axis.reach + 1))
+        for row in range(scale):
+            weight[:, row, :, :, row] = axis.weights[:, :, :, phase].transpose(1, 0, 2)
+        kernel = weight.reshape(_COLOURS * scale**2, _TAPS * scale, 1, -1).astype(np.float32)
+        resized = graph.convolution(padded, Convolution(kernel, None, _COLOURS), f"{part}.resize", pads=(0, 0))
+        total = graph.node("Add", [total, resized], f"{part}.sum") if total else resized
+    return total
+
+
+def _padded(
+    graph: GraphBuilder,
+    x: str,
+    first: str,
+    last: str,
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    axis: int,
+    name: str,
+) -> str:
+    """Put multiples of the first and last phase's edge around a phase, along an axis; factors are channels x reach."""
+    shape = (1, -1, 1, 1)
+    edges = {"before": (first, 0, 1, before), "after": (last, -1, _LAST, after)}
+    sides = {}
+    for side, (source, start, stop, factors) in edges.items():
+        edge = graph.slice(source, start, stop, axis)
+        strips = []
+        for index in range(factors.shape[1]):
+            factor = graph.constant(f"{name}.{side}.{index}", factors[:, index].astype(np.float32).reshape(shape))
+            strips.append(graph.node("Mul", [edge, factor], f"{name}.{side}.{index}.edge"))
+        sides[side] = strips
+    return graph.node("Concat", [*sides["before"], x, *sides["after"]], f"{name}.padded", axis=axis)
+
+
+def _base(graph: GraphBuilder, network: DeployedNetwork, centred: str, scale: int) -> str:
+    """The input resized bicubically, plus the last convolution's bias: N x 3 s^2 x H x W."""
+    if scale == 1:
+        weights = np.ones((1, 1))
+    else:
+        weights = np.zeros((scale, 5))
+        for row in range(scale):
+            for index, weight in _taps((row + 0.5) / scale - 0.5).items():
+                weights[row, index + 2] = weight
+    size = weights.shape[1]
+    kernel = np.einsum("rk,cl->rckl", weights, weights).reshape(scale**2, 1, size, size)
+    bias = np.repeat(network.exit_bias, scale**2)
+    convolution = Convolution(np.tile(kernel, (_COLOURS, 1, 1, 1)).astype(np.float32), bias, _COLOURS)
+    half = size // 2
+    pads = graph.constant("base.pads", np.array([0, 0, half, half, 0, 0, half, half], np.int64))
+    padded = graph.node("Pad", [centred, pads], "base.padded", mode="edge") if half else centred
+    return graph.convolution(padded, convolution, "base", pads=(0, 0))

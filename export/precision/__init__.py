@@ -1,0 +1,1 @@
+"""The graph in FP16, BF16 or INT8."""

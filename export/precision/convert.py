@@ -1,0 +1,65 @@
+"""An FP32 graph of ours in another precision, for which nothing but its numbers need be known. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+from onnx import helper
+
+from overnet.export.precision.fp16_range import LARGEST_HALF, nodes_beyond_half
+from overnet.export.precision.half import to_half
+from overnet.export.verify.comparison import Picture
+from overnet.files.onnx_metadata import Artifact
+
+
+@dataclass(frozen=True)
+class LoweredGraph:
+    """A graph ready to be written.
+
+    Attributes
+    ----------
+    model : in the precision that `artifact` states, which is in its metadata.
+    content : the same, serialised.
+    exact : the same graph in FP32.
+    notes : what the user should know, one line each.
+    """
+
+    model: onnx.ModelProto
+    content: bytes
+    exact: onnx.ModelProto
+    artifact: Artifact
+    notes: tuple[str, ...]
+
+
+def labelled(model: onnx.ModelProto, exact: onnx.ModelProto, artifact: Artifact, notes: list[str]) -> LoweredGraph:
+    """Write into a converted graph what it is, and check that it is whole."""
+    helper.set_model_props(model, artifact.to_metadata())
+    if artifact.precision != "bf16":
+        # The checker knows no convolution in BF16 up to opset 21, and TensorRT 10.3 no opset above 20.
+        onnx.checker.check_model(model, full_check=True)
+    return LoweredGraph(model, model.SerializeToString(), exact, artifact, tuple(notes))
+
+
+def converted(exact: onnx.ModelProto, precision: str, pictures: list[Picture]) -> tuple[onnx.ModelProto, list[str]]:
+    """Convert a graph to FP32, FP16 or BF16; with notes for the user.
+
+    Parameters
+    ----------
+    exact : in FP32, from `overnet.export.graph.network_graph.build_onnx`.
+    pictures : H x W x 3 uint8 each, on which the numbers inside are looked at: what FP16 cannot hold stays in FP32.
+    """
+    if precision == "fp32":
+        return exact, []
+    if precision == "bf16":
+        return to_half(exact, "bf16"), []
+    beyond = nodes_beyond_half(exact, pictures)
+    return to_half(exact, "fp16", keep=set(beyond)), beyond_notes(beyond)
+
+
+def beyond_notes(beyond: dict[str, float]) -> list[str]:
+    """What to say of nodes that stay in FP32, from `overnet.export.precision.fp16_range.nodes_beyond_half`."""
+    if not beyond:
+        return []
+    named = ", ".join(f"{node} ({largest:,.0f})" for node, largest in beyond.items())
+    return [f"in FP32 because their numbers come near FP16's largest, {LARGEST_HALF:,.0f}: {named}"]

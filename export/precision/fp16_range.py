@@ -1,0 +1,74 @@
+"""Which steps of a graph compute with numbers that FP16 cannot hold, or nearly not. Needs no torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from overnet.errors import require
+from overnet.system.openvino_core import openvino_core
+
+# FP16's largest number, and how much room is left under it: pictures that were not looked at may reach further.
+LARGEST_HALF = float(np.finfo(np.float16).max)
+HEADROOM = 4.0
+
+
+def nodes_beyond_half(model: onnx.ModelProto, pictures: list[NDArray[np.uint8]]) -> dict[str, float]:
+    """Find the nodes that have to stay in FP32 because their numbers, in or out, come near FP16's largest.
+
+    Parameters
+    ----------
+    model : in FP32, from `overnet.export.graph.network_graph.build_onnx`.
+    pictures : H x W x 3 uint8 each, to take the numbers from.
+
+    Returns
+    -------
+    The largest magnitude met at each such node.
+    """
+    largest: dict[str, float] = {
+        constant.name: float(np.abs(numpy_helper.to_array(constant)).max(initial=0))
+        for constant in model.graph.initializer
+        if constant.data_type == TensorProto.FLOAT
+    }
+    largest |= _largest_in_tensors(model, pictures)
+    # A weight is a known number and needs no headroom.
+    weights = {constant.name for constant in model.graph.initializer}
+    limits = {name: LARGEST_HALF / (1 if name in weights else HEADROOM) for name in largest}
+    beyond = {}
+    for node in model.graph.node:
+        found = [
+            largest[name] for name in (*node.input, *node.output) if largest.get(name, 0) > limits.get(name, np.inf)
+        ]
+        if found:
+            beyond[node.name] = max(found)
+    return beyond
+
+
+def _largest_in_tensors(model: onnx.ModelProto, pictures: list[NDArray[np.uint8]]) -> dict[str, float]:
+    """The largest magnitude in every floating-point tensor that the graph computes of the pictures."""
+    openvino = require("openvino", extra="", purpose="converting an ONNX file to FP16")
+    operators = openvino.opset13
+    graph = openvino_core().read_model(model.SerializeToString())
+    wanted = {name for node in model.graph.node for name in node.output}
+    # The magnitudes are computed in the graph: handing all tensors out takes five times the memory and time.
+    names, magnitudes = [], []
+    for operation in graph.get_ordered_ops():
+        for tensor in operation.outputs():
+            # One tensor can have several names, where a step of the ONNX graph does nothing.
+            found = wanted & tensor.get_names()
+            if found and tensor.get_element_type() == openvino.Type.f32:
+                axes = operators.constant(np.arange(len(tensor.get_partial_shape())))
+                magnitudes.append(operators.result(operators.reduce_max(operators.abs(tensor), axes, False)))
+                names.append(found)
+    measuring = openvino.Model(magnitudes, graph.get_parameters(), "magnitudes")
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino_core().compile_model(measuring, "CPU", options).create_infer_request()
+    largest: dict[str, float] = {}
+    for picture in pictures:
+        request.infer([picture[None]])
+        for found, magnitude in zip(names, request.output_tensors, strict=True):
+            for name in found:
+                largest[name] = max(largest.get(name, 0.0), float(magnitude.data))
+    return largest

@@ -1,0 +1,172 @@
+"""Which convolutions become INT8: all of them, or as many as the loss that is allowed leaves room for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+
+from overnet.errors import InputError
+from overnet.export.graph.costs import count_costs
+from overnet.export.precision.calibration import Pair, middle
+from overnet.export.precision.half import to_half
+from overnet.export.precision.quantizer import candidates, quantize
+from overnet.export.verify.declared_types import run_exactly, visit_tensors
+from overnet.files.onnx_metadata import OUTPUT_NAME
+from overnet.imaging.metrics import psnr_luma
+
+# What is done just now, how much of it is done, and how much there is; 0 of 0 where that is not known.
+Progress = Callable[[str, int, int], None]
+
+# What a layer does alone is measured on the middles of so many pictures, of so many pixels: it only has to be compared
+# with what the others do.
+_COMPARED_PICTURES, _COMPARED_SIDE = 4, 40
+
+
+@dataclass(frozen=True)
+class KeptLayer:
+    """A convolution that stays in FP16.
+
+    Attributes
+    ----------
+    loss_db : what it would cost alone, estimated from how far its quantisation moves the result.
+    """
+
+    name: str
+    loss_db: float
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """What was decided, and what it costs.
+
+    Attributes
+    ----------
+    model : in FP32 but for the levels, from `overnet.export.precision.quantizer.quantize`.
+    quantized : names of the convolutions in INT8.
+    kept : the others that could have been, the costliest first.
+    loss_db : mean PSNR on luma against the truth that is lost to INT8 and FP16 together; negative if gained.
+    share : of the graph's multiply-accumulates, in INT8; 0 to 1.
+    """
+
+    model: onnx.ModelProto
+    quantized: tuple[str, ...]
+    kept: tuple[KeptLayer, ...]
+    loss_db: float
+    share: float
+
+
+def choose_layers(
+    model: onnx.ModelProto,
+    largest: Mapping[str, float],
+    pairs: list[Pair],
+    scale: int,
+    *,
+    max_loss_db: float,
+    keep: frozenset[str] = frozenset(),
+    progress: Progress,
+) -> LayerChoice:
+    """Quantise as many convolutions as the loss allows, leaving out those that harm most for what they save.
+
+    Parameters
+    ----------
+    model : in FP32, from `overnet.export.graph.network_graph.build_onnx`.
+    largest : from `overnet.export.precision.quantizer.largest_inputs`.
+    pairs : to measure the loss on, at least one.
+    scale : the graph's; also the border left out when measuring, in pixels.
+    max_loss_db : the most PSNR on luma, mean over the pairs, that may be lost against the FP32 graph.
+    keep : nodes that compute in FP32 (see `overnet.export.precision.fp16_range`), and are not quantised.
+    progress : is told how far it is.
+
+    Raises
+    ------
+    InputError : even with a single convolution quantised, or with none, the loss is larger.
+    """
+    possible = [name for name in candidates(model) if name not in keep]
+    exact_db = _psnr_db(model, pairs, scale)
+    measured: dict[int, float] = {}
+
+    def loss_db(count: int) -> float:
+        """With the first so many of the order left out."""
+        if count not in measured:
+            chosen = set(possible) - set(order[:count])
+            lowered = to_half(quantize(model, largest, chosen), "fp16", keep=keep)
+            measured[count] = exact_db - _psnr_db(lowered, pairs, scale)
+        return measured[count]
+
+    order: list[str] = []
+    losses: dict[str, float] = {}
+    count = 0
+    if loss_db(0) > max_loss_db:
+        losses = _losses(model, largest, pairs, possible, exact_db, progress)
+        multiply_accumulates = count_costs(model).by_layer
+        order = sorted(possible, key=lambda name: -losses[name] / multiply_accumulates[name])
+        # The fewest left out with which it fits; the loss falls as more are.
+        too_few, count = 0, len(order)
+        while count - too_few > 1:
+            between = (too_few + count) // 2
+            progress("choosing the layers that stay in FP16", len(measured), math.ceil(math.log2(len(order))) + 1)
+            if loss_db(between) <= max_loss_db:
+                count = between
+            else:
+                too_few = between
+        if count == len(order):
+            raise InputError(
+                f"no layer can be INT8 within a loss of {max_loss_db:g} dB (--max-loss-db); the costliest alone, "
+                f"{order[0]}, loses {losses[order[0]]:.2f} dB: fp16 is the lowest precision for this network"
+            )
+    kept = sorted(order[:count], key=lambda name: -losses[name])
+    quantized = tuple(name for name in possible if name not in kept)
+    costs = count_costs(model)
+    total = sum(costs.by_layer.values())
+    return LayerChoice(
+        quantize(model, largest, set(quantized)),
+        quantized,
+        tuple(KeptLayer(name, losses[name]) for name in kept),
+        loss_db(count),
+        sum(costs.by_layer[name] for name in quantized) / total,
+    )
+
+
+def _psnr_db(model: onnx.ModelProto, pairs: list[Pair], scale: int) -> float:
+    """Mean PSNR on luma against the truth, computed in the types that the graph declares."""
+    return float(
+        np.mean(
+            [psnr_luma(pair.high, run_exactly(model, pair.low[None])[OUTPUT_NAME][0], border=scale) for pair in pairs]
+        )
+    )
+
+
+def _losses(
+    model: onnx.ModelProto,
+    largest: Mapping[str, float],
+    pairs: list[Pair],
+    layers: list[str],
+    exact_db: float,
+    progress: Progress,
+) -> dict[str, float]:
+    """What each layer would cost alone: the error that its quantisation adds, against the error that is there."""
+    pictures = [middle(pair.low, _COMPARED_SIDE) for pair in pairs[:_COMPARED_PICTURES]]
+    exact = [_before_rounding(model, picture) for picture in pictures]
+    there = 255**2 / 10 ** (exact_db / 10)
+    losses = {}
+    for index, name in enumerate(layers):
+        progress("finding out what each layer costs in INT8", index, len(layers))
+        alone = quantize(model, largest, {name})
+        added = [
+            float(torch.mean((_before_rounding(alone, picture) - expected) ** 2))
+            for picture, expected in zip(pictures, exact, strict=True)
+        ]
+        losses[name] = 10 * math.log10(1 + float(np.mean(added)) / there)
+    return losses
+
+
+def _before_rounding(model: onnx.ModelProto, picture: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> torch.Tensor:
+    for node, result in visit_tensors(model, picture[None]):
+        if node.op_type == "Clip":
+            return result
+    raise ValueError("the graph clips nothing: it is none of ours")

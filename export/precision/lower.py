@@ -1,0 +1,93 @@
+"""The graph of one scale in the precision that was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import onnx
+
+from overnet.export.graph.network_graph import Form, artifact_of, build_onnx
+from overnet.export.precision.calibration import pairs_of
+from overnet.export.precision.convert import LoweredGraph, beyond_notes, converted, labelled
+from overnet.export.precision.fp16_range import nodes_beyond_half
+from overnet.export.precision.half import to_half
+from overnet.export.precision.layer_choice import Progress, choose_layers
+from overnet.export.precision.quantizer import largest_inputs
+from overnet.export.verify.comparison import Picture, check_pictures
+from overnet.network.deploy import DeployedNetwork
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What INT8 is decided on.
+
+    Attributes
+    ----------
+    pictures : H x W x 3 uint8 each, from `overnet.export.precision.calibration.calibration_pictures`; with `remarks`
+        on them.
+    max_loss_db : the most PSNR on luma against the truth that it may cost on them.
+    """
+
+    pictures: list[Picture]
+    remarks: list[str]
+    max_loss_db: float
+
+
+def lower(
+    network: DeployedNetwork,
+    scale: int,
+    precision: str,
+    pictures: list[Picture],
+    *,
+    form: Form = "default",
+    significant_bits: int = 24,
+    calibration: Calibration | None = None,
+    progress: Progress,
+) -> LoweredGraph:
+    """Build the graph of one scale in one precision.
+
+    Parameters
+    ----------
+    precision : one of `overnet.files.onnx_metadata.PRECISIONS`.
+    pictures : H x W x 3 uint8 each, on which the numbers inside are looked at: what FP16 cannot hold stays in FP32.
+    form, significant_bits : as in `overnet.export.graph.network_graph.build_onnx`.
+    calibration : for INT8, and needed there.
+    progress : is told what is being done.
+
+    Raises
+    ------
+    InputError : no layer can be INT8 within the loss allowed.
+    """
+    exact = build_onnx(network, scale, form=form, significant_bits=significant_bits)
+    artifact = replace(artifact_of(network, scale), precision=precision)
+    if precision == "int8" and calibration is not None:
+        model, notes = _quantized(exact, scale, pictures, calibration, progress)
+    else:
+        model, notes = converted(exact, precision, pictures)
+    return labelled(model, exact, artifact, notes)
+
+
+def _quantized(
+    exact: onnx.ModelProto, scale: int, pictures: list[Picture], calibration: Calibration, progress: Progress
+) -> tuple[onnx.ModelProto, list[str]]:
+    progress("calibrating", 0, 0)
+    pairs = pairs_of(calibration.pictures, scale)
+    beyond = nodes_beyond_half(exact, pictures)
+    choice = choose_layers(
+        exact,
+        # The drawn pictures reach further than photographs; ranges without them cut their contrasts off.
+        largest_inputs(exact, [*(pair.low for pair in pairs), *check_pictures()]),
+        pairs,
+        scale,
+        max_loss_db=calibration.max_loss_db,
+        keep=frozenset(beyond),
+        progress=progress,
+    )
+    notes = [
+        f"{len(choice.quantized)} convolutions in INT8, {choice.share:.0%} of the multiply-accumulates; it costs "
+        f"{choice.loss_db:.3f} dB of PSNR on {len(pairs)} calibration pictures"
+    ]
+    if choice.kept:
+        named = ", ".join(f"{layer.name} ({layer.loss_db:.3f} dB)" for layer in choice.kept)
+        notes.append(f"in FP16 because of what they would cost alone: {named}")
+    return to_half(choice.model, "fp16", keep=set(beyond)), [*notes, *calibration.remarks, *beyond_notes(beyond)]

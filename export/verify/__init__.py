@@ -1,0 +1,1 @@
+"""How far an exported file is from the network."""

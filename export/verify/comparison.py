@@ -1,0 +1,104 @@
+"""How far what one thing makes of some pictures is from what another makes of them. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overnet.errors import require
+from overnet.imaging.metrics import largest_difference, psnr
+from overnet.system.openvino_core import openvino_core
+
+Picture = NDArray[np.uint8]
+# H x W x 3 to scale*H x scale*W x 3.
+Upscale = Callable[[Picture], Picture]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an exported file is from its reference, over all pictures compared.
+
+    Attributes
+    ----------
+    largest_difference : in grey levels, 0 to 255.
+    psnr_db : of the exported file's pictures against the reference's, all channels; infinite where all are equal.
+    measured_by : what ran the file.
+    reference : what ran the reference; empty where nothing had to be compared.
+    """
+
+    largest_difference: int
+    psnr_db: float
+    measured_by: str
+    reference: str
+
+    @property
+    def statement(self) -> str:
+        """How it was found out."""
+        return f"{self.measured_by}, against {self.reference}" if self.reference else self.measured_by
+
+    def worse(self, other: Parity) -> Parity:
+        """The worst of two measurements of one file."""
+        return replace(
+            self,
+            largest_difference=max(self.largest_difference, other.largest_difference),
+            psnr_db=min(self.psnr_db, other.psnr_db),
+            measured_by=f"{self.measured_by}, {other.measured_by}",
+        )
+
+
+class Referee:
+    """Holds what the reference makes of some pictures, and compares others' results with it.
+
+    Parameters
+    ----------
+    reference : the network, as `overnet.export.verify.onnx_file.in_network` gives it, or what stands for it; with its
+        name.
+    pictures : H x W x 3 uint8 each, at least one.
+    """
+
+    def __init__(self, reference: tuple[Upscale, str], pictures: list[Picture]) -> None:
+        upscale, self._name = reference
+        self._pictures = pictures
+        self._expected = [upscale(picture) for picture in pictures]
+
+    def compare(self, upscale: Upscale, measured_by: str) -> Parity:
+        """Run every picture through `upscale` and compare."""
+        largest, errors = 0, []
+        for picture, expected in zip(self._pictures, self._expected, strict=True):
+            upscaled = upscale(picture)
+            largest = max(largest, largest_difference(upscaled, expected))
+            errors.append(10 ** (-psnr(expected, upscaled, border=0) / 10))
+        mean_error = float(np.mean(errors))
+        decibels = -10 * math.log10(mean_error) if mean_error else math.inf
+        return Parity(largest, decibels, measured_by, self._name)
+
+
+def in_openvino(path: Path) -> tuple[Upscale, str]:
+    """Run a file as the runtime on a CPU does; with what to call that."""
+    openvino = require("openvino", extra="", purpose="comparing an ONNX file with the network")
+    compiled = openvino_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def upscale(picture: Picture) -> Picture:
+        upscaled: Picture = np.array(compiled(picture[None])[0])[0]
+        return upscaled
+
+    return upscale, f"OpenVINO {openvino.__version__.partition('-')[0]}"
+
+
+def check_pictures() -> list[Picture]:
+    """Pictures to compare on: smooth, sharp, noisy, black and white, of odd sizes; the same every time."""
+    random = np.random.default_rng(2021)
+    rows, columns = np.mgrid[0:61, 0:83]
+    waves = np.stack([np.sin(rows / 5 + k) * np.cos(columns / (3 + k)) for k in range(3)], axis=-1)
+    photo_like = np.clip(127 + 90 * waves + random.normal(0, 6, waves.shape), 0, 255).astype(np.uint8)
+    noise = random.integers(0, 256, (37, 48, 3), dtype=np.uint8)
+    board = np.repeat((((rows // 4 + columns // 4) % 2) * 255).astype(np.uint8)[..., None], 3, axis=2)
+    # Every other pixel: the highest frequency there is, and the largest activations.
+    fine = np.repeat((((rows + columns) % 2) * 255).astype(np.uint8)[:40, :52, None], 3, axis=2)
+    flat = [np.full((24, 32, 3), level, np.uint8) for level in (0, 255)]
+    return [photo_like, noise, board, fine, *flat]

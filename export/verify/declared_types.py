@@ -1,0 +1,184 @@
+"""What a graph computes, node by node, in exactly the number types that it declares.
+
+Runtimes on a CPU are no judge of a lower precision: they compute FP16 graphs in FP32, and some INT8 ones with
+saturation. Here every tensor is rounded to its declared type. A convolution adds up in FP32 and rounds its result, as
+tensor cores do. The operators are PyTorch's, as ONNX defines them; those that our graphs have, and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+from torch.nn import functional
+
+from overnet.files.onnx_metadata import OUTPUT_NAME
+from overnet.imaging.resample import NETWORK_SHARPNESS
+
+_TYPES: dict[int, torch.dtype] = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.BFLOAT16: torch.bfloat16,
+    TensorProto.UINT8: torch.uint8,
+    TensorProto.INT8: torch.int8,
+    TensorProto.INT64: torch.int64,
+}
+
+
+def visit_tensors(model: onnx.ModelProto, pictures: NDArray[np.uint8]) -> Iterator[tuple[onnx.NodeProto, Tensor]]:
+    """Run a graph in the types that it declares, and hand out each node with its result, in order.
+
+    Only what later nodes need is kept meanwhile.
+
+    Parameters
+    ----------
+    model : a graph of ours.
+    pictures : N x H x W x 3 uint8.
+
+    Raises
+    ------
+    NotImplementedError : the graph has an operator, or a form of one, that none of our graphs has.
+    """
+    graph = model.graph
+    known = {constant.name: _constant(constant) for constant in graph.initializer}
+    known[graph.input[0].name] = torch.from_numpy(np.ascontiguousarray(pictures))
+    last_use = {name: index for index, node in enumerate(graph.node) for name in node.input}
+    for index, node in enumerate(graph.node):
+        if node.op_type not in _OPERATORS:
+            raise NotImplementedError(f"{node.name}: the operator {node.op_type}")
+        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        with torch.inference_mode():
+            result = _OPERATORS[node.op_type](*[known[name] if name else None for name in node.input], **attributes)
+        known[node.output[0]] = result
+        for name in node.input:
+            if last_use[name] == index:
+                known.pop(name, None)
+        yield node, result
+
+
+def run_exactly(
+    model: onnx.ModelProto, pictures: NDArray[np.uint8], names: Iterable[str] | None = (OUTPUT_NAME,)
+) -> dict[str, NDArray[Any]]:
+    """Run a graph in the types that it declares.
+
+    Parameters
+    ----------
+    model : a graph of ours.
+    pictures : N x H x W x 3 uint8.
+    names : the tensors wanted; None for all.
+
+    Returns
+    -------
+    The tensors by name; floating-point ones as float32, which holds every value of the smaller types.
+    """
+    wanted = None if names is None else set(names)
+    results = {}
+    for node, result in visit_tensors(model, pictures):
+        if wanted is None or node.output[0] in wanted:
+            results[node.output[0]] = (result.float() if result.is_floating_point() else result).numpy()
+    return results
+
+
+def _constant(constant: onnx.TensorProto) -> Tensor:
+    if constant.data_type == TensorProto.BFLOAT16:
+        bits = np.frombuffer(constant.raw_data, np.int16).reshape(list(constant.dims)).copy()
+        return torch.from_numpy(bits).view(torch.bfloat16)
+    return torch.from_numpy(numpy_helper.to_array(constant).copy())
+
+
+def _cast(x: Tensor, *, to: int) -> Tensor:
+    return x.to(_TYPES[to])
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    pads: list[int],
+    kernel_shape: list[int],
+    group: int = 1,
+) -> Tensor:
+    above, left, below, right = pads
+    if (above, left) != (below, right) or list(weight.shape[2:]) != list(kernel_shape):
+        raise NotImplementedError("a convolution with different pads on either side, or of another shape than its own")
+    result = functional.conv2d(
+        x.float(), weight.float(), None if bias is None else bias.float(), padding=(above, left), groups=group
+    )
+    return result.to(x.dtype)
+
+
+def _resize(x: Tensor, region: Tensor | None, factors: Tensor, **attributes: Any) -> Tensor:  # noqa: ANN401 - whatever ONNX has
+    mode, sharpness = attributes.get("mode"), attributes.get("cubic_coeff_a")
+    if (mode, sharpness) != (b"cubic", NETWORK_SHARPNESS) or region is not None:
+        raise NotImplementedError(f"a resize of mode {mode!r} and sharpness {sharpness}")
+    size = [int(side * factor) for side, factor in zip(x.shape[2:], factors.tolist()[2:], strict=True)]
+    return functional.interpolate(x.float(), size, mode="bicubic", align_corners=False).to(x.dtype)
+
+
+def _slice(x: Tensor, start: Tensor, stop: Tensor, axis: Tensor) -> Tensor:
+    index = [slice(None)] * x.ndim
+    index[int(axis)] = slice(int(start), None if int(stop) > x.shape[int(axis)] else int(stop))
+    return x[tuple(index)]
+
+
+def _pad(x: Tensor, pads: Tensor, *rest: Tensor | None, mode: bytes = b"constant") -> Tensor:
+    _, _, above, left, _, _, below, right = pads.tolist()
+    if mode != b"edge" or rest:
+        raise NotImplementedError(f"padding of mode {mode!r}")
+    return functional.pad(x.float(), [left, right, above, below], mode="replicate").to(x.dtype)
+
+
+def _depth_to_space(x: Tensor, *, blocksize: int, mode: bytes) -> Tensor:
+    if mode != b"CRD":
+        raise NotImplementedError(f"a depth-to-space of mode {mode!r}")
+    return functional.pixel_shuffle(x, blocksize)
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)
+
+
+def _quantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int = 1) -> Tensor:
+    levels = torch.round(x.float() / _along(scale, axis, x.ndim).float())
+    return (levels + _along(zero_point, axis, x.ndim).float()).clamp(-128, 127).to(torch.int8)
+
+
+def _dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int = 1) -> Tensor:
+    levels = x.float() - _along(zero_point, axis, x.ndim).float()
+    return (levels * _along(scale, axis, x.ndim).float()).to(scale.dtype)
+
+
+def _along(values: Tensor, axis: int, dimensions: int) -> Tensor:
+    """A number for each place along one axis, in the shape that meets a tensor's; or one number for all."""
+    if values.ndim == 0:
+        return values
+    return values.reshape([-1 if place == axis else 1 for place in range(dimensions)])
+
+
+_OPERATORS: dict[str, Callable[..., Tensor]] = {
+    "Add": torch.add,
+    "Cast": _cast,
+    "Clip": torch.clamp,
+    "Concat": lambda *parts, axis: torch.cat(parts, dim=axis),
+    "Conv": _convolution,
+    "DepthToSpace": _depth_to_space,
+    "DequantizeLinear": _dequantize,
+    "GlobalAveragePool": _mean,
+    "Mul": torch.mul,
+    "Pad": _pad,
+    "QuantizeLinear": _quantize,
+    "Relu": torch.relu,
+    "Resize": _resize,
+    "Round": torch.round,
+    "Sigmoid": lambda x: torch.sigmoid(x.float()).to(x.dtype),
+    "Slice": _slice,
+    "Sub": torch.sub,
+    "Transpose": lambda x, *, perm: x.permute(perm),
+}

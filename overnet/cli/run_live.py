@@ -1,0 +1,177 @@
+"""The part of ``overnet run`` that is for cameras, network streams and GStreamer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from overnet.cli.common import complain, say
+from overnet.cli.stream_options import (
+    RAW_ONLY,
+    StreamRun,
+    parse_choice,
+    parse_rate,
+    parse_size,
+    pipe_format,
+    report_json,
+    take_output,
+)
+from overnet.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from overnet.runtime.live.open import LiveSink
+    from overnet.runtime.live.report import LiveReport
+    from overnet.runtime.live.run import LiveOutcome
+
+_STATUS_SECONDS = 0.5
+
+
+def run_live_command(run: StreamRun) -> None:
+    """Upscale a live source until it ends, and report.
+
+    Raises
+    ------
+    OverNetError : see `overnet.runtime.live.run.run_live`; and options out of range.
+    typer.BadParameter : options that do not go together.
+    """
+    from overnet.runtime.live.open import SourceOptions, open_live_source  # noqa: PLC0415
+    from overnet.runtime.live.preview import PreviewWindow  # noqa: PLC0415
+    from overnet.runtime.live.run import LiveLimits, run_live  # noqa: PLC0415
+
+    options = run.options
+    assert not isinstance(run.source, Path)
+    options.refuse(RAW_ONLY, "for standard input, and the input is another")
+    if run.video.start_seconds:
+        raise typer.BadParameter("--start: live video begins now")
+    if run.target is None and not options.show:
+        raise typer.BadParameter("--output / -o or --show is missing: nothing would come of it")
+    if options.duration is not None and not 0 < options.duration < float("inf"):
+        raise InputError(f"--duration is {options.duration:g}; it must be above 0")
+    if options.reconnect_attempts is not None and options.reconnect_attempts < 0:
+        raise InputError(f"--reconnect-attempts is {options.reconnect_attempts}; it must be 0 or more")
+    if run.video.max_frames is not None and run.video.max_frames < 1:
+        raise InputError(f"the number of frames must be 1 or more, not {run.video.max_frames}")
+    transport = parse_choice("--rtsp-transport", options.rtsp_transport, ("tcp", "udp"))
+    hardware: Any = parse_choice("--hardware", options.hardware, ("auto", "on", "off"))
+    source = open_live_source(
+        run.source,
+        SourceOptions(
+            camera_size=None if options.camera_size is None else parse_size("--camera-size", options.camera_size),
+            camera_rate=None if options.camera_rate is None else parse_rate("--camera-rate", options.camera_rate),
+            transport=transport,
+            attempts=options.reconnect_attempts,
+            hardware=hardware,
+        ),
+        lambda line: complain(line) if not run.quiet else None,
+    )
+    sink = _live_sink(run, transport=transport, hardware=hardware)
+    with contextlib.ExitStack() as stack:
+        if sink is not None and sink.pipe is not None:
+            stack.callback(sink.pipe.close)
+        upscaler = stack.enter_context(run.make_upscaler())
+        preview = stack.enter_context(PreviewWindow(f"OverNet: {run.source.name}")) if options.show else None
+        with _status_line(quiet=run.quiet) as on_status:
+            outcome = run_live(
+                source,
+                upscaler,
+                None if sink is None else sink.open,
+                preview=preview,
+                limits=LiveLimits(options.duration, run.video.max_frames),
+                on_status=on_status,
+            )
+        backend = upscaler.backend_name
+    _tell_live(run, outcome, backend)
+    if outcome.lost is not None:
+        raise outcome.lost
+
+
+def _live_sink(run: StreamRun, *, transport: str, hardware: Any) -> LiveSink | None:  # noqa: ANN401 - a choice
+    from overnet.files.atomic import exists_already, make_folder  # noqa: PLC0415
+    from overnet.runtime.live.open import LiveSink  # noqa: PLC0415
+    from overnet.runtime.video.formats import output_format  # noqa: PLC0415
+
+    target, pipe = run.target, None
+    if target is None:
+        return None
+    if not run.writes_stdout:
+        run.options.refuse({"output_format", "pixel_format"}, "for standard output, and the output is another")
+    if isinstance(target, Path):
+        if target.is_dir():
+            raise OutputError(f"{target} is a folder: name a file, such as {target / 'live.mkv'}")
+        output_format(target)
+        if target.exists() and not run.overwrite:
+            raise exists_already(target)
+        make_folder(target.parent)
+    elif target.kind == "network" and target.scheme not in ("rtsp", "rtsps"):
+        raise OutputError(f"{target.name}: results can be sent to rtsp://…; for all else use gst: or a pipe to ffmpeg")
+    elif target.kind in ("camera", "csi"):
+        raise OutputError(f"{target.name} is a camera: nothing can be written to it")
+    chosen, pixel_format = pipe_format(run.options)
+    if run.writes_stdout:
+        pipe = take_output(run)
+    sink = LiveSink(
+        target,
+        pipe=pipe,
+        pipe_format=chosen,
+        pixel_format=pixel_format,
+        codec=run.video.codec,
+        crf=run.video.crf,
+        overwrite=run.overwrite,
+        hardware=hardware,
+        transport=transport,
+    )
+    sink.check()
+    return sink
+
+
+@contextlib.contextmanager
+def _status_line(*, quiet: bool) -> Iterator[Callable[[LiveReport], None]]:
+    """A line on the terminal that says how it goes."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda report: None
+        return
+    told = 0.0
+
+    def tell(report: LiveReport) -> None:
+        nonlocal told
+        if report.frames and time.monotonic() - told >= _STATUS_SECONDS:
+            told = time.monotonic()
+            sys.stderr.write(f"\r\x1b[K{report.line()}")
+            sys.stderr.flush()
+
+    try:
+        yield tell
+    finally:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+def _tell_live(run: StreamRun, outcome: LiveOutcome, backend: str) -> None:
+    report = outcome.report
+    latency = report.latency.to_json()
+    size = "" if report.output_size is None else "{}x{}, ".format(*report.output_size)
+    again = f", {report.reconnections} reconnections" if report.reconnections else ""
+    say(
+        f"{outcome.output or run.source_name}: {size}{report.frames} frames, {report.frames_per_second:.2f} fps "
+        f"({backend}), {report.dropped} dropped{again}, latency {latency['p50']:.0f} ms (95 %: {latency['p95']:.0f}, "
+        f"most: {latency['max']:.0f})",
+        quiet=run.quiet,
+    )
+    for note in report.notes:
+        say(f"  note: {note}", quiet=run.quiet)
+    figures = {
+        **report.to_json(),
+        "input": run.source_name,
+        "output": outcome.output,
+        "backend": backend,
+        "partial": False,
+        "error": None if outcome.lost is None else str(outcome.lost),
+    }
+    report_json(run, json.dumps(figures))

@@ -1,0 +1,145 @@
+"""The part of ``overnet run`` that is for videos through standard input and output: every frame, in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from overnet.cli.stream_options import LIVE_ONLY, RAW_ONLY, StreamRun, parse_rate, parse_size, pipe_format, take_output
+from overnet.errors import InputError, OutputError
+from overnet.files.atomic import exists_already, make_folder
+from overnet.imaging.image_io import PICTURE_SUFFIXES
+from overnet.runtime.live.open import open_pipe_writer
+from overnet.runtime.plan import Job
+from overnet.runtime.upscale_file import FrameWriter, Outcome, upscale_frames
+from overnet.runtime.video.formats import output_format
+from overnet.runtime.video.raw import PIPE, PipeReader, RawFormat
+from overnet.runtime.video.reader import VideoReader
+from overnet.runtime.video.stdio import PipeInput, PipeOutput, take_stdin
+from overnet.runtime.video.writer import VideoWriter
+
+if TYPE_CHECKING:
+    from overnet.runtime.live.addresses import Address
+    from overnet.runtime.pipeline import PipelineReport
+    from overnet.runtime.upscaler import Upscaler
+    from overnet.runtime.video.frame import VideoInfo
+
+
+class PipeRun:
+    """A video that comes from a pipe, or goes to one, or both.
+
+    Parameters
+    ----------
+    run : the command line.
+
+    Attributes
+    ----------
+    job : what becomes what; a pipe's path is ``-``.
+
+    Raises
+    ------
+    InputError, OutputError : input, output or an option cannot be used.
+    typer.BadParameter : options that do not go together.
+    """
+
+    def __init__(self, run: StreamRun) -> None:
+        self._run = run
+        run.options.refuse(LIVE_ONLY, "for live sources, and the input is none")
+        source, target = run.source, run.target
+        if isinstance(source, Path):
+            run.options.refuse(RAW_ONLY, "for standard input, and the input is a file")
+            if source.suffix.lower() in PICTURE_SUFFIXES or source.is_dir():
+                raise InputError(f"{source}: only a video can go to standard output")
+        if not run.writes_stdout:
+            run.options.refuse({"output_format"}, "for standard output, and the output is a file")
+        self._raw = self._raw_format()
+        self._format, self._pixel_format = pipe_format(run.options)
+        self.job = Job(source if isinstance(source, Path) else PIPE, self._checked_target(target), "video")
+        if isinstance(source, Path):
+            # What is wrong with a file is said before anything is taken or loaded.
+            VideoReader(source, start_seconds=run.video.start_seconds).close()
+        self._input: PipeInput | None = None if isinstance(source, Path) else take_stdin()
+        self._output: PipeOutput | None = take_output(run) if run.writes_stdout else None
+
+    def upscale(
+        self, upscaler: Upscaler, *, on_frame: Callable[[PipelineReport, int | None], None] | None = None
+    ) -> Outcome:
+        """Do it; see `overnet.runtime.upscale_file.upscale_frames`."""
+        started = time.perf_counter()
+        with ExitStack() as stack:
+            if self._output is not None:
+                stack.callback(self._output.close)
+            reader = stack.enter_context(self._reader())
+            return upscale_frames(
+                reader,
+                upscaler,
+                self._writer,
+                source=self.job.source,
+                started=started,
+                on_frame=on_frame,
+                on_stop=reader.stop if isinstance(reader, PipeReader) else lambda: None,
+                on_interrupt=self._output.stop if self._output is not None else lambda: None,
+            )
+
+    def _raw_format(self) -> RawFormat | None:
+        options = self._run.options
+        if options.raw is None:
+            options.refuse({"rate"}, "for raw input: --raw WIDTHxHEIGHT is missing")
+            if options.output_format != "raw":
+                options.refuse({"pixel_format"}, "for raw video: neither --raw nor --output-format raw is given")
+            return None
+        width, height = parse_size("--raw", options.raw)
+        rate = Fraction(25) if options.rate is None else parse_rate("--rate", options.rate)
+        return RawFormat(width, height, options.pixel_format or "rgb24", rate)
+
+    def _checked_target(self, target: Address | Path | None) -> Path:
+        if target is None:
+            raise typer.BadParameter("--output / -o is missing: the file to write, or - for standard output")
+        if self._run.writes_stdout:
+            return PIPE
+        if not isinstance(target, Path):
+            raise OutputError(f"{target.name}: only live sources can go there")
+        if target.is_dir():
+            raise OutputError(f"{target} is a folder: name a file, such as {target / 'video.mkv'}")
+        output_format(target)
+        if target.exists() and not self._run.overwrite:
+            raise exists_already(target)
+        return target
+
+    def _reader(self) -> VideoReader:
+        video = self._run.video
+        if self._input is None:
+            return VideoReader(self.job.source, start_seconds=video.start_seconds, max_frames=video.max_frames)
+        return PipeReader(self._input, raw=self._raw, start_seconds=video.start_seconds, max_frames=video.max_frames)
+
+    def _writer(self, info: VideoInfo, width: int, height: int) -> FrameWriter:
+        video = self._run.video
+        if self._output is not None:
+            return open_pipe_writer(
+                self._output,
+                info,
+                width,
+                height,
+                pipe_format=self._format,
+                pixel_format=self._pixel_format,
+                codec=video.codec,
+                crf=video.crf,
+            )
+        make_folder(self.job.target.parent)
+        return VideoWriter(
+            self.job.target,
+            source=None,
+            info=info,
+            width=width,
+            height=height,
+            codec=video.codec,
+            crf=video.crf,
+            overwrite=self._run.overwrite,
+            start_seconds=video.start_seconds,
+        )

@@ -1,0 +1,148 @@
+"""What an evaluation found, set by set and picture by picture: as a table for people, and as JSON. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from overnet.evaluation.measure import Quality, mean_quality
+from overnet.files.atomic import printable
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture, or the mean over several.
+
+    Attributes
+    ----------
+    bicubic, model, reference : what each measures; `reference` is None where there is nothing to compare with.
+    """
+
+    bicubic: Quality
+    model: Quality
+    reference: Quality | None
+
+    @property
+    def gain_db(self) -> float:
+        """How much better than bicubic enlargement; not a number where both are without error."""
+        return self.model.psnr_db - self.bicubic.psnr_db
+
+    @property
+    def loss_db(self) -> float:
+        """How much worse than the reference; not a number where there is none, or both are without error."""
+        return math.nan if self.reference is None else self.reference.psnr_db - self.model.psnr_db
+
+
+@dataclass(frozen=True)
+class PictureResult(Row):
+    """One picture.
+
+    Attributes
+    ----------
+    name : of the picture.
+    width, height : of the high-resolution side, in pixels.
+    """
+
+    name: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """One set at one scale.
+
+    Attributes
+    ----------
+    folder : where it lies.
+    name : of the set.
+    low_made : how many low-resolution pictures were not given and were made.
+    model, reference : what was run, and what it is compared with, in words.
+    """
+
+    folder: Path
+    name: str
+    scale: int
+    low_made: int
+    model: str
+    reference: str | None
+    pictures: list[PictureResult]
+
+    def mean(self) -> Row:
+        """The mean over the pictures."""
+        references = [picture.reference for picture in self.pictures if picture.reference is not None]
+        return Row(
+            mean_quality([picture.bicubic for picture in self.pictures]),
+            mean_quality([picture.model for picture in self.pictures]),
+            mean_quality(references) if references else None,
+        )
+
+
+def as_table(result: SetResult) -> list[str]:
+    """A heading and the lines of a table: a row a picture, the mean last."""
+    count = len(result.pictures)
+    given = "low-resolution side made with imresize, " if result.low_made else ""
+    reference = f"; loss against {result.reference}" if result.reference else ""
+    heading = f"{printable(Path(result.name))} x{result.scale}, {given}{count} picture{'s' if count > 1 else ''}: "
+    rows = [
+        ["picture", "pixels", "bicubic", "", "model", "", "gain"],
+        ["", "", "PSNR dB", "SSIM", "PSNR dB", "SSIM", "dB"],
+    ]
+    for picture in result.pictures:
+        rows.append([printable(Path(picture.name)), f"{picture.width}x{picture.height}", *_cells(picture)])
+    rows.append(["mean", "", *_cells(result.mean())])
+    if result.reference:
+        losses = [picture.loss_db for picture in (*result.pictures, result.mean())]
+        rows = [[*row, cell] for row, cell in zip(rows, ["loss", "dB", *map(_decibels, losses)], strict=True)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        figures = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *figures]).rstrip())
+    return [f"{heading}{result.model}{reference}", *lines]
+
+
+def _cells(row: Row) -> list[str]:
+    cells = [cell for quality in (row.bicubic, row.model) for cell in (f"{quality.psnr_db:.2f}", f"{quality.ssim:.4f}")]
+    return [*cells, _decibels(row.gain_db, digits=2)]
+
+
+def _decibels(value: float, *, digits: int = 3) -> str:
+    return "-" if math.isnan(value) else f"{value:+.{digits}f}"
+
+
+def as_json(result: SetResult) -> dict[str, Any]:
+    """As a dictionary that JSON can hold: None stands for what is infinite (no error at all) or undefined."""
+    return {
+        "data": str(result.folder),
+        "set": result.name,
+        "scale": result.scale,
+        "low_resolution": "made" if result.low_made else "given",
+        "model": result.model,
+        "reference": result.reference,
+        "mean": _figures(result.mean()),
+        "pictures": [
+            {"picture": picture.name, "width": picture.width, "height": picture.height, **_figures(picture)}
+            for picture in result.pictures
+        ],
+    }
+
+
+def _figures(row: Row) -> dict[str, Any]:
+    return {
+        **_quality(row.model),
+        "bicubic": _quality(row.bicubic),
+        "reference": None if row.reference is None else _quality(row.reference),
+        "gain_db": _finite(row.gain_db),
+        "loss_db": _finite(row.loss_db),
+    }
+
+
+def _quality(quality: Quality) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in asdict(quality).items()}
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None

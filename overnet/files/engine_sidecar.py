@@ -1,0 +1,368 @@
+"""What a TensorRT engine is: an engine says nothing of itself, so ``x.engine`` has ``x.engine.json`` beside it.
+
+The sidecar is written and read here and nowhere else. It says what the engine was made from, for which machine and
+picture sizes, and how far from the network it was found to be; and it holds the engine's hash. Deserialising an engine
+is running its code, so one whose hash is another is refused before TensorRT sees it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from overnet.errors import ArtifactError
+from overnet.files.atomic import printable
+from overnet.files.onnx_metadata import Artifact
+from overnet.files.strict_json import Fields, parse_object
+
+FORMAT_VERSION = 1
+RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
+# How the libraries are called in messages.
+TITLES: dict[RuntimeName, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+
+# A profile's limits. Where a tensor has more than 2^32 elements, TensorRT-RTX 1.7.1 builds without a word and states
+# too little memory: from 3072x4096 pixels on for the bundled network, whose widest tensor has 384 channels. So the
+# most that is allowed is a 4K picture.
+LARGEST_SIDE = 16384
+LARGEST_PIXELS = 4096 * 2160
+LARGEST_BATCH = 64
+
+_LARGEST_SIDECAR_BYTES = 1 << 16
+_LARGEST_ENGINE_BYTES = 1 << 34
+_HASH = r"[0-9a-f]{64}"
+_WORDS = r"[ -~]{1,200}"
+_VERSION = r"\d+(\.\d+){1,3}[0-9A-Za-z.+-]{0,20}"
+# An engine of TensorRT-RTX for which no compute capability was named is for Ampere and later.
+_AMPERE = (8, 0)
+
+
+class StaleEngineError(ArtifactError):
+    """An engine is whole, but made for another machine or another TensorRT: one built here would do.
+
+    Attributes
+    ----------
+    mismatches : each field that differs, with both values, as `mismatches` gives them.
+    """
+
+    def __init__(self, path: Path, mismatches: list[str]) -> None:
+        super().__init__(f"{printable(path)}: made for another machine ({'; '.join(mismatches)}); export it again")
+        self.mismatches = tuple(mismatches)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What an engine is tied to.
+
+    Attributes
+    ----------
+    runtime : the library.
+    runtime_version : as its Python bindings state it.
+    device_name, compute_capability : of the GPU, such as ``"Orin"`` and ``"8.7"``; None where there is none, or for an
+        engine that is not tied to one.
+    driver : version of the NVIDIA driver. None where it cannot be found out.
+    jetpack : versions of JetPack and L4T. None where this is no Jetson.
+    operating_system, architecture : as `platform.system` and `platform.machine` name them.
+    """
+
+    runtime: RuntimeName
+    runtime_version: str
+    device_name: str | None
+    compute_capability: str | None
+    driver: str | None
+    jetpack: str | None
+    operating_system: str
+    architecture: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Which pictures an engine takes.
+
+    Attributes
+    ----------
+    minimum, optimum, maximum : height and width in pixels: of the smallest, of those that it is to be fastest for, of
+        the largest.
+    batch : the most pictures at once. One is the fewest, `batch` what it is to be fastest for.
+    """
+
+    minimum: tuple[int, int]
+    optimum: tuple[int, int]
+    maximum: tuple[int, int]
+    batch: int = 1
+
+    @property
+    def pixels(self) -> int:
+        """The most pixels that go in at once."""
+        return self.maximum[0] * self.maximum[1] * self.batch
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it takes pictures of one size only."""
+        return self.minimum == self.maximum
+
+    def flaw(self) -> str | None:
+        """What makes it impossible, to be put after its name; None where nothing does."""
+        sides = (*self.minimum, *self.optimum, *self.maximum)
+        if not all(1 <= side <= LARGEST_SIDE for side in sides):
+            return f"has a side outside 1 to {LARGEST_SIDE} pixels"
+        for axis, title in enumerate(("height", "width")):
+            low, middle, high = self.minimum[axis], self.optimum[axis], self.maximum[axis]
+            if not low <= middle <= high:
+                return f"has {title}s of {low}, {middle} and {high}, which do not grow from minimum to maximum"
+        if not 1 <= self.batch <= LARGEST_BATCH:
+            return f"has a batch of {self.batch}, outside 1 to {LARGEST_BATCH}"
+        if self.pixels > LARGEST_PIXELS:
+            return (
+                f"takes {self.pixels} pixels at once; engines are made for {LARGEST_PIXELS} (4096x2160) at most, and "
+                "larger pictures are upscaled in tiles"
+            )
+        return None
+
+    def __str__(self) -> str:
+        sizes = [f"{height}x{width}" for height, width in (self.minimum, self.optimum, self.maximum)]
+        shape = sizes[0] if self.is_static else ":".join(sizes)
+        return shape if self.batch == 1 else f"{shape}, batch {self.batch}"
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """All that is known of an engine.
+
+    Attributes
+    ----------
+    artifact : scale, precision and weights, as the ONNX file says.
+    onnx_sha256 : hash of the ONNX file that it was built from (`overnet.export.engine.engine_graph` says what is added
+        to it).
+    engine_sha256, engine_size_bytes : of the engine file.
+    environment : what it is tied to.
+    profile : which pictures it takes.
+    activation_memory_bytes : what it needs beside its weights for the largest. None where the builder did not say.
+    multiply_accumulates_per_pixel, activation_bytes_per_pixel : of the graph, as `overnet.export.graph.costs` counts
+        them.
+    psnr_db : between what it, or its graph, computes and what it was made from does: the network in PyTorch, or an ONNX
+        file. None where both are equal.
+    largest_difference : between them, in grey levels.
+    measured_by : what ran for that, and against what.
+    """
+
+    artifact: Artifact
+    onnx_sha256: str
+    engine_sha256: str
+    engine_size_bytes: int
+    environment: Environment
+    profile: Profile
+    activation_memory_bytes: int | None
+    multiply_accumulates_per_pixel: float
+    activation_bytes_per_pixel: float
+    psnr_db: float | None
+    largest_difference: int
+    measured_by: str
+
+
+def sidecar_path(engine_path: Path) -> Path:
+    """Where an engine's sidecar lies."""
+    return engine_path.with_name(f"{engine_path.name}.json")
+
+
+def sidecar_text(sidecar: Sidecar) -> str:
+    """What to write into the sidecar's file.
+
+    Raises
+    ------
+    ArtifactError : a value is out of range, so that it could not be read back.
+    """
+    environment, profile = sidecar.environment, sidecar.profile
+    content = {
+        **vars(sidecar),
+        "format": FORMAT_VERSION,
+        "artifact": sidecar.artifact.to_metadata(),
+        "environment": vars(environment),
+        "profile": vars(profile),
+    }
+    text = json.dumps(content, sort_keys=True, indent=2) + "\n"
+    _parsed(text.encode(), name="the engine's sidecar")
+    return text
+
+
+def read_sidecar(engine_path: Path) -> Sidecar:
+    """Read what is known of an engine.
+
+    Parameters
+    ----------
+    engine_path : of the engine; the sidecar lies beside it.
+
+    Raises
+    ------
+    ArtifactError : the sidecar is missing, too large, not JSON, or a field is missing, of another type or out of range.
+    """
+    path = sidecar_path(engine_path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_SIDECAR_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            f"{printable(engine_path)}: no {printable(Path(path.name))} beside it, which says what the engine is"
+        ) from error
+    except OSError as error:
+        raise ArtifactError(f"{printable(path)}: {error.strerror or error}") from error
+    if len(content) > _LARGEST_SIDECAR_BYTES:
+        raise ArtifactError(f"{printable(path)}: larger than {_LARGEST_SIDECAR_BYTES} bytes, so no sidecar of ours")
+    return _parsed(content, name=printable(path))
+
+
+def mismatches(sidecar: Sidecar, environment: Environment) -> list[str]:
+    """What makes an engine unusable in an environment: each field that differs, with both values.
+
+    An engine of TensorRT is tied to the version, the device and the platform it was built with. One of TensorRT-RTX is
+    compiled again on each device, for any from Ampere on unless one was named, and on Linux and Windows alike; but it
+    too is tied to the version.
+
+    Parameters
+    ----------
+    sidecar : the engine's.
+    environment : where it is to run, from `overnet.system.environment.current_environment`.
+    """
+    engine = sidecar.environment
+    if engine.runtime != environment.runtime:
+        return [_difference("runtime", TITLES[engine.runtime], TITLES[environment.runtime])]
+    compared = [
+        (f"{TITLES[engine.runtime]} version", engine.runtime_version, environment.runtime_version),
+        ("architecture", engine.architecture, environment.architecture),
+    ]
+    tied_to_capability = engine.runtime == "tensorrt" or engine.compute_capability is not None
+    if tied_to_capability:
+        compared.append(("compute capability", engine.compute_capability or "", environment.compute_capability or ""))
+    if engine.runtime == "tensorrt":
+        compared.append(("device", engine.device_name or "", environment.device_name or ""))
+        compared.append(("operating system", engine.operating_system, environment.operating_system))
+    found = [_difference(title, there, here) for title, there, here in compared if there != here]
+    here = environment.compute_capability
+    if not tied_to_capability and here is not None and _capability(here) < _AMPERE:
+        found.append(_difference("compute capability", "8.0 or later", here))
+    return found
+
+
+def remarks(sidecar: Sidecar, environment: Environment) -> list[str]:
+    """What differs but leaves a TensorRT engine usable, though perhaps not as fast: driver and JetPack."""
+    engine = sidecar.environment
+    if engine.runtime != "tensorrt" or environment.runtime != "tensorrt":
+        return []
+    compared = [
+        ("driver", _major(engine.driver), _major(environment.driver)),
+        ("JetPack", engine.jetpack or "", environment.jetpack or ""),
+    ]
+    return [_difference(title, there, here) for title, there, here in compared if there != here]
+
+
+def load_engine(path: Path, environment: Environment) -> tuple[bytes, Sidecar]:
+    """Read an engine that may be deserialised here.
+
+    Parameters
+    ----------
+    path : of the engine.
+    environment : where it is to run, from `overnet.system.environment.current_environment`.
+
+    Returns
+    -------
+    The engine as it lies in the file, and its sidecar.
+
+    Raises
+    ------
+    StaleEngineError : it is made for another environment; a caller who can may build it again.
+    ArtifactError : the engine or its sidecar is missing or damaged, or the engine is not the one the sidecar is for.
+    """
+    sidecar = read_sidecar(path)
+    try:
+        with path.open("rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            if size_bytes != sidecar.engine_size_bytes:
+                raise ArtifactError(
+                    f"{printable(path)}: {size_bytes} bytes; its sidecar is for {sidecar.engine_size_bytes}"
+                )
+            serialized = file.read(size_bytes)
+    except OSError as error:
+        raise ArtifactError(f"{printable(path)}: {error.strerror or error}") from error
+    if hashlib.sha256(serialized).hexdigest() != sidecar.engine_sha256:
+        raise ArtifactError(f"{printable(path)}: not the engine that its sidecar is for (its sha256 is another)")
+    found = mismatches(sidecar, environment)
+    if found:
+        raise StaleEngineError(path, found)
+    return serialized, sidecar
+
+
+def _parsed(content: bytes, *, name: str) -> Sidecar:
+    fields = parse_object(content, name=name)
+    version = fields.whole("format", 1, 1 << 30)
+    if version > FORMAT_VERSION:
+        raise ArtifactError(f"{name}: written by a newer overnet (format {version}); upgrade this one")
+    sidecar = Sidecar(
+        artifact=_artifact(fields, name),
+        onnx_sha256=fields.text("onnx_sha256", _HASH),
+        engine_sha256=fields.text("engine_sha256", _HASH),
+        engine_size_bytes=fields.whole("engine_size_bytes", 1, _LARGEST_ENGINE_BYTES),
+        environment=_environment(fields.part("environment")),
+        profile=_profile(fields.part("profile"), name),
+        activation_memory_bytes=fields.or_none("activation_memory_bytes", lambda key: fields.whole(key, 0, 1 << 48)),
+        multiply_accumulates_per_pixel=fields.number("multiply_accumulates_per_pixel", 0, 1e12),
+        activation_bytes_per_pixel=fields.number("activation_bytes_per_pixel", 0, 1e12),
+        psnr_db=fields.or_none("psnr_db", lambda key: fields.number(key, 0, 500)),
+        largest_difference=fields.whole("largest_difference", 0, 255),
+        measured_by=fields.text("measured_by", _WORDS),
+    )
+    fields.finish()
+    return sidecar
+
+
+def _artifact(fields: Fields, name: str) -> Artifact:
+    metadata = fields.texts("artifact", r"[ -~]{0,200}")
+    if "overnet.scale" not in metadata:
+        raise ArtifactError(f"{name}: artifact.overnet.scale is missing")
+    return Artifact.from_metadata(metadata, name=name)
+
+
+def _environment(fields: Fields) -> Environment:
+    def words(key: str) -> str:
+        return fields.text(key, _WORDS)
+
+    environment = Environment(
+        runtime=cast(RuntimeName, fields.text("runtime", "tensorrt|tensorrt-rtx")),
+        runtime_version=fields.text("runtime_version", _VERSION),
+        device_name=fields.or_none("device_name", words),
+        compute_capability=fields.or_none("compute_capability", lambda key: fields.text(key, r"\d{1,2}\.\d")),
+        driver=fields.or_none("driver", words),
+        jetpack=fields.or_none("jetpack", words),
+        operating_system=words("operating_system"),
+        architecture=words("architecture"),
+    )
+    fields.finish()
+    return environment
+
+
+def _profile(fields: Fields, name: str) -> Profile:
+    def size(key: str) -> tuple[int, int]:
+        height, width = fields.wholes(key, 2, 1, LARGEST_SIDE)
+        return height, width
+
+    profile = Profile(size("minimum"), size("optimum"), size("maximum"), fields.whole("batch", 1, LARGEST_BATCH))
+    fields.finish()
+    flaw = profile.flaw()
+    if flaw:
+        raise ArtifactError(f"{name}: profile {flaw}")
+    return profile
+
+
+def _difference(title: str, there: str, here: str) -> str:
+    return f"{title}: engine {there or 'unknown'}, here {here or 'unknown'}"
+
+
+def _major(version: str | None) -> str:
+    return version.partition(".")[0] if version else ""
+
+
+def _capability(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    return int(major), int(minor)

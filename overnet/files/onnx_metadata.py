@@ -1,0 +1,202 @@
+"""What an exported file is: its scale, precision, overscale factor and the hash of its weights.
+
+An ONNX file of ours describes itself through its metadata. It is written and read here and nowhere else. Reading
+needs neither onnx nor torch: the few fields wanted lie at the top level of the file's protobuf message.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from overnet.errors import ArtifactError
+
+# Metadata keys are prefixed so that they never meet another tool's.
+_PREFIX = "overnet."
+FORMAT_VERSION = 1
+
+# Of the arithmetic inside, the most exact first.
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+# How many channels and which layout every artifact has at both ends: uint8, N x H x W x 3, RGB.
+INPUT_NAME = "picture"
+OUTPUT_NAME = "upscaled"
+# Engines have these too, for tiles (`overnet.export.engine.engine_graph`). FP32, N x channels of all means x 1 x 1:
+# the means over the picture, those to use in their place, and whether to use these, one number, 0 or 1.
+MEANS_NAME = "means"
+GIVEN_MEANS_NAME = "given_means"
+USE_GIVEN_MEANS_NAME = "use_given_means"
+
+# Numbers of protobuf fields in onnx.proto: ModelProto.metadata_props; StringStringEntryProto.key and .value.
+_METADATA_FIELD, _KEY_FIELD, _VALUE_FIELD = 14, 1, 2
+_GRAPH_FIELD = 7
+_MAX_METADATA_BYTES = 1 << 20
+
+
+def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Height and width after upscaling: each times the scale, rounded to the nearest whole number (halves up)."""
+    return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What an exported file says of itself.
+
+    Attributes
+    ----------
+    scale : the factor from input to output height and width.
+    overscale : the network's overscale factor.
+    precision : of the arithmetic inside, one of `PRECISIONS`.
+    weights_sha256 : hash of the weights it was made from, as `overnet.network.checkpoint.weights_sha256` gives it.
+    producer : name and version of the program that wrote it.
+    """
+
+    scale: float
+    overscale: int
+    precision: str
+    weights_sha256: str
+    producer: str = ""
+
+    def to_metadata(self) -> dict[str, str]:
+        """The metadata entries to store in the file."""
+        return {
+            f"{_PREFIX}format": str(FORMAT_VERSION),
+            f"{_PREFIX}scale": f"{self.scale:g}",
+            f"{_PREFIX}overscale": str(self.overscale),
+            f"{_PREFIX}precision": self.precision,
+            f"{_PREFIX}weights_sha256": self.weights_sha256,
+            f"{_PREFIX}producer": self.producer,
+        }
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, str], *, name: str) -> Artifact:
+        """Read the entries back.
+
+        Parameters
+        ----------
+        metadata : all of a file's metadata entries.
+        name : the file's name, for messages.
+
+        Raises
+        ------
+        ArtifactError : an entry is missing or makes no sense.
+        """
+        entries = {key[len(_PREFIX) :]: value for key, value in metadata.items() if key.startswith(_PREFIX)}
+        if "scale" not in entries:
+            raise ArtifactError(f"{name}: an ONNX file, but not one that overnet-export made (it states no scale)")
+        try:
+            version = int(entries["format"])
+            artifact = cls(
+                scale=float(entries["scale"]),
+                overscale=int(entries["overscale"]),
+                precision=entries["precision"],
+                weights_sha256=entries["weights_sha256"],
+                producer=entries.get("producer", ""),
+            )
+        except (KeyError, ValueError) as error:
+            raise ArtifactError(f"{name}: its metadata is damaged ({error})") from error
+        if version > FORMAT_VERSION:
+            raise ArtifactError(f"{name}: written by a newer overnet (format {version}); upgrade this one")
+        if artifact.precision not in PRECISIONS:
+            raise ArtifactError(f"{name}: its metadata states a precision that is not known, {artifact.precision!r}")
+        if not (1 <= artifact.scale <= 64 and re.fullmatch(r"[0-9a-f]{64}", artifact.weights_sha256)):
+            raise ArtifactError(f"{name}: its metadata is damaged (scale {artifact.scale:g} or hash out of range)")
+        return artifact
+
+
+def read_artifact(path: Path) -> Artifact:
+    """Read what an ONNX file says of itself, without loading its graph.
+
+    Raises
+    ------
+    ArtifactError : the file is missing, empty, truncated, not ONNX, or not one of ours.
+    """
+    return Artifact.from_metadata(read_onnx_metadata(path), name=str(path))
+
+
+def read_onnx_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata entries of any ONNX file.
+
+    Raises
+    ------
+    ArtifactError : the file cannot be read, or is not a whole ONNX file.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:
+                raise ArtifactError(f"{path}: the file is empty")
+            return _metadata(file, size)
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror or error}") from error
+    except (EOFError, ValueError) as error:
+        raise ArtifactError(f"{path}: not an ONNX file, or a truncated one ({error})") from error
+
+
+def _metadata(file: BinaryIO, size: int) -> dict[str, str]:
+    metadata: dict[str, str] = {}
+    has_graph = False
+    for field, length in _length_delimited_fields(file, size):
+        if field == _METADATA_FIELD:
+            if length > _MAX_METADATA_BYTES:
+                raise ValueError(f"a metadata entry of {length} bytes")
+            key, value = _string_pair(file.read(length))
+            metadata[key] = value
+        has_graph |= field == _GRAPH_FIELD
+    if not has_graph:
+        raise ValueError("it holds no graph")
+    return metadata
+
+
+def _length_delimited_fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
+    """Walk one protobuf message's fields: yields number and length, with the file at the content's beginning."""
+    position = file.tell()
+    while position < end:
+        file.seek(position)
+        tag = _varint(file)
+        field, wire_type = tag >> 3, tag & 7
+        if wire_type == 0:
+            _varint(file)
+            length = 0
+        elif wire_type == 1:
+            length = 8
+        elif wire_type == 2:
+            length = _varint(file)
+        elif wire_type == 5:
+            length = 4
+        else:
+            raise ValueError(f"unknown wire type {wire_type}")
+        start = file.tell()
+        position = start + length
+        if field == 0:
+            raise ValueError("a field without a number")
+        if position > end:
+            raise EOFError(f"a field ends {position - end} bytes after the file")
+        if wire_type == 2:
+            yield field, length
+
+
+def _varint(file: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            raise EOFError("it ends inside a number")
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    raise ValueError("a number of more than 10 bytes")
+
+
+def _string_pair(entry: bytes) -> tuple[str, str]:
+    strings = {_KEY_FIELD: "", _VALUE_FIELD: ""}
+    file = io.BytesIO(entry)
+    for field, length in _length_delimited_fields(file, len(entry)):
+        strings[field] = file.read(length).decode("utf-8")
+    return strings[_KEY_FIELD], strings[_VALUE_FIELD]

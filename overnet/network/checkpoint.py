@@ -1,0 +1,307 @@
+"""Checkpoints in and out: the original's ``*.pth.tar``, the same with weight normalisation folded, and our own.
+
+Our own is a ``.safetensors`` file with the configuration in its metadata. Nothing here runs code from a file:
+pickles are read by torch's restricted unpickler, safetensors holds no code at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from overnet.errors import CheckpointError, require
+from overnet.files.atomic import whole_file
+from overnet.network.model import RGB_MEAN, OverNet, OverNetConfig
+
+_CONFIG_KEY = "overnet.config"
+
+# The original's names of the frozen layers that subtract and add the mean colour; ours is a constant of the network.
+_MEAN_LAYERS = ("sub_mean.shifter", "add_mean.shifter")
+
+# The original's names, as patterns, and ours. Numbers there count from 1.
+_NAMES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
+    (r"entry_1", lambda m: "entry"),
+    (r"GDG(\d+)\.RB(\d+)\.body\.0", lambda m: f"{_block(m)}.expand"),
+    (r"GDG(\d+)\.RB(\d+)\.body\.2", lambda m: f"{_block(m)}.reduce"),
+    (r"GDG(\d+)\.RB(\d+)\.body\.3", lambda m: f"{_block(m)}.spatial"),
+    (r"GDG(\d+)\.RB(\d+)\.SE\.conv\.0", lambda m: f"{_block(m)}.excitation.narrow"),
+    (r"GDG(\d+)\.RB(\d+)\.SE\.conv\.2", lambda m: f"{_block(m)}.excitation.widen"),
+    (r"GDG(\d+)\.RB(\d+)\.res_scale", lambda m: f"{_block(m)}.residual_scale"),
+    (r"GDG(\d+)\.RB(\d+)\.x_scale", lambda m: f"{_block(m)}.skip_scale"),
+    (r"GDG(\d+)\.reduction(\d+)\.conv", lambda m: f"trunk.members.{int(m[1]) - 1}.reductions.{int(m[2]) - 1}"),
+    (r"reduction(\d+)\.conv", lambda m: f"trunk.reductions.{int(m[1]) - 1}"),
+    (r"reduction\.conv", lambda m: "fusion"),
+    (r"Global_skip\.1", lambda m: "global_skip"),
+    (r"upsample\.up\.body\.(\d+)", lambda m: f"head.stages.{int(m[1]) // 3}"),
+    (r"exit1", lambda m: "head.exit"),
+    (r"res_scale", lambda m: "residual_scale"),
+    (r"x_scale", lambda m: "skip_scale"),
+]
+
+# How the tensors of one layer are called in the original and here, where torch's parametrisation renames them.
+_TENSORS = {
+    "weight": "weight",
+    "bias": "bias",
+    "scale": "scale",
+    "weight_g": "parametrizations.weight.original0",
+    "weight_v": "parametrizations.weight.original1",
+}
+
+
+def _block(match: re.Match[str]) -> str:
+    return f"trunk.members.{int(match[1]) - 1}.members.{int(match[2]) - 1}"
+
+
+def load_checkpoint(path: str | Path) -> OverNet:
+    """Load a network from any of the three forms, told apart by content, not by the file's name.
+
+    Returns
+    -------
+    The network in evaluation mode, on the CPU, float32; `OverNet.config` as read from the file.
+
+    Raises
+    ------
+    CheckpointError : the file is missing, empty, truncated, of another network, of the wrong shapes, or carries code.
+    MissingDependency : it is a safetensors file and safetensors is not installed.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    if not beginning:
+        raise CheckpointError(f"{path}: the file is empty")
+    if beginning[8:9] == b"{":
+        state, metadata = _read_safetensors(path)
+    elif beginning.startswith((b"PK\x03\x04", b"\x80")):
+        state, metadata = _read_pickle(path), {}
+    else:
+        raise CheckpointError(f"{path}: neither a PyTorch checkpoint nor a safetensors file")
+    with _naming(path):
+        return _network(state, metadata).eval()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name before the message of errors raised while its contents are looked at."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    safetensors = require("safetensors", extra="torch", purpose="reading a .safetensors file")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({_one_line(error)})") from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    # The original's training loop stores its best PSNR as it comes from numpy; a number carries no code.
+    numbers = [np.dtype, np.float64, np.float32, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+    try:
+        with torch.serialization.safe_globals([*numbers, *_numpy_scalar()]), warnings.catch_warnings():
+            # What torch says there is for its own developers; whether the file loads is said below.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if found:
+            raise CheckpointError(
+                f"{path}: refused: it would run code when loaded ({found[1]}); it is not a plain checkpoint"
+            ) from error
+        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or a truncated one") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
+        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or a truncated one ({_one_line(error)})") from error
+    except (zipfile.BadZipFile, struct.error, AssertionError, MemoryError, OverflowError, UnicodeError) as error:
+        raise CheckpointError(f"{path}: a damaged PyTorch checkpoint ({_one_line(error)})") from error
+    if isinstance(content, Mapping) and isinstance(content.get("model_state_dict"), Mapping):
+        content = content["model_state_dict"]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path}: a PyTorch file, but it holds no model_state_dict")
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def _numpy_scalar() -> list[tuple[Callable[..., Any], str]]:
+    """numpy's function that rebuilds a number, under the names it had in numpy 1 and has in numpy 2."""
+    rebuild = np.float64(0).__reduce__()[0]
+    assert callable(rebuild)
+    return [(rebuild, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+
+
+def _one_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0].rstrip(".")[:200] or type(error).__name__
+
+
+def _network(state: dict[str, Tensor], metadata: dict[str, str]) -> OverNet:
+    if _CONFIG_KEY in metadata:
+        config = _config_from_json(metadata[_CONFIG_KEY])
+    else:
+        state = _translated(state)
+        config = _config_from_shapes(state)
+    # Shapes are compared before anything of the file's size is allocated for the network itself.
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in OverNet(config).state_dict().items()}
+    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    if missing:
+        raise CheckpointError(f"{len(missing)} tensors are missing, the first is {missing[0]}")
+    if unexpected:
+        raise CheckpointError(f"{len(unexpected)} tensors do not belong to OverNet, the first is {unexpected[0]}")
+    for name, shape in expected.items():
+        tensor = state[name]
+        if tensor.shape != shape:
+            raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+        if not tensor.is_floating_point() or tensor.is_sparse:
+            raise CheckpointError(f"{name} is {tensor.dtype}, expected floating-point numbers")
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{name} holds NaN or infinity")
+    model = OverNet(config)
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    return model
+
+
+def _translated(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The original's names to ours; its frozen mean layers are checked and left out."""
+    ours: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        layer, _, leaf = name.removeprefix("module.").rpartition(".")
+        if layer in _MEAN_LAYERS:
+            _check_mean(name, layer, leaf, tensor)
+            continue
+        for pattern, translate in _NAMES:
+            match = re.fullmatch(pattern, layer)
+            if match and leaf in _TENSORS:
+                ours[f"{translate(match)}.{_TENSORS[leaf]}"] = tensor
+                break
+        else:
+            raise CheckpointError(f"another network's checkpoint: {name} is no tensor of OverNet")
+    return ours
+
+
+def _check_mean(name: str, layer: str, leaf: str, tensor: Tensor) -> None:
+    sign = -1 if layer.startswith("sub") else 1
+    expected = torch.eye(3).view(3, 3, 1, 1) if leaf == "weight" else sign * torch.tensor(RGB_MEAN)
+    if tensor.shape != expected.shape or not torch.allclose(tensor.float(), expected, atol=1e-4):
+        raise CheckpointError(f"{name} is not the mean colour {RGB_MEAN} that OverNet is defined with")
+
+
+def _config_from_json(text: str) -> OverNetConfig:
+    try:
+        return OverNetConfig(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"its configuration is damaged ({_one_line(error)})") from error
+
+
+def _config_from_shapes(state: dict[str, Tensor]) -> OverNetConfig:
+    """Recover the configuration from the tensors' names and shapes: the original's files do not state it."""
+    weight_normalised = "entry.parametrizations.weight.original1" in state
+    leaf = _TENSORS["weight_v"] if weight_normalised else "weight"
+
+    def channels_out(layer: str, tensor: str = leaf) -> int:
+        found = state.get(f"{layer}.{tensor}")
+        if found is None or found.ndim != 4 or not found.shape[0]:
+            raise CheckpointError(f"not an OverNet checkpoint: {layer} is missing or no convolution")
+        return found.shape[0]
+
+    def count(pattern: str) -> int:
+        return len({match[0] for name in state if (match := re.match(pattern, name))})
+
+    width = channels_out("entry")
+    narrowed = channels_out("trunk.members.0.members.0.reduce")
+    usual = OverNetConfig.bottleneck
+    first_block = "trunk.members.0.members.0"
+    stages = count(r"head\.stages\.\d+\.")
+    factor = round((channels_out("head.stages.0") / width) ** 0.5)
+    try:
+        return OverNetConfig(
+            overscale=factor**stages,
+            width=width,
+            groups=count(r"trunk\.members\.\d+\."),
+            blocks=count(r"trunk\.members\.0\.members\.\d+\."),
+            expansion=max(1, channels_out(f"{first_block}.expand") // width),
+            bottleneck=usual if int(width * usual) == narrowed else narrowed / width,
+            squeeze=max(1, width // channels_out(f"{first_block}.excitation.narrow", "weight")),
+            weight_normalised=weight_normalised,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"no OverNet has these shapes: {error}") from error
+
+
+def save_checkpoint(model: OverNet, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a network as ``.safetensors``, the configuration in its metadata; the file appears when it is whole.
+
+    Parameters
+    ----------
+    model : the network, with or without weight normalisation; stored as it is.
+    path : where to; an existing file is replaced.
+    metadata : more entries to store, such as how it was trained.
+
+    Raises
+    ------
+    OutputError : the file cannot be written.
+    """
+    safetensors = require("safetensors.torch", extra="torch", purpose="writing a .safetensors file")
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    content = safetensors.save(state, {**(metadata or {}), _CONFIG_KEY: json.dumps(asdict(model.config))})
+    with whole_file(Path(path), overwrite=True) as temporary:
+        temporary.write_bytes(_in_order(content))
+
+
+def _in_order(content: bytes) -> bytes:
+    """Put a safetensors header's entries in alphabetical order: the library's own order changes from run to run."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Read the metadata entries of a safetensors file."""
+    return _read_safetensors(Path(path))[1]
+
+
+def folded(model: OverNet) -> OverNet:
+    """Return the same network with weight normalisation folded into plain weights; a copy in evaluation mode."""
+    plain = OverNet(replace(model.config, weight_normalised=False)).eval()
+    sources = dict(model.named_modules())
+    with torch.no_grad():
+        for name, target in plain.named_modules():
+            if isinstance(target, nn.Conv2d):
+                source = sources[name]
+                assert isinstance(source, nn.Conv2d)
+                assert target.bias is not None and source.bias is not None
+                target.weight.copy_(source.weight)
+                target.bias.copy_(source.bias)
+            elif name.endswith(("residual_scale", "skip_scale")):
+                target.load_state_dict(sources[name].state_dict())
+    return plain
+
+
+def weights_sha256(model: OverNet) -> str:
+    """Hash of the folded weights (hexadecimal SHA-256): equal for the same weights in any of the three forms.
+
+    Over, for each tensor in order of our names: the name, the shape, and the values as little-endian float32.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(folded(model).state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().numpy().astype("<f4").tobytes())
+    return digest.hexdigest()

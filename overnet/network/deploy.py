@@ -1,0 +1,141 @@
+"""The network in the form it is deployed in: everything that can be folded is, and what is left is plain arrays.
+
+An exact rewriting of the trained network, up to rounding in the last place:
+
+* weight normalisation becomes plain weights, the division by 255 goes into the first and the last convolution;
+* the learned scalars go into the small tensors beside them;
+* the last convolution is taken apart into a mix of channels and a sum over its nine neighbours: mixing channels
+  commutes with a resize of each channel, so the resize can come between them and carry 9 x 3 channels instead of 64.
+
+The mean colour is subtracted in the graph, not folded into the first convolution's bias: at the border that convolution
+pads the *centred* picture with zeros, which a bias cannot express.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from overnet.network.checkpoint import folded, weights_sha256
+from overnet.network.model import DenseGroup, OverNet, OverNetConfig, ResidualBlock
+
+Array = NDArray[np.float32]
+
+# Pictures have levels 0 to 255 outside the graph, the network was trained on 0 to 1.
+LEVELS = 255.0
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Weights channels_out x channels_in/groups x rows x columns, a bias per output channel or none, and the groups."""
+
+    weight: Array
+    bias: Array | None
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class DeployedBlock:
+    """A residual block; its learned scalars as numbers."""
+
+    expand: Convolution
+    reduce: Convolution
+    spatial: Convolution
+    narrow: Convolution
+    widen: Convolution
+    residual_scale: float
+    skip_scale: float
+
+
+@dataclass(frozen=True)
+class DeployedGroup:
+    """A local dense group: its blocks and the reduction after each."""
+
+    blocks: list[DeployedBlock]
+    reductions: list[Convolution]
+
+
+@dataclass(frozen=True)
+class DeployedNetwork:
+    """All of the network's arrays in the order they are used; pictures in levels 0 to 255.
+
+    Attributes
+    ----------
+    mean : the mean colour in levels, 3.
+    mix : the last convolution's channel mix, (rows x columns x 3) x width x 1 x 1 and no bias; output channels lie
+        tap by tap: row, column, colour.
+    exit_bias : the last convolution's bias plus the mean colour, in levels, 3.
+    """
+
+    config: OverNetConfig
+    weights_sha256: str
+    mean: Array
+    entry: Convolution
+    groups: list[DeployedGroup]
+    reductions: list[Convolution]
+    fusion: Convolution
+    global_skip: Convolution
+    residual_scale: float
+    skip_scale: float
+    stages: list[Convolution]
+    stage_factors: list[int]
+    mix: Array
+    exit_bias: Array
+
+
+def deploy(model: OverNet) -> DeployedNetwork:
+    """Rewrite a trained network into its deployed form; the model is left as it is."""
+    plain = folded(model)
+    entry = _convolution(plain.entry)
+    exit_convolution = _convolution(plain.head.exit)
+    mean = _array(plain.mean).reshape(3) * np.float32(LEVELS)
+    taps = exit_convolution.weight.transpose(2, 3, 0, 1) * np.float32(LEVELS)
+    return DeployedNetwork(
+        config=plain.config,
+        weights_sha256=weights_sha256(model),
+        mean=mean,
+        entry=Convolution(entry.weight / np.float32(LEVELS), entry.bias),
+        groups=[_group(group) for group in plain.trunk.members if isinstance(group, DenseGroup)],
+        reductions=[_convolution(reduction) for reduction in plain.trunk.reductions],
+        fusion=_convolution(plain.fusion),
+        global_skip=_convolution(plain.global_skip),
+        residual_scale=plain.residual_scale.scale.item(),
+        skip_scale=plain.skip_scale.scale.item(),
+        stages=[_convolution(stage) for stage in plain.head.stages],
+        stage_factors=plain.head.stage_factors,
+        mix=np.ascontiguousarray(taps.reshape(-1, taps.shape[-1], 1, 1)),
+        exit_bias=_array(plain.head.exit.bias) * np.float32(LEVELS) + mean,
+    )
+
+
+def _group(group: DenseGroup) -> DeployedGroup:
+    return DeployedGroup(
+        blocks=[_block(block) for block in group.members if isinstance(block, ResidualBlock)],
+        reductions=[_convolution(reduction) for reduction in group.reductions],
+    )
+
+
+def _block(block: ResidualBlock) -> DeployedBlock:
+    return DeployedBlock(
+        expand=_convolution(block.expand),
+        reduce=_convolution(block.reduce),
+        spatial=_convolution(block.spatial),
+        narrow=_convolution(block.excitation.narrow),
+        widen=_convolution(block.excitation.widen),
+        residual_scale=block.residual_scale.scale.item(),
+        skip_scale=block.skip_scale.scale.item(),
+    )
+
+
+def _convolution(module: nn.Module) -> Convolution:
+    assert isinstance(module, nn.Conv2d)
+    return Convolution(_array(module.weight), _array(module.bias), module.groups)
+
+
+def _array(tensor: Any) -> Array:  # noqa: ANN401 - a parameter or a buffer
+    array: Array = tensor.detach().cpu().float().numpy().copy()
+    return array

@@ -1,0 +1,1 @@
+"""The machine: GPUs, memory, child processes. Needs no torch."""

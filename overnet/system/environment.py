@@ -1,0 +1,130 @@
+"""What machine this is, as far as a TensorRT engine is tied to it."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from overnet.errors import MissingDependency, require
+from overnet.files.engine_sidecar import TITLES, Environment, RuntimeName
+from overnet.system.cuda_device import cuda_device
+
+# Where NVIDIA's kernel module, L4T and Debian's package manager say their versions.
+_DRIVER_FILE = Path("/proc/driver/nvidia/version")
+_L4T_FILE = Path("/etc/nv_tegra_release")
+_PACKAGES_FILE = Path("/var/lib/dpkg/status")
+
+# How TensorRT gets into a virtual environment on a Jetson.
+TENSORRT_ON_JETSON = (
+    "sudo apt install python3-libnvinfer-dev, and a virtual environment made with --system-site-packages"
+)
+
+_MODULES: dict[RuntimeName, tuple[str, str]] = {
+    "tensorrt": ("tensorrt", "gpu"),
+    "tensorrt-rtx": ("tensorrt_rtx", "rtx"),
+}
+
+
+def bindings(runtime: RuntimeName, *, purpose: str) -> ModuleType:
+    """Import a library's Python bindings.
+
+    Parameters
+    ----------
+    runtime : the library.
+    purpose : what needs it, as the beginning of a sentence.
+
+    Raises
+    ------
+    MissingDependency : they are not installed, or a library that they need is missing.
+    """
+    module, extra = _MODULES[runtime]
+    try:
+        return require(module, extra=extra, purpose=purpose)
+    except MissingDependency as error:
+        if runtime == "tensorrt" and is_jetson():
+            raise MissingDependency(
+                f"{purpose} needs {module}, which on a Jetson comes with JetPack: {TENSORRT_ON_JETSON}"
+            ) from error
+        raise
+    except OSError as error:
+        # The bindings load the library itself while they are imported.
+        reason = " ".join(str(error).split())
+        raise MissingDependency(f"{purpose} needs {module}, which is installed but does not load ({reason})") from error
+
+
+def is_jetson() -> bool:
+    """Whether this machine is a Jetson."""
+    return _L4T_FILE.exists()
+
+
+def current_environment(runtime: RuntimeName, device: int = 0) -> Environment:
+    """Find out what an engine built here is tied to. What cannot be found out, such as a GPU where none is, is None.
+
+    Parameters
+    ----------
+    device : the GPU, counted from 0 among those that CUDA_VISIBLE_DEVICES leaves.
+
+    Raises
+    ------
+    MissingDependency : the library is not installed.
+    """
+    version = str(bindings(runtime, purpose=f"using {TITLES[runtime]}").__version__)
+    gpu = cuda_device(device)
+    return Environment(
+        runtime=runtime,
+        runtime_version=version,
+        device_name=gpu.name if gpu else None,
+        compute_capability=gpu.compute_capability if gpu else None,
+        driver=parse_driver_version(_text(_DRIVER_FILE)),
+        jetpack=parse_jetpack(_text(_L4T_FILE), lambda: _text(_PACKAGES_FILE)),
+        operating_system=platform.system(),
+        architecture=platform.machine(),
+    )
+
+
+def parse_driver_version(text: str) -> str | None:
+    """The driver's version in the text of ``/proc/driver/nvidia/version``, such as ``"560.35.03"``."""
+    found = re.search(r"^NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def parse_l4t_version(text: str) -> str | None:
+    """The version of L4T in the text of ``/etc/nv_tegra_release``, such as ``"36.4.3"``."""
+    found = re.search(r"^# R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", text)
+    return f"{found[1]}.{found[2]}" if found else None
+
+
+def parse_jetpack_version(packages: str) -> str | None:
+    """The version of the installed package ``nvidia-jetpack`` in the text of dpkg's status file, such as ``"6.2"``."""
+    for entry in packages.split("\n\n"):
+        if not entry.lstrip("\n").startswith("Package: nvidia-jetpack\n") or " installed\n" not in entry:
+            continue
+        found = re.search(r"^Version: (\d+(?:\.\d+)*)", entry, re.MULTILINE)
+        return found[1] if found else None
+    return None
+
+
+def parse_jetpack(release: str, read_packages: Callable[[], str]) -> str | None:
+    """JetPack and L4T in words, such as ``"6.2 (L4T 36.4.3)"``; None where this is no Jetson.
+
+    Parameters
+    ----------
+    release : the text of ``/etc/nv_tegra_release``.
+    read_packages : gives that of dpkg's status file, which is long, and read on a Jetson alone.
+    """
+    l4t = parse_l4t_version(release)
+    if l4t is None:
+        return None
+    # The package that states JetPack's own version is there only where all of JetPack was installed.
+    jetpack = parse_jetpack_version(read_packages())
+    return f"{jetpack} (L4T {l4t})" if jetpack else f"L4T {l4t}"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""Training: patches in, weights out. Needs torch."""

@@ -1,0 +1,112 @@
+"""A training run's curve as a table of comma-separated values, which grows by a line at a time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from overnet.errors import OutputError
+from overnet.files.atomic import printable, whole_file
+
+_COLUMNS = ("step", "seconds", "loss", "learning_rate", "patches_per_second")
+_PSNR_COLUMN = re.compile(r"psnr_x(\d+)_db")
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """What there is to say of a run at one step.
+
+    Attributes
+    ----------
+    step : steps done.
+    seconds : spent training, over all times that the run was started.
+    loss : mean of the steps since the point before; None where there was none.
+    learning_rate : of the last step.
+    patches_per_second : since the point before, over all processes, validations left out.
+    psnr_db : by scale, where the step was validated.
+    """
+
+    step: int
+    seconds: float
+    loss: float | None = None
+    learning_rate: float | None = None
+    patches_per_second: float | None = None
+    psnr_db: Mapping[int, float] | None = None
+
+
+class Curve:
+    """The file, one line a point under a line of names; what is not known is left empty.
+
+    Parameters
+    ----------
+    path : the file. Lines of a run that is resumed stay, up to the step at which it is; so does a column that is there.
+    scales : that are validated: each has a column ``psnr_x<scale>_db``.
+    start : the step that the run begins at (0, and then nothing is kept) or is resumed at.
+
+    Raises
+    ------
+    OutputError : the file cannot be written.
+    """
+
+    def __init__(self, path: Path, scales: list[int], start: int) -> None:
+        self._path = path
+        kept = [row for row in _read(path) if int(row["step"]) <= start] if start else []
+        known = {int(found[1]) for name in (kept[0] if kept else ()) if (found := _PSNR_COLUMN.fullmatch(name))}
+        self._scales = sorted(known | set(scales))
+        self._last_step = int(kept[-1]["step"]) if kept else -1
+        names = [*_COLUMNS, *(f"psnr_x{scale}_db" for scale in self._scales)]
+        with whole_file(path, overwrite=True) as temporary:
+            lines = [_line(names), *(_line([row.get(name, "") for name in names]) for row in kept)]
+            temporary.write_bytes(b"".join(lines))
+
+    def add(self, point: CurvePoint) -> None:
+        """Append a point; one at a step that is there stays as it is (a finished run, resumed, validates once more).
+
+        Raises
+        ------
+        OutputError : the disk is full, or the file was made unwritable.
+        """
+        if point.step <= self._last_step:
+            return
+        psnr_db = point.psnr_db or {}
+        cells = [
+            str(point.step),
+            f"{point.seconds:.1f}",
+            _number(point.loss, "6g"),
+            _number(point.learning_rate, "4g"),
+            _number(point.patches_per_second, "4g"),
+            *(_number(psnr_db.get(scale), "4f") for scale in self._scales),
+        ]
+        try:
+            # In one call of the operating system, so that a process that is killed leaves a whole line or none.
+            with self._path.open("ab", buffering=0) as file:
+                file.write(_line(cells))
+        except OSError as error:
+            raise OutputError(f"{printable(self._path)} cannot be written: {error.strerror or error}") from error
+        self._last_step = point.step
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, f".{form}")
+
+
+def _line(cells: list[str]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode()
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    """The lines of a file that are whole; of one that is not there or not ours, none."""
+    try:
+        content = path.read_bytes().decode()
+    except (OSError, ValueError):
+        return []
+    # A disk that was full, or a machine that lost its power, may leave half of the last line.
+    whole = content[: content.rfind("\n") + 1]
+    rows = list(csv.DictReader(io.StringIO(whole), restval=""))
+    return [{name: row[name] for name in row if name} for row in rows if row.get("step", "").isdecimal()]

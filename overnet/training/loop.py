@@ -1,0 +1,247 @@
+"""The training loop: patches in, weights out, and at any moment a checkpoint from which it goes on exactly."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from overnet.errors import InputError, InterruptedRun
+from overnet.training.curve import Curve
+from overnet.training.distributed import Team
+from overnet.training.malloc import keep_freed_memory
+from overnet.training.packed_images import PackedPictures
+from overnet.training.patches import Patches, load_batches, lost_worker
+from overnet.training.report import Reporter
+from overnet.training.schedule import learning_rate, share_done
+from overnet.training.state import BEST, CURVE, FINAL, TrainState
+from overnet.training.step import TrainStep
+from overnet.training.validation import Example, validate
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a run is carried out; nothing here changes its numbers.
+
+    Attributes
+    ----------
+    folder : where checkpoints and weights go; all processes and machines must see the same.
+    examples : what to validate on; none: no validation, and the best weights are not kept apart.
+    workers : processes that prepare patches.
+    save_seconds : between checkpoints.
+    timeout_seconds : how long to wait for a worker or another process before it counts as hung.
+    tensorboard : whether to write scalars and pictures to ``folder/tensorboard``.
+    say : told lines for people; only in the process that leads.
+    """
+
+    folder: Path
+    examples: list[Example] = field(default_factory=list)
+    workers: int = 1
+    save_seconds: float = 300.0
+    timeout_seconds: float = 600.0
+    tensorboard: bool = True
+    say: Callable[[str], None] = print
+
+
+class _Stopped(Exception):  # noqa: N818 - not an error
+    """Somebody asked the run to stop, and the step at hand is done."""
+
+
+def train(state: TrainState, pictures: PackedPictures, options: TrainOptions, team: Team | None = None) -> TrainState:
+    """Train until the run's length is reached.
+
+    On a CPU, what the process frees stays its own from then on (`overnet.training.malloc.keep_freed_memory`).
+
+    Parameters
+    ----------
+    state : a new run's, or a resumed one's; changed in place.
+    pictures : to cut patches from.
+    options : how.
+    team : which process this is, of those that `overnet.training.distributed.joined` brought together; left out, there
+        is one.
+
+    Returns
+    -------
+    `state`, at its end. ``last.pt``, ``best.safetensors``, ``final.safetensors`` and ``curve.csv`` are in the folder.
+
+    Raises
+    ------
+    InterruptedRun : Ctrl-C or SIGTERM; a checkpoint was written before.
+    BackendError : a process that prepares patches was lost or hangs; the last checkpoint is good.
+    OutputError : the disk is full, or the folder unwritable.
+    OverNetError : the loss was not finite too many times in a row.
+    """
+    team = team or Team()
+    patches = Patches(pictures, state.settings, rank=team.rank, world=team.world)
+    with ExitStack() as stack:
+        stop_wanted = stack.enter_context(_stop_signals())
+        reporter = stack.enter_context(closing(_reporter(state, options, team)))
+        loop = _Loop(state, patches, options, team, reporter)
+        try:
+            loop.run(stop_wanted)
+        except _Stopped as stopped:
+            raise InterruptedRun(f"interrupted after step {state.step}; --resume goes on from there") from stopped
+        except RuntimeError as error:
+            problem = lost_worker(error)
+            if problem is None:
+                raise
+            raise problem from error
+    return state
+
+
+def _reporter(state: TrainState, options: TrainOptions, team: Team) -> Reporter:
+    if not team.leads:
+        return Reporter(None, None, _silent, state.step)
+    scales = sorted({example.scale for example in options.examples})
+    curve = Curve(options.folder / CURVE, scales, state.step)
+    return Reporter(options.folder / "tensorboard" if options.tensorboard else None, curve, options.say, state.step)
+
+
+class _Loop:
+    """What a run needs while it runs."""
+
+    def __init__(
+        self, state: TrainState, patches: Patches, options: TrainOptions, team: Team, reporter: Reporter
+    ) -> None:
+        self.state, self.patches, self.options, self.team, self.reporter = state, patches, options, team, reporter
+        self.settings = state.settings
+        self.device = next(state.model.parameters()).device
+        self.step = TrainStep(state, team)
+        self.saved = self.resumed = time.monotonic()
+        self.elapsed_before = state.elapsed_seconds
+        self.share_before = share_done(self.settings, state.step, state.elapsed_seconds)
+
+    def run(self, stop_wanted: Callable[[], bool]) -> None:
+        """Step after step until the end."""
+        state = self.state
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        last = self.settings.steps if self.settings.steps is not None else 1 << 60
+        batches = load_batches(
+            self.patches,
+            state.step,
+            last,
+            workers=self.options.workers,
+            timeout_seconds=self.options.timeout_seconds,
+            pin=self.device.type == "cuda",
+        )
+        if state.step == 0:
+            self._validate()
+        while (done := self._share_done()) < 1:
+            rate = learning_rate(self.settings, state.step, done)
+            loss = self.step(next(batches), rate)
+            self._read_clock()
+            if loss is not None:
+                self.reporter.step(
+                    state.step,
+                    loss,
+                    rate,
+                    self.settings.batch,
+                    state.elapsed_seconds,
+                    self._seconds_left(),
+                    state.skipped,
+                )
+            if state.step % self.settings.validate_every == 0:
+                self._validate()
+            if self.team.agree(float(stop_wanted())):
+                self._save()
+                raise _Stopped
+            if time.monotonic() - self.saved > self.options.save_seconds:
+                self._save()
+        if state.step % self.settings.validate_every:
+            self._validate()
+        self._save()
+        if self.team.leads:
+            state.export(self.options.folder / FINAL)
+
+    def _read_clock(self) -> None:
+        self.state.elapsed_seconds = self.elapsed_before + time.monotonic() - self.resumed
+
+    def _share_done(self) -> float:
+        self._read_clock()
+        # By the clock, all processes follow one clock.
+        share = share_done(self.settings, self.state.step, self.state.elapsed_seconds)
+        return share if self.settings.minutes is None else self.team.agree(share)
+
+    def _seconds_left(self) -> float | None:
+        """By the clock, or by the steps since the run was started or resumed."""
+        share = share_done(self.settings, self.state.step, self.state.elapsed_seconds)
+        if self.settings.minutes is not None:
+            return 60 * self.settings.minutes - self.state.elapsed_seconds
+        if share <= self.share_before:
+            return None
+        return (time.monotonic() - self.resumed) / (share - self.share_before) * (1 - share)
+
+    def _validate(self) -> None:
+        """Measure the averaged weights and keep them where they are the best so far."""
+        if not self.team.leads or not self.options.examples:
+            return
+        psnr_db, pictures = validate(self.state.averaged_model(), self.options.examples)
+        mean = sum(psnr_db.values()) / len(psnr_db)
+        best = mean > self.state.best_psnr_db
+        if best:
+            self.state.best_psnr_db = mean
+            self.state.export(self.options.folder / BEST)
+        largest = max(psnr_db)
+        shown = [p for p, example in zip(pictures, self.options.examples, strict=True) if example.scale == largest]
+        self._read_clock()
+        self.reporter.validated(self.state.step, self.state.elapsed_seconds, psnr_db, shown, best=best)
+
+    def _save(self) -> None:
+        if self.team.leads:
+            self._read_clock()
+            self.state.save(self.options.folder)
+        self.saved = time.monotonic()
+
+
+def _silent(line: str) -> None:
+    """Processes other than the first say nothing."""
+
+
+def pick_device(name: str, team: Team) -> torch.device:
+    """The device of that name, or the best there is for "auto"; of several GPUs, each process takes its own.
+
+    Raises
+    ------
+    InputError : there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        device = torch.device("cuda", team.local_rank)
+        torch.cuda.set_device(device)
+        return device
+    if name == "cpu" or (name == "mps" and torch.backends.mps.is_available()):
+        return torch.device(name)
+    raise InputError(f"device {name!r} is not here; there are auto, cpu, cuda and mps")
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C and SIGTERM wait for the step at hand; a second one does not."""
+    wanted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal wanted
+        if wanted:
+            raise KeyboardInterrupt
+        wanted = True
+
+    before: dict[signal.Signals, Any] = {}
+    try:
+        # Python lets only its main thread choose what signals do.
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGINT, signal.SIGTERM) if in_main_thread else ():
+            before[number] = signal.signal(number, note)
+        yield lambda: wanted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,254 @@
+"""Training patches: low-resolution ones made as MATLAB makes them, with their targets, drawn by counting.
+
+What a step trains on is a function of the seed and the step's number alone. So a run that is resumed, cut among
+processes, or read by another number of workers sees the same patches.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from multiprocessing import resource_tracker
+
+import numpy as np
+import torch
+from numpy.random import Generator, Philox
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from overnet.errors import BackendError, InputError
+from overnet.imaging.resample import imresize
+from overnet.training.packed_images import PackedPictures, Picture
+from overnet.training.settings import FRACTION, TrainSettings, exact
+
+# Low-resolution pixels around a patch within reach of the antialiased kernel, whose half width is two of them.
+_MARGIN = 4
+
+# Philox's key has two halves: the seed, and what is drawn. Patches count from 0, steps from here.
+_STEPS = 1 << 63
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Low-resolution patches N x 3 x P x P and their targets, one tensor a scale, N x 3 x sP x sP; all uint8 RGB."""
+
+    low: Tensor
+    targets: list[Tensor]
+    scales: list[float]
+
+    def pin_memory(self) -> Batch:
+        """The same in memory that a GPU copies from by itself."""
+        return Batch(self.low.pin_memory(), [target.pin_memory() for target in self.targets], self.scales)
+
+
+class Patches(Dataset[Batch]):
+    """The patches of each step; item k is what one process needs for step k.
+
+    Parameters
+    ----------
+    pictures : what the patches are cut from.
+    settings : the run's.
+    rank, world : which of how many processes this is; each has an equal share of the batch.
+
+    Raises
+    ------
+    InputError : no picture is large enough, or the batch cannot be shared equally.
+    """
+
+    def __init__(self, pictures: PackedPictures, settings: TrainSettings, *, rank: int = 0, world: int = 1) -> None:
+        if settings.batch % (world * settings.accumulate):
+            raise InputError(
+                f"training: a batch of {settings.batch} cannot be shared by {world} processes in "
+                f"{settings.accumulate} parts each"
+            )
+        self.pictures, self.settings = pictures, settings
+        self.share = settings.batch // world
+        self.first = rank * self.share
+        self._sizes = np.array([(picture.height, picture.width) for picture in pictures.pictures])
+        self._large_enough(exact(max(settings.scales)))
+
+    def __getitem__(self, step: int) -> Batch:
+        """Cut the patches of a step, from 0."""
+        scales = self.scales(step)
+        numbers = range(step * self.settings.batch + self.first, step * self.settings.batch + self.first + self.share)
+        patches = [self._patch(self._random(number), scales) for number in numbers]
+        low, *targets = (torch.from_numpy(np.stack(each)).permute(0, 3, 1, 2) for each in zip(*patches, strict=True))
+        return Batch(low, targets, [float(scale) for scale in scales])
+
+    def scales(self, step: int) -> list[Fraction]:
+        """The scales of a step: one of the settings' or one in between; or all of them, the largest first."""
+        settings = self.settings
+        whole = sorted((exact(scale) for scale in settings.scales), reverse=True)
+        if settings.joint_scales:
+            return whole
+        random = self._random(_STEPS + step)
+        if random.random() < settings.fractional_share:
+            # From just above 1, since a network for x2 and up is used for less as well.
+            return [Fraction(int(random.integers(int(1 / FRACTION) + 1, int(whole[0] / FRACTION) + 1))) * FRACTION]
+        return [whole[random.integers(len(whole))]]
+
+    def _random(self, number: int) -> Generator:
+        return Generator(Philox(key=np.array([self.settings.seed, number], np.uint64)))
+
+    def _large_enough(self, scale: Fraction) -> NDArray[np.intp]:
+        """Which pictures hold a patch at a scale."""
+        side = self.settings.patch * scale
+        chosen: NDArray[np.intp] = np.flatnonzero((self._sizes >= float(side)).all(axis=1))
+        if not len(chosen):
+            raise InputError(
+                f"{self.pictures.path}: no picture has {side} x {side} pixels, a patch at x{float(scale):g}"
+            )
+        return chosen
+
+    def _patch(self, random: Generator, scales: list[Fraction]) -> list[Picture]:
+        """A low-resolution patch and its target at each scale, P x P x 3 and sP x sP x 3."""
+        settings = self.settings
+        chosen = self._large_enough(scales[0])
+        picture = self.pictures[int(chosen[random.integers(len(chosen))])]
+        # Both corners of a patch lie on whole pixels at all of its scales.
+        unit = int(np.lcm.reduce([scale.denominator for scale in scales]))
+        grid = [int(side / scales[0]) // unit * unit for side in picture.shape[:2]]
+        places = [
+            [int(random.integers((length - settings.patch) // unit + 1)) * unit for length in grid]
+            for _ in range(settings.candidates)
+        ]
+        top, left = max(places, key=lambda place: _activity(_cut(picture, place, settings.patch, scales[0])))
+        patches = cut_patch(picture, (top, left), settings.patch, scales)
+        if settings.augment:
+            turns, mirrored = int(random.integers(4)), bool(random.integers(2))
+            patches = [np.rot90(patch[:, ::-1] if mirrored else patch, turns) for patch in patches]
+        return patches
+
+
+def _cut(picture: Picture, place: list[int], side: int, scale: Fraction) -> Picture:
+    rows, columns = (slice(int(start * scale), int((start + side) * scale)) for start in place)
+    return picture[rows, columns]
+
+
+def _activity(patch: Picture) -> float:
+    """Mean difference of neighbours in green, in grey levels: where there is nothing there is little to learn."""
+    green = patch[..., 1].astype(np.int16)
+    return float(np.abs(np.diff(green, axis=0)).mean() + np.abs(np.diff(green, axis=1)).mean())
+
+
+def cut_patch(picture: Picture, place: tuple[int, int], side: int, scales: list[Fraction]) -> list[Picture]:
+    """Cut a patch out of the picture reduced by the largest scale, and its targets.
+
+    The low-resolution patch is, to the bit, what lies there in `imresize` of the whole picture, once that is cut to a
+    multiple of the scale as the test protocol has it: pixels around the patch are resized with it and left out after.
+
+    Parameters
+    ----------
+    picture : H x W x 3 uint8.
+    place : row and column of the patch's corner in the reduced picture, multiples of the scales' denominators.
+    side : of the patch, in pixels of the reduced picture.
+    scales : the largest first; targets of the others are the picture reduced to their size.
+
+    Returns
+    -------
+    The low-resolution patch and one target a scale.
+    """
+    scale, unit = scales[0], int(np.lcm.reduce([each.denominator for each in scales]))
+    margin = -(-_MARGIN // unit) * unit
+    limits = [int(length / scale) // unit * unit for length in picture.shape[:2]]
+    spans = [(max(0, p - margin), min(limit, p + side + margin)) for p, limit in zip(place, limits, strict=True)]
+    around = picture[tuple(slice(int(first * scale), int(last * scale)) for first, last in spans)]
+    patches = []
+    for factor in (Fraction(1), *scales):
+        if factor == scale:
+            patches.append(_cut(picture, list(place), side, scale))
+            continue
+        height, width = (int((last - first) * factor) for first, last in spans)
+        reduced = imresize(around, size=(height, width), edge="replicate")
+        rows, columns = (
+            slice(int((p - first) * factor), int((p - first + side) * factor))
+            for p, (first, _) in zip(place, spans, strict=True)
+        )
+        patches.append(reduced[rows, columns])
+    return patches
+
+
+def load_batches(
+    patches: Patches, first_step: int, last_step: int, *, workers: int, timeout_seconds: float, pin: bool
+) -> Iterator[Batch]:
+    """Give the batches of steps `first_step` to before `last_step`, in order, made ahead by worker processes.
+
+    Parameters
+    ----------
+    workers : processes; with 0, batches are made when they are asked for.
+    timeout_seconds : how long a batch may take before the workers count as hung.
+    pin : whether to put batches where a GPU copies them from by itself.
+
+    Raises
+    ------
+    BackendError : a worker was lost or hangs.
+    """
+    loader = DataLoader(
+        patches,
+        batch_size=None,
+        sampler=range(first_step, last_step),
+        num_workers=workers,
+        # A fork of a process in which libraries run threads may wait forever for a lock that nobody holds.
+        multiprocessing_context="spawn" if workers else None,
+        timeout=timeout_seconds if workers else 0,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_run,
+    )
+    with _children_without_interrupts():
+        batches = iter(loader)
+    try:
+        yield from batches
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        problem = lost_worker(error)
+        if problem is None:
+            raise
+    else:
+        problem = None
+    finally:
+        # Which ends the workers; as long as they are known, PyTorch speaks of the lost one again and again.
+        del batches
+    if problem is not None:
+        raise problem
+
+
+@contextmanager
+def _children_without_interrupts() -> Iterator[None]:
+    """Let processes that are started in the block be deaf to Ctrl-C from their first moment on.
+
+    A worker takes seconds to import what it needs before it can say so itself, and Ctrl-C reaches all processes. What
+    is blocked where a process is started stays blocked in it; here, a Ctrl-C in the meantime comes when the block ends.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Python starts its own helper with the first process, and unblocks Ctrl-C after that.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def lost_worker(error: Exception) -> BackendError | None:
+    """What to say of an error if it is PyTorch's about a worker: while workers are there, it is raised anywhere."""
+    # A worker that is lost while it hands a batch over leaves half a message.
+    if "DataLoader" not in str(error) and not isinstance(error, EOFError | ConnectionError):
+        return None
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        # PyTorch's handler would raise it again at the end of every other process.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return BackendError(f"a process that prepares patches was lost or hangs ({reason})")
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C reaches all processes, and the step at hand still needs its patches; a hung worker must end on SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,150 @@
+"""What a training run says: a line on the terminal, a table of its curve, and scalars and pictures for TensorBoard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from overnet.errors import require
+from overnet.training.curve import Curve, CurvePoint
+from overnet.training.packed_images import Picture
+
+# How often a line is said, in seconds.
+_EVERY_SECONDS = 30.0
+
+
+def require_tensorboard() -> Any:  # noqa: ANN401 - a module without types
+    """Import what writes for TensorBoard.
+
+    Raises
+    ------
+    MissingDependency : it is not installed.
+    """
+    require("tensorboard", extra="train", purpose="writing for TensorBoard")
+    return require("torch.utils.tensorboard", extra="train", purpose="writing for TensorBoard")
+
+
+class _Interval:
+    """Sums over some steps."""
+
+    def __init__(self) -> None:
+        self.seconds, self._losses, self._patches, self._steps = 0.0, 0.0, 0, 0
+
+    def add(self, seconds: float, loss: float, patches: int) -> None:
+        self.seconds, self._losses = self.seconds + seconds, self._losses + loss
+        self._patches, self._steps = self._patches + patches, self._steps + 1
+
+    @property
+    def loss(self) -> float:
+        """The mean."""
+        return self._losses / self._steps
+
+    @property
+    def patches_per_second(self) -> float:
+        return self._patches / max(self.seconds, 1e-9)
+
+
+class Reporter:
+    """Collects what the steps came to and says it now and then.
+
+    Parameters
+    ----------
+    folder : where TensorBoard's files go; None writes none.
+    curve : given a point every half minute, and at each validation; None writes none.
+    say : told a line of progress every half minute, and each validation.
+    start : the step that the run begins at or is resumed at.
+
+    Raises
+    ------
+    MissingDependency : TensorBoard is wanted and not installed.
+    """
+
+    def __init__(self, folder: Path | None, curve: Curve | None, say: Callable[[str], None], start: int) -> None:
+        self._say, self._curve = say, curve
+        self._board: Any = None
+        if folder is not None:
+            # What an earlier start wrote of steps that are now done again is hidden.
+            self._board = require_tensorboard().SummaryWriter(str(folder), purge_step=start)
+        self._psnr_db: float | None = None
+        self._said, self._pointed = _Interval(), _Interval()
+        self._point: CurvePoint | None = None
+        self._now = time.monotonic()
+
+    def step(
+        self,
+        step: int,
+        loss: float,
+        rate: float,
+        patches: int,
+        elapsed_seconds: float,
+        left_seconds: float | None,
+        skipped: int,
+    ) -> None:
+        """Take note of a step that was done.
+
+        Parameters
+        ----------
+        step : steps done so far.
+        loss, rate : of this step.
+        patches : in this step, over all processes.
+        elapsed_seconds : that the run took so far.
+        left_seconds : until the end, None where it is not known yet.
+        skipped : steps without effect so far.
+        """
+        # The step before was not validated, or its point would be written.
+        if self._pointed.seconds >= _EVERY_SECONDS:
+            self._write_point()
+        before, self._now = self._now, time.monotonic()
+        for interval in (self._said, self._pointed):
+            interval.add(self._now - before, loss, patches)
+        self._point = CurvePoint(step, elapsed_seconds, self._pointed.loss, rate, self._pointed.patches_per_second)
+        if self._said.seconds < _EVERY_SECONDS:
+            return
+        mean, speed = self._said.loss, self._said.patches_per_second
+        psnr = f", PSNR {self._psnr_db:.2f} dB" if self._psnr_db is not None else ""
+        left = f", {_duration(left_seconds)} left" if left_seconds is not None else ""
+        lost = f", {skipped} steps skipped" if skipped else ""
+        self._say(f"step {step}: loss {mean:.5f}{psnr}, rate {rate:.2e}, {speed:.1f} patches/s{left}{lost}")
+        if self._board is not None:
+            for name, value in {"loss": mean, "rate": rate, "patches per second": speed, "skipped": skipped}.items():
+                self._board.add_scalar(name, value, step)
+        self._said = _Interval()
+
+    def _write_point(self) -> None:
+        if self._point is not None and self._curve is not None:
+            self._curve.add(self._point)
+        self._point, self._pointed = None, _Interval()
+
+    def validated(
+        self, step: int, elapsed_seconds: float, psnr_db: dict[int, float], pictures: list[Picture], *, best: bool
+    ) -> None:
+        """Take note of a validation: mean PSNR in dB for each scale, and pictures to look at."""
+        self._point = replace(self._point or CurvePoint(step, elapsed_seconds), psnr_db=psnr_db)
+        self._write_point()
+        # What a validation takes is no part of the next step.
+        self._now = time.monotonic()
+        self._psnr_db = float(np.mean(list(psnr_db.values())))
+        each = ", ".join(f"x{scale} {value:.3f}" for scale, value in psnr_db.items())
+        self._say(f"step {step}: validation PSNR {each} dB{' (the best so far)' if best else ''}")
+        if self._board is not None:
+            for scale, value in psnr_db.items():
+                self._board.add_scalar(f"PSNR/x{scale}", value, step)
+            for number, picture in enumerate(pictures):
+                self._board.add_image(f"validation/{number}", picture, step, dataformats="HWC")
+            self._board.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._write_point()
+        if self._board is not None:
+            self._board.close()
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds / 60 + 0.5)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

@@ -1,0 +1,220 @@
+"""What a training run is set to: the named presets, and settings from a file or a command line on top of one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from overnet.errors import InputError
+from overnet.network.model import OVERSCALE_FACTORS
+
+SCHEDULES = ("constant", "halving", "cosine")
+OPTIMISERS = ("adamp", "adam")
+LOSSES = ("l1", "l2")
+AUTOCASTS = ("auto", "off", "bf16", "fp16")
+
+# Fractional scales are drawn in these steps, so that a patch's two sides lie on whole pixels of both pictures.
+FRACTION = Fraction(1, 8)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that the numbers of a run depend on; with the same settings, pictures and machine they are the same.
+
+    Attributes
+    ----------
+    scales : the scales to train for; each a multiple of one of the fractions whose denominator divides `patch`.
+    overscale : the network's overscale factor, where training starts from nothing.
+    fractional_share : share of the batches, 0 to 1, whose scale is drawn between the whole ones, in steps of 1/8.
+    joint_scales : every batch is trained for all of `scales` at once, as the paper's multi-scale loss does it: the low
+        side is made for the largest, and the other targets are the high side reduced.
+    patch : side of the low-resolution patches in pixels.
+    batch : patches a step, over all processes and all `accumulate` parts.
+    accumulate : parts that a step's batch is cut into, one after the other, for less memory.
+    candidates : places that are drawn for each patch; the one with the strongest gradients is taken.
+    augment : flips and rotations.
+    steps : length of the run; None where `minutes` says it.
+    minutes : wall-clock length of the run, pauses left out; the schedule follows the clock then, and a run that was
+        interrupted goes on where it was, but no two runs take the same steps.
+    learning_rate : after the warm-up.
+    schedule : "constant", "halving" every `halve_every` steps, or "cosine" down to `final_share` of the rate.
+    warm_up : steps over which the rate rises linearly.
+    optimiser : "adamp" or "adam".
+    loss : "l1", the mean absolute error of the paper, or "l2", the mean squared error, which PSNR measures; trained
+        with "l1" and then for some time with "l2" at a low rate, a network's PSNR is a little higher.
+    clip : largest norm of the gradient; 0 clips nothing.
+    ema : decay of the averaged weights, a step; 0 averages nothing, and the weights are used as they are.
+    autocast : "bf16", "fp16" or "off"; "auto" is bf16 where the device is faster in it.
+    channels_last : the memory layout that convolutions are fast in.
+    compile : let torch.compile make the trunk faster (it takes a compiler and some minutes at the start).
+    seed : of everything that is drawn.
+    validate_every : steps between validations.
+    """
+
+    scales: tuple[float, ...] = (2.0, 3.0, 4.0)
+    overscale: int = 5
+    fractional_share: float = 0.15
+    joint_scales: bool = False
+    patch: int = 32
+    batch: int = 16
+    accumulate: int = 1
+    candidates: int = 2
+    augment: bool = True
+    steps: int | None = 100_000
+    minutes: float | None = None
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    halve_every: int = 150_000
+    final_share: float = 0.0
+    warm_up: int = 200
+    optimiser: str = "adamp"
+    loss: str = "l1"
+    clip: float = 10.0
+    ema: float = 0.999
+    autocast: str = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    seed: int = 0
+    validate_every: int = 500
+
+    def __post_init__(self) -> None:
+        problem = _problem(self)
+        if problem:
+            raise InputError(f"training: {problem}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as plain numbers, words and lists."""
+        return {**asdict(self), "scales": list(self.scales)}
+
+
+def settings_from(content: Mapping[str, object], base: TrainSettings, *, name: str) -> TrainSettings:
+    """Put settings of a file, a checkpoint or a command line over others; every one is checked by name and type.
+
+    Parameters
+    ----------
+    content : names of `TrainSettings` and their values.
+    base : what holds where `content` says nothing. Giving `minutes` alone takes `steps` away, and the other way round.
+    name : where `content` comes from, for messages.
+
+    Raises
+    ------
+    InputError : a setting is unknown, of the wrong type, or out of range.
+    """
+    kinds = {field.name: field.type for field in fields(TrainSettings)}
+    unknown = sorted(set(content) - set(kinds))
+    if unknown:
+        raise InputError(f"{name}: there is no setting {unknown[0]!r}; there are {', '.join(kinds)}")
+    values = {key: _typed(value, str(kinds[key]), name=name, key=key) for key, value in content.items()}
+    if values.get("minutes") is not None and "steps" not in values:
+        values["steps"] = None
+    if values.get("steps") is not None and "minutes" not in values:
+        values["minutes"] = None
+    return replace(base, **values)
+
+
+def read_settings(path: Path, base: TrainSettings) -> TrainSettings:
+    """Read a JSON file of settings, such as ``{"learning_rate": 2e-4, "ema": 0.99}``, over others.
+
+    Raises
+    ------
+    InputError : the file cannot be read, is no JSON object, or see `settings_from`.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds no JSON object of settings")
+    return settings_from(content, base, name=str(path))
+
+
+def _typed(value: Any, kind: str, *, name: str, key: str) -> Any:  # noqa: ANN401 - a field's value, of any type
+    if value is None and "None" in kind:
+        return None
+    word = kind.partition(" ")[0]
+    if word.startswith("tuple"):
+        if isinstance(value, list | tuple) and all(_is_number(each) for each in value):
+            return tuple(float(each) for each in value)
+    elif word == "float" and _is_number(value):
+        return float(value)
+    elif (word == "int" and _is_number(value) and isinstance(value, int)) or type(value).__name__ == word:
+        return value
+    raise InputError(f"{name}: {key} is {value!r}, which is no {word}")
+
+
+def _is_number(value: Any) -> bool:  # noqa: ANN401 - anything that JSON holds
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _problem(settings: TrainSettings) -> str | None:
+    """What is wrong with the settings, in words."""
+    choices = {
+        "schedule": SCHEDULES,
+        "optimiser": OPTIMISERS,
+        "loss": LOSSES,
+        "autocast": AUTOCASTS,
+        "overscale": OVERSCALE_FACTORS,
+    }
+    for name, allowed in choices.items():
+        if getattr(settings, name) not in allowed:
+            return f"{name} is {getattr(settings, name)!r}; it must be one of {', '.join(map(str, allowed))}"
+    ranges = {
+        "fractional_share": (0, 1), "patch": (8, 4096), "batch": (1, 1 << 20), "accumulate": (1, 1 << 20),
+        "candidates": (1, 100), "learning_rate": (0, 100), "halve_every": (1, 1 << 40), "final_share": (0, 1),
+        "warm_up": (0, 1 << 40), "clip": (0, math.inf), "ema": (0, 1 - 1e-9), "seed": (0, (1 << 63) - 1),
+        "validate_every": (1, 1 << 40),
+    }  # fmt: skip
+    for name, (low, high) in ranges.items():
+        if not low <= getattr(settings, name) <= high:
+            return f"{name} is {getattr(settings, name)}; it must be from {low} to {high}"
+    if (settings.steps is None) == (settings.minutes is None):
+        return "the run's length is given either in steps or in minutes"
+    if not (settings.steps or settings.minutes or 0) > 0:
+        return "the run's length must be more than 0"
+    if settings.batch % settings.accumulate:
+        return f"a batch of {settings.batch} cannot be cut into {settings.accumulate} equal parts"
+    return _problem_of_scales(settings)
+
+
+def _problem_of_scales(settings: TrainSettings) -> str | None:
+    if not settings.scales:
+        return "there is no scale to train for"
+    for scale in settings.scales:
+        if not 1 < scale <= settings.overscale:
+            return f"scale is {scale:g}; it must be above 1 and at most the overscale factor, {settings.overscale}"
+        if settings.patch % exact(scale).denominator:
+            return f"a patch of {settings.patch} has no whole number of pixels at scale {scale:g}"
+    if settings.fractional_share and settings.patch % FRACTION.denominator:
+        return f"with fractional scales the patch must be a multiple of {FRACTION.denominator}, not {settings.patch}"
+    return None
+
+
+def exact(scale: float) -> Fraction:
+    """The scale as a fraction of small numbers: 2.3 is 23/10, whatever its binary form is."""
+    return Fraction(scale).limit_denominator(1000)
+
+
+# The original's recipe, as its paper and its repository give it, for one scale (and an overscale factor one above it),
+# and ours for all scales at once.
+PRESETS: dict[str, TrainSettings] = {
+    "original": TrainSettings(
+        scales=(4.0,),
+        fractional_share=0.0,
+        patch=64,
+        batch=64,
+        candidates=1,
+        steps=600_000,
+        schedule="halving",
+        warm_up=0,
+        ema=0.0,
+        autocast="off",
+        channels_last=False,
+        validate_every=1000,
+    ),
+    "multiscale": TrainSettings(),
+}

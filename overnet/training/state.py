@@ -1,0 +1,152 @@
+"""All that a training run has become so far, in one file that is whole or not there."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overnet.errors import CheckpointError
+from overnet.files.atomic import printable, whole_file
+from overnet.network.checkpoint import save_checkpoint
+from overnet.network.model import OverNet, OverNetConfig
+from overnet.training.adamp import AdamP
+from overnet.training.settings import TrainSettings, settings_from
+
+LAST, PREVIOUS, BEST, FINAL = "last.pt", "previous.pt", "best.safetensors", "final.safetensors"
+CURVE = "curve.csv"
+
+_FORMAT = "overnet training 1"
+
+
+@dataclass
+class TrainState:
+    """The network in training with its optimiser and averaged weights, and how far it is.
+
+    Attributes
+    ----------
+    step : steps done.
+    elapsed_seconds : spent training, over all times that it was started.
+    skipped : steps that changed nothing because the loss or the gradient was not finite, and `skipped_in_a_row` now.
+    best_psnr_db : the best validation so far.
+    average : the averaged weights by name; empty where `TrainSettings.ema` is 0.
+    """
+
+    settings: TrainSettings
+    model: OverNet
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: dict[str, Tensor] = field(default_factory=dict)
+    step: int = 0
+    elapsed_seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best_psnr_db: float = -1.0
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Move the averaged weights towards the present ones."""
+        if self.average:
+            parameters = dict(self.model.named_parameters())
+            torch._foreach_lerp_(
+                list(self.average.values()), [parameters[name] for name in self.average], 1 - self.settings.ema
+            )
+
+    def averaged_model(self) -> OverNet:
+        """A copy of the network with the averaged weights, or the present ones where none are averaged."""
+        copy = OverNet(self.model.config)
+        copy.load_state_dict({**self.model.state_dict(), **self.average})
+        device = next(self.model.parameters()).device
+        layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
+        return copy.to(device=device).to(memory_format=layout).eval()  # type: ignore[call-overload, no-any-return]
+
+    def save(self, folder: Path) -> None:
+        """Write ``last.pt``; what was there becomes ``previous.pt``.
+
+        Raises
+        ------
+        OutputError : the disk is full, the folder unwritable.
+        """
+        content = {
+            "format": _FORMAT,
+            "settings": self.settings.to_json(),
+            "config": asdict(self.model.config),
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average,
+            **{name: getattr(self, name) for name in _PROGRESS},
+        }
+        with whole_file(folder / LAST, overwrite=True) as temporary:
+            torch.save(content, temporary)
+            if (folder / LAST).exists():
+                (folder / LAST).replace(folder / PREVIOUS)
+
+    def export(self, path: Path) -> None:
+        """Write the averaged weights as ``.safetensors``, which everything else here loads."""
+        training = {name: str(value) for name, value in self.settings.to_json().items()}
+        save_checkpoint(self.averaged_model(), path, metadata={**training, "steps": str(self.step)})
+
+
+_PROGRESS = ("step", "elapsed_seconds", "skipped", "skipped_in_a_row", "best_psnr_db")
+
+
+def new_state(settings: TrainSettings, model: OverNet, device: torch.device) -> TrainState:
+    """Begin a run with a network as it is."""
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    model = model.to(device=device).to(memory_format=layout).train()  # type: ignore[call-overload]
+    make: Any = AdamP if settings.optimiser == "adamp" else torch.optim.Adam
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.autocast == "fp16")
+    state = TrainState(settings, model, make(model.parameters(), settings.learning_rate), scaler)
+    if settings.ema:
+        state.average = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    return state
+
+
+def load_state(folder: Path, device: torch.device) -> TrainState:
+    """Read the last good checkpoint of a run.
+
+    Raises
+    ------
+    CheckpointError : there is none, or it is damaged and so is the one before.
+    """
+    problems = []
+    for name in (LAST, PREVIOUS):
+        try:
+            return _restored(_read(folder / name), device)
+        except CheckpointError as error:
+            problems.append(error)
+    raise problems[0]
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    name = printable(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{name}: there is no such checkpoint to resume from") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{name}: not a whole training checkpoint") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise CheckpointError(f"{name}: not a training checkpoint")
+    return content
+
+
+def _restored(content: Mapping[str, Any], device: torch.device) -> TrainState:
+    try:
+        settings = settings_from(content["settings"], TrainSettings(), name="the checkpoint")
+        state = new_state(settings, OverNet(OverNetConfig(**content["config"])), device)
+        state.model.load_state_dict(content["model"])
+        state.optimiser.load_state_dict(content["optimiser"])
+        state.scaler.load_state_dict(content["scaler"])
+        state.average = {name: content["average"][name].to(tensor) for name, tensor in state.average.items()}
+        for name in _PROGRESS:
+            setattr(state, name, content[name])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"the training checkpoint does not fit together ({error})") from error
+    return state

@@ -1,0 +1,147 @@
+"""One step of training: the network's loss, its gradient over a batch, and the change of the weights."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from overnet.errors import OverNetError
+from overnet.network.model import OverNet
+from overnet.training.distributed import Team
+from overnet.training.patches import Batch
+from overnet.training.state import TrainState
+
+# A network that gives no finite loss so many times in a row does not come back.
+_MOST_SKIPPED_IN_A_ROW = 20
+
+
+class Objective(nn.Module):
+    """The network with its loss: what is computed, and differentiated, for one part of a batch."""
+
+    def __init__(self, model: OverNet, loss: str) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = {"l1": functional.l1_loss, "l2": functional.mse_loss}[loss]
+
+    def forward(self, low: Tensor, targets: list[Tensor], scales: list[float]) -> Tensor:
+        """Mean error over the targets, uint8 pictures all, as a scalar of pictures in [0, 1]."""
+        pictures = self.model.upscale_to(low.float() / 255, scales)
+        losses = [
+            self.loss(picture.float(), target.float() / 255) for picture, target in zip(pictures, targets, strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+
+class TrainStep:
+    """Takes a run's state one step further.
+
+    Parameters
+    ----------
+    state : changed in place by each step.
+    team : which process this is, of those that train together; left out, there is one.
+    """
+
+    def __init__(self, state: TrainState, team: Team | None = None) -> None:
+        self.state, self.team = state, team or Team()
+        self.settings = state.settings
+        self.device = next(state.model.parameters()).device
+        self.autocast = _autocast_type(self.settings.autocast, self.device)
+        if self.settings.compile:
+            state.model.features = torch.compile(state.model.features)  # type: ignore[method-assign]
+        objective = Objective(state.model, self.settings.loss)
+        self.objective: nn.Module = objective
+        if self.team.world > 1:
+            self.objective = DistributedDataParallel(
+                objective,
+                device_ids=[self.device.index] if self.device.type == "cuda" else None,
+                broadcast_buffers=False,  # the network's are constants
+            )
+
+    def __call__(self, batch: Batch, rate: float) -> float | None:
+        """Learn from a batch.
+
+        Parameters
+        ----------
+        batch : this process's share.
+        rate : the learning rate.
+
+        Returns
+        -------
+        The loss over all processes; None where it or its gradient was not finite, and nothing was changed.
+
+        Raises
+        ------
+        OverNetError : that happened too many times in a row.
+        """
+        state, settings = self.state, self.settings
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate
+        state.optimiser.zero_grad()
+        loss = self.team.mean(self._backward(batch))
+        state.scaler.unscale_(state.optimiser)
+        norm = nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip or math.inf)
+        finite = bool(torch.isfinite(norm + loss))
+        if finite:
+            state.scaler.step(state.optimiser)
+            state.update_average()
+        state.scaler.update()
+        state.step += 1
+        self._count(finite)
+        return float(loss) if finite else None
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Sum the gradients of the batch's parts; its mean loss."""
+        parts = self.settings.accumulate
+        layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
+        total = torch.zeros((), device=self.device)
+        lows = batch.low.to(self.device, non_blocking=True).contiguous(memory_format=layout).chunk(parts)
+        targets = [target.to(self.device, non_blocking=True).chunk(parts) for target in batch.targets]
+        for part, low in enumerate(lows):
+            with ExitStack() as stack:
+                if isinstance(self.objective, DistributedDataParallel) and part + 1 < parts:
+                    stack.enter_context(self.objective.no_sync())
+                with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+                    loss = self.objective(low, [each[part] for each in targets], batch.scales) / parts
+                self.state.scaler.scale(loss).backward()
+                total += loss.detach()
+        return total
+
+    def _count(self, finite: bool) -> None:
+        state = self.state
+        # With fp16, a first gradient that is too large is how the scaler finds its scale.
+        state.skipped += not finite
+        state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
+        if state.skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW:
+            raise OverNetError(
+                f"the loss or its gradient was not finite for {state.skipped_in_a_row} steps in a row, up to step "
+                f"{state.step}; a lower learning rate may help"
+            )
+
+
+def _autocast_type(name: str, device: torch.device) -> torch.dtype | None:
+    if name == "auto":
+        name = "bf16" if computes_in_bf16(device) else "off"
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[name]
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies in bf16 faster than in fp32; where it does not, fp32 is also the more exact.
+
+    Of CPUs those with AMX do, Arm's with bf16, and AMD's with AVX-512's bf16. Intel's do that at no more than the rate
+    of fp32: where a virtual machine hides AMX, at half of it (Sapphire Rapids, 85 instead of 160 GFLOP/s a core).
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return False
+    return bool({"amx_bf16", "bf16"} & words) or {"AuthenticAMD", "avx512_bf16"} <= words

@@ -1,0 +1,146 @@
+"""OpenVINO on the CPU: the default backend where there is no GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overnet.errors import ArtifactError, BackendError, require
+from overnet.files.onnx_metadata import read_artifact
+from overnet.runtime.backends.host import HostBackend
+from overnet.runtime.backends.options import BackendOptions
+from overnet.runtime.backends.registry import Pictures, Statistics, check_precision, is_out_of_memory
+from overnet.system.openvino_core import openvino_core
+
+_SLICE_MS = 100
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVinoBackend(HostBackend):
+    """An ONNX file compiled by OpenVINO for the CPU. See `overnet.runtime.backends.registry.Backend`.
+
+    Parameters
+    ----------
+    model : an ONNX file of ours.
+    scale : must be the file's own.
+    options : the precision is ``"fp32"``, the usual one, or ``"bf16"`` where the CPU has it.
+
+    Raises
+    ------
+    ArtifactError : the file is broken or not ours.
+    BackendError : OpenVINO cannot compile it, or the CPU lacks the precision.
+    """
+
+    name = "openvino"
+    # Overscale 5, x4: measured 12,900 (tests/runtime/test_memory.py).
+    bytes_per_pixel = 14_000
+
+    def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:
+        openvino = require("openvino", extra="", purpose="the backend openvino")
+        self.scale = read_artifact(model).scale
+        if scale != self.scale:
+            raise ArtifactError(f"{model}: made for scale {self.scale:g}, not {scale:g}")
+        self._openvino = openvino
+        self._operators = require("openvino.opset8", extra="", purpose="the backend openvino")
+        core = openvino_core()
+        supported = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self.precision = options.precision or "fp32"
+        check_precision(self.precision, ("fp32", "bf16") if "BF16" in supported else ("fp32",), backend=self.name)
+        self.device = f"CPU ({core.get_property('CPU', 'FULL_DEVICE_NAME').strip()})"
+        properties = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[self.precision]}
+        if options.threads is not None:
+            properties["INFERENCE_NUM_THREADS"] = str(options.threads)
+        self._model, self._core, self._properties = model, core, properties
+        self._request = self._compiled(self._read())
+        # Made at the first tile; most runs never need them. By whether means are given.
+        self._statistics_requests: dict[bool, Any] = {}
+        self._tile_request: Any = None
+        self._abandoned_inputs: list[NDArray[Any]] = []
+
+    def upscale(self, pictures: Pictures, statistics: Statistics | None = None) -> Pictures:
+        """Upscale a batch; see `overnet.runtime.backends.registry.Backend.upscale`."""
+        if statistics is None:
+            return np.asarray(self._run(self._request, [pictures])[0])
+        if self._tile_request is None:
+            self._tile_request = self._compiled(self._with_given_means())
+        return np.asarray(self._run(self._tile_request, [pictures, *statistics])[0])
+
+    def statistics(self, pictures: Pictures, given: Statistics | None = None) -> Statistics:
+        """The network's means; see `overnet.runtime.backends.registry.Backend.statistics`."""
+        are_given = given is not None
+        if are_given not in self._statistics_requests:
+            self._statistics_requests[are_given] = self._compiled(self._up_to_means(given=are_given))
+        return self._run(self._statistics_requests[are_given], [pictures, *(given or [])])
+
+    def _read(self) -> Any:  # noqa: ANN401 - OpenVINO has no types
+        with self._reporting(f"{self._model}: OpenVINO cannot load it"):
+            return self._core.read_model(str(self._model))
+
+    def _compiled(self, graph: Any) -> Any:  # noqa: ANN401
+        with self._reporting(f"{self._model}: OpenVINO cannot load it"):
+            return self._core.compile_model(graph, "CPU", self._properties).create_infer_request()
+
+    def _up_to_means(self, *, given: bool) -> Any:  # noqa: ANN401
+        """The graph that ends in the means over the picture, and may take others as inputs."""
+        graph = self._read()
+        means = _means(graph)
+        parameters = graph.get_parameters() + (self._given(means) if given else [])
+        ends = [self._operators.result(mean.output(0)) for mean in means]
+        return self._openvino.Model(ends, parameters, "statistics")
+
+    def _with_given_means(self) -> Any:  # noqa: ANN401
+        """The graph that takes the means over the picture as inputs."""
+        graph = self._read()
+        graph.add_parameters(self._given(_means(graph)))
+        return graph
+
+    def _given(self, means: list[Any]) -> list[Any]:
+        """Have the graph go on with inputs in place of its own means."""
+        given = []
+        for mean in means:
+            parameter = self._operators.parameter(mean.output(0).get_partial_shape(), np.float32)
+            for consumer in mean.output(0).get_target_inputs():
+                consumer.replace_source_output(parameter.output(0))
+            given.append(parameter)
+        return given
+
+    def _run(self, request: Any, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:  # noqa: ANN401
+        with self._reporting(f"OpenVINO failed on {inputs[0].shape}"):
+            request.start_async(inputs, share_inputs=True)
+            try:
+                # In slices, because Python hears of Ctrl-C only between them; a large picture takes a minute.
+                while not request.wait_for(_SLICE_MS):
+                    pass
+                request.wait()  # raises what went wrong
+            except KeyboardInterrupt:
+                request.cancel()
+                # Cancelling does not stop a run at once: it goes on reading these.
+                self._abandoned_inputs = inputs
+                raise
+        # The request's output buffers are reused by its next run: the caller gets copies of its own.
+        return [np.array(tensor.data, copy=True) for tensor in request.output_tensors]
+
+    @contextmanager
+    def _reporting(self, what: str) -> Iterator[None]:
+        """Turn OpenVINO's errors into ours."""
+        try:
+            yield
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise MemoryError(_one_line(error)) from error
+            raise BackendError(f"{what} ({_one_line(error)})") from error
+
+
+def _means(graph: Any) -> list[Any]:  # noqa: ANN401
+    """The nodes that take a mean over height and width, in the order they are computed in."""
+    return [node for node in graph.get_ordered_ops() if node.get_type_name() == "ReduceMean"]
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

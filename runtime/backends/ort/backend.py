@@ -1,0 +1,118 @@
+"""ONNX Runtime, on the CPU or, by another of its execution providers, on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from overnet.errors import ArtifactError, BackendError, OverNetError, require
+from overnet.files.onnx_metadata import read_artifact, scaled_size
+from overnet.runtime.backends.host import HostBackend
+from overnet.runtime.backends.options import BackendOptions
+from overnet.runtime.backends.ort.binding import BoundSession
+from overnet.runtime.backends.ort.providers import Provider, one_line
+from overnet.runtime.backends.ort.tile_models import up_to_means, with_given_means
+from overnet.runtime.backends.registry import Pictures, Statistics, is_out_of_memory
+from overnet.runtime.tiling import tile_for_memory
+
+# Overscale 5, x4, on the CPU: measured 5,500 (tests/runtime/test_memory.py).
+_CPU_BYTES_PER_PIXEL = 6_500
+# Not measured: the CPU's figure and as much again, for what convolutions take to work in.
+_GPU_BYTES_PER_PIXEL = 13_000
+
+
+class OnnxRuntimeBackend(HostBackend):
+    """An ONNX file run by ONNX Runtime. See `overnet.runtime.backends.registry.Backend`.
+
+    Of the options, `provider` and `device` say what computes; `overnet.runtime.backends.ort.providers` has what each
+    of them needs. `slots`, `zero_copy` and `cuda_graphs` change nothing here: a frame is copied to the GPU, computed
+    and copied back before the next.
+
+    Parameters
+    ----------
+    model : an ONNX file of ours.
+    scale : must be the file's own.
+    options : on the CPU the precision is ``"fp32"``; on a GPU the file's own, and TensorRT computes a file for FP32 in
+        ``"fp16"`` too.
+
+    Raises
+    ------
+    ArtifactError : the file is broken or not ours.
+    InputError : there is no such device.
+    MissingDependency : what the provider needs is not installed.
+    BackendError : ONNX Runtime or the provider cannot load it, or another precision is asked for.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:
+        onnxruntime = require("onnxruntime", extra="ort", purpose="the backend onnxruntime")
+        artifact = read_artifact(model)
+        self.scale = artifact.scale
+        if scale != self.scale:
+            raise ArtifactError(f"{model}: made for scale {self.scale:g}, not {scale:g}")
+        self._provider = Provider(onnxruntime, options, artifact.precision)
+        self.device, self.precision = self._provider.device, self._provider.precision
+        self.bytes_per_pixel = _GPU_BYTES_PER_PIXEL if self._provider.on_gpu else _CPU_BYTES_PER_PIXEL
+        self._model = model
+        self._session = self._loaded(model.read_bytes())
+        # Asked once, before the first run: what that leaves behind in ONNX Runtime's arena counts as used, and is not.
+        self._gpu_bytes = self._provider.free_memory_bytes()
+        # Made at the first tile; most runs never need them. By whether means are given.
+        self._statistics_sessions: dict[bool, BoundSession] = {}
+        self._tile_session: BoundSession | None = None
+
+    def upscale(self, pictures: Pictures, statistics: Statistics | None = None) -> Pictures:
+        """Upscale a batch; see `overnet.runtime.backends.registry.Backend.upscale`."""
+        count, height, width, channels = pictures.shape
+        upscaled = (count, *scaled_size(height, width, self.scale), channels)
+        if statistics is None:
+            return self._run(self._session, [pictures], upscaled)[0]
+        if self._tile_session is None:
+            self._tile_session = self._loaded(with_given_means(self._model))
+        return self._run(self._tile_session, [pictures, *statistics], upscaled)[0]
+
+    def statistics(self, pictures: Pictures, given: Statistics | None = None) -> Statistics:
+        """The network's means; see `overnet.runtime.backends.registry.Backend.statistics`."""
+        are_given = given is not None
+        if are_given not in self._statistics_sessions:
+            self._statistics_sessions[are_given] = self._loaded(up_to_means(self._model, given=are_given))
+        return self._run(self._statistics_sessions[are_given], [pictures, *(given or [])], None)
+
+    def tile_for(self, height: int, width: int) -> int | None:
+        """As large as the memory of what computes allows; see `overnet.runtime.backends.registry.Backend.tile_for`."""
+        if self._gpu_bytes is None:
+            return super().tile_for(height, width)
+        return tile_for_memory(height, width, self.bytes_per_pixel, available_bytes=self._gpu_bytes)
+
+    def take_notes(self) -> list[str]:
+        """What the provider has to remark; see `overnet.runtime.backends.registry.Backend.take_notes`."""
+        notes, self._provider.notes = self._provider.notes, []
+        return notes
+
+    def _loaded(self, content: bytes) -> BoundSession:
+        with self._reporting(f"{self._model}: ONNX Runtime cannot load it"):
+            return self._provider.open_session(content)
+
+    def _run(
+        self, session: BoundSession, inputs: Sequence[NDArray[Any]], output_shape: tuple[int, ...] | None
+    ) -> list[NDArray[Any]]:
+        with self._reporting(f"ONNX Runtime failed on {inputs[0].shape}"):
+            return session.run(inputs, output_shape)
+
+    @contextmanager
+    def _reporting(self, what: str) -> Iterator[None]:
+        """Turn ONNX Runtime's errors, which derive from Exception alone, into ours."""
+        try:
+            yield
+        except OverNetError:
+            raise
+        except Exception as error:
+            # "Can't allocate memory on the device using this package": no memory of that kind at all, however small.
+            if is_out_of_memory(error) and "using this package" not in str(error):
+                raise MemoryError(one_line(error)) from error
+            raise BackendError(f"{what} ({one_line(error)})") from error

@@ -1,0 +1,320 @@
+"""ONNX Runtime's execution providers: the CPU, CUDA, TensorRT, and TensorRT for RTX.
+
+ONNX Runtime takes what it is asked for as a wish: a provider that it was built without, or whose libraries do not load,
+is left out, and everything is computed on the CPU. Here that is an error that says why.
+
+Two providers keep what they compile, so that the next start does not take minutes again, under the user's cache folder
+(``~/.cache/overnet/onnxruntime`` on Linux), which can be deleted at any time. TensorRT's engines are found again by the
+names in the graph alone, so that of two models with one structure the second would be given the first one's weights
+(microsoft/onnxruntime#6455): each file, version and device has a folder of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import importlib
+import importlib.util
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from overnet.errors import BackendError, InputError, MissingDependency
+from overnet.runtime.backends.options import BackendOptions
+from overnet.runtime.backends.ort.binding import BoundSession, Memory
+from overnet.system.cuda_device import check_device, free_device_memory_bytes
+
+_NVIDIA = 0x10DE
+_PLUGIN = "onnxruntime-ep-nv-tensorrt-rtx"
+_RTX_COMMAND = f"pip install 'onnxruntime>=1.24' {_PLUGIN}"
+_QUIET, _USUAL = 4, 2  # severities of ONNX Runtime's log: fatal errors, and warnings, its default
+_CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A provider: as ONNX Runtime calls it, as people call it, and the end of its library's name."""
+
+    provider: str
+    title: str
+    library: str
+
+
+_KINDS = {
+    "cpu": _Kind(_CPU, "CPU", ""),
+    "cuda": _Kind(_CUDA, "CUDA", "cuda"),
+    "tensorrt": _Kind("TensorrtExecutionProvider", "TensorRT", "tensorrt"),
+    "tensorrt-rtx": _Kind("NvTensorRTRTXExecutionProvider", "TensorRT-RTX", "nv_tensorrt_rtx"),
+}
+PROVIDERS = tuple(_KINDS)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message as one line that is not too long."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def check_provider(provider: str, *, backend: str) -> None:
+    """Refuse a provider that there is not, or that would be ignored.
+
+    Raises
+    ------
+    InputError : no such provider, or one is chosen for another backend than ONNX Runtime.
+    """
+    if provider not in _KINDS:
+        raise InputError(f"there is no provider {provider!r}; choose from {', '.join(PROVIDERS)}")
+    if provider != "cpu" and backend != "onnxruntime":
+        raise InputError(f"the provider {provider} is for the backend onnxruntime, and the backend is {backend}")
+
+
+def known_providers() -> list[str]:
+    """Our names for those of the providers that the installed ONNX Runtime was built with; empty without it.
+
+    That a provider is there does not mean that its libraries load.
+    """
+    try:
+        onnxruntime = importlib.import_module("onnxruntime")
+    except ImportError:
+        return []
+    available = onnxruntime.get_available_providers()
+    found = [name for name, kind in _KINDS.items() if kind.provider in available]
+    if "tensorrt-rtx" not in found and importlib.util.find_spec(_PLUGIN.replace("-", "_")):
+        found.append("tensorrt-rtx")
+    return found
+
+
+class Provider:
+    """A provider on one device, from which sessions are opened.
+
+    Parameters
+    ----------
+    onnxruntime : the module.
+    options : which provider, which device, how many threads.
+    file_precision : what the model file is for.
+
+    Attributes
+    ----------
+    device : the device, for people.
+    precision : of the arithmetic. On the CPU ``"fp32"``, whatever the file; on a GPU the file's, but that TensorRT may
+        be told to compute a file for FP32 in FP16. FP32 convolutions are TF32 on GPUs that have it, as elsewhere.
+    on_gpu : whether it is one.
+
+    Raises
+    ------
+    InputError : no such device.
+    MissingDependency : the package that the provider comes in is not installed.
+    BackendError : the provider is not there, there is no GPU, or the precision is none of its.
+    """
+
+    def __init__(self, onnxruntime: Any, options: BackendOptions, file_precision: str) -> None:  # noqa: ANN401 - no types
+        self._onnxruntime, self._options = onnxruntime, options
+        self._kind = _KINDS[options.provider]
+        self.on_gpu = options.provider != "cpu"
+        self.precision = self._precision(file_precision)
+        self._lowers_to_fp16 = self.on_gpu and self.precision != file_precision
+        self.notes: list[str] = []
+        self.device, self._device_folder = "CPU", ""
+        self._memory = Memory()
+        # Of a provider that is a library of its own, ONNX Runtime's object for the device.
+        self._plugin_device = self._found() if self.on_gpu else None
+        if not self.on_gpu:
+            return
+        gpu = check_device(options.device)
+        self.device = f"{gpu.name}, {self._kind.title}"
+        self._memory = Memory("cuda", options.device)
+        if self._plugin_device is not None:
+            self._memory = Memory("gpu", options.device, _NVIDIA)
+        versions = [onnxruntime.__version__, *_load_libraries(onnxruntime, options.provider)]
+        words = (*versions, gpu.name, gpu.compute_capability)
+        self._device_folder = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", word) for word in words)
+
+    def free_memory_bytes(self) -> int | None:
+        """Memory that is free on the GPU now; None for the CPU, or where the driver does not say."""
+        return free_device_memory_bytes(self._options.device) if self.on_gpu else None
+
+    def open_session(self, content: bytes) -> BoundSession:
+        """Load a graph.
+
+        Raises
+        ------
+        BackendError : the provider does not load. What is wrong with the graph is ONNX Runtime's own error.
+        """
+        onnxruntime = self._onnxruntime
+        session_options = onnxruntime.SessionOptions()
+        # Warnings about the machine (no GPU, unknown CPU) are not the user's business; errors arrive as exceptions.
+        session_options.log_severity_level = _QUIET
+        session_options.intra_op_num_threads = self._options.threads or os.cpu_count() or 1
+        providers: list[Any] | None = None
+        if self._plugin_device is None:
+            providers = self._providers(content)
+        else:
+            # By its name alone ONNX Runtime would not find it, and take the CPU.
+            session_options.add_provider_for_devices([self._plugin_device], self._own_options(content))
+        with self._quiet():
+            try:
+                # Its own way out of an error is to print it on stdout and take the CPU.
+                session = onnxruntime.InferenceSession(content, session_options, providers, enable_fallback=0)
+            except Exception:
+                if (reason := self._library_error()) is not None:
+                    raise self._not_loading(reason) from None
+                raise
+        if session.get_providers()[0] != self._kind.provider:
+            raise self._not_loading(self._library_error() or "ONNX Runtime does not say why")
+        return BoundSession(onnxruntime, session, self._memory)
+
+    def _precision(self, file_precision: str) -> str:
+        wanted = self._options.precision
+        if not self.on_gpu:
+            if wanted not in (None, "fp32"):
+                raise BackendError(f"onnxruntime computes on the CPU in fp32, not in {wanted!r}")
+            return "fp32"
+        if wanted is None or wanted == file_precision:
+            return file_precision
+        if (self._options.provider, file_precision, wanted) == ("tensorrt", "fp32", "fp16"):
+            return wanted
+        raise BackendError(
+            f"the provider {self._options.provider} computes in what the file is for, {file_precision}, not in "
+            f"{wanted!r}: make a file with overnet-export --precision"
+        )
+
+    def _found(self) -> Any:  # noqa: ANN401 - no types
+        """Make sure that ONNX Runtime knows the provider; the device where it is a library of its own, else None."""
+        onnxruntime, kind, ordinal = self._onnxruntime, self._kind, self._options.device
+        if self._options.provider == "tensorrt-rtx":
+            if kind.provider not in onnxruntime.get_available_providers():
+                self._register_plugin()
+            devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == kind.provider]
+            if not devices:
+                raise self._not_loading("it takes none of the GPUs here; it is for RTX ones, Ampere or later")
+            if ordinal >= len(devices):
+                raise InputError(f"device is {ordinal}; {kind.title} takes {len(devices)} here")
+            return devices[ordinal]
+        if kind.provider not in onnxruntime.get_available_providers():
+            raise BackendError(
+                f"the installed onnxruntime {onnxruntime.__version__} was built without {kind.title}: "
+                "pip uninstall onnxruntime, then pip install 'overnet[ort-gpu]'"
+            )
+        return None
+
+    def _register_plugin(self) -> None:
+        try:
+            plugin = importlib.import_module(_PLUGIN.replace("-", "_"))
+        except ImportError as error:
+            raise MissingDependency(
+                f"the provider tensorrt-rtx needs {_PLUGIN} ({one_line(error)}): {_RTX_COMMAND}"
+            ) from error
+        if not hasattr(self._onnxruntime, "get_ep_devices"):
+            raise MissingDependency(f"the provider tensorrt-rtx needs onnxruntime 1.24: {_RTX_COMMAND}")
+        try:
+            self._onnxruntime.register_execution_provider_library(self._kind.provider, plugin.get_library_path())
+        except Exception as error:
+            raise self._not_loading(one_line(error)) from error
+
+    def _providers(self, content: bytes) -> list[Any]:
+        """The provider, then those that take what it leaves: ONNX Runtime gives each node to the first that can."""
+        if not self.on_gpu:
+            return [_CPU]
+        providers: list[Any] = [(self._kind.provider, self._own_options(content))]
+        if self._options.provider == "tensorrt":
+            providers.append((_CUDA, self._cuda_options()))
+        return [*providers, _CPU]
+
+    def _own_options(self, content: bytes) -> dict[str, str]:
+        if self._options.provider == "cuda":
+            return self._cuda_options()
+        folder = self._cache_folder(content)
+        if self._options.provider == "tensorrt-rtx":
+            return {"nv_runtime_cache_path": folder} if folder else {}
+        options = {"device_id": str(self._options.device)}
+        if folder:
+            for cache in ("engine", "timing"):
+                options |= {f"trt_{cache}_cache_enable": "True", f"trt_{cache}_cache_path": folder}
+        # Without such a flag TensorRT keeps to the types in the graph, as files for a lower precision need it.
+        return options | ({"trt_fp16_enable": "True"} if self._lowers_to_fp16 else {})
+
+    def _cuda_options(self) -> dict[str, str]:
+        return {
+            "device_id": str(self._options.device),
+            # The default tries out every algorithm at each new size of picture, which takes seconds each time.
+            "cudnn_conv_algo_search": "HEURISTIC",
+            # The default doubles what it takes, and so runs out of memory with half of it unused.
+            "arena_extend_strategy": "kSameAsRequested",
+            "do_copy_in_default_stream": "1",
+        }
+
+    def _cache_folder(self, content: bytes) -> str | None:
+        """Where what is compiled from this graph is kept; None where that cannot be."""
+        root = platformdirs.user_cache_path("overnet") / "onnxruntime" / self._options.provider
+        folder = root / self._device_folder / hashlib.sha256(content).hexdigest()[:16]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self.notes.append(f"what {self._kind.title} compiles is not kept for the next time ({one_line(error)})")
+            return None
+        return str(folder)
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Keep off stderr what ONNX Runtime writes about providers that do not load: it is in our own error."""
+        if not self.on_gpu:
+            yield
+            return
+        self._onnxruntime.set_default_logger_severity(_QUIET)
+        try:
+            yield
+        finally:
+            self._onnxruntime.set_default_logger_severity(_USUAL)
+
+    def _library_error(self) -> str | None:
+        """Why the provider's library does not load, which ONNX Runtime only logs; None where it does."""
+        if not self.on_gpu or self._plugin_device is not None:
+            return None
+        folder = Path(self._onnxruntime.__file__).parent / "capi"
+        # The provider's library takes names from the shared one, which has to be there first.
+        for name, mode in (("shared", ctypes.RTLD_GLOBAL), (self._kind.library, ctypes.RTLD_LOCAL)):
+            for library in folder.glob(f"*onnxruntime_providers_{name}.*"):
+                try:
+                    ctypes.CDLL(str(library), mode)
+                except OSError as error:
+                    return one_line(error)
+        return None
+
+    def _not_loading(self, reason: str) -> BackendError:
+        return BackendError(f"ONNX Runtime's provider for {self._kind.title} does not load ({reason}){_advice(reason)}")
+
+
+def _load_libraries(onnxruntime: Any, provider: str) -> list[str]:  # noqa: ANN401 - no types
+    """Load the libraries that a provider needs from where pip has put them; the versions of those that have one.
+
+    What is not there is told when the provider does not load.
+    """
+    if provider == "tensorrt-rtx":
+        return []  # brings its own
+    if hasattr(onnxruntime, "preload_dlls"):
+        # It says on stdout, which is for results, what it does not find.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(RuntimeError):
+            onnxruntime.preload_dlls()
+    if provider == "tensorrt":
+        with contextlib.suppress(ImportError, OSError):
+            return [str(importlib.import_module("tensorrt").__version__)]
+    return []
+
+
+def _advice(reason: str) -> str:
+    """What to do about a library that is missing."""
+    if "libcuda.so" in reason or "nvcuda" in reason:
+        return ": the NVIDIA driver is not installed"
+    if tensorrt := re.search(r"libnvinfer\.so\.(\d+)|nvinfer_(\d+)\.dll", reason):
+        return f": pip install 'tensorrt=={tensorrt[1] or tensorrt[2]}.*'"
+    if re.search(r"lib(cu|nv)\w+\.so", reason) or sys.platform == "win32":
+        return ": pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    return ""

@@ -1,0 +1,112 @@
+"""PyTorch: runs a checkpoint as it is, at any scale up to its overscale factor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overnet.errors import BackendError, InputError, require
+from overnet.runtime.backends.host import HostBackend
+from overnet.runtime.backends.options import BackendOptions
+from overnet.runtime.backends.registry import Pictures, Statistics, check_precision, is_out_of_memory
+
+
+class TorchBackend(HostBackend):
+    """A checkpoint run by PyTorch, on a GPU where torch finds one. See `overnet.runtime.backends.registry.Backend`.
+
+    Parameters
+    ----------
+    model : a checkpoint in any form that `overnet.network.checkpoint.load_checkpoint` reads.
+    scale : 1 to the network's overscale factor; fractions are computed by the network itself.
+    options : the precision is ``"fp32"``, the usual one, or ``"bf16"`` (autocast); without a number of threads it is
+        torch's own choice; `device` is the GPU where there is one.
+
+    Raises
+    ------
+    CheckpointError : the checkpoint cannot be loaded.
+    InputError : the scale is out of the network's range, or there is no such device.
+    MissingDependency : torch is not installed.
+    """
+
+    name = "torch"
+    # Overscale 5, x4: measured 14,600 (tests/runtime/test_memory.py).
+    bytes_per_pixel = 17_000
+
+    def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:
+        self._torch = torch = require("torch", extra="torch", purpose="the backend torch")
+        from overnet.network.checkpoint import folded, load_checkpoint  # noqa: PLC0415 - needs torch
+
+        self.scale, self.precision = scale, options.precision or "fp32"
+        check_precision(self.precision, ("fp32", "bf16"), backend=self.name)
+        network = folded(load_checkpoint(model))
+        if not 1 <= scale <= network.config.overscale:
+            raise InputError(f"{model}: scale is {scale:g}; this network goes from 1 to {network.config.overscale}")
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        self._device, self.device = torch.device("cpu"), "CPU"
+        if torch.cuda.is_available():
+            names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+            if options.device >= len(names):
+                raise InputError(f"device is {options.device}; the GPUs that torch sees are {', '.join(names)}")
+            self._device, self.device = torch.device("cuda", options.device), names[options.device]
+        # Convolutions on the CPU are faster with channels last.
+        self._network = network.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch
+
+        # What follows a mean over the picture: it is there that means are listened to and replaced.
+        self._listeners = [
+            module
+            for name, module in self._network.named_modules()
+            if name.endswith("excitation.narrow") or name == "global_skip"
+        ]
+
+    def upscale(self, pictures: Pictures, statistics: Statistics | None = None) -> Pictures:
+        """Upscale a batch; see `overnet.runtime.backends.registry.Backend.upscale`."""
+        if statistics is None:
+            return self._run(pictures)
+        given = self._on_device(statistics)
+        return self._hooked(pictures, lambda index, mean: given[index])
+
+    def statistics(self, pictures: Pictures, given: Statistics | None = None) -> Statistics:
+        """The network's means; see `overnet.runtime.backends.registry.Backend.statistics`."""
+        means: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(self._listeners)
+        others = None if given is None else self._on_device(given)
+
+        def listen(index: int, mean: Any) -> Any:  # noqa: ANN401 - a tensor
+            means[index] = mean.float().cpu().numpy()
+            return mean if others is None else others[index]
+
+        self._hooked(pictures, listen)
+        return means
+
+    def _on_device(self, means: Statistics) -> list[Any]:
+        return [self._torch.from_numpy(mean).to(self._device) for mean in means]
+
+    def _hooked(self, pictures: Pictures, replace: Callable[[int, Any], Any]) -> Pictures:
+        """Run with each mean handed to `replace`, which gives the one to go on with."""
+        hooks = [
+            module.register_forward_pre_hook(lambda module, inputs, index=index: (replace(index, inputs[0]),))
+            for index, module in enumerate(self._listeners)
+        ]
+        try:
+            return self._run(pictures)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _run(self, pictures: Pictures) -> Pictures:
+        torch = self._torch
+        autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        try:
+            with torch.inference_mode(), autocast:
+                levels = torch.from_numpy(pictures).to(self._device).permute(0, 3, 1, 2).float()
+                upscaled = self._network(levels / 255, self.scale).float()
+                levels = (upscaled.clamp(0, 1) * 255).round().to(torch.uint8)
+                return np.ascontiguousarray(levels.permute(0, 2, 3, 1).cpu().numpy())
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise MemoryError(str(error)) from error
+            raise BackendError(f"PyTorch failed on {pictures.shape} ({' '.join(str(error).split())[:300]})") from error

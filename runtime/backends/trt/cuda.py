@@ -1,0 +1,301 @@
+"""CUDA through PyCUDA: a GPU's one primary context, and the few kinds of objects that streaming needs.
+
+The primary context is the one that PyTorch, ONNX Runtime and TensorRT use as well, so that all of them see the same
+memory. It is not tied to a thread: whoever calls CUDA makes it current for the moment (`Gpu.current`), and what was
+current before is current again afterwards. All objects are freed by hand, within the context: PyCUDA would leak what
+Python's collector frees in a thread that has none.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from overnet.errors import BackendError, MissingDependency, OverNetError, require
+from overnet.system.cuda_device import check_device
+
+# Beyond a buffer's content, for readers that load a few bytes more than they use (`overnet.runtime.video.color`).
+PADDING_BYTES = 64
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: waits for nothing that the default stream does
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class Gpu:
+    """A GPU whose primary context is retained; made by `acquire`, one for each device in a process.
+
+    Attributes
+    ----------
+    ordinal : its number among those that CUDA_VISIBLE_DEVICES leaves.
+    name : such as ``"NVIDIA GeForce RTX 4070"``.
+    shares_memory : whether its memory is the machine's own, as on a Jetson.
+    """
+
+    _known: ClassVar[dict[int, Gpu]] = {}
+    _lock: ClassVar[threading.RLock] = threading.RLock()
+
+    def __init__(self, ordinal: int, driver: Any) -> None:  # noqa: ANN401 - PyCUDA has no types
+        self._driver = driver
+        device = driver.Device(ordinal)
+        self.ordinal = ordinal
+        self.name = str(device.name())
+        self.shares_memory = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
+        self._context = device.retain_primary_context()
+        self._users: weakref.WeakSet[_Closable] = weakref.WeakSet()
+
+    @classmethod
+    def acquire(cls, ordinal: int, user: _Closable) -> Gpu:
+        """Retain a GPU for a user, which calls `release`; what is still in use when Python ends is closed then.
+
+        Raises
+        ------
+        MissingDependency : PyCUDA is not installed, or does not load.
+        InputError : there is no such device.
+        BackendError : the driver refuses.
+        """
+        driver = pycuda_driver()
+        check_device(ordinal)
+        with cls._lock, reporting_cuda("the GPU cannot be used"):
+            if ordinal not in cls._known:
+                driver.init()
+                cls._known[ordinal] = cls(ordinal, driver)
+            gpu = cls._known[ordinal]
+            gpu._users.add(user)
+            return gpu
+
+    def release(self, user: _Closable) -> None:
+        """Give the GPU back; with its last user the context goes, unless others in the process hold it."""
+        with self._lock:
+            self._users.discard(user)
+            if not self._users and self._known.get(self.ordinal) is self:
+                del self._known[self.ordinal]
+                # Detached while it is current, which PyCUDA allows in any thread. The driver's own stack keeps an
+                # entry then, which PyCUDA does not know of.
+                with suppress(self._driver.Error):
+                    self._context.push()
+                    self._context.detach()
+                    _pop_current()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the context the current one of this thread."""
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._context.pop()
+
+    def free_memory_bytes(self) -> tuple[int, int]:
+        """Free and total memory, by the driver's account. Within `current`."""
+        free, total = self._driver.mem_get_info()
+        return int(free), int(total)
+
+    def pinned(self, size_bytes: int) -> PinnedBuffer:
+        """Memory of the host that the GPU can reach. Within `current`.
+
+        Raises
+        ------
+        MemoryError : there is not so much.
+        """
+        try:
+            return PinnedBuffer(self._driver, size_bytes)
+        except self._driver.MemoryError as error:
+            free = psutil.virtual_memory().available
+            raise MemoryError(
+                f"{size_bytes / 1e6:.0f} MB of page-locked memory wanted; {free / 1e6:.0f} MB of the host's are free"
+            ) from error
+
+    def device(self, size_bytes: int) -> DeviceBuffer:
+        """Memory of the GPU. Within `current`.
+
+        Raises
+        ------
+        MemoryError : there is not so much.
+        """
+        try:
+            return DeviceBuffer(self._driver, size_bytes)
+        except self._driver.MemoryError as error:
+            free, total = self.free_memory_bytes()
+            raise MemoryError(
+                f"{size_bytes / 1e6:.0f} MB of GPU memory wanted; of {self.name}'s {total / 1e6:.0f} MB "
+                f"{free / 1e6:.0f} MB are free"
+            ) from error
+
+    def stream(self) -> CudaStream:
+        """A queue of work. Within `current`."""
+        return CudaStream(self._driver)
+
+    def event(self, *, timed: bool = False) -> CudaEvent:
+        """A mark in a queue, which tells when it was reached if it is `timed`. Within `current`."""
+        return CudaEvent(self._driver, timed=timed)
+
+    def copy_in(self, target: DeviceBuffer, source: NDArray[Any], stream: CudaStream) -> None:
+        """Begin to copy pinned host memory to the GPU. Within `current`."""
+        self._driver.memcpy_htod_async(target.pointer, source, stream.inner)
+
+    def copy_out(self, target: NDArray[Any], source: DeviceBuffer, stream: CudaStream) -> None:
+        """Begin to copy from the GPU to pinned host memory. Within `current`."""
+        self._driver.memcpy_dtoh_async(target, source.pointer, stream.inner)
+
+    @classmethod
+    def close_all(cls) -> None:
+        """Close whatever still uses a GPU, and leave none current in this thread."""
+        for gpu in list(cls._known.values()):
+            # Left current by an interruption at the very moment, which PyCUDA would abort the process for.
+            while gpu._driver.Context.get_current() == gpu._context:
+                gpu._context.pop()
+            for user in list(gpu._users):
+                with suppress(OverNetError):
+                    user.close()
+
+
+# Before PyCUDA's own end, which aborts the process where a context is left.
+atexit.register(Gpu.close_all)
+
+
+class CudaStream:
+    """A queue of work, which waits for nothing that the default stream does. All methods within `Gpu.current`.
+
+    PyCUDA destroys a stream when it is forgotten, and leaks it where no context is current then, as when an error's
+    traceback held it. So what others hold is this.
+
+    Attributes
+    ----------
+    handle : for other libraries.
+    inner : PyCUDA's object, not to be kept.
+    """
+
+    def __init__(self, driver: Any) -> None:  # noqa: ANN401
+        self.inner = driver.Stream(_NON_BLOCKING)
+        self.handle = int(self.inner.handle)
+
+    def wait_for(self, event: CudaEvent) -> None:
+        """Let what is put into it from now on wait for an event."""
+        self.inner.wait_for_event(event.inner)
+
+    def synchronize(self) -> None:
+        """Wait until all in it is done."""
+        self.inner.synchronize()
+
+    def close(self) -> None:
+        """Destroy it, when all in it is done."""
+        self.inner = None
+
+
+class CudaEvent:
+    """A mark in a queue, that can be waited for. All methods within `Gpu.current`; for `inner` see `CudaStream`.
+
+    Parameters
+    ----------
+    timed : whether the GPU notes the time when it is reached, which costs a little each time.
+    """
+
+    def __init__(self, driver: Any, *, timed: bool = False) -> None:  # noqa: ANN401
+        flags = driver.event_flags
+        # Whoever waits for it sleeps: the CPU has frames to decode and encode meanwhile.
+        self.inner = driver.Event(flags.BLOCKING_SYNC | (flags.DEFAULT if timed else flags.DISABLE_TIMING))
+
+    def record(self, stream: CudaStream) -> None:
+        """Put the mark at the end of a queue."""
+        self.inner.record(stream.inner)
+
+    def synchronize(self) -> None:
+        """Wait until it is reached."""
+        self.inner.synchronize()
+
+    def milliseconds_since(self, earlier: CudaEvent) -> float:
+        """The GPU's time from another mark to this one; both are timed, and were reached."""
+        return float(earlier.inner.time_till(self.inner))
+
+    def close(self) -> None:
+        """Destroy it."""
+        self.inner = None
+
+
+class PinnedBuffer:
+    """Page-locked memory of the host: copies to and from it need no help of the CPU.
+
+    Attributes
+    ----------
+    array : 1-D uint8, all of it and `PADDING_BYTES` more.
+    pointer : its address for the GPU, which can work on it without a copy.
+    size_bytes : without the padding.
+    """
+
+    def __init__(self, driver: Any, size_bytes: int) -> None:  # noqa: ANN401
+        flags = driver.host_alloc_flags
+        self.size_bytes = size_bytes
+        self.array: NDArray[np.uint8] = driver.pagelocked_empty(
+            size_bytes + PADDING_BYTES, np.uint8, mem_flags=flags.DEVICEMAP | flags.PORTABLE
+        )
+        self._allocation: Any = self.array.base
+        self.pointer = int(self._allocation.get_device_pointer())
+
+    def shaped(self, *shape: int) -> NDArray[np.uint8]:
+        """Its beginning as a uint8 array of a shape."""
+        return self.array[: int(np.prod(shape))].reshape(shape)
+
+    def free(self) -> None:
+        """Give it back. Within `Gpu.current`; no array of it may be used afterwards."""
+        self._allocation.free()
+
+
+class DeviceBuffer:
+    """Memory of the GPU.
+
+    Attributes
+    ----------
+    pointer : its address.
+    size_bytes : how much it is.
+    """
+
+    def __init__(self, driver: Any, size_bytes: int) -> None:  # noqa: ANN401
+        self.size_bytes = size_bytes
+        self._allocation = driver.mem_alloc(size_bytes)
+        self.pointer = int(self._allocation)
+
+    def free(self) -> None:
+        """Give it back. Within `Gpu.current`."""
+        self._allocation.free()
+
+
+def pycuda_driver() -> Any:  # noqa: ANN401
+    """PyCUDA's driver module.
+
+    Raises
+    ------
+    MissingDependency : it is not installed, or the driver's library is missing.
+    """
+    try:
+        return require("pycuda.driver", extra="cuda", purpose="running an engine")
+    except OSError as error:
+        raise MissingDependency(f"running an engine needs pycuda, which does not load ({error})") from error
+
+
+@contextmanager
+def reporting_cuda(what: str) -> Iterator[None]:
+    """Turn PyCUDA's errors into ours; running out of memory into MemoryError."""
+    driver = pycuda_driver()
+    try:
+        yield
+    except driver.MemoryError as error:
+        raise MemoryError(f"{what}: out of GPU memory") from error
+    except driver.Error as error:
+        raise BackendError(f"{what} ({' '.join(str(error).split())[:300]})") from error
+
+
+def _pop_current() -> None:
+    library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))

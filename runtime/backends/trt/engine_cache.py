@@ -1,0 +1,296 @@
+"""Engines built at first use and kept: one that was built here for the same model, sizes and machine is used again.
+
+Each lies in a folder of its own, whose name holds a hash of all that it depends on and which appears whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+from overnet._version import __version__
+from overnet.errors import ArtifactError, BackendError, OutputError
+from overnet.files.atomic import printable
+from overnet.files.engine_sidecar import FORMAT_VERSION, Environment, Profile, RuntimeName, load_engine
+from overnet.runtime.backends.trt.engine_child import Progress, build_in_child
+from overnet.system.environment import current_environment
+
+# Names another folder than the user's usual one for caches.
+CACHE_VARIABLE = "OVERNET_CACHE"
+# Of more, those that were not used for longest are removed.
+MOST_ENGINES = 20
+
+_LOCKS = "locks"
+_BEING_BUILT = ".partial"
+_TIMINGS = "timing.cache"
+
+
+@dataclass(frozen=True)
+class EngineWish:
+    """Which engine is wanted.
+
+    Attributes
+    ----------
+    model : an ONNX file of ours.
+    runtime : the library that is to run it.
+    precision : of the arithmetic, one of `overnet.files.onnx_metadata.PRECISIONS`.
+    profile : which pictures it is to take.
+    """
+
+    model: Path
+    runtime: RuntimeName
+    precision: str
+    profile: Profile
+
+
+def cache_folder() -> Path:
+    """Where engines are kept; it may not exist yet."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return (Path(named) if named else platformdirs.user_cache_path("overnet")) / "engines"
+
+
+def cached_engine(
+    wish: EngineWish,
+    *,
+    device: int = 0,
+    on_progress: Progress | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Path:
+    """Find an engine, or build it. Of several processes that want the same one, one builds, and the others wait.
+
+    Parameters
+    ----------
+    wish : which engine.
+    device : for which GPU, counted from 0 among those that ``CUDA_VISIBLE_DEVICES`` leaves.
+    on_progress : is told what is being done while an engine is built, how much of it is done, and how much there is.
+    on_note : is told what the user should know, one line each.
+
+    Returns
+    -------
+    The engine, with its sidecar beside it. Where the device's memory is short, it is for smaller pictures than wished
+    for; the sidecar says which.
+
+    Raises
+    ------
+    MissingDependency : the library is not installed.
+    ArtifactError : the ONNX file cannot be read.
+    BackendError : the engine cannot be built; with the name of the builder's log.
+    OutputError : the folder cannot be written.
+    KeyboardInterrupt : the user stopped it; nothing that is not whole stays.
+    """
+    note = on_note or _silent
+    environment = current_environment(wish.runtime, device)
+    entry = _Entry(cache_folder(), _name(wish, environment), environment)
+    path = entry.find(_silent)
+    if path is None:
+        with _locked(entry, note):
+            # Another process may have built it meanwhile.
+            path = entry.find(note)
+            if path is None:
+                path = _built(entry, wish, device, on_progress, note)
+                _remove_oldest(entry)
+    with suppress(OSError):
+        # When it was last used, for which its time stands; a cache that can only be read does as well.
+        os.utime(path.parent)
+    return path
+
+
+def cache_size_bytes() -> int:
+    """How much the cache takes."""
+    return _size_bytes(cache_folder())
+
+
+def clear_cache() -> int:
+    """Remove everything from the cache but what is just being built; returns how many bytes that were.
+
+    Raises
+    ------
+    OutputError : something cannot be removed.
+    """
+    cache = cache_folder()
+    before = _size_bytes(cache)
+    with _writing(cache):
+        for path in sorted(cache.iterdir()) if cache.is_dir() else ():
+            if path.is_file():
+                path.unlink(missing_ok=True)
+            elif path.name != _LOCKS:
+                with suppress(filelock.Timeout), _lock(cache, path.name.removesuffix(_BEING_BUILT)).acquire(timeout=0):
+                    _remove(path)
+    return before - _size_bytes(cache)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One engine's place in the cache."""
+
+    cache: Path
+    name: str
+    environment: Environment
+
+    @property
+    def folder(self) -> Path:
+        return self.cache / self.name
+
+    def find(self, note: Callable[[str], None]) -> Path | None:
+        """The engine if it is there and whole; told to `note` if it is there and not."""
+        if not self.folder.is_dir():
+            return None
+        path = next(iter(sorted(self.folder.glob("*.engine"))), None)
+        try:
+            if path is None:
+                raise ArtifactError(f"{printable(self.folder)}: no engine in it")
+            load_engine(path, self.environment)
+        except ArtifactError as error:
+            note(f"an engine in the cache is not used, and is built again: {error}")
+            return None
+        return path
+
+
+def _built(
+    entry: _Entry, wish: EngineWish, device: int, on_progress: Progress | None, note: Callable[[str], None]
+) -> Path:
+    """Build an engine beside its place, and put it there when it is whole."""
+    folder = entry.cache / f"{entry.name}{_BEING_BUILT}"
+    # What a builder found out about this machine serves later builds on it.
+    tied_to = hashlib.sha256(json.dumps(vars(entry.environment), sort_keys=True).encode()).hexdigest()
+    timings = entry.cache / f"{tied_to[:16]}.{_TIMINGS}"
+    try:
+        with _writing(entry.cache):
+            # A process that was killed may have left it.
+            _remove(folder)
+            folder.mkdir()
+            if timings.exists():
+                shutil.copyfile(timings, folder / _TIMINGS)
+        notes = _run_builder(entry, wish, folder, device, on_progress)
+        built = next(folder.glob("*.engine"))
+        # As for one that lies there: what failed then would be built again and again.
+        load_engine(built, entry.environment)
+        with _writing(entry.cache):
+            if (folder / _TIMINGS).exists():
+                (folder / _TIMINGS).replace(timings)
+            # Engines are run, and the file that they were made from is where it was.
+            for path in folder.glob("*.onnx"):
+                path.unlink()
+            _remove(entry.folder)
+            folder.rename(entry.folder)
+    except BaseException:
+        with suppress(OSError):
+            _remove(folder)
+        raise
+    for line in notes:
+        note(line)
+    return entry.folder / built.name
+
+
+def _run_builder(entry: _Entry, wish: EngineWish, folder: Path, device: int, on_progress: Progress | None) -> list[str]:
+    try:
+        return build_in_child(
+            wish.model,
+            folder,
+            runtime=wish.runtime,
+            precision=wish.precision,
+            profile=wish.profile,
+            device=device,
+            on_progress=on_progress,
+        )
+    except BackendError as error:
+        raise BackendError(f"{error}{_kept_log(entry, folder)}") from error
+
+
+def _kept_log(entry: _Entry, folder: Path) -> str:
+    """Put the builder's log where it can be read; returns how to name it in a message."""
+    for log in folder.glob("*.engine.log"):
+        kept = entry.cache / f"{entry.name}.log"
+        with suppress(OSError):
+            log.replace(kept)
+            return f" (log: {printable(kept)})"
+    return ""
+
+
+def _name(wish: EngineWish, environment: Environment) -> str:
+    """The name of an engine's folder: for people, and a hash of all that it depends on."""
+    try:
+        onnx_sha256 = hashlib.sha256(wish.model.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{printable(wish.model)}: {error.strerror or error}") from error
+    depends_on = {
+        "onnx_sha256": onnx_sha256,
+        "precision": wish.precision,
+        "profile": vars(wish.profile),
+        "environment": vars(environment),
+        "overnet": __version__,
+        "format": FORMAT_VERSION,
+    }
+    key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
+    stem = re.sub(r"[^0-9A-Za-z._-]", "_", wish.model.stem)[:60]
+    return f"{stem}-{wish.precision}-{key[:16]}"
+
+
+def _lock(cache: Path, name: str) -> filelock.BaseFileLock:
+    # Lock files stay: removing one that another process waits for would let two have it.
+    (cache / _LOCKS).mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(cache / _LOCKS / f"{name}.lock")
+
+
+@contextmanager
+def _locked(entry: _Entry, note: Callable[[str], None]) -> Iterator[None]:
+    """Be the only one to change an engine; waits for whoever is."""
+    with _writing(entry.cache):
+        lock = _lock(entry.cache, entry.name)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            note(f"another process is building the engine {entry.name}: waiting for it")
+            lock.acquire(poll_interval=0.1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _writing(cache: Path) -> Iterator[None]:
+    """Turn the operating system's errors into ours."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{printable(cache)} cannot hold engines: {error.strerror or error} ({CACHE_VARIABLE} names another folder)"
+        ) from error
+
+
+def _remove_oldest(used: _Entry) -> None:
+    """Keep the cache small. What another process is building stays."""
+    folders = [path for path in used.cache.iterdir() if path.is_dir() and path.name not in (_LOCKS, used.name)]
+    kept = [path for path in folders if not path.name.endswith(_BEING_BUILT)]
+    kept.sort(key=lambda path: path.stat().st_mtime)
+    for path in kept[: max(0, len(kept) + 1 - MOST_ENGINES)]:
+        with suppress(filelock.Timeout, OSError), _lock(used.cache, path.name).acquire(timeout=0):
+            _remove(path)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _size_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # another process may be removing it
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def _silent(line: str) -> None:
+    pass

@@ -1,0 +1,274 @@
+"""Which engine to run for a picture's size: the one that was given, or one built at first use and kept.
+
+An engine takes pictures up to the size that it was built for. So there are a few sizes to build for, and a picture goes
+into the smallest that holds it; where the GPU's memory is too short for that, into a smaller one, in tiles.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from overnet.errors import BackendError, InputError
+from overnet.files.engine_sidecar import Profile, RuntimeName, Sidecar, load_engine, remarks
+from overnet.files.onnx_metadata import read_artifact
+from overnet.imaging.metrics import psnr
+from overnet.runtime.backends.openvino_backend import OpenVinoBackend
+from overnet.runtime.backends.options import BackendOptions
+from overnet.runtime.backends.trt.cuda import Gpu
+from overnet.runtime.backends.trt.engine_cache import EngineWish, cache_folder, cached_engine
+from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
+from overnet.runtime.backends.trt.slot_ring import SlotRing
+from overnet.runtime.backends.trt.slot_stream import SlotStream
+from overnet.runtime.tiling import SMALLEST_TILE
+from overnet.system.environment import current_environment
+
+Size = tuple[int, int]
+
+# The smallest that the deployed graph is exact for.
+_MINIMUM = (16, 16)
+# Height and width that engines are built for, for pictures that lie; for those that stand, the other way round.
+_SIZES: tuple[Size, ...] = ((360, 640), (540, 960), (720, 1280), (1080, 1920), (2160, 4096))
+# Where the memory is short, everything goes in tiles of at most this.
+_SMALLEST: Size = (192, 192)
+# Activation memory for each input pixel, as builds of TensorRT-RTX 1.7.1 stated it for the bundled network, and a
+# quarter more. How much of the free memory to plan with: building takes more than running.
+_BYTES_PER_PIXEL = {"fp32": 6_000, "fp16": 3_000, "bf16": 3_000, "int8": 4_500}
+_MEMORY_SHARE = 0.5
+# An engine for one size and one for another, such as pictures that lie and that stand.
+_KEPT_ENGINES = 2
+# How near to the same network on the CPU, in FP32, an engine that was built here has to be on a test picture.
+_LEAST_PSNR_DB = {"fp32": 50, "fp16": 40, "bf16": 35, "int8": 25}
+
+
+@dataclass(frozen=True)
+class ReadyEngine:
+    """An engine that is loaded, with its slots."""
+
+    profile: Profile
+    engine: LoadedEngine
+    ring: SlotRing
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.ring.close()
+        with self.ring.gpu.current():
+            self.engine.keep_kernels()
+            self.engine.close()
+
+
+class Engines:
+    """The engines for one model at one scale on one GPU.
+
+    Parameters
+    ----------
+    gpu : where they run.
+    model : an engine, or an ONNX file to build engines from.
+    runtime : the library that runs them.
+    scale : must be the model's own.
+    options : of the backend.
+    note : is told remarks for the user.
+
+    Attributes
+    ----------
+    precision : of the engines' arithmetic.
+
+    Raises
+    ------
+    ArtifactError : the model is broken, not ours, or an engine for another machine.
+    """
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        model: Path,
+        runtime: RuntimeName,
+        scale: float,
+        options: BackendOptions,
+        note: Callable[[str], None],
+    ) -> None:
+        self._gpu, self._model, self._runtime, self._scale = gpu, model, runtime, scale
+        self._options, self._note = options, note
+        self._ready: OrderedDict[Profile, ReadyEngine] = OrderedDict()
+        self._given: Profile | None = None
+        self._environment = current_environment(runtime, gpu.ordinal)
+        if model.suffix.lower() == ".engine":
+            serialized, sidecar = load_engine(model, self._environment)
+            self.precision = sidecar.artifact.precision
+            if options.precision not in (None, self.precision):
+                raise InputError(f"{model}: an engine in {self.precision}, not in {options.precision}")
+            for remark in remarks(sidecar, self._environment):
+                note(f"{model.name} may not be as fast as it could be: {remark}")
+            self._given = sidecar.profile
+            self._load(serialized, sidecar, sidecar.profile)
+        else:
+            stored = read_artifact(model).precision
+            self.precision = options.precision or ("fp16" if stored == "fp32" else stored)
+
+    def for_size(self, size: Size) -> ReadyEngine:
+        """The engine that a picture of this size goes to, whole or in tiles; built and loaded if it is not yet.
+
+        Raises
+        ------
+        OverNetError : it cannot be built or loaded.
+        MemoryError : the GPU has no room for it.
+        """
+        profile = self._given or self._loaded(size) or self._wished(size)
+        if profile not in self._ready:
+            self._load_cached(profile)
+        self._ready.move_to_end(profile)
+        return self._ready[profile]
+
+    @property
+    def latest(self) -> ReadyEngine | None:
+        """The engine that the last picture went to, or is loaded without one; None before the first is built."""
+        return next(reversed(self._ready.values()), None)
+
+    def _loaded(self, size: Size) -> Profile | None:
+        """The engine that is loaded and takes this size, the one used last if several do: so the tiles of a picture,
+        and the parts that its means are gathered from, go to the engine that they were cut for."""
+        for profile, ready in reversed(self._ready.items()):
+            if all(side <= most for side, most in zip(size, ready.profile.maximum, strict=True)):
+                return profile
+        return None
+
+    def _wished(self, size: Size) -> Profile:
+        stands = size[0] > size[1]
+        lying = (size[1], size[0]) if stands else size
+        holding = [known for known in _SIZES if known[0] >= lying[0] and known[1] >= lying[1]]
+        wanted = holding[0] if holding else _SIZES[-1]
+        usable_bytes = self._free_memory_bytes() * _MEMORY_SHARE
+        # What is loaded already needs no memory to be found for it.
+        fitting = [
+            known
+            for known in (_SMALLEST, *_SIZES[: _SIZES.index(wanted) + 1])
+            if known[0] * known[1] * _BYTES_PER_PIXEL[self.precision] <= usable_bytes
+            or _profile(known, stands=stands) in self._ready
+        ]
+        return _profile(fitting[-1] if fitting else _SMALLEST, stands=stands)
+
+    def _load_cached(self, profile: Profile) -> None:
+        wish = EngineWish(self._model, self._runtime, self.precision, profile)
+        path = cached_engine(
+            wish, device=self._gpu.ordinal, on_progress=self._options.on_progress, on_note=self._say_and_note
+        )
+        serialized, sidecar = load_engine(path, self._environment)
+        ready = self._load(serialized, sidecar, profile)
+        checked = path.with_name(f"{path.name}.checked")
+        if not checked.exists():
+            try:
+                self._check(ready, path)
+            except BaseException:
+                self._ready.pop(profile).close()
+                raise
+            with suppress(OSError):  # where it cannot be kept, it is found out again
+                checked.touch()
+
+    def _say_and_note(self, line: str) -> None:
+        """Say at once what is going on, such as that another process builds the engine; and keep it for the end."""
+        self._note(line)
+        if self._options.on_progress is not None:
+            self._options.on_progress(line, 0, 0)
+
+    def _load(self, serialized: bytes, sidecar: Sidecar, wished: Profile) -> ReadyEngine:
+        while len(self._ready) >= _KEPT_ENGINES:
+            self._ready.popitem(last=False)[1].close()
+        with self._gpu.current():
+            engine = LoadedEngine(
+                serialized,
+                self._runtime,
+                cuda_graphs=self._options.cuda_graphs,
+                kernel_cache=self._kernels(sidecar),
+            )
+        zero_copy = self._gpu.shares_memory if self._options.zero_copy is None else self._options.zero_copy
+        ring = SlotRing(
+            self._gpu,
+            engine,
+            self._scale,
+            count=self._options.slots,
+            zero_copy=zero_copy,
+            cuda_graphs=self._options.cuda_graphs,
+        )
+        # Where memory was short, an engine that was built takes smaller pictures than were wished for.
+        self._ready[wished] = ReadyEngine(sidecar.profile, engine, ring)
+        return self._ready[wished]
+
+    def _kernels(self, sidecar: Sidecar) -> Path:
+        """Where TensorRT-RTX keeps what it compiles of an engine for this kind of GPU."""
+        capability = self._environment.compute_capability
+        return cache_folder().with_name("kernels") / f"{sidecar.engine_sha256[:16]}-{capability}.kernels"
+
+    def _check(self, ready: ReadyEngine, path: Path) -> None:
+        """Compare an engine that was built here with the same network on the CPU: FP16 can fail on one GPU alone."""
+        picture = _check_picture()
+        ready.ring.open(picture.shape[:2], count=1)
+        stream = SlotStream(ready.ring, picture.shape[:2])
+        with stream.submit(picture) as frame:
+            upscaled = frame.copy()
+        expected = OpenVinoBackend(self._model, self._scale, BackendOptions()).upscale(picture[None])[0]
+        found_db = psnr(expected, upscaled, border=0)
+        if not found_db >= _LEAST_PSNR_DB[self.precision]:
+            raise BackendError(
+                f"{path}: on {self._gpu.name} the engine is {found_db:.1f} dB from the same network on the CPU, and "
+                f"{_LEAST_PSNR_DB[self.precision]} are needed; try --precision fp32"
+            )
+
+    def _free_memory_bytes(self) -> int:
+        if self._gpu.shares_memory:
+            # CUDA's own figure leaves out what the system would give up on demand.
+            return int(psutil.virtual_memory().available)
+        with self._gpu.current():
+            return self._gpu.free_memory_bytes()[0]
+
+    def take_notes(self) -> list[str]:
+        """The remarks of the slots since this was last asked."""
+        notes = []
+        for ready in self._ready.values():
+            notes.extend(ready.ring.notes)
+            ready.ring.notes.clear()
+        return notes
+
+    def close(self) -> None:
+        """Give everything back."""
+        for ready in self._ready.values():
+            ready.close()
+        self._ready.clear()
+
+
+def tile_side(profile: Profile, size: Size) -> int | None:
+    """Side of the tiles to cut a picture into for an engine; None where it goes whole.
+
+    Raises
+    ------
+    BackendError : the engine is for pictures smaller than the smallest tile.
+    """
+    if size[0] <= profile.maximum[0] and size[1] <= profile.maximum[1]:
+        return None
+    # Multiples of 16, as for other backends.
+    side = min(profile.maximum) // 16 * 16
+    if side < SMALLEST_TILE:
+        raise BackendError(
+            f"the engine takes pictures up to {profile.maximum[1]}x{profile.maximum[0]}: too small even for the tiles "
+            f"of {size[1]}x{size[0]}; overnet-export --shape makes a larger one"
+        )
+    return side
+
+
+def _profile(maximum: Size, *, stands: bool) -> Profile:
+    size = maximum[::-1] if stands else maximum
+    return Profile(_MINIMUM, size, size)
+
+
+def _check_picture() -> np.ndarray:
+    """A picture with slopes, edges and noise, 96 x 128: the same every time."""
+    rows, columns = np.mgrid[0:96, 0:128]
+    smooth = np.stack([rows * 2, columns * 2, 255 - rows - columns], axis=-1).astype(np.float64)
+    smooth[20:60, 30:70] = (250, 5, 128)
+    smooth[:, 90:] += np.random.default_rng(1).normal(0, 40, (96, 38, 3))
+    return np.clip(smooth, 0, 255).astype(np.uint8)

@@ -1,0 +1,238 @@
+"""TensorRT and TensorRT-RTX behind one face: every use of their Python bindings for running is in this file.
+
+It works with `tensorrt` from 10.3 to 11.x and `tensorrt_rtx` 1.x. Objects of the bindings are annotated with the name
+of their class there, so that tests/runtime/test_trt_names.py can look up each attribute used on them in the bindings of
+each version. What only one of the two libraries has is used under ``if self.is_rtx``.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from overnet.errors import BackendError, OverNetError
+from overnet.files.atomic import make_folder, whole_file
+from overnet.files.engine_sidecar import TITLES, RuntimeName
+from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
+from overnet.runtime.backends.registry import is_out_of_memory
+from overnet.system.environment import bindings
+
+# The bindings have no types that mypy could read.
+Module: TypeAlias = Any
+ICudaEngine: TypeAlias = Any
+IExecutionContext: TypeAlias = Any
+IRuntimeCache: TypeAlias = Any
+IRuntimeConfig: TypeAlias = Any
+Runtime: TypeAlias = Any
+
+_KNOWN_TENSORS = {INPUT_NAME, OUTPUT_NAME, GIVEN_MEANS_NAME, USE_GIVEN_MEANS_NAME, MEANS_NAME}
+# Alignment that TensorRT wants of memory it is given.
+ALIGNMENT_BYTES = 256
+
+
+class LoadedEngine:
+    """An engine on the GPU that is current while it is made and used.
+
+    Parameters
+    ----------
+    serialized : the engine, from `overnet.files.engine_sidecar.load_engine`: deserialising is running its code.
+    runtime : the library it is for.
+    cuda_graphs : whether TensorRT-RTX is to replay its work as CUDA graphs.
+    kernel_cache : a file for the kernels that TensorRT-RTX compiles for the device at first use; None keeps none.
+
+    Attributes
+    ----------
+    is_rtx : whether the library is TensorRT-RTX, which captures CUDA graphs by itself.
+    minimum, maximum : height and width of the smallest and of the largest picture that it takes, in pixels.
+    means : how many means over the picture it takes and gives, over all channels; 0 if it does neither.
+
+    Raises
+    ------
+    MissingDependency : the library is not installed.
+    BackendError : it cannot load the engine.
+    MemoryError : the GPU has no room for it.
+    """
+
+    def __init__(
+        self, serialized: bytes, runtime: RuntimeName, *, cuda_graphs: bool = False, kernel_cache: Path | None = None
+    ) -> None:
+        self.is_rtx = runtime == "tensorrt-rtx"
+        self._title = TITLES[runtime]
+        self._trt: Module = bindings(runtime, purpose="running an engine")
+        logger, self._errors = _logger(self._trt)
+        # It has to outlive the engine.
+        self._runtime: Runtime = self._trt.Runtime(logger)
+        self._errors.clear()
+        self._engine: ICudaEngine = self._runtime.deserialize_cuda_engine(serialized)
+        if self._engine is None:
+            raise self._failure("cannot load the engine")
+        engine: ICudaEngine = self._engine
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        if not {INPUT_NAME, OUTPUT_NAME} <= set(names) <= _KNOWN_TENSORS:
+            raise BackendError(f"the engine is none of ours: its tensors are {', '.join(map(str, names))[:200]}")
+        shapes = engine.get_tensor_profile_shape(INPUT_NAME, 0)
+        self.minimum, _, self.maximum = [(int(shape[1]), int(shape[2])) for shape in shapes]
+        self.means = int(engine.get_tensor_shape(MEANS_NAME)[1]) if MEANS_NAME in names else 0
+        self._kernel_cache_file = kernel_cache
+        self._kernel_cache: IRuntimeCache = None
+        self._config: IRuntimeConfig = None
+        if self.is_rtx:
+            self._config = self._rtx_config(cuda_graphs=cuda_graphs)
+
+    def _rtx_config(self, *, cuda_graphs: bool) -> IRuntimeConfig:
+        if self.is_rtx:
+            config: IRuntimeConfig = self._engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+            if cuda_graphs:
+                config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            cache: IRuntimeCache = config.create_runtime_cache()
+            if self._kernel_cache_file is not None:
+                # What is damaged or of another version is refused by the library, and compiled anew.
+                with suppress(OSError):
+                    cache.deserialize(self._kernel_cache_file.read_bytes())
+            config.set_runtime_cache(cache)
+            self._kernel_cache = cache
+            return config
+        return None
+
+    def context(self, stream: int) -> EngineContext:
+        """A state for running it, of which each frame on its way needs one. Its memory comes from `set_memory`.
+
+        Parameters
+        ----------
+        stream : the handle of a CUDA stream, in which it is set up.
+
+        Raises
+        ------
+        MemoryError, BackendError : the library cannot make one.
+        """
+        engine: ICudaEngine = self._engine
+        self._errors.clear()
+        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context: IExecutionContext = engine.create_execution_context(self._config if self.is_rtx else strategy)
+        if context is None:
+            raise self._failure("cannot make an execution context")
+        # Only the first context of an engine is sure to have the profile. From TensorRT 10 on they can share it.
+        if context.active_optimization_profile != 0 and not context.set_optimization_profile_async(0, stream):
+            raise self._failure("cannot choose the profile")
+        return EngineContext(context, self._errors, self._title)
+
+    @property
+    def device_memory_bytes(self) -> int:
+        """Activation memory for the largest picture."""
+        engine: ICudaEngine = self._engine
+        return int(engine.get_device_memory_size_for_profile_v2(0))
+
+    def keep_kernels(self) -> None:
+        """Store the kernels compiled so far, for the next start; what cannot be stored is compiled again then."""
+        if self.is_rtx:
+            cache: IRuntimeCache = self._kernel_cache
+            kernels = None if cache is None or self._kernel_cache_file is None else cache.serialize()
+            if kernels is not None and self._kernel_cache_file is not None:
+                with suppress(OverNetError):
+                    make_folder(self._kernel_cache_file.parent)
+                    with whole_file(self._kernel_cache_file, overwrite=True) as temporary:
+                        temporary.write_bytes(bytes(kernels))
+
+    def close(self) -> None:
+        """Give its memory back. No context of it may be used afterwards."""
+        # In this order: each needs the one after it.
+        self._kernel_cache = self._config = self._engine = self._runtime = None
+
+    def _failure(self, what: str) -> BackendError | MemoryError:
+        return self._errors.failure(f"{self._title} {what}")
+
+
+class EngineContext:
+    """One state for running an engine. All calls from one thread at a time."""
+
+    def __init__(self, context: IExecutionContext, errors: _Errors, title: str) -> None:
+        self._context: IExecutionContext = context
+        self._errors, self._title = errors, title
+
+    def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Fix an input's shape.
+
+        Raises
+        ------
+        BackendError : it is not in the engine's profile.
+        """
+        self._errors.clear()
+        if not self._context.set_input_shape(name, shape):
+            raise self._errors.failure(f"{self._title} does not take {name} of {shape}")
+
+    def needed_memory_bytes(self) -> int:
+        """Activation memory that the shapes set now take; 0 where it is not known."""
+        return int(self._context.update_device_memory_size_for_shapes())
+
+    def set_memory(self, pointer: int, size_bytes: int) -> None:
+        """Give it its activation memory, which nothing else may use while it runs."""
+        self._context.set_device_memory(pointer, size_bytes)
+
+    def set_address(self, name: str, pointer: int) -> None:
+        """Say where a tensor lies on the GPU."""
+        if not self._context.set_tensor_address(name, pointer):
+            raise self._errors.failure(f"{self._title} does not take the address of {name}")
+
+    def enqueue(self, stream: int) -> None:
+        """Begin to run, in a CUDA stream.
+
+        Raises
+        ------
+        MemoryError, BackendError : the library refuses.
+        """
+        self._errors.clear()
+        if not self._context.execute_async_v3(stream):
+            raise self._errors.failure(f"{self._title} cannot run the engine")
+
+    def close(self) -> None:
+        """Let go of it, while nothing of it runs."""
+        self._context = None
+
+
+class _Errors:
+    """What a library said went wrong, the last few messages."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: deque[str] = deque(maxlen=8)
+
+    def add(self, text: str) -> None:
+        with self._lock:
+            self._last.append(" ".join(text.split()))
+
+    def clear(self) -> None:
+        """Forget them, before a call whose own are wanted: some are logged by calls that do not fail."""
+        with self._lock:
+            self._last.clear()
+
+    def failure(self, what: str) -> BackendError | MemoryError:
+        """The error for what went wrong: with the first message, from which others follow."""
+        with self._lock:
+            said = list(self._last)
+            self._last.clear()
+        message = f"{what} ({said[0][:300]})" if said else what
+        if any(is_out_of_memory(RuntimeError(text)) for text in said):
+            return MemoryError(message)
+        return BackendError(message)
+
+
+@functools.cache
+def _logger(trt: Module) -> tuple[Any, _Errors]:
+    """A library's one logger, which lives as long as the process: the library keeps it beyond any engine."""
+    serious = {trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR}
+    errors = _Errors()
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, text: str) -> None:  # noqa: ANN401 - the bindings' Severity
+            if severity in serious:
+                errors.add(text)
+
+    return Logger(), errors

@@ -1,0 +1,125 @@
+"""What the slots of a ring share: the engine with its weights, and, where memory is short, the activation memory."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from overnet.runtime.backends.trt.cuda import CudaEvent, CudaStream, DeviceBuffer, Gpu
+from overnet.runtime.backends.trt.loaded_engine import ALIGNMENT_BYTES, LoadedEngine
+
+FLOAT_BYTES = 4
+# Of the GPU's free memory, how much activation memory of its own for each slot may take: other programs, and the
+# pictures themselves, need some too.
+_ACTIVATION_SHARE = 0.25
+
+
+class SlotCommons:
+    """The engine on its GPU, and what more its slots have in common. All methods within `Gpu.current`.
+
+    Parameters
+    ----------
+    gpu : the GPU.
+    engine : loaded there.
+    scale : of the engine, a whole number.
+    zero_copy : whether the GPU works on the host's page-locked memory itself, as is right where both are one.
+    cuda_graphs : whether to record the computing and launch it as one. TensorRT-RTX does so by itself.
+
+    Attributes
+    ----------
+    records : whether computing is recorded.
+    shares_activations : whether all slots compute in the same activation memory, one after the other.
+    notes : one-line remarks for the user.
+    """
+
+    def __init__(self, gpu: Gpu, engine: LoadedEngine, scale: float, *, zero_copy: bool, cuda_graphs: bool) -> None:
+        self.gpu, self.engine, self.scale, self.zero_copy = gpu, engine, scale, zero_copy
+        self.records = cuda_graphs and not engine.is_rtx
+        self.shares_activations = True
+        self.notes: list[str] = []
+        self._activations: DeviceBuffer | None = None
+        self._switches: DeviceBuffer | None = None
+        # The event after the last computing in the shared memory.
+        self._computed: CudaEvent | None = None
+
+    def begin(self, slots: int, *, shares_activations: bool | None) -> None:
+        """Set up what is there once; more than once does no harm.
+
+        Parameters
+        ----------
+        slots : how many there are to be.
+        shares_activations : None decides by the free memory: where one frame does not fill the GPU, several are better
+            computed at once, each in memory of its own.
+        """
+        if self._switches is not None:
+            return
+        if shares_activations is None:
+            free, _ = self.gpu.free_memory_bytes()
+            wanted = slots * self.engine.device_memory_bytes
+            shares_activations = self.gpu.shares_memory or wanted > free * _ACTIVATION_SHARE
+        self.shares_activations = shares_activations
+        size_bytes = 2 * ALIGNMENT_BYTES
+        values = self.gpu.pinned(size_bytes)
+        switches = None
+        try:
+            off_and_on = values.shaped(size_bytes).view(np.float32)
+            off_and_on[:] = 0
+            off_and_on[ALIGNMENT_BYTES // FLOAT_BYTES] = 1
+            switches = self.gpu.device(size_bytes)
+            stream = self.gpu.stream()
+            try:
+                self.gpu.copy_in(switches, values.shaped(size_bytes), stream)
+                stream.synchronize()
+            finally:
+                stream.close()
+        except BaseException:
+            # What they hold is not what it should be.
+            if switches is not None:
+                switches.free()
+            raise
+        finally:
+            values.free()
+        self._switches = switches
+
+    def switch(self, *, on: bool) -> int:
+        """Address of a number on the GPU that is 1 or 0."""
+        assert self._switches is not None
+        return self._switches.pointer + (ALIGNMENT_BYTES if on else 0)
+
+    def activations(self, needed_bytes: int) -> DeviceBuffer:
+        """The shared activation memory, at least so much."""
+        if self._activations is None or self._activations.size_bytes < needed_bytes:
+            if self._activations is not None:
+                if self._computed is not None:
+                    self._computed.synchronize()
+                self._activations.free()
+                self._activations = None
+            self._activations = self.gpu.device(needed_bytes)
+        return self._activations
+
+    def before_compute(self, stream: CudaStream) -> None:
+        """Order computing in a stream after the one before, whose memory it takes."""
+        if self.shares_activations and self._computed is not None:
+            stream.wait_for(self._computed)
+
+    def after_compute(self, stream: CudaStream, computed: CudaEvent) -> None:
+        """Mark the end of computing in a stream with the slot's event."""
+        if self.shares_activations:
+            computed.record(stream)
+            self._computed = computed
+
+    def forget(self, computed: CudaEvent) -> None:
+        """A slot goes, of which nothing runs any more."""
+        if self._computed is computed:
+            self._computed = None
+
+    def give_up_recording(self, reason: str) -> None:
+        """Go on without CUDA graphs."""
+        self.records = False
+        self.notes.append(f"CUDA graphs are not used: {reason}")
+
+    def close(self) -> None:
+        """Free everything, after all slots."""
+        for buffer in (self._activations, self._switches):
+            if buffer is not None:
+                buffer.free()
+        self._activations = self._switches = self._computed = None

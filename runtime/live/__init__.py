@@ -1,0 +1,1 @@
+"""Cameras, network streams and GStreamer: the newest frame wins."""

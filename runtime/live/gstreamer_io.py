@@ -1,0 +1,227 @@
+"""Live sources and sinks through OpenCV, which runs a GStreamer pipeline."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from overnet.errors import OutputError
+from overnet.files.atomic import exists_already, move_to_free_name
+from overnet.runtime.live import gstreamer_pipelines as gstreamer
+from overnet.runtime.live.ffmpeg_source import OPEN_SECONDS, connect_network
+from overnet.runtime.live.source import Captured, LostError
+from overnet.runtime.video.color import ColorTags, guess_matrix
+from overnet.runtime.video.frame import Frame, VideoInfo
+
+_UNSPECIFIED = 2
+_TRIAL_FRAMES = 4
+_USUAL_RATE = Fraction(30)
+
+
+@contextmanager
+def connect_pipeline(pipeline: str) -> Iterator[Iterator[Captured]]:
+    """Run a pipeline that ends in an ``appsink``; see `overnet.runtime.live.source.LiveSource`.
+
+    Raises
+    ------
+    LostError : it cannot be started, or nothing comes.
+    """
+    capture = _open_capture(pipeline)
+    try:
+        if not capture.isOpened():
+            raise LostError("the pipeline cannot be started: is it right, and is what it opens there?", is_final=True)
+        yield _read(capture)
+    finally:
+        capture.release()
+
+
+@contextmanager
+def connect_rtsp_in_hardware(url: str, *, transport: str) -> Iterator[Iterator[Captured]]:
+    """Connect to an RTSP stream through a Jetson's decoder; parameters as for `connect_network`.
+
+    FFmpeg looks at it first: it says what is wrong, which OpenCV does not, and which codec it is.
+    """
+    with connect_network(url, transport=transport) as frames:
+        first = next(iter(frames), None)
+        codec = "" if first is None else first.info.codec
+    if codec not in ("h264", "hevc"):
+        raise LostError(f"the hardware decoder takes h264 and hevc, not {codec or 'this'}: use --hardware off")
+    pipeline = gstreamer.rtsp_pipeline(url, codec=codec, transport=transport, timeout_seconds=OPEN_SECONDS)
+    with connect_pipeline(pipeline) as frames:
+        yield frames
+
+
+def _open_capture(pipeline: str) -> cv2.VideoCapture:
+    timeouts: list[int] = []
+    for name in ("CAP_PROP_OPEN_TIMEOUT_MSEC", "CAP_PROP_READ_TIMEOUT_MSEC"):
+        if hasattr(cv2, name):
+            timeouts += [getattr(cv2, name), int(OPEN_SECONDS * 1000)]
+    capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER, timeouts)
+    # Older ones refuse what they do not know.
+    return capture if capture.isOpened() else cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
+
+
+def _read(capture: cv2.VideoCapture) -> Iterator[Captured]:
+    info: VideoInfo | None = None
+    while True:
+        there, bgr = capture.read()
+        at = time.monotonic()
+        if not there:
+            return
+        if bgr.ndim != 3 or bgr.shape[2] != 3 or bgr.dtype != np.uint8:
+            raise LostError(
+                "the pipeline gives no BGR pictures: end it in 'video/x-raw,format=BGR ! appsink'", is_final=True
+            )
+        height, width = bgr.shape[:2]
+        if info is None or (width, height) != (info.width, info.height):
+            info = _describe(width, height, capture.get(cv2.CAP_PROP_FPS))
+        yield _captured(at, info, bgr)
+
+
+def _captured(at: float, info: VideoInfo, bgr: np.ndarray) -> Captured:
+    return Captured(at, info, lambda out: np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=out)))
+
+
+def _describe(width: int, height: int, rate: float) -> VideoInfo:
+    color = ColorTags(guess_matrix(width, height), _UNSPECIFIED, _UNSPECIFIED, full_range=False)
+    return VideoInfo(
+        width=width,
+        height=height,
+        frame_rate=Fraction(rate).limit_denominator(1001) if 1 <= rate <= 240 else None,
+        time_base=Fraction(1, 1000),
+        frame_count=None,
+        duration_seconds=None,
+        rotation_degrees=0,
+        sample_aspect_ratio=None,
+        bit_depth=8,
+        pixel_format="bgr24",
+        codec="rawvideo",
+        container="gstreamer",
+        color=color,
+        color_as_tagged=replace(color, matrix=_UNSPECIFIED),
+    )
+
+
+class GStreamerWriter:
+    """Writes frames into a pipeline that begins with an ``appsrc``; a context manager.
+
+    OpenCV counts frames to time them, so they have to come at a constant rate: see `ConstantRate`.
+
+    Parameters
+    ----------
+    pipeline : the pipeline.
+    name : what messages call it.
+    width, height, rate : of the frames, in pixels, and how many a second.
+    temporary, path : the file that the pipeline writes and its name once it is whole; None if it writes none.
+    overwrite : whether an existing file may be replaced.
+
+    Attributes
+    ----------
+    notes : one-line remarks for the user.
+
+    Raises
+    ------
+    OutputError : the pipeline cannot be started.
+    """
+
+    def __init__(
+        self,
+        pipeline: str,
+        *,
+        name: str,
+        width: int,
+        height: int,
+        rate: Fraction,
+        temporary: Path | None = None,
+        path: Path | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.notes: list[str] = []
+        self._name, self._temporary, self._path, self._overwrite = name, temporary, path, overwrite
+        self._writer = cv2.VideoWriter(pipeline, cv2.CAP_GSTREAMER, 0, float(rate), (width, height))
+        if not self._writer.isOpened():
+            self._remove()
+            raise OutputError(f"{name}: the pipeline cannot be started: is it right, and is what it opens there?")
+
+    def __enter__(self) -> GStreamerWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.release()
+        self._remove()
+
+    def write(self, frame: Frame) -> None:
+        """Hand over a frame: height x width x 3 uint8."""
+        self._writer.write(cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR))
+
+    def finish(self) -> Path:
+        """End the stream; a file gets its name.
+
+        Raises
+        ------
+        OutputError : nothing arrived in the file, or it cannot be named.
+        """
+        self._writer.release()
+        if self._path is None or self._temporary is None:
+            return Path(self._name)
+        try:
+            if not self._temporary.stat().st_size:
+                raise OutputError(f"{self._name}: the encoder wrote nothing; try --hardware off")
+            if self._overwrite:
+                self._temporary.replace(self._path)
+            else:
+                move_to_free_name(self._temporary, self._path)
+        except FileExistsError as error:
+            raise exists_already(self._path) from error
+        except OSError as error:
+            raise OutputError(f"{self._name} cannot be written: {error.strerror}") from error
+        return self._path
+
+    def finish_partial(self) -> Path | None:
+        """As `finish`: what was sent is whole at any time."""
+        return self.finish()
+
+    def _remove(self) -> None:
+        if self._temporary is not None:
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
+
+
+def open_file_in_hardware(
+    path: Path, *, width: int, height: int, rate: Fraction, overwrite: bool, hardware: bool = True
+) -> GStreamerWriter | None:
+    """A file written through a Jetson's encoder; None where that does not work, as on Orin Nanos, which have none.
+
+    A few frames are encoded first: OpenCV does not say when an encoder fails.
+
+    Parameters
+    ----------
+    path : the file, in a container that GStreamer writes.
+    width, height, rate, overwrite : as for `GStreamerWriter`.
+    hardware : False for x264, which shows all else on machines without that encoder.
+    """
+    temporary = path.with_name(f".overnet-{secrets.token_hex(6)}{path.suffix}")
+    pipeline = gstreamer.file_sink_pipeline(temporary, size=(width, height), rate=rate, hardware=hardware)
+    if pipeline is None:
+        return None
+    options = {"name": str(path), "width": width, "height": height, "rate": rate}
+    try:
+        with GStreamerWriter(pipeline, temporary=temporary, **options) as trial:  # type: ignore[arg-type]
+            black = np.zeros((height, width, 3), np.uint8)
+            for index in range(_TRIAL_FRAMES):
+                trial.write(Frame(black, index, 1 / rate, 1))
+            trial.finish()
+            if not os.path.getsize(temporary):  # noqa: PTH202
+                return None
+    except OutputError:
+        return None
+    return GStreamerWriter(pipeline, temporary=temporary, path=path, overwrite=overwrite, **options)  # type: ignore[arg-type]

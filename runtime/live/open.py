@@ -1,0 +1,240 @@
+"""Which source and which sink an address on the command line is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from overnet.errors import InputError
+from overnet.runtime.live import gstreamer_pipelines as gstreamer
+from overnet.runtime.live.addresses import Address
+from overnet.runtime.live.constant_rate import ConstantRate
+from overnet.runtime.live.ffmpeg_source import connect_camera, connect_network
+from overnet.runtime.live.run import live_info
+from overnet.runtime.live.source import Connection, LiveSource
+from overnet.runtime.upscale_file import FrameWriter
+from overnet.runtime.video.formats import OutputFormat, find_encoder, output_format
+from overnet.runtime.video.frame import VideoInfo
+from overnet.runtime.video.muxed import RTSP_FORMAT, MuxedWriter
+from overnet.runtime.video.raw import RawWriter
+from overnet.runtime.video.stdio import PipeOutput
+from overnet.runtime.video.writer import VideoWriter
+
+Hardware = Literal["auto", "on", "off"]
+PipeFormat = Literal["y4m", "raw", "matroska"]
+
+_CSI_SIZE = (1920, 1080)
+_CSI_RATE = Fraction(30)
+# Fast rather than small: an encoder that cannot keep up costs frames.
+_FAST = {
+    "libx264": {"preset": "veryfast"},
+    "libx265": {"preset": "veryfast"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
+    "libsvtav1": {"preset": "12"},
+    "libaom-av1": {"usage": "realtime", "cpu-used": "8"},
+}
+# For what is watched meanwhile: a picture is sent as soon as it is encoded, and who comes later waits for the next
+# whole picture, two seconds or so.
+_AT_ONCE = {"tune": "zerolatency", "g": "60"}
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How live sources are opened.
+
+    Parameters
+    ----------
+    camera_size, camera_rate : width and height in pixels, and frames a second, of cameras.
+    transport : of RTSP: ``tcp`` or ``udp``.
+    attempts : how often in a row to connect again before giving up; None: for ever.
+    hardware : whether a Jetson's decoder and encoder are used: ``auto`` where they are there.
+    """
+
+    camera_size: tuple[int, int] | None = None
+    camera_rate: Fraction | None = None
+    transport: str = "tcp"
+    attempts: int | None = None
+    hardware: Hardware = "auto"
+
+
+def open_live_source(address: Address, options: SourceOptions, on_trouble: Callable[[str], None]) -> LiveSource:
+    """Return a live source; it is connected to when its frames are read.
+
+    Raises
+    ------
+    MissingDependency : it needs GStreamer.
+    InputError : hardware was asked for that is not here.
+    """
+    may_end = address.kind == "gst" or address.scheme in ("http", "https")
+    return LiveSource(
+        address.name,
+        _connector(address, options),
+        attempts=0 if address.kind in ("gst", "csi") else options.attempts,
+        may_end=may_end,
+        on_trouble=on_trouble,
+    )
+
+
+def _connector(address: Address, options: SourceOptions) -> Callable[[], Connection]:
+    if address.kind == "camera":
+        return partial(connect_camera, address.target, size=options.camera_size, rate=options.camera_rate)
+    if address.kind == "network" and not _decodes_in_hardware(address, options):
+        return partial(connect_network, address.target, transport=options.transport)
+    gstreamer.require_gstreamer(address.name.partition(":")[0] + ": as a source")
+    # Only here, as it imports what runs pipelines.
+    from overnet.runtime.live.gstreamer_io import connect_pipeline, connect_rtsp_in_hardware  # noqa: PLC0415
+
+    if address.kind == "network":
+        return partial(connect_rtsp_in_hardware, address.target, transport=options.transport)
+    if address.kind == "csi":
+        pipeline = gstreamer.csi_pipeline(
+            int(address.target), size=options.camera_size or _CSI_SIZE, rate=options.camera_rate or _CSI_RATE
+        )
+    else:
+        pipeline = gstreamer.source_pipeline(address.target)
+    gstreamer.check_pipeline(pipeline, name=address.name)
+    return partial(connect_pipeline, pipeline)
+
+
+def _decodes_in_hardware(address: Address, options: SourceOptions) -> bool:
+    if options.hardware == "off" or address.scheme not in ("rtsp", "rtsps"):
+        return False
+    there = gstreamer.can_decode_in_hardware()
+    if options.hardware == "on" and not there:
+        raise InputError("--hardware on: there is no decoder here that OpenCV's GStreamer can use (nvv4l2decoder)")
+    return there
+
+
+@dataclass(frozen=True)
+class LiveSink:
+    """Where live results go; `open` is called with the first of them.
+
+    Parameters
+    ----------
+    target : a file, or an address: standard output, a server or a pipeline.
+    pipe : standard output, for that.
+    pipe_format, pixel_format : what is written there; the pixel format for ``raw``.
+    codec, crf, overwrite : as for `VideoWriter`.
+    hardware, transport : as for `SourceOptions`.
+    """
+
+    target: Path | Address
+    pipe: PipeOutput | None = None
+    pipe_format: PipeFormat = "y4m"
+    pixel_format: str = "rgb24"
+    codec: str | None = None
+    crf: int | None = None
+    overwrite: bool = False
+    hardware: Hardware = "auto"
+    transport: str = "tcp"
+
+    def check(self) -> None:
+        """Look for mistakes in a pipeline, as far as they show before it runs.
+
+        Raises
+        ------
+        InputError : there is one.
+        MissingDependency : there is no GStreamer.
+        """
+        if not isinstance(self.target, Path) and self.target.kind == "gst":
+            gstreamer.require_gstreamer("gst: as an output")
+            gstreamer.check_pipeline(self._pipeline(self.target, (64, 48), Fraction(25)), name=self.target.name)
+
+    def open(self, info: VideoInfo, width: int, height: int) -> FrameWriter:
+        """Open it for frames of a size in pixels.
+
+        Raises
+        ------
+        OutputError : it cannot be written to.
+        """
+        if isinstance(self.target, Path):
+            return self._open_file(self.target, info, width, height)
+        if self.pipe is not None:
+            writer = open_pipe_writer(
+                self.pipe, info, width, height, pipe_format=self.pipe_format, pixel_format=self.pixel_format
+            )
+            return writer if isinstance(writer, MuxedWriter) else ConstantRate(writer, _rate(info))
+        if self.target.kind == "network":
+            return MuxedWriter.to_server(
+                self.target.target,
+                name=self.target.name,
+                info=info,
+                width=width,
+                height=height,
+                codec=self.codec,
+                crf=self.crf,
+                encoder_options={**_fast(RTSP_FORMAT, self.codec), **_AT_ONCE},
+                transport=self.transport,
+            )
+        from overnet.runtime.live.gstreamer_io import GStreamerWriter  # noqa: PLC0415
+
+        rate = _rate(info)
+        pipeline = self._pipeline(self.target, (width, height), rate)
+        return ConstantRate(
+            GStreamerWriter(pipeline, name=self.target.name, width=width, height=height, rate=rate), rate
+        )
+
+    def _pipeline(self, target: Address, size: tuple[int, int], rate: Fraction) -> str:
+        hardware = self.hardware != "off" and gstreamer.can_encode_in_hardware()
+        return gstreamer.sink_pipeline(target.target, hardware=hardware, size=size, rate=rate)
+
+    def _open_file(self, path: Path, info: VideoInfo, width: int, height: int) -> FrameWriter:
+        note = None
+        if self.hardware != "off" and self.codec in (None, "h264"):
+            if gstreamer.can_encode_in_hardware():
+                from overnet.runtime.live.gstreamer_io import open_file_in_hardware  # noqa: PLC0415
+
+                rate = _rate(info)
+                opened = open_file_in_hardware(path, width=width, height=height, rate=rate, overwrite=self.overwrite)
+                if opened is not None:
+                    return ConstantRate(opened, rate)
+                note = "this machine's encoder does not work for this file: encoded on the CPU"
+            elif self.hardware == "on" or gstreamer.can_decode_in_hardware():
+                note = "this machine has no encoder (nvv4l2h264enc): encoded on the CPU"
+        writer = VideoWriter(
+            path,
+            source=None,
+            info=info,
+            width=width,
+            height=height,
+            codec=self.codec,
+            crf=self.crf,
+            overwrite=self.overwrite,
+            encoder_options=_fast(output_format(path), self.codec),
+        )
+        if note is not None:
+            writer.notes.append(note)
+        return writer
+
+
+def open_pipe_writer(
+    pipe: PipeOutput,
+    info: VideoInfo,
+    width: int,
+    height: int,
+    *,
+    pipe_format: PipeFormat,
+    pixel_format: str,
+    codec: str | None = None,
+    crf: int | None = None,
+) -> RawWriter | MuxedWriter:
+    """A writer to a pipe; parameters as for `LiveSink`."""
+    if pipe_format == "matroska":
+        return MuxedWriter.to_pipe(pipe, info=info, width=width, height=height, codec=codec, crf=crf)
+    return RawWriter(
+        pipe, info=info, width=width, height=height, pixel_format=pixel_format if pipe_format == "raw" else None
+    )
+
+
+def _rate(info: VideoInfo) -> Fraction:
+    rate = live_info(info).frame_rate
+    assert rate is not None
+    return rate
+
+
+def _fast(container: OutputFormat, codec: str | None) -> dict[str, str]:
+    return _FAST.get(find_encoder(codec, container).name, {})

@@ -1,0 +1,408 @@
+"""Live video through the upscaler: always the newest frame, never a queue.
+
+Four threads: one takes frames from the source and keeps the newest; one upscales it; one writes the result; and the
+calling one shows it, which windows and Ctrl-C want there. Before the newest frame is taken there has to be room for its
+result, so what a frame waits for is at most the two before it, however slow the model or the sink.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from overnet.errors import InputError, InterruptedRun, OutputError
+from overnet.runtime.backends.stream import Ticket, UpscaleStream
+from overnet.runtime.live.report import LiveReport
+from overnet.runtime.live.source import Captured
+from overnet.runtime.stage import Stage
+from overnet.runtime.upscale_file import FrameWriter, undisturbed
+from overnet.runtime.upscaler import Upscaler
+from overnet.runtime.video.frame import Frame, VideoInfo
+
+# Frames between being taken and being written: one is computed while the one before is written.
+_IN_FLIGHT = 2
+# Live frames are timed in milliseconds, which every container stores.
+_TICK = Fraction(1, 1000)
+_USUAL_RATE = Fraction(30)
+_LOOK_SECONDS = 0.02
+# The source may be in the middle of a wait for its next frame.
+_SOURCE_GRACE_SECONDS = 1.0
+
+
+class Source(Protocol):
+    """Where frames come from; `overnet.runtime.live.source.LiveSource` is one."""
+
+    name: str
+    reconnections: int
+
+    def frames(self) -> Generator[Captured, None, None]:
+        """Yield the frames as they come."""
+        ...
+
+    def stop(self) -> None:
+        """End `frames`."""
+        ...
+
+
+class Preview(Protocol):
+    """Where frames are shown; used from the calling thread alone."""
+
+    def show(self, rgb: np.ndarray, line: str) -> None:
+        """Show a frame with a line of text over it."""
+        ...
+
+    def poll(self) -> bool:
+        """Let the window live; False once the user has closed it."""
+        ...
+
+
+@dataclass(frozen=True)
+class LiveLimits:
+    """When a live run ends by itself.
+
+    Parameters
+    ----------
+    seconds : after the first frame came; None for no limit.
+    frames : that were written, or shown where nothing is written; None for no limit.
+    """
+
+    seconds: float | None = None
+    frames: int | None = None
+
+
+@dataclass(frozen=True)
+class LiveOutcome:
+    """What became of a live run.
+
+    Parameters
+    ----------
+    report : the figures.
+    output : where the result is; None if nothing was written.
+    lost : why the source was lost for good, if it was.
+    """
+
+    report: LiveReport
+    output: str | None
+    lost: InputError | None = None
+
+
+class Mailbox:
+    """Holds the newest frame, and only that."""
+
+    def __init__(self) -> None:
+        self._newest: Captured | None = None
+        self._ended = False
+        self._changed = threading.Condition()
+
+    def put(self, captured: Captured) -> None:
+        """Put a frame in place of the one that is there."""
+        with self._changed:
+            if not self._ended:
+                self._newest = captured
+                self._changed.notify_all()
+
+    def take(self, *, wait: bool = True) -> Captured | None:
+        """Take the newest frame; None at the end, and without `wait` also where there is none."""
+        with self._changed:
+            if wait:
+                self._changed.wait_for(lambda: self._newest is not None or self._ended)
+            taken, self._newest = self._newest, None
+            return taken
+
+    def end(self, *, drop: bool = False) -> None:
+        """Nothing more comes; what is there is still taken, unless it is dropped."""
+        with self._changed:
+            self._ended = True
+            if drop:
+                self._newest = None
+            self._changed.notify_all()
+
+
+def run_live(
+    source: Source,
+    upscaler: Upscaler,
+    open_writer: Callable[[VideoInfo, int, int], FrameWriter] | None,
+    *,
+    preview: Preview | None = None,
+    limits: LiveLimits = LiveLimits(),
+    on_status: Callable[[LiveReport], None] = lambda report: None,
+) -> LiveOutcome:
+    """Upscale what a source gives until it ends, a limit is reached, the window is closed, or Ctrl-C.
+
+    All of these are the normal end: what is written is completed.
+
+    Parameters
+    ----------
+    open_writer : told what is known of the source, and width and height of the results; None to write nothing.
+    preview : where to show the results.
+    limits : when to end.
+    on_status : told the figures about every 20 ms, in the calling thread.
+
+    Returns
+    -------
+    The outcome. A source that was lost for good ends the run as well.
+
+    Raises
+    ------
+    InputError : the source cannot be opened, or ended or was lost for good before its first frame.
+    InterruptedRun : Ctrl-C before the first frame.
+    BrokenPipeError : the results go to a pipe that nobody reads any more.
+    OutputError, BackendError : of the writer and of the upscaler.
+    """
+    return _LiveRun(source, upscaler, open_writer, preview, limits).run(on_status)
+
+
+class _LiveRun:
+    def __init__(
+        self,
+        source: Source,
+        upscaler: Upscaler,
+        open_writer: Callable[[VideoInfo, int, int], FrameWriter] | None,
+        preview: Preview | None,
+        limits: LiveLimits,
+    ) -> None:
+        self._source, self._upscaler, self._open_writer = source, upscaler, open_writer
+        self._preview, self._limits = preview, limits
+        self._report = LiveReport()
+        self._mailbox = Mailbox()
+        self._room = threading.Semaphore(_IN_FLIGHT)
+        self._submitted: queue.SimpleQueue[tuple[Captured, Ticket] | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._failures: list[BaseException] = []
+        self._lost: InputError | None = None
+        self._stream: UpscaleStream | None = None
+        self._size = (0, 0)
+        self._writer: FrameWriter | None = None
+        self._written_size = (0, 0)
+        self._first_at: float | None = None
+        self._last_pts = 0
+        self._to_show: tuple[np.ndarray, float] | None = None
+
+    def run(self, on_status: Callable[[LiveReport], None]) -> LiveOutcome:
+        capture = Stage(self._capture, "overnet-capture", daemon=True)
+        workers = [
+            Stage(functools.partial(self._guarded, work), f"overnet-{name}", daemon=True)
+            for name, work in (("upscale", self._upscale), ("deliver", self._deliver))
+        ]
+        interrupted = False
+        try:
+            try:
+                for stage in (capture, *workers):
+                    stage.start()
+                self._watch(workers[-1], on_status)
+            except KeyboardInterrupt:
+                interrupted = True
+            self._stop()
+            for stage in workers:
+                _outlast(stage)
+            with contextlib.suppress(KeyboardInterrupt):
+                capture.wait(_SOURCE_GRACE_SECONDS)
+            with undisturbed():
+                output = self._finish()
+        finally:
+            if self._stream is not None:
+                self._stream.close()
+            if self._writer is not None:
+                self._writer.__exit__(None, None, None)
+        if self._failures:
+            raise self._failures[0]
+        if not self._report.frames:
+            if interrupted:
+                raise InterruptedRun("interrupted before the first frame")
+            raise self._lost or InputError(f"{self._source.name}: it ended before the first frame")
+        return LiveOutcome(self._report, output, self._lost)
+
+    def _watch(self, last: Stage, on_status: Callable[[LiveReport], None]) -> None:
+        """Show frames, and look whether it is time to end, until the last stage has."""
+        while not last.wait(_LOOK_SECONDS if self._preview is None else 0):
+            if self._preview is not None:
+                shown, self._to_show = self._to_show, None
+                # Not once it is closed: that would open it again.
+                if shown is not None and not self._stopped.is_set():
+                    rgb, at = shown
+                    self._preview.show(rgb, self._report.line())
+                    self._report.shown += 1
+                    if self._open_writer is None:
+                        self._count(at)
+                if not self._preview.poll():
+                    self._stop()
+            self._update()
+            on_status(self._report)
+            if self._limits.seconds is not None and self._report.seconds >= self._limits.seconds:
+                self._stop()
+
+    def _update(self) -> None:
+        self._report.reconnections = self._source.reconnections
+        if self._first_at is not None and not self._stopped.is_set():
+            self._report.seconds = time.monotonic() - self._first_at
+
+    def _stop(self) -> None:
+        self._update()
+        self._stopped.set()
+        self._source.stop()
+        self._mailbox.end(drop=True)
+        if self._stream is not None:
+            self._stream.stop()
+        stop_writer = getattr(self._writer, "stop", None)
+        if stop_writer is not None:
+            stop_writer()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self._failures.append(error)
+            self._stop()
+            # Wakes the other stage, whichever it is.
+            self._room.release(_IN_FLIGHT)
+            self._submitted.put(None)
+
+    def _capture(self) -> None:
+        """The first stage."""
+        try:
+            with contextlib.closing(self._source.frames()) as frames:
+                for captured in frames:
+                    if self._stopped.is_set():
+                        return
+                    if self._first_at is None:
+                        self._first_at = captured.at
+                    self._report.captured += 1
+                    self._mailbox.put(captured)
+        except InputError as error:
+            self._lost = error
+        except BaseException as error:
+            self._failures.append(error)
+        finally:
+            self._mailbox.end()
+
+    def _upscale(self) -> None:
+        """The second stage."""
+        while True:
+            self._room.acquire()
+            captured = self._mailbox.take()
+            if captured is None:
+                break
+            size = captured.info.height, captured.info.width
+            if size != self._size:
+                self._open_stream(size)
+                # Getting ready takes seconds, in which newer frames came.
+                captured = self._mailbox.take(wait=False) or captured
+                if (captured.info.height, captured.info.width) != size:
+                    self._room.release()
+                    continue
+            assert self._stream is not None
+            buffer = self._stream.buffer()
+            rgb = captured.pixels(buffer)
+            if buffer is not None and rgb is not buffer:
+                # A buffer that was handed out has to be used.
+                np.copyto(buffer, rgb)
+                rgb = buffer
+            if self._stopped.is_set():
+                break
+            self._submitted.put((captured, self._stream.submit(rgb)))
+        self._submitted.put(None)
+
+    def _open_stream(self, size: tuple[int, int]) -> None:
+        """Get ready for frames of another size, once all of the earlier ones are delivered."""
+        for _ in range(_IN_FLIGHT - 1):
+            self._room.acquire()
+        if self._stream is not None:
+            self._stream.close()
+        height, width = size
+        self._stream = self._upscaler.stream(height, width, even_width=True)
+        self._size = size
+        # The first frame compiles and allocates.
+        warm_up = self._stream.buffer()
+        if not self._stopped.is_set():
+            with self._stream.submit(np.zeros((height, width, 3), np.uint8) if warm_up is None else warm_up):
+                pass
+        self._room.release(_IN_FLIGHT - 1)
+
+    def _deliver(self) -> None:
+        """The third stage."""
+        while (submitted := self._submitted.get()) is not None:
+            captured, ticket = submitted
+            with ticket as rgb:
+                self._report.input_size = captured.info.width, captured.info.height
+                self._report.output_size = rgb.shape[1], rgb.shape[0]
+                if self._open_writer is not None:
+                    self._write(captured, rgb)
+                if self._preview is not None:
+                    # The array is another frame's once the ticket is given back.
+                    self._to_show = rgb.copy(), captured.at
+            if self._open_writer is not None:
+                self._count(captured.at)
+            self._room.release()
+            if self._is_enough():
+                break
+
+    def _count(self, captured_at: float) -> None:
+        """Count a frame that is written, or shown where nothing is."""
+        self._report.count(time.monotonic() - captured_at)
+        if self._is_enough():
+            self._stop()
+
+    def _is_enough(self) -> bool:
+        return self._limits.frames is not None and self._report.frames >= self._limits.frames
+
+    def _write(self, captured: Captured, rgb: np.ndarray) -> None:
+        assert self._open_writer is not None
+        height, width = rgb.shape[:2]
+        if self._writer is None:
+            info = live_info(captured.info)
+            self._zero = captured.at
+            self._interval = max(1, round(1 / ((info.frame_rate or _USUAL_RATE) * _TICK)))
+            self._last_pts = -self._interval
+            self._writer = self._open_writer(info, width, height)
+            self._written_size = width, height
+        if (width, height) != self._written_size:
+            large, small = self._written_size
+            note = f"the source changed its size: later frames are brought to {large}x{small} as well"
+            if note not in self._report.notes:
+                self._report.notes.append(note)
+            rgb = np.asarray(cv2.resize(rgb, self._written_size, interpolation=cv2.INTER_AREA), np.uint8)
+        pts = max(self._last_pts + 1, round((captured.at - self._zero) / _TICK))
+        self._last_pts = pts
+        self._writer.write(Frame(rgb=rgb, pts=pts, time_base=_TICK, duration=self._interval))
+
+    def _finish(self) -> str | None:
+        if self._writer is None:
+            return None
+        if any(isinstance(error, (OutputError, OSError)) for error in self._failures) or not self._report.frames:
+            return None
+        # Whatever else failed, what is recorded is kept.
+        output = self._writer.finish()
+        self._report.notes.extend(self._writer.notes)
+        self._report.notes.extend(self._upscaler.take_notes())
+        return str(output)
+
+
+def live_info(info: VideoInfo) -> VideoInfo:
+    """What a writer is to know of a live source: its frames are timed by their arrival."""
+    rate = info.frame_rate
+    sane = rate is not None and 1 <= rate <= 240
+    return replace(
+        info,
+        time_base=_TICK,
+        frame_rate=rate if sane else _USUAL_RATE,
+        frame_count=None,
+        duration_seconds=None,
+        origin_seconds=Fraction(0),
+    )
+
+
+def _outlast(stage: Stage) -> None:
+    ended = False
+    while not ended:
+        with contextlib.suppress(KeyboardInterrupt):
+            ended = stage.wait()

@@ -1,0 +1,161 @@
+"""Frames that come by themselves: from a camera or the network, again and again after what they come from was lost."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+
+from overnet.errors import InputError
+from overnet.runtime.video.frame import VideoInfo
+
+_FIRST_WAIT_SECONDS = 0.5
+_LONGEST_WAIT_SECONDS = 10.0
+# Cameras behind one switch come back at once; their clients need not all knock at the same moment.
+_JITTER = 0.25
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A frame that came.
+
+    Parameters
+    ----------
+    at : when, by `time.monotonic`.
+    info : what is known of the video; `info.width` and `info.height` are this frame's.
+    pixels : gives the frame as H x W x 3 uint8 RGB, written to the array it is given, or to a new one for None. Frames
+        that are dropped are never converted.
+    """
+
+    at: float
+    info: VideoInfo
+    pixels: Callable[[np.ndarray | None], np.ndarray]
+
+
+class LostError(Exception):
+    """A connection is not there, or not any more; the message says why.
+
+    Parameters
+    ----------
+    reason : in a few words.
+    is_final : whether trying again would not help, unless it worked before.
+    """
+
+    def __init__(self, reason: str, *, is_final: bool = False) -> None:
+        super().__init__(reason)
+        self.is_final = is_final
+
+
+Connection = AbstractContextManager[Iterator[Captured]]
+
+
+class LiveSource:
+    """Frames of one source, through as many connections as it takes.
+
+    Parameters
+    ----------
+    name : what messages call it.
+    connect : opens a connection; it, and the frames that it gives, raise `LostError`.
+    attempts : how often in a row to try again before giving up; None: for ever, 0: never.
+    may_end : whether a connection that ends without an error is the end of the video; else it counts as lost.
+    on_trouble : told in one line what was lost, and when it is tried again.
+
+    Attributes
+    ----------
+    reconnections : how often frames came again after a loss.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], Connection],
+        *,
+        attempts: int | None = None,
+        may_end: bool = False,
+        on_trouble: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.name = name
+        self.reconnections = 0
+        self._connect = connect
+        self._attempts = attempts
+        self._may_end = may_end
+        self._on_trouble = on_trouble
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End: `frames` gives no more, at the latest when its connection's wait for the next frame times out."""
+        self._stopped.set()
+
+    def frames(self) -> Generator[Captured, None, None]:
+        """Yield the frames.
+
+        Raises
+        ------
+        InputError : the source cannot be opened, or is lost for good.
+        """
+        failures, has_worked, was_lost = 0, False, False
+        while not self._stopped.is_set():
+            try:
+                with self._connect() as frames:
+                    for frame in frames:
+                        if self._stopped.is_set():
+                            return
+                        if was_lost:
+                            self.reconnections += 1
+                        failures, has_worked, was_lost = 0, True, False
+                        yield frame
+                if self._may_end:
+                    return
+                reason = "the stream ended"
+            except LostError as error:
+                if error.is_final and not has_worked:
+                    raise InputError(f"{self.name}: {error}") from error
+                reason = str(error)
+            if self._stopped.is_set():
+                return
+            was_lost = has_worked
+            failures += 1
+            self._wait(failures, reason)
+
+    def _wait(self, failures: int, reason: str) -> None:
+        if self._attempts is not None and failures > self._attempts:
+            tried = f" (tried again {self._attempts} times)" if self._attempts else ""
+            raise InputError(f"{self.name}: {reason}{tried}")
+        seconds = backoff_seconds(failures)
+        self._on_trouble(f"{self.name}: {reason}; trying again in {seconds:.1f} s")
+        self._stopped.wait(seconds)
+
+
+def backoff_seconds(failures: int) -> float:
+    """How long to wait after so many failures in a row: twice as long each time, up to 10 s, give or take a quarter."""
+    wait: float = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(failures - 1, 10))
+    return wait * random.uniform(1 - _JITTER, 1 + _JITTER)
+
+
+class Pacer:
+    """Lets frames through at the times they are to be shown, of sources that deliver faster than that.
+
+    Parameters
+    ----------
+    longest_seconds : a time further ahead than this begins a new clock.
+    """
+
+    def __init__(self, longest_seconds: float = 15.0) -> None:
+        self._longest = longest_seconds
+        self._offset: float | None = None
+
+    def wait(self, shown_seconds: float | None) -> None:
+        """Wait until a frame is due; None for one without a time."""
+        if shown_seconds is None:
+            return
+        now = time.monotonic()
+        if self._offset is None or not 0 <= shown_seconds + self._offset - now <= self._longest:
+            # Late: the source is slower than its clock, as after a loss. Catching up would only drop frames.
+            self._offset = now - shown_seconds
+        else:
+            time.sleep(shown_seconds + self._offset - now)

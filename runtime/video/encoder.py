@@ -1,0 +1,218 @@
+"""The video stream of an output: the encoder set up to keep the source's times, colour, shape and orientation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from av.container import OutputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from overnet.errors import OutputError
+from overnet.runtime.video.color import MATRIX_RGB, RANGE_FULL, RANGE_LIMITED, RgbEncoder
+from overnet.runtime.video.demux import TimestampRepair
+from overnet.runtime.video.formats import (
+    OutputFormat,
+    choose_pixel_format,
+    find_encoder,
+    has_coarse_clock,
+    open_failure,
+    quality_options,
+    stores_aspect,
+)
+from overnet.runtime.video.frame import Frame, VideoInfo
+
+# H.264 stores the two sides of a pixel in 16 bits each.
+_MAX_ASPECT_TERM = 65535
+
+
+class VideoTrack:
+    """Encodes frames into a stream of an output.
+
+    Parameters
+    ----------
+    output : the file; its header must not be written yet.
+    container : what it is.
+    info : of the source.
+    width, height : of the frames that come, in pixels.
+    codec, crf, threads, encoder_options : as for `VideoWriter`.
+
+    Attributes
+    ----------
+    stream : the stream of the output.
+    time_base : seconds per tick of all times given in ticks here.
+    first_ticks, end_ticks : when the first frame begins and the last one ends, by the source's clock.
+    written : number of frames so far.
+    notes : one-line remarks for the user.
+
+    Raises
+    ------
+    OutputError : there is no such encoder, it takes no such size, or the container does not hold it.
+    """
+
+    def __init__(
+        self,
+        output: OutputContainer,
+        container: OutputFormat,
+        *,
+        info: VideoInfo,
+        width: int,
+        height: int,
+        codec: str | None,
+        crf: int | None,
+        threads: int,
+        encoder_options: Mapping[str, str] | None = None,
+    ) -> None:
+        self.notes: list[str] = []
+        self.first_ticks = 0
+        self.end_ticks = 0
+        self.written = 0
+        self._container = container
+        self._info = info
+        self._size = (width, height)
+        self._shift_ticks = 0
+        self._durations: dict[int, int] = {}
+        self._turns = self._quarter_turns()
+        encoder = find_encoder(codec, container)
+        self._encoder = encoder.name
+        self._pixel_format = choose_pixel_format(encoder, width=width, height=height)
+        self.time_base = self._choose_clock()
+        self._repair = TimestampRepair(self.time_base)
+        self.stream = self._add(output, crf, encoder_options or {})
+        self.stream.codec_context.thread_count = threads
+        # PyAV's default makes x264 slice every picture, which costs quality.
+        self.stream.codec_context.thread_type = "AUTO"
+        try:
+            self.stream.codec_context.open()
+        except (av.FFmpegError, ValueError) as error:
+            raise open_failure(self._encoder, error) from error
+
+    @property
+    def _rate(self) -> Fraction:
+        return self._info.frame_rate or Fraction(25)
+
+    def begin(self, frame: Frame, *, shift_seconds: Fraction | None) -> Fraction:
+        """Fix which time of the source becomes 0: the given one, or None for the first frame's; return it."""
+        self.first_ticks = round(frame.pts * frame.time_base / self.time_base)
+        self._shift_ticks = self.first_ticks if shift_seconds is None else round(shift_seconds / self.time_base)
+        return self._shift_ticks * self.time_base
+
+    @property
+    def end_seconds(self) -> Fraction:
+        """When the last frame ends, by the source's clock."""
+        return self.end_ticks * self.time_base
+
+    def encode(self, frame: Frame | None) -> Iterator[tuple[av.Packet[Any], Fraction | None]]:
+        """Encode a frame, or with None what the encoder holds back.
+
+        Yields packets to be written, each with the decoding time it reaches in seconds by the source's clock.
+
+        Raises
+        ------
+        ValueError : the frame is not height x width x 3 uint8.
+        """
+        picture = None if frame is None else self._picture(frame)
+        for packet in self.stream.encode(picture):
+            # Not every encoder hands durations through, and the last frame's cannot be told from the next.
+            if packet.pts is not None:
+                packet.duration = self._durations.pop(packet.pts, 1)
+            reached = packet.dts if packet.dts is not None else packet.pts
+            yield packet, None if reached is None else (reached + self._shift_ticks) * self.time_base
+        if frame is None and self._repair.repaired:
+            self.notes.append(f"{self._repair.repaired} frame times were moved to keep them apart")
+
+    def _picture(self, frame: Frame) -> VideoFrame:
+        width, height = self._size
+        if frame.rgb.shape != (height, width, 3) or frame.rgb.dtype != np.uint8:
+            raise ValueError(f"expected uint8 {height}x{width}x3, got {frame.rgb.dtype} {frame.rgb.shape}")
+        duration = max(1, round(frame.duration * frame.time_base / self.time_base))
+        pts = self._repair(round(frame.pts * frame.time_base / self.time_base) - self._shift_ticks, duration)
+        picture = self._to_frame(np.rot90(frame.rgb, self._turns) if self._turns else frame.rgb)
+        picture.pts = pts
+        picture.time_base = self.time_base
+        self._durations[pts] = duration
+        self.end_ticks = pts + duration + self._shift_ticks
+        self.written += 1
+        return picture
+
+    def _quarter_turns(self) -> int:
+        """Counter-clockwise quarter turns by which the pixels themselves are rotated; 0 where a tag does it."""
+        can_tag = self._container.keeps_rotation and hasattr(VideoStream, "set_display_matrix")
+        if can_tag or self._info.rotation_degrees % 90:
+            return 0
+        return self._info.rotation_degrees // 90 % 4
+
+    def _choose_clock(self) -> Fraction:
+        """Seconds per tick of the encoder: the source's own, wherever the output can store them."""
+        name = self._container.name
+        if self._container.has_constant_rate or has_coarse_clock(self._encoder):
+            rate = self._rate.limit_denominator(1001)
+            self.notes.append(f"{self._encoder} in {name} stores a constant {float(rate):.5g} frames per second")
+            return 1 / rate
+        tick = self._container.tick
+        if tick is not None and (self._info.time_base / tick).denominator != 1:
+            self.notes.append(f"{name} stores times in whole milliseconds: frame times are rounded")
+        return self._info.time_base
+
+    def _add(self, output: OutputContainer, crf: int | None, own: Mapping[str, str]) -> VideoStream:
+        info, pixel_format, encoder = self._info, self._pixel_format, self._encoder
+        width, height = self._size if self._turns % 2 == 0 else self._size[::-1]
+        options = {**quality_options(encoder, crf, width=width, height=height, rate=self._rate), **own}
+        if self._container.has_constant_rate:
+            # AVI has no presentation times, so pictures can only be stored in the order they are shown.
+            options["bf"] = "0"
+        try:
+            stream: Any = output.add_stream(encoder, rate=self._rate, options=options)
+        except ValueError as error:
+            name = self._container.name
+            raise OutputError(f"{name} cannot hold video of {encoder}: choose another codec or suffix") from error
+        is_rgb = "rgb" in pixel_format or "bgr" in pixel_format or pixel_format.startswith("gbr")
+        tags = replace(
+            info.color,
+            matrix=MATRIX_RGB if is_rgb else info.color.matrix,
+            full_range=info.color.full_range or is_rgb or pixel_format.startswith("yuvj"),
+        )
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = width, height, pixel_format
+        context.time_base = stream.time_base = self.time_base
+        context.colorspace, context.color_range = tags.matrix, RANGE_FULL if tags.full_range else RANGE_LIMITED
+        context.color_primaries, context.color_trc = tags.primaries, tags.transfer
+        ratio = self._pixel_aspect()
+        if ratio is not None:
+            context.sample_aspect_ratio = ratio
+            if ratio != 1 and not stores_aspect(encoder, self._container):
+                shape = f"{ratio.numerator}:{ratio.denominator}"
+                self.notes.append(
+                    f"{encoder} in {self._container.name} cannot store pixels of {shape}: use h264 or .mp4"
+                )
+        if info.display_matrix is not None and not self._turns:
+            self._keep_display(stream, info.display_matrix)
+        if pixel_format == "yuv444p":
+            self.notes.append(f"the odd size {width}x{height} is encoded as 4:4:4, which not every player shows")
+        self._to_frame = RgbEncoder(tags, pixel_format=pixel_format)
+        return stream  # type: ignore[no-any-return]
+
+    def _pixel_aspect(self) -> Fraction | None:
+        """Aspect ratio of an output pixel that keeps the picture's shape."""
+        info, (width, height) = self._info, self._size
+        stretch = Fraction(info.width * height, info.height * width)
+        # Less than a pixel off is rounding to whole pixels, no stretching.
+        if abs(stretch - 1) * max(width, height) < 1:
+            stretch = Fraction(1)
+        ratio = (info.sample_aspect_ratio or 1) * stretch
+        if info.sample_aspect_ratio is None and ratio == 1:
+            return None
+        return (1 / ratio if self._turns % 2 else ratio).limit_denominator(_MAX_ASPECT_TERM)
+
+    def _keep_display(self, stream: Any, matrix: tuple[int, ...]) -> None:  # noqa: ANN401 - not in every PyAV
+        if not self._container.keeps_rotation or not hasattr(stream, "set_display_matrix"):
+            self.notes.append(f"the source's display matrix cannot be stored in {self._container.name}: dropped")
+            return
+        # The last row moves the turned picture back into view, by pixels of the upscaled size.
+        scale = Fraction(self._size[0], self._info.width)
+        stream.set_display_matrix((*matrix[:6], round(matrix[6] * scale), round(matrix[7] * scale), matrix[8]))

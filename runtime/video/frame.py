@@ -1,0 +1,170 @@
+"""What is known of a video, and one frame of it."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from overnet.errors import InputError
+from overnet.runtime.video.color import MATRIX_UNSPECIFIED, RANGE_FULL, ColorTags, resolve
+from overnet.runtime.video.demux import UNSCALED_DISPLAY, codec_name, origin_seconds
+
+MAX_SIDE_PX = 16384
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known of a video before it is decoded.
+
+    Parameters
+    ----------
+    width, height : size in pixels as stored: a rotation is not applied.
+    frame_rate : average, in frames per second, such as 30000/1001; None if unknown.
+    time_base : seconds per tick of every ``Frame.pts``.
+    frame_count : frames in the whole file, stated or estimated from the duration; None if unknown.
+    duration_seconds : of the whole file.
+    rotation_degrees : counter-clockwise rotation a player applies, -180 to 180.
+    sample_aspect_ratio : width of a pixel over its height; None if the file does not say.
+    bit_depth : bits per component as stored; frames are delivered in 8.
+    pixel_format, codec, container : FFmpeg's names.
+    color : how the samples are converted; an unspecified matrix is guessed as players do.
+    color_as_tagged : what the file says, 2 where it says nothing.
+    display_matrix : the nine integers of FFmpeg's display matrix, where it is not the identity.
+    origin_seconds : the time that counts as 0 in formats whose clock starts anywhere (MPEG-TS); else 0.
+    max_frames : how many frames were asked for; None if all.
+    """
+
+    width: int
+    height: int
+    frame_rate: Fraction | None
+    time_base: Fraction
+    frame_count: int | None
+    duration_seconds: float | None
+    rotation_degrees: int
+    sample_aspect_ratio: Fraction | None
+    bit_depth: int
+    pixel_format: str
+    codec: str
+    container: str
+    color: ColorTags
+    color_as_tagged: ColorTags
+    display_matrix: tuple[int, ...] | None = None
+    origin_seconds: Fraction = field(default=Fraction(0))
+    max_frames: int | None = None
+
+
+@dataclass
+class Frame:
+    """One picture and when it is shown.
+
+    Parameters
+    ----------
+    rgb : H x W x 3 uint8, C-contiguous.
+    pts : presentation time in ticks of ``time_base``, strictly increasing over a video.
+    time_base : seconds per tick.
+    duration : in ticks of ``time_base``, at least 1.
+    """
+
+    rgb: np.ndarray
+    pts: int
+    time_base: Fraction
+    duration: int
+
+
+def describe_video(
+    container: InputContainer, stream: VideoStream, frame: VideoFrame, name: str, *, max_frames: int | None = None
+) -> VideoInfo:
+    """Describe a video by its container, its stream and the first frame that was decoded.
+
+    Parameters
+    ----------
+    name : what messages call it.
+    max_frames : how many frames were asked for; None if all.
+
+    Raises
+    ------
+    InputError : its size is one that no video has.
+    """
+    codec = stream.codec_context
+    width, height = frame.width, frame.height
+    check_size(width, height, name)
+    color_range = int(frame.color_range) or int(codec.color_range)
+    matrix = int(frame.colorspace)
+    is_rgb = frame.format.is_rgb or frame.format.has_palette
+    # Formats that are full range by their name, to swscale as well, whatever the tag says.
+    is_full_format = is_rgb or frame.format.name.startswith("yuvj")
+    tagged = ColorTags(
+        matrix=matrix if matrix != MATRIX_UNSPECIFIED else int(codec.colorspace),
+        primaries=int(codec.color_primaries),
+        transfer=int(codec.color_trc),
+        full_range=color_range == RANGE_FULL or is_full_format or (is_grey(frame) and not color_range),
+    )
+    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+    duration = duration_seconds(container, stream)
+    counted = stream.frames or (round(duration * rate) if duration and rate else 0)
+    display, rotation = _display(frame)
+    ratio = stream.sample_aspect_ratio
+    # From PyAV 19 on, its times are of a type of its own.
+    time_base = Fraction(stream.time_base or Fraction(1, 90_000))
+    return VideoInfo(
+        width=width,
+        height=height,
+        frame_rate=Fraction(rate) if rate else None,
+        time_base=time_base,
+        frame_count=counted or None,
+        duration_seconds=None if duration is None else float(duration),
+        rotation_degrees=rotation,
+        sample_aspect_ratio=Fraction(ratio) if ratio else None,
+        bit_depth=max(component.bits for component in frame.format.components),
+        pixel_format=frame.format.name,
+        codec=codec_name(stream),
+        container=container.format.name,
+        color=resolve(tagged, width=width, height=height, has_matrix=not (is_rgb or is_grey(frame))),
+        color_as_tagged=tagged,
+        display_matrix=display,
+        origin_seconds=origin_seconds(container),
+        max_frames=max_frames,
+    )
+
+
+def check_size(width: int, height: int, name: str) -> None:
+    """Refuse a size that no video has.
+
+    Raises
+    ------
+    InputError : it is too large, or empty.
+    """
+    if max(width, height) > MAX_SIDE_PX or min(width, height) < 1:
+        raise InputError(f"{name} is {width}x{height}: sides of 1 to {MAX_SIDE_PX} pixels are supported")
+
+
+def duration_seconds(container: InputContainer, stream: VideoStream) -> Fraction | None:
+    """How long a video is, as far as its stream or else its container says."""
+    if stream.duration and stream.time_base:
+        return stream.duration * Fraction(stream.time_base)
+    return Fraction(container.duration, av.time_base) if container.duration else None
+
+
+def is_grey(frame: VideoFrame) -> bool:
+    """Whether a frame has no colour: grey, with or without transparency."""
+    return len(frame.format.components) <= 2 and not frame.format.has_palette
+
+
+def _display(frame: VideoFrame) -> tuple[tuple[int, ...] | None, int]:
+    """Read the display matrix of a frame and the counter-clockwise rotation in it, in degrees."""
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None, 0
+    matrix = struct.unpack("=9i", bytes(data))
+    if (matrix[0], matrix[1], matrix[3], matrix[4]) == UNSCALED_DISPLAY:
+        return None, 0
+    return matrix, round(-math.degrees(math.atan2(matrix[1], matrix[0])))

@@ -1,0 +1,169 @@
+"""Encoded video that goes to no file: Matroska through a pipe, or a stream pushed to a server."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import OutputContainer
+
+from overnet.errors import OutputError
+from overnet.runtime.video.demux import TAG_OPTIONS
+from overnet.runtime.video.encoder import VideoTrack
+from overnet.runtime.video.formats import OutputFormat
+from overnet.runtime.video.frame import Frame, VideoInfo
+from overnet.runtime.video.raw import PIPE
+from overnet.runtime.video.stdio import PipeOutput
+
+# Lossless, and cheap to read and write: what comes out of the pipe is encoded by the next program.
+_PIPE_FORMAT = OutputFormat("matroska", ("rawvideo",), (("live", "1"),), keeps_rotation=True, tick=Fraction(1, 1000))
+RTSP_FORMAT = OutputFormat("rtsp", ("libx264", "libopenh264", "h264_nvenc", "h264_v4l2m2m"))
+# What a server answers within.
+_TIMEOUT_SECONDS = (5.0, 5.0)
+
+
+class MuxedWriter:
+    """Encodes frames with their times and colours into something that is no file; a context manager.
+
+    Use `to_pipe` or `to_server`.
+
+    Attributes
+    ----------
+    notes : one-line remarks for the user.
+    """
+
+    def __init__(self, output: OutputContainer, track: VideoTrack, *, name: str, pipe: PipeOutput | None) -> None:
+        self.notes = track.notes
+        self._output: OutputContainer | None = output
+        self._track = track
+        self._name = name
+        self._pipe = pipe
+
+    @classmethod
+    def to_pipe(
+        cls,
+        pipe: PipeOutput,
+        *,
+        info: VideoInfo,
+        width: int,
+        height: int,
+        codec: str | None = None,
+        crf: int | None = None,
+    ) -> MuxedWriter:
+        """Write Matroska to a pipe, unencoded unless a codec is asked for. Parameters as for `VideoWriter`.
+
+        Raises
+        ------
+        OutputError : Matroska cannot hold the codec, or the codec not the size.
+        """
+        output = av.open(pipe, "w", format="matroska", container_options=dict(_PIPE_FORMAT.options), **TAG_OPTIONS)
+        track = VideoTrack(output, _PIPE_FORMAT, info=info, width=width, height=height, codec=codec, crf=crf, threads=0)
+        return cls(output, track, name="standard output", pipe=pipe)
+
+    @classmethod
+    def to_server(
+        cls,
+        url: str,
+        *,
+        name: str,
+        info: VideoInfo,
+        width: int,
+        height: int,
+        codec: str | None = None,
+        crf: int | None = None,
+        encoder_options: Mapping[str, str] | None = None,
+        transport: str = "tcp",
+    ) -> MuxedWriter:
+        """Push a stream to an RTSP server.
+
+        Parameters
+        ----------
+        url : where to.
+        name : what messages call it; `url` may have a password in it.
+        transport : ``tcp`` or ``udp``.
+        info, width, height, codec, crf, encoder_options : as for `VideoWriter`.
+
+        Raises
+        ------
+        OutputError : the server is not there, or refuses.
+        """
+        try:
+            output = av.open(
+                url, "w", format="rtsp", container_options={"rtsp_transport": transport}, timeout=_TIMEOUT_SECONDS
+            )
+            track = VideoTrack(
+                output,
+                RTSP_FORMAT,
+                info=info,
+                width=width,
+                height=height,
+                codec=codec,
+                crf=crf,
+                threads=0,
+                encoder_options=encoder_options,
+            )
+            output.start_encoding()
+        except (av.FFmpegError, OSError) as error:
+            raise _failure(name, error) from error
+        return cls(output, track, name=name, pipe=None)
+
+    def __enter__(self) -> MuxedWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    def write(self, frame: Frame) -> None:
+        """Encode and send a frame.
+
+        Raises
+        ------
+        BrokenPipeError : nobody reads the pipe any more.
+        OutputError : the server has gone.
+        """
+        if not self._track.written:
+            self._track.begin(frame, shift_seconds=None)
+        self._send(frame)
+
+    def stop(self) -> None:
+        """Wait for a reader no longer."""
+        if self._pipe is not None:
+            self._pipe.stop()
+
+    def finish(self) -> Path:
+        """Send what the encoder holds back, and end."""
+        self._send(None)
+        self._close()
+        return PIPE
+
+    def finish_partial(self) -> Path | None:
+        """As `finish`: what was sent is whole at any time. None if nothing was."""
+        return self.finish() if self._track.written else None
+
+    def _send(self, frame: Frame | None) -> None:
+        assert self._output is not None
+        try:
+            for packet, _ in self._track.encode(frame):
+                self._output.mux_one(packet)
+        except (av.FFmpegError, OSError) as error:
+            if isinstance(error, BrokenPipeError) and self._pipe is not None:
+                raise
+            raise _failure(self._name, error) from error
+
+    def _close(self) -> None:
+        output, self._output = self._output, None
+        if output is not None:
+            with contextlib.suppress(av.FFmpegError, OSError):
+                output.close()
+        if self._pipe is not None:
+            self._pipe.close()
+
+
+def _failure(name: str, error: Exception) -> OutputError:
+    # Not the error's own text: FFmpeg puts the whole address into it.
+    reason: Any = getattr(error, "strerror", None) or type(error).__name__
+    return OutputError(f"{name} cannot be written to: {reason}")

@@ -1,0 +1,290 @@
+"""Video without a file: read from a pipe, headerless or in any container, and written to one as Y4M or plain pixels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.format import VideoFormat
+from av.video.frame import VideoFrame
+
+from overnet.errors import InputError
+from overnet.runtime.video.color import MATRIX_RGB, ColorTags, RgbEncoder, guess_matrix
+from overnet.runtime.video.demux import TAG_OPTIONS, refuse_text
+from overnet.runtime.video.frame import Frame, VideoInfo, check_size
+from overnet.runtime.video.reader import VideoReader
+from overnet.runtime.video.stdio import PipeInput, PipeOutput
+
+PIPE = Path("-")
+_NAME = "standard input"
+# For what names no rate, as FFmpeg does.
+_USUAL_RATE = Fraction(25)
+_Y4M_HEADER = re.compile(rb"YUV4MPEG2 [^\n]*\n")
+_Y4M_FRAME_HEADER = b"FRAME\n"
+_MATRIX_NAMES = {1: "BT.709", 5: "BT.601", 6: "BT.601", 9: "BT.2020"}
+
+
+@dataclass(frozen=True)
+class RawFormat:
+    """Video that does not say what it is.
+
+    Parameters
+    ----------
+    width, height : in pixels.
+    pixel_format : FFmpeg's name, such as ``rgb24`` or ``yuv420p``.
+    rate : frames per second.
+
+    Raises
+    ------
+    InputError : a size or rate out of range, or no such pixel format.
+    """
+
+    width: int
+    height: int
+    pixel_format: str = "rgb24"
+    rate: Fraction = _USUAL_RATE
+
+    def __post_init__(self) -> None:
+        check_size(self.width, self.height, "raw video")
+        if not 0 < self.rate <= 1000:
+            raise InputError(f"the rate is {float(self.rate):g} frames a second; it must be above 0 and at most 1000")
+        check_pixel_format(self.pixel_format)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Size of one frame."""
+        return frame_bytes(self.pixel_format, self.width, self.height)
+
+
+def check_pixel_format(name: str) -> None:
+    """Refuse what is no pixel format.
+
+    Raises
+    ------
+    InputError : FFmpeg knows none of that name.
+    """
+    try:
+        VideoFormat(name)
+    except ValueError as error:
+        raise InputError(f"no pixel format is named '{name}'; usual ones are rgb24, bgr24, yuv420p and nv12") from error
+
+
+def frame_bytes(pixel_format: str, width: int, height: int) -> int:
+    """Size of a frame without padding between its lines."""
+    components = VideoFormat(pixel_format, width, height).components
+    if len({component.plane for component in components}) == 1:
+        # Packed formats may have bytes that belong to no component.
+        return width * height * VideoFormat(pixel_format).padded_bits_per_pixel // 8
+    return sum(component.width * component.height * ((component.bits + 7) // 8) for component in components)
+
+
+class PipeReader(VideoReader):
+    """Reads a video from a pipe, in order, as fast as it comes and is taken.
+
+    Parameters
+    ----------
+    pipe : the pipe.
+    raw : what comes, where it does not say so itself; None for a container that FFmpeg knows by its beginning.
+    start_seconds, max_frames : as for `VideoReader`.
+
+    Raises
+    ------
+    InputError : nothing came, or no video.
+    """
+
+    def __init__(
+        self,
+        pipe: PipeInput,
+        *,
+        raw: RawFormat | None = None,
+        start_seconds: float = 0.0,
+        max_frames: int | None = None,
+    ) -> None:
+        self._pipe = pipe
+        self._raw = raw
+        container = self._open()
+        try:
+            super().__init__(_NAME, start_seconds=start_seconds, max_frames=max_frames, opened=container)
+        except InputError as error:
+            if raw is not None and pipe.count < raw.frame_bytes:
+                raise self._too_little() from error
+            raise
+        if len(container.streams) > 1:
+            self.notes.append("only the picture is read from a pipe: sound and subtitles are left out")
+
+    def stop(self) -> None:
+        """Wait for no more: the pipe counts as ended."""
+        self._pipe.stop()
+
+    def _open(self) -> InputContainer:
+        options = {}
+        if self._raw is not None:
+            options = {
+                "video_size": f"{self._raw.width}x{self._raw.height}",
+                "pixel_format": self._raw.pixel_format,
+                "framerate": str(self._raw.rate),
+            }
+        try:
+            container: InputContainer = av.open(
+                self._pipe,
+                "r",
+                format=None if self._raw is None else "rawvideo",
+                options=options,
+                buffer_size=1 << 18,
+                **TAG_OPTIONS,
+            )
+            refuse_text(container, Path(_NAME))
+            return container
+        except (av.FFmpegError, OSError, ValueError) as error:
+            if not self._pipe.count:
+                raise InputError(f"{_NAME} is empty: no video came") from error
+            if self._raw is not None:
+                raise self._too_little() from error
+            raise InputError(
+                f"{_NAME} is no video FFmpeg knows; for headerless video give --raw WIDTHxHEIGHT"
+            ) from error
+
+    def _too_little(self) -> InputError:
+        assert self._raw is not None
+        raw = self._raw
+        return InputError(
+            f"{_NAME} gave {self._pipe.count} bytes, and one frame of {raw.width}x{raw.height} {raw.pixel_format} "
+            f"has {raw.frame_bytes}"
+        )
+
+    def _note_damage(self) -> None:
+        cut = self._cut_off_bytes()
+        if not cut:
+            super()._note_damage()
+            return
+        hint = "" if self._raw is None else f" (is --raw {self._raw.width}x{self._raw.height} right?)"
+        whole = frame_bytes(self.info.pixel_format, self.info.width, self.info.height)
+        self.notes.append(f"the last frame was cut off after {cut} of {whole} bytes: left out{hint}")
+
+    def _cut_off_bytes(self) -> int:
+        """How much of a frame that is not whole the pipe ended with."""
+        if self._max_frames is not None:
+            return 0
+        before, each = 0, 0
+        header = _Y4M_HEADER.match(self._pipe.head)
+        if self._raw is None:
+            # With parameters of their own, frames have headers of any length.
+            if header is None or not self._pipe.head.startswith(_Y4M_FRAME_HEADER, header.end()):
+                return 0
+            before, each = header.end(), len(_Y4M_FRAME_HEADER)
+        each += frame_bytes(self.info.pixel_format, self.info.width, self.info.height)
+        return (self._pipe.count - before) % each
+
+
+class RawWriter:
+    """Writes frames to a pipe as they are: as Y4M, or without any header; a context manager.
+
+    Neither has times: frames are taken to be one `VideoInfo.frame_rate` apart.
+
+    Parameters
+    ----------
+    pipe : the pipe.
+    info : of the source.
+    width, height : of the frames that will be written, in pixels.
+    pixel_format : of plain pixels; None for Y4M, which is yuv420p.
+
+    Attributes
+    ----------
+    notes : one-line remarks for the user.
+    """
+
+    def __init__(
+        self, pipe: PipeOutput, *, info: VideoInfo, width: int, height: int, pixel_format: str | None = None
+    ) -> None:
+        self.notes: list[str] = []
+        self._pipe = pipe
+        self._info = info
+        self._turns = 0 if info.rotation_degrees % 90 else info.rotation_degrees // 90 % 4
+        self._size = (width, height) if self._turns % 2 == 0 else (height, width)
+        self._is_y4m = pixel_format is None
+        self._written = 0
+        stored = pixel_format or "yuv420p"
+        is_rgb = bool(VideoFormat(stored).is_rgb)
+        color = replace(info.color, matrix=MATRIX_RGB, full_range=True) if is_rgb else info.color
+        self._to_frame = RgbEncoder(color, pixel_format=stored)
+        if not is_rgb:
+            self._remark(info.color)
+
+    def __enter__(self) -> RawWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pipe.close()
+
+    def write(self, frame: Frame) -> None:
+        """Write a frame: height x width x 3 uint8.
+
+        Raises
+        ------
+        BrokenPipeError : nobody reads the pipe any more.
+        """
+        if self._is_y4m:
+            self._pipe.write(_Y4M_FRAME_HEADER if self._written else self._header() + _Y4M_FRAME_HEADER)
+        picture = self._to_frame(np.rot90(frame.rgb, self._turns) if self._turns else frame.rgb)
+        for lines in _plane_lines(picture):
+            self._pipe.write(lines)
+        self._written += 1
+
+    def stop(self) -> None:
+        """Wait for a reader no longer."""
+        self._pipe.stop()
+
+    def finish(self) -> Path:
+        """Close the pipe; what is written is whole at any time."""
+        self._pipe.close()
+        return PIPE
+
+    def finish_partial(self) -> Path | None:
+        """Close the pipe; None if nothing was written."""
+        self._pipe.close()
+        return PIPE if self._written else None
+
+    def _header(self) -> bytes:
+        (width, height), info = self._size, self._info
+        rate = (info.frame_rate or _USUAL_RATE).limit_denominator(1001)
+        aspect = info.sample_aspect_ratio or Fraction(0)
+        if self._turns % 2 and aspect:
+            aspect = 1 / aspect
+        shape = f"{aspect.numerator}:{aspect.denominator if aspect else 0}"
+        # Chroma in the middle of its four pixels is what the conversion makes.
+        color = f"C420jpeg XYSCSS=420JPEG XCOLORRANGE={'FULL' if info.color.full_range else 'LIMITED'}"
+        return f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{shape} {color}\n".encode()
+
+    def _remark(self, color: ColorTags) -> None:
+        """Say that the colours will be taken for others, where the reader's guess by the size is another matrix."""
+        ours = _MATRIX_NAMES.get(color.matrix, f"matrix {color.matrix}")
+        guessed = _MATRIX_NAMES[guess_matrix(*self._size)]
+        if ours != guessed:
+            self.notes.append(
+                f"the pipe cannot say that the colours are {ours}; players take this size for {guessed} "
+                "(--output-format matroska says it)"
+            )
+
+
+def _plane_lines(picture: VideoFrame) -> Iterator[memoryview]:
+    """The planes of a frame, each without the padding of its lines."""
+    width, height = picture.width, picture.height
+    components = VideoFormat(picture.format.name, width, height).components
+    packed = len(picture.planes) == 1
+    for index, plane in enumerate(picture.planes):
+        of_plane = [component for component in components if component.plane == index]
+        rows = of_plane[0].height
+        if packed:
+            line_bytes = width * picture.format.padded_bits_per_pixel // 8
+        else:
+            line_bytes = sum(component.width * ((component.bits + 7) // 8) for component in of_plane)
+        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:rows, :line_bytes]  # type: ignore[call-overload]
+        contiguous: Any = np.ascontiguousarray(lines)  # a buffer, which older type hints do not say
+        yield memoryview(contiguous)

@@ -1,0 +1,251 @@
+"""Video in: RGB frames with their own timestamps, and what the writer needs to keep about the file."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from overnet.errors import InputError
+from overnet.runtime.video.color import RgbDecoder
+from overnet.runtime.video.demux import TimestampRepair, main_stream, open_source, origin_seconds, read_packets
+from overnet.runtime.video.frame import Frame, VideoInfo, describe_video, duration_seconds, is_grey
+
+# Seeking lands at or before the wanted time only as far as the file's index is right: step back until it does.
+_SEEK_BACK_SECONDS = (0, 2, 20)
+# Times on a command line are rounded; a frame that begins this much before the start still counts as at the start.
+_START_TOLERANCE = Fraction(1, 2000)
+
+
+class VideoReader:
+    """Decodes the main video stream of a file, in presentation order; a context manager.
+
+    What cannot be decoded is skipped and counted in ``notes``, which grow while frames are read.
+
+    Parameters
+    ----------
+    path : a local file in any format FFmpeg reads.
+    start_seconds : where to begin; the first frame at or after this time comes first.
+    max_frames : where to stop; None reads to the end.
+    opened : the open container, of what cannot be opened again or gone back in, as a pipe; `path` then only names it.
+        The reader closes it.
+
+    Attributes
+    ----------
+    info : what is known of the video.
+    notes : one-line remarks for the user.
+    expected_frames : how many frames will come, for a progress bar; an estimate, None if unknown.
+
+    Raises
+    ------
+    InputError : the file is missing, empty, not a video, has no picture that can be decoded, or ends before
+        ``start_seconds``.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        start_seconds: float = 0.0,
+        max_frames: int | None = None,
+        opened: InputContainer | None = None,
+    ) -> None:
+        if not start_seconds >= 0 or math.isinf(start_seconds):
+            raise InputError(f"the start must be 0 seconds or later, not {start_seconds:g}")
+        if max_frames is not None and max_frames < 1:
+            raise InputError(f"the number of frames must be 1 or more, not {max_frames}")
+        self.notes: list[str] = []
+        self._path = Path(path)
+        self._lock = threading.Lock()
+        self._max_frames = max_frames
+        self._damaged_packets = 0
+        self._closed = False
+        self._can_seek = opened is None
+        self._container: InputContainer = opened or open_source(self._path)
+        try:
+            self._stream = main_stream(self._container, self._path)
+            self._stream.thread_type = "AUTO"
+            if self._stream.time_base is None:
+                raise InputError(f"{self._path}: the video stream has no clock")
+            # From PyAV 19 on, its times are of a type of its own.
+            self._time_base = Fraction(self._stream.time_base)
+            self._origin = origin_seconds(self._container)
+            self._start = self._origin + Fraction(str(start_seconds)) - _START_TOLERANCE if start_seconds else None
+            self._first, self._frames = self._first_frame(start_seconds)
+            self.info: VideoInfo = describe_video(
+                self._container, self._stream, self._first, str(self._path), max_frames=self._max_frames
+            )
+            self._to_rgb = RgbDecoder(
+                self.info.color,
+                width=self.info.width,
+                height=self.info.height,
+                is_limited_grey=is_grey(self._first) and not self.info.color_as_tagged.full_range,
+            )
+            self.expected_frames: int | None = self._expected(start_seconds)
+            self._remark(self._first)
+        except BaseException:
+            self._container.close()
+            raise
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; a running iteration ends after its current frame."""
+        with self._lock:
+            self._closed = True
+            self._container.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames, once."""
+        return self.frames()
+
+    def frames(self, buffer: Callable[[], np.ndarray | None] = lambda: None) -> Iterator[Frame]:
+        """Yield the frames, once.
+
+        Parameters
+        ----------
+        buffer : gives for each frame the H x W x 3 uint8 array to decode it to, or None for a new one. It may wait, and
+            is not called while the file is locked, so that `close` works meanwhile.
+        """
+        one_frame = max(1, round(1 / (self.info.frame_rate or 25) / self._time_base))
+        repair = TimestampRepair(self._time_base)
+        count = 0
+        next_pts = 0
+        while self._max_frames is None or count < self._max_frames:
+            with self._lock:
+                decoded = None if self._closed else next(self._frames, None)
+            if decoded is None:
+                break
+            out = buffer()
+            with self._lock:
+                stated = decoded.pts if decoded.pts is not None else decoded.dts
+                duration = int(getattr(decoded, "duration", 0) or 0) or one_frame
+                pts = repair(next_pts if stated is None else stated, duration)
+                rgb = self._to_rgb(decoded, out)
+            next_pts = pts + duration
+            count += 1
+            yield Frame(rgb=rgb, pts=pts, time_base=self._time_base, duration=duration)
+        if repair.repaired:
+            self.notes.append(f"{repair.repaired} frame times ran backwards or stood still and were moved forward")
+        self._note_damage()
+        if not self._closed and count != self._max_frames:
+            self._note_early_end(next_pts * self._time_base)
+
+    def _first_frame(self, start_seconds: float) -> tuple[VideoFrame, Iterator[VideoFrame]]:
+        """Decode up to the first wanted frame; the iterator begins with that frame."""
+        seeks = self._start is not None and self._can_seek
+        for back in _SEEK_BACK_SECONDS if seeks else ():
+            if back >= start_seconds or not self._seek(back):
+                break
+            earlier, frame, frames = self._skip_to_start()
+            # Landed after the start: unless an earlier landing has nothing between, the start would be missed.
+            if earlier and frame is not None:
+                self._damaged_packets = 0
+                return frame, _chain(frame, frames)
+        if seeks:
+            self._rewind()
+        earlier, frame, frames = self._skip_to_start()
+        if frame is not None:
+            return frame, _chain(frame, frames)
+        if earlier:
+            raise InputError(f"{self._path} ends before the start asked for, {start_seconds:g} seconds")
+        raise InputError(f"{self._path}: no picture in it can be decoded: it is damaged or cut off")
+
+    def _skip_to_start(self) -> tuple[bool, VideoFrame | None, Iterator[VideoFrame]]:
+        """Return whether frames came before the start, the first frame from there on, and the frames after it."""
+        earlier = False
+        frames = self._decode()
+        for frame in frames:
+            at = frame.pts if frame.pts is not None else frame.dts
+            if self._start is None or at is None or at * self._time_base >= self._start:
+                return earlier, frame, frames
+            earlier = True
+        return earlier, None, frames
+
+    def _seek(self, back_seconds: int) -> bool:
+        """Go to the keyframe at or before so many seconds before the start; tell whether the format can."""
+        target = max(self._origin, (self._start or 0) - back_seconds)
+        try:
+            self._container.seek(int(target / self._time_base), stream=self._stream)
+        except av.FFmpegError:
+            return False
+        return True
+
+    def _rewind(self) -> None:
+        # Opened anew: to seek to the beginning is the one thing formats without an index get wrong.
+        self._container.close()
+        self._container = open_source(self._path)
+        self._stream = main_stream(self._container, self._path)
+        self._stream.thread_type = "AUTO"
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        for packet in read_packets(self._container, [self._stream]):
+            yield from self._decode_packet(packet)
+        yield from self._decode_packet(None)
+
+    def _decode_packet(self, packet: av.Packet[VideoStream] | None) -> list[VideoFrame]:
+        try:
+            return self._stream.codec_context.decode(packet)
+        except av.FFmpegError as error:
+            if isinstance(error, av.error.BlockingIOError):
+                # Frames of an earlier, failed call are stuck in the decoder; without this no packet gets in again.
+                self._stream.codec_context.flush_buffers()
+            if packet is not None:
+                self._damaged_packets += 1
+            return []
+
+    def _expected(self, start_seconds: float) -> int | None:
+        remaining = self.info.frame_count
+        if remaining is not None and start_seconds:
+            remaining = max(1, remaining - round(start_seconds * (self.info.frame_rate or 0)))
+        known = [count for count in (remaining, self._max_frames) if count is not None]
+        return min(known, default=None)
+
+    def _remark(self, frame: VideoFrame) -> None:
+        """Say what of the input cannot be kept."""
+        info = self.info
+        if info.color.is_hdr:
+            self.notes.append("HDR video is upscaled and encoded as 8 bit; its colour tags are kept")
+        elif info.bit_depth > 8:
+            self.notes.append(f"{info.bit_depth}-bit input is read and encoded as 8 bit")
+        if not info.color.matrix_is_known:
+            self.notes.append(f"colour matrix {info.color.matrix} is converted as if it were BT.709")
+        if frame.interlaced_frame:
+            self.notes.append("interlaced video is upscaled as if it were progressive: deinterlace it first")
+        if len(frame.format.components) in (2, 4):
+            self.notes.append("transparency is dropped")
+
+    def _note_damage(self) -> None:
+        if self._damaged_packets:
+            self.notes.append(f"{self._damaged_packets} damaged packets of the video could not be decoded")
+
+    def _note_early_end(self, end: Fraction) -> None:
+        duration = duration_seconds(self._container, self._stream)
+        if duration is None:
+            return
+        begin = (self._stream.start_time or 0) * self._time_base
+        # A stream's own duration is exact; a container's covers the longest stream.
+        slack = 3 / (self.info.frame_rate or 25) if self._stream.duration else Fraction(1)
+        if begin + duration - end > slack:
+            stated = float(begin + duration)
+            self.notes.append(f"the video ends at {float(end):.2f} s, although the file promises {stated:.2f} s")
+
+
+def _chain(first: VideoFrame, rest: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    yield first
+    yield from rest

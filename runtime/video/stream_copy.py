@@ -1,0 +1,286 @@
+"""Everything of a source but its pictures: sound, subtitles, attachments, chapters and tags, copied bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer, OutputContainer
+
+from overnet.runtime.video.demux import TimestampRepair, codec_name, disposition, is_cover, open_source, read_packets
+from overnet.runtime.video.formats import OutputFormat
+
+# Of the container that was, or of the encoding that was: wrong in the new file.
+_STALE_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id", "duration", "rotate"}
+_STALE_STATISTICS = ("BPS", "NUMBER_OF_", "_STATISTICS_")
+# How far the streams of a file may be out of step before the end of a part is taken as passed.
+_INTERLEAVE_SLACK_SECONDS = 5
+# Streams of a file are written in chunks: a subtitle may lie behind sound that is heard after it.
+_READ_AHEAD_SECONDS = 1
+# Subtitles that are on screen at the start of a part began earlier.
+_SUBTITLE_LOOKBACK_SECONDS = 10
+# Before, PyAV cannot copy video: what it writes does not decode.
+_COPIES_VIDEO = int(av.__version__.partition(".")[0]) >= 15
+# How mp4 stores that nothing is to be read; its muxer puts that between the lines by itself.
+_NO_TEXT = b"\0\0"
+# Most pictures that any codec holds back to reorder them.
+_MAX_REORDERED = 16
+# Errors of one packet, not of the file that is written.
+_PACKET_ERRORS = {errno.EINVAL}
+
+
+def kept_tags(tags: dict[str, str], *, reencoded: bool = False) -> dict[str, str]:
+    """Return the tags that stay true, for a stream that is ``reencoded`` or one that is copied."""
+    return {
+        key: value
+        for key, value in tags.items()
+        if key.lower() not in _STALE_TAGS and not (reencoded and key.upper().startswith(_STALE_STATISTICS))
+    }
+
+
+class StreamCopier:
+    """Copies streams of a source into an output, in step with what else is written there.
+
+    Times given to it are in seconds by the source's clock.
+
+    Parameters
+    ----------
+    source : the file to copy from; opened anew, so that packets are read only as they are needed.
+    output : where to; its header must not be written yet.
+    container : what the output is.
+    without : index of the stream that is not copied: the one upscaled.
+    start_seconds, end_seconds : the part that is kept, as far as known yet; None for the file's own.
+    shift_seconds : subtracted from all times.
+
+    Attributes
+    ----------
+    notes : one line for each thing the output cannot hold.
+    left_out : number of streams among them.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        output: OutputContainer,
+        container: OutputFormat,
+        *,
+        without: int | None,
+        start_seconds: Fraction | None = None,
+        end_seconds: Fraction | None = None,
+        shift_seconds: Fraction = Fraction(0),
+    ) -> None:
+        self.notes: list[str] = []
+        self.left_out = 0
+        self._output = output
+        self._container = container
+        self._start = start_seconds
+        self._shift = shift_seconds
+        self._source: InputContainer = open_source(source)
+        self._copies: dict[int, Any] = {}
+        self._repairs: dict[int, TimestampRepair] = {}
+        self._next_dts: dict[int, int] = {}
+        self._undated: dict[int, tuple[int, int]] = {}
+        self._refused = 0
+        try:
+            for stream in self._source.streams:
+                if stream.index != without:
+                    self._add(stream, source)
+                elif hasattr(stream, "discard"):
+                    # Its packets are not wanted here, and formats with an index can skip them unread.
+                    stream.discard = av.stream.Discard.all
+            output.metadata.update(kept_tags(self._source.metadata))
+            self._copy_chapters(end_seconds)
+        except BaseException:
+            self._source.close()
+            raise
+        self._packets = self._in_order()
+        self._waiting: av.Packet[Any] | None = None
+
+    def begin(self, *, start_seconds: Fraction | None, shift_seconds: Fraction) -> None:
+        """Set the exact times once the first frame is known; before the first packet."""
+        self._start = start_seconds
+        self._shift = shift_seconds
+
+    def advance(self, until_seconds: Fraction) -> None:
+        """Copy the packets up to a time, so that the output stays interleaved."""
+        while (packet := self._waiting or next(self._packets, None)) is not None:
+            self._waiting = None
+            if _seconds(packet) > until_seconds:
+                self._waiting = packet
+                return
+            self._copy(packet, None)
+
+    def finish(self, end_seconds: Fraction | None) -> None:
+        """Copy what is left, or what of it begins before ``end_seconds``."""
+        while (packet := self._waiting or next(self._packets, None)) is not None:
+            self._waiting = None
+            if end_seconds is not None and _seconds(packet) > end_seconds + _INTERLEAVE_SLACK_SECONDS:
+                break
+            self._copy(packet, end_seconds)
+        repaired = sum(repair.repaired for repair in self._repairs.values())
+        if repaired:
+            self.notes.append(f"{repaired} times of copied streams ran backwards and were moved forward")
+        if self._refused:
+            self.notes.append(f"{self._refused} damaged packets of copied streams were left out")
+
+    def close(self) -> None:
+        """Close the source."""
+        self._source.close()
+
+    def _in_order(self) -> Iterator[av.Packet[Any]]:
+        """Yield the packets by time, as far as the file's own order is not off by more than a second."""
+        ahead: list[tuple[Fraction, int, av.Packet[Any]]] = []
+        newest = Fraction(0)
+        reached: dict[int, Fraction] = {}
+        for number, packet in enumerate(self._read()):
+            index, at = packet.stream.index, _seconds(packet)
+            if index in reached:
+                # Never before an earlier packet of its own stream: pictures are stored in decoding order.
+                at = reached[index] if packet.dts is None else max(reached[index], at)
+            reached[index] = at
+            newest = max(newest, at)
+            heapq.heappush(ahead, (at, number, packet))
+            while ahead[0][0] < newest - _READ_AHEAD_SECONDS:
+                yield heapq.heappop(ahead)[2]
+        while ahead:
+            yield heapq.heappop(ahead)[2]
+
+    def _read(self) -> Iterator[av.Packet[Any]]:
+        if not self._repairs:
+            return
+        if self._start is not None:
+            back = max(Fraction(0), self._start - _SUBTITLE_LOOKBACK_SECONDS)
+            # A format that cannot seek is read from its beginning; earlier packets are dropped one by one.
+            with contextlib.suppress(av.FFmpegError):
+                self._source.seek(int(back * av.time_base))
+        yield from read_packets(self._source, [s for s in self._source.streams if s.index in self._repairs])
+
+    def _add(self, stream: Any, source: Path) -> None:  # noqa: ANN401 - any kind of stream
+        is_matroska = self._container.name == "matroska"
+        kind = "cover picture" if is_cover(stream) else stream.type
+        if kind == "data" and getattr(stream, "name", None) in (None, "bin_data"):
+            # QuickTime's time code and chapter tracks, which the muxer makes anew from tags and chapters.
+            return
+        if kind in ("cover picture", "attachment") and is_matroska:
+            if hasattr(self._output, "add_attachment"):
+                tags = stream.metadata
+                data = _first_packet(source, stream.index) if kind == "cover picture" else stream.data
+                mime = tags.get("mimetype") or ("image/png" if stream.name == "png" else "image/jpeg")
+                name = tags.get("filename") or ("cover.png" if mime == "image/png" else "cover.jpg")
+                self._output.add_attachment(name, mime, data)
+                return
+        elif self._can_hold(stream) and not (kind == "cover picture" and self._container.name in ("avi", "webm")):
+            if kind == "video":
+                self.notes.append(f"video stream {stream.index} is copied as it is: only the first is upscaled")
+            self._copies[stream.index] = copy = _add_from_template(self._output, stream)
+            copy.metadata.update(kept_tags(stream.metadata, reencoded=self._start is not None))
+            if hasattr(stream, "disposition"):
+                copy.disposition = disposition(stream)
+            self._repairs[stream.index] = TimestampRepair(Fraction(stream.time_base), strictly=kind == "audio")
+            return
+        self.left_out += 1
+        what = f"{kind} stream {stream.index} ({codec_name(stream)})"
+        self.notes.append(f"{what} cannot be stored in {self._container.name}: left out")
+
+    def _can_hold(self, stream: Any) -> bool:  # noqa: ANN401 - any kind of stream
+        """Try the stream alone in a file in memory: muxers refuse some codecs only when the header is written."""
+        if stream.type == "video" and not _COPIES_VIDEO:
+            return False
+        try:
+            with av.open(io.BytesIO(), "w", format=self._container.name) as scratch:
+                _add_from_template(scratch, stream)
+                scratch.start_encoding()
+        except (av.FFmpegError, ValueError, AttributeError, TypeError):
+            return False
+        return True
+
+    def _copy_chapters(self, end: Fraction | None) -> None:
+        if not hasattr(self._source, "chapters"):
+            return
+        kept = []
+        for chapter in self._source.chapters():
+            tick = chapter["time_base"]
+            if not tick:
+                continue
+            shift = round(self._shift / tick)
+            chapter["start"] = max(0, chapter["start"] - shift)
+            chapter["end"] -= shift
+            if end is not None:
+                chapter["end"] = min(chapter["end"], round((end - self._shift) / tick))
+            if chapter["end"] > chapter["start"]:
+                kept.append(chapter)
+        if kept and self._container.name == "avi":
+            self.notes.append("chapters cannot be stored in avi: left out")
+        elif kept:
+            self._output.set_chapters(kept)
+
+    def _decoding_time(self, packet: av.Packet[Any]) -> int:
+        """Return the packet's decoding time in its ticks, made up where the file has none."""
+        index = packet.stream.index
+        if packet.dts is not None:
+            return int(packet.dts)
+        if packet.pts is None:
+            return self._next_dts.get(index, 0)
+        if packet.stream.type != "video":
+            return int(packet.pts)
+        # Matroska stores none, and FFmpeg can tell them only once as many pictures have passed as are reordered.
+        first, seen = self._undated.get(index, (int(packet.pts), 0))
+        self._undated[index] = (first, seen + 1)
+        return min(first, int(packet.pts)) - _MAX_REORDERED + min(seen, _MAX_REORDERED - 1)
+
+    def _copy(self, packet: av.Packet[Any], end: Fraction | None) -> None:
+        index = packet.stream.index
+        tick = Fraction(packet.time_base)
+        if packet.size == 2 and bytes(packet) == _NO_TEXT and packet.stream.type == "subtitle":
+            return
+        duration = packet.duration or 0
+        dts = self._decoding_time(packet)
+        pts = packet.pts if packet.pts is not None else dts
+        self._next_dts[index] = dts + max(1, duration)
+        if not is_cover(packet.stream):
+            if end is not None and pts * tick >= end:
+                return
+            if self._start is not None and pts * tick < self._start:
+                late = pts + duration - self._start / tick
+                if packet.stream.type != "subtitle" or late <= 0:
+                    return
+                # On screen at the start: shown from the start on.
+                packet.duration = duration = int(late)
+                pts = dts = round(self._start / tick)
+            if end is not None and packet.stream.type == "subtitle":
+                packet.duration = min(duration, int(end / tick) - pts)
+        shift = round(self._shift / tick)
+        placed = self._repairs[index](dts - shift, duration)
+        packet.dts = placed
+        packet.pts = max(placed, pts - shift + placed - (dts - shift))
+        packet.stream = self._copies[index]
+        try:
+            self._output.mux_one(packet)
+        except av.FFmpegError as error:
+            if error.errno not in _PACKET_ERRORS and not isinstance(error, av.error.InvalidDataError):
+                raise
+            self._refused += 1
+
+
+def _seconds(packet: av.Packet[Any]) -> Fraction:
+    ticks = packet.dts if packet.dts is not None else packet.pts
+    return (ticks or 0) * packet.time_base
+
+
+def _add_from_template(output: OutputContainer, stream: Any) -> Any:  # noqa: ANN401 - any kind of stream
+    # Without "opaque" a video template asks for an encoder of its codec, which a copy does not need.
+    return output.add_stream_from_template(stream, **({"opaque": True} if stream.type == "video" else {}))
+
+
+def _first_packet(source: Path, index: int) -> bytes:
+    with open_source(source) as container:
+        for packet in container.demux(container.streams[index]):
+            return bytes(packet)
+    return b""

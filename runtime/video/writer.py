@@ -1,0 +1,338 @@
+"""Video out: upscaled frames with the source's own times, colour, orientation, sound and subtitles."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import secrets
+import threading
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+from av.container import OutputContainer
+
+from overnet.errors import OutputError
+from overnet.files.atomic import exists_already, move_to_free_name
+from overnet.runtime.video.demux import TAG_OPTIONS, disposition, main_stream, open_source
+from overnet.runtime.video.encoder import VideoTrack
+from overnet.runtime.video.formats import muxer_options, output_format
+from overnet.runtime.video.frame import Frame, VideoInfo
+from overnet.runtime.video.stream_copy import StreamCopier, kept_tags
+
+
+class VideoWriter:
+    """Encodes frames into a file that appears, whole, only when it is finished; a context manager.
+
+    Sound, subtitles, attachments, chapters and tags of the source are copied without re-encoding. A rotation is
+    kept as a tag where the container and PyAV can store it; else the pixels are turned and the tag is dropped.
+    Leaving the context without `finish` or `finish_partial` removes everything.
+
+    Parameters
+    ----------
+    path : the file to write; its suffix chooses the container.
+    source : the file the frames come from; None where they come from no file, as from a camera or a pipe: then there
+        is nothing to copy.
+    info : what is known of the source.
+    width, height : of the frames that will be written, in pixels.
+    codec : ``h264``, ``hevc``, ``vp9``, ``av1``, or any FFmpeg encoder's name; None for the container's usual one.
+    crf : quality, lower is better; None for one that looks like the source.
+    overwrite : whether an existing file may be replaced.
+    start_seconds : where the reader began; the output then starts at 0, and what is copied is cut to the frames.
+    threads : of the encoder; 0 lets it choose.
+    encoder_options : the encoder's own, in place of what the quality would bring.
+
+    Attributes
+    ----------
+    notes : one-line remarks for the user.
+
+    Raises
+    ------
+    OutputError : the file exists, cannot be written there, or cannot hold the codec or size; also raised by the
+        methods when the disk is full. Nothing is left behind then.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        source: Path | None,
+        info: VideoInfo,
+        width: int,
+        height: int,
+        codec: str | None = None,
+        crf: int | None = None,
+        overwrite: bool = False,
+        start_seconds: float = 0.0,
+        threads: int = 0,
+        encoder_options: Mapping[str, str] | None = None,
+    ) -> None:
+        self.notes: list[str] = []
+        self._lock = threading.Lock()
+        self._path = Path(path)
+        self._info = info
+        self._overwrite = overwrite
+        self._size = (width, height)
+        self._starts_late = start_seconds > 0
+        self._is_part = self._starts_late or info.max_frames is not None
+        self._zero_seconds = Fraction(0)
+        self._done = False
+        self._copier: StreamCopier | None = None
+        self._format = output_format(self._path)
+        self._check_target(source)
+        self._temporary = self._reserve()
+        try:
+            self._output: OutputContainer = av.open(
+                str(self._temporary.absolute()),
+                "w",
+                format=self._format.name,
+                container_options=muxer_options(self._format, info.time_base),
+                **TAG_OPTIONS,
+            )
+            self._track = VideoTrack(
+                self._output,
+                self._format,
+                info=info,
+                width=width,
+                height=height,
+                codec=codec,
+                crf=crf,
+                threads=threads,
+                encoder_options=encoder_options,
+            )
+            if source is not None:
+                self._copier = self._copy_rest(source, start_seconds)
+            self.notes.extend(self._track.notes)
+            self._output.start_encoding()
+        except (av.FFmpegError, OSError, ValueError) as error:
+            self._remove()
+            raise self._failure(error) from error
+        except BaseException:
+            self._remove()
+            raise
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    def write(self, frame: Frame) -> None:
+        """Encode the upscaled frame: height x width x 3 uint8, with the source frame's times.
+
+        Raises
+        ------
+        OutputError : the file cannot be written; it is removed.
+        ValueError : the frame is not of the size that was announced, or the video is closed.
+        """
+        with self._lock, self._reporting():
+            if self._done:
+                raise ValueError("the video is closed")
+            if not self._track.written:
+                zero = self._track.begin(frame, shift_seconds=None if self._starts_late else self._info.origin_seconds)
+                if self._copier is not None:
+                    self._copier.begin(start_seconds=zero if self._starts_late else None, shift_seconds=zero)
+                self._zero_seconds = zero
+            self._encode(frame)
+
+    def finish(self) -> Path:
+        """Complete the file, give it its name, and return that.
+
+        Should the name have been taken meanwhile by another file, a free one beside it is used and noted.
+
+        Raises
+        ------
+        OutputError : no frame was written, or the file cannot be written; it is removed.
+        """
+        with self._lock, self._reporting():
+            if self._done:
+                raise ValueError("the video is closed")
+            if not self._track.written:
+                raise OutputError(f"{self._path}: no frame was written")
+            self._complete(self._track.end_seconds if self._is_part else None)
+            target = self._take_name()
+            self._done = True
+            return target
+
+    def finish_partial(self) -> Path | None:
+        """Make what is written so far a file that plays, named and tagged as partial; None if there is no frame.
+
+        ``out.mp4`` becomes ``out.partial.mp4``, which replaces one of an earlier run.
+
+        Raises
+        ------
+        OutputError : the file cannot be written; it is removed.
+        """
+        if self._done or not self._track.written:
+            self.abort()
+            return None
+        with self._lock, self._reporting():
+            end = self._track.end_seconds
+            self._complete(end)
+            target = self._path.with_name(f"{self._path.stem}.partial{self._path.suffix}")
+            if not self._tag_partial(end):
+                # Without room for a second copy the name alone has to say it.
+                self.notes.append("the partial video could not be tagged as such")
+            self._temporary.replace(target)
+            self._done = True
+            return target
+
+    def abort(self) -> None:
+        """Remove what was written; does nothing after `finish` or `finish_partial`."""
+        with self._lock:
+            if not self._done:
+                self._remove()
+
+    def _take_name(self) -> Path:
+        """Give the completed file its name, or a free one beside it if another file took that."""
+        target = self._path
+        if self._overwrite:
+            self._temporary.replace(target)
+            return target
+        while True:
+            try:
+                move_to_free_name(self._temporary, target)
+                break
+            except FileExistsError:
+                target = _free_name(self._path)
+        self._temporary.unlink(missing_ok=True)
+        if target != self._path:
+            self.notes.append(f"{self._path.name} appeared meanwhile: written as {target.name}")
+        return target
+
+    def _check_target(self, source: Path | None) -> None:
+        width, height = self._size
+        if width < 1 or height < 1:
+            raise OutputError(f"{self._path}: cannot write a video of {width}x{height} pixels")
+        if self._path.is_dir():
+            raise OutputError(f"{self._path} is a folder")
+        if self._path.exists():
+            if source is not None and source.exists() and self._path.samefile(source):
+                raise OutputError(f"{self._path} is the source itself: choose another name")
+            if not self._overwrite:
+                raise exists_already(self._path)
+
+    def _reserve(self) -> Path:
+        """Create the temporary file, in the folder of the final one: only there is a rename atomic."""
+        temporary = self._path.with_name(f".overnet-{secrets.token_hex(6)}{self._path.suffix}")
+        try:
+            with temporary.open("xb"):
+                return temporary
+        except OSError as error:
+            raise OutputError(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def _copy_rest(self, source: Path, start_seconds: float) -> StreamCopier:
+        """Copy the video's tags, and make ready to copy all that is not video."""
+        info = self._info
+        start = info.origin_seconds + Fraction(str(start_seconds)) if self._starts_late else None
+        end = None
+        if info.max_frames is not None and info.frame_rate:
+            end = (info.origin_seconds if start is None else start) + info.max_frames / info.frame_rate
+        with open_source(source) as opened:
+            main = main_stream(opened, source)
+            self._track.stream.metadata.update(kept_tags(main.metadata, reencoded=True))
+            if hasattr(main, "disposition"):
+                self._track.stream.disposition = disposition(main)  # type: ignore[assignment]
+            index = main.index
+        copier = StreamCopier(
+            source,
+            self._output,
+            self._format,
+            without=index,
+            start_seconds=start,
+            end_seconds=end,
+            shift_seconds=info.origin_seconds if start is None else start,
+        )
+        self.notes.extend(copier.notes)
+        copier.notes.clear()
+        return copier
+
+    def _encode(self, frame: Frame | None) -> None:
+        for packet, reached in self._track.encode(frame):
+            # By what the encoder has delivered, not by what it was given: the muxer would queue the difference. And
+            # before the picture: it makes mp4 close every subtitle that nothing was heard of by then.
+            if reached is not None and self._copier is not None:
+                self._copier.advance(reached)
+            self._output.mux_one(packet)
+
+    def _complete(self, end: Fraction | None) -> None:
+        self._encode(None)
+        if self._copier is not None:
+            self._copier.finish(end)
+            self.notes.extend(self._copier.notes)
+            self._copier.close()
+        self._output.close()
+
+    def _tag_partial(self, end: Fraction) -> bool:
+        """Write the closed file anew with a tag, as no header can be changed once written; tell whether all went."""
+        tagged = self._temporary.with_name(f"{self._temporary.stem}-tagged{self._temporary.suffix}")
+        seconds = float(end - self._zero_seconds)
+        try:
+            with av.open(
+                str(tagged.absolute()),
+                "w",
+                format=self._format.name,
+                container_options=muxer_options(self._format, self._info.time_base),
+                **TAG_OPTIONS,
+            ) as output:
+                copier = StreamCopier(
+                    self._temporary, output, self._format, without=None, end_seconds=Fraction(seconds)
+                )
+                with contextlib.closing(copier):
+                    title = output.metadata.get("title", self._path.stem)
+                    output.metadata["title"] = f"{title} (partial)"
+                    output.metadata["comment"] = f"partial: upscaling was stopped after {seconds:.2f} seconds"
+                    copier.finish(None)
+            if copier.left_out:
+                return False
+            tagged.replace(self._temporary)
+            return True
+        except (av.FFmpegError, OSError, ValueError):
+            return False
+        finally:
+            tagged.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Any:  # noqa: ANN401 - a generator of nothing
+        """Remove the file and raise an `OutputError` when writing fails."""
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            self._remove()
+            raise self._failure(error) from error
+        except OutputError:
+            self._remove()
+            raise
+
+    def _failure(self, error: Exception) -> OutputError:
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            return OutputError(f"{self._path}: no space is left in {self._path.absolute().parent}")
+        reason = getattr(error, "strerror", None) or str(error)
+        return OutputError(f"{self._path} cannot be written: {reason}".replace("\n", " "))
+
+    def _remove(self) -> None:
+        self._done = True
+        # First the name, then the file: closing would spend time on completing what nobody wants.
+        with contextlib.suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+        if self._copier is not None:
+            self._copier.close()
+        if hasattr(self, "_output"):
+            with contextlib.suppress(av.FFmpegError, OSError, ValueError):
+                self._output.close()
+        # Where an open file cannot be removed, it goes now.
+        with contextlib.suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
+
+def _free_name(path: Path) -> Path:
+    number = 2
+    while (candidate := path.with_name(f"{path.stem} ({number}){path.suffix}")).exists():
+        number += 1
+    return candidate

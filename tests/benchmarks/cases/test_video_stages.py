@@ -1,0 +1,83 @@
+import time
+
+import av
+import pytest
+
+from overnet.benchmarks.cases.video_stages import make_clip, measure_video
+from overnet.errors import InputError, OverNetError
+from overnet.runtime.backends.stream import DirectStream
+from overnet.runtime.upscaler import Upscaler
+
+FRAME_SECONDS = 0.04
+
+
+class Sleeping(Upscaler):
+    """Takes a known time for each frame of a video."""
+
+    def stream(self, height, width, *, even_width=False):
+        def upscale(frame):
+            time.sleep(FRAME_SECONDS)
+            return frame.repeat(2, axis=0).repeat(2, axis=1)
+
+        return DirectStream(upscale)
+
+
+def test_a_clip_is_a_video_that_moves(tmp_path):
+    path = tmp_path / "clip.mp4"
+    make_clip(path, width=66, height=50, frames=7)
+    with av.open(str(path)) as clip:
+        frames = [frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)]
+    assert len(frames) == 7
+    assert frames[0].shape == (50, 66, 3)
+    # The same content, 3 pixels further on with each frame.
+    moved = abs(frames[1][1:, 3:].astype(int) - frames[0][:-1, :-3]).mean()
+    assert moved < abs(frames[1].astype(int) - frames[0]).mean() / 2
+
+
+def test_the_stages_agree_with_what_is_known(small_models):
+    with Sleeping(2, model=small_models, backend="openvino") as upscaler:
+        stages = measure_video(upscaler, 2, width=64, height=48, frames=15)
+    assert stages.upscale_fps == pytest.approx(1 / FRAME_SECONDS, rel=0.05)
+    assert stages.held_back_by == "upscale"
+    assert stages.decode_fps > stages.upscale_fps < stages.encode_fps
+    # From beginning to end there is opening and closing of files besides.
+    assert 0.5 / FRAME_SECONDS < stages.total_fps < 1.05 / FRAME_SECONDS
+    assert (stages.frames, stages.width, stages.height, stages.scale) == (15, 64, 48, 2)
+    assert (stages.method, stages.precision) == ("openvino", "fp32")
+    assert stages.codec
+
+
+def test_a_given_video_goes_through_a_backend(small_models, tmp_path):
+    clip = tmp_path / "own.mkv"
+    make_clip(clip, width=80, height=60, frames=9)
+    before = clip.read_bytes()
+    with Upscaler(2, model=small_models, backend="openvino") as upscaler:
+        stages = measure_video(upscaler, 2, clip=clip, frames=5, codec="mpeg4")
+    assert (stages.frames, stages.width, stages.height) == (5, 80, 60)
+    assert stages.codec == "mpeg4"
+    assert min(stages.decode_fps, stages.upscale_fps, stages.encode_fps, stages.total_fps) > 0
+    assert stages.total_fps <= 1.05 * stages.upscale_fps
+    assert clip.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["own.mkv"]
+
+
+def test_what_is_no_video_is_refused(small_models, tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"no video")
+    with Upscaler(2, model=small_models, backend="openvino") as upscaler:
+        with pytest.raises(InputError):
+            measure_video(upscaler, 2, clip=path)
+        with pytest.raises(OverNetError, match="nonsense"):
+            measure_video(upscaler, 2, width=64, height=48, frames=2, codec="nonsense")
+
+
+def test_ctrl_c_is_passed_on(small_models):
+    class Interrupted(Sleeping):
+        def stream(self, height, width, *, even_width=False):
+            def upscale(frame):
+                raise KeyboardInterrupt
+
+            return DirectStream(upscale)
+
+    with Interrupted(2, model=small_models, backend="openvino") as upscaler, pytest.raises(KeyboardInterrupt):
+        measure_video(upscaler, 2, width=64, height=48, frames=4)

@@ -1,0 +1,186 @@
+import base64
+import re
+import sys
+from dataclasses import fields, is_dataclass, replace
+from html.parser import HTMLParser
+
+import pytest
+
+from overnet.benchmarks.compare_runs import compare
+from overnet.benchmarks.report.html_report import html_report
+from overnet.benchmarks.report.slider import png_size
+from overnet.benchmarks.results import Case
+from tests.benchmarks.report.example_run import example_run, sample_pictures, with_result, with_times
+
+RUN = example_run(runs=20)
+HOSTILE = "</script></style></svg>--><script>alert(1)</script><img src=x onerror=alert(1)>\"'`&\x00"
+
+
+class Reader(HTMLParser):
+    """Notes all elements, and that they are closed in the order they were opened."""
+
+    VOID = frozenset({"meta", "link", "img", "input"})
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self._open, self.texts = [], [], []
+        self.feed(page)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(self.texts)
+
+
+def with_text(value, text):
+    """The same results with every text replaced, wherever it stands, but for what is one of a few words."""
+    if isinstance(value, str):
+        return text
+    if isinstance(value, list):
+        return [with_text(each, text) for each in value]
+    if isinstance(value, dict):
+        return {text if isinstance(each, str) else key: with_text(each, text) for key, each in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        kept = ("kind",) if isinstance(value, Case) else ()
+        return replace(
+            value,
+            **{
+                each.name: with_text(getattr(value, each.name), text) for each in fields(value) if each.name not in kept
+            },
+        )
+    return value
+
+
+@pytest.fixture(scope="module")
+def report():
+    return html_report(RUN)
+
+
+def test_it_is_well_formed_and_holds_every_part(report):
+    read = Reader(report)
+    for words in (
+        "NVIDIA Jetson Orin Nano Super 8GB",
+        "overnet-bench --scale 2 --scale 4 --rivals --report 'my report.html'",
+        "At a glance",
+        "Against rivals",
+        "95% interval",
+        "Latency and throughput",
+        "How memory grows",
+        "Power and heat",
+        "Share of the machine's measured peak",
+        "no INT8 model is here",
+        "Latency is doubtful",
+        "tegrastats covers the whole module (VDD_IN).",
+        "10.3.0",
+    ):
+        assert words in read.text, words
+    assert [tag for tag, _ in read.elements].count("svg") == 4
+    ids = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = {attributes["href"] for tag, attributes in read.elements if tag == "a"}
+    assert links
+    assert links <= {f"#{each}" for each in ids}
+
+
+def test_it_loads_nothing_from_anywhere(report):
+    for tag, attributes in Reader(report).elements:
+        for name in ("src", "href", "xlink:href", "action", "srcset", "data"):
+            if attributes.get(name):
+                assert attributes[name].startswith(("data:", "#")), (tag, attributes[name][:80])
+    assert "@import" not in report
+    assert not re.search(r"url\((?!#)", report)
+    assert "default-src 'none'" in report
+
+
+def test_every_text_may_be_hostile():
+    run = with_text(RUN, HOSTILE)
+    run = replace(run, pictures=[replace(sample_pictures(), name=HOSTILE, after={HOSTILE: RUN.pictures[0].before})])
+    page = html_report(run, compare(run, run, fail_above_percent=10))
+    read = Reader(page)
+    assert [tag for tag, _ in read.elements].count("script") == 1
+    assert not any(name.startswith("on") for _, attributes in read.elements for name in attributes)
+    assert {attributes["src"][:22] for tag, attributes in read.elements if tag == "img"} == {"data:image/png;base64,"}
+    assert "\x00" not in page
+    assert HOSTILE[:-1] in read.text
+
+
+@pytest.fixture
+def without_plots(monkeypatch):
+    """As on a board without matplotlib, and faster."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_a_speed_without_its_quality_is_not_printed():
+    result = RUN.results[0]
+    alone = replace(RUN, results=[result], ratios=[], pictures=RUN.pictures)
+    speeds = [f"{result.latency.host.p50_ms:.3g}", f"{result.latency.compute.p50_ms:.3g}", "288", "820"]
+    shown = Reader(html_report(alone)).text
+    assert all(speed in shown for speed in speeds)
+    hidden = Reader(html_report(with_result(alone, 0, quality=None))).text
+    assert not any(re.search(rf"(?<![\d.]){re.escape(speed)}(?![\d.])", hidden) for speed in speeds)
+    assert "A speed is shown only beside its quality" in hidden
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_pictures_that_are_none_are_left_out_and_named():
+    pictures = sample_pictures()
+    script = base64.b64encode(b"<svg onload='alert(1)'>").decode()
+    broken = replace(pictures, after={**pictures.after, "evil fp32": script, "worse fp16": '"><script>'})
+    page = html_report(replace(RUN, pictures=[broken]))
+    assert script not in page
+    assert "Left out, as no PNG picture of the same size: evil fp32, worse fp16." in page
+    assert page.count("<img ") == 6
+    nothing = html_report(replace(RUN, pictures=[replace(pictures, before=script, after={}, truth=None)]))
+    assert "There are no two pictures to compare." in nothing
+    assert "<img " not in nothing
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "not base64!", "QUJD", base64.b64encode(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR").decode(), "é", "QUJD\n"],
+)
+def test_what_is_no_png_has_no_size(text):
+    assert png_size(text) is None
+
+
+def test_a_png_has_its_size():
+    assert png_size(sample_pictures().before) == (360, 240)
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_without_matplotlib_the_rest_is_there():
+    page = html_report(RUN)
+    assert "overnet[bench]" in page
+    assert "<svg" not in page
+    assert "At a glance" in page
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_a_comparison_comes_first():
+    new = with_times(RUN, lambda each: [1.5 * time for time in each])
+    text = Reader(html_report(new, compare(RUN, new, fail_above_percent=10))).text
+    assert "50.0% slower" in text
+    assert text.index("Compared with the run before") < text.index("At a glance")
+
+
+def test_a_run_of_nothing_has_a_report():
+    nothing = replace(
+        RUN, results=[], ratios=[], growth=[], videos=[], peaks=[], pictures=[], notes=[], load_average=None
+    )
+    assert "There is nothing to plot." in Reader(html_report(nothing)).text

@@ -1,0 +1,194 @@
+import psutil
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from overnet.errors import InputError
+from overnet.export.engine import profile as profile_module
+from overnet.export.engine.profile import (
+    SMALLEST_TILE,
+    available_device_memory,
+    fit_profile,
+    make_profile,
+    parse_shape,
+)
+from overnet.files.engine_sidecar import LARGEST_PIXELS, Profile
+from overnet.runtime import tiling
+from overnet.system.cuda_device import CudaDevice
+
+# Of the bundled network in FP16, as overnet.export.graph.costs counts them.
+BYTES_PER_PIXEL = 2444.0
+
+
+def test_one_size_is_all_three():
+    assert parse_shape("180x320") == ((180, 320),) * 3
+    assert make_profile("180x320").is_static
+
+
+def test_three_sizes():
+    assert parse_shape("16x24:180X320: 360x640 ") == ((16, 24), (180, 320), (360, 640))
+
+
+def test_the_default():
+    assert make_profile(None) == Profile((16, 16), (180, 320), (360, 640), 1)
+
+
+@given(st.lists(st.integers(1, 2000), min_size=3, max_size=3), st.lists(st.integers(1, 2000), min_size=3, max_size=3))
+def test_a_profile_reads_back_as_it_is_written(heights, widths):
+    profile = Profile(*zip(sorted(heights), sorted(widths), strict=True))
+    assume(profile.flaw() is None)
+    assert make_profile(str(profile)) == profile
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "expected HEIGHTxWIDTH"),
+        ("180", "expected HEIGHTxWIDTH"),
+        ("180x", "expected HEIGHTxWIDTH"),
+        ("180x320x3", "expected HEIGHTxWIDTH"),
+        ("-1x3", "expected HEIGHTxWIDTH"),
+        ("1.5x3", "expected HEIGHTxWIDTH"),
+        ("1e3x3", "expected HEIGHTxWIDTH"),
+        ("٣x٣", "expected HEIGHTxWIDTH"),
+        ("16x16:32x32", "expected HEIGHTxWIDTH"),
+        ("16x16:32x32:64x64:128x128", "expected HEIGHTxWIDTH"),
+        ("16x16:nonsense:64x64", "expected HEIGHTxWIDTH"),
+        ("\x1b[31m\n" * 30, "expected HEIGHTxWIDTH"),
+        ("9" * 5000 + "x3", "expected HEIGHTxWIDTH"),
+        ("0x16", "outside 1 to 16384"),
+        ("16x16385", "outside 1 to 16384"),
+        ("16x999999999", "outside 1 to 16384"),
+        ("32x16:16x16:64x64", "heights of 32, 16 and 64"),
+        ("16x16:16x128:64x64", "widths of 16, 128 and 64"),
+        ("4097x2160", "takes 8849520 pixels at once"),
+    ],
+)
+def test_impossible_shapes(text, expected):
+    with pytest.raises(InputError, match=expected) as caught:
+        make_profile(text)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(0, "batch of 0"), (65, "batch of 65"), (40, "pixels at once")])
+def test_impossible_batches(batch, expected):
+    with pytest.raises(InputError, match=expected):
+        make_profile(None, batch)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_read_or_refused(text):
+    try:
+        profile = make_profile(text)
+    except InputError as error:
+        assert str(error).isprintable()
+    else:
+        assert profile.flaw() is None
+
+
+def test_smallest_tile_is_the_runtime_s():
+    assert SMALLEST_TILE == tiling.SMALLEST_TILE
+
+
+@pytest.mark.parametrize("available", [None, 10_000_000_000])
+def test_enough_memory_changes_nothing(available):
+    wanted = make_profile(None, 2)
+    fitted = fit_profile(wanted, BYTES_PER_PIXEL, available)
+    assert (fitted.profile, fitted.notes, fitted.tile) == (wanted, (), None)
+
+
+# Measured: activation memory that TensorRT-RTX 1.7.1 stated for the bundled network up to 360x640, with the count of
+# activation bytes per pixel for the same graph.
+@pytest.mark.parametrize(
+    ("bytes_per_pixel", "stated", "precision"),
+    [
+        (2444, 535_132_160, "fp16"),
+        (2444, 530_934_784, "fp16"),
+        (2444, 551_254_528, "fp16"),
+        (1522, 433_289_728, "fp16"),
+        (4876, 1_079_527_424, "fp32"),
+        (2444, 757_055_488, "int8"),
+    ],
+    ids=["x2", "x3", "x4", "x4-lean-memory", "x2-fp32", "x4-int8"],
+)
+def test_prediction_is_enough_and_not_far_too_much(bytes_per_pixel, stated, precision):
+    predicted = fit_profile(make_profile(None), bytes_per_pixel, None, precision=precision).predicted_bytes
+    assert stated <= predicted <= 1.4 * stated
+
+
+def test_fewer_pictures_before_smaller_ones():
+    fitted = fit_profile(make_profile(None, 4), BYTES_PER_PIXEL, 3_000_000_000)
+    assert fitted.profile == make_profile(None, 2)
+    assert fitted.tile is None
+    (note,) = fitted.notes
+    assert "batch 2 instead of 4" in note
+
+
+def test_smaller_pictures_and_then_tiles():
+    fitted = fit_profile(make_profile(None), BYTES_PER_PIXEL, 600_000_000)
+    height, width = fitted.profile.maximum
+    assert SMALLEST_TILE <= height < 360 and SMALLEST_TILE <= width < 640
+    assert fitted.profile.minimum == (16, 16)
+    assert fitted.tile == min(height, width) // 16 * 16
+    (note,) = fitted.notes
+    assert f"{fitted.profile} instead" in note and f"tiles of {fitted.tile}x{fitted.tile}" in note
+
+
+def test_a_static_profile_stays_static():
+    fitted = fit_profile(make_profile("1080x1920"), BYTES_PER_PIXEL, 2_000_000_000)
+    assert fitted.profile.is_static and fitted.profile.flaw() is None
+
+
+def test_too_little_for_any():
+    with pytest.raises(InputError, match=r"even 16x16:96x160:96x160 needs about 70 MB"):
+        fit_profile(make_profile(None), BYTES_PER_PIXEL, 100_000_000)
+
+
+@given(
+    st.lists(st.integers(1, 4096), min_size=3, max_size=3),
+    st.lists(st.integers(1, 4096), min_size=3, max_size=3),
+    st.integers(1, 16),
+    st.floats(100, 20_000),
+    st.integers(0, 1 << 36),
+    st.integers(0, 1 << 28),
+)
+def test_whatever_is_chosen_fits(heights, widths, batch, bytes_per_pixel, available, weights):
+    minimum, optimum, maximum = zip(sorted(heights), sorted(widths), strict=True)
+    wanted = Profile(minimum, optimum, maximum, batch)
+    assume(wanted.flaw() is None)
+    try:
+        fitted = fit_profile(wanted, bytes_per_pixel, available, weights_bytes=weights)
+    except InputError as error:
+        # The smallest that is considered takes more than half of it.
+        smallest = min(96, wanted.maximum[0]) * min(96, wanted.maximum[1])
+        assert max(70e6, smallest * bytes_per_pixel * 1.25) + weights > available * 0.5 - 1
+        assert str(error).isprintable()
+        return
+    chosen = fitted.profile
+    assert fitted.predicted_bytes <= available * 0.5
+    assert chosen.flaw() is None and chosen.batch <= wanted.batch
+    assert all(new <= old for new, old in zip(chosen.maximum, wanted.maximum, strict=True))
+    assert bool(fitted.notes) == (chosen != wanted)
+    if chosen.maximum != wanted.maximum:
+        assert chosen.batch == 1 and fitted.tile <= min(chosen.maximum)
+
+
+def test_largest_profile_is_a_4k_picture():
+    assert make_profile("2160x4096").pixels == LARGEST_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        (None, None),
+        (CudaDevice("NVIDIA RTX 4070", "8.9", shares_memory=False), 5_000_000_000),
+        (CudaDevice("Orin", "8.7", shares_memory=True), 3_000_000_000),
+    ],
+    ids=["none", "desktop", "jetson"],
+)
+def test_memory_is_asked_of_whom_it_belongs_to(monkeypatch, device, expected):
+    available = psutil.virtual_memory()._replace(available=3_000_000_000)
+    monkeypatch.setattr(profile_module, "cuda_device", lambda: device)
+    monkeypatch.setattr(profile_module, "free_device_memory_bytes", lambda: 5_000_000_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: available)
+    assert available_device_memory() == expected

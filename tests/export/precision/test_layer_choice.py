@@ -1,0 +1,88 @@
+from itertools import product
+
+import numpy as np
+import pytest
+
+from overnet.errors import InputError
+from overnet.export.graph.costs import count_costs
+from overnet.export.graph.network_graph import build_onnx
+from overnet.export.precision.calibration import Pair, middle
+from overnet.export.precision.half import to_half
+from overnet.export.precision.layer_choice import choose_layers
+from overnet.export.precision.quantizer import candidates, largest_inputs
+from overnet.export.verify.comparison import check_pictures
+from overnet.export.verify.declared_types import run_exactly
+from overnet.files.onnx_metadata import OUTPUT_NAME
+from overnet.imaging.metrics import psnr_luma
+from overnet.network.checkpoint import load_checkpoint
+from overnet.network.deploy import deploy
+from tests.export.verify.test_divergence import spoiled
+
+BAD = {f"tail.phase.{row}.{column}.mix" for row, column in product(range(3), range(3))}
+
+
+def silent(*_):
+    pass
+
+
+@pytest.fixture(scope="module")
+def exact(small_checkpoint):
+    """A network but for one channel that is made huge and taken back: all others vanish between its INT8 levels."""
+    graph = build_onnx(deploy(load_checkpoint(small_checkpoint)), 2)
+    for row, column, part in product(range(3), range(3), ("weight", "bias")):
+        graph = spoiled(graph, f"tail.phase.{row}.{column}.overscale.{part}", 1e3, index=0)
+    return spoiled(graph, "tail.mix.weight", 1e-3, index=np.s_[:, 0])
+
+
+@pytest.fixture(scope="module")
+def pairs(exact):
+    """What the network makes, with a little noise, is the truth: a loss shows whatever a random network computes."""
+    random = np.random.default_rng(0)
+    pairs = []
+    for low in (middle(picture, 32) for picture in check_pictures()[-3:]):
+        high = run_exactly(exact, low[None])[OUTPUT_NAME][0]
+        noise = random.normal(0, 4, high.shape)
+        pairs.append(Pair(low, np.clip(high + noise, 0, 255).round().astype(np.uint8)))
+    return pairs
+
+
+def choose(exact, pairs, max_loss_db):
+    largest = largest_inputs(exact, [pair.low for pair in pairs])
+    return choose_layers(exact, largest, pairs, 2, max_loss_db=max_loss_db, progress=silent)
+
+
+def test_all_layers_where_the_loss_does_not_matter(exact, pairs):
+    choice = choose(exact, pairs, 100)
+    assert list(choice.quantized) == candidates(exact) and choice.kept == ()
+    assert 0.5 < choice.share <= 1
+
+
+def test_the_layer_that_harms_stays_and_the_loss_is_what_it_says(exact, pairs):
+    everything = choose(exact, pairs, 100).loss_db
+    limit_db = everything / 4
+    choice = choose(exact, pairs, limit_db)
+    assert choice.kept and {layer.name for layer in choice.kept} <= BAD
+    assert choice.kept[0].loss_db == max(layer.loss_db for layer in choice.kept)
+    assert set(choice.quantized) | {layer.name for layer in choice.kept} == set(candidates(exact))
+    assert choice.loss_db <= limit_db
+    lowered = to_half(choice.model, "fp16")
+    measured = [
+        psnr_luma(pair.high, run_exactly(exact, pair.low[None])[OUTPUT_NAME][0], border=2)
+        - psnr_luma(pair.high, run_exactly(lowered, pair.low[None])[OUTPUT_NAME][0], border=2)
+        for pair in pairs
+    ]
+    assert choice.loss_db == pytest.approx(np.mean(measured), abs=1e-6)
+    costs = count_costs(exact)
+    share = sum(costs.by_layer[name] for name in choice.quantized) / sum(costs.by_layer.values())
+    assert choice.share == pytest.approx(share)
+
+
+def test_where_nothing_fits_it_says_so(exact, pairs):
+    with pytest.raises(InputError, match=r"no layer can be INT8 within a loss of -50 dB .*fp16 is the lowest"):
+        choose(exact, pairs, -50)
+
+
+def test_layers_that_compute_in_fp32_are_let_alone(exact, pairs):
+    largest = largest_inputs(exact, [pair.low for pair in pairs])
+    choice = choose_layers(exact, largest, pairs, 2, max_loss_db=100, keep=frozenset(BAD), progress=silent)
+    assert not BAD & set(choice.quantized) and choice.kept == ()

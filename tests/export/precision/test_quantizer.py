@@ -1,0 +1,108 @@
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from onnx import numpy_helper
+
+from overnet.export.graph.network_graph import build_onnx
+from overnet.export.precision.half import to_half
+from overnet.export.precision.quantizer import candidates, largest_inputs, quantize, quantized_weight, step_for
+from overnet.export.verify.comparison import check_pictures
+from overnet.export.verify.declared_types import run_exactly
+from overnet.network.deploy import deploy
+from tests.export.graph.test_network_graph import random_model
+
+# From where FP16 has all its digits to where 127 steps are still within it.
+NUMBERS = st.floats(2**-7, 2**22, width=32)
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return build_onnx(deploy(random_model(overscale=3)), 2)
+
+
+@given(st.floats(0, 2**22, width=32))
+def test_a_step_is_exact_in_fp16_and_cuts_nothing_off(largest):
+    step = step_for(np.float32(largest))
+    assert step == np.float32(np.float16(step)) and step > 0
+    assert 127 * np.float64(step) >= largest
+
+
+@given(NUMBERS)
+def test_a_step_is_hardly_larger_than_it_must_be(largest):
+    assert 127 * np.float64(step_for(np.float32(largest))) <= largest * (1 + 2**-9)
+
+
+@given(hnp.arrays(np.float32, (3, 2, 3, 3), elements=st.floats(-8, 8, width=32)))
+def test_quantised_weights_are_within_half_a_step(weight):
+    levels, steps = quantized_weight(weight)
+    assert levels.dtype == np.int8 and levels.min() >= -127
+    for channel in range(3):
+        restored = levels[channel] * np.float64(steps[channel])
+        assert np.abs(restored - weight[channel]).max() <= steps[channel] * 0.5001
+
+
+def test_what_can_be_quantised(exact):
+    found = candidates(exact)
+    nodes = {node.name: node for node in exact.graph.node}
+    assert len(found) > 10
+    assert all(nodes[name].op_type == "Conv" for name in found)
+    assert "entry" not in found and "group.0.block.0.expand.0" in found
+    assert not any(name.endswith((".narrow", ".widen")) for name in found)  # they see means, once a picture
+
+
+def test_ranges_are_those_of_the_pictures(exact):
+    pictures = check_pictures()[:3]
+    largest = largest_inputs(exact, pictures)
+    name = next(node.input[0] for node in exact.graph.node if node.name == "group.0.block.0.reduce.0")
+    expected = max(np.abs(run_exactly(exact, picture[None], [name])[name]).max() for picture in pictures)
+    assert largest[name] == pytest.approx(expected)
+
+
+def test_the_chosen_layers_alone_are_quantised_symmetrically(exact):
+    pictures = check_pictures()
+    largest = largest_inputs(exact, pictures)
+    chosen = set(candidates(exact)[::2])
+    model = quantize(exact, largest, chosen)
+    onnx.checker.check_model(model, full_check=True)
+    made_by = {node.output[0]: node for node in model.graph.node}
+    constants = {constant.name: numpy_helper.to_array(constant) for constant in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            quantized = [made_by[name].op_type if name in made_by else "" for name in node.input[:2]]
+            assert (quantized == ["DequantizeLinear"] * 2) == (node.name in chosen)
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert not constants[node.input[2]].any() and constants[node.input[2]].dtype == np.int8
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants:
+            levels, steps = (constants[name] for name in node.input[:2])
+            assert levels.dtype == np.int8 and steps.shape == (levels.shape[0],)
+    assert {name for node in model.graph.node for name in node.input} >= set(constants)
+
+
+def test_it_computes_nearly_the_same_in_onnx_runtime_and_ours(exact):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pictures = check_pictures()
+    model = quantize(exact, largest_inputs(exact, pictures), set(candidates(exact)))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for picture in pictures[:4]:
+        (theirs,) = session.run(None, {session.get_inputs()[0].name: picture[None]})
+        ours = next(iter(run_exactly(model, picture[None]).values()))
+        plain = next(iter(run_exactly(exact, picture[None]).values()))
+        assert np.abs(theirs.astype(int) - ours).max() <= 3
+        error = np.mean((theirs.astype(float) - plain) ** 2)
+        assert error == 0 or 10 * np.log10(255**2 / error) > 30
+        assert np.any(theirs != plain) or picture.std() == 0
+
+
+def test_the_rest_can_be_made_fp16(exact):
+    largest = largest_inputs(exact, check_pictures())
+    model = to_half(quantize(exact, largest, set(candidates(exact))), "fp16")
+    onnx.checker.check_model(model, full_check=True)
+    # A step rounded to FP16 would be another step.
+    before = quantize(exact, largest, set(candidates(exact))).graph.initializer
+    exact_steps = {each.name: numpy_helper.to_array(each) for each in before if each.name.endswith((".step", ".steps"))}
+    for constant in model.graph.initializer:
+        if constant.name in exact_steps:
+            assert np.array_equal(numpy_helper.to_array(constant).astype(np.float32), exact_steps[constant.name])

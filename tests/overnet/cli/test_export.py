@@ -1,0 +1,217 @@
+"""``overnet-export`` as a user runs it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from overnet.files.engine_sidecar import read_sidecar
+from overnet.files.onnx_metadata import read_artifact
+from tests.conftest import ROOT, run_command
+
+
+@pytest.fixture
+def folder(tmp_path, small_checkpoint, small_models):
+    shutil.copy(small_checkpoint, tmp_path / "small.safetensors")
+    shutil.copy(small_models / "small_x2.onnx", tmp_path / "small_x2.onnx")
+    (tmp_path / "foreign.onnx").write_text("no ONNX file")
+    (tmp_path / "text.pth.tar").write_text("no checkpoint")
+    (tmp_path / "empty.safetensors").touch()
+    (tmp_path / "truncated.safetensors").write_bytes(small_checkpoint.read_bytes()[:2000])
+    return tmp_path
+
+
+def export(*arguments, cwd):
+    return run_command(*arguments, program="overnet-export", cwd=cwd)
+
+
+def test_onnx_files_in_fp16(folder):
+    result = export(
+        "small.safetensors", "--scale", 2, "--scale", 3, "--target", "onnx", "-o", "out", "--json", cwd=folder
+    )
+    assert result.returncode == 0, result.stderr
+    files = json.loads(result.stdout)["files"]
+    assert [file["path"] for file in files] == [f"out/small_x{scale}_fp16.onnx" for scale in (2, 3)]
+    for file in files:
+        assert read_artifact(folder / file["path"]).precision == file["precision"] == "fp16"
+        assert file["psnr_db"] >= 50
+        assert file["multiply_accumulates_per_pixel"] > 0 and file["activation_bytes_per_pixel"] > 0
+        assert f"{file['multiply_accumulates_per_pixel']:,.0f} multiply-accumulates" in result.stderr
+        assert f"{file['psnr_db']:.1f}" in result.stderr
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["small_x2_fp16.onnx", "small_x3_fp16.onnx"]
+    shutil.copy(ROOT / "samples/harbour.png", folder / "in.png")
+    run = run_command("in.png", "-o", "big.png", "--model", "out", cwd=folder)
+    assert run.returncode == 0, run.stderr
+
+
+def test_engines_with_sidecars(folder):
+    pytest.importorskip("tensorrt_rtx")
+    arguments = ["--target", "tensorrt-rtx", "--scale", 2, "--shape", "16x16:32x48:64x64", "--batch", 2]
+    result = export("small.safetensors", *arguments, "-o", "out", "--json", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    (file,) = json.loads(result.stdout)["files"]
+    path = folder / "out/small_x2_fp16.engine"
+    sidecar = read_sidecar(path)
+    assert folder / file["path"] == path
+    assert file["size_bytes"] == sidecar.engine_size_bytes == path.stat().st_size
+    assert file["profile"] == str(sidecar.profile) == "16x16:32x48:64x64, batch 2"
+    assert file["activation_memory_bytes"] == sidecar.activation_memory_bytes > 0
+    assert sidecar.artifact == read_artifact(folder / file["onnx"])
+    assert sidecar.environment.runtime == "tensorrt-rtx"
+    assert "small_x2_fp16.engine" in result.stderr and f"{file['psnr_db']:.1f}" in result.stderr
+    again = export("small.safetensors", *arguments, "-o", "out", cwd=folder)
+    assert again.returncode == 1 and "exists already" in again.stderr
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = sys.modules["safetensors"] = None
+from overnet.cli import main_export
+main_export()
+"""
+
+
+@pytest.mark.parametrize("target", ["onnx", "tensorrt-rtx"])
+def test_from_an_onnx_file_without_torch(folder, small_models, target):
+    if target != "onnx":
+        pytest.importorskip("tensorrt_rtx")
+    options = ["--target", target, "-o", "out", "--json"]
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, small_models / "small_x2.onnx", *options],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    (file,) = json.loads(result.stdout)["files"]
+    made = {"out/small_x2_fp16.onnx", *(() if target == "onnx" else ("out/small_x2_fp16.engine",))}
+    assert {file["onnx"], file["path"]} == made
+    assert file["psnr_db"] >= 50 and file["measured_by"].endswith("against the FP32 ONNX file")
+    assert f"measured by {file['measured_by']}" in result.stderr
+
+
+def test_progress_as_lines(folder, small_models):
+    pytest.importorskip("tensorrt_rtx")
+    options = ["--target", "tensorrt-rtx", "--precision", "fp32", "--shape", "32x32", "-o", "out", "--progress-lines"]
+    result = export(small_models / "small_x2.onnx", *options, "-q", cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    *lines, last = map(json.loads, result.stdout.splitlines())
+    assert len(lines) > 20 and all(set(line) == {"doing", "done", "total"} for line in lines)
+    assert lines[0] == {"doing": "making the graph", "done": 0, "total": 0}
+    assert any(line["doing"].startswith("building the engine: ") and line["total"] > 1 for line in lines)
+    assert last["files"][0]["path"] == "out/small_x2.engine" and last["files"][0]["psnr_db"] is None
+    assert "--progress-lines" not in export("--help", cwd=folder).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["none.pth.tar"], "No such file"),
+        (["none.onnx"], "none.onnx: No such file"),
+        (["foreign.onnx"], "foreign.onnx: "),
+        (["small_x2.onnx", "--scale", "3"], "is for scale 2, not 3"),
+        (["small_x2.onnx", "--precision", "int8"], "give the checkpoint"),
+        (["small_x2.onnx", "--precision", "fp32", "--target", "onnx"], "nothing to export"),
+        (["small_x2.onnx", "--lean-memory"], "give a checkpoint for others"),
+        (["text.pth.tar"], "neither a PyTorch checkpoint"),
+        (["empty.safetensors"], "empty"),
+        (["truncated.safetensors"], "truncated.safetensors"),
+        (["--scale", "7"], "from 1 to 5"),
+        (["small.safetensors", "--scale", "4"], "from 1 to 3"),
+        (["--scale", "0"], "at least 1"),
+        (["-o", "text.pth.tar"], "cannot be made"),
+        (["--precision", "fp8"], "fp32, fp16, bf16 or int8"),
+        (["--target", "coreml"], "onnx, tensorrt or tensorrt-rtx"),
+        (["--target", "onnx", "--shape", "64x64"], "takes pictures of any size"),
+        (["--target", "tensorrt-rtx", "--shape", "64"], "HEIGHTxWIDTH"),
+        (["--target", "tensorrt-rtx", "--shape", "64x64:32x32:128x128"], "do not grow"),
+        (["--target", "tensorrt-rtx", "--shape", "0x64"], "outside 1 to"),
+        (["--target", "tensorrt-rtx", "--shape", "20000x20000"], "outside 1 to"),
+        (["--target", "tensorrt-rtx", "--batch", "0"], "batch of 0"),
+        (["--target", "tensorrt-rtx", "--workspace", "0"], "at least 1 MiB"),
+        (["--max-loss-db", "0.2"], "are for --precision int8"),
+        (["--precision", "int8", "--max-loss-db", "-1"], "from 0 to 100"),
+        (["--precision", "int8", "--calibration", "nowhere", "small.safetensors", "--scale", "2"], "nowhere"),
+    ],
+)
+def test_refusals(folder, arguments, expected):
+    if "tensorrt-rtx" in arguments:
+        pytest.importorskip("tensorrt_rtx")
+    before = sorted(folder.rglob("*"))
+    result = export(*arguments, cwd=folder)
+    assert result.returncode != 0
+    assert expected in result.stderr and "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_tensorrt_that_is_not_here(folder):
+    if pytest.importorskip("torch").cuda.is_available():
+        pytest.skip("here is a GPU, and TensorRT may well build")
+    before = sorted(folder.rglob("*"))
+    result = export("small.safetensors", "--scale", 2, "--target", "tensorrt", cwd=folder)
+    assert result.returncode == 1
+    assert len(result.stderr.strip().splitlines()) == 1 and "tensorrt" in result.stderr
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unwritable for root")
+def test_unwritable_folder(folder):
+    (folder / "out").mkdir(mode=0o500)
+    result = export("small.safetensors", "--scale", 2, "-o", "out", cwd=folder)
+    assert result.returncode == 1 and "cannot be written: Permission denied" in result.stderr
+
+
+def test_a_file_that_cannot_be_written_is_one_line(folder):
+    """As a full disk or an unwritable folder, also for root: /proc takes no files."""
+    result = export("small.safetensors", "--scale", 2, "-o", "/proc", cwd=folder)
+    assert result.returncode == 1
+    assert len(result.stderr.strip().splitlines()) == 1 and "cannot be written" in result.stderr
+
+
+def test_ctrl_c_leaves_nothing(folder):
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from overnet.cli import main_export; main_export()", "-o", "out", "--target", "onnx"],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    # Its temporary file shows that it is at work.
+    deadline = time.monotonic() + 120
+    while not (folder / "out").is_dir() or not any((folder / "out").iterdir()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert process.stderr.read().strip() == "overnet: interrupted"
+    assert list((folder / "out").iterdir()) == []
+
+
+def test_quiet_says_nothing(folder):
+    result = export("small.safetensors", "--scale", 1, "--precision", "fp32", "--target", "onnx", "-q", cwd=folder)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert read_artifact(folder / "small_x1.onnx").scale == 1
+
+
+@pytest.mark.slow
+def test_the_default_engines(tmp_path):
+    """What the issue asks for: three engines of the bundled weights, within the memory that was promised."""
+    pytest.importorskip("tensorrt_rtx")
+    for options, limit_bytes in (([], 600e6), (["--lean-memory"], 450e6)):
+        folder = tmp_path / str(len(options))
+        result = export("--target", "tensorrt-rtx", "-o", folder, "--json", *options, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        files = json.loads(result.stdout)["files"]
+        assert [file["scale"] for file in files] == [2, 3, 4]
+        assert max(file["activation_memory_bytes"] for file in files) <= limit_bytes
+        assert min(file["psnr_db"] for file in files) >= 50
+        assert np.all([read_sidecar(folder / file["path"]).artifact.precision == "fp16" for file in files])

@@ -1,0 +1,74 @@
+"""The options of overnet-run that say where and how to compute."""
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from overnet.cli.common import PLAIN
+from overnet.cli.run import run_command
+from overnet.errors import InputError, OverNetError
+from overnet.runtime import upscaler
+
+
+@pytest.fixture
+def run(tmp_path, picture):
+    """Run the command on a picture."""
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "in.png"), picture)
+    command = typer.Typer(**PLAIN)
+    command.command()(run_command)
+
+    def run(*options):
+        arguments = [str(tmp_path / "in.png"), "-o", str(tmp_path / "out.png"), *options]
+        return CliRunner().invoke(command, arguments)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), (None, 0, "cpu", 3, None, True)),
+        (
+            ("--precision=fp16", "--device=2", "--provider=cuda", "--slots=4", "--zero-copy", "--no-cuda-graphs"),
+            ("fp16", 2, "cuda", 4, True, False),
+        ),
+        (("--device", "cuda:1", "--no-zero-copy", "--cuda-graphs"), (None, 1, "cpu", 3, False, True)),
+    ],
+    ids=["none", "all", "others"],
+)
+def test_they_reach_the_upscaler(run, monkeypatch, options, expected):
+    given = {}
+
+    def stop(*_, **options):
+        given.update(options)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(upscaler, "Upscaler", stop)
+    assert isinstance(run(*options).exception, InputError)
+    names = ("precision", "device", "provider", "slots", "zero_copy", "cuda_graphs")
+    assert tuple(given[name] for name in names) == expected
+
+
+@pytest.mark.parametrize("wrong", ["-1", "one", "cuda:", "gpu:1", "1.5"])
+def test_what_is_no_device(run, wrong):
+    result = run(f"--device={wrong}")
+    assert result.exit_code == 2
+    assert "no number of a GPU" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--slots", "0"), "slots is 0; it must be from 1 to 16"),
+        (("--slots", "17"), "slots is 17"),
+        (("--provider", "cuda"), "the provider cuda is for the backend onnxruntime, and the backend is auto"),
+        (("--provider", "rocm", "--backend", "onnxruntime"), "there is no provider 'rocm'"),
+        (("--precision", "fp64", "--backend", "openvino"), "not in 'fp64'"),
+    ],
+)
+def test_wrong_values(run, options, expected):
+    error = run(*options).exception
+    assert isinstance(error, OverNetError)
+    assert expected in str(error)

@@ -1,0 +1,179 @@
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from overnet.cli.common import PLAIN
+from overnet.cli.train import train_command
+from overnet.errors import InputError
+from overnet.network.checkpoint import load_checkpoint, save_checkpoint
+from overnet.training.state import CURVE, load_state
+from tests.conftest import ROOT
+from tests.overnet.training.small_run import CPU, start, tiny_state
+
+QUICK = ["--set", "patch=8", "--set", "warm_up=0", "--batch", "2", "--workers", "0", "--no-tensorboard"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    cv2.imwrite(str(folder / "one.png"), np.random.default_rng(0).integers(0, 256, (48, 56, 3), np.uint8))
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_checkpoint(tiny_state().model, path)
+    return path
+
+
+def train(*arguments):
+    app = typer.Typer(**PLAIN)
+    app.command()(train_command)
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result, str(result.exception) if result.exception is not None else ""
+
+
+def test_a_run_from_weights_and_its_resumption(tmp_path, folder, weights):
+    out = tmp_path / "run"
+    common = ["--data", folder, "-o", out, *QUICK, "--validation", folder / "one.png"]
+    result, error = train(*common[:-2], "--from", weights, "--steps", "2", "--scales", "2,3", "--validation", tmp_path)
+    assert "no pictures for scale 2" in error
+    assert not out.exists()
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    (sets / "one.png").write_bytes((folder / "one.png").read_bytes())
+    result, error = train(
+        "--data", folder, "-o", out, *QUICK, "--from", weights, "--steps", "2", "--scales", "2,3", "--validation", sets
+    )
+    assert (result.exit_code, error) == (0, "")
+    assert "2 steps in" in result.output
+    assert "broken.png: cannot be read as a picture, and left out" in result.output
+    with (out / CURVE).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["0", "2"]
+    assert all(float(row[f"psnr_x{scale}_db"]) > 5 for row in rows for scale in (2, 3))
+    assert load_checkpoint(out / "best.safetensors").config == load_checkpoint(weights).config
+    result, error = train("--data", folder, "-o", out, "--workers", "0", "--no-tensorboard", "--resume")
+    assert (result.exit_code, error) == (0, "")
+    result, error = train("--data", folder, "-o", out, "--resume", "--steps", "9")
+    assert "--resume goes on with steps 2, not 9" in error + result.output
+    result, error = train("--data", folder, "-o", out, *QUICK)
+    assert "there is a run in it already" in error
+
+
+def test_a_preset_a_file_and_options_go_over_one_another(tmp_path, folder, weights):
+    config = tmp_path / "c.json"
+    config.write_text('{"patch": 16, "steps": 1, "batch": 64, "seed": 4}')
+    result, error = train(
+        "--data", folder, "-o", tmp_path / "run", "--preset", "original", "--config", config, "--from", weights,
+        "--scales", "2", "--batch", "2", "--set", "optimiser=adam", "--set", "learning_rate=1e-4", *QUICK[6:],
+    )  # fmt: skip
+    assert (result.exit_code, error) == (0, "")
+    settings = load_state(tmp_path / "run", CPU).settings
+    assert (settings.schedule, settings.patch, settings.batch, settings.seed) == ("halving", 16, 2, 4)
+    assert (settings.optimiser, settings.learning_rate, settings.scales) == ("adam", 1e-4, (2.0,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "seed"], "NAME=VALUE"),
+        (["--set", "speed=1"], "no setting 'speed'"),
+        (["--scales", "two"], "numbers with commas"),
+        (["--preset", "best"], "multiscale"),
+        (["--steps", "5", "--minutes", "5"], "in steps or in minutes"),
+        (["--resume"], "no such checkpoint"),
+        (["--device", "tpu"], "'tpu' is not here"),
+        (["--set", "patch=64"], "no picture has 256 x 256 pixels"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(tmp_path, folder, arguments, message):
+    result, error = train("--data", folder, "-o", tmp_path / "run", *arguments)
+    assert message in error + result.output
+    assert result.exit_code != 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_unreadable_pictures_are_named_and_refused_in_a_line(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        (pictures / f"{number}.png").write_bytes(b"no picture")
+    result, error = train("--data", pictures, "-o", tmp_path / "below" / "run", *QUICK)
+    assert error == f"{pictures}: no picture in it can be read, of 3"
+    assert isinstance(result.exception, InputError)
+    assert [line for line in result.output.splitlines() if "2.png" in line] == [
+        f"{pictures}/2.png: cannot be read as a picture, and left out"
+    ]
+    assert not (tmp_path / "below").exists()
+
+
+def test_a_refused_run_leaves_a_folder_that_was_there(tmp_path, folder):
+    (tmp_path / "notes.txt").write_text("mine")
+    result, _ = train("--data", folder, "-o", tmp_path, "--no-tensorboard", "--set", "patch=64")
+    assert isinstance(result.exception, InputError)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_packed_file_trains_in_a_new_folder(tmp_path, folder, weights):
+    common = ["--from", weights, "--scales", "2,3", "--steps", "1", *QUICK]
+    result, error = train("--data", folder, "-o", tmp_path / "one", *common)
+    assert (result.exit_code, error) == (0, "")
+    result, error = train("--data", tmp_path / "one" / "pictures.packed", "-o", tmp_path / "new" / "two", *common)
+    assert (result.exit_code, error) == (0, "")
+    assert load_state(tmp_path / "new" / "two", CPU).step == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 1.0])
+def test_an_interruption_while_workers_start_is_one_line(tmp_path, folder, weights, seconds):
+    """Ctrl-C in a terminal reaches the workers as well, before they can say what they make of it."""
+    process = start(
+        ["--data", folder, "-o", tmp_path / "run", "--from", weights, "--scales", "2,3", "--steps", 100_000,
+         "--workers", 2, *QUICK[:6], "--no-tensorboard", "--quiet"],
+        own_group=True,
+    )  # fmt: skip
+    while not _workers(process):
+        assert process.poll() is None
+        time.sleep(0.002)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    lines = said.splitlines()
+    assert len(lines) == 1, said
+    assert "overnet: interrupted" in lines[0]
+
+
+def _workers(process):
+    with suppress(psutil.Error):
+        children = psutil.Process(process.pid).children()
+        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    return []
+
+
+@pytest.mark.slow
+def test_torchrun_runs_it(tmp_path, folder, weights):
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "overnet", "train",
+         "--data", str(folder),
+         "-o", str(tmp_path / "run"), "--from", str(weights), "--steps", "3", "--scales", "2,3", *QUICK],
+        check=True,
+        cwd=ROOT,
+        timeout=200,
+    )  # fmt: skip
+    assert load_state(tmp_path / "run", torch.device("cpu")).step == 3

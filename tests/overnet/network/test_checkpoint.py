@@ -1,0 +1,250 @@
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from overnet.errors import CheckpointError, OutputError
+from overnet.network.checkpoint import folded, load_checkpoint, read_metadata, save_checkpoint, weights_sha256
+from overnet.network.model import OverNet, OverNetConfig
+from overnet.weights import bundled_checkpoint
+from tests.conftest import SHARED, needs_shared
+
+CONFIG = OverNetConfig(width=16, groups=2, blocks=2, expansion=2, overscale=4, squeeze=4)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(1)
+    return OverNet(CONFIG).eval()
+
+
+@pytest.fixture(params=[2, 3, 4])
+def golden(request):
+    if not SHARED.is_dir():
+        pytest.skip("the golden files are not here")
+    folder = SHARED / "golden"
+    recorded = np.load(folder / f"overnet_random_x{request.param}.npz")
+    return folder / f"overnet_random_x{request.param}.pth.tar", recorded, request.param
+
+
+def test_golden_outputs(golden):
+    path, recorded, scale = golden
+    with torch.no_grad():
+        upscaled = load_checkpoint(path)(torch.from_numpy(recorded["input"]), scale).numpy()
+    assert np.abs(upscaled - recorded["output"]).max() <= 1e-5
+
+
+def test_golden_outputs_of_the_folded_form(golden, tmp_path):
+    """The same state dict with weight normalisation folded, still in the original's names."""
+    path, recorded, scale = golden
+    state = torch.load(path, weights_only=True)["model_state_dict"]
+    plain = {}
+    for name, tensor in state.items():
+        if name.endswith("weight_v"):
+            norm = tensor.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            plain[name.replace("weight_v", "weight")] = state[name.replace("weight_v", "weight_g")] * tensor / norm
+        elif not name.endswith("weight_g"):
+            plain[name] = tensor
+    torch.save({"step": 1, "model_state_dict": plain}, tmp_path / "folded.pth.tar")
+    model = load_checkpoint(tmp_path / "folded.pth.tar")
+    assert not model.config.weight_normalised
+    with torch.no_grad():
+        upscaled = model(torch.from_numpy(recorded["input"]), scale).numpy()
+    assert np.abs(upscaled - recorded["output"]).max() <= 1e-5
+
+
+def test_golden_hash_is_the_same_in_every_form(golden, tmp_path):
+    original = load_checkpoint(golden[0])
+    save_checkpoint(original, tmp_path / "own.safetensors")
+    save_checkpoint(folded(original), tmp_path / "plain.safetensors")
+    hashes = {weights_sha256(load_checkpoint(tmp_path / name)) for name in ("own.safetensors", "plain.safetensors")}
+    assert hashes == {weights_sha256(original)}
+
+
+def test_own_form_round_trip(model, tmp_path):
+    save_checkpoint(model, tmp_path / "own.safetensors", metadata={"steps": "12"})
+    loaded = load_checkpoint(tmp_path / "own.safetensors")
+    assert loaded.config == CONFIG
+    assert read_metadata(tmp_path / "own.safetensors")["steps"] == "12"
+    x = torch.rand(1, 3, 9, 8)
+    with torch.no_grad():
+        assert torch.equal(loaded(x, 2.5), model(x, 2.5))
+
+
+def test_the_same_network_makes_the_same_file(model, tmp_path):
+    for name in ("a", "b", "c"):
+        save_checkpoint(model, tmp_path / name, metadata={str(number): "x" for number in range(20)})
+    assert len({(tmp_path / name).read_bytes() for name in ("a", "b", "c")}) == 1
+
+
+def test_folding_changes_nothing(model):
+    x = torch.rand(1, 3, 9, 8)
+    with torch.no_grad():
+        assert torch.allclose(folded(model)(x, 3), model(x, 3), atol=1e-6)
+
+
+@needs_shared
+def test_best_psnr_as_a_numpy_number(tmp_path):
+    """The original's training loop stores its best PSNR as numpy gives it."""
+    content = torch.load(SHARED / "golden/overnet_random_x2.pth.tar", weights_only=True)
+    content["best_psnr"] = np.float64(38.11)
+    torch.save(content, tmp_path / "trained.pth.tar")
+    assert load_checkpoint(tmp_path / "trained.pth.tar").config.overscale == 3
+
+
+@needs_shared
+def test_names_of_a_data_parallel_network(tmp_path):
+    content = torch.load(SHARED / "golden/overnet_random_x2.pth.tar", weights_only=True)
+    content["model_state_dict"] = {f"module.{name}": value for name, value in content["model_state_dict"].items()}
+    torch.save(content, tmp_path / "parallel.pth.tar")
+    assert load_checkpoint(tmp_path / "parallel.pth.tar").config.overscale == 3
+
+
+def test_bundled_weights():
+    model = load_checkpoint(bundled_checkpoint())
+    assert model.config.overscale == 5
+    assert sum(p.numel() for p in model.parameters()) == 1_071_814
+
+
+# What is wrong with it, and what the message has to name.
+
+
+def broken_file(tmp_path, content: bytes, name="broken.pth.tar"):
+    path = tmp_path / name
+    path.write_bytes(content)
+    return path
+
+
+def assert_refused(path, *expected):
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    for text in (path.name, *expected):
+        assert text in message
+
+
+def test_missing_file(tmp_path):
+    assert_refused(tmp_path / "none.pth.tar", "No such file")
+
+
+def test_folder(tmp_path):
+    assert_refused(tmp_path, "directory")
+
+
+def test_empty_file(tmp_path):
+    assert_refused(broken_file(tmp_path, b""), "empty")
+
+
+def test_text_file(tmp_path):
+    assert_refused(broken_file(tmp_path, b"just some words"), "neither")
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_truncated_pickle(model, tmp_path, share):
+    whole = tmp_path / "whole.pth.tar"
+    torch.save({"model_state_dict": model.state_dict()}, whole)
+    content = whole.read_bytes()
+    assert_refused(broken_file(tmp_path, content[: int(len(content) * share)]), "truncated")
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_truncated_safetensors(model, tmp_path, share):
+    save_checkpoint(model, tmp_path / "whole.safetensors")
+    content = (tmp_path / "whole.safetensors").read_bytes()
+    assert_refused(broken_file(tmp_path, content[: int(len(content) * share)], "cut.safetensors"), "not a whole")
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_carrying_pickle_is_refused_and_not_run(tmp_path, monkeypatch, legacy):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.pth.tar"
+    torch.save({"model_state_dict": Malicious()}, path, _use_new_zipfile_serialization=not legacy)
+    assert_refused(path, "refused", "system")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_bare_code_carrying_pickle(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(broken_file(tmp_path, pickle.dumps(Malicious(), protocol=4)))
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_pickled_module_is_refused(model, tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    assert_refused(tmp_path / "module.pth", "refused", "Linear")
+
+
+def test_foreign_network(tmp_path):
+    torch.save(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)).state_dict(), tmp_path / "foreign.pth")
+    assert_refused(tmp_path / "foreign.pth", "another network", "0.weight")
+
+
+def test_no_state_dict(tmp_path):
+    torch.save({"step": 3}, tmp_path / "nothing.pth")
+    assert_refused(tmp_path / "nothing.pth", "model_state_dict")
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda s: s.pop("exit1.bias"), "head.exit.bias"),
+        (lambda s: s.update({"exit1.bias": torch.zeros(4)}), "shape (4,)"),
+        (lambda s: s.update({"entry_1.weight_v": torch.zeros(60, 3, 3, 3)}), "60"),
+        (lambda s: s.update({"upsample.up.body.0.weight_v": torch.zeros(100, 16, 3, 3)}), "overscale"),
+        (lambda s: s.update({"GDG1.RB1.body.0.bias": torch.full((384,), float("nan"))}), "NaN"),
+        (lambda s: s.update({"exit1.bias": torch.zeros(3, dtype=torch.int32)}), "int32"),
+        (lambda s: s.update({"sub_mean.shifter.bias": torch.zeros(3)}), "mean"),
+        (lambda s: s.update({"extra.weight": torch.zeros(3)}), "extra.weight"),
+    ],
+    ids=["missing", "shape", "width", "overscale", "nan", "integers", "mean", "unexpected"],
+)
+def test_damaged_state(tmp_path, change, expected):
+    content = torch.load(SHARED / "golden/overnet_random_x2.pth.tar", weights_only=True)
+    change(content["model_state_dict"])
+    torch.save(content, tmp_path / "damaged.pth.tar")
+    assert_refused(tmp_path / "damaged.pth.tar", expected)
+
+
+def test_damaged_configuration(model, tmp_path):
+    save_checkpoint(model, tmp_path / "odd.safetensors")
+    content = (tmp_path / "odd.safetensors").read_bytes().replace(b'\\"width\\": 16', b'\\"width\\": 17')
+    assert_refused(broken_file(tmp_path, content, "changed.safetensors"), "configuration")
+
+
+def test_absurdly_large_configuration_takes_no_memory(model, tmp_path):
+    """Shapes are compared before a network of that size is made."""
+    save_checkpoint(model, tmp_path / "odd.safetensors")
+    content = (tmp_path / "odd.safetensors").read_bytes().replace(b'\\"expansion\\": 2,', b'\\"expansion\\":2000000,')
+    length = int.from_bytes(content[:8], "little") + len(b"2000000") - len(b" 2")
+    assert_refused(broken_file(tmp_path, length.to_bytes(8, "little") + content[8:], "huge.safetensors"), "shape")
+
+
+def test_unwritable_target(model, tmp_path):
+    with pytest.raises(OutputError):
+        save_checkpoint(model, tmp_path / "no such folder" / "own.safetensors")
+
+
+def test_nothing_half_written_when_the_disk_is_full(model, tmp_path, monkeypatch):
+    path = tmp_path / "own.safetensors"
+    save_checkpoint(model, path)
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        save_checkpoint(OverNet(CONFIG), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    shutil.rmtree(tmp_path)

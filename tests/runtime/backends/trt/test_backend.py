@@ -1,0 +1,482 @@
+"""The CUDA runtime, run without a GPU: real PyCUDA and cuda.core over a stand-in of the driver, with TensorRT's double.
+
+The same checks run on a real GPU, where there is one: `overnet.benchmarks.gpu_checks`.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from overnet.benchmarks.gpu_checks import CHECKS
+from overnet.benchmarks.gpu_setting import Setting
+from overnet.files.engine_sidecar import Profile
+from overnet.weights import bundled_folder
+from tests.conftest import ROOT, write_clip
+from tests.doubles.running import run_over_stand_in, stand_in_environment
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+SCENARIOS = "tests.runtime.backends.trt.cuda_scenarios"
+
+
+@pytest.fixture(scope="module")
+def model(small_models):
+    return small_models / "small_x2.onnx"
+
+
+@pytest.fixture(scope="module")
+def engine(model, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("engine") / "small_x2.engine", model)
+
+
+SMALL = Profile((16, 16), (96, 96), (128, 128))
+
+
+def write(path, model, profile=SMALL, **options):
+    from overnet.export.engine.engine_graph import with_means
+    from tests.doubles.engines import write_engine
+
+    return write_engine(path, with_means(model.read_bytes()), profile, **options)
+
+
+def run(scenario, *arguments, **options):
+    return run_over_stand_in(f"{SCENARIOS}:{scenario}", *map(plain, arguments), **options)
+
+
+def plain(argument):
+    return str(argument) if isinstance(argument, Path) else argument
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_checks(name, engine, model):
+    counted = run("check", name, engine, model, {"frames": 48})
+    assert counted["pageable_copies"] == counted["null_stream_operations"] == 0
+    assert counted["htod_sync"] == counted["dtoh_sync"] == counted["context_synchronises"] == 0
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("integrated", ["0", pytest.param("1", marks=pytest.mark.slow)])
+def test_five_hundred_frames_under_random_delays(engine, model, seed, integrated):
+    env = {"OVERNET_CUDA_DELAY": f"{seed}:1500", "OVERNET_CUDA_INTEGRATED": integrated}
+    counted = run("check", "every_frame_in_order", engine, model, {"frames": 500}, env=env)
+    assert counted["launches"] == 500
+    if integrated == "1":
+        # The number that switches given means on is all that is ever copied.
+        assert (counted["htod_async"], counted["dtoh_async"]) == (1, 0)
+    else:
+        assert (counted["htod_async"], counted["dtoh_async"]) == (501, 500)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "computing is not ordered",
+        "a result is not waited for",
+        "a slot is given back before its result is read",
+    ],
+)
+def test_a_synchronisation_that_is_missing_is_found(engine, model, what):
+    # So little memory that the slots share what they compute in.
+    found = run("sabotaged", what, engine, model, env={"OVERNET_CUDA_MEMORY": "10000000"})
+    assert found["races"], found
+
+
+def test_nothing_is_found_where_nothing_is_missing(engine, model):
+    found = run("sabotaged", "nothing", engine, model, env={"OVERNET_CUDA_MEMORY": "10000000"})
+    assert found == {"races": [], "wrong": 0}
+
+
+def test_copies_overlap_with_computing(engine, model):
+    # So little memory that computing goes one after the other, as on a GPU that one frame fills.
+    env = {"OVERNET_CUDA_MEMORY": "10000000"}
+    timeline = run("overlapping", engine, model, 3, env=env)
+    by_kind = {kind: [t for t in timeline if t["kind"] == kind] for kind in {t["kind"] for t in timeline}}
+    launches = next(timings for kind, timings in by_kind.items() if kind not in ("HtoD", "DtoH"))
+    for kind in ("HtoD", "DtoH"):
+        overlapping = sum(any(overlap(copy, launch) for launch in launches) for copy in by_kind[kind])
+        assert overlapping >= 10, f"{overlapping} of {len(by_kind[kind])} {kind} copies ran beside computing"
+    alone = run("overlapping", engine, model, 1, env=env)
+    assert not any(overlap(one, other) for one in alone for other in alone if one is not other)
+    assert duration(timeline) < 0.85 * duration(alone)
+
+
+def overlap(one, other):
+    together = min(one["end_s"], other["end_s"]) - max(one["start_s"], other["start_s"])
+    return one["stream"] != other["stream"] and together > 0.0005
+
+
+def duration(timeline):
+    return max(t["end_s"] for t in timeline) - min(t["start_s"] for t in timeline)
+
+
+@pytest.mark.slow
+def test_nothing_is_left_after_a_thousand_frames(engine, model):
+    counted = run("check", "nothing_is_left_behind", engine, model, {"frames": 1000})
+    assert counted["launches"] > 1000
+
+
+def test_nothing_is_allocated_for_a_frame(engine, model):
+    first, *later = run("no_allocation_for_a_frame", engine, model)
+    assert first > 0
+    assert later == [0, 0]
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_times_of_the_stages(engine, model, graphs):
+    found = run("stage_times", engine, model, False, graphs)
+    # Two pictures of 40 x 48, at 2 ms a kB, and 40 ms; never less than that, and what the timeline has beyond it.
+    least = [2 * 5.76 * 2, 2 * 40, 2 * 23.04 * 2]
+    # A busy machine may hold up the stream's thread between a mark and the work; the host's 30 ms a picture are not in.
+    for told, timeline, known in zip(found["told"], found["timeline"], least, strict=True):
+        assert known - 0.1 <= timeline - 0.1 <= told <= timeline * 1.05 + 10
+    assert found["right"] == [True] * 3
+    assert found["launches"] == 4 and found["captures"] == 0
+    assert found["graph launches"] == (4 if graphs else 0)
+
+
+def test_times_where_nothing_is_copied(engine, model):
+    found = run("stage_times", engine, model, True, True)
+    copy_in, compute, copy_out = found["told"]
+    assert copy_in == copy_out == 0
+    assert 80 <= found["timeline"][1] - 0.1 <= compute <= found["timeline"][1] * 1.05 + 10
+    assert found["right"] == [True] * 3
+    # As the engine states it for its largest picture, at 100 bytes a pixel; one that was given is there at once.
+    assert found["memory"] == [128 * 128 * 100] * 2
+
+
+@pytest.mark.parametrize(("shares", "records"), [(False, 1), (True, 2)])
+def test_runs_that_are_not_timed_cost_what_they_did(engine, model, shares, records):
+    before, after = run("calls_of_untimed_runs", engine, model, shares)
+    assert before == after
+    # The end of a picture, and where activation memory is shared the end of computing.
+    assert before["event_records"] == 5 * records
+    assert (before["graph_launches"], before["captures"]) == (5, 0)
+
+
+def short_of_memory(engine, model, size, limit_bytes):
+    return run("short_of_memory", engine, model, size, 3, env={"OVERNET_CUDA_LIMIT": str(limit_bytes)})
+
+
+def test_short_of_memory_for_all_slots(engine, model):
+    """The weights take 101,435 bytes, shared activations 921,600, and a slot 27,648 for the way in and 110,592 out."""
+    found = short_of_memory(engine, model, (96, 96), 1_350_000)
+    assert found["differences"] == [0] * 6
+    assert found["notes"] == ["2 of 3 frames at once on the GPU: its memory is short"]
+    assert found["peak"] <= 1_350_000
+
+
+def test_short_of_memory_for_a_picture_in_one_piece(tmp_path, model):
+    engine = write(tmp_path / "hungry.engine", model, Profile((16, 16), (240, 320), (240, 320)))
+    found = short_of_memory(engine, model, (240, 320), 4_000_000)
+    assert len(found["differences"]) == 6
+    # The frames are noise, on which tiles differ most.
+    assert max(found["differences"]) <= 8
+    assert any("cut into tiles" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize("limit_bytes", [1_000_000, 20_000])
+def test_no_memory_at_all_is_one_error_with_the_numbers(engine, model, limit_bytes):
+    """Too little for the smallest tile, and for the engine itself."""
+    found = short_of_memory(engine, model, (96, 96), limit_bytes)
+    assert "out of memory" in found["error"] and "\n" not in found["error"]
+    assert re.search(r"\d+ MB of GPU memory wanted; of Stand-in's \d+ MB \d+ MB are free|\d+ bytes", found["error"])
+
+
+def test_the_context_is_shared_and_given_back(engine, model):
+    assert run("shared_with_others", engine, model) == {"retained": 1, "after": 0, "depth": 0}
+
+
+@pytest.mark.parametrize("how", ["dropped", "kept", "interrupted while current"])
+def test_ending_python_with_frames_on_their_way(engine, model, how):
+    run("left_open", engine, model, how)
+
+
+@pytest.mark.parametrize(
+    ("function", "code"),
+    [("cuMemcpyHtoDAsync", 700), ("cuMemcpyDtoHAsync", 999), ("cuEventSynchronize", 719), ("cuEventRecord", 400)],
+)
+def test_a_failing_call_is_one_error(engine, model, function, code):
+    found = run("failing_in_the_middle", engine, model, function, code)
+    assert found["error"] is not None and "\n" not in found["error"]
+    assert found["after"] == [0, 1, 2, 3, 4]
+
+
+def test_frames_that_are_never_fetched_cost_no_slots(engine, model):
+    found = run("never_fetched", engine, model)
+    assert found == {"received": ["failed"] * 6 + [0, 1, 2, 3, 4], "free": 3}
+
+
+def test_live_video_through_an_engine(engine, model):
+    found = run("live", engine, model)
+    assert found["in order"] and found["frames"] + found["dropped"] == found["captured"] == 120
+    assert 20 < found["frames"] < 120
+    # Three frames' computing and what a busy machine takes: nothing queues up.
+    assert found["latency_ms"] < 400
+
+
+def test_computing_is_recorded_anew_for_another_size(engine, model):
+    assert run("recorded_anew", engine, model) == [[1, 4]] * 3
+
+
+def test_ctrl_c_in_a_recording(engine, model):
+    assert run("interrupted_while_recording", engine, model) == ["interrupted"]
+
+
+@pytest.mark.parametrize("function", ["cuStreamCreate", "cuMemcpyHtoDAsync", "cuMemAlloc", "cuMemHostAlloc"])
+def test_a_set_up_that_fails_once_does_not_spoil_results(engine, model, function):
+    assert run("set_up_fails_once", engine, model, function) == 0
+
+
+def test_memory_that_grows_under_a_filled_slot(engine, model):
+    assert run("memory_that_grows_under_a_filled_slot", engine, model, env={"OVERNET_CUDA_MEMORY": "10000000"}) == [
+        0,
+        0,
+    ]
+
+
+def test_out_of_turn_is_an_error_and_no_deadlock(engine, model):
+    held, closed = run("out_of_turn", engine, model)
+    assert "a stream of this upscaler holds all of them" in held
+    assert "closed before the frame was fetched" in closed
+
+
+@pytest.mark.parametrize(
+    ("size", "tile", "wished"),
+    [
+        ((400, 240), None, "16x16:192x192:192x192"),
+        ((240, 400), None, "16x16:192x192:192x192"),
+        ((700, 380), 200, "16x16:360x640:360x640"),
+    ],
+)
+def test_tiles_and_means_of_a_picture_go_to_one_engine(model, tmp_path, size, tile, wished):
+    """Standing or lying; and where tiles are asked for, no engine is built for the whole picture."""
+    env = {"OVERNET_CUDA_MEMORY": "1000000000" if tile is None else "8000000000"}
+    found = run("loads_for_tiles", model, tmp_path, size, tile, env=env)
+    assert found == {"wished": [wished], "loaded": [1, 0, 0]}
+
+
+def test_standing_pictures_in_tiles(model, tmp_path):
+    """An engine for a standing picture, of which square tiles are cut: these go to it as well."""
+    env = {"OVERNET_CUDA_MEMORY": "3500000000"}
+    found = run("loads_for_tiles", model, tmp_path, (1000, 600), None, env=env)
+    assert found == {"wished": ["16x16:960x540:960x540"], "loaded": [1, 0, 0]}
+
+
+def test_devices(engine, model):
+    two = {"OVERNET_CUDA_DEVICES": "2", "OVERNET_CUDA_NAME": "Stand-in"}
+    found = run("devices", engine, model, 5, env=two)
+    assert "device is 5; there are 2: Stand-in 0, Stand-in 1" in found["error"]
+    # The engine is for a device of another name.
+    assert "engine Stand-in, here Stand-in 1" in run("devices", engine, model, 1, env=two)["error"]
+    hidden = run("devices", engine, model, 0, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert "no NVIDIA GPU" in hidden["error"]
+
+
+def test_visible_devices_are_counted_anew(tmp_path, model):
+    engine = write(tmp_path / "x2.engine", model, device="Stand-in 1")
+    env = {"OVERNET_CUDA_DEVICES": "2", "CUDA_VISIBLE_DEVICES": "1"}
+    assert run("devices", engine, model, 0, env=env) == {"device": "Stand-in 1"}
+    both = {"OVERNET_CUDA_DEVICES": "2"}
+    assert run("devices", engine, model, 1, env=both) == {"device": "Stand-in 1"}
+
+
+def test_auto_takes_the_gpu_for_an_engine(engine):
+    assert run("chosen", engine, "auto") == {"backend": "tensorrt", "notes": []}
+
+
+def test_auto_goes_on_with_the_cpu_where_no_engine_can_be_built(model, tmp_path):
+    """The double cannot build."""
+    found = run("chosen", model, "auto", env={"OVERNET_CACHE": str(tmp_path)})
+    assert found["backend"] == "openvino"
+    assert any("tensorrt is not used" in note for note in found["notes"])
+
+
+def test_engines_in_a_folder(engine, tmp_path):
+    for file in (engine, engine.with_name(f"{engine.name}.json")):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert run("chosen", tmp_path, "tensorrt")["backend"] == "tensorrt"
+
+
+def test_frames_are_not_copied_on_the_host(engine, tmp_path):
+    write_clip(tmp_path / "clip.mp4", frames=12)
+    counted = run("host_copies", engine, tmp_path / "clip.mp4", tmp_path / "out.mp4")
+    assert counted["frames"] == counted["decoded to pinned"] == counted["encoded from pinned"] == 12
+    assert counted["copied for the encoder"] == counted["copied to a slot"] == counted["pageable_copies"] == 0
+
+
+def test_smaller_than_the_engine_takes(engine, model):
+    found = run("smaller_than_the_engine_takes", engine, model)
+    assert found["shape"] == [18, 60, 3]
+    assert found["difference"] < 8
+    assert any("padded to 30x16" in note for note in found["notes"])
+
+
+def test_waiting_for_a_buffer_ends(engine, model):
+    assert run("stopped_while_waiting", engine, model) == {"waited": True, "got": [None]}
+
+
+def test_engines_built_at_first_use(model, tmp_path):
+    """One for the sizes that a profile holds, another for pictures that stand; each compared with the CPU once."""
+    sizes = [(40, 48), (200, 300), (600, 200), (40, 48)]
+    found = run("built_at_first_use", model, model, tmp_path, sizes, "tensorrt")
+    assert found["wished"] == ["fp16 16x16:360x640:360x640", "fp16 16x16:640x360:640x360"]
+    assert found["differences"] == [0, 0, 0, 0]
+    assert found["checked"] == ["1.engine.checked", "2.engine.checked"]
+    assert found["progress"] == [["building", 1, 2]] * 2
+
+
+def test_engines_for_small_memory(model, tmp_path):
+    """360x640 would need about 691 MB of the half that may be planned with."""
+    env = {"OVERNET_CUDA_MEMORY": "1000000000"}
+    found = run("built_at_first_use", model, model, tmp_path, [(200, 300)], "tensorrt", env=env)
+    assert found["wished"] == ["fp16 16x16:192x192:192x192"]
+    assert found["differences"][0] <= 3
+    assert any("tiles of 192" in note for note in found["notes"])
+
+
+def test_an_engine_that_computes_something_else_is_not_used(model, tmp_path):
+    """As FP16 does on some GPUs: the engine is of other weights here."""
+    model_and_weights = model, other_weights(model, tmp_path / "other.onnx")
+    found = run("built_at_first_use", *model_and_weights, tmp_path, [(40, 48)], "auto", rtx=True)
+    assert found["backend"] == "openvino" and found["differences"][0] <= 1
+    assert any("dB from the same network on the CPU" in note for note in found["notes"])
+    assert found["checked"] == []
+    with pytest.raises(AssertionError, match="dB from the same network on the CPU"):
+        run("built_at_first_use", *model_and_weights, tmp_path, [(40, 48)], "tensorrt")
+
+
+def other_weights(model, path):
+    graph = onnx.load(model)
+    for constant in graph.graph.initializer:
+        values = onnx.numpy_helper.to_array(constant)
+        if values.ndim == 4 and values.size > 100:
+            constant.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy() * 1.5, constant.name))
+    onnx.save(graph, path)
+    return path
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_tensorrt_rtx(tmp_path, model, graphs):
+    engine = write(tmp_path / "x2.engine", model, library="tensorrt-rtx")
+    env = {"OVERNET_CACHE": str(tmp_path)}
+    for _ in range(2):  # the second time with the kernels of the first
+        found = run("with_tensorrt_rtx", engine, model, graphs, env=env, rtx=True)
+        assert found["differences"] == [0] * 12
+        assert found["notes"] == [] and found["kernels"] == 1
+        assert ("WHOLE_GRAPH_CAPTURE" in found["strategy"]) is graphs
+        assert found["captures"] == 0, "it records by itself"
+
+
+def command(*arguments, env=None, **options):
+    """overnet-run over the stand-in."""
+    program = [sys.executable, "-c", "from overnet.cli import main_run; main_run()", *map(str, arguments)]
+    return subprocess.Popen(
+        program,
+        cwd=ROOT,
+        env=stand_in_environment(env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_a_video_through_an_engine_is_the_cpus(engine, model, tmp_path):
+    write_clip(tmp_path / "clip.mp4", frames=30)
+    results = []
+    for name, options in (("gpu", ["--model", engine]), ("cpu", ["--model", model, "--backend", "onnxruntime"])):
+        output = tmp_path / f"{name}.mkv"
+        process = command(tmp_path / "clip.mp4", "-o", output, "--codec", "ffv1", *options)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        with av.open(str(output)) as video:
+            results.append([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
+    assert len(results[0]) == 30
+    assert all(np.array_equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def test_ctrl_c_leaves_a_partial_video_and_nothing_else(engine, tmp_path):
+    write_clip(tmp_path / "clip.mp4", frames=400)
+    process = command(
+        tmp_path / "clip.mp4", "-o", tmp_path / "out.mp4", "--model", engine, env={"OVERNET_CUDA_DELAY": "1:40000"}
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".overnet-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "out.partial.mp4"]
+    with av.open(str(tmp_path / "out.partial.mp4")) as video:
+        assert 0 < sum(1 for _ in video.decode(video=0)) < 400
+
+
+def test_an_engine_of_another_machine_is_refused_in_one_line(tmp_path, model):
+    engine = write(tmp_path / "x2.engine", model, device="Orin")
+    write_clip(tmp_path / "clip.mp4")
+    process = command(tmp_path / "clip.mp4", "-o", tmp_path / "out.mp4", "--model", engine)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.count("\n") == 1 and "device: engine Orin, here Stand-in" in said
+    assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("name", CHECKS)
+def test_checks_on_the_gpu(name):
+    """Where there is a GPU. ``OVERNET_REQUIRE_CUDA=1`` makes it a failure that there is none."""
+    reference = str(bundled_folder() / "overnet_x2.onnx")
+    assert CHECKS[name](Setting(reference, reference, "tensorrt"))
+
+
+def checks_command(*arguments, env):
+    return subprocess.run(
+        [sys.executable, "-m", "overnet.benchmarks.gpu_checks", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=env,
+        check=False,
+        timeout=240,
+    )
+
+
+@pytest.mark.slow
+def test_the_command_that_checks_a_gpu(engine, model):
+    options = ["--model", engine, "--reference", model, "--frames", 24, "--json"]
+    result = checks_command(*options, env=stand_in_environment())
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.startswith(
+        "Stand-in, compute capability 8.7, driver unknown, no JetPack, TensorRT 10.3.0, PyCUDA"
+    )
+    report = json.loads(result.stdout)
+    assert [check["name"] for check in report["checks"]] == list(CHECKS)
+    assert all(check["passed"] for check in report["checks"])
+
+
+def test_a_check_that_fails_fails_the_command(tmp_path, engine, model):
+    """The engine is of other weights than the reference."""
+    reference = other_weights(model, tmp_path / "other.onnx")
+    options = ["--model", engine, "--reference", reference, "--frames", 8]
+    result = checks_command(*options, env=stand_in_environment())
+    assert result.returncode == 1
+    assert re.search(
+        r"FAILED every frame in order: CheckFailed: frame 0: [\d.]+ dB from the CPU's result", result.stderr
+    )
+
+
+def test_the_command_without_a_gpu():
+    result = checks_command(env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1

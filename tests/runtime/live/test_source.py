@@ -1,0 +1,196 @@
+"""Connections that are lost and come again, and cameras."""
+
+import contextlib
+import http.server
+import threading
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from overnet.errors import InputError
+from overnet.runtime.live.ffmpeg_source import connect_camera, connect_network
+from overnet.runtime.live.source import Captured, LiveSource, LostError, Pacer, backoff_seconds
+from tests.conftest import write_clip
+
+
+def frames(count):
+    return [Captured(time.monotonic(), None, lambda out: np.zeros((2, 2, 3), np.uint8)) for _ in range(count)]
+
+
+def connections(*plan):
+    """A source that goes through a plan: a number of frames, then an error or None for the end."""
+    left = list(plan)
+
+    @contextlib.contextmanager
+    def connect():
+        count, error = left.pop(0)
+
+        def give():
+            yield from frames(count)
+            if error is not None:
+                raise error
+
+        yield give()
+
+    return connect
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    waited = []
+
+    def note(failures):
+        waited.append(failures)
+        return 0
+
+    monkeypatch.setattr("overnet.runtime.live.source.backoff_seconds", note)
+    return waited
+
+
+def test_what_is_lost_is_connected_to_again(no_waiting):
+    told = []
+    lost = LostError("the cable")
+    source = LiveSource(
+        "cam",
+        connections((2, lost), (0, lost), (0, None), (3, lost), (0, lost), (0, lost), (0, lost), (0, lost)),
+        attempts=3,
+        on_trouble=told.append,
+    )
+    seen = []
+    with pytest.raises(InputError, match=r"cam: the cable \(tried again 3 times\)"):
+        seen.extend(source.frames())
+    assert source.reconnections == 1
+    assert no_waiting == [1, 2, 3, 1, 2, 3]
+    assert told[0] == "cam: the cable; trying again in 0.0 s"
+
+
+def test_attempts_are_counted_anew_after_a_frame(no_waiting):
+    lost = LostError("gone")
+    plan = [(1, lost)] * 6 + [(0, lost)]
+    source = LiveSource("cam", connections(*plan), attempts=0)
+    with pytest.raises(InputError, match=r"cam: gone$"):
+        list(source.frames())
+    source = LiveSource("cam", connections(*plan, (0, lost)), attempts=1)
+    seen = []
+    with pytest.raises(InputError, match="gone"):
+        for frame in source.frames():
+            seen.append(frame)
+    assert len(seen) == 6 and source.reconnections == 5
+
+
+def test_what_will_never_work_is_not_tried_again():
+    source = LiveSource("cam", connections((0, LostError("no such stream", is_final=True))))
+    with pytest.raises(InputError, match="cam: no such stream"):
+        list(source.frames())
+
+
+def test_what_has_worked_is_tried_again_whatever_the_error(no_waiting):
+    refused = LostError("404", is_final=True)
+    source = LiveSource("cam", connections((1, refused), (0, refused), (1, None)), may_end=True)
+    assert len(list(source.frames())) == 2
+    assert source.reconnections == 1
+
+
+def test_stop_ends_the_waiting():
+    source = LiveSource("cam", connections(*[(0, LostError("gone"))] * 100))
+    thread = threading.Thread(target=lambda: list(source.frames()))
+    thread.start()
+    time.sleep(0.7)
+    source.stop()
+    thread.join(0.5)
+    assert not thread.is_alive()
+
+
+def test_the_back_off_doubles_up_to_ten_seconds():
+    for failures, expected in [(1, 0.5), (2, 1), (3, 2), (4, 4), (5, 8), (6, 10), (7, 10), (5000, 10)]:
+        waits = [backoff_seconds(failures) for _ in range(50)]
+        assert expected * 0.75 <= min(waits) < max(waits) <= expected * 1.25
+
+
+def test_the_pacer_keeps_a_clock_and_begins_a_new_one():
+    pacer = Pacer(longest_seconds=1)
+    began = time.monotonic()
+    for index in range(5):
+        pacer.wait(100 + index * 0.05)
+    assert 0.18 < time.monotonic() - began < 0.4
+    pacer.wait(5000)  # another clock
+    pacer.wait(None)
+    assert time.monotonic() - began < 0.45
+
+
+def test_a_camera():
+    """There is no camera on this machine: FFmpeg's test picture takes the place of its driver, and of that alone."""
+    with connect_camera("testsrc=size=80x60:rate=50,realtime", driver="lavfi") as captured:
+        began = time.monotonic()
+        taken = [next(captured) for _ in range(25)]
+    assert 0.3 < time.monotonic() - began < 2
+    info = taken[0].info
+    assert (info.width, info.height, info.frame_rate) == (80, 60, Fraction(50))
+    rgb = taken[0].pixels(None)
+    assert rgb.shape == (60, 80, 3) and rgb.std() > 40
+    out = np.empty_like(rgb)
+    assert taken[0].pixels(out) is out and (out == rgb).all()
+    assert all(0 <= frame.at - began < 2 for frame in taken)
+
+
+def test_a_camera_that_is_not_there():
+    with pytest.raises(LostError, match="there is no /dev/video97") as caught, connect_camera("/dev/video97"):
+        pass
+    assert caught.value.is_final
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A web server over a folder."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, directory=str(tmp_path), **options)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", tmp_path
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_file_over_http_comes_at_its_own_pace(web):
+    url, folder = web
+    write_clip(folder / "clip.mp4", frames=20)
+    began = time.monotonic()
+    source = LiveSource("web", lambda: connect_network(f"{url}/clip.mp4"), may_end=True)
+    assert len(list(source.frames())) == 20
+    assert 0.5 < time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("missing.mp4", "404"), ("text.txt", "a text file"), ("sound.wav", "no video stream")],
+)
+def test_what_is_no_video_over_http(web, name, reason):
+    url, folder = web
+    (folder / "text.txt").write_text("no video at all " * 100)
+    (folder / "sound.wav").write_bytes(
+        b"RIFF"
+        + (36 + 800).to_bytes(4, "little")
+        + b"WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x40\x1f\0\0\1\0\x08\0data"
+        + (800).to_bytes(4, "little")
+        + bytes(800)
+    )
+    source = LiveSource("web", lambda: connect_network(f"{url}/{name}"))
+    with pytest.raises(InputError, match=reason):
+        list(source.frames())
+
+
+def test_a_password_is_in_no_message():
+    with pytest.raises(LostError) as caught, connect_network("rtsp://joe:hush@127.0.0.1:9/x"):
+        pass
+    assert str(caught.value) == "Connection refused"
+    assert not caught.value.is_final
