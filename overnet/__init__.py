@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from overnet._version import __version__
 
 if TYPE_CHECKING:
-    from overnet.network.model import OverNet, OverNetConfig
+    from overnet.network.checkpoint import load_checkpoint
+    from overnet.network.model import OverNet, OverNetConfig, OverscalingHead
     from overnet.runtime.upscaler import Upscaler
 
 # In a checkout export/, runtime/ and benchmarks/ lie beside this package; installed, they lie inside it.
@@ -21,10 +22,12 @@ if (_checkout / "pyproject.toml").is_file() and (_checkout / "runtime").is_dir()
 _LAZY = {
     "OverNet": "overnet.network.model",
     "OverNetConfig": "overnet.network.model",
+    "OverscalingHead": "overnet.network.model",
     "Upscaler": "overnet.runtime.upscaler",
+    "load_checkpoint": "overnet.network.checkpoint",
 }
 
-__all__ = ["OverNet", "OverNetConfig", "Upscaler", "__version__"]
+__all__ = ["OverNet", "OverNetConfig", "OverscalingHead", "Upscaler", "__version__", "load_checkpoint"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attribute is of any type
