@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from tests.conftest import ROOT
+from tests.test_packaging import ROOMS
 
 DOCKERFILES = sorted((ROOT / "docker").glob("Dockerfile.*"))
 PAGES = [ROOT / "docs/jetson.md", ROOT / "docker/README.md"]
@@ -161,13 +162,13 @@ def test_what_is_copied_is_there_and_not_ignored(path, patterns):
 
 def test_nothing_but_the_package_is_sent_to_docker(patterns):
     sent = {name.split("/")[0] for name in in_git() if not ignored(name, patterns)}
-    assert sent == {"pyproject.toml", "README.md", "LICENSE", "overnet", "export", "runtime", "benchmarks"}
+    assert sent == {"pyproject.toml", "setup.py", "README.md", "LICENSE", "overnet", "export", "runtime", "benchmarks"}
     assert all(ignored(name, patterns) for name in (".git/config", ".env", "engines/x.engine", ".venv/bin/python"))
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=by_name)
-def test_every_room_of_the_package_is_in(path, project):
-    rooms = set(project["tool"]["setuptools"]["package-dir"].values())
+def test_every_room_of_the_package_is_in(path):
+    rooms = {path.name for path in ROOMS.values()}
     whole = {target: names for stage in stages_of(path) for names, target in copied(stage) if names == [target]}
     assert rooms == set(whole)
 
