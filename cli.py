@@ -1,4 +1,4 @@
-"""Runs the commands from a checkout that is not installed: ``python cli.py run picture.png -o big.png``."""
+"""Runs the commands from a checkout that is not installed: ``python cli.py run image.png -o big.png``."""
 
 from overnet.cli import run_program
 

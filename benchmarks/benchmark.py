@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from overnet.benchmarks.baselines.race import Entrant, PictureSize, RaceRequest, run_race
-from overnet.benchmarks.cases.ground_truth import read_truth
+from overnet.benchmarks.baselines.race import Entrant, ImageSize, RaceRequest, run_race
+from overnet.benchmarks.cases.ground_truth import read_ground_truth
 from overnet.benchmarks.cases.memory import growth
 from overnet.benchmarks.cases.method import on_gpu, open_upscaler
-from overnet.benchmarks.cases.quality import check_picture, make_reference, write_reference
+from overnet.benchmarks.cases.quality import check_image, make_reference, write_reference
 from overnet.benchmarks.cases.run import CaseRequest, run_case
 from overnet.benchmarks.cases.video_stages import measure_video
 from overnet.benchmarks.machine import describe_machine
@@ -31,21 +31,20 @@ from overnet.benchmarks.results import (
     Peak,
     QualityFigures,
     Ratio,
-    SamplePictures,
+    SampleImages,
     VideoStages,
 )
 from overnet.errors import OverNetError
-from overnet.evaluation.measure import Upscale
 from overnet.evaluation.model_choice import choose_model, describe
 from overnet.runtime.backends.ort.providers import check_provider
 from overnet.runtime.backends.registry import BACKENDS, choose_backends
 from overnet.runtime.models import find_models
 from overnet.runtime.tiling import available_memory_bytes
 from overnet.system.cuda_device import check_device, cuda_device, free_device_memory_bytes
+from overnet.types import Progress, Upscale
 from overnet.weights import bundled_checkpoint, bundled_folder
 
 # Told what is being done, how many steps are done, and how many there are.
-Progress = Callable[[str, int, int], None]
 
 _FEWEST_FRAMES, _MOST_FRAMES = 10, 300
 # A machine that others use gives other figures each time.
@@ -59,7 +58,7 @@ class _Entry:
     backend: str
     precision: str
 
-    def case(self, scale: int, size: PictureSize, batch: int) -> Case:
+    def case(self, scale: int, size: ImageSize, batch: int) -> Case:
         """Its case at a scale and a size."""
         return Case(self.backend, "backend", self.precision, scale, size.width, size.height, batch)
 
@@ -69,23 +68,20 @@ def run_benchmark(
 ) -> BenchmarkRun:
     """Measure all that the options ask for.
 
-    Parameters
-    ----------
-    command : as it was typed, to be kept with the results.
-    on_progress : is told of every step.
+    Args:
+        command: as it was typed, to be kept with the results.
+        on_progress: is told of every step.
 
-    Returns
-    -------
-    The run. A case that fails has its error in place of figures, and does not keep the others from being measured.
-    After Ctrl-C it is marked as interrupted, and holds what was measured until then.
+    Returns:
+        The run. A case that fails has its error in place of figures, and does not keep the others from being measured.
+        After Ctrl-C it is marked as interrupted, and holds what was measured until then.
 
-    Raises
-    ------
-    KeyboardInterrupt : at Ctrl-C before the first case was measured.
-    InputError : an option is out of range, or the model or the data are not what they should be.
-    ArtifactError : the model is no ONNX file of ours, or broken.
-    MissingDependency : a backend that is asked for by name is not installed.
-    BackendError : a GPU is asked for that is not there.
+    Raises:
+        KeyboardInterrupt: at Ctrl-C before the first case was measured.
+        InputError: an option is out of range, or the model or the data are not what they should be.
+        ArtifactError: the model is no ONNX file of ours, or broken.
+        MissingDependency: a backend that is asked for by name is not installed.
+        BackendError: a GPU is asked for that is not there.
     """
     return _Benchmark(options, on_progress).run(command)
 
@@ -98,11 +94,11 @@ class _Benchmark:
         self.results: list[CaseResult] = []
         self.videos: list[VideoStages] = []
         self.ratios: list[Ratio] = []
-        self.pictures: list[SamplePictures] = []
+        self.images: list[SampleImages] = []
         self.notes: list[str] = []
         check_options(options)
         for scale in options.scales:
-            read_truth(options.data, scale)  # what is wrong with it is said before anything is measured
+            read_ground_truth(options.data, scale)  # what is wrong with it is said before anything is measured
         self.backends = list(dict.fromkeys(self._backend(name) for name in options.backends))
         check_provider(options.provider, backend=max(self.backends, key=lambda name: name == "onnxruntime"))
         self._gpu = options.device if any(on_gpu(name, options.provider) for name in self.backends) else None
@@ -111,7 +107,7 @@ class _Benchmark:
         self.entries = {scale: list(dict.fromkeys(self._entries(scale))) for scale in options.scales}
         self._has_power = options.power
         self._total = 2 + sum(
-            len(entries) * (len(options.sizes) + int(options.video and scale == options.scales[0])) + options.rivals
+            len(entries) * (len(options.sizes) + int(options.video and scale == options.scales[0])) + options.baselines
             for scale, entries in self.entries.items()
         )
         self._done = 0
@@ -149,7 +145,7 @@ class _Benchmark:
             growth=self._growth(),
             videos=self.videos,
             peaks=peaks,
-            pictures=self.pictures,
+            images=self.images,
             load_average=load,
             notes=list(dict.fromkeys(self.notes)),
             interrupted=interrupted,
@@ -162,12 +158,12 @@ class _Benchmark:
         if self.options.video:
             for stages in self._videos():
                 self.videos.append(stages)
-        if self.options.rivals:
+        if self.options.baselines:
             for scale in self.options.scales:
                 self._race(scale, peaks)
         self._step("making the report")
-        if self.options.pictures:
-            self._make_pictures()
+        if self.options.images:
+            self._make_images()
 
     def _growth(self) -> list[MemoryGrowth]:
         """How memory grows, up to that of a GPU's own where it has some, or to what was asked for."""
@@ -214,17 +210,19 @@ class _Benchmark:
             for scale, entries in self.entries.items():
                 for size in options.sizes:
                     file = Path(name) / f"x{scale}_{size.width}x{size.height}.npz"
-                    picture = check_picture(size.width, size.height)
-                    write_reference(make_reference(picture, scale, options.model), file)
+                    image = check_image(size.width, size.height)
+                    write_reference(make_reference(image, scale, options.model), file)
                     for entry in entries:
                         case = entry.case(scale, size, options.batch)
                         self._step(case.title)
                         known = judged.get((entry, scale))
-                        request = replace(self._request(case), reference_file=str(file), judge_truth=known is None)
+                        request = replace(
+                            self._request(case), reference_file=str(file), judge_ground_truth=known is None
+                        )
                         result = run_case(request, on_progress=self._within)
                         if result.quality is not None:
                             judged.setdefault((entry, scale), result.quality)
-                        yield _with_truth(result, known)
+                        yield _with_ground_truth(result, known)
 
     def _within(self, doing: str, done: int, total: int) -> None:
         """What takes long within a step, such as the building of an engine."""
@@ -242,7 +240,7 @@ class _Benchmark:
             slots=options.slots,
             seconds=options.seconds,
             sustained_seconds=options.sustained_seconds,
-            truth=None if options.data is None else str(options.data),
+            ground_truth=None if options.data is None else str(options.data),
             measure_power=self._has_power,
         )
 
@@ -254,9 +252,9 @@ class _Benchmark:
             if (case.width, case.height, case.scale) != (size.width, size.height, scale):
                 continue
             self._step(f"{case.name} x{scale}: a video of {size.width}x{size.height}")
-            if result.pictures_per_second is None:
+            if result.images_per_second is None:
                 continue
-            frames = int(self.options.seconds * result.pictures_per_second)
+            frames = int(self.options.seconds * result.images_per_second)
             try:
                 with open_upscaler(self._request(case)) as upscaler:
                     stages = measure_video(
@@ -273,7 +271,7 @@ class _Benchmark:
 
     def _race(self, scale: int, peaks: list[Peak]) -> None:
         options = self.options
-        self._step(f"x{scale}: the rivals, in turns")
+        self._step(f"x{scale}: the baselines, in turns")
         request = RaceRequest(
             entrants=[Entrant(entry.backend, entry.precision) for entry in self.entries[scale]],
             scale=scale,
@@ -284,20 +282,20 @@ class _Benchmark:
             threads=options.threads,
             device=options.device,
             provider=options.provider,
-            rival_models=None if options.rival_models is None else str(options.rival_models),
+            baseline_models=None if options.baseline_models is None else str(options.baseline_models),
             data=None if options.data is None else str(options.data),
         )
         try:
             outcome = run_race(request)
         except OverNetError as error:
-            self.notes.append(f"x{scale}: no race against rivals: {error}")
+            self.notes.append(f"x{scale}: no race against baselines: {error}")
             return
         self.results += [_with_share(result, peaks) for result in outcome.results]
         self.ratios += outcome.ratios
         self.notes += outcome.notes
 
-    def _make_pictures(self) -> None:
-        """What each method makes of a real picture, at each scale."""
+    def _make_images(self) -> None:
+        """What each method makes of a real image, at each scale."""
         for scale, entries in self.entries.items():
             methods: dict[str, Upscale] = {}
             with ExitStack() as stack:
@@ -307,16 +305,21 @@ class _Benchmark:
                         case = entry.case(scale, self.options.sizes[0], self.options.batch)
                         methods[case.name] = stack.enter_context(open_upscaler(self._request(case)))
                 try:
-                    self.pictures += make_samples(methods, scale, self.options.data)
+                    self.images += make_samples(methods, scale, self.options.data)
                 except (OverNetError, MemoryError) as error:  # not worth losing what was measured for
-                    self.notes.append(f"x{scale}: no pictures for the report: {error}")
+                    self.notes.append(f"x{scale}: no images for the report: {error}")
 
 
-def _with_truth(result: CaseResult, known: QualityFigures | None) -> CaseResult:
-    """With what the same method was found to be worth on real pictures, which have sizes of their own."""
+def _with_ground_truth(result: CaseResult, known: QualityFigures | None) -> CaseResult:
+    """With what the same method was found to be worth on real images, which have sizes of their own."""
     if known is None or result.quality is None:
         return result
-    quality = replace(result.quality, truth_psnr_db=known.truth_psnr_db, truth_ssim=known.truth_ssim, truth=known.truth)
+    quality = replace(
+        result.quality,
+        ground_truth_psnr_db=known.ground_truth_psnr_db,
+        ground_truth_ssim=known.ground_truth_ssim,
+        ground_truth=known.ground_truth,
+    )
     return replace(result, quality=quality)
 
 

@@ -54,12 +54,11 @@ _FEWEST_RUNS = 5
 class Change:
     """How one figure of a case changed.
 
-    Attributes
-    ----------
-    old, new : the figure, in the unit of the results.
-    noise_percent : a change of this size is none; infinite where the noise is not known.
-    more_is_worse : of a time and of memory; not of a speed.
-    low, high : the 95% interval of the change in percent; None where there is one figure and no sample.
+    Attributes:
+        old, new: the figure, in the unit of the results.
+        noise_percent: a change of this size is none; infinite where the noise is not known.
+        more_is_worse: of a time and of memory; not of a speed.
+        low, high: the 95% interval of the change in percent; None where there is one figure and no sample.
     """
 
     old: float
@@ -92,13 +91,13 @@ class Change:
 class CaseComparison:
     """One case in two runs.
 
-    Attributes
-    ----------
-    latency : of the median, in milliseconds. None where a run may not show its times: it has no PSNR.
-    throughput : in pictures a second.
-    host_memory, device_memory : largest, in bytes.
-    reference_change_db, truth_change_db : of the PSNR; infinite where it was or became identical to the reference.
-    regression : what became worse by more than is allowed, in one line; None: nothing, or it is a rival.
+    Attributes:
+        latency: of the median, in milliseconds. None where a run may not show its times: it has no PSNR.
+        throughput: in images a second.
+        host_memory, device_memory: largest, in bytes.
+        reference_change_db, ground_truth_change_db: of the PSNR; infinite where it was or became identical to the
+            reference.
+        regression: what became worse by more than is allowed, in one line; None: nothing, or it is a baseline.
     """
 
     case: Case
@@ -107,7 +106,7 @@ class CaseComparison:
     host_memory: Change | None
     device_memory: Change | None
     reference_change_db: float | None
-    truth_change_db: float | None
+    ground_truth_change_db: float | None
     regression: str | None = None
 
 
@@ -115,14 +114,13 @@ class CaseComparison:
 class RunComparison:
     """Two runs.
 
-    Attributes
-    ----------
-    fail_above_percent : what is allowed; None: nothing is a failure.
-    cases : those that both runs have figures of.
-    missing, added : cases of the old run alone, and of the new one alone.
-    failures : cases that the new run could not do, with the reason.
-    regressions : why `failed`, one line each.
-    notes : what else differs between the runs and may explain a change, one line each.
+    Attributes:
+        fail_above_percent: what is allowed; None: nothing is a failure.
+        cases: those that both runs have figures of.
+        missing, added: cases of the old run alone, and of the new one alone.
+        failures: cases that the new run could not do, with the reason.
+        regressions: why `failed`, one line each.
+        notes: what else differs between the runs and may explain a change, one line each.
     """
 
     old_started: str
@@ -144,13 +142,12 @@ class RunComparison:
 def compare(old: BenchmarkRun, new: BenchmarkRun, *, fail_above_percent: float | None) -> RunComparison:
     """Compare two runs, case by case.
 
-    Parameters
-    ----------
-    old, new : the runs. Cases are the same where method, precision, scale, size and batch are.
-    fail_above_percent : a case that is slower, does fewer pictures a second or takes more memory by more than this and
-        by more than the noise is a failure, and so is one that lost more than `LARGEST_LOSS_DB` of PSNR, one that was
-        done before and fails now, and an old run of which nothing could be compared. Rivals are judged by none of
-        these. None: nothing is a failure.
+    Args:
+        old, new: the runs. Cases are the same where method, precision, scale, size and batch are.
+        fail_above_percent: a case that is slower, does fewer images a second or takes more memory by more than this and
+            by more than the noise is a failure, and so is one that lost more than `LARGEST_LOSS_DB` of PSNR, one that
+            was done before and fails now, and an old run of which nothing could be compared. Baselines are judged by
+            none of these. None: nothing is a failure.
     """
     before = {result.case: result for result in old.results}
     after = {result.case: result for result in new.results}
@@ -170,9 +167,9 @@ def compare(old: BenchmarkRun, new: BenchmarkRun, *, fail_above_percent: float |
             regressions.append("no case of the old run could be compared")
     notes = _differences(old, new)
     notes += [
-        f"{each.case.title}: this rival's time changed by {each.latency.percent:+.1f}%; is the machine as it was?"
+        f"{each.case.title}: this baseline's time changed by {each.latency.percent:+.1f}%; is the machine as it was?"
         for each in cases
-        if each.case.kind == "rival" and each.latency is not None and each.latency.counts
+        if each.case.kind == "baseline" and each.latency is not None and each.latency.counts
     ]
     for case in usable:
         notes += _case_differences(before[case], after[case])
@@ -193,10 +190,10 @@ def _compare_case(old: CaseResult, new: CaseResult, limit_percent: float | None)
     latency = throughput = None
     if old.latency is not None and new.latency is not None and speed_is_shown(old) and speed_is_shown(new):
         latency = compare_times(old.latency.samples_ms, new.latency.samples_ms)
-        if old.pictures_per_second is not None and new.pictures_per_second is not None:
+        if old.images_per_second is not None and new.images_per_second is not None:
             # Of the throughput there is one figure; the machine was as restless while it was measured.
             throughput = Change(
-                old.pictures_per_second, new.pictures_per_second, latency.noise_percent, more_is_worse=False
+                old.images_per_second, new.images_per_second, latency.noise_percent, more_is_worse=False
             )
     host = device = None
     if old.memory is not None and new.memory is not None:
@@ -204,13 +201,13 @@ def _compare_case(old: CaseResult, new: CaseResult, limit_percent: float | None)
         if old.memory.device_bytes is not None and new.memory.device_bytes is not None:
             device = Change(old.memory.device_bytes, new.memory.device_bytes, MEMORY_NOISE_PERCENT)
     to_reference = _change_db(_reference_db(old.quality), _reference_db(new.quality))
-    to_truth = None
-    # Of other pictures, another PSNR is no change.
-    if old.quality is not None and new.quality is not None and old.quality.truth == new.quality.truth:
-        to_truth = _change_db(old.quality.truth_psnr_db, new.quality.truth_psnr_db)
-    compared = CaseComparison(new.case, latency, throughput, host, device, to_reference, to_truth)
-    # A rival is not ours to be judged; one that changed says that the machine did.
-    if limit_percent is None or new.case.kind == "rival" or not (worse := _what_is_worse(compared, limit_percent)):
+    to_ground_truth = None
+    # Of other images, another PSNR is no change.
+    if old.quality is not None and new.quality is not None and old.quality.ground_truth == new.quality.ground_truth:
+        to_ground_truth = _change_db(old.quality.ground_truth_psnr_db, new.quality.ground_truth_psnr_db)
+    compared = CaseComparison(new.case, latency, throughput, host, device, to_reference, to_ground_truth)
+    # A baseline is not ours to be judged; one that changed says that the machine did.
+    if limit_percent is None or new.case.kind == "baseline" or not (worse := _what_is_worse(compared, limit_percent)):
         return compared
     return replace(compared, regression=f"{new.case.title}: {', '.join(worse)}")
 
@@ -219,7 +216,7 @@ def _what_is_worse(compared: CaseComparison, limit_percent: float) -> list[str]:
     """What became worse by more than is allowed, a few words each."""
     figures = (
         ("slower", compared.latency),
-        ("fewer pictures a second", compared.throughput),
+        ("fewer images a second", compared.throughput),
         ("more host memory", compared.host_memory),
         ("more GPU memory", compared.device_memory),
     )
@@ -228,7 +225,10 @@ def _what_is_worse(compared: CaseComparison, limit_percent: float) -> list[str]:
         for words, change in figures
         if change is not None and change.is_worse_by(limit_percent)
     ]
-    for words, change_db in (("reference", compared.reference_change_db), ("truth", compared.truth_change_db)):
+    for words, change_db in (
+        ("reference", compared.reference_change_db),
+        ("ground truth", compared.ground_truth_change_db),
+    ):
         if change_db is not None and change_db < -LARGEST_LOSS_DB:
             lost = "no longer identical" if math.isinf(change_db) else f"{-change_db:.2f} dB of PSNR lost"
             worse.append(f"{lost} to the {words}")
@@ -238,13 +238,11 @@ def _what_is_worse(compared: CaseComparison, limit_percent: float) -> list[str]:
 def compare_times(old_ms: Sequence[float], new_ms: Sequence[float]) -> Change:
     """How a median time changed, with the noise of both runs; see the module's beginning.
 
-    Parameters
-    ----------
-    old_ms, new_ms : times in milliseconds, in the order of the runs; at least one each.
+    Args:
+        old_ms, new_ms: times in milliseconds, in the order of the runs; at least one each.
 
-    Raises
-    ------
-    ValueError : one of them is empty.
+    Raises:
+        ValueError: one of them is empty.
     """
     _, low, high = change_of_medians(_block_medians(old_ms).tolist(), _block_medians(new_ms).tolist())
     noise = max(_drift_percent(old_ms), _drift_percent(new_ms), SMALLEST_CHANGE_PERCENT)
@@ -313,17 +311,18 @@ def _case_differences(old: CaseResult, new: CaseResult) -> list[str]:
         for which, result in (("old", old), ("new", new))
         if not has_quality(result)
     ]
-    if old.quality is not None and new.quality is not None and old.quality.truth != new.quality.truth:
-        notes.append(f"{title}: truth {old.quality.truth or 'none'} -> {new.quality.truth or 'none'}")
+    if old.quality is not None and new.quality is not None and old.quality.ground_truth != new.quality.ground_truth:
+        notes.append(
+            f"{title}: ground truth {old.quality.ground_truth or 'none'} -> {new.quality.ground_truth or 'none'}"
+        )
     return notes
 
 
 def comparison_table(comparison: RunComparison) -> Table:
     """A comparison as a table, with all that is to be said besides as notes below it.
 
-    Returns
-    -------
-    Plain text, for `markdown_table`, `html_table` and `console_table`.
+    Returns:
+        Plain text, for `markdown_table`, `html_table` and `console_table`.
     """
     columns = [
         Column("Method", numeric=False),
@@ -335,11 +334,11 @@ def comparison_table(comparison: RunComparison) -> Table:
         Column("Change"),
         Column("95% interval"),
         Column("Noise"),
-        Column("Pictures/s"),
+        Column("Images/s"),
         Column("Memory"),
         Column("GPU memory"),
         Column("To the reference", "dB"),
-        Column("To the truth", "dB"),
+        Column("To the ground truth", "dB"),
         Column("Verdict", numeric=False),
     ]
     rows = [_comparison_cells(each, comparison.fail_above_percent) for each in comparison.cases]
@@ -369,7 +368,7 @@ def _comparison_cells(compared: CaseComparison, limit_percent: float | None) -> 
             cells.append(NOTHING)
         else:
             cells.append(f"{memory_text(change_of_memory.new)} ({percent(change_of_memory.percent, signed=True)})")
-    cells += [_decibels_changed(compared.reference_change_db), _decibels_changed(compared.truth_change_db)]
+    cells += [_decibels_changed(compared.reference_change_db), _decibels_changed(compared.ground_truth_change_db)]
     return [*cells, _verdict(compared, limit_percent)]
 
 
@@ -390,4 +389,4 @@ def _verdict(compared: CaseComparison, limit_percent: float | None) -> str:
         return "same speed"
     if compared.latency.percent < 0:
         return "faster"
-    return "slower" if limit_percent is None or compared.case.kind == "rival" else "slower, as allowed"
+    return "slower" if limit_percent is None or compared.case.kind == "baseline" else "slower, as allowed"

@@ -20,7 +20,6 @@ import typer
 
 from overnet.benchmarks.gpu_setting import (
     CheckFailed,
-    Frame,
     Setting,
     compare,
     frames,
@@ -34,6 +33,7 @@ from overnet.runtime.backends.trt.backend import TensorRtBackend
 from overnet.runtime.backends.trt.cuda import Gpu, pycuda_driver
 from overnet.system.cuda_device import check_device
 from overnet.system.environment import current_environment
+from overnet.types import Image
 
 
 @dataclass
@@ -51,7 +51,7 @@ def every_frame_in_order(setting: Setting) -> str:
     with setting.expected() as on_cpu, setting.upscaler() as upscaler:
         reference = frames(setting.size, setting.frames)
 
-        def receive(number: int, upscaled: Frame) -> None:
+        def receive(number: int, upscaled: Image) -> None:
             compare(setting, upscaled, on_cpu(next(reference)), f"frame {number}")
 
         stream_all(upscaler, setting.size, frames(setting.size, setting.frames), receive)
@@ -66,8 +66,8 @@ def sizes_that_take_turns(setting: Setting) -> str:
     with setting.expected() as on_cpu, setting.upscaler() as upscaler:
         for turn in range(4):
             for size in sizes:
-                picture = next(frames(size, 1, seed=turn))
-                compare(setting, upscaler(picture), on_cpu(picture), f"a picture of {size[1]}x{size[0]}")
+                image = next(frames(size, 1, seed=turn))
+                compare(setting, upscaler(image), on_cpu(image), f"an image of {size[1]}x{size[0]}")
         for size in sizes * 2:
             reference = frames(size, 9)
             stream_all(
@@ -82,11 +82,11 @@ def sizes_that_take_turns(setting: Setting) -> str:
 
 
 def larger_than_the_engine_takes(setting: Setting) -> str:
-    """A picture larger than the engine takes goes in tiles, and no seam shows."""
-    picture = photograph_like(setting.too_large)
+    """An image larger than the engine takes goes in tiles, and no seam shows."""
+    image = photograph_like(setting.too_large)
     with setting.expected() as on_cpu, setting.upscaler() as upscaler:
-        found, expected = upscaler(picture).astype(int), on_cpu(picture).astype(int)
-        notes = " ".join(upscaler.take_notes())
+        found, expected = upscaler(image).astype(int), on_cpu(image).astype(int)
+        notes = " ".join(upscaler.pop_notes())
     if "tiles" not in notes:
         raise CheckFailed("it was not cut into tiles")
     difference = int(np.abs(found - expected).max())
@@ -98,7 +98,7 @@ def larger_than_the_engine_takes(setting: Setting) -> str:
 def nothing_is_left_behind(setting: Setting) -> str:
     """After many frames, and after an error in the middle, the GPU has as much free memory as before."""
 
-    def fail(number: int, upscaled: Frame) -> None:
+    def fail(number: int, upscaled: Image) -> None:
         if number == 5:
             raise ZeroDivisionError
 
@@ -132,11 +132,11 @@ def interrupted_in_the_middle(setting: Setting) -> str:
     with setting.expected() as on_cpu, setting.upscaler() as upscaler:
         received: list[int] = []
 
-        def interrupted() -> Iterator[Frame]:
+        def interrupted() -> Iterator[Image]:
             yield from frames(setting.size, 40)
             raise KeyboardInterrupt
 
-        def receive(number: int, upscaled: Frame) -> None:
+        def receive(number: int, upscaled: Image) -> None:
             received.append(number)
 
         try:
@@ -147,8 +147,8 @@ def interrupted_in_the_middle(setting: Setting) -> str:
             raise CheckFailed("the interruption got lost")
         if received != list(range(len(received))):
             raise CheckFailed("frames came out of order")
-        picture = next(frames(setting.size, 1, seed=3))
-        compare(setting, upscaler(picture), on_cpu(picture), "the picture after it")
+        image = next(frames(setting.size, 1, seed=3))
+        compare(setting, upscaler(image), on_cpu(image), "the image after it")
     return f"{len(received)} frames fetched"
 
 
@@ -181,13 +181,13 @@ def two_upscalers_in_two_threads(setting: Setting) -> str:
 
 def ways_to_run_agree(setting: Setting) -> str:
     """With and without CUDA graphs, with copies and on the host's memory itself, results are the same."""
-    picture = next(frames(setting.size, 1, seed=5))
-    results: dict[str, Frame] = {}
+    image = next(frames(setting.size, 1, seed=5))
+    results: dict[str, Image] = {}
     for graphs in (True, False):
         for zero_copy in (True, False):
             with setting.upscaler(cuda_graphs=graphs, zero_copy=zero_copy) as upscaler:
                 for _ in range(3):  # the first run is not recorded
-                    upscaled = upscaler(picture)
+                    upscaled = upscaler(image)
                 results[f"graphs {graphs}, zero copy {zero_copy}"] = upscaled
     first = next(iter(results.values()))
     for name, upscaled in results.items():
@@ -218,14 +218,14 @@ def memory_runs_out(setting: Setting) -> str:
     try:
         if gpu.shares_memory:
             return "not tried: the memory is the machine's own"
-        picture = next(frames(setting.size, 1, seed=7))
+        image = next(frames(setting.size, 1, seed=7))
         with setting.expected() as on_cpu:
-            expected = on_cpu(picture)
+            expected = on_cpu(image)
         said = []
         for left_bytes in (400_000_000, 60_000_000):
             with _taken(gpu, left_bytes), setting.upscaler() as upscaler:
                 try:
-                    compare(setting, upscaler(picture), expected, f"a picture with {left_bytes / 1e6:.0f} MB left")
+                    compare(setting, upscaler(image), expected, f"an image with {left_bytes / 1e6:.0f} MB left")
                     said.append(f"{left_bytes / 1e6:.0f} MB: well")
                 except BackendError as error:
                     if "memory" not in str(error):
@@ -237,26 +237,26 @@ def memory_runs_out(setting: Setting) -> str:
 
 
 def times_of_the_stages(setting: Setting) -> str:
-    """What the GPU says a picture's stages took fits in the host's time; timing changes no result."""
-    pictures = np.stack(list(frames(setting.size, 4, seed=9)))
+    """What the GPU says an image's stages took fits in the host's time; timing changes no result."""
+    images = np.stack(list(frames(setting.size, 4, seed=9)))
     said = []
     for zero_copy in (False, True):
         with setting.expected() as on_cpu, setting.upscaler(slots=1, zero_copy=zero_copy) as upscaler:
             backend = upscaler.backend_for(setting.scale)
             assert isinstance(backend, TensorRtBackend)
-            backend.upscale_timed(pictures)
+            backend.upscale_timed(images)
             began = time.perf_counter()
-            times = backend.upscale_timed(pictures)
+            times = backend.upscale_timed(images)
             host_ms = (time.perf_counter() - began) * 1e3
             copies_ms = (times.copy_in_ms, times.copy_out_ms)
             if not (times.compute_ms > 0 and (copies_ms == (0, 0) if zero_copy else min(copies_ms) > 0)):
                 raise CheckFailed(f"zero copy {zero_copy}: {times}")
             if times.compute_ms + sum(copies_ms) > host_ms:
                 raise CheckFailed(f"zero copy {zero_copy}: {times}, but {host_ms:.3f} ms by the host's clock")
-            compare(setting, backend.upscale(pictures[:1])[0], on_cpu(pictures[0]), "a picture after timed ones")
+            compare(setting, backend.upscale(images[:1])[0], on_cpu(images[0]), "an image after timed ones")
             memory_bytes = backend.activation_memory_bytes
         in_ms, compute_ms, out_ms = (
-            value / len(pictures) for value in (times.copy_in_ms, times.compute_ms, times.copy_out_ms)
+            value / len(images) for value in (times.copy_in_ms, times.compute_ms, times.copy_out_ms)
         )
         said.append(f"{in_ms:.3f} ms in, {compute_ms:.3f} computing, {out_ms:.3f} out")
     return f"{'; zero-copy '.join(said)}; {(memory_bytes or 0) / 1e6:.1f} MB of activations"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from overnet.errors import ArtifactError
 from overnet.files.engine_sidecar import Profile, RuntimeName, read_sidecar
@@ -17,9 +16,9 @@ from overnet.files.onnx_metadata import read_artifact
 from overnet.imaging.metrics import psnr
 from overnet.runtime.pipeline import run_pipeline
 from overnet.runtime.upscaler import Upscaler
+from overnet.types import Image
 from overnet.weights import bundled_folder
 
-Frame = NDArray[np.uint8]
 Size = tuple[int, int]
 
 
@@ -27,19 +26,18 @@ Size = tuple[int, int]
 class Setting:
     """What is checked, and against what.
 
-    Attributes
-    ----------
-    model : an engine, or an ONNX file to build engines from.
-    reference : an ONNX file of the same weights and scale in FP32.
-    backend : what runs the model: ``"tensorrt"`` or ``"tensorrt-rtx"``.
-    reference_backend : what runs the reference.
-    scale : of both.
-    size, other_size : heights and widths of frames that the engine takes.
-    too_large : height and width of a picture that it does not take.
-    frames : how many go through the longest checks.
-    least_psnr_db : how near to the reference results have to be; None: equal to the bit.
-    tile_levels : by how many grey levels tiles may differ from the picture in one piece.
-    device : the GPU.
+    Attributes:
+        model: an engine, or an ONNX file to build engines from.
+        reference: an ONNX file of the same weights and scale in FP32.
+        backend: what runs the model: ``"tensorrt"`` or ``"tensorrt-rtx"``.
+        reference_backend: what runs the reference.
+        scale: of both.
+        size, other_size: heights and widths of frames that the engine takes.
+        too_large: height and width of an image that it does not take.
+        frames: how many go through the longest checks.
+        least_psnr_db: how near to the reference results have to be; None: equal to the bit.
+        tile_levels: by how many grey levels tiles may differ from the image in one piece.
+        device: the GPU.
     """
 
     model: str
@@ -55,7 +53,7 @@ class Setting:
     tile_levels: int = 8
     device: int = 0
 
-    def upscaler(self, **options: Any) -> Upscaler:  # noqa: ANN401 - as `Upscaler` takes them
+    def upscaler(self, **options: Any) -> Upscaler:
         """An upscaler on the GPU."""
         return Upscaler(self.scale, model=self.model, backend=self.backend, device=self.device, **options)
 
@@ -69,15 +67,13 @@ def setting_for(
 ) -> Setting:
     """The setting for a model, with frames of sizes that it takes.
 
-    Parameters
-    ----------
-    model : an engine or an ONNX file; None for the bundled ONNX file.
-    reference : an ONNX file in FP32 of the same weights and scale; None for the bundled one.
-    count : frames in the longest checks.
+    Args:
+        model: an engine or an ONNX file; None for the bundled ONNX file.
+        reference: an ONNX file in FP32 of the same weights and scale; None for the bundled one.
+        count: frames in the longest checks.
 
-    Raises
-    ------
-    ArtifactError : a file is missing, broken or not ours, or the two are of different scales.
+    Raises:
+        ArtifactError: a file is missing, broken or not ours, or the two are of different scales.
     """
     reference = reference or bundled_folder() / "overnet_x2.onnx"
     scale = read_artifact(reference).scale
@@ -102,11 +98,11 @@ def _sides(size: Size, profile: Profile) -> list[tuple[int, int, int]]:
     return list(zip(size, profile.minimum, profile.maximum, strict=True))
 
 
-class CheckFailed(Exception):  # noqa: N818 - it is no error of the program
+class CheckFailed(Exception):
     """A check found something wrong; the message says what."""
 
 
-def frames(size: Size, count: int, *, seed: int = 0) -> Iterator[Frame]:
+def frames(size: Size, count: int, *, seed: int = 0) -> Iterator[Image]:
     """Different frames that can be told apart: a drawn scene that moves, with noise of its own in each."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
@@ -119,22 +115,21 @@ def frames(size: Size, count: int, *, seed: int = 0) -> Iterator[Frame]:
 def stream_all(
     upscaler: Upscaler,
     size: Size,
-    source: Iterator[Frame],
-    receive: Callable[[int, Frame], None],
+    source: Iterator[Image],
+    receive: Callable[[int, Image], None],
     *,
     in_buffers: bool = True,
 ) -> None:
     """Send frames through a stream as a video goes: filled, submitted and fetched in three threads.
 
-    Parameters
-    ----------
-    receive : is told each frame's number and its result, which is used for another frame afterwards.
-    in_buffers : whether frames are written to the stream's own buffers; else it has to copy them.
+    Args:
+        receive: is told each frame's number and its result, which is used for another frame afterwards.
+        in_buffers: whether frames are written to the stream's own buffers; else it has to copy them.
     """
     received = 0
     with closing(upscaler.stream(*size)) as stream:
 
-        def filled() -> Iterator[Frame]:
+        def filled() -> Iterator[Image]:
             for frame in source:
                 buffer = stream.buffer() if in_buffers else None
                 if buffer is None:
@@ -143,7 +138,7 @@ def stream_all(
                     np.copyto(buffer, frame)
                     yield buffer
 
-        def fetch(ticket: Any) -> None:  # noqa: ANN401 - a `Ticket`
+        def fetch(ticket: Any) -> None:
             nonlocal received
             with ticket as upscaled:
                 receive(received, upscaled)
@@ -154,7 +149,7 @@ def stream_all(
             raise KeyboardInterrupt
 
 
-def compare(setting: Setting, found: Frame, expected: Frame, what: str) -> None:
+def compare(setting: Setting, found: Image, expected: Image, what: str) -> None:
     """Raise `CheckFailed` where a result is too far from what is expected."""
     if setting.least_psnr_db is None:
         if not np.array_equal(found, expected):
@@ -165,11 +160,11 @@ def compare(setting: Setting, found: Frame, expected: Frame, what: str) -> None:
             raise CheckFailed(f"{what}: {found_db:.1f} dB from the CPU's result, {setting.least_psnr_db:g} are needed")
 
 
-def photograph_like(size: Size) -> Frame:
+def photograph_like(size: Size) -> Image:
     """Slopes and edges without noise, whose parts differ as those of a photograph do."""
     rows, columns = np.mgrid[0 : size[0], 0 : size[1]] / max(size)
     waves = [np.sin(6 * rows + phase) * np.cos(5 * columns - phase) for phase in (0.0, 1.3, 2.1)]
-    picture = 128 + 90 * np.stack(waves, axis=-1)
-    picture[size[0] // 3 : size[0] // 2, size[1] // 4 : size[1] // 3] = (240, 40, 60)
-    levels: Frame = np.clip(picture, 0, 255).astype(np.uint8)
+    image = 128 + 90 * np.stack(waves, axis=-1)
+    image[size[0] // 3 : size[0] // 2, size[1] // 4 : size[1] // 3] = (240, 40, 60)
+    levels: Image = np.clip(image, 0, 255).astype(np.uint8)
     return levels

@@ -73,9 +73,8 @@ _ASKED_SECONDS = 5
 def describe_machine(root: Path = Path("/")) -> Machine:
     """Find out where this runs. What cannot be found out is left out; nothing is raised.
 
-    Parameters
-    ----------
-    root : where Linux's ``/proc``, ``/sys`` and ``/etc`` are looked for.
+    Args:
+        root: where Linux's ``/proc``, ``/sys`` and ``/etc`` are looked for.
     """
     limits = read_limits(root)
     processor = _processor(root)
@@ -95,9 +94,8 @@ def describe_machine(root: Path = Path("/")) -> Machine:
 def usable_cores(limits: Limits | None = None) -> int:
     """How many processors this process may use, by its affinity and by its control group's share of time.
 
-    Parameters
-    ----------
-    limits : of the control group; None: they are read.
+    Args:
+        limits: of the control group; None: they are read.
     """
     limits = limits or read_limits()
     cores = os.cpu_count() or 1
@@ -142,7 +140,7 @@ def _flags(root: Path) -> set[str]:
 
 def _said(*command: str) -> str:
     try:
-        done = subprocess.run(  # noqa: S603 - a system's own command
+        done = subprocess.run(
             command,
             capture_output=True,
             encoding="utf-8",
@@ -187,7 +185,7 @@ def _gpus(root: Path) -> list[str]:
     ]
 
 
-def _gpus_in_nvml(nvml: Any) -> list[str]:  # noqa: ANN401 - it has no types
+def _gpus_in_nvml(nvml: Any) -> list[str]:
     driver = _words(nvml.nvmlSystemGetDriverVersion())
     lines = []
     for number in range(nvml.nvmlDeviceGetCount()):
@@ -210,7 +208,7 @@ def _versions() -> dict[str, str]:
                 versions.setdefault(title, importlib.metadata.version(distribution))
     if "OpenCV" not in versions:  # a build of its own, such as a Jetson's
         with suppress(ImportError):
-            import cv2  # noqa: PLC0415 - optional on aarch64
+            import cv2
 
             versions["OpenCV"] = str(cv2.__version__)
     versions["NumPy's BLAS"] = blas_of_numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from overnet.benchmarks.baselines.race import PictureSize
+from overnet.benchmarks.baselines.race import ImageSize
 from overnet.errors import InputError
 from overnet.files.engine_sidecar import LARGEST_BATCH
 from overnet.files.onnx_metadata import PRECISIONS
@@ -18,34 +18,33 @@ _HIGHEST_SCALE = 8
 class BenchmarkOptions:
     """What is measured.
 
-    Attributes
-    ----------
-    backends : names of `overnet.runtime.backends.registry.BACKENDS`, or ``"auto"``.
-    scales, sizes, precisions : each of them for each backend; without a precision, the backend's usual one.
-    model : as `overnet.runtime.upscaler.Upscaler` takes it; None for the bundled one.
-    seconds : that each figure is measured for at least.
-    batch : pictures given at once.
-    data : a folder of real pictures to judge results on; None for the package's own.
-    rivals : whether to race against what a user would pick instead.
-    rival_models : see `overnet.benchmarks.baselines.registry.RivalOptions`.
-    video : whether to upscale a short clip from file to file.
-    power : whether to measure what the machine draws.
-    sustained_seconds : how long each case is kept busy to see whether its speed holds; 0: not.
-    threads, device, provider, slots : as `overnet.runtime.upscaler.Upscaler` takes them.
-    pictures : whether to make the pictures for a report.
-    memory_bytes : for which to tell how large a picture may be; None for what is available.
+    Attributes:
+        backends: names of `overnet.runtime.backends.registry.BACKENDS`, or ``"auto"``.
+        scales, sizes, precisions: each of them for each backend; without a precision, the backend's usual one.
+        model: as `overnet.runtime.upscaler.Upscaler` takes it; None for the bundled one.
+        seconds: that each figure is measured for at least.
+        batch: images given at once.
+        data: a folder of real images to judge results on; None for the package's own.
+        baselines: whether to race against what a user would pick instead.
+        baseline_models: see `overnet.benchmarks.baselines.registry.BaselineOptions`.
+        video: whether to upscale a short clip from file to file.
+        power: whether to measure what the machine draws.
+        sustained_seconds: how long each case is kept busy to see whether its speed holds; 0: not.
+        threads, device, provider, slots: as `overnet.runtime.upscaler.Upscaler` takes them.
+        images: whether to make the images for a report.
+        memory_bytes: for which to tell how large an image may be; None for what is available.
     """
 
     backends: list[str]
     scales: list[int]
-    sizes: list[PictureSize]
+    sizes: list[ImageSize]
     precisions: list[str]
     model: Path | None = None
     seconds: float = 10.0
     batch: int = 1
     data: Path | None = None
-    rivals: bool = False
-    rival_models: Path | None = None
+    baselines: bool = False
+    baseline_models: Path | None = None
     video: bool = True
     power: bool = True
     sustained_seconds: float = 0.0
@@ -53,7 +52,7 @@ class BenchmarkOptions:
     device: int = 0
     provider: str = "cpu"
     slots: int = 3
-    pictures: bool = False
+    images: bool = False
     memory_bytes: int | None = None
 
     def as_texts(self) -> dict[str, str]:
@@ -67,7 +66,7 @@ class BenchmarkOptions:
             "seconds": f"{self.seconds:g}",
             "batch": str(self.batch),
             "data": "photographs that come along" if self.data is None else self.data.name,
-            "rivals": "yes" if self.rivals else "no",
+            "baselines": "yes" if self.baselines else "no",
             "sustained": f"{self.sustained_seconds:g}",
             "threads": "all" if self.threads is None else str(self.threads),
             "device": str(self.device),
@@ -79,9 +78,8 @@ class BenchmarkOptions:
 def check_options(options: BenchmarkOptions) -> None:
     """Refuse what is out of range.
 
-    Raises
-    ------
-    InputError : it is.
+    Raises:
+        InputError: it is.
     """
     for scale in options.scales:
         if not 2 <= scale <= _HIGHEST_SCALE:

@@ -39,18 +39,15 @@ def measure_peaks(gpu: int | None, seconds: float = 1.0) -> list[Peak]:
     The CPU's product is NumPy's, or PyTorch's where that is installed and faster; `Peak.measured_by` says which. The
     GPU's was never run on one by its authors: they had none.
 
-    Parameters
-    ----------
-    gpu : its number, counted from 0 among those that CUDA_VISIBLE_DEVICES leaves; None: the CPU alone.
-    seconds : about how long each library multiplies, and each device copies.
+    Args:
+        gpu: its number, counted from 0 among those that CUDA_VISIBLE_DEVICES leaves; None: the CPU alone.
+        seconds: about how long each library multiplies, and each device copies.
 
-    Returns
-    -------
-    The CPU's, then the GPU's where it could be measured.
+    Returns:
+        The CPU's, then the GPU's where it could be measured.
 
-    Raises
-    ------
-    InputError : no time at all.
+    Raises:
+        InputError: no time at all.
     """
     if not seconds > 0:
         raise InputError(f"seconds is {seconds:g}; it must be more than 0")
@@ -66,10 +63,9 @@ def share_of_peak(multiply_accumulates: float, seconds: float, peak: Peak) -> fl
 
     It can be more than 1 where the arithmetic is less exact than float32, which the peak is of.
 
-    Parameters
-    ----------
-    multiply_accumulates : done in that time; each counts as two operations.
-    seconds : that it took, more than 0.
+    Args:
+        multiply_accumulates: done in that time; each counts as two operations.
+        seconds: that it took, more than 0.
     """
     return 2 * multiply_accumulates / seconds / (peak.gflops_fp32 * 1e9)
 
@@ -96,7 +92,7 @@ def _numpy_gflops(seconds: float) -> float:
     return _best_gflops(prepare, _MATRIX_SIDES, seconds)
 
 
-def _torch_gflops(torch: Any, seconds: float) -> float:  # noqa: ANN401 - a module
+def _torch_gflops(torch: Any, seconds: float) -> float:
     def prepare(side: int) -> Callable[[], object]:
         one, other, product = (torch.rand(side, side) for _ in range(3))
         return lambda: torch.mm(one, other, out=product)
@@ -142,10 +138,9 @@ def _copied_gigabytes_per_second(seconds: float) -> float:
 def copied_bytes(cache_bytes: int | None, available_bytes: int) -> int:
     """How much to copy so that caches do not help: a multiple of the last one, as far as the memory goes.
 
-    Parameters
-    ----------
-    cache_bytes : of the last cache; None where that is not known.
-    available_bytes : memory that is free.
+    Args:
+        cache_bytes: of the last cache; None where that is not known.
+        available_bytes: memory that is free.
     """
     wanted = max(_LEAST_COPIED_BYTES, min(_TIMES_CACHE * (cache_bytes or 0), _MOST_COPIED_BYTES))
     return max(1, min(wanted, int(_MEMORY_SHARE * available_bytes)))
@@ -154,9 +149,8 @@ def copied_bytes(cache_bytes: int | None, available_bytes: int) -> int:
 def last_cache_bytes(root: Path = Path("/")) -> int | None:
     """The size of the largest cache of the first processor; None where Linux does not tell.
 
-    Parameters
-    ----------
-    root : where ``/sys`` is looked for.
+    Args:
+        root: where ``/sys`` is looked for.
     """
     sizes = []
     for path in root.glob("sys/devices/system/cpu/cpu0/cache/index[0-9]*/size"):

@@ -12,27 +12,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 from overnet.errors import InputError
-from overnet.files.atomic import printable, whole_file
+from overnet.files.atomic import atomic_write, printable
 from overnet.files.checked_json import from_json
 
 FORMAT = "overnet benchmark 1"
 _LARGEST_FILE_BYTES = 1 << 28
 
-MethodKind = Literal["backend", "rival"]
+MethodKind = Literal["backend", "baseline"]
 
 
 @dataclass(frozen=True)
 class Case:
     """What is measured: a method at one scale, for one size.
 
-    Attributes
-    ----------
-    method : a backend's name, such as ``"openvino"``, or a rival's, such as ``"bicubic"``.
-    kind : which of the two.
-    precision : of the arithmetic: ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``.
-    scale : from input to output height and width.
-    width, height : of the input in pixels.
-    batch : pictures given at once.
+    Attributes:
+        method: a backend's name, such as ``"openvino"``, or a baseline's, such as ``"bicubic"``.
+        kind: which of the two.
+        precision: of the arithmetic: ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``.
+        scale: from input to output height and width.
+        width, height: of the input in pixels.
+        batch: images given at once.
     """
 
     method: str
@@ -45,13 +44,13 @@ class Case:
 
     @property
     def pixels(self) -> int:
-        """Of the input, of one picture."""
+        """Of the input, of one image."""
         return self.width * self.height
 
     @property
     def name(self) -> str:
-        """The method with its precision, for people; a rival's precision says nothing that its name does not."""
-        return self.method if self.kind == "rival" else f"{self.method} {self.precision}"
+        """The method with its precision, for people; a baseline's precision says nothing that its name does not."""
+        return self.method if self.kind == "baseline" else f"{self.method} {self.precision}"
 
     @property
     def title(self) -> str:
@@ -64,11 +63,10 @@ class Case:
 class Spread:
     """Repeated times of one thing, in milliseconds a batch.
 
-    Attributes
-    ----------
-    runs : how many.
-    p50_ms, p90_ms, p95_ms, p99_ms : percentiles, between the two nearest runs in proportion; p50 is the median.
-    deviation_percent : standard deviation as a share of the mean.
+    Attributes:
+        runs: how many.
+        p50_ms, p90_ms, p95_ms, p99_ms: percentiles, between the two nearest runs in proportion; p50 is the median.
+        deviation_percent: standard deviation as a share of the mean.
     """
 
     runs: int
@@ -85,11 +83,10 @@ class Spread:
 class Latency:
     """How long one batch takes, from an array in the host's memory to an array in the host's memory.
 
-    Attributes
-    ----------
-    host : by the host's clock, everything included.
-    copy_in, compute, copy_out : by the GPU's own clock (CUDA events). None on a CPU, where nothing is copied.
-    samples_ms : of `host`, in the order of the runs: another run is compared with them, not with their median alone.
+    Attributes:
+        host: by the host's clock, everything included.
+        copy_in, compute, copy_out: by the GPU's own clock (CUDA events). None on a CPU, where nothing is copied.
+        samples_ms: of `host`, in the order of the runs: another run is compared with them, not with their median alone.
     """
 
     host: Spread
@@ -103,14 +100,14 @@ class Latency:
 class Memory:
     """What a case takes, measured in a process of its own.
 
-    Attributes
-    ----------
-    peak_host_bytes : the process's largest resident set, with Python and all libraries.
-    before_host_bytes : its resident set when the method was imported but no model was loaded yet.
-    device_bytes : what the GPU's memory lost between loading and the end; of a Jetson, part of the host's. None without
-        a GPU.
-    activation_bytes : what the engine itself states that it needs for intermediate results; None for other backends.
-    bytes_per_input_pixel : ``(peak - before) / (batch * pixels)``, plus the GPU's share where it is memory of its own.
+    Attributes:
+        peak_host_bytes: the process's largest resident set, with Python and all libraries.
+        before_host_bytes: its resident set when the method was imported but no model was loaded yet.
+        device_bytes: what the GPU's memory lost between loading and the end; of a Jetson, part of the host's. None
+            without a GPU.
+        activation_bytes: what the engine itself states that it needs for intermediate results; None for other backends.
+        bytes_per_input_pixel: ``(peak - before) / (batch * pixels)``, plus the GPU's share where it is memory of its
+            own.
     """
 
     peak_host_bytes: int
@@ -122,24 +119,24 @@ class Memory:
 
 @dataclass(frozen=True)
 class QualityFigures:
-    """How good the pictures are that the case makes.
+    """How good the images are that the case makes.
 
-    Attributes
-    ----------
-    reference : what the network's exact result was computed by, in words, such as ``"PyTorch 2.13 fp32"``.
-    reference_psnr_db : to the network's exact result, over all channels; None where every level is equal, and for
-        methods that are not the network.
-    largest_difference_levels : the largest difference from it, 0 to 255; None for methods that are not the network.
-    truth_psnr_db, truth_ssim : to real high-resolution pictures, on luma by the papers' protocol; the mean of `truth`.
-    truth : which pictures, in words; None without.
+    Attributes:
+        reference: what the network's exact result was computed by, in words, such as ``"PyTorch 2.13 fp32"``.
+        reference_psnr_db: to the network's exact result, over all channels; None where every level is equal, and for
+            methods that are not the network.
+        largest_difference_levels: the largest difference from it, 0 to 255; None for methods that are not the network.
+        ground_truth_psnr_db, ground_truth_ssim: to real high-resolution images, on luma by the papers' protocol; the
+            mean of `ground_truth`.
+        ground_truth: which images, in words; None without.
     """
 
     reference: str
     reference_psnr_db: float | None
     largest_difference_levels: int | None
-    truth_psnr_db: float | None = None
-    truth_ssim: float | None = None
-    truth: str | None = None
+    ground_truth_psnr_db: float | None = None
+    ground_truth_ssim: float | None = None
+    ground_truth: str | None = None
 
     @property
     def words(self) -> str:
@@ -148,25 +145,24 @@ class QualityFigures:
             return "identical to the reference"
         if self.reference_psnr_db is not None:
             return f"{self.reference_psnr_db:.1f} dB to the reference"
-        return "-" if self.truth_psnr_db is None else f"{self.truth_psnr_db:.2f} dB to the truth"
+        return "-" if self.ground_truth_psnr_db is None else f"{self.ground_truth_psnr_db:.2f} dB to the ground truth"
 
 
 @dataclass(frozen=True)
 class Power:
     """What the machine drew while a case ran without pause.
 
-    Attributes
-    ----------
-    source : where the figures come from, such as ``"tegrastats"``, ``"NVML"``, ``"RAPL"``.
-    covers : what they cover, in words, such as ``"the whole module (VDD_IN)"`` or ``"CPU packages"``.
-    samples : how many.
-    mean_watts, largest_watts : while it ran.
-    idle_watts : before it ran; None where that was not measured.
-    joules_per_picture : mean power times time, by pictures done.
-    clocks_mhz : means while it ran, by part, such as ``{"gpu": 918.0}``.
-    temperatures_celsius : largest while it ran, by sensor.
-    power_mode : such as ``"MAXN"``; None where there is no such thing.
-    throttled : why it was slowed down, in words; empty: it was not; None: that cannot be known here.
+    Attributes:
+        source: where the figures come from, such as ``"tegrastats"``, ``"NVML"``, ``"RAPL"``.
+        covers: what they cover, in words, such as ``"the whole module (VDD_IN)"`` or ``"CPU packages"``.
+        samples: how many.
+        mean_watts, largest_watts: while it ran.
+        idle_watts: before it ran; None where that was not measured.
+        joules_per_image: mean power times time, by images done.
+        clocks_mhz: means while it ran, by part, such as ``{"gpu": 918.0}``.
+        temperatures_celsius: largest while it ran, by sensor.
+        power_mode: such as ``"MAXN"``; None where there is no such thing.
+        throttled: why it was slowed down, in words; empty: it was not; None: that cannot be known here.
     """
 
     source: str
@@ -174,7 +170,7 @@ class Power:
     samples: int
     mean_watts: float
     largest_watts: float
-    joules_per_picture: float
+    joules_per_image: float
     idle_watts: float | None = None
     clocks_mhz: dict[str, float] = field(default_factory=dict)
     temperatures_celsius: dict[str, float] = field(default_factory=dict)
@@ -186,40 +182,39 @@ class Power:
 class Sustained:
     """How the speed holds while a case runs without pause.
 
-    Attributes
-    ----------
-    seconds : how long it ran.
-    pictures_per_second : in each tenth of that time, in order.
+    Attributes:
+        seconds: how long it ran.
+        images_per_second: in each tenth of that time, in order.
     """
 
     seconds: float
-    pictures_per_second: list[float]
+    images_per_second: list[float]
 
 
 @dataclass(frozen=True)
 class CaseResult:
     """What a case came to.
 
-    Attributes
-    ----------
-    device : what it ran on, for people.
-    model : the model's file name; empty where there is none.
-    latency, quality : None only where `error` says why.
-    memory : None besides for rivals, which are measured together in one process.
-    pictures_per_second : with as many on their way at once as the method takes (on a GPU, all slots).
-    load_ms : from a model's file to a method that is ready.
-    first_ms : how long the first picture took after that.
-    multiply_accumulates : of one picture; None where it is not known (rivals that are no network).
-    share_of_peak : the arithmetic done a second, as a share of what the machine was measured to do at most in float32.
-    warnings : what makes a figure doubtful, one line each.
-    error : why it failed, in one line; then there are no figures.
+    Attributes:
+        device: what it ran on, for people.
+        model: the model's file name; empty where there is none.
+        latency, quality: None only where `error` says why.
+        memory: None besides for baselines, which are measured together in one process.
+        images_per_second: with as many on their way at once as the method takes (on a GPU, all slots).
+        load_ms: from a model's file to a method that is ready.
+        first_ms: how long the first image took after that.
+        multiply_accumulates: of one image; None where it is not known (baselines that are no network).
+        share_of_peak: the arithmetic done a second, as a share of what the machine was measured to do at most in
+            float32.
+        warnings: what makes a figure doubtful, one line each.
+        error: why it failed, in one line; then there are no figures.
     """
 
     case: Case
     device: str
     model: str = ""
     latency: Latency | None = None
-    pictures_per_second: float | None = None
+    images_per_second: float | None = None
     load_ms: float | None = None
     first_ms: float | None = None
     memory: Memory | None = None
@@ -234,18 +229,17 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast a case is as a rival: medians of runs that took turns, in one process.
+    """How many times as fast a case is as a baseline: medians of runs that took turns, in one process.
 
-    Attributes
-    ----------
-    case, rival : which; both of the same scale, size and batch.
-    times_as_fast : the rival's median time by the case's.
-    low, high : the 95% confidence interval of that, by resampling the rounds.
-    rounds : how many.
+    Attributes:
+        case, baseline: which; both of the same scale, size and batch.
+        times_as_fast: the baseline's median time by the case's.
+        low, high: the 95% confidence interval of that, by resampling the rounds.
+        rounds: how many.
     """
 
     case: Case
-    rival: Case
+    baseline: Case
     times_as_fast: float
     low: float
     high: float
@@ -254,13 +248,12 @@ class Ratio:
 
 @dataclass(frozen=True)
 class MemoryGrowth:
-    """How a method's memory grows with the picture: ``fixed_bytes + bytes_per_pixel * pixels``, least squares.
+    """How a method's memory grows with the image: ``fixed_bytes + bytes_per_pixel * pixels``, least squares.
 
-    Attributes
-    ----------
-    largest_misfit_percent : how far a measured point is from the line at most; a large one makes the line doubtful.
-    available_bytes : what the machine had when it was measured, or what was asked about.
-    largest_pixels : the input that would take all of that.
+    Attributes:
+        largest_misfit_percent: how far a measured point is from the line at most; a large one makes the line doubtful.
+        available_bytes: what the machine had when it was measured, or what was asked about.
+        largest_pixels: the input that would take all of that.
     """
 
     method: str
@@ -277,13 +270,12 @@ class MemoryGrowth:
 class VideoStages:
     """A video from file to file, and what each stage could do by itself.
 
-    Attributes
-    ----------
-    method, precision, scale, width, height : as of a `Case`.
-    frames : in the video.
-    decode_fps, upscale_fps, encode_fps : frames by the seconds that a stage was at work.
-    total_fps : frames by the time from beginning to end; at best the slowest stage's.
-    codec : of the result.
+    Attributes:
+        method, precision, scale, width, height: as of a `Case`.
+        frames: in the video.
+        decode_fps, upscale_fps, encode_fps: frames by the seconds that a stage was at work.
+        total_fps: frames by the time from beginning to end; at best the slowest stage's.
+        codec: of the result.
     """
 
     method: str
@@ -309,12 +301,12 @@ class VideoStages:
 class Peak:
     """What the machine itself can do at most, measured in the same run.
 
-    Attributes
-    ----------
-    device : ``"CPU"``, or a GPU's name.
-    gflops_fp32 : billions of float32 operations a second in a large product of matrices; a multiply-add counts as two.
-    copy_gigabytes_per_second : bytes read and written by a large copy in memory, both counted.
-    measured_by : the library that did it, such as ``"NumPy (OpenBLAS)"``.
+    Attributes:
+        device: ``"CPU"``, or a GPU's name.
+        gflops_fp32: billions of float32 operations a second in a large product of matrices; a multiply-add counts as
+            two.
+        copy_gigabytes_per_second: bytes read and written by a large copy in memory, both counted.
+        measured_by: the library that did it, such as ``"NumPy (OpenBLAS)"``.
     """
 
     device: str
@@ -327,13 +319,12 @@ class Peak:
 class Machine:
     """Where it ran, and with what.
 
-    Attributes
-    ----------
-    name : one line: the board's or the processor's name.
-    cores : that may be used.
-    gpus : by name, with memory and driver, one line each.
-    versions : of Python, overnet and every library in use, by name.
-    settings : what else has a say in speed, by name, such as the governor, the power mode, JetPack's version.
+    Attributes:
+        name: one line: the board's or the processor's name.
+        cores: that may be used.
+        gpus: by name, with memory and driver, one line each.
+        versions: of Python, overnet and every library in use, by name.
+        settings: what else has a say in speed, by name, such as the governor, the power mode, JetPack's version.
     """
 
     name: str
@@ -347,38 +338,36 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class SamplePictures:
-    """Pictures for the report's before/after slider: PNG files as base64 text, all of the same detail and size.
+class SampleImages:
+    """Images for the report's before/after slider: PNG files as base64 text, all of the same detail and size.
 
-    Attributes
-    ----------
-    name : of the picture.
-    scale : that it was upscaled by.
-    before : bicubic enlargement.
-    after : by the name of a case (``"openvino fp32"``), in the order measured.
-    truth : the high-resolution picture; None where there is none.
+    Attributes:
+        name: of the image.
+        scale: that it was upscaled by.
+        before: bicubic enlargement.
+        after: by the name of a case (``"openvino fp32"``), in the order measured.
+        ground_truth: the high-resolution image; None where there is none.
     """
 
     name: str
     scale: int
     before: str
     after: dict[str, str]
-    truth: str | None = None
+    ground_truth: str | None = None
 
 
 @dataclass(frozen=True)
 class BenchmarkRun:
     """One run of ``overnet-bench``, with all that it takes to repeat it.
 
-    Attributes
-    ----------
-    started : date and time, ISO 8601 with the offset from UTC.
-    command : as it was typed.
-    seconds : how long it took altogether.
-    options : the command's options with their defaults, by name.
-    load_average : of the machine before the run by processors, 0: idle; None where the system does not say.
-    notes : what a reader has to know, one line each.
-    interrupted : whether it was ended before everything was measured.
+    Attributes:
+        started: date and time, ISO 8601 with the offset from UTC.
+        command: as it was typed.
+        seconds: how long it took altogether.
+        options: the command's options with their defaults, by name.
+        load_average: of the machine before the run by processors, 0: idle; None where the system does not say.
+        notes: what a reader has to know, one line each.
+        interrupted: whether it was ended before everything was measured.
     """
 
     started: str
@@ -391,7 +380,7 @@ class BenchmarkRun:
     growth: list[MemoryGrowth] = field(default_factory=list)
     videos: list[VideoStages] = field(default_factory=list)
     peaks: list[Peak] = field(default_factory=list)
-    pictures: list[SamplePictures] = field(default_factory=list)
+    images: list[SampleImages] = field(default_factory=list)
     load_average: float | None = None
     notes: list[str] = field(default_factory=list)
     interrupted: bool = False
@@ -404,20 +393,18 @@ class BenchmarkRun:
 def write_run(run: BenchmarkRun, path: Path, *, overwrite: bool) -> None:
     """Write a run as JSON.
 
-    Raises
-    ------
-    OutputError : the file exists already, or cannot be written.
+    Raises:
+        OutputError: the file exists already, or cannot be written.
     """
-    with whole_file(path, overwrite=overwrite) as temporary:
+    with atomic_write(path, overwrite=overwrite) as temporary:
         temporary.write_text(json.dumps(run.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_run(path: Path) -> BenchmarkRun:
     """Read a run that `write_run` wrote.
 
-    Raises
-    ------
-    InputError : the file cannot be read, is too large, or no such run; the field is named.
+    Raises:
+        InputError: the file cannot be read, is too large, or no such run; the field is named.
     """
     name = printable(path)
     try:

@@ -17,13 +17,11 @@ _RESAMPLES = 2000
 def spread(samples_ms: Sequence[float]) -> Spread:
     """Summarise times.
 
-    Parameters
-    ----------
-    samples_ms : one a run, in milliseconds; at least one.
+    Args:
+        samples_ms: one a run, in milliseconds; at least one.
 
-    Raises
-    ------
-    ValueError : there is none.
+    Raises:
+        ValueError: there is none.
     """
     if not len(samples_ms):
         raise ValueError("there is no run to summarise")
@@ -45,10 +43,9 @@ def spread(samples_ms: Sequence[float]) -> Spread:
 def doubt(what: str, times: Spread, *, limit_percent: float = DOUBTFUL_PERCENT) -> str | None:
     """A warning where times spread so much that a figure is doubtful; None where they do not.
 
-    Parameters
-    ----------
-    what : the figure, as the sentence's beginning.
-    limit_percent : from which standard deviation on.
+    Args:
+        what: the figure, as the sentence's beginning.
+        limit_percent: from which standard deviation on.
     """
     if times.deviation_percent <= limit_percent:
         return None
@@ -64,17 +61,14 @@ def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float]) -
     The two are measured in rounds, each round one of both, so that rounds are drawn and not single times: what slows a
     round down slows both (B. Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979).
 
-    Parameters
-    ----------
-    numerator, denominator : one value a round, in the order of the rounds.
+    Args:
+        numerator, denominator: one value a round, in the order of the rounds.
 
-    Returns
-    -------
-    The ratio, and the interval's two ends. With one round, all three are the same.
+    Returns:
+        The ratio, and the interval's two ends. With one round, all three are the same.
 
-    Raises
-    ------
-    ValueError : they are not of the same length, or empty.
+    Raises:
+        ValueError: they are not of the same length, or empty.
     """
     if len(numerator) != len(denominator) or not len(numerator):
         raise ValueError(f"{len(numerator)} and {len(denominator)} rounds; as many of both are needed")
@@ -88,17 +82,14 @@ def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float]) -
 def change_of_medians(old: Sequence[float], new: Sequence[float]) -> tuple[float, float, float]:
     """By how many percent a median changed from one run to another, with the 95% confidence interval by the bootstrap.
 
-    Parameters
-    ----------
-    old, new : independent times, at least one each.
+    Args:
+        old, new: independent times, at least one each.
 
-    Returns
-    -------
-    The change in percent (above 0: longer), and the interval's two ends.
+    Returns:
+        The change in percent (above 0: longer), and the interval's two ends.
 
-    Raises
-    ------
-    ValueError : one of them is empty.
+    Raises:
+        ValueError: one of them is empty.
     """
     if not len(old) or not len(new):
         raise ValueError("there is no run to compare")
@@ -113,13 +104,11 @@ def change_of_medians(old: Sequence[float], new: Sequence[float]) -> tuple[float
 def line_through(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
     """Fit ``y = start + slope * x`` by least squares.
 
-    Returns
-    -------
-    Start, slope, and the largest misfit of a point as a percentage of its `y`.
+    Returns:
+        Start, slope, and the largest misfit of a point as a percentage of its `y`.
 
-    Raises
-    ------
-    ValueError : there are not two different x.
+    Raises:
+        ValueError: there are not two different x.
     """
     if len(x) != len(y) or len(set(x)) < 2:
         raise ValueError("a line takes at least two points that differ in x")

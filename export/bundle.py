@@ -3,7 +3,7 @@
     python -m overnet.export.bundle WEIGHTS --data ../shared/sets
 
 writes into ``overnet/weights/``: the weights as our own checkpoint, one ONNX file a scale, and the model card with the
-quality measured just then; into the README, between its markers, the table of results; and into ``docs/`` the pictures
+quality measured just then; into the README, between its markers, the table of results; and into ``docs/`` the images
 that the README shows.
 """
 
@@ -17,23 +17,24 @@ from pathlib import Path
 import cv2
 
 from overnet.errors import OverNetError
-from overnet.evaluation.measure import Picture, Quality, bicubic, evaluate, find_pairs, mean_quality, read_rgb
+from overnet.evaluation.measure import Quality, bicubic, evaluate, find_pairs, mean_quality, read_rgb
 from overnet.evaluation.side_by_side import largest_gain, side_by_side
 from overnet.export.exporter import ExportedFile, Options, export
-from overnet.files.atomic import whole_file
+from overnet.files.atomic import atomic_write
 from overnet.imaging.metrics import psnr_luma
 from overnet.network.checkpoint import folded, load_checkpoint, read_metadata, save_checkpoint, weights_sha256
 from overnet.network.model import OverNet
 from overnet.network.reference import reference
+from overnet.types import Image
 from overnet.weights import CHECKPOINT_NAME, bundled_folder
 
 SCALES = (2, 3, 4)
 
 # The ONNX files keep 16 of 24 significant bits of each weight, so that the package stays small enough for all of them:
-# the zeros compress away. On real pictures that moves no pixel by more than one grey level.
+# the zeros compress away. On real images that moves no pixel by more than one grey level.
 SIGNIFICANT_BITS = 16
 
-# The side of the square that the README shows a detail of, in pixels of the large picture.
+# The side of the square that the README shows a detail of, in pixels of the large image.
 _DETAIL = 144
 
 # The original's README, from its own weights: three networks, one a scale, trained on DIV2K for 600,000 steps each.
@@ -62,12 +63,12 @@ def measure(model: OverNet, folder: Path) -> list[Measured]:
         for scale in SCALES if dataset.is_dir() else ():
             pairs = find_pairs(dataset, scale)
 
-            def network(picture: Picture, scale: int = scale) -> Picture:
-                return reference(model, picture, scale)
+            def network(image: Image, scale: int = scale) -> Image:
+                return reference(model, image, scale)
 
             qualities = [mean_quality(evaluate(upscale, pairs, scale)) for upscale in (network, bicubic(scale))]
             measured.append(Measured(dataset.name, scale, *qualities))
-            print(f"{dataset.name} x{scale}: {qualities[0].psnr_db:.2f} dB", file=sys.stderr)  # noqa: T201
+            print(f"{dataset.name} x{scale}: {qualities[0].psnr_db:.2f} dB", file=sys.stderr)
     return measured
 
 
@@ -114,7 +115,7 @@ From scratch, by this project; not the original authors' weights.
 
 {trained}
 
-No picture of Set5, Set14, B100 or Urban100 was trained on.
+No image of Set5, Set14, B100 or Urban100 was trained on.
 
 ## What it is for
 
@@ -131,7 +132,7 @@ Bicubic is MATLAB's.
 ## The ONNX files
 
 Made from these weights by `overnet.export`; uint8 N x H x W x 3 RGB in and out, fp32 inside, weights kept to
-{SIGNIFICANT_BITS} significant bits. How far each is from the network in PyTorch, on the export's check pictures:
+{SIGNIFICANT_BITS} significant bits. How far each is from the network in PyTorch, on the export's check images:
 
 | file | size | largest difference in grey levels | PSNR to the network |
 |---|---|---|---|
@@ -142,39 +143,37 @@ Written by `python -m overnet.export.bundle`, like everything in this folder.
 
 
 def draw_results(model: OverNet, samples: Path, target: Path) -> None:
-    """Draw the README's picture: a detail of the sample by bicubic interpolation, by the network, and as it was.
+    """Draw the README's image: a detail of the sample by bicubic interpolation, by the network, and as it was.
 
-    Parameters
-    ----------
-    samples : the folder with ``harbour.png`` and ``harbour_large.png``, of which it is the reduction by 4.
-    target : the PNG to write.
+    Args:
+        samples: the folder with ``harbour.png`` and ``harbour_large.png``, of which it is the reduction by 4.
+        target: the PNG to write.
     """
     low, high = read_rgb(samples / "harbour.png"), read_rgb(samples / "harbour_large.png")
     enlarged, network = bicubic(4)(low), reference(model, low, 4)
     top, left = largest_gain(high, enlarged, network, side=_DETAIL)
-    pictures = {
+    images = {
         f"bicubic x4: {psnr_luma(high, enlarged, border=4):.2f} dB": enlarged,
         f"OverNet x4: {psnr_luma(high, network, border=4):.2f} dB": network,
         "the original": high,
     }
-    drawn = side_by_side(pictures, top=top, left=left, side=_DETAIL, enlarge=2)
+    drawn = side_by_side(images, top=top, left=left, side=_DETAIL, enlarge=2)
     encoded, content = cv2.imencode(".png", drawn[..., ::-1])
     if not encoded:
-        raise RuntimeError("OpenCV could not encode the picture")
+        raise RuntimeError("OpenCV could not encode the image")
     target.parent.mkdir(exist_ok=True)
-    with whole_file(target, overwrite=True) as temporary:
+    with atomic_write(target, overwrite=True) as temporary:
         temporary.write_bytes(content.tobytes())
 
 
 def bundle(weights: Path, data: Path, folder: Path, readme: Path | None) -> None:
     """Make everything that derives from `weights`.
 
-    Parameters
-    ----------
-    weights : a checkpoint in any form.
-    data : a folder of evaluation sets, in the form that `overnet.evaluation.measure.find_pairs` reads.
-    folder : where the bundled files go.
-    readme : the README to bring up to date, or None.
+    Args:
+        weights: a checkpoint in any form.
+        data: a folder of evaluation sets, in the form that `overnet.evaluation.measure.find_pairs` reads.
+        folder: where the bundled files go.
+        readme: the README to bring up to date, or None.
     """
     model = load_checkpoint(weights)
     metadata = read_metadata(weights) if weights.suffix == ".safetensors" else {}
@@ -192,7 +191,7 @@ def bundle(weights: Path, data: Path, folder: Path, readme: Path | None) -> None
 
 
 def _write(path: Path, text: str) -> None:
-    with whole_file(path, overwrite=True) as temporary:
+    with atomic_write(path, overwrite=True) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

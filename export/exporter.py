@@ -11,17 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from overnet.export.engine.build import BuiltEngine, Progress, build_engine
+from overnet.export.engine.build import BuiltEngine, build_engine
 from overnet.export.engine.profile import available_device_memory, fit_profile
 from overnet.export.graph.costs import Costs, count_costs
 from overnet.export.options import CalibrationOptions, EngineOptions, Options, is_onnx
 from overnet.export.precision.convert import LoweredGraph
-from overnet.export.verify.comparison import Parity, Picture
-from overnet.export.verify.tolerance import gate_pictures
-from overnet.files.atomic import whole_file
+from overnet.export.verify.comparison import Parity
+from overnet.export.verify.tolerance import gate_images
+from overnet.files.atomic import atomic_write
 from overnet.files.engine_sidecar import RuntimeName, Sidecar, sidecar_path, sidecar_text
 from overnet.files.onnx_metadata import Artifact
 from overnet.system.cuda_device import cuda_device
+from overnet.types import Image, Progress
 
 __all__ = [
     "CalibrationOptions",
@@ -42,10 +43,9 @@ _TURING = "7.5"
 class ExportedEngine:
     """An engine that lies beside the ONNX file it was built from.
 
-    Attributes
-    ----------
-    sidecar : what is in its sidecar.
-    parity : how far it, or its graph, was found to be from what it was made from.
+    Attributes:
+        sidecar: what is in its sidecar.
+        parity: how far it, or its graph, was found to be from what it was made from.
     """
 
     path: Path
@@ -57,12 +57,11 @@ class ExportedEngine:
 class ExportedFile:
     """What an export made for one scale: where it is, what it is, and how far it was found to be from its source.
 
-    Attributes
-    ----------
-    path : of the ONNX file.
-    costs : counted in the graph (see `overnet.export.graph.costs`).
-    seconds : that it took to make and check.
-    notes : what the user should know, one line each.
+    Attributes:
+        path: of the ONNX file.
+        costs: counted in the graph (see `overnet.export.graph.costs`).
+        seconds: that it took to make and check.
+        notes: what the user should know, one line each.
     """
 
     path: Path
@@ -88,16 +87,16 @@ class Source(Protocol):
         """What the files are called, without the suffix: ``name_x2``, ``name_x2_fp16``."""
         ...
 
-    def lowered(self, pictures: list[Picture], progress: Progress) -> LoweredGraph:
-        """The graph in the precision asked for; `pictures` are what its numbers are looked at on."""
+    def lowered(self, images: list[Image], progress: Progress) -> LoweredGraph:
+        """The graph in the precision asked for; `images` are what its numbers are looked at on."""
         ...
 
-    def check(self, file: Path, graph: LoweredGraph, pictures: list[Picture], *, name: str) -> Parity:
+    def check(self, file: Path, graph: LoweredGraph, images: list[Image], *, name: str) -> Parity:
         """Compare a file with the source. Raises an ArtifactError, which calls it `name`, where it is too far."""
         ...
 
     def check_engine(
-        self, built: BuiltEngine, engine: EngineOptions, artifact: Artifact, pictures: list[Picture], *, name: str
+        self, built: BuiltEngine, engine: EngineOptions, artifact: Artifact, images: list[Image], *, name: str
     ) -> Parity | None:
         """The same for an engine, on the GPU; None where it cannot be run here."""
         ...
@@ -114,23 +113,21 @@ def export(
 ) -> Iterator[ExportedFile]:
     """Make the files of all scales, one after the other.
 
-    Parameters
-    ----------
-    source : a checkpoint in any form that `overnet.network.checkpoint.load_checkpoint` reads; or an ONNX file of ours,
-        which needs no torch.
-    folder : where the files go; it exists.
-    name : what the files' names begin with; the source's name when left out.
-    overwrite : whether existing files may be replaced.
-    progress : is told what is being done; may be called from another thread.
+    Args:
+        source: a checkpoint in any form that `overnet.network.checkpoint.load_checkpoint` reads; or an ONNX file of
+            ours, which needs no torch.
+        folder: where the files go; it exists.
+        name: what the files' names begin with; the source's name when left out.
+        overwrite: whether existing files may be replaced.
+        progress: is told what is being done; may be called from another thread.
 
-    Raises
-    ------
-    CheckpointError : the checkpoint cannot be loaded.
-    InputError : a scale is out of the network's range, the ONNX file is none of ours or cannot be brought to what is
-        asked for, and nothing is made then; or no engine fits the device.
-    ArtifactError : a file is too far from its source; what was made before it stays.
-    BuildError : an engine cannot be built.
-    OutputError : a file cannot be written.
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        InputError: a scale is out of the network's range, the ONNX file is none of ours or cannot be brought to what is
+            asked for, and nothing is made then; or no engine fits the device.
+        ArtifactError: a file is too far from its source; what was made before it stays.
+        BuildError: an engine cannot be built.
+        OutputError: a file cannot be written.
     """
     for one in _sources(source, options, name):
         yield _Export(one, folder / one.stem, options, progress or _silent).run(overwrite=overwrite)
@@ -139,10 +136,10 @@ def export(
 def _sources(source: Path, options: Options, name: str | None) -> list[Source]:
     # Only what a source needs is imported: a checkpoint needs torch.
     if is_onnx(source):
-        from overnet.export.from_onnx import OnnxSource  # noqa: PLC0415
+        from overnet.export.from_onnx import OnnxSource
 
         return [OnnxSource(source, options, name)]
-    from overnet.export.from_checkpoint import checkpoint_sources  # noqa: PLC0415
+    from overnet.export.from_checkpoint import checkpoint_sources
 
     return [*checkpoint_sources(source, options, name)]
 
@@ -173,12 +170,12 @@ class _Export:
             # Of these the last to be opened is the first to get its name: an engine never lies there alone.
             temporary_engine = temporary_sidecar = None
             if self.options.engine is not None:
-                temporary_engine = files.enter_context(whole_file(self._path(".engine"), overwrite=overwrite))
+                temporary_engine = files.enter_context(atomic_write(self._path(".engine"), overwrite=overwrite))
                 sidecar_file = sidecar_path(self._path(".engine"))
-                temporary_sidecar = files.enter_context(whole_file(sidecar_file, overwrite=overwrite))
+                temporary_sidecar = files.enter_context(atomic_write(sidecar_file, overwrite=overwrite))
             # The engine of an ONNX file that stays as it is may come to lie beside it.
             is_there = path.exists() and path.samefile(self.source.path)
-            temporary = path if is_there else files.enter_context(whole_file(path, overwrite=overwrite))
+            temporary = path if is_there else files.enter_context(atomic_write(path, overwrite=overwrite))
 
             graph, exported = self._graph(temporary, path)
             if self.options.engine is not None and temporary_engine and temporary_sidecar:
@@ -195,20 +192,20 @@ class _Export:
 
     def _graph(self, temporary: Path, path: Path) -> tuple[LoweredGraph, ExportedFile]:
         """Write the ONNX file, and check it."""
-        pictures = gate_pictures()
+        images = gate_images()
         self.progress("making the graph", 0, 0)
-        graph = self.source.lowered(pictures, self.progress)
+        graph = self.source.lowered(images, self.progress)
         if temporary != path:
             temporary.write_bytes(graph.content)
         self.progress("comparing it with what it was made from", 0, 0)
-        parity = self.source.check(temporary, graph, pictures, name=path.name)
+        parity = self.source.check(temporary, graph, images, name=path.name)
         costs = count_costs(graph.model)
         return graph, ExportedFile(path, graph.artifact, len(graph.content), parity, costs, 0.0, graph.notes)
 
     def _engine(
         self, engine: EngineOptions, graph: LoweredGraph, costs: Costs
     ) -> tuple[BuiltEngine, EngineOptions, tuple[str, ...]]:
-        """Build the engine, for smaller pictures where the device's memory is short."""
+        """Build the engine, for smaller images where the device's memory is short."""
         fitted = fit_profile(
             engine.profile,
             costs.activation_bytes_per_pixel,
@@ -233,7 +230,7 @@ class _Export:
     ) -> tuple[Sidecar, Parity]:
         """Check the engine itself, where a GPU is, and write down what is known of it."""
         name = self._path(".engine").name
-        parity = self.source.check_engine(built, engine, exported.artifact, gate_pictures(), name=name)
+        parity = self.source.check_engine(built, engine, exported.artifact, gate_images(), name=name)
         parity = parity or exported.parity
         sidecar = Sidecar(
             artifact=exported.artifact,

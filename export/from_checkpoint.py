@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from overnet.errors import InputError
-from overnet.export.engine.build import BuiltEngine, Progress
+from overnet.export.engine.build import BuiltEngine
 from overnet.export.options import EngineOptions, Options
-from overnet.export.precision.calibration import calibration_pictures
+from overnet.export.precision.calibration import calibration_images
 from overnet.export.precision.convert import LoweredGraph
 from overnet.export.precision.lower import Calibration, lower
-from overnet.export.verify.comparison import Parity, Picture
+from overnet.export.verify.comparison import Parity
 from overnet.export.verify.engine import pass_engine_gate
-from overnet.export.verify.network import pass_gate
+from overnet.export.verify.network import check_onnx_file
 from overnet.export.verify.onnx_file import in_network
 from overnet.files.onnx_metadata import Artifact
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.deploy import DeployedNetwork, deploy
 from overnet.network.model import OverNet
+from overnet.types import Image, Progress
 
 USUAL_SCALES = (2, 3, 4)
 
@@ -27,14 +28,12 @@ USUAL_SCALES = (2, 3, 4)
 def checkpoint_sources(checkpoint: Path, options: Options, name: str | None) -> Iterator[CheckpointSource]:
     """Load a checkpoint, once for all scales.
 
-    Parameters
-    ----------
-    name : what the files' names begin with; the checkpoint's name when left out.
+    Args:
+        name: what the files' names begin with; the checkpoint's name when left out.
 
-    Raises
-    ------
-    CheckpointError : it cannot be loaded.
-    InputError : a scale is out of the network's range.
+    Raises:
+        CheckpointError: it cannot be loaded.
+        InputError: a scale is out of the network's range.
     """
     model = load_checkpoint(checkpoint)
     scales = USUAL_SCALES if options.scales is None else options.scales
@@ -45,8 +44,8 @@ def checkpoint_sources(checkpoint: Path, options: Options, name: str | None) -> 
     precision = options.precision or "fp16"
     calibration = None
     if precision == "int8":
-        pictures, remarks = calibration_pictures(options.calibration.folder)
-        calibration = Calibration(pictures, remarks, options.calibration.max_loss_db)
+        images, remarks = calibration_images(options.calibration.folder)
+        calibration = Calibration(images, remarks, options.calibration.max_loss_db)
     for scale in scales:
         suffix = "" if precision == "fp32" else f"_{precision}"
         stem = f"{name or checkpoint.name.partition('.')[0]}_x{scale}{suffix}"
@@ -66,26 +65,26 @@ class CheckpointSource:
     options: Options
     calibration: Calibration | None
 
-    def lowered(self, pictures: list[Picture], progress: Progress) -> LoweredGraph:
+    def lowered(self, images: list[Image], progress: Progress) -> LoweredGraph:
         """Write the graph from the network's weights."""
         return lower(
             self.network,
             self.scale,
             self.precision,
-            pictures,
+            images,
             form=self.options.form,
             significant_bits=self.options.significant_bits,
             calibration=self.calibration,
             progress=progress,
         )
 
-    def check(self, file: Path, graph: LoweredGraph, pictures: list[Picture], *, name: str) -> Parity:
-        """Compare the file with the network; see `overnet.export.verify.network.pass_gate`."""
-        return pass_gate(file, graph.model, graph.exact, self.model, pictures, name=name)
+    def check(self, file: Path, graph: LoweredGraph, images: list[Image], *, name: str) -> Parity:
+        """Compare the file with the network; see `overnet.export.verify.network.check_onnx_file`."""
+        return check_onnx_file(file, graph.model, graph.exact, self.model, images, name=name)
 
     def check_engine(
-        self, built: BuiltEngine, engine: EngineOptions, artifact: Artifact, pictures: list[Picture], *, name: str
+        self, built: BuiltEngine, engine: EngineOptions, artifact: Artifact, images: list[Image], *, name: str
     ) -> Parity | None:
         """Compare the engine with the network; see `overnet.export.verify.engine.pass_engine_gate`."""
         network = in_network(self.model, self.scale)
-        return pass_engine_gate(built.serialized, engine.target, engine.profile, artifact, network, pictures, name=name)
+        return pass_engine_gate(built.serialized, engine.target, engine.profile, artifact, network, images, name=name)

@@ -11,14 +11,15 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from overnet.errors import ArtifactError, InputError
-from overnet.export.engine.build import BuiltEngine, Progress
+from overnet.export.engine.build import BuiltEngine
 from overnet.export.options import CalibrationOptions, EngineOptions, Options
 from overnet.export.precision.convert import LoweredGraph, converted, labelled
-from overnet.export.verify.comparison import Parity, Picture, Referee, Upscale, in_openvino
-from overnet.export.verify.tolerance import GATES
+from overnet.export.verify.comparison import Parity, ReferenceResults, in_openvino
+from overnet.export.verify.tolerance import TOLERANCES
 from overnet.files.atomic import printable
 from overnet.files.onnx_metadata import Artifact, read_artifact
 from overnet.system.cuda_device import cuda_device
+from overnet.types import Image, Progress, Upscale
 
 
 class OnnxSource:
@@ -26,16 +27,14 @@ class OnnxSource:
 
     One in FP32 is converted to FP16 or BF16. One in a lower precision is taken as it is.
 
-    Parameters
-    ----------
-    path : of the file.
-    options : what is asked for.
-    name : what the files are called, but for the precision; the file's name when left out.
+    Args:
+        path: of the file.
+        options: what is asked for.
+        name: what the files are called, but for the precision; the file's name when left out.
 
-    Raises
-    ------
-    ArtifactError : the file is broken, or is none of ours.
-    InputError : what is asked for cannot be made from it.
+    Raises:
+        ArtifactError: the file is broken, or is none of ours.
+        InputError: what is asked for cannot be made from it.
     """
 
     def __init__(self, path: Path, options: Options, name: str | None) -> None:
@@ -49,7 +48,7 @@ class OnnxSource:
         stem = name or path.stem
         self.stem = stem if self.is_kept else f"{stem}_{precision}"
 
-    def lowered(self, pictures: list[Picture], progress: Progress) -> LoweredGraph:
+    def lowered(self, images: list[Image], progress: Progress) -> LoweredGraph:
         """The file's graph, converted where another precision is wanted."""
         content = self.path.read_bytes()
         try:
@@ -58,29 +57,29 @@ class OnnxSource:
             raise ArtifactError(f"{printable(self.path)}: not a whole ONNX file ({error})") from error
         if self.is_kept:
             return LoweredGraph(exact, content, exact, self.artifact, ())
-        model, notes = converted(exact, self.artifact.precision, pictures)
+        model, notes = converted(exact, self.artifact.precision, images)
         return labelled(model, exact, self.artifact, notes)
 
-    def check(self, file: Path, graph: LoweredGraph, pictures: list[Picture], *, name: str) -> Parity:
+    def check(self, file: Path, graph: LoweredGraph, images: list[Image], *, name: str) -> Parity:
         """Compare the converted file with the one that it comes from, both in OpenVINO."""
         if self.is_kept:
             return Parity(0, math.inf, "nothing, as the ONNX file is unchanged", "")
-        parity = Referee(self._reference(), pictures).compare(*in_openvino(file))
-        gate = GATES[self.artifact.precision]
+        parity = ReferenceResults(self._reference(), images).compare(*in_openvino(file))
+        gate = TOLERANCES[self.artifact.precision]
         if not gate.holds(parity):
             raise ArtifactError(gate.refusal(name, parity))
         return parity
 
     def check_engine(
-        self, built: BuiltEngine, engine: EngineOptions, artifact: Artifact, pictures: list[Picture], *, name: str
+        self, built: BuiltEngine, engine: EngineOptions, artifact: Artifact, images: list[Image], *, name: str
     ) -> Parity | None:
         """Compare the engine with the file, where there are a GPU and PyTorch, whose buffers are used for it."""
         if cuda_device() is None or importlib.util.find_spec("torch") is None:
             return None
-        from overnet.export.verify.engine import pass_engine_gate  # noqa: PLC0415
+        from overnet.export.verify.engine import pass_engine_gate
 
         return pass_engine_gate(
-            built.serialized, engine.target, engine.profile, artifact, self._reference(), pictures, name=name
+            built.serialized, engine.target, engine.profile, artifact, self._reference(), images, name=name
         )
 
     def _reference(self) -> tuple[Upscale, str]:

@@ -16,11 +16,10 @@ if TYPE_CHECKING:
 class EngineOptions:
     """Which engine to build from each ONNX file.
 
-    Attributes
-    ----------
-    target : the library that is to run it.
-    profile : which pictures it is to take; smaller where the device's memory is short.
-    workspace_bytes : the most scratch memory that it may need; None sets no limit.
+    Attributes:
+        target: the library that is to run it.
+        profile: which images it is to take; smaller where the device's memory is short.
+        workspace_bytes: the most scratch memory that it may need; None sets no limit.
     """
 
     target: RuntimeName
@@ -32,10 +31,9 @@ class EngineOptions:
 class CalibrationOptions:
     """How to come to INT8.
 
-    Attributes
-    ----------
-    folder : pictures to calibrate on; None for the set that comes with the package.
-    max_loss_db : the most PSNR against the truth that it may cost on them.
+    Attributes:
+        folder: images to calibrate on; None for the set that comes with the package.
+        max_loss_db: the most PSNR against the ground truth that it may cost on them.
     """
 
     folder: Path | None = None
@@ -46,15 +44,15 @@ class CalibrationOptions:
 class Options:
     """What to make.
 
-    Attributes
-    ----------
-    scales : whole numbers, each from 1 to the network's overscale factor. None for the usual ones, or an ONNX file's.
-    precision : of the arithmetic inside, one of `overnet.files.onnx_metadata.PRECISIONS`. None for FP16, or that of an
-        ONNX file that is not in FP32.
-    form : which of the forms of the graph; an ONNX file has its own.
-    significant_bits : bits kept of each weight in an FP32 file, 24 being all (see `overnet.export.graph.builder`).
-    calibration : for INT8.
-    engine : None for ONNX files alone.
+    Attributes:
+        scales: whole numbers, each from 1 to the network's overscale factor. None for the usual ones, or an ONNX
+            file's.
+        precision: of the arithmetic inside, one of `overnet.files.onnx_metadata.PRECISIONS`. None for FP16, or that of
+            an ONNX file that is not in FP32.
+        form: which of the forms of the graph; an ONNX file has its own.
+        significant_bits: bits kept of each weight in an FP32 file, 24 being all (see `overnet.export.graph.builder`).
+        calibration: for INT8.
+        engine: None for ONNX files alone.
     """
 
     scales: tuple[int, ...] | None = None

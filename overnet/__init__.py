@@ -30,7 +30,7 @@ _LAZY = {
 __all__ = ["OverNet", "OverNetConfig", "OverscalingHead", "Upscaler", "__version__", "load_checkpoint"]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attribute is of any type
+def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'overnet' has no attribute {name!r}")

@@ -36,28 +36,26 @@ class BackendError(OverNetError):
     """A backend cannot be loaded or failed while it ran."""
 
 
-class InterruptedRun(OverNetError):  # noqa: N818 - not an error of anything
+class InterruptedRun(OverNetError):
     """The user stopped it (Ctrl-C) before there was anything to keep."""
 
     exit_code = 130  # 128 + SIGINT, as shells report it
 
 
-class MissingDependency(OverNetError):  # noqa: N818 - the name says what is wrong, as ImportError's kin do
+class MissingDependency(OverNetError):
     """An optional library is not installed; the message says which extra brings it."""
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     """Import an optional library where it is used.
 
-    Parameters
-    ----------
-    module : the module to import, such as ``"torch"``.
-    extra : the extra of this package that brings it, such as ``"export"``; empty where the base installation does.
-    purpose : what needs it, as the beginning of a sentence: ``"loading a checkpoint"``.
+    Args:
+        module: the module to import, such as ``"torch"``.
+        extra: the extra of this package that brings it, such as ``"export"``; empty where the base installation does.
+        purpose: what needs it, as the beginning of a sentence: ``"loading a checkpoint"``.
 
-    Raises
-    ------
-    MissingDependency : the module is not installed, or is installed and does not import.
+    Raises:
+        MissingDependency: the module is not installed, or is installed and does not import.
     """
     try:
         return importlib.import_module(module)

@@ -1,1 +1,1 @@
-"""Artifact to pixels: upscales pictures and video; needs no torch."""
+"""Artifact to pixels: upscales images and video; needs no torch."""

@@ -12,15 +12,9 @@ import psutil
 from overnet._version import __version__
 from overnet.errors import OverNetError
 from overnet.files.onnx_metadata import read_artifact
-from overnet.runtime.backends.options import BackendOptions
+from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.ort.providers import known_providers
-from overnet.runtime.backends.registry import (
-    BACKENDS,
-    BackendKind,
-    choose_backends,
-    how_to_install,
-    installed_version,
-)
+from overnet.runtime.backends.registry import BACKENDS, BackendKind, choose_backends, how_to_install, installed_version
 from overnet.runtime.tiling import available_memory_bytes
 from overnet.system.cuda_device import cuda_device, cuda_device_count, free_device_memory_bytes
 from overnet.weights import bundled_checkpoint, bundled_folder
@@ -57,7 +51,7 @@ def _version(distribution: str) -> str | None:
 def _opencv() -> dict[str, Any] | None:
     """OpenCV as it imports, whoever installed it; whether it has GStreamer, as Jetson's own build does."""
     try:
-        import cv2  # noqa: PLC0415 - optional on aarch64
+        import cv2
     except ImportError:
         return None
     lines = [line for line in cv2.getBuildInformation().splitlines() if "GStreamer" in line]

@@ -7,7 +7,8 @@ from pathlib import Path
 from overnet.errors import InputError
 from overnet.files.engine_sidecar import read_sidecar
 from overnet.files.onnx_metadata import PRECISIONS, Artifact, read_artifact
-from overnet.runtime.backends.registry import BackendKind, choose_backends, model_kind
+from overnet.runtime.backends.base import model_kind
+from overnet.runtime.backends.registry import BackendKind, choose_backends
 from overnet.weights import bundled_checkpoint, bundled_folder
 
 
@@ -20,9 +21,8 @@ class Models:
     def nearest(self, scale: float) -> float:
         """The scale of the model to use: this very one, or the nearest larger.
 
-        Raises
-        ------
-        InputError : no model goes that far.
+        Raises:
+            InputError: no model goes that far.
         """
         if self.checkpoint is not None:
             return scale
@@ -39,17 +39,15 @@ class Models:
 def find_models(model: str | Path | None, backend: str, precision: str | None) -> list[tuple[BackendKind, Models]]:
     """The backends to try, one after the other, each with the models that it is to run.
 
-    Parameters
-    ----------
-    model : a file, a folder of ONNX files or engines, or None for the bundled model.
-    backend : a backend's name, or ``"auto"``.
-    precision : which of several engines in a folder is meant; None: the most exact.
+    Args:
+        model: a file, a folder of ONNX files or engines, or None for the bundled model.
+        backend: a backend's name, or ``"auto"``.
+        precision: which of several engines in a folder is meant; None: the most exact.
 
-    Raises
-    ------
-    InputError : there is no such file or folder, nothing in it is for the backend, or it is not clear what is meant.
-    ArtifactError : a file is broken, or not ours.
-    MissingDependency : nothing that would run it is installed.
+    Raises:
+        InputError: there is no such file or folder, nothing in it is for the backend, or it is not clear what is meant.
+        ArtifactError: a file is broken, or not ours.
+        MissingDependency: nothing that would run it is installed.
     """
     if model is None:
         if backend == "torch":

@@ -19,12 +19,11 @@ U = TypeVar("U")
 class PipelineReport:
     """What a run did.
 
-    Attributes
-    ----------
-    frames : how many frames went all the way.
-    decode_seconds, upscale_seconds, encode_seconds : time spent working in each stage; they overlap.
-    wall_seconds : from beginning to end.
-    interrupted : whether it was stopped by Ctrl-C; everything upscaled until then was encoded.
+    Attributes:
+        frames: how many frames went all the way.
+        decode_seconds, upscale_seconds, encode_seconds: time spent working in each stage; they overlap.
+        wall_seconds: from beginning to end.
+        interrupted: whether it was stopped by Ctrl-C; everything upscaled until then was encoded.
     """
 
     frames: int = 0
@@ -180,24 +179,21 @@ def run_pipeline(
 
     Frames keep their order. Between stages at most `depth` frames wait, so memory stays bounded whichever is slowest.
 
-    Parameters
-    ----------
-    frames : read in a thread of its own.
-    upscale : called in the calling thread, which is where Ctrl-C arrives.
-    encode : called in a thread of its own, in order.
-    depth : frames that may wait between two stages, 1 or more.
-    on_frame : told the report so far after each upscaled frame, in the calling thread.
-    on_stop : called when no more frames are wanted, from any of the threads and perhaps more than once: to wake
-        `frames` where it waits for something that now never comes.
-    on_interrupt : called at Ctrl-C, in the calling thread: to wake `encode` where it waits for something outside.
+    Args:
+        frames: read in a thread of its own.
+        upscale: called in the calling thread, which is where Ctrl-C arrives.
+        encode: called in a thread of its own, in order.
+        depth: frames that may wait between two stages, 1 or more.
+        on_frame: told the report so far after each upscaled frame, in the calling thread.
+        on_stop: called when no more frames are wanted, from any of the threads and perhaps more than once: to wake
+            `frames` where it waits for something that now never comes.
+        on_interrupt: called at Ctrl-C, in the calling thread: to wake `encode` where it waits for something outside.
 
-    Returns
-    -------
-    The report. After Ctrl-C its `interrupted` is set, and all that was upscaled has been encoded.
+    Returns:
+        The report. After Ctrl-C its `interrupted` is set, and all that was upscaled has been encoded.
 
-    Raises
-    ------
-    The first exception of any stage, after both other stages have stopped.
+    Raises:
+        The first exception of any stage, after both other stages have stopped.
     """
     run: _Pipeline[T, U] = _Pipeline(depth, on_stop, on_interrupt)
     stages = [Stage(lambda: run.decode(frames), "overnet-decode"), Stage(lambda: run.encode(encode), "overnet-encode")]

@@ -9,12 +9,12 @@ from typing import Literal
 
 from overnet.errors import InputError, OutputError
 from overnet.files.atomic import exists_already
-from overnet.imaging.image_io import PICTURE_SUFFIXES
+from overnet.imaging.image_io import IMAGE_SUFFIXES
 from overnet.runtime.video.formats import VIDEO_SUFFIXES
 
-Kind = Literal["picture", "video"]
+Kind = Literal["image", "video"]
 
-# In folders only what is likely a video is taken, so that a text file beside the pictures is no error. A file named
+# In folders only what is likely a video is taken, so that a text file beside the images is no error. A file named
 # itself is tried whatever its name is.
 _READABLE_VIDEO_SUFFIXES = VIDEO_SUFFIXES | frozenset(
     {".3gp", ".flv", ".gif", ".m2ts", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".wmv", ".y4m"}
@@ -43,18 +43,16 @@ class Plan:
 def make_plan(inputs: list[Path], output: Path, *, overwrite: bool) -> Plan:
     """Decide what becomes what.
 
-    Parameters
-    ----------
-    inputs : files, or folders that are searched through.
-    output : a file, for one input file; or a folder. It is a folder if it is one already, if it ends in a slash, if it
-        has no suffix, or if there are several inputs.
-    overwrite : whether existing files are replaced. If not, one that a single input would become is refused; of
-        several inputs, those whose results exist are left out, so that a run can be repeated to go on.
+    Args:
+        inputs: files, or folders that are searched through.
+        output: a file, for one input file; or a folder. It is a folder if it is one already, if it ends in a slash, if
+            it has no suffix, or if there are several inputs.
+        overwrite: whether existing files are replaced. If not, one that a single input would become is refused; of
+            several inputs, those whose results exist are left out, so that a run can be repeated to go on.
 
-    Raises
-    ------
-    InputError : an input does not exist, a folder holds nothing to upscale, or two inputs would write the same file.
-    OutputError : the output exists, is an input itself, or is of a kind that the input cannot become.
+    Raises:
+        InputError: an input does not exist, a folder holds nothing to upscale, or two inputs would write the same file.
+        OutputError: the output exists, is an input itself, or is of a kind that the input cannot become.
     """
     sources = _sources(inputs)
     several = len(inputs) > 1 or any(path.is_dir() for path in inputs)
@@ -63,7 +61,7 @@ def make_plan(inputs: list[Path], output: Path, *, overwrite: bool) -> Plan:
         raise OutputError(f"{output}: several inputs need a folder to go to, and this is a file")
     jobs, taken = [], dict[Path, Path]()
     for source, relative in sources:
-        kind: Kind = "picture" if source.suffix.lower() in PICTURE_SUFFIXES else "video"
+        kind: Kind = "image" if source.suffix.lower() in IMAGE_SUFFIXES else "video"
         target = output / _target_name(relative, kind) if as_folder else output
         _check_kind(source, kind, target)
         resolved = target.resolve()
@@ -86,14 +84,14 @@ def _sources(inputs: list[Path]) -> list[tuple[Path, Path]]:
     sources: list[tuple[Path, Path]] = []
     for path in inputs:
         if path.is_dir():
-            suffixes = PICTURE_SUFFIXES | _READABLE_VIDEO_SUFFIXES
+            suffixes = IMAGE_SUFFIXES | _READABLE_VIDEO_SUFFIXES
             found = sorted(
                 file
                 for file in path.rglob("*")
                 if file.suffix.lower() in suffixes and file.is_file() and not file.name.startswith(".")
             )
             if not found:
-                raise InputError(f"{path}: a folder without pictures or videos")
+                raise InputError(f"{path}: a folder without images or videos")
             sources.extend((file, file.relative_to(path)) for file in found)
         elif path.exists():
             sources.append((path, Path(path.name)))
@@ -103,13 +101,13 @@ def _sources(inputs: list[Path]) -> list[tuple[Path, Path]]:
 
 
 def _target_name(relative: Path, kind: Kind) -> Path:
-    writable = PICTURE_SUFFIXES if kind == "picture" else VIDEO_SUFFIXES
+    writable = IMAGE_SUFFIXES if kind == "image" else VIDEO_SUFFIXES
     return relative if relative.suffix.lower() in writable else relative.with_suffix(_FALLBACK_SUFFIX)
 
 
 def _check_kind(source: Path, kind: Kind, target: Path) -> None:
     suffix = target.suffix.lower()
-    if kind == "picture" and suffix not in PICTURE_SUFFIXES:
-        raise OutputError(f"{target}: {source.name} is a picture; write it as {', '.join(sorted(PICTURE_SUFFIXES))}")
+    if kind == "image" and suffix not in IMAGE_SUFFIXES:
+        raise OutputError(f"{target}: {source.name} is an image; write it as {', '.join(sorted(IMAGE_SUFFIXES))}")
     if kind == "video" and suffix not in VIDEO_SUFFIXES:
-        raise OutputError(f"{target}: {source.name} is no picture; write it as {', '.join(sorted(VIDEO_SUFFIXES))}")
+        raise OutputError(f"{target}: {source.name} is no image; write it as {', '.join(sorted(VIDEO_SUFFIXES))}")

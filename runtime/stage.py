@@ -15,11 +15,10 @@ class Stage:
     Waiting for it is waiting for an event of its own: until Python 3.12, Ctrl-C inside ``Thread.join`` marks a thread
     as ended that still runs, so that what it uses would be given back under it.
 
-    Parameters
-    ----------
-    work : the function; what it raises is its own affair.
-    name : of the thread.
-    daemon : whether Python's end does not wait for it, as for one that may hang in a library.
+    Args:
+        work: the function; what it raises is its own affair.
+        name: of the thread.
+        daemon: whether Python's end does not wait for it, as for one that may hang in a library.
     """
 
     def __init__(self, work: Callable[[], None], name: str, *, daemon: bool = False) -> None:
@@ -38,9 +37,8 @@ class Stage:
     def start(self) -> None:
         """Begin.
 
-        Raises
-        ------
-        KeyboardInterrupt : at Ctrl-C meanwhile; it may run all the same, and `wait` knows.
+        Raises:
+            KeyboardInterrupt: at Ctrl-C meanwhile; it may run all the same, and `wait` knows.
         """
         try:
             self._thread.start()
@@ -52,9 +50,8 @@ class Stage:
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Wait until it has ended; True where it has, or was never started.
 
-        Raises
-        ------
-        KeyboardInterrupt : at Ctrl-C meanwhile; it still runs, and can be waited for again.
+        Raises:
+            KeyboardInterrupt: at Ctrl-C meanwhile; it still runs, and can be waited for again.
         """
         if not self._started:
             return True

@@ -1,8 +1,8 @@
-"""Pictures too large for memory: cut into overlapping tiles, and joined so that no seam shows.
+"""Images too large for memory: cut into overlapping tiles, and joined so that no seam shows.
 
-The network looks about 14 pixels far, so a tile's outermost `MARGIN` pixels are thrown away where the picture goes on.
-It also weighs its channels by means over the whole picture, which a tile does not see: tiles alone would come out in
-other shades, by up to 13 grey levels on Set14 with the bundled weights. So the picture is gone through several times.
+The network looks about 14 pixels far, so a tile's outermost `MARGIN` pixels are thrown away where the image goes on.
+It also weighs its channels by means over the whole image, which a tile does not see: tiles alone would come out in
+other shades, by up to 13 grey levels on Set14 with the bundled weights. So the image is gone through several times.
 First the means of all its parts are averaged. But a later mean follows from the earlier ones, and those were a part's
 own: so the means are taken again, with the averages in place of each part's (`_PASSES`). Then each tile is upscaled
 with these: 3 levels at most (tests/runtime/test_upscaler.py), and over `FEATHER` pixels a tile fades into the next.
@@ -21,7 +21,7 @@ import psutil
 from numpy.typing import NDArray
 
 from overnet.files.onnx_metadata import scaled_size
-from overnet.runtime.backends.registry import Pictures, Statistics
+from overnet.types import ChannelMeans, Image, ImageBatch
 
 # In input pixels. The network's 3x3 convolutions (one in each of 9 blocks, the first, the overscaling one) reach 11,
 # the bicubic resize of the features and the last convolution at most 3 more.
@@ -35,18 +35,15 @@ _PASSES = 2
 # Share of the memory that is available which a tile may take: other programs, and the decoder, need some too.
 _MEMORY_SHARE = 0.5
 
-Picture = NDArray[np.uint8]
-
 
 @dataclass(frozen=True)
 class Span:
     """One tile along one axis, in input pixels.
 
-    Attributes
-    ----------
-    start, stop : what the network is given.
-    keep_start, keep_stop : the part of it whose result is used.
-    fade : over how many pixels from `keep_start` it fades in over the tile before; 0 for the first.
+    Attributes:
+        start, stop: what the network is given.
+        keep_start, keep_stop: the part of it whose result is used.
+        fade: over how many pixels from `keep_start` it fades in over the tile before; 0 for the first.
     """
 
     start: int
@@ -59,10 +56,9 @@ class Span:
 def spans(length: int, tile: int) -> list[Span]:
     """Cut one axis into tiles of equal size that overlap.
 
-    Parameters
-    ----------
-    length : of the axis, in pixels.
-    tile : of a tile, overlaps included; at least `SMALLEST_TILE` unless the axis is shorter.
+    Args:
+        length: of the axis, in pixels.
+        tile: of a tile, overlaps included; at least `SMALLEST_TILE` unless the axis is shorter.
     """
     if length <= tile:
         return [Span(0, length, 0, length, 0)]
@@ -80,40 +76,37 @@ def spans(length: int, tile: int) -> list[Span]:
 
 
 def upscale_in_tiles(
-    picture: Picture,
+    image: Image,
     tile: int,
     scale: float,
-    upscale: Callable[[Pictures, Statistics | None], Pictures],
-    statistics: Callable[[Pictures, Statistics | None], Statistics] | None,
-) -> Picture:
-    """Upscale a picture tile by tile.
+    upscale: Callable[[ImageBatch, ChannelMeans | None], ImageBatch],
+    channel_means: Callable[[ImageBatch, ChannelMeans | None], ChannelMeans] | None,
+) -> Image:
+    """Upscale an image tile by tile.
 
-    Parameters
-    ----------
-    picture : H x W x 3 uint8.
-    tile : height and width of a tile in input pixels, overlaps included; at least `SMALLEST_TILE`.
-    scale : factor of `upscale`; a whole number, so that tiles meet on whole pixels.
-    upscale : 1 x h x w x 3 uint8, and means to use, to 1 x scale*h x scale*w x 3 uint8; as `Backend.upscale`.
-    statistics : 1 x h x w x 3 uint8, and means to use, to its means; as `Backend.statistics`. None upscales
-        each tile with its own.
+    Args:
+        image: H x W x 3 uint8.
+        tile: height and width of a tile in input pixels, overlaps included; at least `SMALLEST_TILE`.
+        scale: factor of `upscale`; a whole number, so that tiles meet on whole pixels.
+        upscale: 1 x h x w x 3 uint8, and means to use, to 1 x scale*h x scale*w x 3 uint8; as `Backend.upscale`.
+        channel_means: 1 x h x w x 3 uint8, and means to use, to its means; as `Backend.channel_means`. None upscales
+            each tile with its own.
 
-    Returns
-    -------
-    scale*H x scale*W x 3 uint8.
+    Returns:
+        scale*H x scale*W x 3 uint8.
 
-    Raises
-    ------
-    ValueError : the tile is too small, or the scale is no whole number.
+    Raises:
+        ValueError: the tile is too small, or the scale is no whole number.
     """
     if tile < SMALLEST_TILE or scale != int(scale):
         raise ValueError(f"tiles of {tile} at scale {scale:g}; at least {SMALLEST_TILE} and a whole scale are needed")
     factor = int(scale)
-    height, width = picture.shape[:2]
-    means = None if statistics is None else _means_of_whole(picture, tile, statistics)
+    height, width = image.shape[:2]
+    means = None if channel_means is None else _means_of_whole(image, tile, channel_means)
     upscaled = np.empty((*scaled_size(height, width, scale), 3), np.uint8)
     for rows in spans(height, tile):
         for columns in spans(width, tile):
-            part = np.ascontiguousarray(picture[None, rows.start : rows.stop, columns.start : columns.stop])
+            part = np.ascontiguousarray(image[None, rows.start : rows.stop, columns.start : columns.stop])
             result = upscale(part, means)[0]
             kept = result[_scaled(rows, factor), _scaled(columns, factor)]
             target = upscaled[
@@ -125,33 +118,33 @@ def upscale_in_tiles(
 
 
 def _means_of_whole(
-    picture: Picture, tile: int, statistics: Callable[[Pictures, Statistics | None], Statistics]
-) -> Statistics:
-    """The means over the whole picture, from those of parts that do not overlap, weighted by their area.
+    image: Image, tile: int, channel_means: Callable[[ImageBatch, ChannelMeans | None], ChannelMeans]
+) -> ChannelMeans:
+    """The means over the whole image, from those of parts that do not overlap, weighted by their area.
 
     Exact but for the parts' borders for as many of the network's means, one after the other, as there are passes; what
     later ones are wrong by shrinks with each pass as well.
     """
-    means: Statistics | None = None
+    means: ChannelMeans | None = None
     for _ in range(_PASSES):
-        means = _averaged(picture, tile, statistics, means)
+        means = _averaged(image, tile, channel_means, means)
     assert means is not None
     return means
 
 
 def _averaged(
-    picture: Picture,
+    image: Image,
     tile: int,
-    statistics: Callable[[Pictures, Statistics | None], Statistics],
-    given: Statistics | None,
-) -> Statistics:
-    """The means over the picture, of parts that go on with the given means, or with their own."""
-    height, width = picture.shape[:2]
-    total: Statistics = []
+    channel_means: Callable[[ImageBatch, ChannelMeans | None], ChannelMeans],
+    given: ChannelMeans | None,
+) -> ChannelMeans:
+    """The means over the image, of parts that go on with the given means, or with their own."""
+    height, width = image.shape[:2]
+    total: ChannelMeans = []
     for top, bottom in pairwise(_even_cuts(height, tile)):
         for left, right in pairwise(_even_cuts(width, tile)):
             share = np.float32((bottom - top) * (right - left) / (height * width))
-            part = statistics(np.ascontiguousarray(picture[None, top:bottom, left:right]), given)
+            part = channel_means(np.ascontiguousarray(image[None, top:bottom, left:right]), given)
             weighted = [share * mean for mean in part]
             total = [a + b for a, b in zip(total, weighted, strict=True)] if total else weighted
     return total
@@ -166,7 +159,7 @@ def _scaled(span: Span, factor: int) -> slice:
     return slice((span.keep_start - span.start) * factor, (span.keep_stop - span.start) * factor)
 
 
-def _fade_in(target: Picture, kept: Picture, fade_rows: int, fade_columns: int) -> None:
+def _fade_in(target: Image, kept: Image, fade_rows: int, fade_columns: int) -> None:
     """Write a tile over what is there: gradually from its upper and left edge where it overlaps earlier tiles."""
     if not fade_rows and not fade_columns:
         target[:] = kept
@@ -198,13 +191,12 @@ def available_memory_bytes() -> int:
 
 
 def tile_for_memory(height: int, width: int, bytes_per_pixel: int, *, available_bytes: int | None = None) -> int | None:
-    """Choose the tile: None where the whole picture fits, else the largest square that does.
+    """Choose the tile: None where the whole image fits, else the largest square that does.
 
-    Parameters
-    ----------
-    height, width : of the picture in pixels.
-    bytes_per_pixel : what a backend takes for each input pixel.
-    available_bytes : memory there is; asked of the machine when left out.
+    Args:
+        height, width: of the image in pixels.
+        bytes_per_pixel: what a backend takes for each input pixel.
+        available_bytes: memory there is; asked of the machine when left out.
     """
     if available_bytes is None:
         available_bytes = available_memory_bytes()

@@ -1,4 +1,4 @@
-"""One file from input to output: a picture, or a video through the pipeline."""
+"""One file from input to output: an image, or a video through the pipeline."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from overnet.files.atomic import make_folder
-from overnet.imaging.image_io import read_picture, write_picture
+from overnet.files.atomic import ensure_folder
+from overnet.imaging.image_io import read_image, write_image
 from overnet.imaging.resample import network_bicubic
 from overnet.runtime.backends.stream import Ticket
 from overnet.runtime.pipeline import PipelineReport, run_pipeline
@@ -78,13 +78,12 @@ class Seconds:
 class Outcome:
     """What became of one file.
 
-    Attributes
-    ----------
-    output : where the result is; None where an interrupted video had no frame yet.
-    frames : frames written, 1 for a picture.
-    input_size, output_size : width and height in pixels.
-    partial : whether it was interrupted.
-    notes : one-line remarks for the user.
+    Attributes:
+        output: where the result is; None where an interrupted video had no frame yet.
+        frames: frames written, 1 for an image.
+        input_size, output_size: width and height in pixels.
+        partial: whether it was interrupted.
+        notes: one-line remarks for the user.
     """
 
     input: Path
@@ -115,31 +114,30 @@ class Outcome:
         }
 
 
-def upscale_picture(job: Job, upscaler: Upscaler, *, overwrite: bool) -> Outcome:
-    """Upscale one picture file; alpha is enlarged bicubically, EXIF and ICC profile are kept.
+def upscale_image(job: Job, upscaler: Upscaler, *, overwrite: bool) -> Outcome:
+    """Upscale one image file; alpha is enlarged bicubically, EXIF and ICC profile are kept.
 
-    Raises
-    ------
-    InputError, OutputError, BackendError : see `read_picture`, `write_picture` and `Upscaler`.
+    Raises:
+        InputError, OutputError, BackendError: see `read_image`, `write_image` and `Upscaler`.
     """
     times = [time.perf_counter()]
-    picture = read_picture(job.source)
+    image = read_image(job.source)
     times.append(time.perf_counter())
-    rgb: NDArray[Any] = upscaler(picture.rgb)
-    if picture.grey:
+    rgb: NDArray[Any] = upscaler(image.rgb)
+    if image.grey:
         rgb = _grey(rgb)
-    alpha = None if picture.alpha is None else network_bicubic(picture.alpha, (rgb.shape[0], rgb.shape[1]))
+    alpha = None if image.alpha is None else network_bicubic(image.alpha, (rgb.shape[0], rgb.shape[1]))
     times.append(time.perf_counter())
-    make_folder(job.target.parent)
-    notes = write_picture(replace(picture, rgb=rgb, alpha=alpha), job.target, overwrite=overwrite)
+    ensure_folder(job.target.parent)
+    notes = write_image(replace(image, rgb=rgb, alpha=alpha), job.target, overwrite=overwrite)
     times.append(time.perf_counter())
     return Outcome(
         input=job.source,
         output=job.target,
-        kind="picture",
+        kind="image",
         backend=upscaler.backend_name,
         frames=1,
-        input_size=(picture.rgb.shape[1], picture.rgb.shape[0]),
+        input_size=(image.rgb.shape[1], image.rgb.shape[0]),
         output_size=(rgb.shape[1], rgb.shape[0]),
         seconds=Seconds(
             decode=times[1] - times[0],
@@ -147,7 +145,7 @@ def upscale_picture(job: Job, upscaler: Upscaler, *, overwrite: bool) -> Outcome
             encode=times[3] - times[2],
             total=times[3] - times[0],
         ),
-        notes=[*picture.notes, *upscaler.take_notes(), *notes],
+        notes=[*image.notes, *upscaler.pop_notes(), *notes],
     )
 
 
@@ -167,21 +165,18 @@ def upscale_video(
 ) -> Outcome:
     """Upscale one video: decoding, upscaling and encoding at the same time.
 
-    Parameters
-    ----------
-    on_frame : told the report so far, and how many frames are expected (None: unknown), after each frame.
+    Args:
+        on_frame: told the report so far, and how many frames are expected (None: unknown), after each frame.
 
-    Returns
-    -------
-    The outcome. After Ctrl-C it is `partial`, and its `output` a playable file of what was done, or None.
+    Returns:
+        The outcome. After Ctrl-C it is `partial`, and its `output` a playable file of what was done, or None.
 
-    Raises
-    ------
-    InputError, OutputError, BackendError : see `VideoReader`, `VideoWriter` and `Upscaler`.
+    Raises:
+        InputError, OutputError, BackendError: see `VideoReader`, `VideoWriter` and `Upscaler`.
     """
 
     def open_writer(info: VideoInfo, width: int, height: int) -> VideoWriter:
-        make_folder(job.target.parent)
+        ensure_folder(job.target.parent)
         return VideoWriter(
             job.target,
             source=job.source,
@@ -212,17 +207,15 @@ def upscale_frames(
 ) -> Outcome:
     """Upscale what a reader gives into what a writer takes, each frame, in order.
 
-    Parameters
-    ----------
-    open_writer : told what is known of the source, and width and height of the results.
-    source : what the outcome names as the input.
-    started : the `time.perf_counter` at which opening the reader began.
-    on_frame : as for `upscale_video`.
-    on_stop, on_interrupt : as for `run_pipeline`.
+    Args:
+        open_writer: told what is known of the source, and width and height of the results.
+        source: what the outcome names as the input.
+        started: the `time.perf_counter` at which opening the reader began.
+        on_frame: as for `upscale_video`.
+        on_stop, on_interrupt: as for `run_pipeline`.
 
-    Raises
-    ------
-    As for `upscale_video`; and BrokenPipeError where the writer is a pipe that nobody reads any more.
+    Raises:
+        As for `upscale_video`; and BrokenPipeError where the writer is a pipe that nobody reads any more.
     """
     info = reader.info
     height, width = upscaler.output_size(info.height, info.width, even_width=True)
@@ -260,10 +253,10 @@ def upscale_frames(
             on_interrupt=on_interrupt,
         )
         began = time.perf_counter()
-        with undisturbed():
+        with ignore_interrupts():
             output = writer.finish_partial() if report.interrupted else writer.finish()
         finishing = time.perf_counter() - began
-    notes = [*reader.notes, *upscaler.take_notes(), *writer.notes]
+    notes = [*reader.notes, *upscaler.pop_notes(), *writer.notes]
     return Outcome(
         input=source,
         output=output,
@@ -285,7 +278,7 @@ def upscale_frames(
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def ignore_interrupts() -> Iterator[None]:
     """Ignore Ctrl-C and SIGTERM for a moment: a file is being completed, and stopping now would lose all of it."""
     if threading.current_thread() is not threading.main_thread():
         yield

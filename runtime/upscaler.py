@@ -1,4 +1,4 @@
-"""One picture: any size, any scale, in one piece or in tiles."""
+"""One image: any size, any scale, in one piece or in tiles."""
 
 from __future__ import annotations
 
@@ -13,45 +13,42 @@ from numpy.typing import NDArray
 from overnet.errors import BackendError, InputError, OverNetError
 from overnet.files.onnx_metadata import scaled_size
 from overnet.imaging.resample import imresize, network_bicubic
-from overnet.runtime.backends.options import BackendOptions
+from overnet.runtime.backends.base import Backend, BackendOptions
 from overnet.runtime.backends.ort.providers import check_provider
-from overnet.runtime.backends.registry import Backend
 from overnet.runtime.backends.stream import DirectStream, FinishedStream, UpscaleStream
 from overnet.runtime.models import find_models
 from overnet.runtime.tiling import SMALLEST_TILE, upscale_in_tiles
 
-# No picture file or video frame is this large; what is, is a mistake or an attack.
+# No image file or video frame is this large; what is, is a mistake or an attack.
 _LARGEST_SIDE = 1 << 20
 _MOST_SLOTS = 16
 
 
 class Upscaler:
-    """Upscales pictures with OverNet; one picture or stream at a time, so for several threads one each.
+    """Upscales images with OverNet; one image or stream at a time, so for several threads one each.
 
     >>> upscaler = Upscaler(scale=2)
-    >>> upscaler(picture).shape    # H x W x 3 uint8 in, 2H x 2W x 3 uint8 out
+    >>> upscaler(image).shape    # H x W x 3 uint8 in, 2H x 2W x 3 uint8 out
 
-    Parameters
-    ----------
-    scale : factor from input to output height and width, 1 or more, fractions allowed. Where no model is for that very
-        scale, the nearest larger one is used and its result reduced, antialiased; `take_notes` says so.
-    height : instead of a scale: the height of the result in pixels; the width follows.
-    model : an ONNX file, an engine, a folder of these (the one for the scale is chosen), a checkpoint
-        (``.safetensors``, ``.pth.tar``: these need torch), or None for the bundled one.
-    backend : ``"tensorrt"``, ``"tensorrt-rtx"``, ``"openvino"``, ``"onnxruntime"``, ``"torch"``, or ``"auto"`` for the
-        fastest that works here; `take_notes` says why one that is there does not.
-    precision : of the arithmetic; None for the backend's usual one. On a CPU that is ``"fp32"``, and ``"bf16"`` where
-        the backend and the CPU have it; engines are built in ``"fp16"`` unless another is asked for.
-    tile : height and width, in input pixels, of the tiles to cut pictures into; 0 for never; None cuts only what does
-        not fit the memory that is available.
-    threads, device, provider, slots, zero_copy, cuda_graphs, on_progress : see
-        `overnet.runtime.backends.options.BackendOptions`.
+    Args:
+        scale: factor from input to output height and width, 1 or more, fractions allowed. Where no model is for that
+            very scale, the nearest larger one is used and its result reduced, antialiased; `pop_notes` says so.
+        height: instead of a scale: the height of the result in pixels; the width follows.
+        model: an ONNX file, an engine, a folder of these (the one for the scale is chosen), a checkpoint
+            (``.safetensors``, ``.pth.tar``: these need torch), or None for the bundled one.
+        backend: ``"tensorrt"``, ``"tensorrt-rtx"``, ``"openvino"``, ``"onnxruntime"``, ``"torch"``, or ``"auto"`` for
+            the fastest that works here; `pop_notes` says why one that is there does not.
+        precision: of the arithmetic; None for the backend's usual one. On a CPU that is ``"fp32"``, and ``"bf16"``
+            where the backend and the CPU have it; engines are built in ``"fp16"`` unless another is asked for.
+        tile: height and width, in input pixels, of the tiles to cut images into; 0 for never; None cuts only what does
+            not fit the memory that is available.
+        threads, device, provider, slots, zero_copy, cuda_graphs, on_progress: see
+            `overnet.runtime.backends.base.BackendOptions`.
 
-    Raises
-    ------
-    InputError : a parameter out of range, or a model that is missing, broken or not ours.
-    MissingDependency : what the backend needs is not installed.
-    BackendError : the backend cannot load the model.
+    Raises:
+        InputError: a parameter out of range, or a model that is missing, broken or not ours.
+        MissingDependency: what the backend needs is not installed.
+        BackendError: the backend cannot load the model.
     """
 
     def __init__(
@@ -92,7 +89,7 @@ class Upscaler:
         self._largest_tile: int | None = None
         self._notes: list[str] = []
         if height is None:
-            # Loaded now, so that what is wrong with it is said before any picture is touched.
+            # Loaded now, so that what is wrong with it is said before any image is touched.
             self.backend_for(scale)
 
     @property
@@ -101,7 +98,7 @@ class Upscaler:
         return self._choices[0][0].name
 
     def output_size(self, height: int, width: int, *, even_width: bool = False) -> tuple[int, int]:
-        """Height and width of the result for a picture of this height and width.
+        """Height and width of the result for an image of this height and width.
 
         With `even_width`, where a height was asked for, the width is rounded to a multiple of two, as video wants it.
         """
@@ -113,9 +110,8 @@ class Upscaler:
     def backend_for(self, scale: float) -> Backend:
         """The backend that upscales by at least `scale`, loaded at first use.
 
-        Raises
-        ------
-        InputError : no model goes that far.
+        Raises:
+            InputError: no model goes that far.
         """
         while True:
             try:
@@ -128,7 +124,7 @@ class Upscaler:
         graph_scale = models.nearest(scale)
         if graph_scale not in self._backends:
             if models.checkpoint is not None:
-                # Pictures of many sizes brought to one height need as many scales; only the last is kept.
+                # Images of many sizes brought to one height need as many scales; only the last is kept.
                 self.close()
             self._backends[graph_scale] = kind.load(models.path(graph_scale), graph_scale, self._options)
         return self._backends[graph_scale]
@@ -144,50 +140,45 @@ class Upscaler:
         del self._choices[0]
 
     @overload
-    def __call__(self, picture: NDArray[np.uint8], *, even_width: bool = False) -> NDArray[np.uint8]: ...
+    def __call__(self, image: NDArray[np.uint8], *, even_width: bool = False) -> NDArray[np.uint8]: ...
     @overload
-    def __call__(self, picture: NDArray[np.uint16], *, even_width: bool = False) -> NDArray[np.uint16]: ...
-    def __call__(self, picture: NDArray[Any], *, even_width: bool = False) -> NDArray[Any]:
-        """Upscale one picture.
+    def __call__(self, image: NDArray[np.uint16], *, even_width: bool = False) -> NDArray[np.uint16]: ...
+    def __call__(self, image: NDArray[Any], *, even_width: bool = False) -> NDArray[Any]:
+        """Upscale one image.
 
-        Parameters
-        ----------
-        picture : H x W x 3, RGB; uint8, or uint16 (levels 0 to 65535). The network sees 8 bits; of 16-bit pictures,
-            what lies below is carried by bicubic interpolation, so that smooth gradients stay smooth.
-        even_width : as in `output_size`.
+        Args:
+            image: H x W x 3, RGB; uint8, or uint16 (levels 0 to 65535). The network sees 8 bits; of 16-bit images, what
+                lies below is carried by bicubic interpolation, so that smooth gradients stay smooth.
+            even_width: as in `output_size`.
 
-        Returns
-        -------
-        The upscaled picture, same dtype, of `output_size`.
+        Returns:
+            The upscaled image, same dtype, of `output_size`.
 
-        Raises
-        ------
-        InputError : the array is no such picture, or no model goes as far as its scale.
-        BackendError : the picture does not fit into memory even in the smallest tiles, or the backend failed.
+        Raises:
+            InputError: the array is no such image, or no model goes as far as its scale.
+            BackendError: the image does not fit into memory even in the smallest tiles, or the backend failed.
         """
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype not in (np.uint8, np.uint16):
-            raise InputError(f"a picture is H x W x 3 uint8 or uint16; this is {picture.shape} {picture.dtype}")
-        if not 1 <= min(picture.shape[:2]) <= max(picture.shape[:2]) <= _LARGEST_SIDE:
-            raise InputError(f"a picture of {picture.shape[1]}x{picture.shape[0]} pixels cannot be upscaled")
-        size = self.output_size(*picture.shape[:2], even_width=even_width)
-        if picture.dtype == np.uint16:
-            return self._upscale_16_bit(picture, size)
-        return self._upscale_8_bit(np.ascontiguousarray(picture), size)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
+            raise InputError(f"an image is H x W x 3 uint8 or uint16; this is {image.shape} {image.dtype}")
+        if not 1 <= min(image.shape[:2]) <= max(image.shape[:2]) <= _LARGEST_SIDE:
+            raise InputError(f"an image of {image.shape[1]}x{image.shape[0]} pixels cannot be upscaled")
+        size = self.output_size(*image.shape[:2], even_width=even_width)
+        if image.dtype == np.uint16:
+            return self._upscale_16_bit(image, size)
+        return self._upscale_8_bit(np.ascontiguousarray(image), size)
 
     def stream(self, height: int, width: int, *, even_width: bool = False) -> UpscaleStream:
         """Make ready for many frames of one size, as of a video: on a GPU, several are then on their way at once.
 
         Close it before anything else is upscaled, and before the upscaler is closed.
 
-        Parameters
-        ----------
-        height, width : of the frames, in pixels; they are uint8.
-        even_width : as in `output_size`, which is the size of the results.
+        Args:
+            height, width: of the frames, in pixels; they are uint8.
+            even_width: as in `output_size`, which is the size of the results.
 
-        Raises
-        ------
-        InputError : no model goes as far as the scale.
-        BackendError : the backend failed.
+        Raises:
+            InputError: no model goes as far as the scale.
+            BackendError: the backend failed.
         """
         size = self.output_size(height, width, even_width=even_width)
         backend = self._prepared(height, width, size)
@@ -218,10 +209,10 @@ class Upscaler:
         self.close()
 
     def _prepared(self, height: int, width: int, size: tuple[int, int]) -> Backend:
-        """The backend for pictures of this size, ready for them."""
+        """The backend for images of this size, ready for them."""
         while True:
             backend = self.backend_for(max(size[0] / height, 1.0) if self._height else self._scale)
-            # Of a picture that goes in tiles, the backend sees no more than these.
+            # Of an image that goes in tiles, the backend sees no more than these.
             most = self._tile or max(height, width)
             try:
                 backend.prepare(min(height, most), min(width, most))
@@ -230,9 +221,9 @@ class Upscaler:
                 continue
             return backend
 
-    def _upscale_8_bit(self, picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-        backend = self._prepared(picture.shape[0], picture.shape[1], size)
-        return self._reduced(self._in_tiles(backend, picture), size, backend.scale)
+    def _upscale_8_bit(self, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+        backend = self._prepared(image.shape[0], image.shape[1], size)
+        return self._reduced(self._in_tiles(backend, image), size, backend.scale)
 
     def _reduced(self, upscaled: NDArray[np.uint8], size: tuple[int, int], scale: float) -> NDArray[np.uint8]:
         """The result at the size that was asked for, where no model is for that very scale."""
@@ -242,7 +233,7 @@ class Upscaler:
         return np.asarray(imresize(upscaled, size=size), dtype=np.uint8)
 
     def _tile_side(self, backend: Backend, height: int, width: int) -> int | None:
-        """Side of the tiles to cut a picture into; None where it goes whole."""
+        """Side of the tiles to cut an image into; None where it goes whole."""
         tile = self._tile
         if tile is None:
             tile = backend.tile_for(height, width)
@@ -256,32 +247,32 @@ class Upscaler:
             return None
         return tile
 
-    def _in_tiles(self, backend: Backend, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        height, width = picture.shape[:2]
+    def _in_tiles(self, backend: Backend, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        height, width = image.shape[:2]
         while True:
             tile = self._tile_side(backend, height, width)
             try:
                 if tile is None:
-                    upscaled: NDArray[np.uint8] = backend.upscale(picture[None])[0]
+                    upscaled: NDArray[np.uint8] = backend.upscale(image[None])[0]
                     return upscaled
                 self._note(f"cut into tiles of {tile} pixels")
-                return upscale_in_tiles(picture, tile, backend.scale, backend.upscale, backend.statistics)
+                return upscale_in_tiles(image, tile, backend.scale, backend.upscale, backend.channel_means)
             except MemoryError as error:
                 smaller = min(tile or max(height, width), max(height, width)) // 2
                 if smaller < SMALLEST_TILE or self._tile == 0 or backend.scale != int(backend.scale):
                     reason = f" ({error})" if str(error) else ""
                     raise BackendError(
-                        f"out of memory on a picture of {width}x{height} pixels with the backend {backend.name}{reason}"
+                        f"out of memory on an image of {width}x{height} pixels with the backend {backend.name}{reason}"
                     ) from error
                 self._largest_tile = smaller
 
-    def _upscale_16_bit(self, picture: NDArray[np.uint16], size: tuple[int, int]) -> NDArray[np.uint16]:
-        """The network's detail on the 8-bit picture, added to a bicubic enlargement of all 16 bits.
+    def _upscale_16_bit(self, image: NDArray[np.uint16], size: tuple[int, int]) -> NDArray[np.uint16]:
+        """The network's detail on the 8-bit image, added to a bicubic enlargement of all 16 bits.
 
         The network's result is only known to half an 8-bit level, so detail below that counts as none: in smooth
         gradients the bicubic enlargement alone remains, without steps.
         """
-        levels = picture.astype(np.float32) / 257
+        levels = image.astype(np.float32) / 257
         coarse = np.rint(levels).astype(np.uint8)
         upscaled = self._upscale_8_bit(coarse, size).astype(np.float32)
         detail = upscaled - network_bicubic(coarse.astype(np.float32), size)
@@ -290,10 +281,10 @@ class Upscaler:
         levels_16_bit: NDArray[np.uint16] = np.rint(np.clip(fine * 257, 0, 65535)).astype(np.uint16)
         return levels_16_bit
 
-    def take_notes(self) -> list[str]:
+    def pop_notes(self) -> list[str]:
         """The remarks gathered since this was last asked: one line each, about what was done to fit scale or memory."""
         for backend in self._backends.values():
-            for note in backend.take_notes():
+            for note in backend.pop_notes():
                 self._note(note)
         notes, self._notes = self._notes, []
         return notes

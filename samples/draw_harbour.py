@@ -1,7 +1,7 @@
-"""Draw the sample picture: a small harbour in the evening, rich in edges, fine lines and textures.
+"""Draw the sample image: a small harbour in the evening, rich in edges, fine lines and textures.
 
 Writes `harbour_large.png` (960 x 640) and `harbour.png` (240 x 160, the large one reduced four times by MATLAB's
-bicubic) beside this script. Every stroke is drawn here, so the pictures come under the licence of the project.
+bicubic) beside this script. Every stroke is drawn here, so the images come under the licence of the project.
 
     python samples/draw_harbour.py
 """
@@ -23,7 +23,7 @@ Colour = tuple[float, float, float]
 Points = Sequence[tuple[float, float]] | Array
 Pattern = Callable[[Array, Array], Array]
 
-# All coordinates below are pixels of the large picture; what is drawn is SUPER times larger in each dimension.
+# All coordinates below are pixels of the large image; what is drawn is SUPER times larger in each dimension.
 WIDTH, HEIGHT, SUPER = 960, 640, 4
 HORIZON, QUAY, QUAY_WATER, QUAY_END, MOLE_WATER = 332, 374, 406, 612, 343
 SUN = (716.0, 306.0)
@@ -132,7 +132,7 @@ def plaster(colour: Colour) -> Pattern:
 
 
 class Pen:
-    """Draws on a picture; with a `waterline`, everything comes out upside down below it, as its mirror image."""
+    """Draws on an image; with a `waterline`, everything comes out upside down below it, as its mirror image."""
 
     def __init__(self, image: Array, waterline: float | None = None) -> None:
         self.image, self.waterline = image, waterline
@@ -567,7 +567,7 @@ def draw_gulls(pen: Pen) -> None:
 
 
 def finish(image: Array) -> Array:
-    """Reduce to the large picture, with a little bloom, darker corners and the faint grain of a film."""
+    """Reduce to the large image, with a little bloom, darker corners and the faint grain of a film."""
     reduced = cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     bloom = cv2.GaussianBlur(np.maximum(reduced - 190, 0), (0, 0), 7)
     y, x = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
@@ -577,7 +577,7 @@ def finish(image: Array) -> Array:
 
 
 def main() -> None:
-    """Draw, reduce and write the two pictures."""
+    """Draw, reduce and write the two images."""
     image = np.zeros((HEIGHT * SUPER, WIDTH * SUPER, 3), np.float32)
     pen = Pen(image)
     draw_sky(image)
@@ -590,8 +590,8 @@ def main() -> None:
     draw_garden(pen)
     large = finish(image)
     folder = Path(__file__).parent
-    for name, picture in (("harbour_large.png", large), ("harbour.png", imresize(large, scale=1 / 4))):
-        cv2.imwrite(str(folder / name), picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    for name, image in (("harbour_large.png", large), ("harbour.png", imresize(large, scale=1 / 4))):
+        cv2.imwrite(str(folder / name), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ def small_models(small_checkpoint):
 
 
 @pytest.fixture
-def picture():
-    """A picture with smooth parts, edges and noise: 50 x 66 x 3 uint8."""
+def image():
+    """An image with smooth parts, edges and noise: 50 x 66 x 3 uint8."""
     random = np.random.default_rng(3)
     rows, columns = np.mgrid[0:50, 0:66]
     smooth = np.stack([rows * 4, columns * 3, rows + columns], axis=-1).astype(float)

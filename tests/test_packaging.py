@@ -94,13 +94,13 @@ import overnet.imaging.metrics, overnet.evaluation.measure
     [
         ("torch", "main_export()", "overnet[export]"),
         ("onnx", "main_export()", "overnet[export]"),
-        ("torch", "sys.argv[1:] = [PICTURE, '-o', 'b.png', '--backend', 'torch']; main_run()", "overnet[torch]"),
-        ("onnxruntime", "sys.argv[1:] = [PICTURE, '-o', 'b.png', '--backend', 'onnxruntime']; main_run()", "[ort]"),
-        ("openvino", "sys.argv[1:] = [PICTURE, '-o', 'b.png', '--backend', 'openvino']; main_run()", "openvino"),
+        ("torch", "sys.argv[1:] = [IMAGE, '-o', 'b.png', '--backend', 'torch']; main_run()", "overnet[torch]"),
+        ("onnxruntime", "sys.argv[1:] = [IMAGE, '-o', 'b.png', '--backend', 'onnxruntime']; main_run()", "[ort]"),
+        ("openvino", "sys.argv[1:] = [IMAGE, '-o', 'b.png', '--backend', 'openvino']; main_run()", "openvino"),
     ],
 )
 def test_a_missing_library_is_one_line_that_says_what_to_install(tmp_path, missing, code, extra):
-    prelude = f"PICTURE = {str(ROOT / 'samples/harbour.png')!r}\nfrom overnet.cli import *\nimport sys\n"
+    prelude = f"IMAGE = {str(ROOT / 'samples/harbour.png')!r}\nfrom overnet.cli import *\nimport sys\n"
     prelude += "sys.argv[1:] = ['-o', 'out']\n"
     result = run_without({missing}, prelude + code, tmp_path)
     assert result.returncode == 1

@@ -1,33 +1,29 @@
-"""What a rival is: a method that is no backend of ours, behind one function."""
+"""What a baseline is: a method that is no backend of ours, behind one function."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Pictures = NDArray[np.uint8]
-Upscale = Callable[[Pictures], Pictures]
+from overnet.types import Upscale
 
 
 @dataclass(frozen=True)
-class Rival:
+class Baseline:
     """A method that is loaded and ready.
 
-    Attributes
-    ----------
-    name : for people; no two rivals have the same.
-    device : what it runs on, for people.
-    precision : of the arithmetic, as of a `overnet.benchmarks.results.Case`.
-    model : the model's file name; empty where there is none.
-    upscale : N x H x W x 3 uint8 RGB to N x scale*H x scale*W x 3 uint8 RGB.
-    is_network : whether it computes the very network that the backends compute, so that its exact result applies.
-    multiply_accumulates_per_pixel : of the input; None where that is not known.
-    bytes_per_pixel : memory that a run takes for each input pixel, as a cautious estimate; 0 where that is next to
-        nothing or not known.
+    Attributes:
+        name: for people; no two baselines have the same.
+        device: what it runs on, for people.
+        precision: of the arithmetic, as of a `overnet.benchmarks.results.Case`.
+        model: the model's file name; empty where there is none.
+        upscale: N x H x W x 3 uint8 RGB to N x scale*H x scale*W x 3 uint8 RGB.
+        is_network: whether it computes the very network that the backends compute, so that its exact result applies.
+        multiply_accumulates_per_pixel: of the input; None where that is not known.
+        bytes_per_pixel: memory that a run takes for each input pixel, as a cautious estimate; 0 where that is next to
+            nothing or not known.
     """
 
     name: str
@@ -41,8 +37,8 @@ class Rival:
 
 
 def one_by_one(upscale: Upscale) -> Upscale:
-    """A batch by a method that takes one picture."""
-    return lambda pictures: np.stack([upscale(picture) for picture in pictures])
+    """A batch by a method that takes one image."""
+    return lambda images: np.stack([upscale(image) for image in images])
 
 
 def limit_opencv(threads: int | None) -> None:

@@ -19,10 +19,9 @@ PAUSE_SECONDS = 0.025
 class Times:
     """What one method's turns took.
 
-    Attributes
-    ----------
-    rounds : in which rounds it took part.
-    milliseconds : how long each of these turns took.
+    Attributes:
+        rounds: in which rounds it took part.
+        milliseconds: how long each of these turns took.
     """
 
     rounds: list[int]
@@ -35,10 +34,9 @@ def plan_rounds(seconds: Mapping[str, float], budget_seconds: float) -> dict[str
     All have an equal share of the time, and what the fast ones leave goes to the slow ones. Counts are
     `LEAST_ROUNDS` doubled some times: so every round of a slow method is one of the faster ones too.
 
-    Parameters
-    ----------
-    seconds : that one turn takes, by method.
-    budget_seconds : for all turns and the pauses between them. Where it is too little, all have `LEAST_ROUNDS`.
+    Args:
+        seconds: that one turn takes, by method.
+        budget_seconds: for all turns and the pauses between them. Where it is too little, all have `LEAST_ROUNDS`.
     """
     left, planned = budget_seconds, {}
     by_time = sorted(seconds, key=lambda name: seconds[name])
@@ -62,16 +60,14 @@ def take_turns(
 ) -> dict[str, Times]:
     """Run methods in rounds, each round in another order.
 
-    Parameters
-    ----------
-    methods : what to run, by name; each has run before, so that nothing is done for the first time.
-    counts : in how many rounds each takes part, as `plan_rounds` gives it. There are as many rounds as the largest.
-    clock : gives seconds.
-    pause : waits for so many seconds.
+    Args:
+        methods: what to run, by name; each has run before, so that nothing is done for the first time.
+        counts: in how many rounds each takes part, as `plan_rounds` gives it. There are as many rounds as the largest.
+        clock: gives seconds.
+        pause: waits for so many seconds.
 
-    Returns
-    -------
-    By name, in the order of `methods`.
+    Returns:
+        By name, in the order of `methods`.
     """
     times = {name: Times([], []) for name in methods}
     rounds = max(counts.values(), default=0)

@@ -1,4 +1,4 @@
-"""Rivals that run a user's model files: OpenCV's dnn_superres, and ncnn."""
+"""Baselines that run a user's model files: OpenCV's dnn_superres, and ncnn."""
 
 from __future__ import annotations
 
@@ -9,31 +9,30 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from overnet.benchmarks.baselines.baseline import Pictures, Rival, Upscale, limit_opencv, one_by_one
+from overnet.benchmarks.baselines.baseline import Baseline, limit_opencv, one_by_one
 from overnet.errors import InputError, MissingDependency, require
 from overnet.files.atomic import printable
+from overnet.types import ImageBatch, Upscale
 
-# What the names of ncnn's rivals begin with.
+# What the names of ncnn's baselines begin with.
 NCNN = "ncnn "
 # EDSR_x2.pb, FSRCNN-small_x3.pb: as the models that OpenCV names are called.
 SUPERRES_NAME = re.compile(r"(edsr|espcn|fsrcnn|lapsrn)[-_].*?x(\d+)", re.IGNORECASE)
 # OpenCV 5 dropped the reader of TensorFlow's files; its dnn_superres reads the same models as ONNX files.
 SUPERRES_SUFFIX = ".pb" if int(cv2.__version__.partition(".")[0]) < 5 else ".onnx"
-# Of the picture that a user's model is tried on when it is loaded: larger than any kernel.
+# Of the image that a user's model is tried on when it is loaded: larger than any kernel.
 _PROBED_SIDE = 32
 
 
-def load_superres(path: Path, scale: int, threads: int | None = None) -> Rival:
+def load_superres(path: Path, scale: int, threads: int | None = None) -> Baseline:
     """A model in OpenCV's dnn_superres; the file's name says which of its four networks it is, as OpenCV names them.
 
-    Parameters
-    ----------
-    path : ``ESPCN_x2.pb`` and the like; from OpenCV 5 on an ONNX file of the same.
+    Args:
+        path: ``ESPCN_x2.pb`` and the like; from OpenCV 5 on an ONNX file of the same.
 
-    Raises
-    ------
-    MissingDependency : this OpenCV is built without dnn_superres.
-    InputError : OpenCV cannot read the file, or it upscales by another factor.
+    Raises:
+        MissingDependency: this OpenCV is built without dnn_superres.
+        InputError: OpenCV cannot read the file, or it upscales by another factor.
     """
     if not hasattr(cv2, "dnn_superres"):
         raise MissingDependency(
@@ -47,8 +46,8 @@ def load_superres(path: Path, scale: int, threads: int | None = None) -> Rival:
         )
     network = cv2.dnn_superres.DnnSuperResImpl_create()
 
-    def upscale(picture: Pictures) -> Pictures:
-        upscaled = network.upsample(np.ascontiguousarray(picture[..., ::-1]))
+    def upscale(image: ImageBatch) -> ImageBatch:
+        upscaled = network.upsample(np.ascontiguousarray(image[..., ::-1]))
         return np.ascontiguousarray(upscaled[..., ::-1], np.uint8)
 
     try:
@@ -57,20 +56,20 @@ def load_superres(path: Path, scale: int, threads: int | None = None) -> Rival:
         _check_scale(upscale, scale, path)
     except cv2.error as error:
         raise InputError(f"{printable(Path(path.name))}: OpenCV cannot run it ({_last_words(error)})") from error
-    return Rival(f"OpenCV {printable(Path(path.stem))}", "CPU", "fp32", printable(Path(path.name)), one_by_one(upscale))
+    return Baseline(
+        f"OpenCV {printable(Path(path.stem))}", "CPU", "fp32", printable(Path(path.name)), one_by_one(upscale)
+    )
 
 
-def load_ncnn(path: Path, scale: int, threads: int | None = None) -> Rival:
+def load_ncnn(path: Path, scale: int, threads: int | None = None) -> Baseline:
     """A model in ncnn on the CPU: RGB from 0 to 1 in and out, as Real-ESRGAN's are.
 
-    Parameters
-    ----------
-    path : the ``.param`` file; the ``.bin`` of the same name lies beside it.
+    Args:
+        path: the ``.param`` file; the ``.bin`` of the same name lies beside it.
 
-    Raises
-    ------
-    MissingDependency : ncnn is not installed.
-    InputError : ncnn cannot read the files, or the model is not one input and one output, or of another scale.
+    Raises:
+        MissingDependency: ncnn is not installed.
+        InputError: ncnn cannot read the files, or the model is not one input and one output, or of another scale.
     """
     ncnn = require("ncnn", extra="", purpose=f"running {printable(Path(path.name))}")
     network = ncnn.Net()
@@ -80,11 +79,11 @@ def load_ncnn(path: Path, scale: int, threads: int | None = None) -> Rival:
     if network.load_param(str(path)) or network.load_model(str(path.with_suffix(".bin"))):
         raise InputError(f"{name}: ncnn cannot read it")
     if len(network.input_names()) != 1 or len(network.output_names()) != 1:
-        raise InputError(f"{name}: not one picture in and one out")
+        raise InputError(f"{name}: not one image in and one out")
     (given,), (wanted,) = network.input_names(), network.output_names()
 
-    def upscale(picture: Pictures) -> Pictures:
-        planar = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32) / 255
+    def upscale(image: ImageBatch) -> ImageBatch:
+        planar = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32) / 255
         extractor = network.create_extractor()
         extractor.input(given, ncnn.Mat(planar))
         failed, upscaled = extractor.extract(wanted)
@@ -97,7 +96,7 @@ def load_ncnn(path: Path, scale: int, threads: int | None = None) -> Rival:
     # Left as ncnn sets it: in half precision where the processor is Arm's, in single precision on x86.
     in_half = network.opt.use_fp16_arithmetic and platform.machine().lower() in ("aarch64", "arm64")
     title = f"{NCNN}{printable(Path(path.stem))}"
-    return Rival(title, "CPU", "fp16" if in_half else "fp32", name, one_by_one(upscale))
+    return Baseline(title, "CPU", "fp16" if in_half else "fp32", name, one_by_one(upscale))
 
 
 def _check_scale(upscale: Upscale, scale: int, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Our backends and their rivals, timed in turns in one process of their own."""
+"""Our backends and their baselines, timed in turns in one process of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from overnet.benchmarks.results import CaseResult, Ratio
 from overnet.errors import BackendError, InputError, InterruptedRun, MissingDependency, OverNetError
 from overnet.files.checked_json import from_json
-from overnet.system.child_process import child_environment, why_it_ended
+from overnet.system.child_process import child_environment, exit_reason
 
 _COMMAND = "from overnet.benchmarks.baselines.race_child import main; main()"
 
@@ -20,9 +20,8 @@ _COMMAND = "from overnet.benchmarks.baselines.race_child import main; main()"
 class Entrant:
     """A backend that takes part.
 
-    Attributes
-    ----------
-    backend, precision : as method and precision of a `overnet.benchmarks.results.Case`.
+    Attributes:
+        backend, precision: as method and precision of a `overnet.benchmarks.results.Case`.
     """
 
     backend: str
@@ -30,7 +29,7 @@ class Entrant:
 
 
 @dataclass(frozen=True)
-class PictureSize:
+class ImageSize:
     """Of the input, in pixels."""
 
     width: int
@@ -41,31 +40,30 @@ class PictureSize:
 class RaceRequest:
     """A race at one scale.
 
-    Attributes
-    ----------
-    entrants : the backends.
-    scale : from input to output height and width.
-    sizes : at least one; raced one after the other, the smallest first.
-    batch : pictures given at once.
-    seconds : what all rounds of all sizes are to take, about. Loading, first runs, and judging the results come on top.
-        A rival of which even three rounds take longer than a size's share of it is not raced at that size, and its
-        result says so; the smallest size may take all of it.
-    model, threads, device, provider : as `overnet.runtime.upscaler.Upscaler` takes them.
-    rival_models : see `overnet.benchmarks.baselines.registry.RivalOptions`.
-    data : pictures to judge the results on; see `overnet.benchmarks.cases.ground_truth.read_truth`.
-    only : the rivals to race, by name; empty for all that are there.
+    Attributes:
+        entrants: the backends.
+        scale: from input to output height and width.
+        sizes: at least one; raced one after the other, the smallest first.
+        batch: images given at once.
+        seconds: what all rounds of all sizes are to take, about. Loading, first runs, and judging the results come on
+            top. A baseline of which even three rounds take longer than a size's share of it is not raced at that size,
+            and its result says so; the smallest size may take all of it.
+        model, threads, device, provider: as `overnet.runtime.upscaler.Upscaler` takes them.
+        baseline_models: see `overnet.benchmarks.baselines.registry.BaselineOptions`.
+        data: images to judge the results on; see `overnet.benchmarks.cases.ground_truth.read_ground_truth`.
+        only: the baselines to race, by name; empty for all that are there.
     """
 
     entrants: list[Entrant]
     scale: int
-    sizes: list[PictureSize]
+    sizes: list[ImageSize]
     batch: int = 1
     seconds: float = 30.0
     model: str | None = None
     threads: int | None = None
     device: int = 0
     provider: str = "cpu"
-    rival_models: str | None = None
+    baseline_models: str | None = None
     data: str | None = None
     only: list[str] = field(default_factory=list)
 
@@ -74,11 +72,10 @@ class RaceRequest:
 class RaceOutcome:
     """What a race came to.
 
-    Attributes
-    ----------
-    results : of the rivals, by size; those of the backends are measured each in a process of its own.
-    ratios : of each backend to each rival of the same size.
-    notes : which rivals are not there and why, and what failed; one line each.
+    Attributes:
+        results: of the baselines, by size; those of the backends are measured each in a process of its own.
+        ratios: of each backend to each baseline of the same size.
+        notes: which baselines are not there and why, and what failed; one line each.
     """
 
     results: list[CaseResult]
@@ -103,15 +100,14 @@ _ERRORS: dict[str, type[OverNetError]] = {
 def run_race(request: RaceRequest) -> RaceOutcome:
     """Run a race in a process of its own: whatever libraries do there to threads or memory is gone with it.
 
-    Raises
-    ------
-    InputError : the request cannot be met: a size, the scale, the model, or the pictures to judge on.
-    MissingDependency : what a backend needs is not installed.
-    BackendError : the process crashed, or was killed.
+    Raises:
+        InputError: the request cannot be met: a size, the scale, the model, or the images to judge on.
+        MissingDependency: what a backend needs is not installed.
+        BackendError: the process crashed, or was killed.
     """
     command = [sys.executable, "-c", _COMMAND]
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(  # noqa: S603 - our own command
+        process = subprocess.Popen(
             command,
             env=child_environment(),
             stdin=subprocess.PIPE,
@@ -128,8 +124,8 @@ def run_race(request: RaceRequest) -> RaceOutcome:
         errors.seek(0)
         complaints = errors.read().decode("utf-8", "replace")
     if process.returncode:
-        reason = why_it_ended("its process", process.returncode, complaints)
-        raise BackendError(f"the race against rivals at x{request.scale} failed: {reason}")
+        reason = exit_reason("its process", process.returncode, complaints)
+        raise BackendError(f"the race against baselines at x{request.scale} failed: {reason}")
     reply = from_json(Reply, json.loads(said), name="the race")
     if reply.outcome is None:
         raise _ERRORS.get(reply.kind, BackendError)(reply.error or "the race failed without a word")

@@ -9,17 +9,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from overnet.benchmarks.baselines.baseline import Rival
+from overnet.benchmarks.baselines.baseline import Baseline
 from overnet.benchmarks.baselines.interleave import LEAST_ROUNDS, Times, in_common, plan_rounds, take_turns
-from overnet.benchmarks.baselines.race import Entrant, PictureSize, RaceOutcome, RaceRequest, Reply
-from overnet.benchmarks.baselines.registry import RivalOptions, find_rivals, import_libraries
-from overnet.benchmarks.cases.ground_truth import read_truth
+from overnet.benchmarks.baselines.race import Entrant, ImageSize, RaceOutcome, RaceRequest, Reply
+from overnet.benchmarks.baselines.registry import BaselineOptions, find_baselines, import_libraries
+from overnet.benchmarks.cases.ground_truth import read_ground_truth
 from overnet.benchmarks.cases.latency import timed
 from overnet.benchmarks.cases.method import Method, import_backend
-from overnet.benchmarks.cases.quality import check_picture, make_reference, quality_of
+from overnet.benchmarks.cases.quality import check_image, make_reference, quality_of
 from overnet.benchmarks.cases.run import CaseRequest
 from overnet.benchmarks.cases.workload import batch_of
 from overnet.benchmarks.results import Case, CaseResult, Latency, QualityFigures, Ratio
@@ -27,10 +24,9 @@ from overnet.benchmarks.timing_stats import doubt, ratio_of_medians, spread
 from overnet.errors import BackendError, InputError, OverNetError
 from overnet.files.checked_json import from_json
 from overnet.runtime.tiling import available_memory_bytes
+from overnet.types import ImageBatch
 
-Pictures = NDArray[np.uint8]
-
-# Of the memory that is there, what a rival may take: an estimate is no promise.
+# Of the memory that is there, what a baseline may take: an estimate is no promise.
 _MEMORY_SHARE = 0.7
 _LARGEST_SIDE = 1 << 14
 # Of a run so long, what is done only the first time is a small part.
@@ -38,17 +34,16 @@ _SLOW_SECONDS = 2.0
 
 
 @dataclass
-class LoadedRival:
-    """A rival that takes part.
+class LoadedBaseline:
+    """A baseline that takes part.
 
-    Attributes
-    ----------
-    load_ms : how long it took to load.
-    quality : measured once, for all sizes.
-    seconds_per_pixel : of the last size's run; None before the first.
+    Attributes:
+        load_ms: how long it took to load.
+        quality: measured once, for all sizes.
+        seconds_per_pixel: of the last size's run; None before the first.
     """
 
-    rival: Rival
+    baseline: Baseline
     load_ms: float
     quality: QualityFigures
     seconds_per_pixel: float | None = None
@@ -65,20 +60,20 @@ class _Race:
 
     def run(self) -> RaceOutcome:
         sizes = sorted(self.request.sizes, key=lambda size: size.width * size.height)
-        rivals = self._judged(self._loaded_rivals(), sizes)
+        baselines = self._judged(self._loaded_baselines(), sizes)
         share = self.request.seconds / len(sizes)
         for index, size in enumerate(sizes):
-            # Even where the machine is slow, there is to be a race against every rival at one size.
-            _OneSize(self, size, share, limit=share if index else self.request.seconds).run(rivals)
+            # Even where the machine is slow, there is to be a race against every baseline at one size.
+            _OneSize(self, size, share, limit=share if index else self.request.seconds).run(baselines)
         return RaceOutcome(self.results, self.ratios, self.notes)
 
-    def _loaded_rivals(self) -> list[tuple[Rival, float]]:
+    def _loaded_baselines(self) -> list[tuple[Baseline, float]]:
         """Those that are installed and asked for, each with how long it took to load in milliseconds."""
         request = self.request
-        options = RivalOptions(_path(request.model), _path(request.rival_models), request.threads)
-        loaders = find_rivals(request.scale, options)
+        options = BaselineOptions(_path(request.model), _path(request.baseline_models), request.threads)
+        loaders = find_baselines(request.scale, options)
         self.notes += [
-            f"there is no rival {name!r} at x{request.scale}" for name in request.only if name not in loaders
+            f"there is no baseline {name!r} at x{request.scale}" for name in request.only if name not in loaders
         ]
         loaded = []
         for name, loader in loaders.items():
@@ -91,57 +86,57 @@ class _Race:
                 self.notes.append(f"{name} is not raced at x{request.scale}: {error}")
         return loaded
 
-    def _judged(self, loaded: list[tuple[Rival, float]], sizes: list[PictureSize]) -> list[LoadedRival]:
-        """Measure the quality of each rival. One that fails here is out: without it, its speed says nothing."""
+    def _judged(self, loaded: list[tuple[Baseline, float]], sizes: list[ImageSize]) -> list[LoadedBaseline]:
+        """Measure the quality of each baseline. One that fails here is out: without it, its speed says nothing."""
         request = self.request
         data = _path(request.data)
-        read_truth(data, request.scale)  # what is wrong with the pictures is no rival's fault, and said at once
+        read_ground_truth(data, request.scale)  # what is wrong with the images is no baseline's fault, and said at once
         reference = None
-        if any(rival.is_network for rival, _ in loaded):
-            picture = check_picture(sizes[0].width, sizes[0].height)
-            reference = make_reference(picture, request.scale, _path(request.model))
+        if any(baseline.is_network for baseline, _ in loaded):
+            image = check_image(sizes[0].width, sizes[0].height)
+            reference = make_reference(image, request.scale, _path(request.model))
         judged = []
-        for rival, load_ms in loaded:
+        for baseline, load_ms in loaded:
             try:
                 quality = quality_of(
-                    lambda picture, rival=rival: rival.upscale(picture[None])[0],  # type: ignore[misc]
+                    lambda image, baseline=baseline: baseline.upscale(image[None])[0],  # type: ignore[misc]
                     request.scale,
-                    reference=reference if rival.is_network else None,
-                    truth=data,
+                    reference=reference if baseline.is_network else None,
+                    ground_truth=data,
                 )
             except Exception as error:  # others' code: whatever it raises, the race goes on
-                reason = f"it failed on the pictures that it is judged on: {_line(error)}"
-                self.results += [self.failure(rival, size, reason) for size in sizes]
+                reason = f"it failed on the images that it is judged on: {_line(error)}"
+                self.results += [self.failure(baseline, size, reason) for size in sizes]
             else:
-                judged.append(LoadedRival(rival, load_ms, quality))
+                judged.append(LoadedBaseline(baseline, load_ms, quality))
         return judged
 
-    def case(self, method: Rival | Entrant, size: PictureSize) -> Case:
+    def case(self, method: Baseline | Entrant, size: ImageSize) -> Case:
         """The case of a method at a size."""
         request = self.request
-        if isinstance(method, Rival):
-            name, kind = method.name, "rival"
+        if isinstance(method, Baseline):
+            name, kind = method.name, "baseline"
         else:
             name, kind = method.backend, "backend"
         return Case(name, kind, method.precision, request.scale, size.width, size.height, request.batch)  # type: ignore[arg-type]
 
-    def failure(self, rival: Rival, size: PictureSize, reason: str) -> CaseResult:
-        """A rival's result where it has none."""
-        return CaseResult(self.case(rival, size), rival.device, rival.model, error=reason)
+    def failure(self, baseline: Baseline, size: ImageSize, reason: str) -> CaseResult:
+        """A baseline's result where it has none."""
+        return CaseResult(self.case(baseline, size), baseline.device, baseline.model, error=reason)
 
 
 @dataclass
 class _OneSize:
     """The race at one size.
 
-    Attributes
-    ----------
-    seconds : what the rounds are to take.
-    limit : where the fewest rounds of all rivals take longer than this, the slowest are left out. Backends always race.
+    Attributes:
+        seconds: what the rounds are to take.
+        limit: where the fewest rounds of all baselines take longer than this, the slowest are left out. Backends always
+            race.
     """
 
     race: _Race
-    size: PictureSize
+    size: ImageSize
     seconds: float
     limit: float
     # By the case's name: what is run, what a run takes, what the first took.
@@ -149,18 +144,18 @@ class _OneSize:
     seconds_each: dict[str, float] = field(default_factory=dict)
     first_ms: dict[str, float] = field(default_factory=dict)
 
-    def run(self, rivals: list[LoadedRival]) -> None:
-        pictures = batch_of(self.size.width, self.size.height, self.race.request.batch)
+    def run(self, baselines: list[LoadedBaseline]) -> None:
+        images = batch_of(self.size.width, self.size.height, self.race.request.batch)
         backends: dict[str, tuple[Case, Method]] = {}
         try:
             for entrant in self.race.request.entrants:
                 case = self.race.case(entrant, self.size)
                 try:
                     backends[case.name] = case, self._loaded(case)
-                    self._first_runs(case.name, backends[case.name][1].upscale, pictures)
+                    self._first_runs(case.name, backends[case.name][1].upscale, images)
                 except (OverNetError, MemoryError) as error:
                     self.race.notes.append(f"{case.title} is not raced: {_line(error)}")
-            self._rounds(rivals, pictures, {name: case for name, (case, _) in backends.items()})
+            self._rounds(baselines, images, {name: case for name, (case, _) in backends.items()})
         finally:
             for _, method in backends.values():
                 method.close()
@@ -172,56 +167,55 @@ class _OneSize:
         )
         return import_backend(wanted)(lambda doing, done, total: None)
 
-    def _first_runs(self, name: str, upscale: Callable[[Pictures], Pictures], pictures: Pictures) -> None:
+    def _first_runs(self, name: str, upscale: Callable[[ImageBatch], ImageBatch], images: ImageBatch) -> None:
         """Run a method until nothing is done for the first time any more, and see how long it takes."""
-        _, first_ms = timed(lambda: upscale(pictures))
+        _, first_ms = timed(lambda: upscale(images))
         again_ms = first_ms
         if first_ms < 1000 * _SLOW_SECONDS:
-            _, again_ms = timed(lambda: upscale(pictures))
-        self.methods[name] = lambda: upscale(pictures)
+            _, again_ms = timed(lambda: upscale(images))
+        self.methods[name] = lambda: upscale(images)
         self.seconds_each[name], self.first_ms[name] = again_ms / 1000, first_ms
 
-    def _rounds(self, rivals: list[LoadedRival], pictures: Pictures, backends: dict[str, Case]) -> None:
+    def _rounds(self, baselines: list[LoadedBaseline], images: ImageBatch, backends: dict[str, Case]) -> None:
         size, race = self.size, self.race
-        for loaded in rivals:
-            name = loaded.rival.name
+        for loaded in baselines:
+            name = loaded.baseline.name
             if loaded.seconds_per_pixel is not None:
                 seconds = loaded.seconds_per_pixel * size.width * size.height
                 if LEAST_ROUNDS * seconds > self.limit:
-                    race.notes.append(f"{race.case(loaded.rival, size).title} is {_too_slow(seconds, self.limit)}")
+                    race.notes.append(f"{race.case(loaded.baseline, size).title} is {_too_slow(seconds, self.limit)}")
                     continue
             try:
                 self._check(loaded)
-                self._first_runs(name, loaded.rival.upscale, pictures)
+                self._first_runs(name, loaded.baseline.upscale, images)
             except Exception as error:  # others' code: whatever it raises, the race goes on
-                race.results.append(race.failure(loaded.rival, size, _line(error)))
+                race.results.append(race.failure(loaded.baseline, size, _line(error)))
             else:
                 loaded.seconds_per_pixel = self.seconds_each[name] / (size.width * size.height)
-        running = [loaded for loaded in rivals if loaded.rival.name in self.methods]
-        for loaded in sorted(running, key=lambda loaded: self.seconds_each[loaded.rival.name], reverse=True):
-            if LEAST_ROUNDS * sum(self.seconds_each[each.rival.name] for each in running) <= self.limit:
+        running = [loaded for loaded in baselines if loaded.baseline.name in self.methods]
+        for loaded in sorted(running, key=lambda loaded: self.seconds_each[loaded.baseline.name], reverse=True):
+            if LEAST_ROUNDS * sum(self.seconds_each[each.baseline.name] for each in running) <= self.limit:
                 break
-            seconds = self.seconds_each.pop(loaded.rival.name)
-            race.notes.append(f"{race.case(loaded.rival, size).title} is {_too_slow(seconds, self.limit)}")
+            seconds = self.seconds_each.pop(loaded.baseline.name)
+            race.notes.append(f"{race.case(loaded.baseline, size).title} is {_too_slow(seconds, self.limit)}")
             running.remove(loaded)
         methods = {name: self.methods[name] for name in self.seconds_each}
         times = take_turns(methods, plan_rounds(self.seconds_each, self.seconds))
         for loaded in running:
-            name, case = loaded.rival.name, race.case(loaded.rival, size)
+            name, case = loaded.baseline.name, race.case(loaded.baseline, size)
             race.results.append(_result(loaded, case, times[name], self.first_ms[name]))
             for backend, backend_case in backends.items():
                 if backend in times:
                     race.ratios.append(_ratio(backend_case, case, times[backend], times[name]))
 
-    def _check(self, loaded: LoadedRival) -> None:
-        """Find out whether a rival can be raced at the size, as far as that can be known before it ran there.
+    def _check(self, loaded: LoadedBaseline) -> None:
+        """Find out whether a baseline can be raced at the size, as far as that can be known before it ran there.
 
-        Raises
-        ------
-        BackendError : it takes too much memory.
+        Raises:
+            BackendError: it takes too much memory.
         """
         pixels = self.size.width * self.size.height
-        needed = loaded.rival.bytes_per_pixel * pixels * self.race.request.batch
+        needed = loaded.baseline.bytes_per_pixel * pixels * self.race.request.batch
         available = int(_MEMORY_SHARE * available_memory_bytes())
         if needed > available:
             raise BackendError(
@@ -232,20 +226,20 @@ class _OneSize:
 def _too_slow(each: float, limit: float) -> str:
     return (
         f"not raced: a run takes about {each:.2g} s, and {LEAST_ROUNDS} of them do not fit into the {limit:.2g} s that "
-        "all rivals have"
+        "all baselines have"
     )
 
 
-def _result(loaded: LoadedRival, case: Case, times: Times, first_ms: float) -> CaseResult:
+def _result(loaded: LoadedBaseline, case: Case, times: Times, first_ms: float) -> CaseResult:
     host = spread(times.milliseconds)
     doubts = doubt("the latency", host)
-    per_pixel = loaded.rival.multiply_accumulates_per_pixel
+    per_pixel = loaded.baseline.multiply_accumulates_per_pixel
     return CaseResult(
         case,
-        loaded.rival.device,
-        loaded.rival.model,
+        loaded.baseline.device,
+        loaded.baseline.model,
         latency=Latency(host, times.milliseconds),
-        pictures_per_second=1000 * case.batch / host.mean_ms,
+        images_per_second=1000 * case.batch / host.mean_ms,
         load_ms=loaded.load_ms,
         first_ms=first_ms,
         quality=loaded.quality,
@@ -254,10 +248,10 @@ def _result(loaded: LoadedRival, case: Case, times: Times, first_ms: float) -> C
     )
 
 
-def _ratio(backend: Case, rival: Case, backend_times: Times, rival_times: Times) -> Ratio:
-    ours, theirs = in_common(backend_times, rival_times)
+def _ratio(backend: Case, baseline: Case, backend_times: Times, baseline_times: Times) -> Ratio:
+    ours, theirs = in_common(backend_times, baseline_times)
     ratio, low, high = ratio_of_medians(theirs, ours)
-    return Ratio(backend, rival, ratio, low, high, len(ours))
+    return Ratio(backend, baseline, ratio, low, high, len(ours))
 
 
 def _path(text: str | None) -> Path | None:
@@ -274,9 +268,8 @@ def _line(error: Exception) -> str:
 def check_request(request: RaceRequest) -> None:
     """Refuse a request that no race can meet.
 
-    Raises
-    ------
-    InputError : there is no size, or a number is out of range.
+    Raises:
+        InputError: there is no size, or a number is out of range.
     """
     if not request.sizes:
         raise InputError("a race takes at least one size")

@@ -22,14 +22,15 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from overnet.benchmarks.baselines.baseline import Pictures, Rival, limit_opencv, one_by_one
+from overnet.benchmarks.baselines.baseline import Baseline, limit_opencv, one_by_one
 from overnet.benchmarks.baselines.model_files import NCNN, SUPERRES_NAME, SUPERRES_SUFFIX, load_ncnn, load_superres
 from overnet.errors import InputError, require
 from overnet.evaluation.model_choice import choose_model
 from overnet.files.atomic import printable
 from overnet.files.onnx_metadata import INPUT_NAME, read_artifact
-from overnet.runtime.backends.registry import model_kind
+from overnet.runtime.backends.base import model_kind
 from overnet.runtime.backends.torch_backend import TorchBackend
+from overnet.types import ImageBatch
 from overnet.weights import bundled_checkpoint, bundled_folder
 
 if TYPE_CHECKING:
@@ -41,44 +42,43 @@ _MODULES = {
     PLAIN: ("onnxruntime", "torch", "overnet.network.checkpoint", "overnet.export.graph.network_graph"),
 }
 
-# The network's multiply-accumulates are counted on a picture of this side: what is done once a picture hardly counts.
+# The network's multiply-accumulates are counted on an image of this side: what is done once an image hardly counts.
 _COUNTED_SIDE = 256
 # Overscale 5, x4: measured 21,800; the plain graph keeps the overscaled features several times.
 _PLAIN_BYTES_PER_PIXEL = 26_000
 
 
 @dataclass(frozen=True)
-class RivalOptions:
-    """What rivals are loaded from.
+class BaselineOptions:
+    """What baselines are loaded from.
 
-    Attributes
-    ----------
-    model : the model that the backends run, as `overnet.runtime.upscaler.Upscaler` takes it; None for the bundled one.
-    rival_models : a folder with models for OpenCV's dnn_superres (``ESPCN_x2.pb``; ``.onnx`` from OpenCV 5 on) and for
-        ncnn (``.param`` with ``.bin``); None without.
-    threads : of the CPU; None for each library's own choice.
+    Attributes:
+        model: the model that the backends run, as `overnet.runtime.upscaler.Upscaler` takes it; None for the bundled
+            one.
+        baseline_models: a folder with models for OpenCV's dnn_superres (``ESPCN_x2.pb``; ``.onnx`` from OpenCV 5 on)
+            and for ncnn (``.param`` with ``.bin``); None without.
+        threads: of the CPU; None for each library's own choice.
     """
 
     model: Path | None = None
-    rival_models: Path | None = None
+    baseline_models: Path | None = None
     threads: int | None = None
 
 
-def find_rivals(scale: int, options: RivalOptions) -> dict[str, Callable[[], Rival]]:
-    """The rivals there could be at a scale: by name, what loads each.
+def find_baselines(scale: int, options: BaselineOptions) -> dict[str, Callable[[], Baseline]]:
+    """The baselines there could be at a scale: by name, what loads each.
 
-    Loading raises an `OverNetError` of one line where a rival is not installed or its model is for something else.
+    Loading raises an `OverNetError` of one line where a baseline is not installed or its model is for something else.
 
-    Raises
-    ------
-    InputError : the folder of models is missing or cannot be read.
+    Raises:
+        InputError: the folder of models is missing or cannot be read.
     """
-    loaders: dict[str, Callable[[], Rival]] = {
+    loaders: dict[str, Callable[[], Baseline]] = {
         BICUBIC: lambda: load_bicubic(scale, options.threads),
         EAGER: lambda: load_eager(scale, checkpoint_of(options.model, scale), options.threads),
         PLAIN: lambda: load_plain(scale, checkpoint_of(options.model, scale), options.threads),
     }
-    for path in _files(options.rival_models):
+    for path in _files(options.baseline_models):
         title = printable(Path(path.stem))
         named = SUPERRES_NAME.match(path.stem)
         if path.suffix == SUPERRES_SUFFIX and named and int(named[2]) == scale:
@@ -89,11 +89,10 @@ def find_rivals(scale: int, options: RivalOptions) -> dict[str, Callable[[], Riv
 
 
 def import_libraries(name: str) -> None:
-    """Import what a rival needs, as far as it is installed: so its loading takes what its model takes, and no more.
+    """Import what a baseline needs, as far as it is installed: so its loading takes what its model takes, and no more.
 
-    Parameters
-    ----------
-    name : as `find_rivals` gives it.
+    Args:
+        name: as `find_baselines` gives it.
     """
     modules = _MODULES.get(name, ("ncnn",) if name.startswith(NCNN) else ())
     for module in modules:
@@ -113,13 +112,11 @@ def _files(folder: Path | None) -> list[Path]:
 def checkpoint_of(model: Path | None, scale: int) -> Path:
     """The checkpoint with the weights of a model: what PyTorch runs where backends run the model.
 
-    Parameters
-    ----------
-    model : a checkpoint, an ONNX file, an engine or a folder of these; None for the bundled model.
+    Args:
+        model: a checkpoint, an ONNX file, an engine or a folder of these; None for the bundled model.
 
-    Raises
-    ------
-    InputError : there is no such model, or it was exported from a checkpoint that is not known here.
+    Raises:
+        InputError: there is no such model, or it was exported from a checkpoint that is not known here.
     """
     if model is None or model == bundled_folder():
         return bundled_checkpoint()
@@ -135,29 +132,27 @@ def checkpoint_of(model: Path | None, scale: int) -> Path:
     )
 
 
-def load_bicubic(scale: int, threads: int | None = None) -> Rival:
-    """OpenCV's bicubic enlargement. It computes uint8 pictures in whole numbers, so it is an 8-bit method."""
+def load_bicubic(scale: int, threads: int | None = None) -> Baseline:
+    """OpenCV's bicubic enlargement. It computes uint8 images in whole numbers, so it is an 8-bit method."""
     limit_opencv(threads)
 
-    def upscale(picture: Pictures) -> Pictures:
-        size = picture.shape[1] * scale, picture.shape[0] * scale
-        return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+    def upscale(image: ImageBatch) -> ImageBatch:
+        size = image.shape[1] * scale, image.shape[0] * scale
+        return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
 
-    return Rival(BICUBIC, "CPU", "int8", "", one_by_one(upscale))
+    return Baseline(BICUBIC, "CPU", "int8", "", one_by_one(upscale))
 
 
-def load_eager(scale: int, checkpoint: Path, threads: int | None = None) -> Rival:
+def load_eager(scale: int, checkpoint: Path, threads: int | None = None) -> Baseline:
     """The network in eager PyTorch as the original runs it, on a GPU where torch finds one.
 
-    Parameters
-    ----------
-    checkpoint : in any form that `overnet.network.checkpoint.load_checkpoint` reads.
+    Args:
+        checkpoint: in any form that `overnet.network.checkpoint.load_checkpoint` reads.
 
-    Raises
-    ------
-    MissingDependency : torch is not installed.
-    CheckpointError : the checkpoint cannot be loaded.
-    InputError : the scale is beyond the network's.
+    Raises:
+        MissingDependency: torch is not installed.
+        CheckpointError: the checkpoint cannot be loaded.
+        InputError: the scale is beyond the network's.
     """
     torch = require("torch", extra="torch", purpose="eager PyTorch")
     if threads is not None:
@@ -168,37 +163,35 @@ def load_eager(scale: int, checkpoint: Path, threads: int | None = None) -> Riva
         device, name = "cuda", str(torch.cuda.get_device_name(0))
     counted = _multiply_accumulates_per_pixel(network, scale)
     network = network.to(device)
-    from overnet.network.reference import reference_batch  # noqa: PLC0415 - needs torch
+    from overnet.network.reference import reference_batch
 
-    return Rival(
+    return Baseline(
         EAGER,
         name,
         "fp32",
         printable(Path(checkpoint.name)),
-        lambda pictures: reference_batch(network, pictures, scale),
+        lambda images: reference_batch(network, images, scale),
         is_network=True,
         multiply_accumulates_per_pixel=counted,
         bytes_per_pixel=TorchBackend.bytes_per_pixel,
     )
 
 
-def load_plain(scale: int, checkpoint: Path, threads: int | None = None) -> Rival:
+def load_plain(scale: int, checkpoint: Path, threads: int | None = None) -> Baseline:
     """The network's graph as it is defined, with nothing rewritten, in ONNX Runtime on the CPU.
 
-    Parameters
-    ----------
-    checkpoint : as for `load_eager`.
+    Args:
+        checkpoint: as for `load_eager`.
 
-    Raises
-    ------
-    MissingDependency : torch, onnx or onnxruntime is not installed.
-    CheckpointError : the checkpoint cannot be loaded.
-    InputError : the scale is beyond the network's.
+    Raises:
+        MissingDependency: torch, onnx or onnxruntime is not installed.
+        CheckpointError: the checkpoint cannot be loaded.
+        InputError: the scale is beyond the network's.
     """
     for module, extra in (("torch", "export"), ("onnx", "export"), ("onnxruntime", "ort")):
         library = require(module, extra=extra, purpose=f"the {PLAIN}")
-    from overnet.export.graph.network_graph import build_onnx  # noqa: PLC0415
-    from overnet.network.deploy import deploy  # noqa: PLC0415 - these need torch and onnx
+    from overnet.export.graph.network_graph import build_onnx
+    from overnet.network.deploy import deploy
 
     network = load_network(checkpoint, scale)
     content = build_onnx(deploy(network), scale, form="plain").SerializeToString()
@@ -207,12 +200,12 @@ def load_plain(scale: int, checkpoint: Path, threads: int | None = None) -> Riva
     if threads is not None:
         options.intra_op_num_threads = threads
     session = library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return Rival(
+    return Baseline(
         PLAIN,
         "CPU",
         "fp32",
         printable(Path(checkpoint.name)),
-        lambda pictures: np.asarray(session.run(None, {INPUT_NAME: pictures})[0], np.uint8),
+        lambda images: np.asarray(session.run(None, {INPUT_NAME: images})[0], np.uint8),
         is_network=True,
         multiply_accumulates_per_pixel=_multiply_accumulates_per_pixel(network, scale),
         bytes_per_pixel=_PLAIN_BYTES_PER_PIXEL,
@@ -222,12 +215,11 @@ def load_plain(scale: int, checkpoint: Path, threads: int | None = None) -> Riva
 def load_network(checkpoint: Path, scale: int) -> OverNet:
     """The network of a checkpoint, on the CPU, for a scale that it goes up to.
 
-    Raises
-    ------
-    CheckpointError : the checkpoint cannot be loaded.
-    InputError : the scale is beyond the network's.
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        InputError: the scale is beyond the network's.
     """
-    from overnet.network.checkpoint import load_checkpoint  # noqa: PLC0415 - needs torch
+    from overnet.network.checkpoint import load_checkpoint
 
     network = load_checkpoint(checkpoint).eval()
     if scale > network.config.overscale:
@@ -238,11 +230,11 @@ def load_network(checkpoint: Path, scale: int) -> OverNet:
 
 
 def _multiply_accumulates_per_pixel(network: OverNet, scale: int) -> float:
-    """In convolutions, per input pixel, counted while the shape of a picture goes through: nothing is computed."""
+    """In convolutions, per input pixel, counted while the shape of an image goes through: nothing is computed."""
     torch = require("torch", extra="torch", purpose="counting a network's arithmetic")
     counted = 0
 
-    def count(module: Any, _inputs: Any, output: Any) -> None:  # noqa: ANN401 - torch's hooks
+    def count(module: Any, _inputs: Any, output: Any) -> None:
         nonlocal counted
         counted += output.numel() * module.weight[0].numel()
 

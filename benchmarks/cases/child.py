@@ -20,26 +20,27 @@ import numpy as np
 
 from overnet.benchmarks.cases.latency import (
     doubts,
+    images_per_second,
     keep_busy,
     keep_stream_busy,
     measure_latency,
-    pictures_per_second,
     timed,
 )
 from overnet.benchmarks.cases.latency import sustained as sustained_speed
 from overnet.benchmarks.cases.memory import DeviceMemory, memory_of, peak_host_bytes, resident_host_bytes
-from overnet.benchmarks.cases.method import Load, Method, Pictures, import_backend, on_gpu
+from overnet.benchmarks.cases.method import Load, Method, import_backend, on_gpu
 from overnet.benchmarks.cases.quality import (
     against_reference,
-    check_picture,
+    check_image,
     make_reference,
     quality_of,
     read_reference,
 )
-from overnet.benchmarks.cases.run import AGAIN, DOING, RESULT, CaseRequest, Progress
+from overnet.benchmarks.cases.run import AGAIN, DOING, RESULT, CaseRequest
 from overnet.benchmarks.cases.workload import batch_of
 from overnet.benchmarks.results import CaseResult, Latency, Power, QualityFigures
 from overnet.errors import OverNetError
+from overnet.types import ImageBatch, Progress
 
 if TYPE_CHECKING:
     from overnet.benchmarks.power.source import PowerSource
@@ -60,16 +61,14 @@ def measure_case(
 ) -> CaseResult:
     """Measure a case in this very process, which should have done nothing else before.
 
-    Parameters
-    ----------
-    imports : imports the libraries that a method needs, and returns what loads it.
-    on_progress : is told what is being done.
-    may_ask_again : whether to give up where an engine had to be built.
+    Args:
+        imports: imports the libraries that a method needs, and returns what loads it.
+        on_progress: is told what is being done.
+        may_ask_again: whether to give up where an engine had to be built.
 
-    Raises
-    ------
-    EngineBuiltError : one had to be; the next process will find it.
-    OverNetError, MemoryError : the method cannot be loaded or fails.
+    Raises:
+        EngineBuiltError: one had to be; the next process will find it.
+        OverNetError, MemoryError: the method cannot be loaded or fails.
     """
     case = request.case
     batch = batch_of(case.width, case.height, case.batch)
@@ -95,8 +94,8 @@ def measure_case(
         latency = _latency(request, method, batch)
         on_progress("throughput", 0, 0)
         measured = None if request.sustained_seconds or meter.source is not None else latency
-        done, power = meter.during(lambda: _pictures_done(request, method, batch, measured))
-        # What comes later upscales other pictures, with other methods, and is not the case's.
+        done, power = meter.during(lambda: _images_done(request, method, batch, measured))
+        # What comes later upscales other images, with other methods, and is not the case's.
         memory = memory_of(
             case,
             before_host_bytes=before_host_bytes,
@@ -112,7 +111,7 @@ def measure_case(
             device=method.device,
             model=method.model,
             latency=latency,
-            pictures_per_second=pictures_per_second(done),
+            images_per_second=images_per_second(done),
             load_ms=load_ms,
             first_ms=first_ms,
             memory=memory,
@@ -120,13 +119,13 @@ def measure_case(
             power=power,
             sustained=sustained_speed(done) if request.sustained_seconds else None,
             multiply_accumulates=method.multiply_accumulates(),
-            warnings=list(dict.fromkeys([*warnings, *meter.warnings, *doubts(latency), *method.take_notes()])),
+            warnings=list(dict.fromkeys([*warnings, *meter.warnings, *doubts(latency), *method.pop_notes()])),
         )
     finally:
         method.close()
 
 
-def _latency(request: CaseRequest, method: Method, batch: Pictures) -> Latency:
+def _latency(request: CaseRequest, method: Method, batch: ImageBatch) -> Latency:
     timed = method.upscale_timed
     return measure_latency(
         lambda: method.upscale(batch),
@@ -136,13 +135,12 @@ def _latency(request: CaseRequest, method: Method, batch: Pictures) -> Latency:
     )
 
 
-def _pictures_done(request: CaseRequest, method: Method, batch: Pictures, latency: Latency | None) -> list[float]:
-    """When each picture was done, with as many on their way as the method takes; see `keep_busy`.
+def _images_done(request: CaseRequest, method: Method, batch: ImageBatch, latency: Latency | None) -> list[float]:
+    """When each image was done, with as many on their way as the method takes; see `keep_busy`.
 
-    Parameters
-    ----------
-    latency : what was measured one batch after the other, and is enough where nothing else has to be measured; None
-        where it has.
+    Args:
+        latency: what was measured one batch after the other, and is enough where nothing else has to be measured; None
+            where it has.
     """
     seconds = request.sustained_seconds or request.seconds
     stream = method.open_stream()
@@ -155,7 +153,7 @@ def _pictures_done(request: CaseRequest, method: Method, batch: Pictures, latenc
     def upscale() -> object:
         return method.upscale(batch)
 
-    return keep_busy(upscale, pictures=len(batch), seconds=seconds, least_runs=request.least_runs)
+    return keep_busy(upscale, images=len(batch), seconds=seconds, least_runs=request.least_runs)
 
 
 def _quality(request: CaseRequest, method: Method) -> QualityFigures:
@@ -164,21 +162,20 @@ def _quality(request: CaseRequest, method: Method) -> QualityFigures:
         reference = read_reference(Path(request.reference_file))
     else:
         model = None if request.model is None else Path(request.model)
-        reference = make_reference(check_picture(case.width, case.height), case.scale, model)
-    if not request.judge_truth:
+        reference = make_reference(check_image(case.width, case.height), case.scale, model)
+    if not request.judge_ground_truth:
         return against_reference(method.upscale_any, reference)
-    truth = None if request.truth is None else Path(request.truth)
-    return quality_of(method.upscale_any, case.scale, reference=reference, truth=truth)
+    ground_truth = None if request.ground_truth is None else Path(request.ground_truth)
+    return quality_of(method.upscale_any, case.scale, reference=reference, ground_truth=ground_truth)
 
 
 class _PowerMeter:
     """What the machine draws, where that is asked for and can be known.
 
-    Attributes
-    ----------
-    source : None where there is none.
-    idle_watts : before anything was loaded.
-    warnings : why there is none, one line each.
+    Attributes:
+        source: None where there is none.
+        idle_watts: before anything was loaded.
+        warnings: why there is none, one line each.
     """
 
     def __init__(self, request: CaseRequest, gpu: int | None) -> None:
@@ -187,7 +184,7 @@ class _PowerMeter:
         self.warnings: list[str] = []
         if not request.measure_power:
             return
-        from overnet.benchmarks.power.record import idle_watts, search_source  # noqa: PLC0415 - not needed without
+        from overnet.benchmarks.power.record import idle_watts, search_source
 
         search = search_source(gpu)
         self.source = search.source
@@ -197,14 +194,14 @@ class _PowerMeter:
             self.idle_watts = idle_watts(search.source, _IDLE_SECONDS)
 
     def during(self, run: Callable[[], list[float]]) -> tuple[list[float], Power | None]:
-        """Call a function that tells when each picture was done, and measure meanwhile."""
+        """Call a function that tells when each image was done, and measure meanwhile."""
         if self.source is None:
             return run(), None
-        from overnet.benchmarks.power.record import record  # noqa: PLC0415
+        from overnet.benchmarks.power.record import record
 
         with record(self.source) as recording:
             done = run()
-        power = recording.power(pictures=len(done), seconds=done[-1], idle_watts=self.idle_watts)
+        power = recording.power(images=len(done), seconds=done[-1], idle_watts=self.idle_watts)
         if recording.failure is not None:
             self.warnings.append(f"power is not measured: {recording.failure}")
         return done, power
@@ -213,9 +210,8 @@ class _PowerMeter:
 def answer(imports: Callable[[CaseRequest], Load] = import_backend) -> None:
     """Read from stdin what to measure, measure it, and say on stdout what came of it: all that this process does.
 
-    Parameters
-    ----------
-    imports : as for `measure_case`.
+    Args:
+        imports: as for `measure_case`.
     """
     # Libraries print on stdout, from C too; what they do goes to stderr from now on.
     reply = os.fdopen(os.dup(1), "w", encoding="utf-8")

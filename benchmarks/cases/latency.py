@@ -1,4 +1,4 @@
-"""How long a method takes, and how many pictures a second it does with as many on their way as it takes.
+"""How long a method takes, and how many images a second it does with as many on their way as it takes.
 
 As trtexec measures: after 200 ms of warming up, at least 10 runs and at least so many seconds. Times are the host's,
 from an array in its memory to an array in its memory; a GPU's own times are taken in runs of their own, because what
@@ -16,8 +16,9 @@ import numpy as np
 
 from overnet.benchmarks.results import Latency, Sustained
 from overnet.benchmarks.timing_stats import doubt, spread
-from overnet.runtime.backends.stream import Frame, Ticket, UpscaleStream
+from overnet.runtime.backends.stream import Ticket, UpscaleStream
 from overnet.runtime.pipeline import run_pipeline
+from overnet.types import Image
 
 if TYPE_CHECKING:
     from overnet.runtime.backends.trt.stage_times import StageTimes
@@ -36,16 +37,14 @@ def measure(
 ) -> list[float]:
     """Time a function again and again.
 
-    Parameters
-    ----------
-    run : what is timed; returns when all of it is done.
-    seconds : how long at least.
-    warm_up_ms : for how long, and at least once, it is run before.
-    least_runs : how many times are taken at least, however long that takes.
+    Args:
+        run: what is timed; returns when all of it is done.
+        seconds: how long at least.
+        warm_up_ms: for how long, and at least once, it is run before.
+        least_runs: how many times are taken at least, however long that takes.
 
-    Returns
-    -------
-    The time of each run in milliseconds, in order.
+    Returns:
+        The time of each run in milliseconds, in order.
     """
     warm = time.perf_counter() + warm_up_ms / 1000
     run()
@@ -77,11 +76,10 @@ def measure_latency(
 ) -> Latency:
     """Measure how long one batch takes, and what of it a GPU spends copying and computing.
 
-    Parameters
-    ----------
-    run : upscales the batch.
-    seconds, least_runs : as for `measure`; of the GPU's own times again as much.
-    run_timed : upscales the batch and tells the GPU's times; None where there are none.
+    Args:
+        run: upscales the batch.
+        seconds, least_runs: as for `measure`; of the GPU's own times again as much.
+        run_timed: upscales the batch and tells the GPU's times; None where there are none.
     """
     samples_ms = measure(run, seconds=seconds, least_runs=least_runs)
     host = spread(samples_ms)
@@ -111,30 +109,28 @@ def doubts(latency: Latency) -> list[str]:
 def keep_busy(
     run: Callable[[], object],
     *,
-    pictures: int,
+    images: int,
     seconds: float,
     warm_up_ms: float = WARM_UP_MS,
     least_runs: int = LEAST_RUNS,
 ) -> list[float]:
     """Run a function without pause: for methods that do one batch after the other.
 
-    Parameters
-    ----------
-    run : upscales a batch.
-    pictures : in a batch.
-    seconds, warm_up_ms, least_runs : as for `measure`.
+    Args:
+        run: upscales a batch.
+        images: in a batch.
+        seconds, warm_up_ms, least_runs: as for `measure`.
 
-    Returns
-    -------
-    When each picture was done, in seconds from the end of the warm-up; those of a batch are done at one time.
+    Returns:
+        When each image was done, in seconds from the end of the warm-up; those of a batch are done at one time.
     """
     samples_ms = measure(run, seconds=seconds, warm_up_ms=warm_up_ms, least_runs=least_runs)
-    return [float(done) for done in np.repeat(np.cumsum(samples_ms) / 1000, pictures)]
+    return [float(done) for done in np.repeat(np.cumsum(samples_ms) / 1000, images)]
 
 
 def keep_stream_busy(
     stream: UpscaleStream,
-    pictures: Sequence[Frame],
+    images: Sequence[Image],
     *,
     seconds: float,
     warm_up_ms: float = WARM_UP_MS,
@@ -144,35 +140,32 @@ def keep_stream_busy(
 
     One thread fills the buffers, as a decoder would; one submits them; one fetches the results and leaves them alone.
 
-    Parameters
-    ----------
-    stream : for the pictures' size; it is stopped afterwards, and the caller closes it.
-    pictures : H x W x 3 uint8 each, taken in turn.
-    seconds, warm_up_ms : as for `measure`.
-    least_runs : how many pictures are counted at least.
+    Args:
+        stream: for the images' size; it is stopped afterwards, and the caller closes it.
+        images: H x W x 3 uint8 each, taken in turn.
+        seconds, warm_up_ms: as for `measure`.
+        least_runs: how many images are counted at least.
 
-    Returns
-    -------
-    When each picture was done, in seconds from when the first after the warm-up was. That one is not among them, so
-    that their number by the last is the number in a second.
+    Returns:
+        When each image was done, in seconds from when the first after the warm-up was. That one is not among them, so
+        that their number by the last is the number in a second.
 
-    Raises
-    ------
-    BackendError, MemoryError : as the stream does.
-    KeyboardInterrupt : at Ctrl-C.
+    Raises:
+        BackendError, MemoryError: as the stream does.
+        KeyboardInterrupt: at Ctrl-C.
     """
     done: list[float] = []
     enough = threading.Event()
-    # When the first picture after the warm-up was done.
+    # When the first image after the warm-up was done.
     counted_from: list[float] = []
 
-    def filled() -> Iterator[Frame]:
+    def filled() -> Iterator[Image]:
         index = 0
         while not enough.is_set():
-            picture, buffer = pictures[index % len(pictures)], stream.buffer()
+            image, buffer = images[index % len(images)], stream.buffer()
             if buffer is not None:
-                np.copyto(buffer, picture)
-            yield picture if buffer is None else buffer
+                np.copyto(buffer, image)
+            yield image if buffer is None else buffer
             index += 1
 
     began = time.perf_counter()
@@ -193,38 +186,34 @@ def keep_stream_busy(
     return done
 
 
-def pictures_per_second(done: Sequence[float]) -> float:
-    """How many pictures a second a method does without pause.
+def images_per_second(done: Sequence[float]) -> float:
+    """How many images a second a method does without pause.
 
-    Parameters
-    ----------
-    done : as `keep_busy` and `keep_stream_busy` give it, at least one.
+    Args:
+        done: as `keep_busy` and `keep_stream_busy` give it, at least one.
 
-    Raises
-    ------
-    ValueError : there is none.
+    Raises:
+        ValueError: there is none.
     """
     if not done:
-        raise ValueError("no picture was done")
+        raise ValueError("no image was done")
     return len(done) / done[-1]
 
 
 def sustained(done: Sequence[float]) -> Sustained:
-    """How the speed held, from when each picture was done.
+    """How the speed held, from when each image was done.
 
-    Each picture is spread evenly over the time that it took, so that a tenth in which none ends is no standstill.
+    Each image is spread evenly over the time that it took, so that a tenth in which none ends is no standstill.
 
-    Parameters
-    ----------
-    done : as for `pictures_per_second`.
+    Args:
+        done: as for `images_per_second`.
 
-    Raises
-    ------
-    ValueError : there is none.
+    Raises:
+        ValueError: there is none.
     """
     if not done:
-        raise ValueError("no picture was done")
-    # Of pictures that were done at one time, the last one's number counts.
+        raise ValueError("no image was done")
+    # Of images that were done at one time, the last one's number counts.
     times, last_of = np.unique(np.asarray(done)[::-1], return_index=True)
     numbers = len(done) - last_of
     edges = np.linspace(0, done[-1], _TENTHS + 1)

@@ -1,4 +1,4 @@
-"""What a method takes of the host's and of a GPU's memory, and how that grows with the picture.
+"""What a method takes of the host's and of a GPU's memory, and how that grows with the image.
 
 The host's memory is a process's largest resident set. It never shrinks, so a case is measured in a process of its own.
 """
@@ -24,7 +24,7 @@ from overnet.system.environment import is_jetson
 
 _STATUS = Path("/proc/self/status")
 
-# A picture alone takes more; what grows by less does not grow, but its figures are not quite equal.
+# An image alone takes more; what grows by less does not grow, but its figures are not quite equal.
 _LEAST_BYTES_PER_PIXEL = 1.0
 
 
@@ -43,7 +43,7 @@ def peak_host_bytes() -> int:
         return int(found[1]) * 1024
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
-    import resource  # noqa: PLC0415 - there is none on Windows
+    import resource
 
     # Not asked first: on Linux it begins with what the process had that started this one.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -56,9 +56,8 @@ class DeviceMemory:
     Where NVIDIA's management library (``pynvml``) knows this process, that is what it says; else by how much less of
     the memory is free, which counts what other programs do meanwhile.
 
-    Parameters
-    ----------
-    device : the GPU, counted from 0 among those that CUDA_VISIBLE_DEVICES leaves.
+    Args:
+        device: the GPU, counted from 0 among those that CUDA_VISIBLE_DEVICES leaves.
     """
 
     def __init__(self, device: int) -> None:
@@ -88,7 +87,7 @@ def _used_by_this_process() -> int | None:
     return None
 
 
-def _in_nvml(pynvml: Any) -> int | None:  # noqa: ANN401 - it has no types
+def _in_nvml(pynvml: Any) -> int | None:
     used = []
     for number in range(pynvml.nvmlDeviceGetCount()):
         handle = pynvml.nvmlDeviceGetHandleByIndex(number)
@@ -110,12 +109,11 @@ def memory_of(
 ) -> Memory:
     """Put together what a case takes.
 
-    Parameters
-    ----------
-    before_host_bytes, peak_bytes : of the host's memory, before the model was loaded and at most.
-    device_bytes : of the GPU's; None without one.
-    activation_bytes : as the engine states it; None where there is none.
-    device : which GPU.
+    Args:
+        before_host_bytes, peak_bytes: of the host's memory, before the model was loaded and at most.
+        device_bytes: of the GPU's; None without one.
+        activation_bytes: as the engine states it; None where there is none.
+        device: which GPU.
     """
     taken = peak_bytes - before_host_bytes
     if device_bytes is not None and not _shares_memory(device):
@@ -141,15 +139,13 @@ def growth(
 
     Methods on a GPU with memory of its own are judged by that, all others by the host's.
 
-    Parameters
-    ----------
-    results : of any cases; those without figures are left out, and methods with fewer than two sizes.
-    available_bytes : of the host's memory.
-    available_device_bytes : of the GPU's own; None without one, or where it shares the host's.
+    Args:
+        results: of any cases; those without figures are left out, and methods with fewer than two sizes.
+        available_bytes: of the host's memory.
+        available_device_bytes: of the GPU's own; None without one, or where it shares the host's.
 
-    Returns
-    -------
-    One a method, precision and scale, in the order of the results. Where no growth is to be seen, there is none.
+    Returns:
+        One a method, precision and scale, in the order of the results. Where no growth is to be seen, there is none.
     """
     points: dict[tuple[str, str, int], dict[int, float]] = {}
     of_device = set()

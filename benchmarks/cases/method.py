@@ -10,25 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from overnet.benchmarks.baselines.registry import load_eager
 from overnet.benchmarks.cases.quality import fp32_onnx
-from overnet.benchmarks.cases.run import CaseRequest, Progress
+from overnet.benchmarks.cases.run import CaseRequest
 from overnet.errors import InputError, MissingDependency, require
 from overnet.evaluation.model_choice import choose_model
 from overnet.files.atomic import printable
-from overnet.runtime.backends.registry import BACKENDS, model_kind
+from overnet.runtime.backends.base import model_kind
+from overnet.runtime.backends.registry import BACKENDS
 from overnet.runtime.backends.stream import UpscaleStream
 from overnet.runtime.models import find_models
 from overnet.runtime.upscaler import Upscaler
 from overnet.system.cuda_device import cuda_device_count
+from overnet.types import ImageBatch, Progress
 from overnet.weights import bundled_checkpoint, bundled_folder
 
 if TYPE_CHECKING:
     from overnet.runtime.backends.trt.stage_times import StageTimes
-
-Pictures = NDArray[np.uint8]
 
 
 def _nothing() -> None:
@@ -39,29 +38,28 @@ def _nothing() -> None:
 class Method:
     """What is measured, loaded and ready.
 
-    Attributes
-    ----------
-    device : what it runs on, for people.
-    model : the model's file name; empty where there is none.
-    upscale : a batch of the case's size, N x H x W x 3 uint8, to N x scale*H x scale*W x 3 uint8.
-    upscale_any : one picture of any size, h x w x 3 uint8, to scale*h x scale*w x 3 uint8.
-    upscale_timed : as `upscale`, but tells the GPU's times; None where there are none.
-    open_stream : for pictures of the case's size; gives None where one after the other is as good.
-    activation_bytes : what the engine states that it needs for intermediate results; None where none does.
-    multiply_accumulates : of one picture of the case's size; None where that is not known.
-    take_notes : the remarks gathered since it was last asked, one line each.
-    close : lets go of everything.
+    Attributes:
+        device: what it runs on, for people.
+        model: the model's file name; empty where there is none.
+        upscale: a batch of the case's size, N x H x W x 3 uint8, to N x scale*H x scale*W x 3 uint8.
+        upscale_any: one image of any size, h x w x 3 uint8, to scale*h x scale*w x 3 uint8.
+        upscale_timed: as `upscale`, but tells the GPU's times; None where there are none.
+        open_stream: for images of the case's size; gives None where one after the other is as good.
+        activation_bytes: what the engine states that it needs for intermediate results; None where none does.
+        multiply_accumulates: of one image of the case's size; None where that is not known.
+        pop_notes: the remarks gathered since it was last asked, one line each.
+        close: lets go of everything.
     """
 
     device: str
     model: str
-    upscale: Callable[[Pictures], Pictures]
-    upscale_any: Callable[[Pictures], Pictures]
-    upscale_timed: Callable[[Pictures], StageTimes] | None = None
+    upscale: Callable[[ImageBatch], ImageBatch]
+    upscale_any: Callable[[ImageBatch], ImageBatch]
+    upscale_timed: Callable[[ImageBatch], StageTimes] | None = None
     open_stream: Callable[[], UpscaleStream | None] = _nothing
     activation_bytes: Callable[[], int | None] = _nothing
     multiply_accumulates: Callable[[], float | None] = _nothing
-    take_notes: Callable[[], list[str]] = list
+    pop_notes: Callable[[], list[str]] = list
     close: Callable[[], None] = _nothing
 
 
@@ -72,9 +70,8 @@ Load = Callable[[Progress], Method]
 def on_gpu(backend: str, provider: str) -> bool:
     """Whether a backend computes on an NVIDIA GPU here.
 
-    Parameters
-    ----------
-    provider : ONNX Runtime's; it says nothing of other backends.
+    Args:
+        provider: ONNX Runtime's; it says nothing of other backends.
     """
     if backend == "onnxruntime":
         return provider != "cpu"
@@ -85,14 +82,12 @@ def on_gpu(backend: str, provider: str) -> bool:
 def import_backend(request: CaseRequest) -> Load:
     """Import the libraries that a case's backend needs, so that what is measured from here on is the model alone.
 
-    Returns
-    -------
-    What loads the model; it raises as `overnet.runtime.upscaler.Upscaler` does, and where it does not upscale by the
-    case's very scale.
+    Returns:
+        What loads the model; it raises as `overnet.runtime.upscaler.Upscaler` does, and where it does not upscale by
+        the case's very scale.
 
-    Raises
-    ------
-    InputError : there is no such backend.
+    Raises:
+        InputError: there is no such backend.
     """
     kind = BACKENDS.get(request.case.method)
     if kind is None:
@@ -106,9 +101,8 @@ def import_backend(request: CaseRequest) -> Load:
 def open_upscaler(request: CaseRequest, on_progress: Progress | None = None) -> Upscaler:
     """Load a case's backend with the model for its precision.
 
-    Raises
-    ------
-    OverNetError : see `overnet.runtime.upscaler.Upscaler`.
+    Raises:
+        OverNetError: see `overnet.runtime.upscaler.Upscaler`.
     """
     model, precision = _chosen(request)
     return Upscaler(
@@ -145,8 +139,8 @@ def _loaded(request: CaseRequest, on_progress: Progress) -> Method:
             f"{kind.name} computes {printable(Path(path.name))} in {backend.precision}, not {case.precision}"
         )
 
-    def take_notes() -> list[str]:
-        return [*remarks, *upscaler.take_notes()]
+    def pop_notes() -> list[str]:
+        return [*remarks, *upscaler.pop_notes()]
 
     def multiply_accumulates() -> float | None:
         return _multiply_accumulates(path, case.scale, case.pixels)
@@ -159,13 +153,13 @@ def _loaded(request: CaseRequest, on_progress: Progress) -> Method:
     return Method(
         device=backend.device,
         model=printable(Path(path.name)),
-        upscale=backend.upscale if whole else lambda pictures: np.stack([upscaler(each) for each in pictures]),
+        upscale=backend.upscale if whole else lambda images: np.stack([upscaler(each) for each in images]),
         upscale_any=upscaler,
         upscale_timed=getattr(backend, "upscale_timed", None) if whole else None,
         open_stream=(lambda: backend.open_stream(case.height, case.width)) if whole else _nothing,
         activation_bytes=activation_bytes,
         multiply_accumulates=multiply_accumulates,
-        take_notes=take_notes,
+        pop_notes=pop_notes,
         close=upscaler.close,
     )
 
@@ -188,7 +182,7 @@ def _chosen(request: CaseRequest) -> tuple[Path | None, str]:
 
 
 def _multiply_accumulates(path: Path, scale: int, pixels: int) -> float | None:
-    """Of one picture of so many pixels; None without onnx."""
+    """Of one image of so many pixels; None without onnx."""
     if model_kind(path) == "checkpoint":
         per_pixel = load_eager(scale, path).multiply_accumulates_per_pixel
         return None if per_pixel is None else per_pixel * pixels
@@ -200,6 +194,6 @@ def _multiply_accumulates(path: Path, scale: int, pixels: int) -> float | None:
         onnx = require("onnx", extra="export", purpose="counting a graph's arithmetic")
     except MissingDependency:
         return None
-    from overnet.export.graph.costs import count_costs  # noqa: PLC0415 - needs onnx
+    from overnet.export.graph.costs import count_costs
 
     return count_costs(onnx.load(str(file))).multiply_accumulates_per_pixel * pixels

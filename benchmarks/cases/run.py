@@ -7,17 +7,17 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from overnet.benchmarks.results import Case, CaseResult
 from overnet.files.checked_json import from_json
-from overnet.system.child_process import child_environment, said_in, why_it_ended
+from overnet.system.child_process import child_environment, exit_reason, parse_json_line
+from overnet.types import Progress
 
 # Told what is being done, how much of it is done, and how much there is (0 where that is not known).
-Progress = Callable[[str, int, int], None]
 
 CHILD: tuple[str, ...] = ("-m", "overnet.benchmarks.cases.child")
 # An engine may be built before, which takes minutes on a small board.
@@ -30,19 +30,19 @@ DOING, RESULT, AGAIN = "doing", "result", "again"
 class CaseRequest:
     """What a process is to measure.
 
-    Attributes
-    ----------
-    case : the method is a backend's name.
-    model : as `overnet.runtime.upscaler.Upscaler` takes it; None for the bundled one.
-    threads, device, provider, slots : as of `overnet.runtime.backends.options.BackendOptions`; the provider is ONNX
-        Runtime's, and nothing to other backends.
-    seconds : that each figure is measured for at least.
-    least_runs : that each is measured by at least.
-    sustained_seconds : how long it is kept busy without pause to see whether the speed holds; 0: not.
-    reference_file : as `overnet.benchmarks.cases.quality.write_reference` writes it; None: it is computed.
-    truth : a folder of real pictures; None for the package's own.
-    judge_truth : whether to judge results on these at all; for further sizes of a method that tells nothing new.
-    measure_power : whether to measure what the machine draws, where that can be known.
+    Attributes:
+        case: the method is a backend's name.
+        model: as `overnet.runtime.upscaler.Upscaler` takes it; None for the bundled one.
+        threads, device, provider, slots: as of `overnet.runtime.backends.base.BackendOptions`; the provider is ONNX
+            Runtime's, and nothing to other backends.
+        seconds: that each figure is measured for at least.
+        least_runs: that each is measured by at least.
+        sustained_seconds: how long it is kept busy without pause to see whether the speed holds; 0: not.
+        reference_file: as `overnet.benchmarks.cases.quality.write_reference` writes it; None: it is computed.
+        ground_truth: a folder of real images; None for the package's own.
+        judge_ground_truth: whether to judge results on these at all; for further sizes of a method that tells nothing
+            new.
+        measure_power: whether to measure what the machine draws, where that can be known.
     """
 
     case: Case
@@ -55,8 +55,8 @@ class CaseRequest:
     least_runs: int = 10
     sustained_seconds: float = 0.0
     reference_file: str | None = None
-    truth: str | None = None
-    judge_truth: bool = True
+    ground_truth: str | None = None
+    judge_ground_truth: bool = True
     measure_power: bool = False
 
     def to_text(self) -> str:
@@ -81,15 +81,14 @@ def run_case(
 
     Where the process had to build an engine first, another one measures: building takes memory of its own.
 
-    Parameters
-    ----------
-    on_progress : is told what is being done. What it raises, and Ctrl-C, end the process before they are raised again.
-    timeout_seconds : after which a process is ended.
-    child : Python's arguments that start the process, which is to call `overnet.benchmarks.cases.child.answer`.
+    Args:
+        on_progress: is told what is being done. What it raises, and Ctrl-C, end the process before they are raised
+            again.
+        timeout_seconds: after which a process is ended.
+        child: Python's arguments that start the process, which is to call `overnet.benchmarks.cases.child.answer`.
 
-    Returns
-    -------
-    The figures; or, where it failed, was killed or took too long, a result whose `error` says why in one line.
+    Returns:
+        The figures; or, where it failed, was killed or took too long, a result whose `error` says why in one line.
     """
     said = _run(request, on_progress, timeout_seconds, child, may_ask_again=True)
     if said.get(AGAIN):
@@ -109,7 +108,7 @@ def _run(
 ) -> dict[str, Any]:
     """Run one process to its end; returns what it said last, or why it said nothing."""
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(  # noqa: S603 - our own command
+        process = subprocess.Popen(
             [sys.executable, *child],
             env=child_environment(),
             stdin=subprocess.PIPE,
@@ -143,7 +142,7 @@ def _run(
             return {"error": f"it took longer than {timeout_seconds:g} s"}
         errors.seek(0)
         complaints = errors.read().decode("utf-8", "replace")
-        return {"error": why_it_ended("the process that measures", code, complaints)}
+        return {"error": exit_reason("the process that measures", code, complaints)}
 
 
 def _conversation(
@@ -159,7 +158,7 @@ def _conversation(
     except BrokenPipeError:
         return None  # it ended before it could listen; its own words say why
     for line in process.stdout:
-        said = said_in(line)
+        said = parse_json_line(line)
         if DOING in said:
             if on_progress is not None:
                 on_progress(str(said[DOING]), int(said["done"]), int(said["total"]))

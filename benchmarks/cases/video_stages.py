@@ -24,15 +24,13 @@ _SUFFIX = ".mp4"
 def make_clip(path: Path, *, width: int, height: int, frames: int = FRAMES) -> None:
     """Write a short video of photographs that move, 25 frames a second, without sound.
 
-    Parameters
-    ----------
-    path : ``.mp4`` or another that `overnet.runtime.video.formats` knows.
-    width, height : in pixels.
-    frames : how many, at least 1.
+    Args:
+        path: ``.mp4`` or another that `overnet.runtime.video.formats` knows.
+        width, height: in pixels.
+        frames: how many, at least 1.
 
-    Raises
-    ------
-    OutputError : this FFmpeg has no encoder for such a file or size.
+    Raises:
+        OutputError: this FFmpeg has no encoder for such a file or size.
     """
     container = output_format(path)
     encoder = find_encoder(None, container)
@@ -41,8 +39,8 @@ def make_clip(path: Path, *, width: int, height: int, frames: int = FRAMES) -> N
         stream.width, stream.height = width, height
         stream.pix_fmt = choose_pixel_format(encoder, width=width, height=height)
         stream.options = quality_options(encoder.name, None, width=width, height=height, rate=_RATE)
-        for picture in workload_frames(width, height, frames):
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for image in workload_frames(width, height, frames):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         output.mux(stream.encode(None))
 
 
@@ -60,17 +58,15 @@ def measure_video(
 
     One frame goes through the upscaler before, so that no engine is built while the time runs.
 
-    Parameters
-    ----------
-    upscaler : for this scale; it is not closed.
-    clip : the video; None makes one of `width` x `height` pixels.
-    frames : that are upscaled, of a longer clip the first.
-    codec : of the result, as of `overnet.runtime.video.writer.VideoWriter`; None for the usual one.
+    Args:
+        upscaler: for this scale; it is not closed.
+        clip: the video; None makes one of `width` x `height` pixels.
+        frames: that are upscaled, of a longer clip the first.
+        codec: of the result, as of `overnet.runtime.video.writer.VideoWriter`; None for the usual one.
 
-    Raises
-    ------
-    InputError, OutputError, BackendError : see `overnet.runtime.upscale_file.upscale_video`.
-    KeyboardInterrupt : at Ctrl-C.
+    Raises:
+        InputError, OutputError, BackendError: see `overnet.runtime.upscale_file.upscale_video`.
+        KeyboardInterrupt: at Ctrl-C.
     """
     with tempfile.TemporaryDirectory(prefix="overnet-bench-") as name:
         folder = Path(name)

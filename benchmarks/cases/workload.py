@@ -1,6 +1,6 @@
-"""The pictures that methods are timed on: photographs that come with the package, side by side up to any size.
+"""The images that methods are timed on: photographs that come with the package, side by side up to any size.
 
-What a network computes does not depend on the picture, but what an encoder does with the result, and how good the
+What a network computes does not depend on the image, but what an encoder does with the result, and how good the
 result is, do. So these are no noise and no flat grey. Needs no torch.
 """
 
@@ -13,36 +13,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overnet.errors import InputError
-from overnet.export.precision.calibration import own_pictures
-
-Picture = NDArray[np.uint8]
+from overnet.export.precision.calibration import own_images
+from overnet.types import Image
 
 # As far as a frame is moved from the one before, in pixels down and to the right: about what a slow pan does.
 _MOVED_ROWS, _MOVED_COLUMNS = 1, 3
 
 
 @cache
-def _photographs() -> tuple[Picture, ...]:
-    return tuple(own_pictures())
+def _photographs() -> tuple[Image, ...]:
+    return tuple(own_images())
 
 
-def picture(width: int, height: int) -> Picture:
-    """A picture with a photograph's content, the same every time.
+def image(width: int, height: int) -> Image:
+    """An image with a photograph's content, the same every time.
 
-    Parameters
-    ----------
-    width, height : in pixels, at least 1.
+    Args:
+        width, height: in pixels, at least 1.
 
-    Returns
-    -------
-    height x width x 3 uint8 RGB, C-contiguous.
+    Returns:
+        height x width x 3 uint8 RGB, C-contiguous.
 
-    Raises
-    ------
-    InputError : one of them is less than 1.
+    Raises:
+        InputError: one of them is less than 1.
     """
     if width < 1 or height < 1:
-        raise InputError(f"a picture of {width}x{height} pixels: both sides must be at least 1")
+        raise InputError(f"an image of {width}x{height} pixels: both sides must be at least 1")
     photographs = _photographs()
     side = photographs[0].shape[0]
     whole = np.empty((height, width, 3), np.uint8)
@@ -58,38 +54,33 @@ def picture(width: int, height: int) -> Picture:
     return whole
 
 
-def frames(width: int, height: int, count: int) -> Iterator[Picture]:
-    """Pictures that differ, each the one before moved a little: what leaves on one side comes back on the other.
+def frames(width: int, height: int, count: int) -> Iterator[Image]:
+    """Images that differ, each the one before moved a little: what leaves on one side comes back on the other.
 
-    Parameters
-    ----------
-    width, height : in pixels, at least 1.
-    count : how many.
+    Args:
+        width, height: in pixels, at least 1.
+        count: how many.
 
-    Returns
-    -------
-    height x width x 3 uint8 RGB each, arrays of their own.
+    Returns:
+        height x width x 3 uint8 RGB each, arrays of their own.
 
-    Raises
-    ------
-    InputError : as for `picture`.
+    Raises:
+        InputError: as for `image`.
     """
-    first = picture(width, height)
+    first = image(width, height)
     for index in range(count):
         yield np.roll(first, (index * _MOVED_ROWS, index * _MOVED_COLUMNS), axis=(0, 1))
 
 
 def batch_of(width: int, height: int, count: int) -> NDArray[np.uint8]:
-    """Several pictures in one array, no two the same: ``np.stack`` of `frames`.
+    """Several images in one array, no two the same: ``np.stack`` of `frames`.
 
-    Returns
-    -------
-    count x height x width x 3 uint8 RGB, C-contiguous.
+    Returns:
+        count x height x width x 3 uint8 RGB, C-contiguous.
 
-    Raises
-    ------
-    InputError : as for `picture`, or `count` is less than 1.
+    Raises:
+        InputError: as for `image`, or `count` is less than 1.
     """
     if count < 1:
-        raise InputError(f"a batch of {count} pictures; at least 1 is needed")
+        raise InputError(f"a batch of {count} images; at least 1 is needed")
     return np.stack(list(frames(width, height, count)))

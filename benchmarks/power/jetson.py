@@ -46,10 +46,9 @@ _NVPMODEL_SECONDS = 10
 class JetsonBoard:
     """What a Jetson says besides its power.
 
-    Parameters
-    ----------
-    root : of the file system.
-    nvpmodel : the command that says which power mode is set.
+    Args:
+        root: of the file system.
+        nvpmodel: the command that says which power mode is set.
     """
 
     def __init__(self, root: Path, nvpmodel: str = "nvpmodel") -> None:
@@ -93,9 +92,7 @@ class JetsonBoard:
     def power_mode(self) -> str | None:
         """The power mode's name, such as ``"MAXN"``; its number is another mode on another board."""
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            asked = subprocess.run(  # noqa: S603 - the board's own command
-                [self._nvpmodel, "-q"], capture_output=True, timeout=_NVPMODEL_SECONDS, check=False
-            )
+            asked = subprocess.run([self._nvpmodel, "-q"], capture_output=True, timeout=_NVPMODEL_SECONDS, check=False)
             return parse_power_mode(asked.stdout.decode("utf-8", "replace"))
         return None
 
@@ -151,10 +148,9 @@ class RailSource(PowerSource):
 def find_board(root: Path, nvpmodel: str = "nvpmodel") -> JetsonBoard | None:
     """The board, where this is a Jetson.
 
-    Parameters
-    ----------
-    root : of the file system.
-    nvpmodel : see `JetsonBoard`.
+    Args:
+        root: of the file system.
+        nvpmodel: see `JetsonBoard`.
     """
     # The model's name does not always say Jetson: "NVIDIA Orin Nano Developer Kit" is one.
     chips = [read_text(root / folder / "compatible") or "" for folder in _DEVICE_TREES]
@@ -164,9 +160,8 @@ def find_board(root: Path, nvpmodel: str = "nvpmodel") -> JetsonBoard | None:
 def find_rails(board: JetsonBoard) -> RailSource:
     """The board's power monitors.
 
-    Raises
-    ------
-    BackendError : there are none, or they cannot be read.
+    Raises:
+        BackendError: there are none, or they cannot be read.
     """
     rails = _rails(board.root)
     if not rails:

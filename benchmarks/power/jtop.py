@@ -23,10 +23,9 @@ _END_SECONDS = 5.0
 class JtopSource(PowerSource):
     """jtop's service.
 
-    Parameters
-    ----------
-    board : says what jtop is not asked.
-    covers, power_mode : see `PowerSource`.
+    Args:
+        board: says what jtop is not asked.
+        covers, power_mode: see `PowerSource`.
     """
 
     def __init__(self, board: JetsonBoard, covers: str, power_mode: str | None) -> None:
@@ -57,10 +56,9 @@ class JtopSource(PowerSource):
 def find_jtop(board: JetsonBoard) -> JtopSource:
     """jtop's service, tried once.
 
-    Raises
-    ------
-    BackendError : it does not run, does not let us in, or says nothing of power.
-    MissingDependency : jetson-stats is not installed.
+    Raises:
+        BackendError: it does not run, does not let us in, or says nothing of power.
+        MissingDependency: jetson-stats is not installed.
     """
     with _connected(_SLOWEST_SECONDS) as client:
         total = total_power(rails_of(client.power)) if _is_ok(client) else None
@@ -114,12 +112,11 @@ def _connected(interval_seconds: float) -> Iterator[Any]:
         client.join(_END_SECONDS)
 
 
-def _is_ok(client: Any) -> bool:  # noqa: ANN401 - jtop's own
+def _is_ok(client: Any) -> bool:
     """Whether there are new values; waits for them.
 
-    Raises
-    ------
-    BackendError : the service is gone.
+    Raises:
+        BackendError: the service is gone.
     """
     jtop = importlib.import_module("jtop")
     try:

@@ -36,11 +36,10 @@ SLOWDOWN_REASONS = {
 class NvmlSource(PowerSource):
     """One card.
 
-    Parameters
-    ----------
-    nvml : the module ``pynvml``.
-    bus_id : of the card, such as ``"0000:01:00.0"``.
-    power_mode : see `PowerSource`.
+    Args:
+        nvml: the module ``pynvml``.
+        bus_id: of the card, such as ``"0000:01:00.0"``.
+        power_mode: see `PowerSource`.
     """
 
     def __init__(self, nvml: ModuleType, bus_id: str, power_mode: str | None) -> None:
@@ -54,7 +53,7 @@ class NvmlSource(PowerSource):
             handle = self._nvml.nvmlDeviceGetHandleByPciBusId(self._bus_id)
             yield from paced(lambda: self._read(handle), stop, interval_seconds)
 
-    def _read(self, handle: Any) -> Reading:  # noqa: ANN401 - NVML's own
+    def _read(self, handle: Any) -> Reading:
         nvml = self._nvml
         # What a card does not tell is left out, but not its power: without that the source is of no use.
         watts = nvml.nvmlDeviceGetPowerUsage(handle) / 1e3
@@ -75,7 +74,7 @@ class NvmlSource(PowerSource):
             slowed_by=None if reasons is None else frozenset(_words(reasons)),
         )
 
-    def _celsius(self, handle: Any) -> float:  # noqa: ANN401 - NVML's own
+    def _celsius(self, handle: Any) -> float:
         nvml = self._nvml
         # The newer call is not in drivers and packages before 2025, and the older one goes with CUDA 14.
         newer = getattr(nvml, "nvmlDeviceGetTemperatureV", None)
@@ -95,15 +94,13 @@ class NvmlSource(PowerSource):
 def find_nvml(gpu: int, bus_id: Callable[[int], str | None] = pci_bus_id) -> NvmlSource:
     """A card by the number that CUDA gives it.
 
-    Parameters
-    ----------
-    gpu : as everywhere here: counted among those that ``CUDA_VISIBLE_DEVICES`` leaves, which NVML knows nothing of.
-    bus_id : tells a card's PCI bus by that number, or None where there is no such card.
+    Args:
+        gpu: as everywhere here: counted among those that ``CUDA_VISIBLE_DEVICES`` leaves, which NVML knows nothing of.
+        bus_id: tells a card's PCI bus by that number, or None where there is no such card.
 
-    Raises
-    ------
-    BackendError : there is no such card, or it does not tell its power.
-    MissingDependency : nvidia-ml-py is not installed.
+    Raises:
+        BackendError: there is no such card, or it does not tell its power.
+        MissingDependency: nvidia-ml-py is not installed.
     """
     nvml = require("pynvml", extra=_EXTRA, purpose=_PURPOSE)
     address = bus_id(gpu)
@@ -123,9 +120,8 @@ def find_nvml(gpu: int, bus_id: Callable[[int], str | None] = pci_bus_id) -> Nvm
 def opened(nvml: ModuleType) -> Iterator[None]:
     """NVML ready for use, and given back afterwards; may be opened several times at once.
 
-    Raises
-    ------
-    BackendError : there is no driver.
+    Raises:
+        BackendError: there is no driver.
     """
     with _translated(nvml):
         nvml.nvmlInit()

@@ -23,9 +23,8 @@ _PARTS_OF = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
 def total_power(rails_milliwatts: Mapping[str, float]) -> tuple[float, str] | None:
     """The power of a board in watts, and what that covers, in words; None where no rail is known.
 
-    Parameters
-    ----------
-    rails_milliwatts : by rail. May be below 0 a little: Thor's GPU rail is when it is off.
+    Args:
+        rails_milliwatts: by rail. May be below 0 a little: Thor's GPU rail is when it is off.
     """
     for name, words in _TOTALS.items():
         if name in rails_milliwatts:

@@ -31,9 +31,8 @@ _PROCESSOR_SENSORS = {"coretemp": "Package", "k10temp": "Tctl", "zenpower": "Tct
 class EnergyCounter:
     """One counter of the processor, which starts anew when it is full.
 
-    Parameters
-    ----------
-    zone : its folder.
+    Args:
+        zone: its folder.
     """
 
     def __init__(self, zone: Path) -> None:
@@ -45,9 +44,8 @@ class EnergyCounter:
     def read_joules(self) -> float:
         """The energy since the first call, in joules; right as long as the counter starts anew once a call at most.
 
-        Raises
-        ------
-        BackendError : the counter cannot be read.
+        Raises:
+            BackendError: the counter cannot be read.
         """
         try:
             now = int(self._file.read_text(encoding="ascii"))
@@ -68,11 +66,10 @@ class EnergyCounter:
 class RaplSource(PowerSource):
     """The counters of all processors, and of their memory where that has its own.
 
-    Parameters
-    ----------
-    root : of the file system.
-    zones : the counters' folders.
-    covers : see `PowerSource`.
+    Args:
+        root: of the file system.
+        zones: the counters' folders.
+        covers: see `PowerSource`.
     """
 
     def __init__(self, root: Path, zones: list[Path], covers: str) -> None:
@@ -116,13 +113,11 @@ class RaplSource(PowerSource):
 def find_rapl(root: Path) -> RaplSource:
     """The counters of this machine.
 
-    Parameters
-    ----------
-    root : of the file system.
+    Args:
+        root: of the file system.
 
-    Raises
-    ------
-    BackendError : there are none, or they may not be read; the message says which.
+    Raises:
+        BackendError: there are none, or they may not be read; the message says which.
     """
     # `intel-rapl-mmio` would be the same packages once more, and `psys` is another part of the machine on each model.
     packages = [zone for zone in sorted((root / _ZONES).glob("intel-rapl:*")) if _is(zone, "package")]

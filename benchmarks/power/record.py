@@ -6,7 +6,7 @@ As in::
     idle = idle_watts(source, 3.0)
     with record(source) as recording:
         ...
-    power = recording.power(pictures=100, seconds=10.0, idle_watts=idle)
+    power = recording.power(images=100, seconds=10.0, idle_watts=idle)
 
 where the source is None on a machine that tells nothing; `why_no_source` says why.
 """
@@ -39,10 +39,9 @@ _PATIENCE_SECONDS = 30.0
 class Search:
     """What a search for a source came to.
 
-    Attributes
-    ----------
-    source : the best that works; None where none does.
-    reasons : why others before it do not, one line each.
+    Attributes:
+        source: the best that works; None where none does.
+        reasons: why others before it do not, one line each.
     """
 
     source: PowerSource | None
@@ -57,11 +56,10 @@ def search_source(
     On a Jetson that is the whole board, whatever runs: by its monitors in sysfs, which need no other program, then
     ``tegrastats``, then jtop. Elsewhere it is what does the work: the graphics card by NVML, or the processor by RAPL.
 
-    Parameters
-    ----------
-    gpu : that does the work, as CUDA numbers them; None: the CPU does.
-    root : of the file system.
-    tegrastats, nvpmodel : a Jetson's own commands.
+    Args:
+        gpu: that does the work, as CUDA numbers them; None: the CPU does.
+        root: of the file system.
+        tegrastats, nvpmodel: a Jetson's own commands.
     """
     board = find_board(root, nvpmodel)
     candidates: list[Callable[[], PowerSource]]
@@ -89,9 +87,8 @@ def search_source(
 def why_no_source(gpu: int | None) -> str | None:
     """Why no source of power works on this machine, in one line; None where one does.
 
-    Parameters
-    ----------
-    gpu : as for `search_source`.
+    Args:
+        gpu: as for `search_source`.
     """
     found = search_source(gpu)
     return None if found.source is not None else "; ".join(found.reasons)
@@ -100,9 +97,8 @@ def why_no_source(gpu: int | None) -> str | None:
 class Recording:
     """What a source says while something runs; see `record`.
 
-    Attributes
-    ----------
-    failure : why there are no figures, in one line; None where there are.
+    Attributes:
+        failure: why there are no figures, in one line; None where there are.
     """
 
     def __init__(self, source: PowerSource, interval_seconds: float) -> None:
@@ -148,21 +144,19 @@ class Recording:
         finally:
             self._started.set()
 
-    def power(self, *, pictures: int, seconds: float, idle_watts: float | None = None) -> Power | None:
+    def power(self, *, images: int, seconds: float, idle_watts: float | None = None) -> Power | None:
         """What it comes to, after the recording; None where there is no figure (`failure` says why).
 
-        Parameters
-        ----------
-        pictures : that were done.
-        seconds : that they took.
-        idle_watts : before it, to be noted beside it; it is not taken off.
+        Args:
+            images: that were done.
+            seconds: that they took.
+            idle_watts: before it, to be noted beside it; it is not taken off.
 
-        Raises
-        ------
-        ValueError : there was no picture, or no time.
+        Raises:
+            ValueError: there was no image, or no time.
         """
-        if pictures < 1 or seconds <= 0:
-            raise ValueError(f"{pictures} pictures in {seconds} s; at least one, in some time, is needed")
+        if images < 1 or seconds <= 0:
+            raise ValueError(f"{images} images in {seconds} s; at least one, in some time, is needed")
         readings = list(self._readings)
         watts = self._watts(readings)
         if watts is None:
@@ -174,7 +168,7 @@ class Recording:
             samples=sum(reading.watts is not None or reading.joules is not None for reading in readings),
             mean_watts=mean,
             largest_watts=largest,
-            joules_per_picture=mean * seconds / pictures,
+            joules_per_image=mean * seconds / images,
             idle_watts=idle_watts,
             clocks_mhz=_means(readings),
             temperatures_celsius=_largest_temperatures(readings),
@@ -215,9 +209,8 @@ def record(source: PowerSource, interval_seconds: float = 0.1) -> Iterator[Recor
 
     A source that fails meanwhile does not disturb the block: `Recording.failure` says so.
 
-    Parameters
-    ----------
-    interval_seconds : between readings.
+    Args:
+        interval_seconds: between readings.
     """
     recording = Recording(source, interval_seconds)
     try:
@@ -230,9 +223,8 @@ def record(source: PowerSource, interval_seconds: float = 0.1) -> Iterator[Recor
 def idle_watts(source: PowerSource, seconds: float) -> float | None:
     """The mean power while this program does nothing; None where the source fails.
 
-    Parameters
-    ----------
-    seconds : how long to wait and read.
+    Args:
+        seconds: how long to wait and read.
     """
     with record(source) as recording:
         time.sleep(seconds)
@@ -242,9 +234,8 @@ def idle_watts(source: PowerSource, seconds: float) -> float | None:
 def energy_watts(readings: Sequence[Reading], interval_seconds: float) -> tuple[float, float] | None:
     """Mean and largest power, in watts, by an energy counter; None without one that moves.
 
-    Parameters
-    ----------
-    interval_seconds : that readings are apart; two that are much nearer say little about the largest power.
+    Args:
+        interval_seconds: that readings are apart; two that are much nearer say little about the largest power.
     """
     points = [(reading.at_seconds, reading.joules) for reading in readings if reading.joules is not None]
     if len(points) < 2 or points[-1][0] <= points[0][0] or points[-1][1] <= points[0][1]:

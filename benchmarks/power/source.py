@@ -17,14 +17,13 @@ _OFFLINE_CELSIUS = -200.0
 class Reading:
     """What a source says at one moment.
 
-    Attributes
-    ----------
-    watts : drawn at that moment; None where the source has an energy counter only.
-    joules : of an energy counter that only grows, from any start; None where there is none.
-    clocks_mhz : by part, such as ``{"gpu": 918.0}``.
-    temperatures_celsius : by sensor.
-    slowed_by : what holds the machine back at that moment, in words; None where that cannot be seen.
-    at_seconds : when, by `time.perf_counter`.
+    Attributes:
+        watts: drawn at that moment; None where the source has an energy counter only.
+        joules: of an energy counter that only grows, from any start; None where there is none.
+        clocks_mhz: by part, such as ``{"gpu": 918.0}``.
+        temperatures_celsius: by sensor.
+        slowed_by: what holds the machine back at that moment, in words; None where that cannot be seen.
+        at_seconds: when, by `time.perf_counter`.
     """
 
     watts: float | None = None
@@ -38,11 +37,10 @@ class Reading:
 class PowerSource(ABC):
     """Something that power can be read from.
 
-    Attributes
-    ----------
-    name : such as ``"RAPL"``.
-    covers : what the power is of, in words.
-    power_mode : that the machine was set to, such as ``"MAXN"``; None where there is no such thing.
+    Attributes:
+        name: such as ``"RAPL"``.
+        covers: what the power is of, in words.
+        power_mode: that the machine was set to, such as ``"MAXN"``; None where there is no such thing.
     """
 
     def __init__(self, name: str, covers: str, power_mode: str | None = None) -> None:
@@ -54,14 +52,12 @@ class PowerSource(ABC):
     def readings(self, stop: Event, interval_seconds: float) -> Generator[Reading, None, None]:
         """Read until told to stop; what was opened for it is closed when the generator ends or is closed.
 
-        Parameters
-        ----------
-        stop : is set, by another thread, when the last reading is to be made.
-        interval_seconds : between readings.
+        Args:
+            stop: is set, by another thread, when the last reading is to be made.
+            interval_seconds: between readings.
 
-        Raises
-        ------
-        BackendError : it cannot be read, or no longer.
+        Raises:
+            BackendError: it cannot be read, or no longer.
         """
 
     def slowdowns(self) -> dict[str, int] | None:
@@ -100,9 +96,8 @@ def read_number(path: Path) -> int | None:
 def hardware_monitors(root: Path) -> list[tuple[str, Path]]:
     """The kernel's hardware monitors: a driver's name, and its folder in sysfs.
 
-    Parameters
-    ----------
-    root : of the file system.
+    Args:
+        root: of the file system.
     """
     folders = sorted((root / "sys/class/hwmon").glob("hwmon*"))
     return [(read_text(folder / "name") or read_text(folder / "device/name") or "", folder) for folder in folders]
@@ -111,9 +106,8 @@ def hardware_monitors(root: Path) -> list[tuple[str, Path]]:
 def read_celsius(sensors: list[tuple[str, Path]]) -> dict[str, float]:
     """Temperatures by sensor, without those that are off or cannot be read.
 
-    Parameters
-    ----------
-    sensors : names, and files of thousandths of a degree.
+    Args:
+        sensors: names, and files of thousandths of a degree.
     """
     read = {name: value / 1000 for name, file in sensors if (value := read_number(file)) is not None}
     return {name: celsius for name, celsius in read.items() if is_temperature(celsius)}

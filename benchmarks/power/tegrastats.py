@@ -45,11 +45,10 @@ _END_SECONDS = 2.0
 class TegrastatsLine:
     """What one line says.
 
-    Attributes
-    ----------
-    rails_milliwatts : at that moment, by rail.
-    temperatures_celsius : by sensor, in small letters.
-    clocks_mhz : of ``"gpu"`` (its fastest cluster) and ``"cpu"`` (mean of the cores that are on).
+    Attributes:
+        rails_milliwatts: at that moment, by rail.
+        temperatures_celsius: by sensor, in small letters.
+        clocks_mhz: of ``"gpu"`` (its fastest cluster) and ``"cpu"`` (mean of the cores that are on).
     """
 
     rails_milliwatts: dict[str, float] = field(default_factory=dict)
@@ -90,11 +89,10 @@ def _clocks(value: str) -> list[str]:
 class TegrastatsSource(PowerSource):
     """``tegrastats``, which is started for each recording and ended with it.
 
-    Parameters
-    ----------
-    board : says what tegrastats does not.
-    command : the program.
-    covers : see `PowerSource`.
+    Args:
+        board: says what tegrastats does not.
+        command: the program.
+        covers: see `PowerSource`.
     """
 
     def __init__(self, board: JetsonBoard, command: str, covers: str) -> None:
@@ -123,9 +121,8 @@ class TegrastatsSource(PowerSource):
 def find_tegrastats(board: JetsonBoard, command: str = "tegrastats") -> TegrastatsSource:
     """``tegrastats``, tried once.
 
-    Raises
-    ------
-    BackendError : it is not here, or says nothing of power.
+    Raises:
+        BackendError: it is not here, or says nothing of power.
     """
     with contextlib.closing(_lines(command, Event(), _POLL_SECONDS)) as lines:
         total = total_power(parse_line(next(lines)).rails_milliwatts)
@@ -137,14 +134,13 @@ def find_tegrastats(board: JetsonBoard, command: str = "tegrastats") -> Tegrasta
 def _lines(command: str, stop: Event, interval_seconds: float) -> Generator[str, None, None]:
     """What the program writes, line by line, until told to stop; it is ended with the generator.
 
-    Raises
-    ------
-    BackendError : it cannot be started, ended by itself, or says nothing any more.
+    Raises:
+        BackendError: it cannot be started, ended by itself, or says nothing any more.
     """
     milliseconds = max(1, round(1000 * interval_seconds))
     try:
         # In a session of its own Ctrl-C does not reach it: it is ended here, after what was measured is kept.
-        process = subprocess.Popen(  # noqa: S603 - the board's own command
+        process = subprocess.Popen(
             [command, "--interval", str(milliseconds)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

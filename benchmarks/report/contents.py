@@ -1,6 +1,6 @@
 """What a report of a run says, as tables of plain text: the same in HTML, in Markdown and in a terminal.
 
-A speed is shown only beside its quality. An upscaler that may give any picture can be as fast as one likes, so where a
+A speed is shown only beside its quality. An upscaler that may give any image can be as fast as one likes, so where a
 case has no figure of its quality, none that tells its speed is in any table.
 """
 
@@ -36,7 +36,7 @@ _CASE_COLUMNS = [
 
 
 def has_quality(result: CaseResult) -> bool:
-    """Whether there is any figure of how good a case's pictures are, without which its speed is not shown."""
+    """Whether there is any figure of how good a case's images are, without which its speed is not shown."""
     return result.quality is not None and result.quality.words != NOTHING
 
 
@@ -55,8 +55,8 @@ def quality_words(quality: QualityFigures | None) -> str:
     if quality is None or quality.words == NOTHING:
         return "no PSNR"
     words = [quality.words]
-    if quality.truth_psnr_db is not None and "truth" not in quality.words:
-        words.append(f"{quality.truth_psnr_db:.2f} dB to the truth")
+    if quality.ground_truth_psnr_db is not None and "ground truth" not in quality.words:
+        words.append(f"{quality.ground_truth_psnr_db:.2f} dB to the ground truth")
     return ", ".join(words)
 
 
@@ -93,24 +93,24 @@ def summary_table(run: BenchmarkRun) -> Table:
         own = [
             _speed(result, figure(result.latency.host.p50_ms)),
             _speed(result, figure(result.latency.host.p99_ms)),
-            _speed(result, figure(result.pictures_per_second)),
+            _speed(result, figure(result.images_per_second)),
             to_reference(quality),
-            decibels(quality.truth_psnr_db if quality else None),
+            decibels(quality.ground_truth_psnr_db if quality else None),
             memory_text(memory.peak_host_bytes if memory else None),
             memory_text(memory.device_bytes if memory else None),
-            _speed(result, figure(power.joules_per_picture if power else None)),
+            _speed(result, figure(power.joules_per_image if power else None)),
             result.device or NOTHING,
         ]
         rows.append((result, own))
     columns = [
         Column("Median", "ms"),
         Column("p99", "ms"),
-        Column("Pictures/s"),
+        Column("Images/s"),
         Column("To the reference", "dB"),
-        Column("To the truth", "dB"),
+        Column("To the ground truth", "dB"),
         Column("Peak memory"),
         Column("GPU memory"),
-        Column("Energy", "J/picture"),
+        Column("Energy", "J/image"),
         Column("Device", numeric=False),
     ]
     return _case_table("At a glance", columns, rows, *_quality_notes(run))
@@ -124,8 +124,8 @@ def _quality_notes(run: BenchmarkRun) -> list[str]:
     )
     if references:
         notes.append(f"Reference: {', '.join(references)}.")
-    if truths := dict.fromkeys(each.truth for each in qualities if each.truth):
-        notes.append(f"Truth: {', '.join(truths)}.")
+    if ground_truths := dict.fromkeys(each.ground_truth for each in qualities if each.ground_truth):
+        notes.append(f"Ground truth: {', '.join(ground_truths)}.")
     return notes
 
 
@@ -137,13 +137,11 @@ def latency_table(run: BenchmarkRun) -> Table:
             host = result.latency.host
             times = [host.p50_ms, host.p90_ms, host.p95_ms, host.p99_ms, host.mean_ms, host.minimum_ms]
             own = [_speed(result, figure(each)) for each in times]
-            own += [percent(host.deviation_percent), str(host.runs), _speed(result, figure(result.pictures_per_second))]
+            own += [percent(host.deviation_percent), str(host.runs), _speed(result, figure(result.images_per_second))]
             rows.append((result, own))
     columns = [Column(name, "ms") for name in ("Median", "p90", "p95", "p99", "Mean", "Minimum")]
-    columns += [Column("Deviation"), Column("Runs"), Column("Pictures/s")]
-    note = (
-        "Milliseconds a batch, from an array in the host's memory to an array in the host's memory; pictures a second"
-    )
+    columns += [Column("Deviation"), Column("Runs"), Column("Images/s")]
+    note = "Milliseconds a batch, from an array in the host's memory to an array in the host's memory; images a second"
     return _case_table(
         "Latency and throughput", columns, rows, f"{note} with as many on their way as the method takes."
     )
@@ -168,13 +166,13 @@ def gpu_table(run: BenchmarkRun) -> Table:
 
 
 def start_table(run: BenchmarkRun) -> Table:
-    """How long it takes until the first picture is there."""
+    """How long it takes until the first image is there."""
     rows = []
     for result in in_order(run.results):
         if result.load_ms is not None or result.first_ms is not None:
             times = [result.load_ms, result.first_ms]
             rows.append((result, [_speed(result, figure(each)) for each in times]))
-    columns = [Column("Load", "ms"), Column("First picture", "ms")]
+    columns = [Column("Load", "ms"), Column("First image", "ms")]
     return _case_table("Start", columns, rows, "Load: from the model's file to a method that is ready.")
 
 
@@ -204,7 +202,7 @@ def memory_table(run: BenchmarkRun) -> Table:
 
 
 def quality_table(run: BenchmarkRun) -> Table:
-    """How good the pictures are."""
+    """How good the images are."""
     rows = []
     for result in in_order(run.results):
         quality = result.quality
@@ -213,14 +211,14 @@ def quality_table(run: BenchmarkRun) -> Table:
             own = [
                 to_reference(quality),
                 NOTHING if levels is None else str(levels),
-                decibels(quality.truth_psnr_db),
-                NOTHING if quality.truth_ssim is None else f"{quality.truth_ssim:.4f}",
+                decibels(quality.ground_truth_psnr_db),
+                NOTHING if quality.ground_truth_ssim is None else f"{quality.ground_truth_ssim:.4f}",
             ]
             rows.append((result, own))
     columns = [
         Column("To the reference", "dB"),
         Column("Largest difference", "levels"),
-        Column("To the truth", "dB"),
+        Column("To the ground truth", "dB"),
         Column("SSIM"),
     ]
     return _case_table("Quality", columns, rows, *_quality_notes(run))
@@ -234,7 +232,7 @@ def peak_table(run: BenchmarkRun) -> Table:
             share = None if result.share_of_peak is None else 100 * result.share_of_peak
             own = [figure(result.multiply_accumulates / 1e9), _speed(result, percent(share))]
             rows.append((result, own))
-    columns = [Column("Multiply-accumulates", "G/picture"), Column("Share of peak")]
+    columns = [Column("Multiply-accumulates", "G/image"), Column("Share of peak")]
     notes = [
         f"{peak.device}: at most {figure(peak.gflops_fp32)} GFLOP/s in float32 and "
         f"{figure(peak.copy_gigabytes_per_second)} GB/s, measured by {peak.measured_by}."
@@ -253,7 +251,7 @@ def power_table(run: BenchmarkRun) -> Table:
         Column("Mean", "W"),
         Column("Largest", "W"),
         Column("Idle", "W"),
-        Column("Energy", "J/picture"),
+        Column("Energy", "J/image"),
         Column("Clocks", "MHz", numeric=False),
         Column("Warmest", "°C", numeric=False),
         Column("Power mode", numeric=False),
@@ -270,7 +268,7 @@ def _power_cells(result: CaseResult, power: Power) -> list[str]:
         figure(power.mean_watts),
         figure(power.largest_watts),
         figure(power.idle_watts),
-        _speed(result, figure(power.joules_per_picture)),
+        _speed(result, figure(power.joules_per_image)),
         ", ".join(f"{name} {clock:.0f}" for name, clock in power.clocks_mhz.items()) or NOTHING,
         ", ".join(f"{name} {degrees:.0f}" for name, degrees in power.temperatures_celsius.items()) or NOTHING,
         power.power_mode or NOTHING,
@@ -282,7 +280,7 @@ def sustained_table(run: BenchmarkRun) -> Table:
     """How the speed holds without pause."""
     rows = []
     for result in in_order(run.results):
-        tenths = result.sustained.pictures_per_second if result.sustained else []
+        tenths = result.sustained.images_per_second if result.sustained else []
         if result.sustained is not None and tenths:
             change = 100 * (tenths[-1] / tenths[0] - 1) if tenths[0] else None
             speeds = [figure(tenths[0]), figure(tenths[-1]), figure(min(tenths))]
@@ -290,44 +288,47 @@ def sustained_table(run: BenchmarkRun) -> Table:
             rows.append((result, [own[0], *(_speed(result, each) for each in own[1:])]))
     columns = [
         Column("Without pause", "s"),
-        Column("First tenth", "pictures/s"),
-        Column("Last tenth", "pictures/s"),
-        Column("Slowest tenth", "pictures/s"),
+        Column("First tenth", "images/s"),
+        Column("Last tenth", "images/s"),
+        Column("Slowest tenth", "images/s"),
         Column("Last by first"),
     ]
     return _case_table("How the speed holds", columns, rows)
 
 
 def ratio_table(run: BenchmarkRun) -> Table:
-    """How many times as fast each case is as its rivals."""
+    """How many times as fast each case is as its baselines."""
     results = {result.case: result for result in run.results}
     rows = []
     hidden = False
     for ratio in sorted(run.ratios, key=lambda each: (each.case.scale, each.case.pixels, each.case.batch)):
-        both = [results.get(ratio.case), results.get(ratio.rival)]
+        both = [results.get(ratio.case), results.get(ratio.baseline)]
         qualities = [result.quality if result else None for result in both]
         if all(result is not None and has_quality(result) for result in both):
             figures = [f"{figure(ratio.times_as_fast)}x", f"{figure(ratio.low)} to {figure(ratio.high)}"]
         else:
             figures, hidden = [NO_QUALITY, NO_QUALITY], True
-        psnr = [to_reference(qualities[0]), *(decibels(each.truth_psnr_db if each else None) for each in qualities)]
-        rows.append([*_case_cells(ratio.case), ratio.rival.name, *figures, str(ratio.rounds), *psnr])
+        psnr = [
+            to_reference(qualities[0]),
+            *(decibels(each.ground_truth_psnr_db if each else None) for each in qualities),
+        ]
+        rows.append([*_case_cells(ratio.case), ratio.baseline.name, *figures, str(ratio.rounds), *psnr])
     columns = [
         *_CASE_COLUMNS,
-        Column("Rival", numeric=False),
+        Column("Baseline", numeric=False),
         Column("Times as fast"),
         Column("95% interval"),
         Column("Rounds"),
         Column("To the reference", "dB"),
-        Column("To the truth", "dB"),
-        Column("Rival to the truth", "dB"),
+        Column("To the ground truth", "dB"),
+        Column("Baseline to the ground truth", "dB"),
     ]
     note = "Medians of runs that took turns in one process. Below 1x: slower; around 1: no difference."
-    return table("Against rivals", columns, rows, note, _WITHOUT_QUALITY if hidden else "")
+    return table("Against baselines", columns, rows, note, _WITHOUT_QUALITY if hidden else "")
 
 
 def growth_table(run: BenchmarkRun) -> Table:
-    """How memory grows with the picture."""
+    """How memory grows with the image."""
     rows = [
         [
             f"{growth.method} {growth.precision}",
@@ -379,7 +380,7 @@ def video_table(run: BenchmarkRun) -> Table:
                 video.held_back_by,
                 video.codec,
                 to_reference(quality),
-                decibels(quality.truth_psnr_db if quality else None),
+                decibels(quality.ground_truth_psnr_db if quality else None),
             ]
         )
     columns = [
@@ -391,7 +392,7 @@ def video_table(run: BenchmarkRun) -> Table:
         Column("Held back by", numeric=False),
         Column("Codec", numeric=False),
         Column("To the reference", "dB"),
-        Column("To the truth", "dB"),
+        Column("To the ground truth", "dB"),
     ]
     note = "Each stage by itself, and all of them together."
     return table("Video", columns, rows, note, _WITHOUT_QUALITY if hidden else "")

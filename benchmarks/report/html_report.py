@@ -31,14 +31,12 @@ _COMMON_COLUMNS = ("Scale", "Input", "Batch")
 def html_report(run: BenchmarkRun, comparison: RunComparison | None = None) -> str:
     """Make the report.
 
-    Parameters
-    ----------
-    run : what was measured. Without matplotlib, the report says so in place of its plots.
-    comparison : with an older run; a table of its own, before all others.
+    Args:
+        run: what was measured. Without matplotlib, the report says so in place of its plots.
+        comparison: with an older run; a table of its own, before all others.
 
-    Returns
-    -------
-    A whole HTML document, to be written as UTF-8.
+    Returns:
+        A whole HTML document, to be written as UTF-8.
     """
     template = files("overnet.benchmarks.report") / "template"
     style, script, page = (
@@ -70,8 +68,8 @@ def _body(run: BenchmarkRun, comparison: RunComparison | None) -> str:
         sections.append(_table_section(comparison_table(comparison)))
     tables = [_table_section(each) for each in all_tables(run)]
     sections += tables[:1]
-    if run.pictures:
-        sections.append(("Before and after", "", "".join(slider(each, run) for each in run.pictures)))
+    if run.images:
+        sections.append(("Before and after", "", "".join(slider(each, run) for each in run.images)))
     sections += [("Plots", "", _plots(run)), *tables[1:], ("Machine", "", _machine(run)), ("Again", "", _again(run))]
     links = "".join(f'<a href="#part-{index}">{_escaped(title)}</a>' for index, (title, _, _) in enumerate(sections))
     shown = "".join(
@@ -109,8 +107,8 @@ def _cards(run: BenchmarkRun) -> str:
         }
         best = times[min(times)]
         words = [best.case.name, f"on {best.device}"]
-        if best.pictures_per_second is not None:
-            words.append(f"{figure(best.pictures_per_second)} pictures/s")
+        if best.images_per_second is not None:
+            words.append(f"{figure(best.images_per_second)} images/s")
         words.append(quality_words(best.quality))
         batch = f", batch {largest.batch}" if largest.batch > 1 else ""
         label = f"Fastest at x{scale}, {size_text(largest.width, largest.height)}{batch}"

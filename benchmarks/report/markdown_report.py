@@ -41,9 +41,8 @@ def escape_markdown(text: str) -> str:
 def markdown_table(shown: Table) -> str:
     """A table as Markdown, with its title as a heading and its notes below.
 
-    Returns
-    -------
-    Lines, the last with its end.
+    Returns:
+        Lines, the last with its end.
     """
     heading = "| " + " | ".join(escape_markdown(column.heading) for column in shown.columns) + " |"
     rule = "|" + "|".join("---:" if column.numeric else ":---" for column in shown.columns) + "|"
@@ -61,14 +60,12 @@ def _listed(lines: Sequence[str]) -> list[str]:
 def markdown_report(run: BenchmarkRun, comparison: RunComparison | None = None) -> str:
     """The tables that belong into a README, with the machine and the command that repeats them.
 
-    Parameters
-    ----------
-    run : what was measured.
-    comparison : with an older run; a table of its own.
+    Args:
+        run: what was measured.
+        comparison: with an older run; a table of its own.
 
-    Returns
-    -------
-    Markdown; everything from the results is escaped. All percentiles and parts are in the HTML report and the JSON.
+    Returns:
+        Markdown; everything from the results is escaped. All percentiles and parts are in the HTML report and the JSON.
     """
     machine = run.machine
     hardware = ", ".join([machine.processor, f"{machine.cores} cores", *machine.gpus])
@@ -109,10 +106,9 @@ def console_table(shown: Table) -> RenderableType:
 def console_tables(run: BenchmarkRun, comparison: RunComparison | None = None) -> RenderableType:
     """All tables of a run, its warnings and what failed, for ``rich.console.Console().print``.
 
-    Parameters
-    ----------
-    run : what was measured.
-    comparison : with an older run; shown last, where it is seen.
+    Args:
+        run: what was measured.
+        comparison: with an older run; shown last, where it is seen.
     """
     shown: list[RenderableType] = [console_table(each) for each in all_tables(run)]
     for lines, style in (

@@ -24,11 +24,10 @@ _AROUND = (*_BESIDE, *((0, up) for step in range(2, 6) for up in (13 * step, -13
 def name_lines(axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, str]) -> None:
     """Write names in a column at the panel's right, from bottom to top as the lines end, each tied to its end.
 
-    Parameters
-    ----------
-    axes : the panel; its limits and scales are settled.
-    ends : where each line ends, by name.
-    colours : of the lines, by name.
+    Args:
+        axes: the panel; its limits and scales are settled.
+        ends: where each line ends, by name.
+        colours: of the lines, by name.
     """
     to_share = axes.transData + axes.transAxes.inverted()
     heights = {label: float(to_share.transform(each)[1]) for label, each in ends.items()}
@@ -55,10 +54,9 @@ def name_lines(axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Map
 def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """Write each name beside its point: at the first place around it where it covers nothing.
 
-    Parameters
-    ----------
-    axes : the panel, where it will be drawn: the layout is settled.
-    points : by name.
+    Args:
+        axes: the panel, where it will be drawn: the layout is settled.
+        points: by name.
     """
     centres = {label: axes.transData.transform(each) for label, each in points.items()}
     dots = axes.figure.dpi / 72

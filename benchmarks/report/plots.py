@@ -1,4 +1,4 @@
-"""Plots of a run: latency and memory by size, quality against latency, and how much faster than rivals.
+"""Plots of a run: latency and memory by size, quality against latency, and how much faster than baselines.
 
 They are made by matplotlib, which the extra `bench` brings, without a display and without pyplot's global figures. The
 same run gives the same bytes. As SVG the ink is `currentColor` and there is no background, so that the colours of the
@@ -22,7 +22,7 @@ from overnet.benchmarks.report.plot_labels import name_lines, name_points
 from overnet.benchmarks.report.table import printable_text, size_text
 from overnet.benchmarks.results import BenchmarkRun, Case, CaseResult
 from overnet.errors import require
-from overnet.files.atomic import make_folder, whole_file
+from overnet.files.atomic import atomic_write, ensure_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,8 +95,8 @@ def _settings() -> Iterator[None]:
 
 
 def _figure(panels: int, *, height_inches: float = _PANEL_INCHES[1]) -> tuple[Figure, list[Axes]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - optional
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     made = Figure(figsize=(_PANEL_INCHES[0] * max(1, panels) + 0.6, height_inches))
     FigureCanvasAgg(made)
@@ -117,7 +117,7 @@ def _series(
     return series
 
 
-def _lines(axes: Axes, series: dict[str, list[_Point]], styles: dict[str, dict[str, Any]], **line: Any) -> None:  # noqa: ANN401
+def _lines(axes: Axes, series: dict[str, list[_Point]], styles: dict[str, dict[str, Any]], **line: Any) -> None:
     for label, points in series.items():
         style = styles[label]
         axes.plot([each.x for each in points], [each.y for each in points], linewidth=1.8, **style, **line)
@@ -142,9 +142,9 @@ def _size_axis(axes: Axes, sizes: set[tuple[int, int]]) -> None:
         axes.set_xlim(pixels[0] / 2, pixels[0] * 2)
 
 
-def _plain_ticks(axis: Any, limits: tuple[float, float], suffix: str = "") -> None:  # noqa: ANN401 - XAxis or YAxis
+def _plain_ticks(axis: Any, limits: tuple[float, float], suffix: str = "") -> None:
     """Numbers as people write them in place of powers of ten, as many as there is room for."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator  # noqa: PLC0415
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     decades = math.log10(limits[1] / limits[0])
     steps = next((each for most, each in _STEPS if decades <= most), [1.0])
@@ -220,12 +220,12 @@ def _usual_size(results: Sequence[CaseResult]) -> tuple[int, int]:
 
 def _quality_figure(run: BenchmarkRun) -> Figure | None:
     results = [result for result in run.results if speed_is_shown(result)]
-    to_truth = any(result.quality and result.quality.truth_psnr_db is not None for result in results)
+    to_ground_truth = any(result.quality and result.quality.ground_truth_psnr_db is not None for result in results)
 
     def point(result: CaseResult) -> _Point | None:
         if result.latency is None or result.quality is None:
             return None
-        found = result.quality.truth_psnr_db if to_truth else result.quality.reference_psnr_db
+        found = result.quality.ground_truth_psnr_db if to_ground_truth else result.quality.reference_psnr_db
         return None if found is None else _Point(result.latency.host.p50_ms, found)
 
     results = [result for result in results if point(result) is not None]
@@ -245,7 +245,7 @@ def _quality_figure(run: BenchmarkRun) -> Figure | None:
         axes.set_title(f"x{scale}, {size_text(*size)}")
         axes.set_xlabel("median latency, ms")
         named.append((axes, points))
-    panels[0].set_ylabel("PSNR to the truth, dB" if to_truth else "PSNR to the reference, dB")
+    panels[0].set_ylabel("PSNR to the ground truth, dB" if to_ground_truth else "PSNR to the reference, dB")
     made.draw_without_rendering()  # only then is it known where the panels are
     for axes, points in named:
         name_points(axes, {label: (each.x, each.y) for label, each in points.items()})
@@ -254,7 +254,7 @@ def _quality_figure(run: BenchmarkRun) -> Figure | None:
 
 def _ratio_figure(run: BenchmarkRun) -> Figure | None:
     known = {result.case for result in run.results if has_quality(result)}
-    ratios = [each for each in run.ratios if each.case in known and each.rival in known and each.low > 0]
+    ratios = [each for each in run.ratios if each.case in known and each.baseline in known and each.low > 0]
     if not ratios:
         return None
     scales = sorted({each.case.scale for each in ratios})
@@ -279,7 +279,8 @@ def _ratio_figure(run: BenchmarkRun) -> Figure | None:
         axes.set_xscale("log")
         _plain_ticks(axes.xaxis, axes.get_xlim(), "x")
         names = [
-            f"{_label(each.case, _SHORT_LABEL)} : {_label(each.rival, _SHORT_LABEL)}" for each in reversed(shown[scale])
+            f"{_label(each.case, _SHORT_LABEL)} : {_label(each.baseline, _SHORT_LABEL)}"
+            for each in reversed(shown[scale])
         ]
         axes.set_yticks(range(len(names)), names)
         axes.grid(False, axis="y")
@@ -300,7 +301,7 @@ class _Plot:
 _LATENCY = _Plot("latency_by_size", "Latency by size of the input", _latency_figure)
 _QUALITY = _Plot("quality_by_latency", "Quality against latency", _quality_figure)
 _MEMORY = _Plot("memory_by_size", "Memory by size of the input", _memory_figure)
-_RATIOS = _Plot("times_as_fast", "Times as fast as rivals", _ratio_figure)
+_RATIOS = _Plot("times_as_fast", "Times as fast as baselines", _ratio_figure)
 _PLOTS = (_LATENCY, _QUALITY, _MEMORY, _RATIOS)
 
 
@@ -322,13 +323,11 @@ def _svg(run: BenchmarkRun, plot: _Plot) -> str | None:
 def latency_by_size(run: BenchmarkRun) -> str | None:
     """Median and p99 of every method over the sizes, a panel a scale.
 
-    Returns
-    -------
-    An ``<svg>`` element; None where no case has times that may be shown.
+    Returns:
+        An ``<svg>`` element; None where no case has times that may be shown.
 
-    Raises
-    ------
-    MissingDependency : matplotlib is not installed.
+    Raises:
+        MissingDependency: matplotlib is not installed.
     """
     return _svg(run, _LATENCY)
 
@@ -336,11 +335,10 @@ def latency_by_size(run: BenchmarkRun) -> str | None:
 def quality_by_latency(run: BenchmarkRun) -> str | None:
     """PSNR against median latency at the size that most methods have, a panel a scale.
 
-    To the truth where there is one, else to the reference; methods that equal it then have no place on the axis.
+    To the ground truth where there is one, else to the reference; methods that equal it then have no place on the axis.
 
-    Returns, Raises
-    ---------------
-    As `latency_by_size`.
+    Returns:
+        As `latency_by_size`.
     """
     return _svg(run, _QUALITY)
 
@@ -348,19 +346,17 @@ def quality_by_latency(run: BenchmarkRun) -> str | None:
 def memory_by_size(run: BenchmarkRun) -> str | None:
     """Peak memory of the process, and the GPU's, over the sizes, a panel a scale.
 
-    Returns, Raises
-    ---------------
-    As `latency_by_size`.
+    Returns:
+        As `latency_by_size`.
     """
     return _svg(run, _MEMORY)
 
 
 def times_as_fast(run: BenchmarkRun) -> str | None:
-    """Ratios to the rivals with their intervals, at the largest size, a panel a scale.
+    """Ratios to the baselines with their intervals, at the largest size, a panel a scale.
 
-    Returns, Raises
-    ---------------
-    As `latency_by_size`.
+    Returns:
+        As `latency_by_size`.
     """
     return _svg(run, _RATIOS)
 
@@ -368,9 +364,8 @@ def times_as_fast(run: BenchmarkRun) -> str | None:
 def plots_as_svg(run: BenchmarkRun) -> dict[str, str]:
     """All plots that have something to show, ``<svg>`` elements by title.
 
-    Raises
-    ------
-    MissingDependency : matplotlib is not installed.
+    Raises:
+        MissingDependency: matplotlib is not installed.
     """
     made = {plot.title: _svg(run, plot) for plot in _PLOTS}
     return {title: svg for title, svg in made.items() if svg is not None}
@@ -379,28 +374,25 @@ def plots_as_svg(run: BenchmarkRun) -> dict[str, str]:
 def write_plots(run: BenchmarkRun, folder: Path, *, overwrite: bool) -> list[Path]:
     """Write all plots that have something to show as PNG files.
 
-    Parameters
-    ----------
-    run : what was measured.
-    folder : made where it is missing.
-    overwrite : whether files of the same names may be replaced.
+    Args:
+        run: what was measured.
+        folder: made where it is missing.
+        overwrite: whether files of the same names may be replaced.
 
-    Returns
-    -------
-    The files' paths.
+    Returns:
+        The files' paths.
 
-    Raises
-    ------
-    MissingDependency : matplotlib is not installed.
-    OutputError : a file exists already, or cannot be written.
+    Raises:
+        MissingDependency: matplotlib is not installed.
+        OutputError: a file exists already, or cannot be written.
     """
     paths = []
     with _settings():
-        make_folder(folder)
+        ensure_folder(folder)
         for plot in _PLOTS:
             if (made := plot.draw(run)) is not None:
                 path = folder / f"{plot.name}.png"
-                with whole_file(path, overwrite=overwrite) as temporary:
+                with atomic_write(path, overwrite=overwrite) as temporary:
                     made.savefig(temporary, format="png", dpi=_PNG_DOTS_PER_INCH, metadata={"Software": None})
                 paths.append(path)
     return paths

@@ -1,4 +1,4 @@
-"""The before/after slider of a report: pictures from a run, checked, as HTML."""
+"""The before/after slider of a report: samples from a run, checked, as HTML."""
 
 from __future__ import annotations
 
@@ -8,25 +8,23 @@ import html
 
 from overnet.benchmarks.report.contents import has_quality, quality_words
 from overnet.benchmarks.report.table import figure, printable_text
-from overnet.benchmarks.results import BenchmarkRun, CaseResult, SamplePictures
+from overnet.benchmarks.results import BenchmarkRun, CaseResult, SampleImages
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _LARGEST_SIDE = 1 << 14
 
 
-def png_size(picture: str) -> tuple[int, int] | None:
+def png_size(image: str) -> tuple[int, int] | None:
     """Look whether a text is a PNG file in base64, as far as its beginning tells.
 
-    Parameters
-    ----------
-    picture : base64 text from a file that anyone may have written.
+    Args:
+        image: base64 text from a file that anyone may have written.
 
-    Returns
-    -------
-    Width and height in pixels; None where it is none.
+    Returns:
+        Width and height in pixels; None where it is none.
     """
     try:
-        content = base64.b64decode(picture, validate=True)
+        content = base64.b64decode(image, validate=True)
     except (binascii.Error, ValueError):
         return None
     if not content.startswith(_PNG_START) or len(content) < len(_PNG_START) + 8:
@@ -36,33 +34,32 @@ def png_size(picture: str) -> tuple[int, int] | None:
     return (width, height) if 0 < width <= _LARGEST_SIDE and 0 < height <= _LARGEST_SIDE else None
 
 
-def slider(pictures: SamplePictures, run: BenchmarkRun) -> str:
-    """The slider for one picture, or a sentence why there is none.
+def slider(samples: SampleImages, run: BenchmarkRun) -> str:
+    """The slider for one image, or a sentence why there is none.
 
-    Parameters
-    ----------
-    pictures : of which those are left out, and named, that are no PNG or not of the first one's size.
-    run : whose figures stand beside each method's name.
+    Args:
+        samples: of which those are left out, and named, that are no PNG or not of the first one's size.
+        run: whose figures stand beside each method's name.
     """
-    offered = [("bicubic enlargement", pictures.before), *pictures.after.items()]
-    if pictures.truth is not None:
-        offered.append(("the truth", pictures.truth))
-    sizes = [png_size(picture) for _, picture in offered]
+    offered = [("bicubic enlargement", samples.before), *samples.after.items()]
+    if samples.ground_truth is not None:
+        offered.append(("the ground truth", samples.ground_truth))
+    sizes = [png_size(image) for _, image in offered]
     size = next((each for each in sizes if each is not None), None)
     shown = [each for each, found in zip(offered, sizes, strict=True) if found is not None and found == size]
     left_out = [name for (name, _), found in zip(offered, sizes, strict=True) if found is None or found != size]
-    heading = f"<h3>{_escaped(pictures.name)}, x{pictures.scale}</h3>"
+    heading = f"<h3>{_escaped(samples.name)}, x{samples.scale}</h3>"
     complaint = ""
     if left_out:
         names = _escaped(", ".join(left_out))
-        complaint = f'<p class="muted">Left out, as no PNG picture of the same size: {names}.</p>'
+        complaint = f'<p class="muted">Left out, as no PNG image of the same size: {names}.</p>'
     if size is None or len(shown) < 2:
-        return f'<div>{heading}{complaint}<p class="muted">There are no two pictures to compare.</p></div>'
+        return f'<div>{heading}{complaint}<p class="muted">There are no two images to compare.</p></div>'
     images = "".join(
-        f'<img src="data:image/png;base64,{html.escape(picture)}" alt="{_escaped(name)}" draggable="false">'
-        for name, picture in shown
+        f'<img src="data:image/png;base64,{html.escape(image)}" alt="{_escaped(name)}" draggable="false">'
+        for name, image in shown
     )
-    names_and_figures = [(name, name + _figures(name, pictures.scale, run)) for name, _ in shown]
+    names_and_figures = [(name, name + _figures(name, samples.scale, run)) for name, _ in shown]
     choices = _choice("left", "Left", names_and_figures, 0) + _choice("right", "Right", names_and_figures, 1)
     width, height = size
     return (
@@ -79,7 +76,7 @@ def _choice(side: str, label: str, offered: list[tuple[str, str]], chosen: int) 
         f"{_escaped(words)}</option>"
         for index, (name, words) in enumerate(offered)
     )
-    # Without autocomplete: else a browser may keep another choice than the pictures show when the page is loaded anew.
+    # Without autocomplete: else a browser may keep another choice than the samples show when the page is loaded anew.
     return f'<label>{label} <select name="{side}" autocomplete="off">{options}</select></label>'
 
 

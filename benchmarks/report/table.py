@@ -14,11 +14,10 @@ NOTHING = "-"
 class Column:
     """One column.
 
-    Attributes
-    ----------
-    name : its heading.
-    unit : of its figures, such as ``"ms"``; empty where cells say it themselves.
-    numeric : whether it holds figures, which are set flush right.
+    Attributes:
+        name: its heading.
+        unit: of its figures, such as ``"ms"``; empty where cells say it themselves.
+        numeric: whether it holds figures, which are set flush right.
     """
 
     name: str
@@ -35,11 +34,10 @@ class Column:
 class Table:
     """A table as plain text; whoever shows it escapes it.
 
-    Attributes
-    ----------
-    title : of the table.
-    columns, rows : as many cells a row as columns.
-    notes : sentences to stand below it.
+    Attributes:
+        title: of the table.
+        columns, rows: as many cells a row as columns.
+        notes: sentences to stand below it.
     """
 
     title: str
@@ -51,9 +49,8 @@ class Table:
 def table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], *notes: str) -> Table:
     """Make a table without the columns that hold nothing in any row.
 
-    Parameters
-    ----------
-    title, columns, rows, notes : as of `Table`; empty notes are left out.
+    Args:
+        title, columns, rows, notes: as of `Table`; empty notes are left out.
     """
     kept = [index for index in range(len(columns)) if any(row[index] != NOTHING for row in rows)]
     return Table(
@@ -72,10 +69,9 @@ def printable_text(text: str) -> str:
 def figure(value: float | None, *, digits: int = 3) -> str:
     """A number with so many significant digits, thousands separated.
 
-    Parameters
-    ----------
-    value : to be written; None is `NOTHING`.
-    digits : significant ones; whole numbers are not rounded.
+    Args:
+        value: to be written; None is `NOTHING`.
+        digits: significant ones; whole numbers are not rounded.
     """
     if value is None:
         return NOTHING
@@ -102,10 +98,9 @@ def memory_text(value_bytes: float | None) -> str:
 def percent(value: float | None, *, signed: bool = False) -> str:
     """A share in percent, to one decimal.
 
-    Parameters
-    ----------
-    value : in percent; None is `NOTHING`.
-    signed : whether a plus is written.
+    Args:
+        value: in percent; None is `NOTHING`.
+        signed: whether a plus is written.
     """
     if value is None:
         return NOTHING
@@ -114,5 +109,5 @@ def percent(value: float | None, *, signed: bool = False) -> str:
 
 
 def size_text(width: int, height: int) -> str:
-    """A picture's size in pixels."""
+    """An image's size in pixels."""
     return f"{width}x{height}"

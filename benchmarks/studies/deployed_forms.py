@@ -2,8 +2,8 @@
 
     python -m overnet.benchmarks.studies.deployed_forms
 
-Times are of one picture of 160x90 on the CPU, medians of rounds in which all forms take turns; memory is what
-TensorRT-RTX's builder states in FP16 for pictures up to 640x360, where tensorrt-rtx is installed. `trunk` is the
+Times are of one image of 160x90 on the CPU, medians of rounds in which all forms take turns; memory is what
+TensorRT-RTX's builder states in FP16 for images up to 640x360, where tensorrt-rtx is installed. `trunk` is the
 default form cut off before the tail: no tail, however fast, can make the whole faster than that.
 """
 
@@ -46,12 +46,11 @@ _TRUNK = "trunk"
 class FormFigures:
     """What was found out about one form at one scale.
 
-    Attributes
-    ----------
-    multiply_accumulates_per_pixel : of the input.
-    activation_memory_bytes : of the FP16 engine; None without TensorRT-RTX.
-    largest_error : from the network in PyTorch, in FP32 before rounding, where 1 is white.
-    times_ms : one a round, by runtime.
+    Attributes:
+        multiply_accumulates_per_pixel: of the input.
+        activation_memory_bytes: of the FP16 engine; None without TensorRT-RTX.
+        largest_error: from the network in PyTorch, in FP32 before rounding, where 1 is white.
+        times_ms: one a round, by runtime.
     """
 
     multiply_accumulates_per_pixel: float
@@ -67,27 +66,26 @@ class FormFigures:
 def compare_forms(model: OverNet, scale: int, *, rounds: int, runtimes: tuple[str, ...]) -> dict[str, FormFigures]:
     """Measure all forms at one scale, and the trunk alone.
 
-    Parameters
-    ----------
-    model : the network.
-    scale : a whole number from 1 to its overscale factor.
-    rounds : how often each is timed, after one run that is not.
-    runtimes : of `RUNTIMES`.
+    Args:
+        model: the network.
+        scale: a whole number from 1 to its overscale factor.
+        rounds: how often each is timed, after one run that is not.
+        runtimes: of `RUNTIMES`.
     """
     network = deploy(model)
     graphs: dict[str, onnx.ModelProto] = {form: build_onnx(network, scale, form=form) for form in FORMS}
     figures = {form: _figures(graph, model, scale) for form, graph in graphs.items()}
     trunk = _trunk(network, scale)
     figures[_TRUNK] = FormFigures(count_costs(trunk).multiply_accumulates_per_pixel, None, 0.0)
-    picture = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
     for runtime in runtimes:
         runs = {form: _loaded(runtime, graph) for form, graph in {**graphs, _TRUNK: trunk}.items()}
         for run in runs.values():
-            run(picture)
+            run(image)
         for _ in range(rounds):
             for form, run in runs.items():
                 start = time.perf_counter()
-                run(picture)
+                run(image)
                 figures[form].times_ms.setdefault(runtime, []).append(1000 * (time.perf_counter() - start))
     return figures
 
@@ -121,12 +119,12 @@ def _ending_in(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 
 def _largest_error(graph: onnx.ModelProto, model: OverNet, scale: int) -> float:
-    pictures = np.random.default_rng(1).integers(0, 256, (1, 48, 64, 3), dtype=np.uint8)
-    # What is clipped next is the picture before rounding.
+    images = np.random.default_rng(1).integers(0, 256, (1, 48, 64, 3), dtype=np.uint8)
+    # What is clipped next is the image before rounding.
     (clip,) = [node for node in graph.graph.node if node.op_type == "Clip"]
-    computed = _loaded("onnxruntime", _ending_in(graph, clip.input[0]))(pictures) / LEVELS
+    computed = _loaded("onnxruntime", _ending_in(graph, clip.input[0]))(images) / LEVELS
     with torch.inference_mode():
-        expected = model(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / LEVELS, scale).numpy()
+        expected = model(torch.from_numpy(images).permute(0, 3, 1, 2).float() / LEVELS, scale).numpy()
     return float(np.abs(computed - expected).max())
 
 
@@ -137,14 +135,14 @@ def _loaded(runtime: str, model: onnx.ModelProto) -> Callable[[NDArray[np.uint8]
         onnxruntime = require("onnxruntime", extra="ort", purpose="timing ONNX Runtime")
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
-        def run(picture: NDArray[np.uint8]) -> NDArray[Any]:
-            result: NDArray[Any] = session.run(None, {INPUT_NAME: picture})[0]
+        def run(image: NDArray[np.uint8]) -> NDArray[Any]:
+            result: NDArray[Any] = session.run(None, {INPUT_NAME: image})[0]
             return result
 
         return run
     core = openvino_core()
     compiled = core.compile_model(core.read_model(content), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda picture: np.asarray(compiled(picture)[0])
+    return lambda image: np.asarray(compiled(image)[0])
 
 
 def _table(scale: int, figures: dict[str, FormFigures], runtimes: tuple[str, ...]) -> list[str]:
@@ -191,7 +189,7 @@ def main() -> None:
             lines += _table(scale, figures, RUNTIMES)
     except OverNetError as error:
         sys.exit(f"deployed_forms: {error}")
-    print("\n".join(lines))  # noqa: T201 - what it is for
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

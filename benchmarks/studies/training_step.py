@@ -43,12 +43,11 @@ SIDES = (OVERNET, ORIGINAL)
 class StepSetting:
     """What is trained in a step.
 
-    Attributes
-    ----------
-    scale : a whole one.
-    batch : patches a step.
-    patch : side of a low-resolution patch in pixels.
-    threads : that each side computes with; None leaves it to PyTorch.
+    Attributes:
+        scale: a whole one.
+        batch: patches a step.
+        patch: side of a low-resolution patch in pixels.
+        threads: that each side computes with; None leaves it to PyTorch.
     """
 
     scale: int
@@ -76,16 +75,14 @@ class StepTimes:
 def compare_steps(setting: StepSetting, *, rounds: int, warm_up: int = 2) -> StepTimes:
     """Time both sides' steps in turns.
 
-    Parameters
-    ----------
-    rounds : steps of each that are timed.
-    warm_up : steps of each before those.
+    Args:
+        rounds: steps of each that are timed.
+        warm_up: steps of each before those.
 
-    Raises
-    ------
-    BackendError : a side's process was lost, as it is when memory runs out.
-    InputError : the setting is impossible.
-    MissingDependency : PyTorch is not installed.
+    Raises:
+        BackendError: a side's process was lost, as it is when memory runs out.
+        InputError: the setting is impossible.
+        MissingDependency: PyTorch is not installed.
     """
     require("torch", extra="train", purpose="timing a training step")
     _settings(setting)
@@ -125,7 +122,7 @@ def _side(side: str, setting: StepSetting) -> Iterator[Callable[[], float]]:
 
 def _take_steps(side: str, setting: StepSetting, commands: Connection) -> None:
     """A side's process: a step whenever it is told to."""
-    import torch  # noqa: PLC0415
+    import torch
 
     if setting.threads is not None:
         torch.set_num_threads(setting.threads)
@@ -141,16 +138,16 @@ def _take_steps(side: str, setting: StepSetting, commands: Connection) -> None:
 
 
 def _settings(setting: StepSetting) -> TrainSettings:
-    from overnet.training.settings import PRESETS, settings_from  # noqa: PLC0415
+    from overnet.training.settings import PRESETS, settings_from
 
     changes = {"scales": [setting.scale], "fractional_share": 0.0, "batch": setting.batch, "patch": setting.patch}
     return settings_from(changes, PRESETS["multiscale"], name="the setting")
 
 
 def _batch(setting: StepSetting) -> Batch:
-    import torch  # noqa: PLC0415
+    import torch
 
-    from overnet.training.patches import Batch  # noqa: PLC0415
+    from overnet.training.patches import Batch
 
     random = torch.Generator().manual_seed(0)
     sides = (setting.patch, setting.patch * setting.scale)
@@ -163,12 +160,12 @@ def _batch(setting: StepSetting) -> Batch:
 
 def make_step(setting: StepSetting) -> Callable[[], float]:
     """A function that takes a step of ours and returns its loss."""
-    import torch  # noqa: PLC0415
+    import torch
 
-    from overnet.network.model import OverNet  # noqa: PLC0415
-    from overnet.training.malloc import keep_freed_memory  # noqa: PLC0415
-    from overnet.training.state import new_state  # noqa: PLC0415
-    from overnet.training.step import TrainStep  # noqa: PLC0415
+    from overnet.network.model import OverNet
+    from overnet.training.malloc import keep_freed_memory
+    from overnet.training.state import new_state
+    from overnet.training.step import TrainStep
 
     keep_freed_memory()
     torch.manual_seed(0)
@@ -179,14 +176,14 @@ def make_step(setting: StepSetting) -> Callable[[], float]:
 
 def make_original_step(setting: StepSetting) -> Callable[[], float]:
     """A function that takes a step as the original does and returns its loss."""
-    import torch  # noqa: PLC0415
+    import torch
 
-    from overnet.network.model import OverNet  # noqa: PLC0415
-    from overnet.training.adamp import AdamP  # noqa: PLC0415
+    from overnet.network.model import OverNet
+    from overnet.training.adamp import AdamP
 
     torch.manual_seed(0)
     settings, batch = _settings(setting), _batch(setting)
-    low, high = (picture.contiguous().float() / 255 for picture in (batch.low, *batch.targets))
+    low, high = (image.contiguous().float() / 255 for image in (batch.low, *batch.targets))
     model = OverNet().train()
     # In evaluation the head does the same as it is written, and as the original computes it.
     model.head.eval()
@@ -227,9 +224,9 @@ def table(results: list[StepTimes]) -> list[str]:
 
 
 def _machine(threads: int | None) -> str:
-    import torch  # noqa: PLC0415
+    import torch
 
-    from overnet.training.step import computes_in_bf16  # noqa: PLC0415
+    from overnet.training.step import computes_in_bf16
 
     form = "bf16" if computes_in_bf16(torch.device("cpu")) else "fp32"
     count = torch.get_num_threads() if threads is None else threads
@@ -254,7 +251,7 @@ def main() -> None:
         ]
     except OverNetError as error:
         sys.exit(f"training_step: {error}")
-    print("\n".join([_machine(options.threads), "", *table(results)]))  # noqa: T201 - what it is for
+    print("\n".join([_machine(options.threads), "", *table(results)]))
 
 
 if __name__ == "__main__":

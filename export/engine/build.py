@@ -15,15 +15,15 @@ from overnet.errors import ArtifactError, InputError, MissingDependency, OverNet
 from overnet.export.engine.engine_graph import with_means
 from overnet.export.engine.messages import BuildMessages, one_line
 from overnet.export.engine.trt_api import Build, Library, Shapes, Tensor
-from overnet.files.atomic import printable, whole_file
+from overnet.files.atomic import atomic_write, printable
 from overnet.files.engine_sidecar import TITLES, Environment, Profile, RuntimeName
 from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
 from overnet.system.cuda_device import cuda_device
 from overnet.system.environment import bindings, current_environment
+from overnet.types import Progress
 
 _Result = TypeVar("_Result")
 # Called with the name of the builder's phase, how many of its steps are done, and how many there are.
-Progress = Callable[[str, int, int], None]
 
 _INPUT = Tensor(INPUT_NAME, "UINT8", (-1, -1, -1, 3))
 _OUTPUT = Tensor(OUTPUT_NAME, "UINT8", (-1, -1, -1, 3))
@@ -38,14 +38,13 @@ class BuildError(OverNetError):
 class BuiltEngine:
     """An engine, not yet checked.
 
-    Attributes
-    ----------
-    serialized : what to write into the file.
-    activation_memory_bytes : what it needs beside its weights for the profile's largest batch: from the engine itself
-        where there is a GPU, else as the builder stated it. None where neither said.
-    environment : what it is tied to. An engine of TensorRT-RTX names no device.
-    seconds : that the build took.
-    notes : what the user should know, one line each.
+    Attributes:
+        serialized: what to write into the file.
+        activation_memory_bytes: what it needs beside its weights for the profile's largest batch: from the engine
+            itself where there is a GPU, else as the builder stated it. None where neither said.
+        environment: what it is tied to. An engine of TensorRT-RTX names no device.
+        seconds: that the build took.
+        notes: what the user should know, one line each.
     """
 
     serialized: bytes
@@ -83,29 +82,28 @@ def build_engine(
 ) -> BuiltEngine:
     """Build an engine. Ctrl-C stops the builder after its current step and is raised again when it has stopped.
 
-    Parameters
-    ----------
-    onnx_model : a graph from `overnet.export.graph.network_graph.build_onnx` in any precision, serialised.
-    profile : which pictures it is to take.
-    target : the library that is to run it. TensorRT builds on the GPU that it is for; TensorRT-RTX needs none.
-    workspace_bytes : the most scratch memory that it may need; None sets no limit.
-    compute_capability : for TensorRT-RTX, the one to build for, such as ``"7.5"``; None is Ampere and later.
-    timing_cache : for TensorRT, a file with timings of earlier builds, which make the next faster; made if it is not
-        there, ignored if it is of another machine.
-    log : file to append the builder's messages to.
-    progress : called from another thread after each of the builder's steps. What it raises stops the build.
+    Args:
+        onnx_model: a graph from `overnet.export.graph.network_graph.build_onnx` in any precision, serialised.
+        profile: which images it is to take.
+        target: the library that is to run it. TensorRT builds on the GPU that it is for; TensorRT-RTX needs none.
+        workspace_bytes: the most scratch memory that it may need; None sets no limit.
+        compute_capability: for TensorRT-RTX, the one to build for, such as ``"7.5"``; None is Ampere and later.
+        timing_cache: for TensorRT, a file with timings of earlier builds, which make the next faster; made if it is not
+            there, ignored if it is of another machine.
+        log: file to append the builder's messages to.
+        progress: called from another thread after each of the builder's steps. What it raises stops the build.
 
-    Raises
-    ------
-    MissingDependency : the library is not installed.
-    InputError : the profile or the compute capability is impossible.
-    BuildError : the graph is broken or is not one of ours, the workspace is too small, or the library cannot build it.
-    OutputError : the log cannot be opened.
-    KeyboardInterrupt : the user stopped it.
+    Raises:
+        MissingDependency: the library is not installed.
+        InputError: the profile or the compute capability is impossible.
+        BuildError: the graph is broken or is not one of ours, the workspace is too small, or the library cannot build
+            it.
+        OutputError: the log cannot be opened.
+        KeyboardInterrupt: the user stopped it.
     """
-    flaw = profile.flaw()
-    if flaw:
-        raise InputError(f"shape {profile} {flaw}")
+    problem = profile.problem()
+    if problem:
+        raise InputError(f"shape {profile} {problem}")
     library = Library(target)
     if compute_capability is not None and compute_capability not in library.compute_capabilities():
         known = ", ".join(library.compute_capabilities()) or "the device's own only"
@@ -188,7 +186,7 @@ class _Work:
         channels = build.outputs[-1].shape[1] if build.outputs and len(build.outputs[-1].shape) == 4 else 0
         given, means = (Tensor(name, "FLOAT", (-1, channels, 1, 1)) for name in (GIVEN_MEANS_NAME, MEANS_NAME))
         if build.inputs != [_INPUT, given, _USE_GIVEN_MEANS] or build.outputs != [_OUTPUT, means]:
-            raise BuildError(f"{title} cannot use the graph: it is none of ours (uint8 pictures in and out)")
+            raise BuildError(f"{title} cannot use the graph: it is none of ours (uint8 images in and out)")
         return channels
 
     def _failure(self, messages: BuildMessages) -> BuildError:
@@ -210,7 +208,7 @@ class _Work:
 
     def _keep_timing_cache(self, build: Build, path: Path) -> None:
         try:
-            with whole_file(path, overwrite=True) as temporary:
+            with atomic_write(path, overwrite=True) as temporary:
                 temporary.write_bytes(build.timing_cache())
         except OverNetError as error:
             # The engine is what was wanted; without the file, the next build only takes longer.
@@ -250,7 +248,7 @@ def _run_stoppable(work: Callable[[], _Result], watch: _Watch) -> _Result:
             _wait_for(future)
         except BaseException:
             watch.stop()
-            _outlast(future)
+            _wait_through_interrupts(future)
             raise
     if watch.failure is not None:
         raise watch.failure
@@ -263,7 +261,7 @@ def _wait_for(future: Future[_Result]) -> None:
         wait([future], timeout=0.2)
 
 
-def _outlast(future: Future[_Result]) -> None:
+def _wait_through_interrupts(future: Future[_Result]) -> None:
     """Wait to the end, whatever interrupts: a library left running would crash the process when that exits."""
     while not future.done():
         with suppress(KeyboardInterrupt):

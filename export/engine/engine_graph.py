@@ -1,7 +1,7 @@
-"""The graph that engines are built from: an ONNX file's, whose means over the picture can be read and be given.
+"""The graph that engines are built from: an ONNX file's, whose means over the image can be read and be given.
 
-A tile has to be upscaled with the means of the picture it was cut from, or it comes out in other shades. In an engine
-nothing can be replaced later, so one engine serves whole pictures, tiles, and the collecting of their means.
+A tile has to be upscaled with the means of the image it was cut from, or it comes out in other shades. In an engine
+nothing can be replaced later, so one engine serves whole images, tiles, and the collecting of their means.
 """
 
 from __future__ import annotations
@@ -18,22 +18,20 @@ _MEAN = "GlobalAveragePool"
 
 
 def with_means(onnx_model: bytes) -> bytes:
-    """Add the means over the picture to a graph's inputs and outputs.
+    """Add the means over the image to a graph's inputs and outputs.
 
     All of them lie in one tensor, along the channels, in the graph's order: `MEANS_NAME` is what the graph computes of
-    its picture, `GIVEN_MEANS_NAME` what it is to use instead where `USE_GIVEN_MEANS_NAME`, one number, is not 0.
+    its image, `GIVEN_MEANS_NAME` what it is to use instead where `USE_GIVEN_MEANS_NAME`, one number, is not 0.
 
-    Parameters
-    ----------
-    onnx_model : a graph of ours in any precision, serialised. One without means is none of ours, and returned as it is.
+    Args:
+        onnx_model: a graph of ours in any precision, serialised. One without means is none of ours, and returned as it
+            is.
 
-    Returns
-    -------
-    The graph, serialised. Where the given means are not used, it computes what it did.
+    Returns:
+        The graph, serialised. Where the given means are not used, it computes what it did.
 
-    Raises
-    ------
-    ArtifactError : it is no whole ONNX graph.
+    Raises:
+        ArtifactError: it is no whole ONNX graph.
     """
     try:
         model = onnx.ModelProto.FromString(onnx_model)
@@ -46,7 +44,7 @@ def with_means(onnx_model: bytes) -> bytes:
     batch = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     graph.input.extend(
         (
-            # The same name for the batch tells a builder that it is the pictures' own.
+            # The same name for the batch tells a builder that it is the images' own.
             helper.make_tensor_value_info(GIVEN_MEANS_NAME, TensorProto.FLOAT, [batch, total, 1, 1]),
             # A number, not a truth value: every version of TensorRT takes FP32 at a graph's ends.
             helper.make_tensor_value_info(USE_GIVEN_MEANS_NAME, TensorProto.FLOAT, [1, 1, 1, 1]),

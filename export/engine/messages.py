@@ -33,10 +33,9 @@ class Message:
 class BuildMessages:
     """Collects one build's messages; a context, within which the log file is open.
 
-    Parameters
-    ----------
-    log : file to append them to, but for the verbose ones, of which there are thousands; None keeps no log.
-    title : what is built, for the log.
+    Args:
+        log: file to append them to, but for the verbose ones, of which there are thousands; None keeps no log.
+        title: what is built, for the log.
     """
 
     def __init__(self, log: Path | None, title: str) -> None:

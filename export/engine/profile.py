@@ -1,4 +1,4 @@
-"""Which pictures an engine is built for: read from the command line, and made to fit the device's memory."""
+"""Which images an engine is built for: read from the command line, and made to fit the device's memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from overnet.system.cuda_device import cuda_device, free_device_memory_bytes
 Size = tuple[int, int]
 
 # From the smallest that the deployed form is exact for, with a quarter of 720p the usual case, to a quarter of 1440p:
-# larger pictures go in tiles, and memory stays below what the smallest Jetson has.
+# larger images go in tiles, and memory stays below what the smallest Jetson has.
 DEFAULT_SHAPE = "16x16:180x320:360x640"
 
 # The runtime's tiles are square, at least this large, and in steps of 16 (`overnet.runtime.tiling`).
@@ -36,12 +36,11 @@ _MEMORY_SHARE = 0.5
 class Fitted:
     """A profile that fits the device.
 
-    Attributes
-    ----------
-    profile : as wanted, or smaller.
-    predicted_bytes : memory that an engine for it is expected to need.
-    tile : side of the tiles in pixels that larger pictures are cut into, where the profile became smaller; else None.
-    notes : what was changed and why, one line each.
+    Attributes:
+        profile: as wanted, or smaller.
+        predicted_bytes: memory that an engine for it is expected to need.
+        tile: side of the tiles in pixels that larger images are cut into, where the profile became smaller; else None.
+        notes: what was changed and why, one line each.
     """
 
     profile: Profile
@@ -51,15 +50,13 @@ class Fitted:
 
 
 def parse_shape(text: str) -> tuple[Size, Size, Size]:
-    """Read ``HxW`` (pictures of that size only) or ``MIN:OPT:MAX``, each ``HxW``.
+    """Read ``HxW`` (images of that size only) or ``MIN:OPT:MAX``, each ``HxW``.
 
-    Returns
-    -------
-    Height and width in pixels: smallest, most usual, largest.
+    Returns:
+        Height and width in pixels: smallest, most usual, largest.
 
-    Raises
-    ------
-    InputError : it is neither, a side is 0 or too large, or the sizes do not grow from minimum to maximum.
+    Raises:
+        InputError: it is neither, a side is 0 or too large, or the sizes do not grow from minimum to maximum.
     """
     sizes = [re.fullmatch(r"([0-9]{1,9})[xX]([0-9]{1,9})", part.strip()) for part in text.split(":")]
     found = [(int(size[1]), int(size[2])) for size in sizes if size]
@@ -68,28 +65,26 @@ def parse_shape(text: str) -> tuple[Size, Size, Size]:
             f"shape is {text[:60]!r}; expected HEIGHTxWIDTH or three of these, MIN:OPT:MAX, such as {DEFAULT_SHAPE}"
         )
     minimum, optimum, maximum = found * 3 if len(found) == 1 else found
-    flaw = Profile(minimum, optimum, maximum).flaw()
-    if flaw:
-        raise InputError(f"shape {text} {flaw}")
+    problem = Profile(minimum, optimum, maximum).problem()
+    if problem:
+        raise InputError(f"shape {text} {problem}")
     return minimum, optimum, maximum
 
 
 def make_profile(text: str | None, batch: int = 1) -> Profile:
     """Make the profile that was asked for.
 
-    Parameters
-    ----------
-    text : as in `parse_shape`; None for `DEFAULT_SHAPE`.
-    batch : the most pictures at once.
+    Args:
+        text: as in `parse_shape`; None for `DEFAULT_SHAPE`.
+        batch: the most images at once.
 
-    Raises
-    ------
-    InputError : it is impossible.
+    Raises:
+        InputError: it is impossible.
     """
     profile = Profile(*parse_shape(DEFAULT_SHAPE if text is None else text), batch)
-    flaw = profile.flaw()
-    if flaw:
-        raise InputError(f"shape {profile} {flaw}")
+    problem = profile.problem()
+    if problem:
+        raise InputError(f"shape {profile} {problem}")
     return profile
 
 
@@ -112,19 +107,17 @@ def fit_profile(
     weights_bytes: int = 0,
     precision: str = "fp16",
 ) -> Fitted:
-    """Step down where the device's memory is short: first fewer pictures at once, then smaller ones.
+    """Step down where the device's memory is short: first fewer images at once, then smaller ones.
 
-    Parameters
-    ----------
-    profile : as asked for.
-    bytes_per_pixel : activation bytes for each pixel of the picture, from `overnet.export.graph.costs`.
-    available_bytes : from `available_device_memory`; None leaves the profile as it is.
-    weights_bytes : size of the network's weights.
-    precision : one of `overnet.files.onnx_metadata.PRECISIONS`.
+    Args:
+        profile: as asked for.
+        bytes_per_pixel: activation bytes for each pixel of the image, from `overnet.export.graph.costs`.
+        available_bytes: from `available_device_memory`; None leaves the profile as it is.
+        weights_bytes: size of the network's weights.
+        precision: one of `overnet.files.onnx_metadata.PRECISIONS`.
 
-    Raises
-    ------
-    InputError : not even the smallest engine fits.
+    Raises:
+        InputError: not even the smallest engine fits.
     """
     # From here on, what an engine takes.
     bytes_per_pixel *= _HIGHEST_RATIO[precision]
@@ -153,7 +146,7 @@ def fit_profile(
         smaller,
         predicted,
         tile,
-        (f"{reason}: {smaller} instead, and larger pictures in tiles of {tile}x{tile}",),
+        (f"{reason}: {smaller} instead, and larger images in tiles of {tile}x{tile}",),
     )
 
 

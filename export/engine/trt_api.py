@@ -64,13 +64,11 @@ class Tensor:
 class Library:
     """One of the two libraries.
 
-    Parameters
-    ----------
-    target : which.
+    Args:
+        target: which.
 
-    Raises
-    ------
-    MissingDependency : it is not installed.
+    Raises:
+        MissingDependency: it is not installed.
     """
 
     def __init__(self, target: RuntimeName) -> None:
@@ -113,10 +111,9 @@ class Library:
 class Build:
     """One build, from an ONNX graph to an engine.
 
-    Parameters
-    ----------
-    trt, logger, builder : the library's.
-    is_rtx : whether it is TensorRT-RTX.
+    Args:
+        trt, logger, builder: the library's.
+        is_rtx: whether it is TensorRT-RTX.
     """
 
     def __init__(self, trt: Module, logger: ILogger, builder: Builder, *, is_rtx: bool) -> None:
@@ -200,7 +197,7 @@ def _tensor(tensor: ITensor) -> Tensor:
 
 
 @functools.cache
-def _logger(trt: Module) -> Any:  # noqa: ANN401 - a subclass of the bindings' ILogger
+def _logger(trt: Module) -> Any:
     """A library's one logger, which lives as long as the process: the library keeps it beyond any build."""
     severities: dict[Any, Severity] = {
         trt.ILogger.INTERNAL_ERROR: "error",
@@ -214,7 +211,7 @@ def _logger(trt: Module) -> Any:  # noqa: ANN401 - a subclass of the bindings' I
             trt.ILogger.__init__(self)
             self.listener: Callable[[Message], None] | None = None
 
-        def log(self, severity: Any, text: str) -> None:  # noqa: ANN401 - the bindings' Severity
+        def log(self, severity: Any, text: str) -> None:
             listener = self.listener
             if listener is not None:
                 listener(Message(severities.get(severity, "verbose"), text))
@@ -222,7 +219,7 @@ def _logger(trt: Module) -> Any:  # noqa: ANN401 - a subclass of the bindings' I
     return Logger()
 
 
-def _monitor(trt: Module, watcher: Watcher) -> Any:  # noqa: ANN401 - a subclass of the bindings' IProgressMonitor
+def _monitor(trt: Module, watcher: Watcher) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)

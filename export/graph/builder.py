@@ -23,9 +23,8 @@ IR_VERSION = 10
 class GraphBuilder:
     """Collects nodes and constants. Every method that adds a node returns the name of the node's output.
 
-    Parameters
-    ----------
-    significant_bits : how many bits of each float32 weight are kept, 24 being all. Fewer compress better.
+    Args:
+        significant_bits: how many bits of each float32 weight are kept, 24 being all. Fewer compress better.
     """
 
     def __init__(self, *, significant_bits: int = 24) -> None:
@@ -42,7 +41,7 @@ class GraphBuilder:
         self.constants[name] = numpy_helper.from_array(value, name)
         return name
 
-    def node(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:  # noqa: ANN401 - of whatever type each is
+    def node(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
         """Add a node of one output, which is called as the node is."""
         self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
@@ -59,10 +58,9 @@ class GraphBuilder:
     ) -> str:
         """Add a convolution, and a ReLU after it if asked.
 
-        Parameters
-        ----------
-        pads : zeros added above and below, and left and right; None for so many that height and width are kept.
-        shared : the name of the weights, where several nodes have the same; stored once.
+        Args:
+            pads: zeros added above and below, and left and right; None for so many that height and width are kept.
+            shared: the name of the weights, where several nodes have the same; stored once.
         """
         rows, columns = convolution.weight.shape[2:]
         above, left = (rows // 2, columns // 2) if pads is None else pads
@@ -97,18 +95,18 @@ class GraphBuilder:
         """Add a product with a number."""
         return self.node("Mul", [x, self.constant(f"{name}.scale", np.float32(factor))], f"{name}.scaled")
 
-    def mean_over_picture(self, x: str, name: str) -> str:
+    def mean_over_image(self, x: str, name: str) -> str:
         """Add the mean over height and width: N x C x H x W to N x C x 1 x 1."""
         return self.node("GlobalAveragePool", [x], name)
 
-    def finish(self, *, name: str, picture: str, upscaled: str, artifact: Artifact) -> onnx.ModelProto:
+    def finish(self, *, name: str, image: str, upscaled: str, artifact: Artifact) -> onnx.ModelProto:
         """Make the model: uint8 N x height x width x 3 in and out, all but the 3 dynamic, described by `artifact`."""
         axes: list[str | int | None] = ["batch", "height", "width", 3]
         upscaled_axes: list[str | int | None] = ["batch", "upscaled_height", "upscaled_width", 3]
         graph = helper.make_graph(
             self.nodes,
             name,
-            [helper.make_tensor_value_info(picture, TensorProto.UINT8, axes)],
+            [helper.make_tensor_value_info(image, TensorProto.UINT8, axes)],
             [helper.make_tensor_value_info(upscaled, TensorProto.UINT8, upscaled_axes)],
             list(self.constants.values()),
         )

@@ -9,21 +9,20 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, helper
 
-# A picture so large that what is done once a picture (the squeeze-and-excitation) or at its borders hardly counts,
+# An image so large that what is done once an image (the squeeze-and-excitation) or at its borders hardly counts,
 # yet whole in all the layouts that a convolution may ask for.
 _COUNTED_HEIGHT, _COUNTED_WIDTH = 256, 256
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one picture, per input pixel.
+    """Of one image, per input pixel.
 
-    Attributes
-    ----------
-    multiply_accumulates_per_pixel : in convolutions. Additions, scalings and resizes are left out.
-    activation_bytes_per_pixel : the most that is alive at one time, were each node run in order and every tensor freed
-        after its last use: what an engine needs at least if it fuses nothing. Weights are not in it.
-    by_layer : the multiply-accumulates of each convolution.
+    Attributes:
+        multiply_accumulates_per_pixel: in convolutions. Additions, scalings and resizes are left out.
+        activation_bytes_per_pixel: the most that is alive at one time, were each node run in order and every tensor
+            freed after its last use: what an engine needs at least if it fuses nothing. Weights are not in it.
+        by_layer: the multiply-accumulates of each convolution.
     """
 
     multiply_accumulates_per_pixel: float
@@ -34,9 +33,8 @@ class Costs:
 def count_costs(model: onnx.ModelProto) -> Costs:
     """Count a graph's costs.
 
-    Parameters
-    ----------
-    model : as `overnet.export.graph.network_graph.build_onnx` makes it, in any precision.
+    Args:
+        model: as `overnet.export.graph.network_graph.build_onnx` makes it, in any precision.
     """
     shapes, types = _inferred(model)
     weights = {constant.name: list(constant.dims) for constant in model.graph.initializer}
@@ -54,7 +52,7 @@ def count_costs(model: onnx.ModelProto) -> Costs:
 
 
 def _inferred(model: onnx.ModelProto) -> tuple[dict[str, list[int]], dict[str, int]]:
-    """Shape and element type of every tensor for the counted picture."""
+    """Shape and element type of every tensor for the counted image."""
     copy = onnx.ModelProto.FromString(model.SerializeToString())
     dimensions = copy.graph.input[0].type.tensor_type.shape.dim
     for dimension, value in zip(dimensions, (1, _COUNTED_HEIGHT, _COUNTED_WIDTH, 3), strict=True):

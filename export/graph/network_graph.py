@@ -31,20 +31,18 @@ def build_onnx(
 ) -> onnx.ModelProto:
     """Write the graph for one scale.
 
-    Parameters
-    ----------
-    network : the deployed form.
-    scale : a whole number from 1 to the network's overscale factor.
-    form : which of the forms that compute the same (see `Form`).
-    significant_bits : bits kept of each weight, 24 being all (see `GraphBuilder`).
+    Args:
+        network: the deployed form.
+        scale: a whole number from 1 to the network's overscale factor.
+        form: which of the forms that compute the same (see `Form`).
+        significant_bits: bits kept of each weight, 24 being all (see `GraphBuilder`).
 
-    Returns
-    -------
-    A model with uint8 N x H x W x 3 RGB in and uint8 N x scale*H x scale*W x 3 RGB out, checked by ``onnx.checker``.
+    Returns:
+        A model with uint8 N x H x W x 3 RGB in and uint8 N x scale*H x scale*W x 3 RGB out, checked by
+        ``onnx.checker``.
 
-    Raises
-    ------
-    ValueError : the scale is no whole number in range.
+    Raises:
+        ValueError: the scale is no whole number in range.
     """
     overscale = network.config.overscale
     if scale != int(scale) or not 1 <= scale <= overscale:
@@ -71,7 +69,7 @@ def build_onnx(
     interleaved = graph.node("Transpose", [whole], "interleaved", perm=[0, 2, 3, 1])
     graph.node("Cast", [interleaved], OUTPUT_NAME, to=onnx.TensorProto.UINT8)
     model = graph.finish(
-        name=f"overnet_x{scale}", picture=INPUT_NAME, upscaled=OUTPUT_NAME, artifact=artifact_of(network, scale)
+        name=f"overnet_x{scale}", image=INPUT_NAME, upscaled=OUTPUT_NAME, artifact=artifact_of(network, scale)
     )
     onnx.checker.check_model(model, full_check=True)
     return model

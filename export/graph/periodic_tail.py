@@ -7,11 +7,11 @@ overscaled pixels of one input pixel, and to its s x s output pixels, is the sam
 * for each of the u x u phases, its 64 channels are computed on the input's grid, and mixed at once to 3 colours x 3 x 3
   taps of the last convolution (mixing channels commutes with the resize);
 * the vertical resize and the vertical part of the last convolution become one convolution over input rows, from the u
-  row phases to s, and likewise the horizontal ones. What leaves are 3 s^2 channels, which a shuffle makes a picture.
+  row phases to s, and likewise the horizontal ones. What leaves are 3 s^2 channels, which a shuffle makes an image.
 
-The borders are exact. The resize clamps to the edge of the *overscaled* picture, so a row beyond the edge repeats the
-edge's own phase; and the last convolution pads the *resized* picture with zeros, so for the tap that looks up, the rows
-beyond the edge are given values for which the resized row above the picture is zero (a linear condition).
+The borders are exact. The resize clamps to the edge of the *overscaled* image, so a row beyond the edge repeats the
+edge's own phase; and the last convolution pads the *resized* image with zeros, so for the tap that looks up, the rows
+beyond the edge are given values for which the resized row above the image is zero (a linear condition).
 """
 
 from __future__ import annotations
@@ -41,13 +41,12 @@ def _taps(position: float) -> dict[int, float]:
 class AxisResize:
     """Resize and last convolution along one axis, between phases on the input's grid.
 
-    Attributes
-    ----------
-    reach : how many input pixels beyond its own an output pixel takes from, on either side.
-    weights : taps x s x (2 reach + 1) x u: what an output phase takes, through a tap, from the phases of the input
-        pixels from `reach` before its own to `reach` after it.
-    before : taps x reach x u: what the edge's overscaled pixel is multiplied by to stand for those before it.
-    after : taps x reach x u: the same beyond the other edge.
+    Attributes:
+        reach: how many input pixels beyond its own an output pixel takes from, on either side.
+        weights: taps x s x (2 reach + 1) x u: what an output phase takes, through a tap, from the phases of the input
+            pixels from `reach` before its own to `reach` after it.
+        before: taps x reach x u: what the edge's overscaled pixel is multiplied by to stand for those before it.
+        after: taps x reach x u: the same beyond the other edge.
     """
 
     reach: int
@@ -92,7 +91,7 @@ def _vanishing(outside: dict[int, float], inside: list[dict[int, float]], count:
     rest = sum(weight for index, weight in outside.items() if index >= 0 or index in seen)
     if not free:
         if abs(rest) > 1e-12:
-            raise ValueError("no border makes the row outside the picture vanish")
+            raise ValueError("no border makes the row outside the image vanish")
         return factors
     weights = np.array([outside[index] for index in free])
     for index, factor in zip(free, -rest * weights / np.sum(weights**2), strict=True):
@@ -103,15 +102,13 @@ def _vanishing(outside: dict[int, float], inside: list[dict[int, float]], count:
 def periodic_tail(graph: GraphBuilder, network: DeployedNetwork, features: str, centred: str, scale: int) -> str:
     """Add the tail.
 
-    Parameters
-    ----------
-    features : the trunk's output, N x width x H x W.
-    centred : the picture in levels, less the mean, N x 3 x H x W.
-    scale : whole, at most the overscale factor; the network has one overscaling stage.
+    Args:
+        features: the trunk's output, N x width x H x W.
+        centred: the image in levels, less the mean, N x 3 x H x W.
+        scale: whole, at most the overscale factor; the network has one overscaling stage.
 
-    Returns
-    -------
-    N x 3 x scale*H x scale*W, in levels with the mean added.
+    Returns:
+        N x 3 x scale*H x scale*W, in levels with the mean added.
     """
     (stage,), (overscale,) = network.stages, network.stage_factors
     axis = axis_resize(overscale, scale)

@@ -24,7 +24,7 @@ def plain_features(graph: GraphBuilder, network: DeployedNetwork, centred: str) 
         outputs.append(reduced)
     together = graph.node("Concat", outputs, "fusion.together", axis=1)
     fused = graph.convolution(together, network.fusion, "fusion", relu=True)
-    mean = graph.mean_over_picture(entry, "global_skip.mean")
+    mean = graph.mean_over_image(entry, "global_skip.mean")
     skip = graph.convolution(mean, network.global_skip, "global_skip", relu=True)
     return graph.node(
         "Add",
@@ -45,9 +45,7 @@ def _group(graph: GraphBuilder, group: DeployedGroup, x: str, name: str) -> str:
 def _block(graph: GraphBuilder, block: DeployedBlock, x: str, name: str) -> str:
     expanded = graph.convolution(x, block.expand, f"{name}.expand", relu=True)
     y = graph.convolution(graph.convolution(expanded, block.reduce, f"{name}.reduce"), block.spatial, f"{name}.spatial")
-    excitation = graph.convolution(
-        graph.mean_over_picture(y, f"{name}.mean"), block.narrow, f"{name}.narrow", relu=True
-    )
+    excitation = graph.convolution(graph.mean_over_image(y, f"{name}.mean"), block.narrow, f"{name}.narrow", relu=True)
     excitation = graph.node(
         "Sigmoid", [graph.convolution(excitation, block.widen, f"{name}.widen")], f"{name}.excitation"
     )

@@ -17,15 +17,13 @@ from overnet.network.deploy import Convolution, DeployedNetwork
 def resizing_tail(graph: GraphBuilder, network: DeployedNetwork, features: str, centred: str, scale: int) -> str:
     """Add the tail.
 
-    Parameters
-    ----------
-    features : the trunk's output, N x width x H x W.
-    centred : the picture in levels, less the mean, N x 3 x H x W.
-    scale : whole, at most the overscale factor.
+    Args:
+        features: the trunk's output, N x width x H x W.
+        centred: the image in levels, less the mean, N x 3 x H x W.
+        scale: whole, at most the overscale factor.
 
-    Returns
-    -------
-    N x 3 x scale*H x scale*W, in levels with the mean added.
+    Returns:
+        N x 3 x scale*H x scale*W, in levels with the mean added.
     """
     for index, (stage, factor) in enumerate(zip(network.stages, network.stage_factors, strict=True)):
         enlarged = graph.convolution(features, stage, f"overscale.{index}", relu=True)

@@ -19,19 +19,17 @@ LEAN_SLICES = 3
 def features(graph: GraphBuilder, network: DeployedNetwork, centred: str, *, lean_memory: bool = False) -> str:
     """Add the feature extractor.
 
-    Parameters
-    ----------
-    centred : the picture in levels, less the mean, N x 3 x H x W.
-    lean_memory : compute each block's expansion in slices: the same numbers, less memory, more and smaller steps.
+    Args:
+        centred: the image in levels, less the mean, N x 3 x H x W.
+        lean_memory: compute each block's expansion in slices: the same numbers, less memory, more and smaller steps.
 
-    Returns
-    -------
-    N x width x H x W.
+    Returns:
+        N x width x H x W.
     """
     slices = LEAN_SLICES if lean_memory else 1
     entry = graph.convolution(centred, network.entry, "entry")
     # At once, though it is used at the end, so that the entry need not be kept till then.
-    mean = graph.mean_over_picture(entry, "global_skip.mean")
+    mean = graph.mean_over_image(entry, "global_skip.mean")
     skip = graph.convolution(mean, network.global_skip, "global_skip", relu=True)
     sums = _Sums(graph, network.reductions, entry, "reduction")
     reduced, fused = entry, ""
@@ -105,7 +103,7 @@ def _block(graph: GraphBuilder, block: DeployedBlock, x: str, slices: int, name:
         narrowed = graph.convolution(expanded, reduce, f"{name}.reduce.{index}")
         y = graph.node("Add", [y, narrowed], f"{name}.reduce.{index}.sum") if y else narrowed
     y = graph.convolution(y, block.spatial, f"{name}.spatial")
-    excitation = graph.mean_over_picture(y, f"{name}.mean")
+    excitation = graph.mean_over_image(y, f"{name}.mean")
     excitation = graph.convolution(excitation, block.narrow, f"{name}.narrow", relu=True)
     excitation = graph.convolution(excitation, block.widen, f"{name}.widen")
     excitation = graph.node("Sigmoid", [excitation], f"{name}.excitation")

@@ -9,20 +9,19 @@ from onnx import helper
 
 from overnet.export.precision.fp16_range import LARGEST_HALF, nodes_beyond_half
 from overnet.export.precision.half import to_half
-from overnet.export.verify.comparison import Picture
 from overnet.files.onnx_metadata import Artifact
+from overnet.types import Image
 
 
 @dataclass(frozen=True)
 class LoweredGraph:
     """A graph ready to be written.
 
-    Attributes
-    ----------
-    model : in the precision that `artifact` states, which is in its metadata.
-    content : the same, serialised.
-    exact : the same graph in FP32.
-    notes : what the user should know, one line each.
+    Attributes:
+        model: in the precision that `artifact` states, which is in its metadata.
+        content: the same, serialised.
+        exact: the same graph in FP32.
+        notes: what the user should know, one line each.
     """
 
     model: onnx.ModelProto
@@ -41,19 +40,18 @@ def labelled(model: onnx.ModelProto, exact: onnx.ModelProto, artifact: Artifact,
     return LoweredGraph(model, model.SerializeToString(), exact, artifact, tuple(notes))
 
 
-def converted(exact: onnx.ModelProto, precision: str, pictures: list[Picture]) -> tuple[onnx.ModelProto, list[str]]:
+def converted(exact: onnx.ModelProto, precision: str, images: list[Image]) -> tuple[onnx.ModelProto, list[str]]:
     """Convert a graph to FP32, FP16 or BF16; with notes for the user.
 
-    Parameters
-    ----------
-    exact : in FP32, from `overnet.export.graph.network_graph.build_onnx`.
-    pictures : H x W x 3 uint8 each, on which the numbers inside are looked at: what FP16 cannot hold stays in FP32.
+    Args:
+        exact: in FP32, from `overnet.export.graph.network_graph.build_onnx`.
+        images: H x W x 3 uint8 each, on which the numbers inside are looked at: what FP16 cannot hold stays in FP32.
     """
     if precision == "fp32":
         return exact, []
     if precision == "bf16":
         return to_half(exact, "bf16"), []
-    beyond = nodes_beyond_half(exact, pictures)
+    beyond = nodes_beyond_half(exact, images)
     return to_half(exact, "fp16", keep=set(beyond)), beyond_notes(beyond)
 
 

@@ -10,29 +10,27 @@ from onnx import TensorProto, numpy_helper
 from overnet.errors import require
 from overnet.system.openvino_core import openvino_core
 
-# FP16's largest number, and how much room is left under it: pictures that were not looked at may reach further.
+# FP16's largest number, and how much room is left under it: images that were not looked at may reach further.
 LARGEST_HALF = float(np.finfo(np.float16).max)
 HEADROOM = 4.0
 
 
-def nodes_beyond_half(model: onnx.ModelProto, pictures: list[NDArray[np.uint8]]) -> dict[str, float]:
+def nodes_beyond_half(model: onnx.ModelProto, images: list[NDArray[np.uint8]]) -> dict[str, float]:
     """Find the nodes that have to stay in FP32 because their numbers, in or out, come near FP16's largest.
 
-    Parameters
-    ----------
-    model : in FP32, from `overnet.export.graph.network_graph.build_onnx`.
-    pictures : H x W x 3 uint8 each, to take the numbers from.
+    Args:
+        model: in FP32, from `overnet.export.graph.network_graph.build_onnx`.
+        images: H x W x 3 uint8 each, to take the numbers from.
 
-    Returns
-    -------
-    The largest magnitude met at each such node.
+    Returns:
+        The largest magnitude met at each such node.
     """
     largest: dict[str, float] = {
         constant.name: float(np.abs(numpy_helper.to_array(constant)).max(initial=0))
         for constant in model.graph.initializer
         if constant.data_type == TensorProto.FLOAT
     }
-    largest |= _largest_in_tensors(model, pictures)
+    largest |= _largest_in_tensors(model, images)
     # A weight is a known number and needs no headroom.
     weights = {constant.name for constant in model.graph.initializer}
     limits = {name: LARGEST_HALF / (1 if name in weights else HEADROOM) for name in largest}
@@ -46,8 +44,8 @@ def nodes_beyond_half(model: onnx.ModelProto, pictures: list[NDArray[np.uint8]])
     return beyond
 
 
-def _largest_in_tensors(model: onnx.ModelProto, pictures: list[NDArray[np.uint8]]) -> dict[str, float]:
-    """The largest magnitude in every floating-point tensor that the graph computes of the pictures."""
+def _largest_in_tensors(model: onnx.ModelProto, images: list[NDArray[np.uint8]]) -> dict[str, float]:
+    """The largest magnitude in every floating-point tensor that the graph computes of the images."""
     openvino = require("openvino", extra="", purpose="converting an ONNX file to FP16")
     operators = openvino.opset13
     graph = openvino_core().read_model(model.SerializeToString())
@@ -66,8 +64,8 @@ def _largest_in_tensors(model: onnx.ModelProto, pictures: list[NDArray[np.uint8]
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     request = openvino_core().compile_model(measuring, "CPU", options).create_infer_request()
     largest: dict[str, float] = {}
-    for picture in pictures:
-        request.infer([picture[None]])
+    for image in images:
+        request.infer([image[None]])
         for found, magnitude in zip(names, request.output_tensors, strict=True):
             for name in found:
                 largest[name] = max(largest.get(name, 0.0), float(magnitude.data))

@@ -1,8 +1,8 @@
 """Which number type each step computes in, decided in the graph: TensorRT 11 has no flag for it, and 10.x keeps to it.
 
 The graph is written in FP32. Here its convolutions and what lies between them become FP16 or BF16, with casts where the
-types meet. In FP32 stay: the picture less its mean; the means over the picture, which add up hundreds of thousands of
-numbers; the final addition to the enlarged picture, and the rounding to levels; and steps that are named, because
+types meet. In FP32 stay: the image less its mean; the means over the image, which add up hundreds of thousands of
+numbers; the final addition to the enlarged image, and the rounding to levels; and steps that are named, because
 their numbers leave the range of the smaller type.
 """
 
@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from overnet.export.graph.builder import rounded
 
 TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-# From the picture to where convolutions begin, and from the final addition to the end.
+# From the image to where convolutions begin, and from the final addition to the end.
 _ENDS = ("levels", "planar", "centred", "base", "added", "shuffled", "clipped", "rounded", "interleaved")
 # Steps whose result has a type of its own.
 _TYPED_BY_THEMSELVES = ("Cast",)
@@ -27,20 +27,17 @@ _BFLOAT16_BITS = 8
 def to_half(model: onnx.ModelProto, precision: str, *, keep: Set[str] = frozenset()) -> onnx.ModelProto:
     """Convert a graph to a smaller number type, but for what must stay.
 
-    Parameters
-    ----------
-    model : in FP32, from `overnet.export.graph.network_graph.build_onnx`; with or without quantised convolutions.
-    precision : ``"fp16"`` or ``"bf16"``.
-    keep : names of further nodes to compute in FP32.
+    Args:
+        model: in FP32, from `overnet.export.graph.network_graph.build_onnx`; with or without quantised convolutions.
+        precision: ``"fp16"`` or ``"bf16"``.
+        keep: names of further nodes to compute in FP32.
 
-    Returns
-    -------
-    A new model whose metadata still says fp32: see `overnet.export.graph.network_graph`.
+    Returns:
+        A new model whose metadata still says fp32: see `overnet.export.graph.network_graph`.
 
-    Raises
-    ------
-    ValueError : `precision` is another.
-    OverflowError : a weight is beyond the type's range, with the node's name.
+    Raises:
+        ValueError: `precision` is another.
+        OverflowError: a weight is beyond the type's range, with the node's name.
     """
     if precision not in ("fp16", "bf16"):
         raise ValueError(f"precision is {precision!r}; fp16 or bf16")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,22 +18,21 @@ from overnet.export.precision.quantizer import candidates, quantize
 from overnet.export.verify.declared_types import run_exactly, visit_tensors
 from overnet.files.onnx_metadata import OUTPUT_NAME
 from overnet.imaging.metrics import psnr_luma
+from overnet.types import Progress
 
 # What is done just now, how much of it is done, and how much there is; 0 of 0 where that is not known.
-Progress = Callable[[str, int, int], None]
 
-# What a layer does alone is measured on the middles of so many pictures, of so many pixels: it only has to be compared
+# What a layer does alone is measured on the middles of so many images, of so many pixels: it only has to be compared
 # with what the others do.
-_COMPARED_PICTURES, _COMPARED_SIDE = 4, 40
+_COMPARED_IMAGES, _COMPARED_SIDE = 4, 40
 
 
 @dataclass(frozen=True)
 class KeptLayer:
     """A convolution that stays in FP16.
 
-    Attributes
-    ----------
-    loss_db : what it would cost alone, estimated from how far its quantisation moves the result.
+    Attributes:
+        loss_db: what it would cost alone, estimated from how far its quantisation moves the result.
     """
 
     name: str
@@ -44,13 +43,12 @@ class KeptLayer:
 class LayerChoice:
     """What was decided, and what it costs.
 
-    Attributes
-    ----------
-    model : in FP32 but for the levels, from `overnet.export.precision.quantizer.quantize`.
-    quantized : names of the convolutions in INT8.
-    kept : the others that could have been, the costliest first.
-    loss_db : mean PSNR on luma against the truth that is lost to INT8 and FP16 together; negative if gained.
-    share : of the graph's multiply-accumulates, in INT8; 0 to 1.
+    Attributes:
+        model: in FP32 but for the levels, from `overnet.export.precision.quantizer.quantize`.
+        quantized: names of the convolutions in INT8.
+        kept: the others that could have been, the costliest first.
+        loss_db: mean PSNR on luma against the ground truth that is lost to INT8 and FP16 together; negative if gained.
+        share: of the graph's multiply-accumulates, in INT8; 0 to 1.
     """
 
     model: onnx.ModelProto
@@ -72,19 +70,17 @@ def choose_layers(
 ) -> LayerChoice:
     """Quantise as many convolutions as the loss allows, leaving out those that harm most for what they save.
 
-    Parameters
-    ----------
-    model : in FP32, from `overnet.export.graph.network_graph.build_onnx`.
-    largest : from `overnet.export.precision.quantizer.largest_inputs`.
-    pairs : to measure the loss on, at least one.
-    scale : the graph's; also the border left out when measuring, in pixels.
-    max_loss_db : the most PSNR on luma, mean over the pairs, that may be lost against the FP32 graph.
-    keep : nodes that compute in FP32 (see `overnet.export.precision.fp16_range`), and are not quantised.
-    progress : is told how far it is.
+    Args:
+        model: in FP32, from `overnet.export.graph.network_graph.build_onnx`.
+        largest: from `overnet.export.precision.quantizer.largest_inputs`.
+        pairs: to measure the loss on, at least one.
+        scale: the graph's; also the border left out when measuring, in pixels.
+        max_loss_db: the most PSNR on luma, mean over the pairs, that may be lost against the FP32 graph.
+        keep: nodes that compute in FP32 (see `overnet.export.precision.fp16_range`), and are not quantised.
+        progress: is told how far it is.
 
-    Raises
-    ------
-    InputError : even with a single convolution quantised, or with none, the loss is larger.
+    Raises:
+        InputError: even with a single convolution quantised, or with none, the loss is larger.
     """
     possible = [name for name in candidates(model) if name not in keep]
     exact_db = _psnr_db(model, pairs, scale)
@@ -133,7 +129,7 @@ def choose_layers(
 
 
 def _psnr_db(model: onnx.ModelProto, pairs: list[Pair], scale: int) -> float:
-    """Mean PSNR on luma against the truth, computed in the types that the graph declares."""
+    """Mean PSNR on luma against the ground truth, computed in the types that the graph declares."""
     return float(
         np.mean(
             [psnr_luma(pair.high, run_exactly(model, pair.low[None])[OUTPUT_NAME][0], border=scale) for pair in pairs]
@@ -150,23 +146,23 @@ def _losses(
     progress: Progress,
 ) -> dict[str, float]:
     """What each layer would cost alone: the error that its quantisation adds, against the error that is there."""
-    pictures = [middle(pair.low, _COMPARED_SIDE) for pair in pairs[:_COMPARED_PICTURES]]
-    exact = [_before_rounding(model, picture) for picture in pictures]
+    images = [middle(pair.low, _COMPARED_SIDE) for pair in pairs[:_COMPARED_IMAGES]]
+    exact = [_before_rounding(model, image) for image in images]
     there = 255**2 / 10 ** (exact_db / 10)
     losses = {}
     for index, name in enumerate(layers):
         progress("finding out what each layer costs in INT8", index, len(layers))
         alone = quantize(model, largest, {name})
         added = [
-            float(torch.mean((_before_rounding(alone, picture) - expected) ** 2))
-            for picture, expected in zip(pictures, exact, strict=True)
+            float(torch.mean((_before_rounding(alone, image) - expected) ** 2))
+            for image, expected in zip(images, exact, strict=True)
         ]
         losses[name] = 10 * math.log10(1 + float(np.mean(added)) / there)
     return losses
 
 
-def _before_rounding(model: onnx.ModelProto, picture: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> torch.Tensor:
-    for node, result in visit_tensors(model, picture[None]):
+def _before_rounding(model: onnx.ModelProto, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> torch.Tensor:
+    for node, result in visit_tensors(model, image[None]):
         if node.op_type == "Clip":
             return result
     raise ValueError("the graph clips nothing: it is none of ours")

@@ -11,24 +11,24 @@ from overnet.export.precision.calibration import pairs_of
 from overnet.export.precision.convert import LoweredGraph, beyond_notes, converted, labelled
 from overnet.export.precision.fp16_range import nodes_beyond_half
 from overnet.export.precision.half import to_half
-from overnet.export.precision.layer_choice import Progress, choose_layers
+from overnet.export.precision.layer_choice import choose_layers
 from overnet.export.precision.quantizer import largest_inputs
-from overnet.export.verify.comparison import Picture, check_pictures
+from overnet.export.verify.comparison import check_images
 from overnet.network.deploy import DeployedNetwork
+from overnet.types import Image, Progress
 
 
 @dataclass(frozen=True)
 class Calibration:
     """What INT8 is decided on.
 
-    Attributes
-    ----------
-    pictures : H x W x 3 uint8 each, from `overnet.export.precision.calibration.calibration_pictures`; with `remarks`
-        on them.
-    max_loss_db : the most PSNR on luma against the truth that it may cost on them.
+    Attributes:
+        images: H x W x 3 uint8 each, from `overnet.export.precision.calibration.calibration_images`; with `remarks` on
+            them.
+        max_loss_db: the most PSNR on luma against the ground truth that it may cost on them.
     """
 
-    pictures: list[Picture]
+    images: list[Image]
     remarks: list[str]
     max_loss_db: float
 
@@ -37,7 +37,7 @@ def lower(
     network: DeployedNetwork,
     scale: int,
     precision: str,
-    pictures: list[Picture],
+    images: list[Image],
     *,
     form: Form = "default",
     significant_bits: int = 24,
@@ -46,37 +46,35 @@ def lower(
 ) -> LoweredGraph:
     """Build the graph of one scale in one precision.
 
-    Parameters
-    ----------
-    precision : one of `overnet.files.onnx_metadata.PRECISIONS`.
-    pictures : H x W x 3 uint8 each, on which the numbers inside are looked at: what FP16 cannot hold stays in FP32.
-    form, significant_bits : as in `overnet.export.graph.network_graph.build_onnx`.
-    calibration : for INT8, and needed there.
-    progress : is told what is being done.
+    Args:
+        precision: one of `overnet.files.onnx_metadata.PRECISIONS`.
+        images: H x W x 3 uint8 each, on which the numbers inside are looked at: what FP16 cannot hold stays in FP32.
+        form, significant_bits: as in `overnet.export.graph.network_graph.build_onnx`.
+        calibration: for INT8, and needed there.
+        progress: is told what is being done.
 
-    Raises
-    ------
-    InputError : no layer can be INT8 within the loss allowed.
+    Raises:
+        InputError: no layer can be INT8 within the loss allowed.
     """
     exact = build_onnx(network, scale, form=form, significant_bits=significant_bits)
     artifact = replace(artifact_of(network, scale), precision=precision)
     if precision == "int8" and calibration is not None:
-        model, notes = _quantized(exact, scale, pictures, calibration, progress)
+        model, notes = _quantized(exact, scale, images, calibration, progress)
     else:
-        model, notes = converted(exact, precision, pictures)
+        model, notes = converted(exact, precision, images)
     return labelled(model, exact, artifact, notes)
 
 
 def _quantized(
-    exact: onnx.ModelProto, scale: int, pictures: list[Picture], calibration: Calibration, progress: Progress
+    exact: onnx.ModelProto, scale: int, images: list[Image], calibration: Calibration, progress: Progress
 ) -> tuple[onnx.ModelProto, list[str]]:
     progress("calibrating", 0, 0)
-    pairs = pairs_of(calibration.pictures, scale)
-    beyond = nodes_beyond_half(exact, pictures)
+    pairs = pairs_of(calibration.images, scale)
+    beyond = nodes_beyond_half(exact, images)
     choice = choose_layers(
         exact,
-        # The drawn pictures reach further than photographs; ranges without them cut their contrasts off.
-        largest_inputs(exact, [*(pair.low for pair in pairs), *check_pictures()]),
+        # The drawn images reach further than photographs; ranges without them cut their contrasts off.
+        largest_inputs(exact, [*(pair.low for pair in pairs), *check_images()]),
         pairs,
         scale,
         max_loss_db=calibration.max_loss_db,
@@ -85,7 +83,7 @@ def _quantized(
     )
     notes = [
         f"{len(choice.quantized)} convolutions in INT8, {choice.share:.0%} of the multiply-accumulates; it costs "
-        f"{choice.loss_db:.3f} dB of PSNR on {len(pairs)} calibration pictures"
+        f"{choice.loss_db:.3f} dB of PSNR on {len(pairs)} calibration images"
     ]
     if choice.kept:
         named = ", ".join(f"{layer.name} ({layer.loss_db:.3f} dB)" for layer in choice.kept)

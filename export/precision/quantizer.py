@@ -19,19 +19,19 @@ from overnet.export.precision.half import must_stay
 from overnet.export.verify.declared_types import visit_tensors
 
 LARGEST_LEVEL = 127
-# What a picture's border or centre needs is exact as it is, and costs next to nothing.
+# What an image's border or centre needs is exact as it is, and costs next to nothing.
 _NEVER = ("entry", "base")
 _INTERPOLATION = ".resize"
 
 
 def candidates(model: onnx.ModelProto) -> list[str]:
     """The convolutions that can be quantised, in order: all but the first, those on means, and interpolations."""
-    once_a_picture: set[str] = set()
+    once_an_image: set[str] = set()
     found = []
     for node in model.graph.node:
-        on_means = node.op_type == "GlobalAveragePool" or node.input[0] in once_a_picture
+        on_means = node.op_type == "GlobalAveragePool" or node.input[0] in once_an_image
         if on_means and node.op_type != "Mul":
-            once_a_picture.add(node.output[0])
+            once_an_image.add(node.output[0])
         elif node.op_type == "Conv" and not (node.name in _NEVER or must_stay(node) or _interpolates(node)):
             found.append(node.name)
     return found
@@ -41,19 +41,18 @@ def _interpolates(node: onnx.NodeProto) -> bool:
     return str(node.name).endswith(_INTERPOLATION)
 
 
-def largest_inputs(model: onnx.ModelProto, pictures: list[NDArray[np.uint8]]) -> dict[str, float]:
+def largest_inputs(model: onnx.ModelProto, images: list[NDArray[np.uint8]]) -> dict[str, float]:
     """The largest magnitude in the input of each candidate, by the input's name.
 
-    Parameters
-    ----------
-    model : in FP32, from `overnet.export.graph.network_graph.build_onnx`.
-    pictures : H x W x 3 uint8 each.
+    Args:
+        model: in FP32, from `overnet.export.graph.network_graph.build_onnx`.
+        images: H x W x 3 uint8 each.
     """
     chosen = set(candidates(model))
     inputs = {node.input[0] for node in model.graph.node if node.name in chosen}
     largest = dict.fromkeys(inputs, 0.0)
-    for picture in pictures:
-        for node, result in visit_tensors(model, picture[None]):
+    for image in images:
+        for node, result in visit_tensors(model, image[None]):
             name = node.output[0]
             if name in largest:
                 largest[name] = max(largest[name], float(result.abs().max()))
@@ -63,15 +62,13 @@ def largest_inputs(model: onnx.ModelProto, pictures: list[NDArray[np.uint8]]) ->
 def quantize(model: onnx.ModelProto, largest: Mapping[str, float], layers: Set[str]) -> onnx.ModelProto:
     """Quantise some convolutions.
 
-    Parameters
-    ----------
-    model : in FP32, from `overnet.export.graph.network_graph.build_onnx`.
-    largest : from `largest_inputs`.
-    layers : names of candidates.
+    Args:
+        model: in FP32, from `overnet.export.graph.network_graph.build_onnx`.
+        largest: from `largest_inputs`.
+        layers: names of candidates.
 
-    Returns
-    -------
-    A new model, in FP32 but for the levels.
+    Returns:
+        A new model, in FP32 but for the levels.
     """
     graph = model.graph
     constants = {constant.name: constant for constant in graph.initializer}

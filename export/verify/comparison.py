@@ -1,34 +1,30 @@
-"""How far what one thing makes of some pictures is from what another makes of them. Needs no torch."""
+"""How far what one thing makes of some images is from what another makes of them. Needs no torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from overnet.errors import require
 from overnet.imaging.metrics import largest_difference, psnr
 from overnet.system.openvino_core import openvino_core
+from overnet.types import Image, Upscale
 
-Picture = NDArray[np.uint8]
 # H x W x 3 to scale*H x scale*W x 3.
-Upscale = Callable[[Picture], Picture]
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an exported file is from its reference, over all pictures compared.
+    """How far an exported file is from its reference, over all images compared.
 
-    Attributes
-    ----------
-    largest_difference : in grey levels, 0 to 255.
-    psnr_db : of the exported file's pictures against the reference's, all channels; infinite where all are equal.
-    measured_by : what ran the file.
-    reference : what ran the reference; empty where nothing had to be compared.
+    Attributes:
+        largest_difference: in grey levels, 0 to 255.
+        psnr_db: of the exported file's images against the reference's, all channels; infinite where all are equal.
+        measured_by: what ran the file.
+        reference: what ran the reference; empty where nothing had to be compared.
     """
 
     largest_difference: int
@@ -51,26 +47,25 @@ class Parity:
         )
 
 
-class Referee:
-    """Holds what the reference makes of some pictures, and compares others' results with it.
+class ReferenceResults:
+    """Holds what the reference makes of some images, and compares others' results with it.
 
-    Parameters
-    ----------
-    reference : the network, as `overnet.export.verify.onnx_file.in_network` gives it, or what stands for it; with its
-        name.
-    pictures : H x W x 3 uint8 each, at least one.
+    Args:
+        reference: the network, as `overnet.export.verify.onnx_file.in_network` gives it, or what stands for it; with
+            its name.
+        images: H x W x 3 uint8 each, at least one.
     """
 
-    def __init__(self, reference: tuple[Upscale, str], pictures: list[Picture]) -> None:
+    def __init__(self, reference: tuple[Upscale, str], images: list[Image]) -> None:
         upscale, self._name = reference
-        self._pictures = pictures
-        self._expected = [upscale(picture) for picture in pictures]
+        self._images = images
+        self._expected = [upscale(image) for image in images]
 
     def compare(self, upscale: Upscale, measured_by: str) -> Parity:
-        """Run every picture through `upscale` and compare."""
+        """Run every image through `upscale` and compare."""
         largest, errors = 0, []
-        for picture, expected in zip(self._pictures, self._expected, strict=True):
-            upscaled = upscale(picture)
+        for image, expected in zip(self._images, self._expected, strict=True):
+            upscaled = upscale(image)
             largest = max(largest, largest_difference(upscaled, expected))
             errors.append(10 ** (-psnr(expected, upscaled, border=0) / 10))
         mean_error = float(np.mean(errors))
@@ -83,15 +78,15 @@ def in_openvino(path: Path) -> tuple[Upscale, str]:
     openvino = require("openvino", extra="", purpose="comparing an ONNX file with the network")
     compiled = openvino_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
-    def upscale(picture: Picture) -> Picture:
-        upscaled: Picture = np.array(compiled(picture[None])[0])[0]
+    def upscale(image: Image) -> Image:
+        upscaled: Image = np.array(compiled(image[None])[0])[0]
         return upscaled
 
     return upscale, f"OpenVINO {openvino.__version__.partition('-')[0]}"
 
 
-def check_pictures() -> list[Picture]:
-    """Pictures to compare on: smooth, sharp, noisy, black and white, of odd sizes; the same every time."""
+def check_images() -> list[Image]:
+    """Images to compare on: smooth, sharp, noisy, black and white, of odd sizes; the same every time."""
     random = np.random.default_rng(2021)
     rows, columns = np.mgrid[0:61, 0:83]
     waves = np.stack([np.sin(rows / 5 + k) * np.cos(columns / (3 + k)) for k in range(3)], axis=-1)

@@ -31,23 +31,21 @@ _TYPES: dict[int, torch.dtype] = {
 }
 
 
-def visit_tensors(model: onnx.ModelProto, pictures: NDArray[np.uint8]) -> Iterator[tuple[onnx.NodeProto, Tensor]]:
+def visit_tensors(model: onnx.ModelProto, images: NDArray[np.uint8]) -> Iterator[tuple[onnx.NodeProto, Tensor]]:
     """Run a graph in the types that it declares, and hand out each node with its result, in order.
 
     Only what later nodes need is kept meanwhile.
 
-    Parameters
-    ----------
-    model : a graph of ours.
-    pictures : N x H x W x 3 uint8.
+    Args:
+        model: a graph of ours.
+        images: N x H x W x 3 uint8.
 
-    Raises
-    ------
-    NotImplementedError : the graph has an operator, or a form of one, that none of our graphs has.
+    Raises:
+        NotImplementedError: the graph has an operator, or a form of one, that none of our graphs has.
     """
     graph = model.graph
     known = {constant.name: _constant(constant) for constant in graph.initializer}
-    known[graph.input[0].name] = torch.from_numpy(np.ascontiguousarray(pictures))
+    known[graph.input[0].name] = torch.from_numpy(np.ascontiguousarray(images))
     last_use = {name: index for index, node in enumerate(graph.node) for name in node.input}
     for index, node in enumerate(graph.node):
         if node.op_type not in _OPERATORS:
@@ -63,23 +61,21 @@ def visit_tensors(model: onnx.ModelProto, pictures: NDArray[np.uint8]) -> Iterat
 
 
 def run_exactly(
-    model: onnx.ModelProto, pictures: NDArray[np.uint8], names: Iterable[str] | None = (OUTPUT_NAME,)
+    model: onnx.ModelProto, images: NDArray[np.uint8], names: Iterable[str] | None = (OUTPUT_NAME,)
 ) -> dict[str, NDArray[Any]]:
     """Run a graph in the types that it declares.
 
-    Parameters
-    ----------
-    model : a graph of ours.
-    pictures : N x H x W x 3 uint8.
-    names : the tensors wanted; None for all.
+    Args:
+        model: a graph of ours.
+        images: N x H x W x 3 uint8.
+        names: the tensors wanted; None for all.
 
-    Returns
-    -------
-    The tensors by name; floating-point ones as float32, which holds every value of the smaller types.
+    Returns:
+        The tensors by name; floating-point ones as float32, which holds every value of the smaller types.
     """
     wanted = None if names is None else set(names)
     results = {}
-    for node, result in visit_tensors(model, pictures):
+    for node, result in visit_tensors(model, images):
         if wanted is None or node.output[0] in wanted:
             results[node.output[0]] = (result.float() if result.is_floating_point() else result).numpy()
     return results
@@ -114,7 +110,7 @@ def _convolution(
     return result.to(x.dtype)
 
 
-def _resize(x: Tensor, region: Tensor | None, factors: Tensor, **attributes: Any) -> Tensor:  # noqa: ANN401 - whatever ONNX has
+def _resize(x: Tensor, region: Tensor | None, factors: Tensor, **attributes: Any) -> Tensor:
     mode, sharpness = attributes.get("mode"), attributes.get("cubic_coeff_a")
     if (mode, sharpness) != (b"cubic", NETWORK_SHARPNESS) or region is not None:
         raise NotImplementedError(f"a resize of mode {mode!r} and sharpness {sharpness}")

@@ -21,22 +21,21 @@ from overnet.network.model import DenseGroup, OverNet, ResidualBlock
 
 def first_divergence(
     model: onnx.ModelProto,
-    pictures: NDArray[np.uint8],
+    images: NDArray[np.uint8],
     expected: Mapping[str, NDArray[Any]],
     *,
     least_signal_to_noise_db: float,
 ) -> str:
     """Describe the first tensor that is not finite, or too far from what is expected; if none is, the farthest.
 
-    Parameters
-    ----------
-    model : the graph in question.
-    pictures : N x H x W x 3 uint8.
-    expected : tensors by their names in the graph; those without an entry, or of another shape, are passed over.
-    least_signal_to_noise_db : 10 log10 of the expected tensor's energy over the difference's.
+    Args:
+        model: the graph in question.
+        images: N x H x W x 3 uint8.
+        expected: tensors by their names in the graph; those without an entry, or of another shape, are passed over.
+        least_signal_to_noise_db: 10 log10 of the expected tensor's energy over the difference's.
     """
     farthest, smallest_db = "", math.inf
-    for node, result in visit_tensors(model, pictures):
+    for node, result in visit_tensors(model, images):
         if not result.is_floating_point():
             continue
         if not bool(torch.isfinite(result).all()):
@@ -62,21 +61,19 @@ def signal_to_noise_db(expected: NDArray[Any], computed: NDArray[Any]) -> float:
     return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
-def network_tensors(model: OverNet, picture: NDArray[np.uint8], scale: int) -> dict[str, NDArray[np.float32]]:
+def network_tensors(model: OverNet, image: NDArray[np.uint8], scale: int) -> dict[str, NDArray[np.float32]]:
     """Tensors inside the network in PyTorch, by the names that they have in the graph.
 
-    Parameters
-    ----------
-    picture : H x W x 3 uint8.
+    Args:
+        image: H x W x 3 uint8.
 
-    Returns
-    -------
-    The output of the entry, of every block and reduction, of the fusion, of each phase of the overscaling where that is
-    done in one stage, and of the whole before it is clipped, in levels.
+    Returns:
+        The output of the entry, of every block and reduction, of the fusion, of each phase of the overscaling where
+        that is done in one stage, and of the whole before it is clipped, in levels.
     """
     found: dict[str, Tensor] = {}
     with torch.inference_mode(), _recording(model, found):
-        upscaled = model(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255, scale)
+        upscaled = model(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255, scale)
     # Where the tail works on the input's grid, the result is put together from phases; `added` is before that.
     found["shuffled"] = found["added"] = upscaled * LEVELS
     return {name: tensor.float().numpy() for name, tensor in found.items()}
@@ -87,7 +84,7 @@ def _recording(model: OverNet, found: dict[str, Tensor]) -> Iterator[None]:
     """Have the modules of a network note their outputs while the block runs."""
 
     def note(module: nn.Module, name: str, *, relu: bool = False) -> None:
-        def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:  # noqa: ANN401 - torch's signature
+        def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
             found[f"{name}.relu" if relu else name] = functional.relu(output) if relu else output
 
         handles.append(module.register_forward_hook(hook))
@@ -115,7 +112,7 @@ def _recording(model: OverNet, found: dict[str, Tensor]) -> Iterator[None]:
                 found[f"tail.phase.{row}.{column}.overscale.relu"] = functional.relu(phase)
 
 
-def _note_group(note: Any, group: DenseGroup, prefix: str) -> None:  # noqa: ANN401 - the function above
+def _note_group(note: Any, group: DenseGroup, prefix: str) -> None:
     for index, (member, reduction) in enumerate(zip(group.members, group.reductions, strict=True)):
         if isinstance(member, DenseGroup):
             _note_group(note, member, f"group.{index}.")

@@ -13,8 +13,8 @@ import torch
 
 from overnet.errors import ArtifactError, BackendError
 from overnet.export.engine.trt_api import ICudaEngine, IExecutionContext, Module, Runtime
-from overnet.export.verify.comparison import Parity, Picture, Referee, Upscale
-from overnet.export.verify.tolerance import GATES
+from overnet.export.verify.comparison import Parity, ReferenceResults
+from overnet.export.verify.tolerance import TOLERANCES
 from overnet.files.engine_sidecar import TITLES, Profile, RuntimeName
 from overnet.files.onnx_metadata import (
     GIVEN_MEANS_NAME,
@@ -25,6 +25,7 @@ from overnet.files.onnx_metadata import (
     Artifact,
 )
 from overnet.system.environment import bindings
+from overnet.types import Image, Upscale
 
 
 def pass_engine_gate(
@@ -33,27 +34,24 @@ def pass_engine_gate(
     profile: Profile,
     artifact: Artifact,
     reference: tuple[Upscale, str],
-    pictures: list[Picture],
+    images: list[Image],
     *,
     name: str,
 ) -> Parity | None:
     """Run an engine on the GPU, compare it with what it was made from, and refuse it if it is too far.
 
-    Parameters
-    ----------
-    serialized : the engine; its own build, so that deserialising it is safe.
-    reference : the network, or the ONNX file that stands for it; with its name.
-    pictures : H x W x 3 uint8 each; brought to sizes that the profile has.
-    name : what the file is going to be called, for messages.
+    Args:
+        serialized: the engine; its own build, so that deserialising it is safe.
+        reference: the network, or the ONNX file that stands for it; with its name.
+        images: H x W x 3 uint8 each; brought to sizes that the profile has.
+        name: what the file is going to be called, for messages.
 
-    Returns
-    -------
-    How far it is; None where PyTorch has no GPU to run it on.
+    Returns:
+        How far it is; None where PyTorch has no GPU to run it on.
 
-    Raises
-    ------
-    ArtifactError : it is too far from the reference.
-    BackendError : TensorRT cannot run it.
+    Raises:
+        ArtifactError: it is too far from the reference.
+        BackendError: TensorRT cannot run it.
     """
     if not torch.cuda.is_available():
         return None
@@ -63,52 +61,53 @@ def pass_engine_gate(
     if engine is None:
         raise BackendError(f"{name}: {TITLES[target]} cannot load the engine that it has just built")
     label = f"{TITLES[target]} {trt.__version__} on {torch.cuda.get_device_name()}"
-    fitted = [fitting(picture, profile) for picture in pictures]
-    return judge_engine(engine, torch.device("cuda"), artifact, reference, fitted, name=name, label=label)
+    fitted = [fitting(image, profile) for image in images]
+    return check_engine(engine, torch.device("cuda"), artifact, reference, fitted, name=name, label=label)
 
 
-def judge_engine(
+def check_engine(
     engine: ICudaEngine,
     device: torch.device,
     artifact: Artifact,
     reference: tuple[Upscale, str],
-    pictures: list[Picture],
+    images: list[Image],
     *,
     name: str,
     label: str,
 ) -> Parity:
     """Compare a loaded engine with the reference; the same as `pass_engine_gate` otherwise.
 
-    Parameters
-    ----------
-    device : where its buffers are to lie.
-    pictures : of sizes that it takes.
-    label : what to call that which runs it.
+    Args:
+        device: where its buffers are to lie.
+        images: of sizes that it takes.
+        label: what to call that which runs it.
     """
     scale = int(artifact.scale)
-    referee = Referee(reference, pictures)
-    # Tiles are upscaled with given means, and a picture with its own given has to come out as it does without.
-    alone, given = (referee.compare(_in_engine(engine, scale, device, give=give), label) for give in (False, True))
+    reference_results = ReferenceResults(reference, images)
+    # Tiles are upscaled with given means, and an image with its own given has to come out as it does without.
+    alone, given = (
+        reference_results.compare(_in_engine(engine, scale, device, give=give), label) for give in (False, True)
+    )
     parity = replace(alone.worse(given), measured_by=label)
-    gate = GATES[artifact.precision]
+    gate = TOLERANCES[artifact.precision]
     if not gate.holds(parity):
         raise ArtifactError(f"{gate.refusal(name, parity)}; the graph it was built from passed")
     return parity
 
 
-def fitting(picture: Picture, profile: Profile) -> Picture:
-    """A picture as it is where the profile takes it; else repeated or cut to the nearest size that it takes."""
+def fitting(image: Image, profile: Profile) -> Image:
+    """An image as it is where the profile takes it; else repeated or cut to the nearest size that it takes."""
     sides = [
         min(max(side, low), high)
-        for side, low, high in zip(picture.shape, profile.minimum, profile.maximum, strict=False)
+        for side, low, high in zip(image.shape, profile.minimum, profile.maximum, strict=False)
     ]
-    repeats = [-(-wanted // side) for wanted, side in zip(sides, picture.shape, strict=False)]
-    repeated: Picture = np.tile(picture, (*repeats, 1))[: sides[0], : sides[1]]
+    repeats = [-(-wanted // side) for wanted, side in zip(sides, image.shape, strict=False)]
+    repeated: Image = np.tile(image, (*repeats, 1))[: sides[0], : sides[1]]
     return repeated
 
 
 def _in_engine(engine: ICudaEngine, scale: int, device: torch.device, *, give: bool) -> Upscale:
-    """Run an engine on one picture after the other, each waited for; if asked, once more with its own means given."""
+    """Run an engine on one image after the other, each waited for; if asked, once more with its own means given."""
     context: IExecutionContext = engine.create_execution_context()
     channels = engine.get_tensor_shape(MEANS_NAME)[1]
     cuda: Any = torch.cuda  # typed only in parts
@@ -127,12 +126,12 @@ def _in_engine(engine: ICudaEngine, scale: int, device: torch.device, *, give: b
         if stream is not None:
             stream.synchronize()
 
-    def upscale(picture: Picture) -> Picture:
-        height, width = picture.shape[:2]
+    def upscale(image: Image) -> Image:
+        height, width = image.shape[:2]
         # Given means that are not to be used may be anything, undefined numbers too.
         unused = torch.full((1, channels, 1, 1), torch.nan, device=device)
         tensors = {
-            INPUT_NAME: torch.from_numpy(np.ascontiguousarray(picture[None])).to(device),
+            INPUT_NAME: torch.from_numpy(np.ascontiguousarray(image[None])).to(device),
             GIVEN_MEANS_NAME: unused,
             USE_GIVEN_MEANS_NAME: torch.zeros((1, 1, 1, 1), device=device),
             OUTPUT_NAME: torch.empty((1, height * scale, width * scale, 3), dtype=torch.uint8, device=device),
@@ -143,7 +142,7 @@ def _in_engine(engine: ICudaEngine, scale: int, device: torch.device, *, give: b
             tensors[GIVEN_MEANS_NAME] = tensors[MEANS_NAME]
             tensors[USE_GIVEN_MEANS_NAME] = torch.ones((1, 1, 1, 1), device=device)
             run({**tensors, MEANS_NAME: torch.empty_like(unused)})
-        result: Picture = tensors[OUTPUT_NAME][0].cpu().numpy()
+        result: Image = tensors[OUTPUT_NAME][0].cpu().numpy()
         return result
 
     return upscale

@@ -7,52 +7,53 @@ from pathlib import Path
 import onnx
 
 from overnet.errors import ArtifactError
-from overnet.export.verify.comparison import Parity, Picture, Referee, in_openvino
+from overnet.export.verify.comparison import Parity, ReferenceResults, in_openvino
 from overnet.export.verify.declared_types import run_exactly
 from overnet.export.verify.divergence import first_divergence, network_tensors
 from overnet.export.verify.onnx_file import NotFiniteError, in_declared_types, in_network
-from overnet.export.verify.tolerance import GATES, Gate
+from overnet.export.verify.tolerance import TOLERANCES, Tolerance
 from overnet.network.model import OverNet
+from overnet.types import Image
 
 
-def pass_gate(
-    file: Path, graph: onnx.ModelProto, exact: onnx.ModelProto, model: OverNet, pictures: list[Picture], *, name: str
+def check_onnx_file(
+    file: Path, graph: onnx.ModelProto, exact: onnx.ModelProto, model: OverNet, images: list[Image], *, name: str
 ) -> Parity:
     """Compare an ONNX file with the network, in OpenVINO and in its declared types, and refuse it if it is too far.
 
-    Parameters
-    ----------
-    file : the file as it is to be delivered.
-    graph : what is in it.
-    exact : the same in FP32.
-    model : the network it was made from.
-    pictures : H x W x 3 uint8 each, at least one.
-    name : what the file is going to be called, for messages.
+    Args:
+        file: the file as it is to be delivered.
+        graph: what is in it.
+        exact: the same in FP32.
+        model: the network it was made from.
+        images: H x W x 3 uint8 each, at least one.
+        name: what the file is going to be called, for messages.
 
-    Raises
-    ------
-    ArtifactError : it is too far, or a number inside is not finite; with the first tensor that diverges.
+    Raises:
+        ArtifactError: it is too far, or a number inside is not finite; with the first tensor that diverges.
     """
     properties = {entry.key: entry.value for entry in graph.metadata_props}
     precision, scale = properties["overnet.precision"], int(properties["overnet.scale"])
-    referee = Referee(in_network(model, scale), pictures)
+    reference_results = ReferenceResults(in_network(model, scale), images)
     try:
-        parity = referee.compare(*in_openvino(file)).worse(referee.compare(*in_declared_types(graph)))
+        parity = reference_results.compare(*in_openvino(file)).worse(
+            reference_results.compare(*in_declared_types(graph))
+        )
     except NotFiniteError as error:
         raise ArtifactError(f"{name} is refused: {error}") from error
-    gate = GATES[precision]
+    gate = TOLERANCES[precision]
     if gate.holds(parity):
         return parity
-    raise ArtifactError(f"{gate.refusal(name, parity)}; {_cause(graph, exact, model, scale, pictures, gate)}")
+    raise ArtifactError(f"{gate.refusal(name, parity)}; {_cause(graph, exact, model, scale, images, gate)}")
 
 
 def _cause(
-    graph: onnx.ModelProto, exact: onnx.ModelProto, model: OverNet, scale: int, pictures: list[Picture], gate: Gate
+    graph: onnx.ModelProto, exact: onnx.ModelProto, model: OverNet, scale: int, images: list[Image], gate: Tolerance
 ) -> str:
-    """Where it goes wrong, on the picture that is hardest for it."""
+    """Where it goes wrong, on the image that is hardest for it."""
     upscale, label = in_declared_types(graph)
     network = in_network(model, scale)
-    worst = min(pictures, key=lambda picture: Referee(network, [picture]).compare(upscale, label).psnr_db)
+    worst = min(images, key=lambda image: ReferenceResults(network, [image]).compare(upscale, label).psnr_db)
     # The FP32 graph has every tensor by its name; where it is wrong itself, the network's own tensors tell.
     expected = {**run_exactly(exact, worst[None], None), **network_tensors(model, worst, scale)}
     return first_divergence(graph, worst[None], expected, least_signal_to_noise_db=gate.diverging_db)

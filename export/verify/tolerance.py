@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from overnet.export.precision.calibration import middle, own_pictures
-from overnet.export.verify.comparison import Parity, Picture, check_pictures
+from overnet.export.precision.calibration import middle, own_images
+from overnet.export.verify.comparison import Parity, check_images
+from overnet.types import Image
 
 
 @dataclass(frozen=True)
-class Gate:
+class Tolerance:
     """At least so near the reference, in dB and in grey levels.
 
-    Attributes
-    ----------
-    least_psnr_db : of the file's pictures against the reference's.
-    most_levels : the largest difference allowed, in grey levels.
-    diverging_db : signal-to-noise ratio from which on a tensor inside counts as diverging, when the gate has failed and
-        the cause is looked for.
+    Attributes:
+        least_psnr_db: of the file's images against the reference's.
+        most_levels: the largest difference allowed, in grey levels.
+        diverging_db: signal-to-noise ratio from which on a tensor inside counts as diverging, when the gate has failed
+            and the cause is looked for.
     """
 
     least_psnr_db: float
@@ -41,13 +41,13 @@ class Gate:
 
 
 # FP32 differs in the order of additions alone. 50 dB is a mean error of 0.8 grey levels: nothing that one could see.
-# INT8 is judged by what it costs against the truth (`overnet.export.precision.layer_choice`); here is only a floor
-# under that.
-GATES = {
-    "fp32": Gate(60, diverging_db=60, most_levels=1),
-    "fp16": Gate(50, diverging_db=30),
-    "bf16": Gate(45, diverging_db=20),
-    "int8": Gate(30, diverging_db=10),
+# INT8 is judged by what it costs against the ground truth (`overnet.export.precision.layer_choice`); here is only a
+# floor under that.
+TOLERANCES = {
+    "fp32": Tolerance(60, diverging_db=60, most_levels=1),
+    "fp16": Tolerance(50, diverging_db=30),
+    "bf16": Tolerance(45, diverging_db=20),
+    "int8": Tolerance(30, diverging_db=10),
 }
 
 
@@ -55,6 +55,6 @@ GATES = {
 _PHOTOGRAPH_SIDE = 64
 
 
-def gate_pictures() -> list[Picture]:
-    """What every file is compared on: real photographs, and drawn pictures that are hard in one way each."""
-    return [*(middle(picture, _PHOTOGRAPH_SIDE) for picture in own_pictures()), *check_pictures()]
+def gate_images() -> list[Image]:
+    """What every file is compared on: real photographs, and drawn images that are hard in one way each."""
+    return [*(middle(image, _PHOTOGRAPH_SIDE) for image in own_images()), *check_images()]

@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 
 from overnet._version import __version__
 from overnet.cli.bench import bench_command
-from overnet.cli.common import PLAIN, SeveralValuesCommand, complain, interruptible
+from overnet.cli.common import PLAIN, SeveralValuesCommand, interruptible, print_error
 from overnet.cli.eval import evaluate_command
 from overnet.cli.export import export_command
 from overnet.cli.run import run_command
@@ -27,7 +27,7 @@ from overnet.errors import InterruptedRun, OverNetError
 
 app = typer.Typer(
     name="overnet",
-    help="OverNet super-resolution: upscales pictures and videos on a plain CPU.",
+    help="OverNet super-resolution: upscales images and videos on a plain CPU.",
     **PLAIN,
 )
 
@@ -44,7 +44,7 @@ def _overnet(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """OverNet super-resolution: upscales pictures and videos on a plain CPU."""
+    """OverNet super-resolution: upscales images and videos on a plain CPU."""
 
 
 app.command("run")(run_command)
@@ -58,7 +58,7 @@ app.command("bench", cls=SeveralValuesCommand)(bench_command)
 @interruptible
 def info(as_json: Annotated[bool, typer.Option("--json", help="As one line of JSON.")] = False) -> None:
     """Show versions, the backends that are there and why others are not, and the bundled models."""
-    from overnet.runtime.inventory import describe, take_inventory  # noqa: PLC0415
+    from overnet.runtime.inventory import describe, take_inventory
 
     inventory = take_inventory()
     typer.echo(json.dumps(inventory) if as_json else describe(inventory))
@@ -71,6 +71,9 @@ _PROGRAMS: dict[str, tuple[Callable[..., None], type[TyperCommand], Sequence[str
     "overnet-export": (export_command, TyperCommand, ("--help",)),
     "overnet-bench": (bench_command, SeveralValuesCommand, ()),
 }
+
+# Options by the names that they had in a README once: they go on working, and are not in the help.
+_RENAMED_OPTIONS = {"--rivals": "--baselines", "--rival-models": "--baseline-models"}
 
 
 def _command_line(prog: str, argv: Sequence[str]) -> tuple[typer.Typer, Sequence[str]]:
@@ -91,22 +94,22 @@ def _stop(signal_number: int, frame: FrameType | None) -> None:
 def main(argv: Sequence[str] | None = None, prog: str = "overnet") -> int:
     """Run a command line in this process; expected errors become one line on stderr and an exit code.
 
-    Parameters
-    ----------
-    argv : the arguments; those of this process where there are none.
-    prog : the program: ``overnet``, or one of its commands by its own name, such as ``overnet-run``.
+    Args:
+        argv: the arguments; those of this process where there are none.
+        prog: the program: ``overnet``, or one of its commands by its own name, such as ``overnet-run``.
     """
     # OpenCV would write remarks of its own about damaged files; ours is the one line that is read.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    commands, arguments = _command_line(prog, list(sys.argv[1:] if argv is None else argv))
+    words = sys.argv[1:] if argv is None else argv
+    commands, arguments = _command_line(prog, [_RENAMED_OPTIONS.get(word, word) for word in words])
     try:
         result = typer.main.get_command(commands).main(args=list(arguments), prog_name=prog, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except OverNetError as error:
-        complain(error)
+        print_error(error)
         return error.exit_code
     except MemoryError as error:
-        complain(f"out of memory ({error})" if str(error) else "out of memory")
+        print_error(f"out of memory ({error})" if str(error) else "out of memory")
         return 1
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody left to tell.
@@ -116,7 +119,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "overnet") -> int:
         # Wrong usage: Typer's own exceptions, which carry the message and the exit code.
         if not hasattr(error, "format_message"):
             raise
-        complain(f"{error.format_message()} ({prog} --help shows how)")
+        print_error(f"{error.format_message()} ({prog} --help shows how)")
         return int(getattr(error, "exit_code", 2))
 
 
@@ -125,7 +128,7 @@ def run_program(prog: str = "overnet") -> NoReturn:
     signal.signal(signal.SIGTERM, _stop)
     code = main(prog=prog)
     if code == InterruptedRun.exit_code:
-        # Everything is written or removed; a backend in the middle of a large picture is not waited for.
+        # Everything is written or removed; a backend in the middle of a large image is not waited for.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overnet.cli.common import complain, interruptible, say, terminal_bar
+from overnet.cli.common import interruptible, print_error, print_status, terminal_bar
 
 if TYPE_CHECKING:
-    from overnet.benchmarks.benchmark import Progress
     from overnet.benchmarks.compare_runs import RunComparison
     from overnet.benchmarks.results import BenchmarkRun
+    from overnet.types import Progress
 
 # Standard output, where a file is asked for.
 _STDOUT = Path("-")
@@ -51,15 +51,16 @@ def bench_command(
         Path | None, typer.Option(help="ONNX file, engine, folder of them, or checkpoint. Default: the bundled one.")
     ] = None,
     seconds: Annotated[float, typer.Option(help="How long each case is timed, and at least ten runs.")] = 10.0,
-    batch: Annotated[int, typer.Option(help="Pictures given at once.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images given at once.")] = 1,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Real pictures to judge results on. Default: photographs that come along."),
+        typer.Option(metavar="DIR", help="Real images to judge results on. Default: photographs that come along."),
     ] = None,
-    rivals: Annotated[
-        bool, typer.Option("--rivals", help="Time, in turns, what one would pick instead; as far as it is installed.")
+    baselines: Annotated[
+        bool,
+        typer.Option("--baselines", help="Time, in turns, what one would pick instead; as far as it is installed."),
     ] = False,
-    rival_models: Annotated[
+    baseline_models: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Models for OpenCV's dnn_superres and for ncnn.")
     ] = None,
     video: Annotated[
@@ -74,7 +75,7 @@ def bench_command(
     memory: Annotated[
         float | None,
         typer.Option(
-            metavar="GIGABYTES", help="Tell for how large a picture so much is enough. Default: what there is."
+            metavar="GIGABYTES", help="Tell for how large an image so much is enough. Default: what there is."
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads to compute with. Default: one a core.")] = None,
@@ -110,19 +111,19 @@ def bench_command(
     """Measure latency, throughput, memory, quality and power of backends on this machine.
 
     Each case runs in a process of its own: a warm-up, then at least ten runs and so many seconds. Beside every speed
-    stands how near its pictures are to the network's exact result.
+    stands how near its images are to the network's exact result.
     """
-    from overnet.benchmarks.baselines.race import PictureSize  # noqa: PLC0415
-    from overnet.benchmarks.benchmark import run_benchmark  # noqa: PLC0415
-    from overnet.benchmarks.compare_runs import compare as compare_runs  # noqa: PLC0415
-    from overnet.benchmarks.options import BenchmarkOptions  # noqa: PLC0415
-    from overnet.benchmarks.results import read_run  # noqa: PLC0415
-    from overnet.errors import InterruptedRun  # noqa: PLC0415
+    from overnet.benchmarks.baselines.race import ImageSize
+    from overnet.benchmarks.benchmark import run_benchmark
+    from overnet.benchmarks.compare_runs import compare as compare_runs
+    from overnet.benchmarks.options import BenchmarkOptions
+    from overnet.benchmarks.results import read_run
+    from overnet.errors import InterruptedRun
 
     if fail_above is not None and compare is None:
         raise typer.BadParameter("--fail-above is for --compare")
-    if rival_models is not None and not rivals:
-        raise typer.BadParameter("--rival-models is for --rivals")
+    if baseline_models is not None and not baselines:
+        raise typer.BadParameter("--baseline-models is for --baselines")
     if results is not None:
         _check_nothing_to_measure(context)
     _check_ranges({"--fail-above": fail_above, "--memory": memory}, low=0.0, high=math.inf)
@@ -135,14 +136,14 @@ def bench_command(
     options = BenchmarkOptions(
         backends=list(dict.fromkeys(backend or ["auto"])),
         scales=list(dict.fromkeys(scale or [2])),
-        sizes=[PictureSize(*_parse_size(text)) for text in dict.fromkeys(size or ["640x360"])],
+        sizes=[ImageSize(*_parse_size(text)) for text in dict.fromkeys(size or ["640x360"])],
         precisions=list(dict.fromkeys(precision or [])),
         model=model,
         seconds=seconds,
         batch=batch,
         data=data,
-        rivals=rivals,
-        rival_models=rival_models,
+        baselines=baselines,
+        baseline_models=baseline_models,
         video=video,
         power=power,
         sustained_seconds=sustained,
@@ -150,7 +151,7 @@ def bench_command(
         device=device,
         provider=provider,
         slots=slots,
-        pictures=report is not None or json_file is not None,
+        images=report is not None or json_file is not None,
         memory_bytes=None if memory is None else int(memory * 1e9),
     )
     if results is not None:
@@ -164,14 +165,14 @@ def bench_command(
         _print_tables(run, comparison)
     outputs.write(run, comparison)
     for path in outputs.written:
-        say(f"{path}", quiet=quiet)
+        print_status(f"{path}", quiet=quiet)
     if run.interrupted and results is None:
         raise InterruptedRun("interrupted; what was measured until then is kept")
     problems = [f"worse than allowed: {line}" for line in (comparison.regressions if comparison is not None else [])]
     if all(result.error for result in run.results):
         problems += [f"no case could be measured: {result.case.title}: {result.error}" for result in run.results[:1]]
     for problem in problems:
-        complain(problem)
+        print_error(problem)
     if problems or not run.results:
         raise typer.Exit(1)
 
@@ -217,13 +218,12 @@ class _Outputs:
     def check(self) -> None:
         """Refuse what would be refused at the end.
 
-        Raises
-        ------
-        OutputError : a file is there already, or its folder is not.
-        MissingDependency : what draws plots is not installed.
+        Raises:
+            OutputError: a file is there already, or its folder is not.
+            MissingDependency: what draws plots is not installed.
         """
-        from overnet.errors import OutputError, require  # noqa: PLC0415
-        from overnet.files.atomic import exists_already, printable  # noqa: PLC0415
+        from overnet.errors import OutputError, require
+        from overnet.files.atomic import exists_already, printable
 
         # Of plots the folder is made, and which there are depends on the results.
         for path in (self._report, self._markdown, self._json):
@@ -244,8 +244,8 @@ class _Outputs:
 
     def write(self, run: BenchmarkRun, comparison: RunComparison | None) -> None:
         """Write all of them, the results first: they cannot be had again."""
-        from overnet.benchmarks.results import write_run  # noqa: PLC0415
-        from overnet.files.atomic import whole_file  # noqa: PLC0415
+        from overnet.benchmarks.results import write_run
+        from overnet.files.atomic import atomic_write
 
         if self._json == _STDOUT:
             typer.echo(json.dumps(run.to_json(), allow_nan=False))
@@ -253,27 +253,27 @@ class _Outputs:
             write_run(run, self._json, overwrite=self._overwrite)
             self.written.append(self._json)
         if self._report is not None:
-            from overnet.benchmarks.report.html_report import html_report  # noqa: PLC0415
+            from overnet.benchmarks.report.html_report import html_report
 
-            with whole_file(self._report, overwrite=self._overwrite) as temporary:
+            with atomic_write(self._report, overwrite=self._overwrite) as temporary:
                 temporary.write_text(html_report(run, comparison), encoding="utf-8")
             self.written.append(self._report)
         if self._markdown is not None:
-            from overnet.benchmarks.report.markdown_report import markdown_report  # noqa: PLC0415
+            from overnet.benchmarks.report.markdown_report import markdown_report
 
-            with whole_file(self._markdown, overwrite=self._overwrite) as temporary:
+            with atomic_write(self._markdown, overwrite=self._overwrite) as temporary:
                 temporary.write_text(markdown_report(run, comparison), encoding="utf-8")
             self.written.append(self._markdown)
         if self._plots is not None:
-            from overnet.benchmarks.report.plots import write_plots  # noqa: PLC0415
+            from overnet.benchmarks.report.plots import write_plots
 
             self.written += write_plots(run, self._plots, overwrite=self._overwrite)
 
 
 def _print_tables(run: BenchmarkRun, comparison: RunComparison | None) -> None:
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from overnet.benchmarks.report.markdown_report import console_tables  # noqa: PLC0415
+    from overnet.benchmarks.report.markdown_report import console_tables
 
     # A pipe or a file has no width; rich would fold tables to 80 characters.
     console = Console() if sys.stdout.isatty() else Console(width=160)
@@ -287,7 +287,7 @@ def _progress(*, quiet: bool) -> Iterator[Progress]:
         yield lambda doing, done, total: None
         return
     if not sys.stderr.isatty():
-        yield lambda doing, done, total: say(f"[{done + 1}/{total}] {doing}")
+        yield lambda doing, done, total: print_status(f"[{done + 1}/{total}] {doing}")
         return
     with terminal_bar() as bar:
         task = bar.add_task("", total=None)

@@ -23,7 +23,7 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
     """Make Ctrl-C an error like others: Typer would end the program without a word."""
 
     @functools.wraps(command)
-    def interruptible_command(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 - handed on as they are
+    def interruptible_command(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
         except KeyboardInterrupt as error:
@@ -35,7 +35,7 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
 class SeveralValuesCommand(TyperCommand):
     """A command without arguments, whose repeatable options also take several values at once: ``--scale 2 3 4``."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - Typer's own kind of context
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write ``--scale 2 3`` out as ``--scale 2 --scale 3``, and go on as usual."""
         repeatable = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
         written_out: list[str] = []
@@ -50,8 +50,8 @@ class SeveralValuesCommand(TyperCommand):
 @contextmanager
 def terminal_bar() -> Iterator[Progress]:
     """A bar with a count and the time, on the terminal that stderr is; gone when the block ends."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     text = TextColumn("{task.description}", markup=False)
     columns = text, BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn()
@@ -59,12 +59,12 @@ def terminal_bar() -> Iterator[Progress]:
         yield bar
 
 
-def say(text: str, *, quiet: bool = False) -> None:
+def print_status(text: str, *, quiet: bool = False) -> None:
     """Print a line on stderr, for people; stdout is for results."""
     if not quiet:
         typer.echo(text, err=True)
 
 
-def complain(error: BaseException | str) -> None:
+def print_error(error: BaseException | str) -> None:
     """Print an error as one line on stderr."""
     typer.echo(f"overnet: {' '.join(str(error).split())}", err=True)

@@ -1,4 +1,4 @@
-"""``overnet eval``: PSNR and SSIM of a model over sets of test pictures, beside bicubic enlargement."""
+"""``overnet eval``: PSNR and SSIM of a model over sets of test images, beside bicubic enlargement."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from overnet.cli.common import interruptible, say
-from overnet.cli.progress import EvalProgress, Progress
+from overnet.cli.common import interruptible, print_status
+from overnet.cli.progress import EvalProgress
 from overnet.files.onnx_metadata import PRECISIONS
 
 if TYPE_CHECKING:
-    from overnet.cli.eval_methods import Method, Way
+    from overnet.cli.eval_methods import EvalOptions, Method
     from overnet.cli.eval_output import Targets
     from overnet.evaluation.datasets import Pair
-    from overnet.evaluation.measure import Picture
     from overnet.evaluation.report import SetResult
+    from overnet.types import Image, Progress
 
-# How the methods are called inside, and on the side-by-side pictures.
+# How the methods are called inside, and on the side-by-side images.
 _BICUBIC, _MODEL, _REFERENCE = "bicubic", "model", "reference"
 
 # By folder and scale.
@@ -34,7 +34,7 @@ def evaluate_command(
     data: Annotated[
         list[Path],
         typer.Option(
-            metavar="DIR", help="A set: HR pictures alone, HR and LR_bicubic/X2, *_HR and *_LR, DIV2K; repeat for more."
+            metavar="DIR", help="A set: HR images alone, HR and LR_bicubic/X2, *_HR and *_LR, DIV2K; repeat for more."
         ),
     ],
     scale: Annotated[
@@ -71,14 +71,14 @@ def evaluate_command(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout instead of tables.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")] = False,
 ) -> None:
-    """Measure a model on test pictures: PSNR and SSIM on luma, a border of as many pixels as the scale left out.
+    """Measure a model on test images: PSNR and SSIM on luma, a border of as many pixels as the scale left out.
 
-    Low-resolution pictures that a set lacks are made as MATLAB's imresize makes them.
+    Low-resolution images that a set lacks are made as MATLAB's imresize makes them.
     """
-    from overnet.cli.eval_methods import DECLARED, Way  # noqa: PLC0415
-    from overnet.cli.eval_output import Targets  # noqa: PLC0415
-    from overnet.evaluation.report import as_json as result_as_json  # noqa: PLC0415
-    from overnet.evaluation.report import as_table  # noqa: PLC0415
+    from overnet.cli.eval_methods import DECLARED, EvalOptions
+    from overnet.cli.eval_output import Targets
+    from overnet.evaluation.report import as_json as result_as_json
+    from overnet.evaluation.report import as_table
 
     if precision is not None and precision not in PRECISIONS:
         raise typer.BadParameter(f"--precision is {precision[:40]!r}; it can be {', '.join(PRECISIONS)}")
@@ -89,11 +89,11 @@ def evaluate_command(
     if overwrite and save is None:
         raise typer.BadParameter("--overwrite is for --save")
     sets = _find_sets(data, _scales(scale, model))
-    way = Way(backend, tile, threads, quarters, self_ensemble)
+    way = EvalOptions(backend, tile, threads, quarters, self_ensemble)
     shown = EvalProgress(quiet=quiet)
     methods = _load_methods(sets, model, precision, reference, way, shown.building)
     with shown.steps() as progress:
-        _check_pictures(sets, progress)
+        _check_images(sets, progress)
     targets = None if save is None else Targets(save, sets, overwrite=overwrite)
     results = []
     for (folder, at_scale), pairs in sets.items():
@@ -104,17 +104,17 @@ def evaluate_command(
             typer.echo("\n".join([*([""] if len(results) > 1 else []), *as_table(results[-1])]))
     notes = _notes(methods)
     for note in notes:
-        say(f"note: {note}", quiet=quiet)
+        print_status(f"note: {note}", quiet=quiet)
     if as_json:
         sets_as_json = [result_as_json(result) for result in results]
-        typer.echo(json.dumps({"pictures": str(way), "sets": sets_as_json, "notes": notes}))
+        typer.echo(json.dumps({"images": str(way), "sets": sets_as_json, "notes": notes}))
 
 
 def _scales(scales: list[int] | None, model: Path | None) -> list[int]:
     """The scales asked for; else the model file's own, or all three of the papers'."""
-    from overnet.errors import InputError  # noqa: PLC0415
-    from overnet.evaluation.model_choice import describe, is_folder  # noqa: PLC0415
-    from overnet.files.atomic import printable  # noqa: PLC0415
+    from overnet.errors import InputError
+    from overnet.evaluation.model_choice import describe, is_folder
+    from overnet.files.atomic import printable
 
     if scales is None:
         if model is None or is_folder(model):
@@ -130,7 +130,7 @@ def _scales(scales: list[int] | None, model: Path | None) -> list[int]:
 
 def _find_sets(folders: list[Path], scales: list[int]) -> Sets:
     """The pairs of each set at each scale."""
-    from overnet.evaluation.datasets import find_pairs  # noqa: PLC0415
+    from overnet.evaluation.datasets import find_pairs
 
     return {(folder, scale): find_pairs(folder, scale) for folder in dict.fromkeys(folders) for scale in scales}
 
@@ -140,13 +140,13 @@ def _load_methods(
     model: Path | None,
     precision: str | None,
     reference: Path | None,
-    way: Way,
+    way: EvalOptions,
     on_progress: Progress,
 ) -> Methods:
-    """What is run at each scale, and what it is compared with; all loaded before any picture is touched."""
-    from overnet.cli.eval_methods import DECLARED, load_method  # noqa: PLC0415
-    from overnet.evaluation.model_choice import choose_model, same_weights_in_fp32  # noqa: PLC0415
-    from overnet.weights import bundled_checkpoint, bundled_folder  # noqa: PLC0415
+    """What is run at each scale, and what it is compared with; all loaded before any image is touched."""
+    from overnet.cli.eval_methods import DECLARED, load_method
+    from overnet.evaluation.model_choice import choose_model, same_weights_in_fp32
+    from overnet.weights import bundled_checkpoint, bundled_folder
 
     bundled = bundled_checkpoint() if way.backend == "torch" else bundled_folder()
     methods: Methods = {}
@@ -163,29 +163,29 @@ def _load_methods(
     return methods
 
 
-def _read(path: Path) -> Picture:
-    """A picture as the protocol takes it."""
-    import numpy as np  # noqa: PLC0415
+def _read(path: Path) -> Image:
+    """An image as the protocol takes it."""
+    import numpy as np
 
-    from overnet.errors import InputError  # noqa: PLC0415
-    from overnet.files.atomic import printable  # noqa: PLC0415
-    from overnet.imaging.image_io import read_picture  # noqa: PLC0415
+    from overnet.errors import InputError
+    from overnet.files.atomic import printable
+    from overnet.imaging.image_io import read_image
 
-    picture = read_picture(path)
-    if picture.rgb.dtype != np.uint8:
+    image = read_image(path)
+    if image.rgb.dtype != np.uint8:
         raise InputError(f"{printable(path)} has 16 bits a channel; PSNR and SSIM are defined here for 8")
-    if picture.alpha is not None and picture.alpha.min() < np.iinfo(np.uint8).max:
+    if image.alpha is not None and image.alpha.min() < np.iinfo(np.uint8).max:
         raise InputError(f"{printable(path)} has transparent parts, for which PSNR and SSIM are not defined")
-    return np.ascontiguousarray(picture.rgb)
+    return np.ascontiguousarray(image.rgb)
 
 
-def _check_pictures(sets: Sets, progress: Progress) -> None:
-    """Read every picture once, so that a broken last one is not found after an hour."""
-    from overnet.evaluation.datasets import check_pair  # noqa: PLC0415
+def _check_images(sets: Sets, progress: Progress) -> None:
+    """Read every image once, so that a broken last one is not found after an hour."""
+    from overnet.evaluation.datasets import check_pair
 
     every = [(pair, scale) for (_, scale), pairs in sets.items() for pair in pairs]
     for done, (pair, scale) in enumerate(every):
-        progress("reading the pictures", done, len(every))
+        progress("reading the images", done, len(every))
         check_pair(pair, scale, _read)
 
 
@@ -197,15 +197,15 @@ def _evaluate_set(
     targets: Targets | None,
     progress: Progress,
 ) -> SetResult:
-    from overnet.cli.eval_output import set_name  # noqa: PLC0415
-    from overnet.evaluation.measure import bicubic, compare  # noqa: PLC0415
-    from overnet.evaluation.report import PictureResult, SetResult  # noqa: PLC0415
+    from overnet.cli.eval_output import set_name
+    from overnet.evaluation.measure import bicubic, compare
+    from overnet.evaluation.report import ImageResult, SetResult
 
     method, reference = methods
     upscalers = {_BICUBIC: bicubic(scale), _MODEL: method.upscale}
     if reference is not None:
         upscalers[_REFERENCE] = reference.upscale
-    pictures = []
+    images = []
     for done, pair in enumerate(pairs):
         progress(f"{set_name(folder)} x{scale}", done, len(pairs))
         comparison = compare(upscalers, pair, scale, _read)
@@ -213,7 +213,7 @@ def _evaluate_set(
             targets.write(folder, scale, comparison, before=_BICUBIC, after=_MODEL)
         found = comparison.qualities
         height, width = comparison.high.shape[:2]
-        pictures.append(PictureResult(found[_BICUBIC], found[_MODEL], found.get(_REFERENCE), pair.name, width, height))
+        images.append(ImageResult(found[_BICUBIC], found[_MODEL], found.get(_REFERENCE), pair.name, width, height))
     return SetResult(
         folder=folder,
         name=set_name(folder),
@@ -221,16 +221,16 @@ def _evaluate_set(
         low_made=sum(pair.low is None for pair in pairs),
         model=str(method),
         reference=None if reference is None else str(reference),
-        pictures=pictures,
+        images=images,
     )
 
 
 def _notes(methods: Methods) -> list[str]:
-    """What the figures alone do not say, each thing once."""
+    """What the figures alone do not print_status, each thing once."""
     notes = []
     for scale, (method, reference) in methods.items():
-        notes += [f"x{scale}: {note}" for note in method.take_notes()]
-        notes += [f"x{scale}, reference: {note}" for note in (reference.take_notes() if reference else [])]
+        notes += [f"x{scale}: {note}" for note in method.pop_notes()]
+        notes += [f"x{scale}, reference: {note}" for note in (reference.pop_notes() if reference else [])]
         model = method.model
         if model.artifact and method.computes_in == "fp32" and model.precision in ("fp16", "bf16"):
             notes.append(

@@ -6,27 +6,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from overnet.errors import BackendError, InputError, require
-from overnet.evaluation.measure import Picture, Upscale
 from overnet.evaluation.model_choice import EvaluatedModel
 from overnet.evaluation.quarters import in_quarters
 from overnet.evaluation.upscale_variants import self_ensemble
 from overnet.files.atomic import printable
 from overnet.files.engine_sidecar import TITLES
+from overnet.types import Image, Upscale
 
 # Instead of a backend's name: backends on a CPU compute FP16 files in FP32, and some INT8 ones with saturation.
 DECLARED = "declared"
 
 
 @dataclass(frozen=True)
-class Way:
-    """How pictures go through a model.
+class EvalOptions:
+    """How images go through a model.
 
-    Attributes
-    ----------
-    backend : a backend's name, ``"auto"`` or `DECLARED`.
-    tile, threads : as `overnet.runtime.upscaler.Upscaler` takes them.
-    quarters : in four overlapping quarters.
-    self_ensemble : in eight orientations, averaged.
+    Attributes:
+        backend: a backend's name, ``"auto"`` or `DECLARED`.
+        tile, threads: as `overnet.runtime.upscaler.Upscaler` takes them.
+        quarters: in four overlapping quarters.
+        self_ensemble: in eight orientations, averaged.
     """
 
     backend: str
@@ -36,7 +35,7 @@ class Way:
     self_ensemble: bool
 
     def __str__(self) -> str:
-        tiles = f"tiles of {self.tile}" if self.tile else "whole pictures"
+        tiles = f"tiles of {self.tile}" if self.tile else "whole images"
         return f"{'quarters' if self.quarters else tiles}{', self-ensemble x8' if self.self_ensemble else ''}"
 
 
@@ -44,35 +43,34 @@ class Way:
 class Method:
     """A model, loaded.
 
-    Attributes
-    ----------
-    model : what is run.
-    upscale : a low-resolution picture to a high-resolution one.
-    computed_by : what computes, in words.
-    computes_in : the precision it computes in; None where that is the file's own.
-    take_notes : gives the remarks gathered since it was last asked, one line each.
+    Attributes:
+        model: what is run.
+        upscale: a low-resolution image to a high-resolution one.
+        computed_by: what computes, in words.
+        computes_in: the precision it computes in; None where that is the file's own.
+        pop_notes: gives the remarks gathered since it was last asked, one line each.
     """
 
     model: EvaluatedModel
     upscale: Upscale
     computed_by: str
     computes_in: str | None
-    take_notes: Callable[[], list[str]]
+    pop_notes: Callable[[], list[str]]
 
     def __str__(self) -> str:
         return f"{self.model}, {self.computed_by}"
 
 
-def load_method(model: EvaluatedModel, scale: int, way: Way, on_progress: Callable[[str, int, int], None]) -> Method:
+def load_method(
+    model: EvaluatedModel, scale: int, way: EvalOptions, on_progress: Callable[[str, int, int], None]
+) -> Method:
     """Load a model for a scale.
 
-    Parameters
-    ----------
-    on_progress : is told what takes long later, when pictures are upscaled; see `overnet.runtime.upscaler.Upscaler`.
+    Args:
+        on_progress: is told what takes long later, when images are upscaled; see `overnet.runtime.upscaler.Upscaler`.
 
-    Raises
-    ------
-    InputError, BackendError, MissingDependency : see `overnet.runtime.upscaler.Upscaler`.
+    Raises:
+        InputError, BackendError, MissingDependency: see `overnet.runtime.upscaler.Upscaler`.
     """
     method = _declared(model, scale) if way.backend == DECLARED else _backend(model, scale, way, on_progress)
     upscale = method.upscale
@@ -80,11 +78,13 @@ def load_method(model: EvaluatedModel, scale: int, way: Way, on_progress: Callab
         upscale = in_quarters(upscale, scale)
     if way.self_ensemble:
         upscale = self_ensemble(upscale)
-    return Method(model, upscale, method.computed_by, method.computes_in, method.take_notes)
+    return Method(model, upscale, method.computed_by, method.computes_in, method.pop_notes)
 
 
-def _backend(model: EvaluatedModel, scale: int, way: Way, on_progress: Callable[[str, int, int], None]) -> Method:
-    from overnet.runtime.upscaler import Upscaler  # noqa: PLC0415
+def _backend(
+    model: EvaluatedModel, scale: int, way: EvalOptions, on_progress: Callable[[str, int, int], None]
+) -> Method:
+    from overnet.runtime.upscaler import Upscaler
 
     # An engine computes in what it was built in; a backend on a CPU in FP32, whatever a file's weights are.
     builds_engines = way.backend in TITLES or model.path.suffix.lower() == ".engine"
@@ -99,7 +99,7 @@ def _backend(model: EvaluatedModel, scale: int, way: Way, on_progress: Callable[
     )
     backend = upscaler.backend_for(scale)
     computed_by = f"{backend.name} on {backend.device}"
-    return Method(model, upscaler, computed_by, backend.precision, upscaler.take_notes)
+    return Method(model, upscaler, computed_by, backend.precision, upscaler.pop_notes)
 
 
 def _declared(model: EvaluatedModel, scale: int) -> Method:
@@ -109,19 +109,19 @@ def _declared(model: EvaluatedModel, scale: int) -> Method:
         raise InputError(f"{printable(model.path)}: the backend {DECLARED} computes in the file's own precision")
     for module in ("torch", "onnx"):
         require(module, extra="export", purpose=f"the backend {DECLARED}")
-    import onnx  # noqa: PLC0415
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # noqa: PLC0415
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    from overnet.export.verify.onnx_file import NotFiniteError, in_declared_types  # noqa: PLC0415
+    from overnet.export.verify.onnx_file import NotFiniteError, in_declared_types
 
     try:
         run, computed_by = in_declared_types(onnx.load(model.path))
     except DecodeError as error:
         raise InputError(f"{printable(model.path)}: not an ONNX file, or a damaged one") from error
 
-    def upscale(picture: Picture) -> Picture:
+    def upscale(image: Image) -> Image:
         try:
-            return run(picture)
+            return run(image)
         except NotFiniteError as error:
             raise BackendError(f"{printable(model.path)}: {error}") from error
         except NotImplementedError as error:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from overnet.errors import InputError, OutputError
 from overnet.evaluation.datasets import Pair
-from overnet.evaluation.measure import Comparison, Picture
+from overnet.evaluation.measure import Comparison
 from overnet.evaluation.side_by_side import largest_gain, overview_and_detail
-from overnet.files.atomic import make_folder, printable
+from overnet.files.atomic import ensure_folder, printable
 from overnet.imaging.image_files import check_target
-from overnet.imaging.image_io import Picture as PictureFile
-from overnet.imaging.image_io import write_picture
+from overnet.imaging.image_io import DecodedImage, write_image
+from overnet.types import Image
 
-# The side of the square that is shown enlarged, in pixels of the high-resolution picture, and how tall it becomes.
+# The side of the square that is shown enlarged, in pixels of the high-resolution image, and how tall it becomes.
 _DETAIL = 96
 _DETAIL_SHOWN = 288
 
@@ -28,16 +28,14 @@ def set_name(folder: Path) -> str:
 class Targets:
     """Where results go: ``FOLDER/SET/x2/NAME.png`` and ``FOLDER/SET/x2/side_by_side/NAME.png``.
 
-    Parameters
-    ----------
-    folder : made where it is missing, with those inside.
-    sets : the pairs of each set at each scale.
-    overwrite : whether existing files are replaced.
+    Args:
+        folder: made where it is missing, with those inside.
+        sets: the pairs of each set at each scale.
+        overwrite: whether existing files are replaced.
 
-    Raises
-    ------
-    InputError : two sets are called the same.
-    OutputError : a file exists already, is a test picture itself, or could not be written.
+    Raises:
+        InputError: two sets are called the same.
+        OutputError: a file exists already, is a test image itself, or could not be written.
     """
 
     def __init__(self, folder: Path, sets: dict[tuple[Path, int], list[Pair]], *, overwrite: bool) -> None:
@@ -51,11 +49,11 @@ class Targets:
                 raise InputError(
                     f"{printable(other)} and {printable(source)} would both be saved in {printable(place.parent)}"
                 )
-            make_folder(place / "side_by_side")
+            ensure_folder(place / "side_by_side")
             for pair in pairs:
                 for path in self._paths(source, scale, pair):
                     if path.resolve() in inputs:
-                        raise OutputError(f"{printable(path)} is a test picture itself: choose another --save")
+                        raise OutputError(f"{printable(path)} is a test image itself: choose another --save")
                     check_target(path, overwrite=overwrite)
 
     def _place(self, source: Path, scale: int) -> Path:
@@ -66,32 +64,29 @@ class Targets:
         return place / f"{pair.name}.png", place / "side_by_side" / f"{pair.name}.png"
 
     def write(self, source: Path, scale: int, comparison: Comparison, *, before: str, after: str) -> None:
-        """Write what the method `after` made of a picture, and all methods' results where it gained most on `before`.
+        """Write what the method `after` made of an image, and all methods' results where it gained most on `before`.
 
-        Raises
-        ------
-        OutputError : a file cannot be written.
+        Raises:
+            OutputError: a file cannot be written.
         """
         drawn = comparison.upscaled[after], draw_comparison(comparison, before=before, after=after)
         for path, rgb in zip(self._paths(source, scale, comparison.pair), drawn, strict=True):
-            write_picture(PictureFile(rgb, None, False, None, None), path, overwrite=self._overwrite)
+            write_image(DecodedImage(rgb, None, False, None, None), path, overwrite=self._overwrite)
 
 
-def draw_comparison(comparison: Comparison, *, before: str, after: str) -> Picture:
+def draw_comparison(comparison: Comparison, *, before: str, after: str) -> Image:
     """Draw the original with a frame around where one method gained most over another, and that part of all, enlarged.
 
-    Parameters
-    ----------
-    before, after : the two methods.
+    Args:
+        before, after: the two methods.
 
-    Returns
-    -------
-    H x W x 3 uint8 RGB.
+    Returns:
+        H x W x 3 uint8 RGB.
     """
     high, upscaled = comparison.high, comparison.upscaled
     side = min(_DETAIL, *high.shape[:2])
     top, left = largest_gain(high, upscaled[before], upscaled[after], side=side)
-    labelled = {f"{name}: {comparison.qualities[name].psnr_db:.2f} dB": picture for name, picture in upscaled.items()}
+    labelled = {f"{name}: {comparison.qualities[name].psnr_db:.2f} dB": image for name, image in upscaled.items()}
     enlarge = max(1, _DETAIL_SHOWN // side)
-    pictures = {**labelled, _ORIGINAL: high}
-    return overview_and_detail(pictures, top=top, left=left, side=side, enlarge=enlarge, whole=_ORIGINAL)
+    images = {**labelled, _ORIGINAL: high}
+    return overview_and_detail(images, top=top, left=left, side=side, enlarge=enlarge, whole=_ORIGINAL)

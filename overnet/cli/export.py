@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from overnet.cli.common import interruptible, say
+from overnet.cli.common import interruptible, print_status
 from overnet.files.onnx_metadata import PRECISIONS
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ def export_command(
         str | None,
         typer.Option(
             metavar="HxW | MIN:OPT:MAX",
-            help="Engines: the input pictures' size, or the smallest, the usual and the largest, each HxW. "
-            "Default: 16x16:180x320:360x640; larger pictures go in tiles.",
+            help="Engines: the input images' size, or the smallest, the usual and the largest, each HxW. "
+            "Default: 16x16:180x320:360x640; larger images go in tiles.",
         ),
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Engines: the most pictures at once. Default: 1.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Engines: the most images at once. Default: 1.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path(),
     calibration: Annotated[
-        Path | None, typer.Option(help="int8: a folder of pictures to calibrate on. Default: a small set of its own.")
+        Path | None, typer.Option(help="int8: a folder of images to calibrate on. Default: a small set of its own.")
     ] = None,
     max_loss_db: Annotated[
         float | None,
@@ -75,10 +75,10 @@ def export_command(
     An engine lies beside the ONNX file it was built from, and a sidecar (.engine.json) says what it is. A file that is
     too far from the network is not made. From an ONNX file of ours, engines are made without PyTorch.
     """
-    from overnet.errors import InputError, require  # noqa: PLC0415
-    from overnet.export.options import CalibrationOptions, Options, is_onnx  # noqa: PLC0415
-    from overnet.files.atomic import make_folder  # noqa: PLC0415
-    from overnet.weights import bundled_checkpoint  # noqa: PLC0415
+    from overnet.errors import InputError, require
+    from overnet.export.options import CalibrationOptions, Options, is_onnx
+    from overnet.files.atomic import ensure_folder
+    from overnet.weights import bundled_checkpoint
 
     scales = None if scale is None else tuple(dict.fromkeys(scale))
     if scales is not None and min(scales) < 1:
@@ -95,7 +95,7 @@ def export_command(
     else:
         for module in ("torch", "onnx", "safetensors"):
             require(module, extra="export", purpose="exporting")
-    from overnet.export.exporter import export  # noqa: PLC0415
+    from overnet.export.exporter import export
 
     options = Options(
         scales=scales,
@@ -104,7 +104,7 @@ def export_command(
         calibration=CalibrationOptions(calibration, 0.1 if max_loss_db is None else max_loss_db),
         engine=_engine_options(target, shape, batch, workspace),
     )
-    make_folder(output)
+    ensure_folder(output)
     files = []
     with _progress(quiet=quiet, lines=progress_lines) as progress:
         for file in export(source, output, options, overwrite=overwrite, progress=progress):
@@ -124,10 +124,10 @@ def _engine_options(
     target: str | None, shape: str | None, batch: int | None, workspace_mib: int | None
 ) -> EngineOptions | None:
     """Which engine to build; None for ONNX files alone."""
-    from overnet.export.engine.build import buildable_targets  # noqa: PLC0415
-    from overnet.export.engine.profile import make_profile  # noqa: PLC0415
-    from overnet.export.options import EngineOptions  # noqa: PLC0415
-    from overnet.files.engine_sidecar import TITLES  # noqa: PLC0415
+    from overnet.export.engine.build import buildable_targets
+    from overnet.export.engine.profile import make_profile
+    from overnet.export.options import EngineOptions
+    from overnet.files.engine_sidecar import TITLES
 
     if target is not None:
         _check_choice("target", target, TARGETS)
@@ -142,7 +142,7 @@ def _engine_options(
     if not (shape is None and batch is None and workspace_mib is None):
         why = "" if target else ", and TensorRT cannot build one here (--target tensorrt-rtx needs no GPU)"
         raise typer.BadParameter(
-            f"--shape, --batch and --workspace are for engines{why}; an ONNX file takes pictures of any size"
+            f"--shape, --batch and --workspace are for engines{why}; an ONNX file takes images of any size"
         )
     return None
 
@@ -156,8 +156,8 @@ def _progress(*, quiet: bool, lines: bool) -> Iterator[Callable[[str, int, int],
     if quiet or not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TimeElapsedColumn()
@@ -191,16 +191,16 @@ def _print_table(files: list[ExportedFile]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        say("  ".join(cells).rstrip())
+        print_status("  ".join(cells).rstrip())
     for file in files:
-        say(
+        print_status(
             f"x{file.artifact.scale:g}: {file.costs.multiply_accumulates_per_pixel:,.0f} multiply-accumulates and "
             f"{file.costs.activation_bytes_per_pixel:,.0f} bytes of activations an input pixel"
         )
         for note in file.notes:
-            say(f"x{file.artifact.scale:g}: note: {note}")
+            print_status(f"x{file.artifact.scale:g}: note: {note}")
     for statement in dict.fromkeys(_parity(file).statement for file in files):
-        say(f"measured by {statement}")
+        print_status(f"measured by {statement}")
 
 
 def _parity(file: ExportedFile) -> Parity:

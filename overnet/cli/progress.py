@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from overnet.cli.common import say, terminal_bar
+from overnet.cli.common import print_status, terminal_bar
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-# Is told what is being done, how many of its steps are done, and how many there are.
-Progress: TypeAlias = Callable[[str, int, int], None]
+    from overnet.types import Progress
 
 
 class EvalProgress:
     """On a terminal a line for each thing that is being done, gone when it is; elsewhere only what takes long is said.
 
-    Parameters
-    ----------
-    quiet : show nothing.
+    Args:
+        quiet: show nothing.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -55,7 +53,7 @@ class EvalProgress:
         if self._quiet:
             return
         if self._bar is not None:
-            # Below the line of the pictures, which wait for it. Only a new one can have no known end.
+            # Below the line of the images, which wait for it. Only a new one can have no known end.
             if doing != self._last:
                 self._end_building()
             if self._building is None:
@@ -63,7 +61,7 @@ class EvalProgress:
             else:
                 self._bar.update(self._building, completed=done, total=total)
         elif doing != self._last:
-            say(doing)
+            print_status(doing)
         self._last = doing
 
     def _end_building(self) -> None:

@@ -1,4 +1,4 @@
-"""``overnet run``, which is ``overnet-run``: upscales pictures and videos."""
+"""``overnet run``, which is ``overnet-run``: upscales images and videos."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from overnet.cli.common import complain, interruptible, say
+from overnet.cli.common import interruptible, print_error, print_status
 from overnet.cli.stream_options import (
     AttemptsOption,
     CameraRateOption,
@@ -50,7 +50,7 @@ def run_command(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Pictures, videos, or folders of them; or one of: camera:0, csi:0, rtsp://…, http://…, udp://…, "
+            help="Images, videos, or folders of them; or one of: camera:0, csi:0, rtsp://…, http://…, udp://…, "
             "'gst:PIPELINE', and - for standard input.",
         ),
     ],
@@ -123,7 +123,7 @@ def run_command(
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
 ) -> None:
-    """Upscale pictures and videos.
+    """Upscale images and videos.
 
     Sound, subtitles, timestamps, colour, EXIF and ICC profiles are kept. Ctrl-C leaves a playable video of what is
     done, marked as partial.
@@ -133,9 +133,9 @@ def run_command(
     """
     # Before anything that imports PyAV.
     prepare_window(inputs, show=show)
-    from overnet.runtime.plan import Plan  # noqa: PLC0415
-    from overnet.runtime.upscale_file import VideoOptions  # noqa: PLC0415
-    from overnet.runtime.upscaler import Upscaler  # noqa: PLC0415
+    from overnet.runtime.plan import Plan
+    from overnet.runtime.upscale_file import VideoOptions
+    from overnet.runtime.upscaler import Upscaler
 
     if scale is not None and height is not None:
         raise typer.BadParameter("--scale and --height exclude each other")
@@ -183,12 +183,12 @@ def run_command(
         stream_options.refuse_all()
         plan, upscale = _plan_files(inputs, output, options, overwrite=overwrite, quiet=quiet), None
     elif stream.is_live:
-        from overnet.cli.run_live import run_live_command  # noqa: PLC0415
+        from overnet.cli.run_live import run_live_command
 
         run_live_command(stream)
         return
     else:
-        from overnet.cli.run_pipe import PipeRun  # noqa: PLC0415
+        from overnet.cli.run_pipe import PipeRun
 
         pipe = PipeRun(stream)
         plan, upscale = Plan([pipe.job], []), pipe.upscale
@@ -202,13 +202,13 @@ def run_command(
             if len(plan.jobs) + len(plan.kept) == 1:
                 raise
             # One broken file among many does not keep the others waiting.
-            complain(error)
+            print_error(error)
             failures.append((job.source, error))
             continue
         outcomes.append(outcome)
-        say(_summary(outcome), quiet=quiet)
+        print_status(_summary(outcome), quiet=quiet)
         for note in outcome.notes:
-            say(f"  note: {note}", quiet=quiet)
+            print_status(f"  note: {note}", quiet=quiet)
         if outcome.partial:
             break
     if as_json:
@@ -223,13 +223,13 @@ def run_command(
 
 def _plan_files(inputs: list[str], output: str | None, video: VideoOptions, *, overwrite: bool, quiet: bool) -> Plan:
     """Decide which file becomes which."""
-    from overnet.runtime.plan import make_plan  # noqa: PLC0415
+    from overnet.runtime.plan import make_plan
 
     if output is None:
         raise typer.BadParameter("--output / -o is missing: the file, or the folder, to write")
     plan = make_plan([Path(text) for text in inputs], Path(output), overwrite=overwrite)
     for path in plan.kept:
-        say(f"{path}: exists already and is kept (--overwrite replaces it)", quiet=quiet)
+        print_status(f"{path}: exists already and is kept (--overwrite replaces it)", quiet=quiet)
     videos = any(job.kind == "video" for job in plan.jobs)
     if plan.jobs and not videos and video != type(video)():
         raise typer.BadParameter("--frames, --start, --codec and --crf are for videos, and there is none")
@@ -238,7 +238,7 @@ def _plan_files(inputs: list[str], output: str | None, video: VideoOptions, *, o
 
 def _default_scale(model: Path | None, height: int | None) -> float:
     """An ONNX file's or an engine's own scale; 2 where there is a choice of scales."""
-    from overnet.evaluation.model_choice import describe  # noqa: PLC0415
+    from overnet.evaluation.model_choice import describe
 
     # Of a file that is not there, the upscaler says so.
     if model is not None and height is None and model.suffix.lower() in (".onnx", ".engine") and model.exists():
@@ -262,7 +262,7 @@ class _BuildProgress:
             # Over the line before, which may have been longer.
             typer.echo(f"\r{f'{doing}{share}'[:78]:<78}\r", err=True, nl=False)
         elif doing != self._last:
-            say(doing, quiet=self._quiet)
+            print_status(doing, quiet=self._quiet)
         self._last = doing
 
 
@@ -276,17 +276,17 @@ def _run_job(
     upscale: Callable[..., Outcome] | None,
 ) -> Outcome:
     """Upscale one file, or by `upscale` what goes through a pipe."""
-    from overnet.runtime.upscale_file import upscale_picture, upscale_video  # noqa: PLC0415
+    from overnet.runtime.upscale_file import upscale_image, upscale_video
 
-    if job.kind == "picture":
-        return upscale_picture(job, upscaler, overwrite=overwrite)
+    if job.kind == "image":
+        return upscale_image(job, upscaler, overwrite=overwrite)
 
     upscale = upscale or functools.partial(upscale_video, job, options=options, overwrite=overwrite)
     if quiet or not sys.stderr.isatty():
         return upscale(upscaler=upscaler)
 
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     with Progress(
         TextColumn("{task.description}"),
@@ -312,7 +312,7 @@ def _run_job(
 
 def _summary(outcome: Outcome) -> str:
     width, height = outcome.output_size
-    if outcome.kind == "picture":
+    if outcome.kind == "image":
         return f"{outcome.output}: {width}x{height}, {outcome.seconds.total:.2f} s ({outcome.backend})"
     done = f"{outcome.frames} frames, {outcome.frames_per_second:.2f} fps ({outcome.backend})"
     if outcome.output is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from overnet.cli.common import complain, say
+from overnet.cli.common import print_error, print_status
 from overnet.cli.stream_options import (
     RAW_ONLY,
     StreamRun,
@@ -36,14 +36,13 @@ _STATUS_SECONDS = 0.5
 def run_live_command(run: StreamRun) -> None:
     """Upscale a live source until it ends, and report.
 
-    Raises
-    ------
-    OverNetError : see `overnet.runtime.live.run.run_live`; and options out of range.
-    typer.BadParameter : options that do not go together.
+    Raises:
+        OverNetError: see `overnet.runtime.live.run.run_live`; and options out of range.
+        typer.BadParameter: options that do not go together.
     """
-    from overnet.runtime.live.open import SourceOptions, open_live_source  # noqa: PLC0415
-    from overnet.runtime.live.preview import PreviewWindow  # noqa: PLC0415
-    from overnet.runtime.live.run import LiveLimits, run_live  # noqa: PLC0415
+    from overnet.runtime.live.open import SourceOptions, open_live_source
+    from overnet.runtime.live.preview import PreviewWindow
+    from overnet.runtime.live.run import LiveLimits, run_live
 
     options = run.options
     assert not isinstance(run.source, Path)
@@ -69,7 +68,7 @@ def run_live_command(run: StreamRun) -> None:
             attempts=options.reconnect_attempts,
             hardware=hardware,
         ),
-        lambda line: complain(line) if not run.quiet else None,
+        lambda line: print_error(line) if not run.quiet else None,
     )
     sink = _live_sink(run, transport=transport, hardware=hardware)
     with contextlib.ExitStack() as stack:
@@ -92,10 +91,10 @@ def run_live_command(run: StreamRun) -> None:
         raise outcome.lost
 
 
-def _live_sink(run: StreamRun, *, transport: str, hardware: Any) -> LiveSink | None:  # noqa: ANN401 - a choice
-    from overnet.files.atomic import exists_already, make_folder  # noqa: PLC0415
-    from overnet.runtime.live.open import LiveSink  # noqa: PLC0415
-    from overnet.runtime.video.formats import output_format  # noqa: PLC0415
+def _live_sink(run: StreamRun, *, transport: str, hardware: Any) -> LiveSink | None:
+    from overnet.files.atomic import ensure_folder, exists_already
+    from overnet.runtime.live.open import LiveSink
+    from overnet.runtime.video.formats import output_format
 
     target, pipe = run.target, None
     if target is None:
@@ -108,7 +107,7 @@ def _live_sink(run: StreamRun, *, transport: str, hardware: Any) -> LiveSink | N
         output_format(target)
         if target.exists() and not run.overwrite:
             raise exists_already(target)
-        make_folder(target.parent)
+        ensure_folder(target.parent)
     elif target.kind == "network" and target.scheme not in ("rtsp", "rtsps"):
         raise OutputError(f"{target.name}: results can be sent to rtsp://…; for all else use gst: or a pipe to ffmpeg")
     elif target.kind in ("camera", "csi"):
@@ -158,14 +157,14 @@ def _tell_live(run: StreamRun, outcome: LiveOutcome, backend: str) -> None:
     latency = report.latency.to_json()
     size = "" if report.output_size is None else "{}x{}, ".format(*report.output_size)
     again = f", {report.reconnections} reconnections" if report.reconnections else ""
-    say(
+    print_status(
         f"{outcome.output or run.source_name}: {size}{report.frames} frames, {report.frames_per_second:.2f} fps "
         f"({backend}), {report.dropped} dropped{again}, latency {latency['p50']:.0f} ms (95 %: {latency['p95']:.0f}, "
         f"most: {latency['max']:.0f})",
         quiet=run.quiet,
     )
     for note in report.notes:
-        say(f"  note: {note}", quiet=run.quiet)
+        print_status(f"  note: {note}", quiet=run.quiet)
     figures = {
         **report.to_json(),
         "input": run.source_name,

@@ -13,8 +13,8 @@ import typer
 
 from overnet.cli.stream_options import LIVE_ONLY, RAW_ONLY, StreamRun, parse_rate, parse_size, pipe_format, take_output
 from overnet.errors import InputError, OutputError
-from overnet.files.atomic import exists_already, make_folder
-from overnet.imaging.image_io import PICTURE_SUFFIXES
+from overnet.files.atomic import ensure_folder, exists_already
+from overnet.imaging.image_io import IMAGE_SUFFIXES
 from overnet.runtime.live.open import open_pipe_writer
 from overnet.runtime.plan import Job
 from overnet.runtime.upscale_file import FrameWriter, Outcome, upscale_frames
@@ -34,18 +34,15 @@ if TYPE_CHECKING:
 class PipeRun:
     """A video that comes from a pipe, or goes to one, or both.
 
-    Parameters
-    ----------
-    run : the command line.
+    Args:
+        run: the command line.
 
-    Attributes
-    ----------
-    job : what becomes what; a pipe's path is ``-``.
+    Attributes:
+        job: what becomes what; a pipe's path is ``-``.
 
-    Raises
-    ------
-    InputError, OutputError : input, output or an option cannot be used.
-    typer.BadParameter : options that do not go together.
+    Raises:
+        InputError, OutputError: input, output or an option cannot be used.
+        typer.BadParameter: options that do not go together.
     """
 
     def __init__(self, run: StreamRun) -> None:
@@ -54,7 +51,7 @@ class PipeRun:
         source, target = run.source, run.target
         if isinstance(source, Path):
             run.options.refuse(RAW_ONLY, "for standard input, and the input is a file")
-            if source.suffix.lower() in PICTURE_SUFFIXES or source.is_dir():
+            if source.suffix.lower() in IMAGE_SUFFIXES or source.is_dir():
                 raise InputError(f"{source}: only a video can go to standard output")
         if not run.writes_stdout:
             run.options.refuse({"output_format"}, "for standard output, and the output is a file")
@@ -131,7 +128,7 @@ class PipeRun:
                 codec=video.codec,
                 crf=video.crf,
             )
-        make_folder(self.job.target.parent)
+        ensure_folder(self.job.target.parent)
         return VideoWriter(
             self.job.target,
             source=None,

@@ -67,18 +67,16 @@ class StreamOptions:
     def refuse_all(self) -> None:
         """Refuse all of them, in a run of files.
 
-        Raises
-        ------
-        typer.BadParameter : one was given.
+        Raises:
+            typer.BadParameter: one was given.
         """
         self.refuse(self.given(), "for cameras, streams and pipes, and there is none")
 
     def refuse(self, names: set[str], why: str) -> None:
         """Refuse options that would have no effect.
 
-        Raises
-        ------
-        typer.BadParameter : one of these was given.
+        Raises:
+            typer.BadParameter: one of these was given.
         """
         useless = sorted(self.given() & names)
         if useless:
@@ -94,13 +92,12 @@ RAW_ONLY = {"raw", "rate"}
 class StreamRun:
     """A run whose input or output is no file: the command line, read.
 
-    Parameters
-    ----------
-    source, target : an address, or a file; no target for what is only shown.
-    options : those for streams.
-    video : those for videos.
-    make_upscaler : loads the model.
-    overwrite, as_json, quiet : as on the command line.
+    Args:
+        source, target: an address, or a file; no target for what is only shown.
+        options: those for streams.
+        video: those for videos.
+        make_upscaler: loads the model.
+        overwrite, as_json, quiet: as on the command line.
     """
 
     source: Address | Path
@@ -128,19 +125,17 @@ class StreamRun:
         return not isinstance(self.target, Path) and self.target is not None and self.target.kind == "pipe"
 
 
-def find_stream(inputs: list[str], output: str | None, **settings: Any) -> StreamRun | None:  # noqa: ANN401 - handed on
+def find_stream(inputs: list[str], output: str | None, **settings: Any) -> StreamRun | None:
     """The run, where its input or output is no file; None where all are.
 
-    Parameters
-    ----------
-    inputs, output : as on the command line.
-    settings : the rest of a `StreamRun`.
+    Args:
+        inputs, output: as on the command line.
+        settings: the rest of a `StreamRun`.
 
-    Raises
-    ------
-    InputError : an address is wrong, or there are several inputs and not all are files.
+    Raises:
+        InputError: an address is wrong, or there are several inputs and not all are files.
     """
-    from overnet.runtime.live.addresses import parse_address  # noqa: PLC0415
+    from overnet.runtime.live.addresses import parse_address
 
     source = next(filter(None, map(parse_address, inputs)), None)
     target = None if output is None else parse_address(output) or Path(output)
@@ -154,15 +149,14 @@ def find_stream(inputs: list[str], output: str | None, **settings: Any) -> Strea
 def prepare_window(inputs: list[str], *, show: bool) -> None:
     """Make ready for the window, if one is to show a live source.
 
-    Raises
-    ------
-    InputError : an address is wrong.
-    BackendError : there can be no window.
+    Raises:
+        InputError: an address is wrong.
+        BackendError: there can be no window.
     """
-    from overnet.runtime.live.addresses import parse_address  # noqa: PLC0415
+    from overnet.runtime.live.addresses import parse_address
 
     if show and any(address is not None and address.is_live for address in map(parse_address, inputs)):
-        from overnet.runtime.live.preview import prepare_display  # noqa: PLC0415
+        from overnet.runtime.live.preview import prepare_display
 
         prepare_display()
 
@@ -170,9 +164,8 @@ def prepare_window(inputs: list[str], *, show: bool) -> None:
 def parse_size(option: str, text: str) -> tuple[int, int]:
     """Width and height of ``640x480``.
 
-    Raises
-    ------
-    InputError : it is something else.
+    Raises:
+        InputError: it is something else.
     """
     found = _SIZE.fullmatch(text)
     if found is None:
@@ -183,9 +176,8 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
 def parse_rate(option: str, text: str) -> Fraction:
     """Frames a second, such as ``25``, ``29.97`` or ``30000/1001``.
 
-    Raises
-    ------
-    InputError : it is something else, or out of range.
+    Raises:
+        InputError: it is something else, or out of range.
     """
     try:
         rate = Fraction(text)
@@ -196,12 +188,11 @@ def parse_rate(option: str, text: str) -> Fraction:
     return rate
 
 
-def parse_choice(option: str, text: str | None, choices: tuple[str, ...]) -> Any:  # noqa: ANN401 - one of the choices
+def parse_choice(option: str, text: str | None, choices: tuple[str, ...]) -> Any:
     """One of the choices, of which the first is the default.
 
-    Raises
-    ------
-    InputError : it is none of them.
+    Raises:
+        InputError: it is none of them.
     """
     if text is None:
         return choices[0]
@@ -213,11 +204,10 @@ def parse_choice(option: str, text: str | None, choices: tuple[str, ...]) -> Any
 def pipe_format(options: StreamOptions) -> tuple[Any, str]:
     """What standard output gets, and the pixel format of raw video.
 
-    Raises
-    ------
-    InputError : no such format.
+    Raises:
+        InputError: no such format.
     """
-    from overnet.runtime.video.raw import check_pixel_format  # noqa: PLC0415
+    from overnet.runtime.video.raw import check_pixel_format
 
     pixel_format = options.pixel_format or "rgb24"
     check_pixel_format(pixel_format)
@@ -227,12 +217,11 @@ def pipe_format(options: StreamOptions) -> tuple[Any, str]:
 def take_output(run: StreamRun) -> PipeOutput:
     """Take standard output for the result.
 
-    Raises
-    ------
-    OutputError : it is a terminal, or closed.
-    typer.BadParameter : options that have no effect on what is written there.
+    Raises:
+        OutputError: it is a terminal, or closed.
+        typer.BadParameter: options that have no effect on what is written there.
     """
-    from overnet.runtime.video.stdio import take_stdout  # noqa: PLC0415
+    from overnet.runtime.video.stdio import take_stdout
 
     is_encoded = run.options.output_format == "matroska"
     if not is_encoded and (run.video.codec is not None or run.video.crf is not None):

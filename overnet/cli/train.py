@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overnet.cli.common import interruptible, say
+from overnet.cli.common import interruptible, print_status
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @interruptible
 def train_command(
-    data: Annotated[list[Path], typer.Option(help="A folder of pictures, or a packed file; repeat for more folders.")],
+    data: Annotated[list[Path], typer.Option(help="A folder of images, or a packed file; repeat for more folders.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The run's folder: checkpoints and weights.")],
     preset: Annotated[str, typer.Option(help="multiscale, or original: the paper's recipe.")] = "multiscale",
     config: Annotated[Path | None, typer.Option(help="A JSON file of settings, over the preset's.")] = None,
@@ -45,7 +45,7 @@ def train_command(
     ] = None,
     validation: Annotated[
         Path | None,
-        typer.Option(help="Pictures to validate on, in any form that eval takes; the best weights are kept."),
+        typer.Option(help="Images to validate on, in any form that eval takes; the best weights are kept."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads to compute with. Default: PyTorch's own.")] = None,
@@ -61,17 +61,17 @@ def train_command(
     loss, learning rate, patches a second, and PSNR by scale where it was validated). Ctrl-C saves and stops.
     With several GPUs or machines: torchrun --nproc-per-node N -m overnet train ...
     """
-    from dataclasses import replace  # noqa: PLC0415
+    from dataclasses import replace
 
-    import torch  # noqa: PLC0415
+    import torch
 
-    from overnet.files.atomic import make_folder  # noqa: PLC0415
-    from overnet.training.distributed import joined, team_from_environment  # noqa: PLC0415
-    from overnet.training.loop import TrainOptions, pick_device, train  # noqa: PLC0415
-    from overnet.training.packed_images import pack  # noqa: PLC0415
-    from overnet.training.patches import Patches  # noqa: PLC0415
-    from overnet.training.report import require_tensorboard  # noqa: PLC0415
-    from overnet.training.validation import load_examples  # noqa: PLC0415
+    from overnet.files.atomic import ensure_folder
+    from overnet.training.distributed import joined, team_from_environment
+    from overnet.training.loop import TrainOptions, pick_device, train
+    from overnet.training.packed_images import pack
+    from overnet.training.patches import Patches
+    from overnet.training.report import require_tensorboard
+    from overnet.training.validation import load_examples
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -85,35 +85,35 @@ def train_command(
     given = {name: value for name, value in given.items() if value is not None} | _assignments(settings or [])
     team = team_from_environment()
     where = pick_device(device, team)
-    quiet = quiet or not team.leads
+    quiet = quiet or not team.is_main
     options = TrainOptions(
         output,
         workers=workers,
         save_seconds=save_seconds,
         timeout_seconds=timeout_seconds,
         tensorboard=tensorboard,
-        say=lambda line: say(line, quiet=quiet),
+        say=lambda line: print_status(line, quiet=quiet),
     )
     with joined(team, where, timeout_seconds):
         state = _state(output, given, preset=preset, config=config, start=start, resume=resume, device=where, team=team)
-        if tensorboard and team.leads:
+        if tensorboard and team.is_main:
             require_tensorboard()
-        if validation is not None and team.leads:
+        if validation is not None and team.is_main:
             whole_scales = sorted({int(scale) for scale in state.settings.scales if scale == int(scale)})
             options = replace(options, examples=load_examples(validation, whole_scales))
-        packed = output / "pictures.packed"
-        if team.leads:
+        packed = output / "images.packed"
+        if team.is_main:
             with _nothing_left_if_refused(output, packed):
                 Patches(pack(data, packed, say=options.say), state.settings, world=team.world)
-                make_folder(output)
-        team.wait()
+                ensure_folder(output)
+        team.barrier()
         train(state, pack(data, packed, say=options.say), options, team)
-    say(f"{output}: {state.step} steps in {state.elapsed_seconds / 60:.0f} minutes", quiet=quiet)
+    print_status(f"{output}: {state.step} steps in {state.elapsed_seconds / 60:.0f} minutes", quiet=quiet)
 
 
 @contextmanager
 def _nothing_left_if_refused(folder: Path, packed: Path) -> Iterator[None]:
-    """Remove a folder that the block made, where it did not end well; one that was there keeps its packed pictures."""
+    """Remove a folder that the block made, where it did not end well; one that was there keeps its packed images."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         yield
@@ -159,20 +159,20 @@ def _state(
     team: Team,
 ) -> TrainState:
     """The run in the folder, or a new one."""
-    from dataclasses import replace  # noqa: PLC0415
+    from dataclasses import replace
 
-    import torch  # noqa: PLC0415
+    import torch
 
-    from overnet.errors import OutputError  # noqa: PLC0415
-    from overnet.network.checkpoint import load_checkpoint  # noqa: PLC0415
-    from overnet.network.model import OverNet, OverNetConfig  # noqa: PLC0415
-    from overnet.training.state import LAST, PREVIOUS, load_state, new_state  # noqa: PLC0415
+    from overnet.errors import OutputError
+    from overnet.network.checkpoint import load_checkpoint
+    from overnet.network.model import OverNet, OverNetConfig
+    from overnet.training.state import LAST, PREVIOUS, load_state, new_state
 
     if resume:
         state = load_state(folder, device)
         _refuse_changes(state.settings, _settings(state.settings, config, given))
         return state
-    if team.leads and ((folder / LAST).exists() or (folder / PREVIOUS).exists()):
+    if team.is_main and ((folder / LAST).exists() or (folder / PREVIOUS).exists()):
         raise OutputError(f"{folder}: there is a run in it already (--resume goes on with it)")
     settings = _settings(_preset(preset), config, given)
     torch.manual_seed(settings.seed)
@@ -185,7 +185,7 @@ def _state(
 
 
 def _preset(name: str) -> TrainSettings:
-    from overnet.training.settings import PRESETS  # noqa: PLC0415
+    from overnet.training.settings import PRESETS
 
     if name not in PRESETS:
         raise typer.BadParameter(f"--preset is {name!r}; there are {', '.join(PRESETS)}")
@@ -193,7 +193,7 @@ def _preset(name: str) -> TrainSettings:
 
 
 def _settings(base: TrainSettings, config: Path | None, given: dict[str, object]) -> TrainSettings:
-    from overnet.training.settings import read_settings, settings_from  # noqa: PLC0415
+    from overnet.training.settings import read_settings, settings_from
 
     if config is not None:
         base = read_settings(config, base)

@@ -1,4 +1,4 @@
-"""Test pictures: found in the forms that sets of them are passed around in, and paired with their reductions.
+"""Test images: found in the forms that sets of them are passed around in, and paired with their reductions.
 
 These folders F are understood, here for scale 2. Needs no torch.
 
@@ -9,7 +9,7 @@ DIV2K's            ``F/DIV2K_valid_HR/0801.png`` with ``F/DIV2K_valid_LR_bicubic
 high only          ``F/baby.png``, or a folder as above without the low side: it is made with `imresize`
 ================== ===================================================================================
 
-F may also be the folder of high-resolution pictures itself.
+F may also be the folder of high-resolution images itself.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from overnet.errors import InputError
 from overnet.files.atomic import printable
 from overnet.imaging.resample import imresize
+from overnet.types import Image
 
 _Member = TypeVar("_Member")
 
-Picture = NDArray[np.uint8]
 
 _SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"))
 _HIGH, _LOW = "_HR", "_LR"
@@ -43,12 +42,11 @@ _LEAST_INSIDE = 11
 
 @dataclass(frozen=True)
 class Pair:
-    """A low-resolution picture and the high-resolution one it was made from.
+    """A low-resolution image and the high-resolution one it was made from.
 
-    Attributes
-    ----------
-    low : None where it is to be made from the high one.
-    name : what both files' names have in common, for tables and results.
+    Attributes:
+        low: None where it is to be made from the high one.
+        name: what both files' names have in common, for tables and results.
     """
 
     low: Path | None
@@ -57,41 +55,40 @@ class Pair:
 
 
 def find_pairs(folder: Path, scale: int) -> list[Pair]:
-    """Find the test pictures for a scale, in any of the forms above, sorted by name.
+    """Find the test images for a scale, in any of the forms above, sorted by name.
 
-    Raises
-    ------
-    InputError : there is no such folder, it holds no pictures for the scale, it mixes two forms, or a picture of one
-        side has none on the other.
+    Raises:
+        InputError: there is no such folder, it holds no images for the scale, it mixes two forms, or an image of one
+            side has none on the other.
     """
     folders = [entry for entry in _entries(folder) if entry.is_dir()]
     by_scale = [entry for entry in folders if _SCALE_FOLDER.fullmatch(entry.name)]
     high_folder = _high_folder(folder, folders)
-    pictures = _pictures(folder)
-    _check_form(folder, [*by_scale[:1], *([high_folder] if high_folder else [])], pictures)
+    images = _images(folder)
+    _check_form(folder, [*by_scale[:1], *([high_folder] if high_folder else [])], images)
     if by_scale:
         own = folder / f"image_SRF_{scale}"
-        pairs = _by_ending(own, _pictures(own), scale) if own in by_scale else []
+        pairs = _by_ending(own, _images(own), scale) if own in by_scale else []
     elif high_folder:
-        pairs = _by_folder(high_folder, _pictures(high_folder), scale)
+        pairs = _by_folder(high_folder, _images(high_folder), scale)
     elif _is_high(folder.absolute()):
-        pairs = _by_folder(folder.absolute(), pictures, scale)
+        pairs = _by_folder(folder.absolute(), images, scale)
     else:
-        pairs = _by_ending(folder, pictures, scale)
+        pairs = _by_ending(folder, images, scale)
     if pairs:
         return pairs
     hint = ""
     if by_scale:
         hint = f", only {', '.join(entry.name for entry in by_scale)}"
-    elif folders and not pictures:
+    elif folders and not images:
         hint = f"; a set is named by itself, as {printable(folders[0])}"
-    raise InputError(f"{printable(folder)}: no pictures for scale {scale}{hint}")
+    raise InputError(f"{printable(folder)}: no images for scale {scale}{hint}")
 
 
-def _check_form(folder: Path, folders: list[Path], pictures: dict[str, Path]) -> None:
-    """Refuse a folder that has test pictures in two forms: it says nothing about which are meant."""
+def _check_form(folder: Path, folders: list[Path], images: dict[str, Path]) -> None:
+    """Refuse a folder that has test images in two forms: it says nothing about which are meant."""
     forms = [f"the folder {printable(Path(entry.name))}" for entry in folders]
-    forms += [f"pictures of its own, as {printable(Path(path.name))}" for path in list(pictures.values())[:1]]
+    forms += [f"images of its own, as {printable(Path(path.name))}" for path in list(images.values())[:1]]
     if len(forms) > 1:
         raise InputError(f"{printable(folder)} holds {' and '.join(forms)}: name the one that is meant")
 
@@ -104,15 +101,15 @@ def _entries(folder: Path) -> list[Path]:
         raise InputError(f"{printable(folder)}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    """The pictures in a folder by their names without suffix, sorted."""
+def _images(folder: Path) -> dict[str, Path]:
+    """The images in a folder by their names without suffix, sorted."""
     found: dict[str, Path] = {}
     for entry in _entries(folder):
         if entry.suffix.lower() not in _SUFFIXES or not entry.is_file():
             continue
         other = found.setdefault(entry.stem, entry)
         if other != entry:
-            raise InputError(f"{printable(other)} and {printable(Path(entry.name))} are two pictures of one name")
+            raise InputError(f"{printable(other)} and {printable(Path(entry.name))} are two images of one name")
     return found
 
 
@@ -121,7 +118,7 @@ def _is_high(folder: Path) -> bool:
 
 
 def _high_folder(folder: Path, folders: list[Path]) -> Path | None:
-    """The sub-folder of high-resolution pictures; of DIV2K's two the one for validation, the other is trained on."""
+    """The sub-folder of high-resolution images; of DIV2K's two the one for validation, the other is trained on."""
     found = [entry for entry in folders if _is_high(entry)]
     found = [entry for entry in found if "train" not in entry.name.lower()] or found
     if len(found) > 1:
@@ -138,36 +135,36 @@ def _by_folder(high_folder: Path, highs: dict[str, Path], scale: int) -> list[Pa
     low_folder = next((place / f"X{scale}" for place in places if (place / f"X{scale}").is_dir()), None)
     if low_folder is None:
         return [Pair(None, high, name) for name, high in highs.items()]
-    lows = _pictures(low_folder)
+    lows = _images(low_folder)
     # One way of naming for the whole folder: where HR holds both a and ax2, a name alone could mean either.
     ending = max((f"x{scale}", f"X{scale}", ""), key=lambda end: sum(f"{name}{end}" in lows for name in highs))
     return _joined(highs, {low.removesuffix(ending): path for low, path in lows.items() if low.endswith(ending)}, lows)
 
 
-def _by_ending(folder: Path, pictures: dict[str, Path], scale: int) -> list[Pair]:
-    """Pairs that lie side by side and say in their names which is which; or high-resolution pictures alone."""
-    highs = {name.removesuffix(_HIGH): path for name, path in pictures.items() if name.endswith(_HIGH)}
-    lows = {name.removesuffix(_LOW): path for name, path in pictures.items() if name.endswith(_LOW)}
+def _by_ending(folder: Path, images: dict[str, Path], scale: int) -> list[Pair]:
+    """Pairs that lie side by side and say in their names which is which; or high-resolution images alone."""
+    highs = {name.removesuffix(_HIGH): path for name, path in images.items() if name.endswith(_HIGH)}
+    lows = {name.removesuffix(_LOW): path for name, path in images.items() if name.endswith(_LOW)}
     if not lows:
-        return [Pair(None, path, name) for name, path in _of_scale(pictures, scale, ending=_HIGH).items()]
-    others = [path for name, path in pictures.items() if not name.endswith((_HIGH, _LOW))]
+        return [Pair(None, path, name) for name, path in _of_scale(images, scale, ending=_HIGH).items()]
+    others = [path for name, path in images.items() if not name.endswith((_HIGH, _LOW))]
     if others:
         raise InputError(
-            f"{printable(folder)} holds pairs named *{_HIGH} and *{_LOW} and other pictures, as "
+            f"{printable(folder)} holds pairs named *{_HIGH} and *{_LOW} and other images, as "
             f"{printable(Path(others[0].name))}: keep them apart"
         )
     lows = _of_scale(lows, scale)
     return _joined(_of_scale(highs, scale), lows, lows)
 
 
-def _of_scale(pictures: dict[str, Path], scale: int, *, ending: str = "") -> dict[str, Path]:
+def _of_scale(images: dict[str, Path], scale: int, *, ending: str = "") -> dict[str, Path]:
     """Those whose names state this scale, or none."""
-    stated = {name: _SCALE_IN_NAME.search(name.removesuffix(ending)) for name in pictures}
-    return {name: path for name, path in pictures.items() if not (found := stated[name]) or int(found[1]) == scale}
+    stated = {name: _SCALE_IN_NAME.search(name.removesuffix(ending)) for name in images}
+    return {name: path for name, path in images.items() if not (found := stated[name]) or int(found[1]) == scale}
 
 
 def _joined(highs: dict[str, Path], lows: dict[str, Path], every_low: dict[str, Path]) -> list[Pair]:
-    """Both sides by name; each picture of one has to have its other."""
+    """Both sides by name; each image of one has to have its other."""
     for name, high in highs.items():
         if name not in lows:
             raise InputError(f"{printable(high)} has no low-resolution side")
@@ -178,56 +175,51 @@ def _joined(highs: dict[str, Path], lows: dict[str, Path], every_low: dict[str, 
     return [Pair(lows[name], high, name) for name, high in highs.items()]
 
 
-def evenly_spread(members: Sequence[_Member], most: int) -> list[_Member]:
+def spread_sample(members: Sequence[_Member], most: int) -> list[_Member]:
     """Of many the first, and others at even distances; of no more than `most`, all."""
     step = max(1.0, len(members) / most)
     return [members[int(index * step)] for index in range(min(len(members), most))]
 
 
-def read_rgb(path: Path) -> Picture:
-    """Read a picture as H x W x 3 uint8 RGB; grey ones get three equal channels.
+def read_rgb(path: Path) -> Image:
+    """Read an image as H x W x 3 uint8 RGB; grey ones get three equal channels.
 
-    Raises
-    ------
-    InputError : it cannot be read.
+    Raises:
+        InputError: it cannot be read.
     """
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise InputError(f"{path}: cannot be read as a picture")
-    return np.ascontiguousarray(picture[..., ::-1], dtype=np.uint8)
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise InputError(f"{path}: cannot be read as an image")
+    return np.ascontiguousarray(image[..., ::-1], dtype=np.uint8)
 
 
-Read = Callable[[Path], Picture]
+Read = Callable[[Path], Image]
 
 
 def check_pair(pair: Pair, scale: int, read: Read = read_rgb) -> None:
     """Find out whether `read_pair` will succeed.
 
-    Raises
-    ------
-    InputError : a picture cannot be read or is too small, or the sizes are not those of a pair.
+    Raises:
+        InputError: an image cannot be read or is too small, or the sizes are not those of a pair.
     """
     _read_sides(pair, scale, read)
 
 
-def read_pair(pair: Pair, scale: int, read: Read = read_rgb) -> tuple[Picture, Picture]:
+def read_pair(pair: Pair, scale: int, read: Read = read_rgb) -> tuple[Image, Image]:
     """Read both sides of a pair, or make the low one.
 
     It is made from the high one cut to a multiple of the scale, as MATLAB made those of Set5 and Set14: to the bit.
 
-    Parameters
-    ----------
-    scale : from the low to the high side.
-    read : gives a file's H x W x 3 uint8 RGB.
+    Args:
+        scale: from the low to the high side.
+        read: gives a file's H x W x 3 uint8 RGB.
 
-    Returns
-    -------
-    Low, h x w x 3, and high, at most scale*h x scale*w x 3, both uint8 RGB. What no low-resolution pixel stands for is
-    cut off at the high one's bottom and right.
+    Returns:
+        Low, h x w x 3, and high, at most scale*h x scale*w x 3, both uint8 RGB. What no low-resolution pixel stands for
+        is cut off at the high one's bottom and right.
 
-    Raises
-    ------
-    InputError : as for `check_pair`.
+    Raises:
+        InputError: as for `check_pair`.
     """
     low, high = _read_sides(pair, scale, read)
     if low is None:
@@ -236,7 +228,7 @@ def read_pair(pair: Pair, scale: int, read: Read = read_rgb) -> tuple[Picture, P
     return low, high
 
 
-def _read_sides(pair: Pair, scale: int, read: Read) -> tuple[Picture | None, Picture]:
+def _read_sides(pair: Pair, scale: int, read: Read) -> tuple[Image | None, Image]:
     high = read(pair.high)
     low = None if pair.low is None else read(pair.low)
     if low is None:

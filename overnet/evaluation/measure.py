@@ -1,22 +1,19 @@
-"""PSNR and SSIM over sets of picture pairs, by the protocol of the super-resolution papers. Needs no torch."""
+"""PSNR and SSIM over sets of image pairs, by the protocol of the super-resolution papers. Needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from overnet.evaluation.datasets import Pair, Read, find_pairs, read_pair, read_rgb
 from overnet.imaging.metrics import psnr_luma, ssim_luma
 from overnet.imaging.resample import imresize
+from overnet.types import Image, Upscale
 
-__all__ = ["Comparison", "Pair", "Picture", "Quality", "Upscale", "bicubic", "compare", "evaluate", "find_pairs"]
+__all__ = ["Comparison", "Image", "Pair", "Quality", "Upscale", "bicubic", "compare", "evaluate", "find_pairs"]
 __all__ += ["mean_quality", "read_rgb"]
-
-Picture = NDArray[np.uint8]
-Upscale = Callable[[Picture], Picture]
 
 
 @dataclass(frozen=True)
@@ -29,45 +26,42 @@ class Quality:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several methods make of one picture.
+    """What several methods make of one image.
 
-    Attributes
-    ----------
-    high : H x W x 3 uint8 RGB, what they should come to.
-    upscaled : by method, H x W x 3 uint8 RGB.
-    qualities : by method.
+    Attributes:
+        high: H x W x 3 uint8 RGB, what they should come to.
+        upscaled: by method, H x W x 3 uint8 RGB.
+        qualities: by method.
     """
 
     pair: Pair
-    high: Picture
-    upscaled: dict[str, Picture]
+    high: Image
+    upscaled: dict[str, Image]
     qualities: dict[str, Quality]
 
 
 def compare(methods: Mapping[str, Upscale], pair: Pair, scale: int, read: Read = read_rgb) -> Comparison:
     """Upscale the low side of a pair by each method and measure the results against the high side.
 
-    Parameters
-    ----------
-    methods : by name, h x w x 3 uint8 RGB to scale*h x scale*w x 3 uint8 RGB.
-    scale : also the border left out, in pixels.
-    read : gives a file's H x W x 3 uint8 RGB.
+    Args:
+        methods: by name, h x w x 3 uint8 RGB to scale*h x scale*w x 3 uint8 RGB.
+        scale: also the border left out, in pixels.
+        read: gives a file's H x W x 3 uint8 RGB.
 
-    Raises
-    ------
-    InputError : see `overnet.evaluation.datasets.read_pair`.
+    Raises:
+        InputError: see `overnet.evaluation.datasets.read_pair`.
     """
     low, high = read_pair(pair, scale, read)
     upscaled = {name: cut_to(upscale(low), high) for name, upscale in methods.items()}
     return Comparison(pair, high, upscaled, {name: measure(high, made, scale) for name, made in upscaled.items()})
 
 
-def cut_to(upscaled: Picture, high: Picture) -> Picture:
+def cut_to(upscaled: Image, high: Image) -> Image:
     """A result as large as the high side: MATLAB rounds the low side's size up, and then there is more of it."""
     return upscaled[: high.shape[0], : high.shape[1]]
 
 
-def measure(high: Picture, upscaled: Picture, scale: int) -> Quality:
+def measure(high: Image, upscaled: Image, scale: int) -> Quality:
     """Measure a result against the high side, both H x W x 3 uint8 RGB; `scale` is also the border left out."""
     return Quality(psnr_luma(high, upscaled, border=scale), ssim_luma(high, upscaled, border=scale))
 
@@ -75,25 +69,23 @@ def measure(high: Picture, upscaled: Picture, scale: int) -> Quality:
 def evaluate(upscale: Upscale, pairs: list[Pair], scale: int, read: Read = read_rgb) -> list[Quality]:
     """Upscale the low side of each pair and compare it with the high side.
 
-    Parameters
-    ----------
-    upscale, scale, read : as for `compare`.
-    pairs : the pairs to go through.
+    Args:
+        upscale, scale, read: as for `compare`.
+        pairs: the pairs to go through.
 
-    Returns
-    -------
-    One `Quality` a pair, in order.
+    Returns:
+        One `Quality` a pair, in order.
     """
     return [compare({"": upscale}, pair, scale, read).qualities[""] for pair in pairs]
 
 
 def bicubic(scale: int) -> Upscale:
     """MATLAB's bicubic enlargement by a scale, which the papers compare with."""
-    return lambda picture: np.asarray(imresize(picture, scale=scale), dtype=np.uint8)
+    return lambda image: np.asarray(imresize(image, scale=scale), dtype=np.uint8)
 
 
 def mean_quality(results: list[Quality]) -> Quality:
-    """The mean over pictures, as the papers' tables give it."""
+    """The mean over images, as the papers' tables give it."""
     return Quality(
         float(np.mean([result.psnr_db for result in results])), float(np.mean([result.ssim for result in results]))
     )

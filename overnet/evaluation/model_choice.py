@@ -22,11 +22,10 @@ RUNTIME_PRECISIONS = ("fp32", "bf16")
 class EvaluatedModel:
     """A model file at a scale.
 
-    Attributes
-    ----------
-    path : a checkpoint, an ONNX file, an engine, or a folder that has no file for this very scale.
-    artifact : what the file says of itself; None for checkpoints and folders.
-    runtime_precision : what the backend is asked to compute in.
+    Attributes:
+        path: a checkpoint, an ONNX file, an engine, or a folder that has no file for this very scale.
+        artifact: what the file says of itself; None for checkpoints and folders.
+        runtime_precision: what the backend is asked to compute in.
     """
 
     path: Path
@@ -46,15 +45,13 @@ class EvaluatedModel:
 def choose_model(model: Path, scale: int, precision: str | None) -> EvaluatedModel:
     """Choose the file to run.
 
-    Parameters
-    ----------
-    model : a checkpoint, an ONNX file, an engine, or a folder of ONNX files.
-    precision : one of `PRECISIONS`: of a folder's files, the one that is in it. Where there is none, FP32 and BF16 are
-        left to the backend to compute in. None: the most exact file, computed in FP32.
+    Args:
+        model: a checkpoint, an ONNX file, an engine, or a folder of ONNX files.
+        precision: one of `PRECISIONS`: of a folder's files, the one that is in it. Where there is none, FP32 and BF16
+            are left to the backend to compute in. None: the most exact file, computed in FP32.
 
-    Raises
-    ------
-    InputError : there is no such file, or it is not in this precision and a backend cannot compute it in that.
+    Raises:
+        InputError: there is no such file, or it is not in this precision and a backend cannot compute it in that.
     """
     if is_folder(model):
         return _from_folder(model, scale, precision)
@@ -91,9 +88,8 @@ def _from_folder(folder: Path, scale: int, precision: str | None) -> EvaluatedMo
 def is_folder(model: Path) -> bool:
     """Whether a model is a folder of models.
 
-    Raises
-    ------
-    InputError : there is nothing of this name, or no file could have it.
+    Raises:
+        InputError: there is nothing of this name, or no file could have it.
     """
     try:
         mode = model.stat().st_mode
@@ -105,9 +101,8 @@ def is_folder(model: Path) -> bool:
 def describe(model: Path) -> Artifact | None:
     """What an ONNX file or an engine says of itself; None for a checkpoint.
 
-    Raises
-    ------
-    ArtifactError : it is broken or not one of ours.
+    Raises:
+        ArtifactError: it is broken or not one of ours.
     """
     suffix = model.suffix.lower()
     if suffix == ".engine":
@@ -120,9 +115,8 @@ def same_weights_in_fp32(model: EvaluatedModel) -> EvaluatedModel | None:
 
     It is the file itself where only the backend computes in less; else one beside it, or the bundled one.
 
-    Returns
-    -------
-    None where the model is in FP32 itself, or there is no such file.
+    Returns:
+        None where the model is in FP32 itself, or there is no such file.
     """
     if model.precision == "fp32":
         return None

@@ -1,4 +1,4 @@
-"""What an evaluation found, set by set and picture by picture: as a table for people, and as JSON. Needs no torch."""
+"""What an evaluation found, set by set and image by image: as a table for people, and as JSON. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from overnet.files.atomic import printable
 
 @dataclass(frozen=True)
 class Row:
-    """One picture, or the mean over several.
+    """One image, or the mean over several.
 
-    Attributes
-    ----------
-    bicubic, model, reference : what each measures; `reference` is None where there is nothing to compare with.
+    Attributes:
+        bicubic, model, reference: what each measures; `reference` is None where there is nothing to compare with.
     """
 
     bicubic: Quality
@@ -36,13 +35,12 @@ class Row:
 
 
 @dataclass(frozen=True)
-class PictureResult(Row):
-    """One picture.
+class ImageResult(Row):
+    """One image.
 
-    Attributes
-    ----------
-    name : of the picture.
-    width, height : of the high-resolution side, in pixels.
+    Attributes:
+        name: of the image.
+        width, height: of the high-resolution side, in pixels.
     """
 
     name: str
@@ -54,12 +52,11 @@ class PictureResult(Row):
 class SetResult:
     """One set at one scale.
 
-    Attributes
-    ----------
-    folder : where it lies.
-    name : of the set.
-    low_made : how many low-resolution pictures were not given and were made.
-    model, reference : what was run, and what it is compared with, in words.
+    Attributes:
+        folder: where it lies.
+        name: of the set.
+        low_made: how many low-resolution images were not given and were made.
+        model, reference: what was run, and what it is compared with, in words.
     """
 
     folder: Path
@@ -68,33 +65,33 @@ class SetResult:
     low_made: int
     model: str
     reference: str | None
-    pictures: list[PictureResult]
+    images: list[ImageResult]
 
     def mean(self) -> Row:
-        """The mean over the pictures."""
-        references = [picture.reference for picture in self.pictures if picture.reference is not None]
+        """The mean over the images."""
+        references = [image.reference for image in self.images if image.reference is not None]
         return Row(
-            mean_quality([picture.bicubic for picture in self.pictures]),
-            mean_quality([picture.model for picture in self.pictures]),
+            mean_quality([image.bicubic for image in self.images]),
+            mean_quality([image.model for image in self.images]),
             mean_quality(references) if references else None,
         )
 
 
 def as_table(result: SetResult) -> list[str]:
-    """A heading and the lines of a table: a row a picture, the mean last."""
-    count = len(result.pictures)
+    """A heading and the lines of a table: a row an image, the mean last."""
+    count = len(result.images)
     given = "low-resolution side made with imresize, " if result.low_made else ""
     reference = f"; loss against {result.reference}" if result.reference else ""
-    heading = f"{printable(Path(result.name))} x{result.scale}, {given}{count} picture{'s' if count > 1 else ''}: "
+    heading = f"{printable(Path(result.name))} x{result.scale}, {given}{count} image{'s' if count > 1 else ''}: "
     rows = [
-        ["picture", "pixels", "bicubic", "", "model", "", "gain"],
+        ["image", "pixels", "bicubic", "", "model", "", "gain"],
         ["", "", "PSNR dB", "SSIM", "PSNR dB", "SSIM", "dB"],
     ]
-    for picture in result.pictures:
-        rows.append([printable(Path(picture.name)), f"{picture.width}x{picture.height}", *_cells(picture)])
+    for image in result.images:
+        rows.append([printable(Path(image.name)), f"{image.width}x{image.height}", *_cells(image)])
     rows.append(["mean", "", *_cells(result.mean())])
     if result.reference:
-        losses = [picture.loss_db for picture in (*result.pictures, result.mean())]
+        losses = [image.loss_db for image in (*result.images, result.mean())]
         rows = [[*row, cell] for row, cell in zip(rows, ["loss", "dB", *map(_decibels, losses)], strict=True)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
@@ -123,9 +120,9 @@ def as_json(result: SetResult) -> dict[str, Any]:
         "model": result.model,
         "reference": result.reference,
         "mean": _figures(result.mean()),
-        "pictures": [
-            {"picture": picture.name, "width": picture.width, "height": picture.height, **_figures(picture)}
-            for picture in result.pictures
+        "images": [
+            {"image": image.name, "width": image.width, "height": image.height, **_figures(image)}
+            for image in result.images
         ],
     }
 

@@ -1,15 +1,13 @@
-"""A picture that shows the same detail of several pictures beside each other, enlarged and labelled. Needs no torch."""
+"""An image that shows the same detail of several images beside each other, enlarged and labelled. Needs no torch."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from overnet.imaging.metrics import luma
 from overnet.imaging.resample import imresize
-
-Picture = NDArray[np.uint8]
+from overnet.types import Image
 
 _LABEL_HEIGHT = 26
 _GAP = 6
@@ -19,70 +17,66 @@ _FRAME = (255, 60, 30)
 _FRAME_WIDTH = 2
 
 
-def side_by_side(pictures: dict[str, Picture], *, top: int, left: int, side: int, enlarge: int = 1) -> Picture:
-    """Cut the same square out of each picture and put them in a row, each under its label.
+def side_by_side(images: dict[str, Image], *, top: int, left: int, side: int, enlarge: int = 1) -> Image:
+    """Cut the same square out of each image and put them in a row, each under its label.
 
-    Parameters
-    ----------
-    pictures : label to H x W x 3 uint8 RGB, all of one size.
-    top, left, side : the square, in pixels.
-    enlarge : whole factor each pixel is repeated by.
+    Args:
+        images: label to H x W x 3 uint8 RGB, all of one size.
+        top, left, side: the square, in pixels.
+        enlarge: whole factor each pixel is repeated by.
 
-    Returns
-    -------
-    H x W x 3 uint8 RGB on white.
+    Returns:
+        H x W x 3 uint8 RGB on white.
     """
-    details = {label: picture[top : top + side, left : left + side] for label, picture in pictures.items()}
+    details = {label: image[top : top + side, left : left + side] for label, image in images.items()}
     return _row(
         {label: detail.repeat(enlarge, axis=0).repeat(enlarge, axis=1) for label, detail in details.items()},
     )
 
 
 def overview_and_detail(
-    pictures: dict[str, Picture], *, top: int, left: int, side: int, enlarge: int = 1, whole: str
-) -> Picture:
-    """As `side_by_side`, after the whole of one of the pictures, brought to the same height, the square framed in it.
+    images: dict[str, Image], *, top: int, left: int, side: int, enlarge: int = 1, whole: str
+) -> Image:
+    """As `side_by_side`, after the whole of one of the images, brought to the same height, the square framed in it.
 
-    Parameters
-    ----------
-    pictures, top, left, side, enlarge : as for `side_by_side`.
-    whole : the label of the picture to show whole.
+    Args:
+        images, top, left, side, enlarge: as for `side_by_side`.
+        whole: the label of the image to show whole.
     """
-    shown = pictures[whole]
+    shown = images[whole]
     height = side * enlarge
     ratio = height / shown.shape[0]
     small = np.array(imresize(shown, size=(height, max(1, round(shown.shape[1] * ratio)))), dtype=np.uint8)
     corners = [(round(column * ratio), round(row * ratio)) for row, column in ((top, left), (top + side, left + side))]
     cv2.rectangle(small, corners[0], (corners[1][0] - 1, corners[1][1] - 1), _FRAME, _FRAME_WIDTH)
-    details = side_by_side(pictures, top=top, left=left, side=side, enlarge=enlarge)
+    details = side_by_side(images, top=top, left=left, side=side, enlarge=enlarge)
     return _beside([_row({whole: small}), details])
 
 
-def _row(pictures: dict[str, Picture]) -> Picture:
-    """Pictures of one height in a row, each under its label."""
+def _row(images: dict[str, Image]) -> Image:
+    """Images of one height in a row, each under its label."""
     columns = []
-    for label, picture in pictures.items():
-        banner = np.full((_LABEL_HEIGHT, picture.shape[1], 3), _PAPER, np.uint8)
+    for label, image in images.items():
+        banner = np.full((_LABEL_HEIGHT, image.shape[1], 3), _PAPER, np.uint8)
         cv2.putText(banner, label, (2, _LABEL_HEIGHT - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.45, _INK, 1, cv2.LINE_AA)
-        columns.append(np.concatenate([banner, picture]))
+        columns.append(np.concatenate([banner, image]))
     return _beside(columns)
 
 
-def _beside(columns: list[Picture]) -> Picture:
+def _beside(columns: list[Image]) -> Image:
     gap = np.full((columns[0].shape[0], _GAP, 3), _PAPER, np.uint8)
     return np.concatenate([part for column in columns for part in (gap, column)][1:], axis=1)
 
 
-def largest_gain(reference: Picture, before: Picture, after: Picture, *, side: int, step: int = 8) -> tuple[int, int]:
+def largest_gain(reference: Image, before: Image, after: Image, *, side: int, step: int = 8) -> tuple[int, int]:
     """Find the square where `after` is closer to the reference than `before` by most: its top and left.
 
     By squared error on luma: by its logarithm (PSNR), a flat square with one edge would win.
 
-    Parameters
-    ----------
-    reference, before, after : H x W x 3 uint8 RGB of one size, at least `side` high and wide.
-    side : of the square, in pixels.
-    step : squares are tried at multiples of this.
+    Args:
+        reference, before, after: H x W x 3 uint8 RGB of one size, at least `side` high and wide.
+        side: of the square, in pixels.
+        step: squares are tried at multiples of this.
     """
     height, width = reference.shape[:2]
     expected = luma(reference)

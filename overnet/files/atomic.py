@@ -21,12 +21,11 @@ def exists_already(path: Path) -> OutputError:
     return OutputError(f"{printable(path)} exists already (--overwrite replaces it)")
 
 
-def make_folder(folder: Path) -> None:
+def ensure_folder(folder: Path) -> None:
     """Make a folder, and those above it, where they are missing.
 
-    Raises
-    ------
-    OutputError : it cannot be made.
+    Raises:
+        OutputError: it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -35,17 +34,15 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
+def atomic_write(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; it becomes `path` when the block ends well, else it vanishes.
 
-    Parameters
-    ----------
-    path : the file to make. A link is written through, as opening it would do.
-    overwrite : whether an existing file may be replaced. If not, one that appears meanwhile is kept as well.
+    Args:
+        path: the file to make. A link is written through, as opening it would do.
+        overwrite: whether an existing file may be replaced. If not, one that appears meanwhile is kept as well.
 
-    Raises
-    ------
-    OutputError : the file exists and may not be replaced, or the operating system refuses to write.
+    Raises:
+        OutputError: the file exists and may not be replaced, or the operating system refuses to write.
     """
     if not overwrite and os.path.lexists(path):
         raise exists_already(path)
@@ -73,10 +70,9 @@ def whole_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
 def move_to_free_name(temporary: Path, target: Path) -> None:
     """Give a file its name unless another took it in the meantime.
 
-    Raises
-    ------
-    FileExistsError : another did.
-    OSError : the operating system refuses.
+    Raises:
+        FileExistsError: another did.
+        OSError: the operating system refuses.
     """
     try:
         # A rename would replace; a hard link fails where the name is taken.

@@ -16,21 +16,19 @@ _Made = TypeVar("_Made")
 def from_json(kind: type[_Made], value: object, *, name: str) -> _Made:
     """Make a dataclass out of parsed JSON.
 
-    Parameters
-    ----------
-    kind : a dataclass of texts, numbers, booleans, literals, dataclasses, lists, dictionaries by text, and None.
-    value : what ``json.loads`` gave.
-    name : the file's name, for messages.
+    Args:
+        kind: a dataclass of texts, numbers, booleans, literals, dataclasses, lists, dictionaries by text, and None.
+        value: what ``json.loads`` gave.
+        name: the file's name, for messages.
 
-    Raises
-    ------
-    InputError : a field is missing, unknown, of another type, or no finite number.
+    Raises:
+        InputError: a field is missing, unknown, of another type, or no finite number.
     """
     made: _Made = _made(kind, value, name, "")
     return made
 
 
-def _made(kind: Any, value: Any, name: str, place: str) -> Any:  # noqa: ANN401 - any type, any JSON
+def _made(kind: Any, value: Any, name: str, place: str) -> Any:
     origin = typing.get_origin(kind)
     if dataclasses.is_dataclass(kind):
         return _object(kind, value, name, place)
@@ -56,7 +54,7 @@ def _readable(key: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in key[:40])
 
 
-def _is_scalar(kind: Any, value: Any) -> bool:  # noqa: ANN401
+def _is_scalar(kind: Any, value: Any) -> bool:
     if kind in (str, bool):
         return isinstance(value, kind)
     if kind not in (int, float) or isinstance(value, bool):  # in Python, True is a 1
@@ -64,7 +62,7 @@ def _is_scalar(kind: Any, value: Any) -> bool:  # noqa: ANN401
     return isinstance(value, int) or (kind is float and isinstance(value, float) and math.isfinite(value))
 
 
-def _object(kind: Any, value: Any, name: str, place: str) -> Any:  # noqa: ANN401
+def _object(kind: Any, value: Any, name: str, place: str) -> Any:
     if not isinstance(value, dict):
         raise InputError(f"{name}: {place.lstrip('.') or 'the file'} is no object")
     hints = typing.get_type_hints(kind)

@@ -1,7 +1,7 @@
 """What a TensorRT engine is: an engine says nothing of itself, so ``x.engine`` has ``x.engine.json`` beside it.
 
 The sidecar is written and read here and nowhere else. It says what the engine was made from, for which machine and
-picture sizes, and how far from the network it was found to be; and it holds the engine's hash. Deserialising an engine
+image sizes, and how far from the network it was found to be; and it holds the engine's hash. Deserialising an engine
 is running its code, so one whose hash is another is refused before TensorRT sees it.
 """
 
@@ -26,7 +26,7 @@ TITLES: dict[RuntimeName, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "Tenso
 
 # A profile's limits. Where a tensor has more than 2^32 elements, TensorRT-RTX 1.7.1 builds without a word and states
 # too little memory: from 3072x4096 pixels on for the bundled network, whose widest tensor has 384 channels. So the
-# most that is allowed is a 4K picture.
+# most that is allowed is a 4K image.
 LARGEST_SIDE = 16384
 LARGEST_PIXELS = 4096 * 2160
 LARGEST_BATCH = 64
@@ -43,9 +43,8 @@ _AMPERE = (8, 0)
 class StaleEngineError(ArtifactError):
     """An engine is whole, but made for another machine or another TensorRT: one built here would do.
 
-    Attributes
-    ----------
-    mismatches : each field that differs, with both values, as `mismatches` gives them.
+    Attributes:
+        mismatches: each field that differs, with both values, as `mismatches` gives them.
     """
 
     def __init__(self, path: Path, mismatches: list[str]) -> None:
@@ -57,15 +56,14 @@ class StaleEngineError(ArtifactError):
 class Environment:
     """What an engine is tied to.
 
-    Attributes
-    ----------
-    runtime : the library.
-    runtime_version : as its Python bindings state it.
-    device_name, compute_capability : of the GPU, such as ``"Orin"`` and ``"8.7"``; None where there is none, or for an
-        engine that is not tied to one.
-    driver : version of the NVIDIA driver. None where it cannot be found out.
-    jetpack : versions of JetPack and L4T. None where this is no Jetson.
-    operating_system, architecture : as `platform.system` and `platform.machine` name them.
+    Attributes:
+        runtime: the library.
+        runtime_version: as its Python bindings state it.
+        device_name, compute_capability: of the GPU, such as ``"Orin"`` and ``"8.7"``; None where there is none, or for
+            an engine that is not tied to one.
+        driver: version of the NVIDIA driver. None where it cannot be found out.
+        jetpack: versions of JetPack and L4T. None where this is no Jetson.
+        operating_system, architecture: as `platform.system` and `platform.machine` name them.
     """
 
     runtime: RuntimeName
@@ -80,13 +78,12 @@ class Environment:
 
 @dataclass(frozen=True)
 class Profile:
-    """Which pictures an engine takes.
+    """Which images an engine takes.
 
-    Attributes
-    ----------
-    minimum, optimum, maximum : height and width in pixels: of the smallest, of those that it is to be fastest for, of
-        the largest.
-    batch : the most pictures at once. One is the fewest, `batch` what it is to be fastest for.
+    Attributes:
+        minimum, optimum, maximum: height and width in pixels: of the smallest, of those that it is to be fastest for,
+            of the largest.
+        batch: the most images at once. One is the fewest, `batch` what it is to be fastest for.
     """
 
     minimum: tuple[int, int]
@@ -101,10 +98,10 @@ class Profile:
 
     @property
     def is_static(self) -> bool:
-        """Whether it takes pictures of one size only."""
+        """Whether it takes images of one size only."""
         return self.minimum == self.maximum
 
-    def flaw(self) -> str | None:
+    def problem(self) -> str | None:
         """What makes it impossible, to be put after its name; None where nothing does."""
         sides = (*self.minimum, *self.optimum, *self.maximum)
         if not all(1 <= side <= LARGEST_SIDE for side in sides):
@@ -118,7 +115,7 @@ class Profile:
         if self.pixels > LARGEST_PIXELS:
             return (
                 f"takes {self.pixels} pixels at once; engines are made for {LARGEST_PIXELS} (4096x2160) at most, and "
-                "larger pictures are upscaled in tiles"
+                "larger images are upscaled in tiles"
             )
         return None
 
@@ -132,21 +129,20 @@ class Profile:
 class Sidecar:
     """All that is known of an engine.
 
-    Attributes
-    ----------
-    artifact : scale, precision and weights, as the ONNX file says.
-    onnx_sha256 : hash of the ONNX file that it was built from (`overnet.export.engine.engine_graph` says what is added
-        to it).
-    engine_sha256, engine_size_bytes : of the engine file.
-    environment : what it is tied to.
-    profile : which pictures it takes.
-    activation_memory_bytes : what it needs beside its weights for the largest. None where the builder did not say.
-    multiply_accumulates_per_pixel, activation_bytes_per_pixel : of the graph, as `overnet.export.graph.costs` counts
-        them.
-    psnr_db : between what it, or its graph, computes and what it was made from does: the network in PyTorch, or an ONNX
-        file. None where both are equal.
-    largest_difference : between them, in grey levels.
-    measured_by : what ran for that, and against what.
+    Attributes:
+        artifact: scale, precision and weights, as the ONNX file says.
+        onnx_sha256: hash of the ONNX file that it was built from (`overnet.export.engine.engine_graph` says what is
+            added to it).
+        engine_sha256, engine_size_bytes: of the engine file.
+        environment: what it is tied to.
+        profile: which images it takes.
+        activation_memory_bytes: what it needs beside its weights for the largest. None where the builder did not say.
+        multiply_accumulates_per_pixel, activation_bytes_per_pixel: of the graph, as `overnet.export.graph.costs` counts
+            them.
+        psnr_db: between what it, or its graph, computes and what it was made from does: the network in PyTorch, or an
+            ONNX file. None where both are equal.
+        largest_difference: between them, in grey levels.
+        measured_by: what ran for that, and against what.
     """
 
     artifact: Artifact
@@ -171,9 +167,8 @@ def sidecar_path(engine_path: Path) -> Path:
 def sidecar_text(sidecar: Sidecar) -> str:
     """What to write into the sidecar's file.
 
-    Raises
-    ------
-    ArtifactError : a value is out of range, so that it could not be read back.
+    Raises:
+        ArtifactError: a value is out of range, so that it could not be read back.
     """
     environment, profile = sidecar.environment, sidecar.profile
     content = {
@@ -191,13 +186,12 @@ def sidecar_text(sidecar: Sidecar) -> str:
 def read_sidecar(engine_path: Path) -> Sidecar:
     """Read what is known of an engine.
 
-    Parameters
-    ----------
-    engine_path : of the engine; the sidecar lies beside it.
+    Args:
+        engine_path: of the engine; the sidecar lies beside it.
 
-    Raises
-    ------
-    ArtifactError : the sidecar is missing, too large, not JSON, or a field is missing, of another type or out of range.
+    Raises:
+        ArtifactError: the sidecar is missing, too large, not JSON, or a field is missing, of another type or out of
+            range.
     """
     path = sidecar_path(engine_path)
     try:
@@ -221,10 +215,9 @@ def mismatches(sidecar: Sidecar, environment: Environment) -> list[str]:
     compiled again on each device, for any from Ampere on unless one was named, and on Linux and Windows alike; but it
     too is tied to the version.
 
-    Parameters
-    ----------
-    sidecar : the engine's.
-    environment : where it is to run, from `overnet.system.environment.current_environment`.
+    Args:
+        sidecar: the engine's.
+        environment: where it is to run, from `overnet.system.environment.current_environment`.
     """
     engine = sidecar.environment
     if engine.runtime != environment.runtime:
@@ -261,19 +254,16 @@ def remarks(sidecar: Sidecar, environment: Environment) -> list[str]:
 def load_engine(path: Path, environment: Environment) -> tuple[bytes, Sidecar]:
     """Read an engine that may be deserialised here.
 
-    Parameters
-    ----------
-    path : of the engine.
-    environment : where it is to run, from `overnet.system.environment.current_environment`.
+    Args:
+        path: of the engine.
+        environment: where it is to run, from `overnet.system.environment.current_environment`.
 
-    Returns
-    -------
-    The engine as it lies in the file, and its sidecar.
+    Returns:
+        The engine as it lies in the file, and its sidecar.
 
-    Raises
-    ------
-    StaleEngineError : it is made for another environment; a caller who can may build it again.
-    ArtifactError : the engine or its sidecar is missing or damaged, or the engine is not the one the sidecar is for.
+    Raises:
+        StaleEngineError: it is made for another environment; a caller who can may build it again.
+        ArtifactError: the engine or its sidecar is missing or damaged, or the engine is not the one the sidecar is for.
     """
     sidecar = read_sidecar(path)
     try:
@@ -349,9 +339,9 @@ def _profile(fields: Fields, name: str) -> Profile:
 
     profile = Profile(size("minimum"), size("optimum"), size("maximum"), fields.whole("batch", 1, LARGEST_BATCH))
     fields.finish()
-    flaw = profile.flaw()
-    if flaw:
-        raise ArtifactError(f"{name}: profile {flaw}")
+    problem = profile.problem()
+    if problem:
+        raise ArtifactError(f"{name}: profile {problem}")
     return profile
 
 

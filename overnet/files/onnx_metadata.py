@@ -25,10 +25,10 @@ FORMAT_VERSION = 1
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 # How many channels and which layout every artifact has at both ends: uint8, N x H x W x 3, RGB.
-INPUT_NAME = "picture"
+INPUT_NAME = "image"
 OUTPUT_NAME = "upscaled"
 # Engines have these too, for tiles (`overnet.export.engine.engine_graph`). FP32, N x channels of all means x 1 x 1:
-# the means over the picture, those to use in their place, and whether to use these, one number, 0 or 1.
+# the means over the image, those to use in their place, and whether to use these, one number, 0 or 1.
 MEANS_NAME = "means"
 GIVEN_MEANS_NAME = "given_means"
 USE_GIVEN_MEANS_NAME = "use_given_means"
@@ -48,13 +48,12 @@ def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
 class Artifact:
     """What an exported file says of itself.
 
-    Attributes
-    ----------
-    scale : the factor from input to output height and width.
-    overscale : the network's overscale factor.
-    precision : of the arithmetic inside, one of `PRECISIONS`.
-    weights_sha256 : hash of the weights it was made from, as `overnet.network.checkpoint.weights_sha256` gives it.
-    producer : name and version of the program that wrote it.
+    Attributes:
+        scale: the factor from input to output height and width.
+        overscale: the network's overscale factor.
+        precision: of the arithmetic inside, one of `PRECISIONS`.
+        weights_sha256: hash of the weights it was made from, as `overnet.network.checkpoint.weights_sha256` gives it.
+        producer: name and version of the program that wrote it.
     """
 
     scale: float
@@ -78,14 +77,12 @@ class Artifact:
     def from_metadata(cls, metadata: dict[str, str], *, name: str) -> Artifact:
         """Read the entries back.
 
-        Parameters
-        ----------
-        metadata : all of a file's metadata entries.
-        name : the file's name, for messages.
+        Args:
+            metadata: all of a file's metadata entries.
+            name: the file's name, for messages.
 
-        Raises
-        ------
-        ArtifactError : an entry is missing or makes no sense.
+        Raises:
+            ArtifactError: an entry is missing or makes no sense.
         """
         entries = {key[len(_PREFIX) :]: value for key, value in metadata.items() if key.startswith(_PREFIX)}
         if "scale" not in entries:
@@ -113,9 +110,8 @@ class Artifact:
 def read_artifact(path: Path) -> Artifact:
     """Read what an ONNX file says of itself, without loading its graph.
 
-    Raises
-    ------
-    ArtifactError : the file is missing, empty, truncated, not ONNX, or not one of ours.
+    Raises:
+        ArtifactError: the file is missing, empty, truncated, not ONNX, or not one of ours.
     """
     return Artifact.from_metadata(read_onnx_metadata(path), name=str(path))
 
@@ -123,9 +119,8 @@ def read_artifact(path: Path) -> Artifact:
 def read_onnx_metadata(path: Path) -> dict[str, str]:
     """Read the metadata entries of any ONNX file.
 
-    Raises
-    ------
-    ArtifactError : the file cannot be read, or is not a whole ONNX file.
+    Raises:
+        ArtifactError: the file cannot be read, or is not a whole ONNX file.
     """
     try:
         with path.open("rb") as file:

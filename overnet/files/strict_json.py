@@ -16,11 +16,10 @@ _Value = TypeVar("_Value")
 class Fields:
     """The fields of one JSON object, each taken once.
 
-    Parameters
-    ----------
-    content : the object.
-    name : the file's name, for messages.
-    place : where in the file the object lies, such as ``"profile."``; empty for the file's own.
+    Args:
+        content: the object.
+        name: the file's name, for messages.
+        place: where in the file the object lies, such as ``"profile."``; empty for the file's own.
     """
 
     def __init__(self, content: dict[str, object], *, name: str, place: str = "") -> None:
@@ -99,14 +98,12 @@ class Fields:
 def parse_object(content: bytes, *, name: str) -> Fields:
     """Parse a file that holds one JSON object.
 
-    Parameters
-    ----------
-    content : all of the file.
-    name : its name, for messages.
+    Args:
+        content: all of the file.
+        name: its name, for messages.
 
-    Raises
-    ------
-    ArtifactError : it is no JSON object, holds a field twice, or a number that is none (NaN, Infinity).
+    Raises:
+        ArtifactError: it is no JSON object, holds a field twice, or a number that is none (NaN, Infinity).
     """
     try:
         value = json.loads(content.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number)

@@ -1,4 +1,4 @@
-"""Picture files as containers: what a file states before any pixel is decoded, and metadata put into an encoded one.
+"""Image files as containers: what a file states before any pixel is decoded, and metadata put into an encoded one.
 
 OpenCV decodes and encodes the pixels, but releases before 4.11 neither read nor write EXIF and ICC profiles, and all of
 them fill up what is missing from a truncated file. So the containers are walked here. Everything read is hostile until
@@ -26,16 +26,16 @@ MOST_JPEG_PROFILE = 255 * _JPEG_PROFILE_PART
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7\x01]", re.DOTALL)  # without those that stand inside pixel data
 
-TRUNCATED = "is truncated: the end of the picture is missing"
+TRUNCATED = "is truncated: the end of the image is missing"
 
 
-class UnusablePictureError(ValueError):
-    """A file cannot be read as a picture; the message goes after its name: "is truncated"."""
+class UnusableImageError(ValueError):
+    """A file cannot be read as an image; the message goes after its name: "is truncated"."""
 
 
 @dataclass
 class Container:
-    """What a picture file states about itself."""
+    """What an image file states about itself."""
 
     kind: str
     width: int = 0
@@ -72,7 +72,7 @@ def png_from_samples(samples: npt.NDArray[Any]) -> bytes:
     height, width, _ = samples.shape
     bits = 8 * samples.dtype.itemsize
     rows = samples.astype(samples.dtype.newbyteorder(">")).view(np.uint8).reshape(height, -1)
-    # Filter 2: each byte as its difference from the one above, which natural pictures compress well with.
+    # Filter 2: each byte as its difference from the one above, which natural images compress well with.
     filtered = np.full((height, rows.shape[1] + 1), 2, np.uint8)
     filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
     header = struct.pack(">IIBBBBB", width, height, bits, 4, 0, 0, 0)
@@ -106,7 +106,7 @@ def webp_with(encoded: bytes, *, exif: bytes | None, icc_profile: bytes | None) 
     inspect_webp(encoded, container)
     chunks = dict(_riff_chunks(encoded))
     flags = chunks[b"VP8X"][0] if b"VP8X" in chunks else 0
-    # A lossless picture carries its alpha inside, announced by one bit behind the two sizes.
+    # A lossless image carries its alpha inside, announced by one bit behind the two sizes.
     if b"VP8L" in chunks and chunks[b"VP8L"][4] & 0x10:
         flags |= 0x10
     flags |= (0x20 if icc_profile is not None else 0) | (0x08 if exif is not None else 0)
@@ -130,12 +130,12 @@ def inspect_png(data: bytes, container: Container) -> None:
         if not intact:
             # Capital letters mark the chunks that no reader can do without.
             if name[:1].isupper():
-                raise UnusablePictureError(f"is damaged: the checksum of its {name.decode('latin-1')!r} chunk is wrong")
+                raise UnusableImageError(f"is damaged: the checksum of its {name.decode('latin-1')!r} chunk is wrong")
             continue
         if name == b"IHDR":
             header = content
         elif name == b"acTL" and b"IDAT" not in seen and int.from_bytes(content[:4], "big") > 1:
-            raise UnusablePictureError("is an animated PNG; only single pictures are supported")
+            raise UnusableImageError("is an animated PNG; only single images are supported")
         elif name == b"eXIf":
             container.exif = content
         elif name == b"iCCP":
@@ -144,7 +144,7 @@ def inspect_png(data: bytes, container: Container) -> None:
             container.transparent_grey = int.from_bytes(content, "big")
         seen.add(name)
     if len(header) != 13 or b"IDAT" not in seen:
-        raise UnusablePictureError("is damaged: its header or its pixels are missing")
+        raise UnusableImageError("is damaged: its header or its pixels are missing")
     container.width, container.height, depth, colours = struct.unpack_from(">IIBB", header)
     container.grey = colours in (0, 4)
     if colours != 0:
@@ -161,7 +161,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if end > len(data):
-            raise UnusablePictureError(TRUNCATED)
+            raise UnusableImageError(TRUNCATED)
         covered = memoryview(data)[position + 4 : end - 4]
         content = b"" if name == b"IDAT" else bytes(covered[4:])  # pixels are the decoder's: no copy
         yield name, content, zlib.crc32(covered) == struct.unpack_from(">I", data, end - 4)[0]
@@ -178,7 +178,7 @@ def _inflated_profile(content: bytes) -> bytes:
 
 
 def inspect_jpeg(data: bytes, container: Container) -> None:
-    """Fill `container` with what a JPEG file states, up to the marker that ends its first picture."""
+    """Fill `container` with what a JPEG file states, up to the marker that ends its first image."""
     parts: dict[int, bytes] = {}
     part_count = 0
     components = 0
@@ -187,7 +187,7 @@ def inspect_jpeg(data: bytes, container: Container) -> None:
     while True:
         marker = _JPEG_MARKER.search(data, position)
         if marker is None:
-            raise UnusablePictureError(TRUNCATED)
+            raise UnusableImageError(TRUNCATED)
         code = data[marker.start() + 1]
         if code == 0xD9:
             break
@@ -195,15 +195,13 @@ def inspect_jpeg(data: bytes, container: Container) -> None:
         (length,) = struct.unpack_from(">H", data, start)
         position = start + length
         if length < 2 or position > len(data):
-            raise UnusablePictureError(
-                TRUNCATED if position > len(data) else "is damaged: a JPEG segment has no length"
-            )
+            raise UnusableImageError(TRUNCATED if position > len(data) else "is damaged: a JPEG segment has no length")
         content = data[start + 2 : position]
         scanned |= code == 0xDA
         if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
             precision, height, width, components = struct.unpack_from(">BHHB", content)
             if precision != 8:
-                raise UnusablePictureError(f"is a JPEG of {precision} bits per channel; only 8 are supported")
+                raise UnusableImageError(f"is a JPEG of {precision} bits per channel; only 8 are supported")
             # A second header is against the standard; the larger one has to pass the limit.
             container.width, container.height = max(container.width, width), max(container.height, height)
         elif code == 0xE1 and container.exif is None and content.startswith(b"Exif\0"):
@@ -212,7 +210,7 @@ def inspect_jpeg(data: bytes, container: Container) -> None:
             part_count = max(part_count, content[13])
             parts[content[12]] = content[14:]
     if not scanned or not components:
-        raise UnusablePictureError("is damaged: it ends before its pixels begin")
+        raise UnusableImageError("is damaged: it ends before its pixels begin")
     container.grey = components == 1
     if components == 4:
         container.notes.append("its CMYK colours were converted to RGB without a colour profile")
@@ -232,7 +230,7 @@ def inspect_webp(data: bytes, container: Container) -> None:
         width = height = 0
         if name == b"VP8X":
             if content[0:1] and content[0] & 0x02:
-                raise UnusablePictureError("is an animated WebP; only single pictures are supported")
+                raise UnusableImageError("is an animated WebP; only single images are supported")
             width = int.from_bytes(content[4:7], "little") + 1
             height = int.from_bytes(content[7:10], "little") + 1
         elif name == b"VP8 ":
@@ -247,7 +245,7 @@ def inspect_webp(data: bytes, container: Container) -> None:
         container.width, container.height = max(container.width, width), max(container.height, height)
         names.add(name)
     if not names & {b"VP8 ", b"VP8L"}:
-        raise UnusablePictureError("is damaged: it holds no pixels")
+        raise UnusableImageError("is damaged: it holds no pixels")
     container.grey = False
 
 
@@ -255,13 +253,13 @@ def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Name and content of each chunk of a WebP file."""
     (size,) = struct.unpack_from("<I", data, 4)
     if size + 8 > len(data):
-        raise UnusablePictureError(TRUNCATED)
+        raise UnusableImageError(TRUNCATED)
     position = 12
     while position + 8 <= size + 8:
         name, length = struct.unpack_from("<4sI", data, position)
         end = position + 8 + length
         if end > size + 8:
-            raise UnusablePictureError(TRUNCATED)
+            raise UnusableImageError(TRUNCATED)
         yield name, data[position + 8 : end]
         position = end + length % 2
 
@@ -282,4 +280,4 @@ def inspect_bmp(data: bytes, container: Container) -> None:
     if compression in (0, 3, 6):
         stored = (width * bits + 31) // 32 * 4 * abs(height)
     if pixels + max(stored, 1) > len(data):
-        raise UnusablePictureError(TRUNCATED)
+        raise UnusableImageError(TRUNCATED)

@@ -1,4 +1,4 @@
-"""Picture files on disk: what is read and written is looked at first."""
+"""Image files on disk: what is read and written is looked at first."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ def _reason(error: OSError) -> str:
 def read_file(path: Path, *, most_bytes: int) -> bytes:
     """Read a file of at most this size.
 
-    Raises
-    ------
-    InputError : missing, a folder, a device, a pipe, too large, or not readable.
+    Raises:
+        InputError: missing, a folder, a device, a pipe, too large, or not readable.
     """
     name = printable(path)
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise InputError(f"{name} is a folder, not a picture")
+            raise InputError(f"{name} is a folder, not an image")
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{name} is not a file")  # a device or a pipe may never end
         if status.st_size > most_bytes:
-            raise InputError(f"{name} is too large for a picture: {status.st_size} bytes, the limit is {most_bytes}")
+            raise InputError(f"{name} is too large for an image: {status.st_size} bytes, the limit is {most_bytes}")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{name} does not exist") from error
@@ -42,9 +41,8 @@ def read_file(path: Path, *, most_bytes: int) -> bytes:
 def check_target(path: Path, *, overwrite: bool) -> None:
     """Refuse before the work of encoding what could not be written after it.
 
-    Raises
-    ------
-    OutputError : a folder, a device, a file that is there already, or in a folder that does not exist.
+    Raises:
+        OutputError: a folder, a device, a file that is there already, or in a folder that does not exist.
     """
     name = printable(path)
     if "\0" in str(path):
@@ -53,7 +51,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         if path.is_dir():
             raise OutputError(f"{name} is a folder")
         if path.exists() and not path.is_file():
-            raise OutputError(f"{name} is a device or a pipe; pictures are written to files")
+            raise OutputError(f"{name} is a device or a pipe; images are written to files")
         if os.path.lexists(path) and not overwrite:
             raise exists_already(path)
         if not path.parent.is_dir():

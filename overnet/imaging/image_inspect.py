@@ -1,4 +1,4 @@
-"""What a picture file is and states, found out before any pixel is decoded."""
+"""What an image file is and states, found out before any pixel is decoded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from overnet.imaging.containers import (
     TRUNCATED,
     Container,
-    UnusablePictureError,
+    UnusableImageError,
     inspect_bmp,
     inspect_jpeg,
     inspect_png,
@@ -27,20 +27,19 @@ _INSPECTORS: dict[str, Callable[[bytes, Container], None]] = {
 
 
 def inspect(data: bytes) -> Container:
-    """Find out what kind of picture `data` is and what it states, without decoding pixels.
+    """Find out what kind of image `data` is and what it states, without decoding pixels.
 
-    Raises
-    ------
-    UnusablePictureError : not a picture of a known kind, truncated, animated, or of a kind OpenCV would read wrongly.
+    Raises:
+        UnusableImageError: not an image of a known kind, truncated, animated, or of a kind OpenCV would read wrongly.
     """
     kind = _kind_of(data)
     container = Container(kind)
     try:
         _INSPECTORS[kind](data, container)
     except struct.error as error:  # a fixed field lies behind the end of the data
-        raise UnusablePictureError(TRUNCATED) from error
+        raise UnusableImageError(TRUNCATED) from error
     if container.width < 1 or container.height < 1:
-        raise UnusablePictureError("states no size, or a size of zero")
+        raise UnusableImageError("states no size, or a size of zero")
     _check_metadata(container)
     return container
 
@@ -54,7 +53,7 @@ def profile_colours(profile: bytes) -> str | None:
 
 def _kind_of(data: bytes) -> str:
     if not data:
-        raise UnusablePictureError("is empty")
+        raise UnusableImageError("is empty")
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
     for start, kind in (
@@ -83,7 +82,7 @@ def _kind_of(data: bytes) -> str:
     ):
         if not other and data.startswith(start, position):
             other = f" (it looks like {name})"
-    raise UnusablePictureError(f"is not a PNG, JPEG, WebP, TIFF or BMP picture{other}")
+    raise UnusableImageError(f"is not a PNG, JPEG, WebP, TIFF or BMP image{other}")
 
 
 def _check_metadata(container: Container) -> None:

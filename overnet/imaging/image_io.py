@@ -1,4 +1,4 @@
-"""Still pictures in and out: PNG, JPEG, WebP, TIFF and BMP, with their EXIF block and ICC profile.
+"""Still images in and out: PNG, JPEG, WebP, TIFF and BMP, with their EXIF block and ICC profile.
 
 OpenCV decodes and encodes the pixels, `image_containers` looks at and completes the files around them.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from overnet.errors import InputError, MissingDependency, OutputError, require
-from overnet.files.atomic import printable, whole_file
+from overnet.files.atomic import atomic_write, printable
 from overnet.imaging import containers
 from overnet.imaging.image_files import check_target, read_file
 from overnet.imaging.image_inspect import inspect, profile_colours
@@ -32,7 +32,7 @@ _KIND_BY_SUFFIX = {
     ".bmp": "BMP",
 }
 
-PICTURE_SUFFIXES: frozenset[str] = frozenset(_KIND_BY_SUFFIX)
+IMAGE_SUFFIXES: frozenset[str] = frozenset(_KIND_BY_SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,19 @@ _CAPABILITIES = {
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded still picture and what came with it.
+class DecodedImage:
+    """A decoded still image and what came with it.
 
-    Parameters
-    ----------
-    rgb : H x W x 3 in the order red, green, blue, uint8 or uint16, as stored: not turned by the EXIF orientation.
-    alpha : H x W of the same dtype, not multiplied into `rgb`; None where the picture is opaque.
-    grey : the file was grey. The three channels are equal, and the picture is written grey where the format can.
-    exif : the EXIF block, a TIFF structure without the ``Exif\\0\\0`` that JPEG puts before it.
-    icc_profile : the colour profile of the stored pixels.
-    notes : one line for each thing the file held and this picture does not.
+    Args:
+        rgb: H x W x 3 in the order red, green, blue, uint8 or uint16, as stored: not turned by the EXIF orientation.
+        alpha: H x W of the same dtype, not multiplied into `rgb`; None where the image is opaque.
+        grey: the file was grey. The three channels are equal, and the image is written grey where the format can.
+        exif: the EXIF block, a TIFF structure without the ``Exif\\0\\0`` that JPEG puts before it.
+        icc_profile: the colour profile of the stored pixels.
+        notes: one line for each thing the file held and this image does not.
 
-    Raises
-    ------
-    ValueError : shapes or dtypes are not those above.
+    Raises:
+        ValueError: shapes or dtypes are not those above.
     """
 
     rgb: Pixels
@@ -93,67 +91,64 @@ class Picture:
             )
 
 
-def read_picture(path: Path, *, max_pixels: int = 1 << 28) -> Picture:
-    """Read one picture. Its content decides what kind it is, not its suffix.
+def read_image(path: Path, *, max_pixels: int = 1 << 28) -> DecodedImage:
+    """Read one image. Its content decides what kind it is, not its suffix.
 
-    Parameters
-    ----------
-    path : the file.
-    max_pixels : a picture that states more pixels is refused before memory is taken for them.
+    Args:
+        path: the file.
+        max_pixels: an image that states more pixels is refused before memory is taken for them.
 
-    Raises
-    ------
-    InputError : missing, a folder, empty, truncated, damaged, too large, animated, of several pages, or not a picture.
-    MissingDependency : OpenCV is not installed.
+    Raises:
+        InputError: missing, a folder, empty, truncated, damaged, too large, animated, of several pages, or not an
+            image.
+        MissingDependency: OpenCV is not installed.
     """
     data = read_file(path, most_bytes=8 * max_pixels + (1 << 26))  # 8 bytes: 16 bits for each of RGB and alpha
     try:
         container = inspect(data)
         if container.width * container.height > max_pixels:
-            raise containers.UnusablePictureError(
+            raise containers.UnusableImageError(
                 f"is too large: {container.width} x {container.height} pixels, the limit is {max_pixels}"
             )
         pixels = _decode(container.decodable or data, container)
-    except containers.UnusablePictureError as error:
+    except containers.UnusableImageError as error:
         raise InputError(f"{printable(path)} {error}") from error
     rgb, alpha = _channels(pixels, container)
     grey = pixels.ndim == 2 if container.grey is None else container.grey
-    return Picture(rgb, alpha, grey, container.exif, container.icc_profile, tuple(container.notes))
+    return DecodedImage(rgb, alpha, grey, container.exif, container.icc_profile, tuple(container.notes))
 
 
-def write_picture(picture: Picture, path: Path, *, overwrite: bool = False, quality: int = 95) -> list[str]:
-    """Write one picture in the format its suffix names; afterwards the file is whole, or as it was before.
+def write_image(image: DecodedImage, path: Path, *, overwrite: bool = False, quality: int = 95) -> list[str]:
+    """Write one image in the format its suffix names; afterwards the file is whole, or as it was before.
 
-    Sizes in the EXIF block are set to those of `picture.rgb`, and the thumbnail in it is dropped. A format that cannot
+    Sizes in the EXIF block are set to those of `image.rgb`, and the thumbnail in it is dropped. A format that cannot
     hold the EXIF block gets the pixels turned as its orientation says.
 
-    Parameters
-    ----------
-    picture : what to write.
-    path : where to; one of `PICTURE_SUFFIXES`.
-    overwrite : replace a file that is there already.
-    quality : of JPEG (without chroma subsampling) and WebP, 1 to 100. The other formats are lossless.
+    Args:
+        image: what to write.
+        path: where to; one of `IMAGE_SUFFIXES`.
+        overwrite: replace a file that is there already.
+        quality: of JPEG (without chroma subsampling) and WebP, 1 to 100. The other formats are lossless.
 
-    Returns
-    -------
-    One line for each thing that the format could not hold; empty if it held everything.
+    Returns:
+        One line for each thing that the format could not hold; empty if it held everything.
 
-    Raises
-    ------
-    InputError : `quality` is out of range.
-    OutputError : unknown suffix, the file is there already, too large for the format, or the system refuses to write.
-    MissingDependency : OpenCV is not installed.
+    Raises:
+        InputError: `quality` is out of range.
+        OutputError: unknown suffix, the file is there already, too large for the format, or the system refuses to
+            write.
+        MissingDependency: OpenCV is not installed.
     """
     kind = _KIND_BY_SUFFIX.get(path.suffix.lower())
     if kind is None:
-        known = ", ".join(sorted(PICTURE_SUFFIXES))
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
         raise OutputError(
-            f"{printable(path)}: cannot write a picture named {path.suffix or 'without suffix'!r}; use {known}"
+            f"{printable(path)}: cannot write an image named {path.suffix or 'without suffix'!r}; use {known}"
         )
     if not 1 <= quality <= 100:
         raise InputError(f"the quality is {quality}, and has to be from 1 to 100")
     check_target(path, overwrite=overwrite)
-    reduced, notes = _reduce(picture, kind)
+    reduced, notes = _reduce(image, kind)
     height, width = reduced.rgb.shape[:2]
     longest = _CAPABILITIES[kind].longest_side
     if max(height, width) > longest:
@@ -164,7 +159,7 @@ def write_picture(picture: Picture, path: Path, *, overwrite: bool = False, qual
         encoded = _encode(reduced, kind, quality)
     except (TiffStructureError, _EncodingError) as error:
         raise OutputError(f"{printable(path)} cannot be written: {error}") from error
-    with whole_file(path, overwrite=overwrite) as temporary:
+    with atomic_write(path, overwrite=overwrite) as temporary:
         temporary.write_bytes(encoded)
     return notes
 
@@ -173,8 +168,8 @@ class _EncodingError(ValueError):
     """OpenCV cannot encode the pixels; the message says why."""
 
 
-def _opencv() -> Any:  # noqa: ANN401 - OpenCV has no types in its older releases
-    purpose = "reading and writing pictures"
+def _opencv() -> Any:
+    purpose = "reading and writing images"
     try:
         return require("cv2", extra="", purpose=purpose)
     except MissingDependency as error:
@@ -191,13 +186,13 @@ def _decode(data: bytes, container: containers.Container) -> Pixels:
     try:
         pixels: Pixels | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, MemoryError) as error:
-        raise containers.UnusablePictureError(f"is damaged, or a {container.kind} that OpenCV cannot read") from error
+        raise containers.UnusableImageError(f"is damaged, or a {container.kind} that OpenCV cannot read") from error
     if pixels is None:
-        raise containers.UnusablePictureError(f"is damaged, or a {container.kind} that OpenCV cannot read")
+        raise containers.UnusableImageError(f"is damaged, or a {container.kind} that OpenCV cannot read")
     if pixels.shape[:2] != (container.height, container.width):
-        raise containers.UnusablePictureError("is damaged: its pixels do not fill the size it states")
+        raise containers.UnusableImageError("is damaged: its pixels do not fill the size it states")
     if pixels.dtype not in (np.uint8, np.uint16):
-        raise containers.UnusablePictureError(f"holds {pixels.dtype} numbers; only 8 and 16 bits are supported")
+        raise containers.UnusableImageError(f"holds {pixels.dtype} numbers; only 8 and 16 bits are supported")
     return pixels
 
 
@@ -224,32 +219,32 @@ def _channels(pixels: Pixels, container: containers.Container) -> tuple[Pixels, 
     return rgb, alpha
 
 
-def _reduce(picture: Picture, kind: str) -> tuple[Picture, list[str]]:
-    """The picture as this kind of file can hold it, and one line for each thing that it cannot."""
+def _reduce(image: DecodedImage, kind: str) -> tuple[DecodedImage, list[str]]:
+    """The image as this kind of file can hold it, and one line for each thing that it cannot."""
     can = _CAPABILITIES[kind]
     notes = []
-    rgb, alpha = picture.rgb, picture.alpha
+    rgb, alpha = image.rgb, image.alpha
     if alpha is not None and not can.alpha:
         alpha = None
         notes.append(f"{kind} holds no transparency: it was dropped")
     if rgb.dtype == np.uint16 and not can.deep:
         rgb = _eight_bits(rgb)
         alpha = None if alpha is None else _eight_bits(alpha)
-        notes.append(f"{kind} holds 8 bits per channel: the picture was rounded from 16")
+        notes.append(f"{kind} holds 8 bits per channel: the image was rounded from 16")
     exif = None
-    if picture.exif is not None:
-        exif, turn, note = _exif_for(picture.exif, kind, rgb)
+    if image.exif is not None:
+        exif, turn, note = _exif_for(image.exif, kind, rgb)
         rgb, alpha = turn(rgb), None if alpha is None else turn(alpha)
         notes += [note] if note else []
     # OpenCV reads no TIFF of grey with alpha, so none is written.
-    grey = picture.grey and can.grey and not (kind == "TIFF" and alpha is not None)
-    profile = picture.icc_profile
+    grey = image.grey and can.grey and not (kind == "TIFF" and alpha is not None)
+    profile = image.icc_profile
     if profile is not None:
         reason = _profile_misfit(profile, kind, grey=grey)
         if reason:
             profile = None
             notes.append(f"the ICC profile was dropped: {reason}")
-    return Picture(rgb, alpha, grey, exif, profile), notes
+    return DecodedImage(rgb, alpha, grey, exif, profile), notes
 
 
 def _eight_bits(pixels: Pixels) -> Pixels:
@@ -268,7 +263,7 @@ def _exif_for(exif: bytes, kind: str, rgb: Pixels) -> tuple[bytes | None, Callab
     if len(changed) <= most:
         return changed, _TURNS[1], ""
     reason = f"{kind} holds none" if most == 0 else f"{kind} holds at most {most} bytes, and it has {len(changed)}"
-    turned = "; the picture was turned upright instead" if orientation != 1 else ""
+    turned = "; the image was turned upright instead" if orientation != 1 else ""
     return None, _TURNS[orientation], f"the EXIF block was dropped: {reason}{turned}"
 
 
@@ -301,20 +296,20 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 }
 
 
-def _encode(picture: Picture, kind: str, quality: int) -> bytes:
-    """The bytes of the file. `picture` has been reduced to what the kind can hold."""
-    if kind == "PNG" and picture.grey and picture.alpha is not None:
-        encoded = containers.png_from_samples(np.dstack([_opencv_order(picture), picture.alpha]))
+def _encode(image: DecodedImage, kind: str, quality: int) -> bytes:
+    """The bytes of the file. `image` has been reduced to what the kind can hold."""
+    if kind == "PNG" and image.grey and image.alpha is not None:
+        encoded = containers.png_from_samples(np.dstack([_opencv_order(image), image.alpha]))
     else:
-        encoded = _encode_pixels(picture, kind, quality)
-    exif, icc_profile = picture.exif, picture.icc_profile
+        encoded = _encode_pixels(image, kind, quality)
+    exif, icc_profile = image.exif, image.icc_profile
     if kind == "TIFF":
-        return tiff_with(encoded, exif=exif, icc_profile=icc_profile, has_alpha=picture.alpha is not None)
+        return tiff_with(encoded, exif=exif, icc_profile=icc_profile, has_alpha=image.alpha is not None)
     complete = {"PNG": containers.png_with, "JPEG": containers.jpeg_with, "WebP": containers.webp_with}.get(kind)
     return encoded if complete is None else complete(encoded, exif=exif, icc_profile=icc_profile)
 
 
-def _encode_pixels(picture: Picture, kind: str, quality: int) -> bytes:
+def _encode_pixels(image: DecodedImage, kind: str, quality: int) -> bytes:
     """The bytes of a file without metadata."""
     cv2 = _opencv()
     # OpenCV before 4.7, as Ubuntu has it on a Jetson, always halves the colour's resolution.
@@ -328,7 +323,7 @@ def _encode_pixels(picture: Picture, kind: str, quality: int) -> bytes:
         "WebP": [cv2.IMWRITE_WEBP_QUALITY, quality],
     }
     try:
-        done, buffer = cv2.imencode(f".{kind.lower()}", _opencv_order(picture), options.get(kind, []))
+        done, buffer = cv2.imencode(f".{kind.lower()}", _opencv_order(image), options.get(kind, []))
     except (cv2.error, MemoryError) as error:
         raise _EncodingError(f"OpenCV cannot encode it as {kind}") from error
     if not done:
@@ -336,16 +331,16 @@ def _encode_pixels(picture: Picture, kind: str, quality: int) -> bytes:
     return bytes(buffer)
 
 
-def _opencv_order(picture: Picture) -> Pixels:
+def _opencv_order(image: DecodedImage) -> Pixels:
     """H x W, or H x W x 3 or 4 in the order blue, green, red, alpha."""
     cv2 = _opencv()
-    rgb = np.ascontiguousarray(picture.rgb)
+    rgb = np.ascontiguousarray(image.rgb)
     pixels: Pixels
-    if picture.grey:
+    if image.grey:
         pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)  # exact where the channels are equal
-    elif picture.alpha is None:
+    elif image.alpha is None:
         pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     else:
         pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA)
-        pixels[..., 3] = picture.alpha
+        pixels[..., 3] = image.alpha
     return pixels

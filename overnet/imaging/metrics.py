@@ -1,7 +1,7 @@
 """PSNR and SSIM as super-resolution papers report them: on the luma of MATLAB's ``rgb2ycbcr``, without the border.
 
 Luma is left unrounded. With `overnet.imaging.resample.imresize` this gives the published numbers of bicubic
-enlargement on Set5 and Set14; luma rounded to whole grey levels, as ``rgb2ycbcr`` does with uint8 pictures, measures
+enlargement on Set5 and Set14; luma rounded to whole grey levels, as ``rgb2ycbcr`` does with uint8 images, measures
 up to 0.034 dB less.
 """
 
@@ -29,22 +29,19 @@ _SSIM_C2 = (0.03 * 255) ** 2
 def luma(rgb: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Y of MATLAB's ``rgb2ycbcr`` (ITU-R BT.601, studio range), not rounded.
 
-    Parameters
-    ----------
-    rgb : H x W x 3, uint8 or floats of 0 to 255.
+    Args:
+        rgb: H x W x 3, uint8 or floats of 0 to 255.
 
-    Returns
-    -------
-    H x W, float64, 16 (black) to 235 (white).
+    Returns:
+        H x W, float64, 16 (black) to 235 (white).
 
-    Raises
-    ------
-    InputError : another shape or dtype.
+    Raises:
+        InputError: another shape or dtype.
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3:
-        raise InputError(f"luma needs an RGB picture, H x W x 3, not an array of shape {rgb.shape}")
+        raise InputError(f"luma needs an RGB image, H x W x 3, not an array of shape {rgb.shape}")
     if rgb.dtype != np.uint8 and rgb.dtype.kind != "f":
-        raise InputError(f"luma needs a picture of uint8 or floats of 0 to 255, not {rgb.dtype}")
+        raise InputError(f"luma needs an image of uint8 or floats of 0 to 255, not {rgb.dtype}")
     red, green, blue = (rgb[..., channel].astype(np.float64) for channel in range(3))
     weighted = _LUMA_WEIGHTS[0] * red + _LUMA_WEIGHTS[1] * green + _LUMA_WEIGHTS[2] * blue
     return _LUMA_OFFSET + weighted / 255
@@ -53,20 +50,17 @@ def luma(rgb: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 def psnr(reference: npt.NDArray[Any], test: npt.NDArray[Any], *, border: int, peak: float = 255.0) -> float:
     """Peak signal-to-noise ratio in dB: ``10 log10(peak^2 / mean squared error)``.
 
-    Parameters
-    ----------
-    reference, test : H x W or H x W x C, of the same shape; any real dtype, read as float64.
-    border : pixels left out on each of the four sides.
-    peak : the largest value there can be.
+    Args:
+        reference, test: H x W or H x W x C, of the same shape; any real dtype, read as float64.
+        border: pixels left out on each of the four sides.
+        peak: the largest value there can be.
 
-    Returns
-    -------
-    `math.inf` for identical pictures.
+    Returns:
+        `math.inf` for identical images.
 
-    Raises
-    ------
-    ValueError : the shapes differ, or `border` is negative.
-    InputError : nothing is left inside the border, or the arrays are no pictures.
+    Raises:
+        ValueError: the shapes differ, or `border` is negative.
+        InputError: nothing is left inside the border, or the arrays are no images.
     """
     reference, test = _inside(reference, test, border)
     error = float(np.mean(np.square(reference - test)))
@@ -76,31 +70,28 @@ def psnr(reference: npt.NDArray[Any], test: npt.NDArray[Any], *, border: int, pe
 
 
 def psnr_luma(reference_rgb: npt.NDArray[Any], test_rgb: npt.NDArray[Any], *, border: int) -> float:
-    """`psnr` of the `luma` of two H x W x 3 pictures, uint8 or floats of 0 to 255; raises what these two raise."""
+    """`psnr` of the `luma` of two H x W x 3 images, uint8 or floats of 0 to 255; raises what these two raise."""
     _check_same_shape(reference_rgb, test_rgb)
     return psnr(luma(reference_rgb), luma(test_rgb), border=border)
 
 
 def ssim_luma(reference_rgb: npt.NDArray[Any], test_rgb: npt.NDArray[Any], *, border: int) -> float:
-    """Structural similarity of the `luma` of two pictures, as the authors' ``ssim_index.m`` computes it.
+    """Structural similarity of the `luma` of two images, as the authors' ``ssim_index.m`` computes it.
 
     Z. Wang, A. Bovik, H. Sheikh, E. Simoncelli, "Image quality assessment: from error visibility to structural
     similarity", IEEE Trans. Image Processing 13(4), 2004: an 11 x 11 Gaussian window of sigma 1.5, K1 = 0.01,
-    K2 = 0.03, values of 0 to 255, the mean over all windows that lie inside the picture, no downsampling before.
+    K2 = 0.03, values of 0 to 255, the mean over all windows that lie inside the image, no downsampling before.
 
-    Parameters
-    ----------
-    reference_rgb, test_rgb : H x W x 3 of the same shape, uint8 or floats of 0 to 255.
-    border : pixels left out on each of the four sides.
+    Args:
+        reference_rgb, test_rgb: H x W x 3 of the same shape, uint8 or floats of 0 to 255.
+        border: pixels left out on each of the four sides.
 
-    Returns
-    -------
-    1.0 for identical pictures, less for others, at least -1.
+    Returns:
+        1.0 for identical images, less for others, at least -1.
 
-    Raises
-    ------
-    ValueError : the shapes differ, or `border` is negative.
-    InputError : less than 11 x 11 pixels are left inside the border, or the arrays are no RGB pictures (see `luma`).
+    Raises:
+        ValueError: the shapes differ, or `border` is negative.
+        InputError: less than 11 x 11 pixels are left inside the border, or the arrays are no RGB images (see `luma`).
     """
     _check_same_shape(reference_rgb, test_rgb)
     reference, test = _inside(luma(reference_rgb), luma(test_rgb), border)
@@ -122,10 +113,9 @@ def ssim_luma(reference_rgb: npt.NDArray[Any], test_rgb: npt.NDArray[Any], *, bo
 def largest_difference(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> int:
     """Find the largest absolute difference of two integer arrays of the same shape, in grey levels.
 
-    Raises
-    ------
-    ValueError : the shapes differ.
-    InputError : the arrays are empty, or not of integers that fit int64.
+    Raises:
+        ValueError: the shapes differ.
+        InputError: the arrays are empty, or not of integers that fit int64.
     """
     _check_same_shape(a, b)
     if a.size == 0:
@@ -139,18 +129,18 @@ def largest_difference(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> int:
 
 def _check_same_shape(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> None:
     if a.shape != b.shape:
-        raise ValueError(f"cannot compare pictures of different shapes: {a.shape} and {b.shape}")
+        raise ValueError(f"cannot compare images of different shapes: {a.shape} and {b.shape}")
 
 
 def _inside(
     reference: npt.NDArray[Any], test: npt.NDArray[Any], border: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Both pictures as float64 without their border."""
+    """Both images as float64 without their border."""
     _check_same_shape(reference, test)
     if border < 0:
         raise ValueError(f"the border left out must not be negative, and is {border}")
     if reference.ndim not in (2, 3):
-        raise InputError(f"a picture is H x W or H x W x C, not an array of shape {reference.shape}")
+        raise InputError(f"an image is H x W or H x W x C, not an array of shape {reference.shape}")
     height, width = reference.shape[:2]
     inside = (slice(border, height - border), slice(border, width - border))
     if min(height, width) <= 2 * border or reference.size == 0:

@@ -1,4 +1,4 @@
-"""Two bicubic resizes on numpy arrays: MATLAB's, which makes the test pictures, and the network's own.
+"""Two bicubic resizes on numpy arrays: MATLAB's, which makes the test images, and the network's own.
 
 Both are Keys' cubic convolution [1] along one dimension after the other, and differ in everything around it:
 
@@ -55,26 +55,24 @@ def imresize(
 
     The dimension that shrinks more goes first (rows, where both are alike) and integers are rounded, half up, and
     clipped after each of the two passes. That is what MATLAB does, and what makes its results come out to the bit:
-    the low-resolution pictures of Set5 and Set14 are ``imresize(high, scale=1 / s, edge="replicate")`` exactly.
+    the low-resolution images of Set5 and Set14 are ``imresize(high, scale=1 / s, edge="replicate")`` exactly.
 
-    Parameters
-    ----------
-    image : H x W or H x W x C; uint8, uint16, float16, float32 or float64, floats of any range.
-    scale : factor of both dimensions, 1/1024 to 1024; the result has ``ceil(scale * H)`` x ``ceil(scale * W)`` pixels.
-    size : height and width of the result; instead of `scale`, and each dimension then has its own factor.
-    antialias : widen the kernel by the factor of reduction where the picture shrinks.
-    edge : what lies outside the picture: its mirror image, ``"symmetric"``, as in today's MATLAB, or its outermost
-        pixels repeated, ``"replicate"``, as in the older MATLAB that made Set5 and Set14 as they are passed around.
+    Args:
+        image: H x W or H x W x C; uint8, uint16, float16, float32 or float64, floats of any range.
+        scale: factor of both dimensions, 1/1024 to 1024; the result has ``ceil(scale * H)`` x ``ceil(scale * W)``
+            pixels.
+        size: height and width of the result; instead of `scale`, and each dimension then has its own factor.
+        antialias: widen the kernel by the factor of reduction where the image shrinks.
+        edge: what lies outside the image: its mirror image, ``"symmetric"``, as in today's MATLAB, or its outermost
+            pixels repeated, ``"replicate"``, as in the older MATLAB that made Set5 and Set14 as they are passed around.
 
-    Returns
-    -------
-    A new array of the dtype of `image`, height x width or height x width x C. Integers are clipped to their range;
-    floats are computed in float64, are not clipped, and overshoot beside sharp edges.
+    Returns:
+        A new array of the dtype of `image`, height x width or height x width x C. Integers are clipped to their range;
+        floats are computed in float64, are not clipped, and overshoot beside sharp edges.
 
-    Raises
-    ------
-    ValueError : both or neither of `scale` and `size` are given, or `edge` is not one of the two.
-    InputError : the image is empty, of another dtype or number of dimensions; `scale` or `size` is out of range.
+    Raises:
+        ValueError: both or neither of `scale` and `size` are given, or `edge` is not one of the two.
+        InputError: the image is empty, of another dtype or number of dimensions; `scale` or `size` is out of range.
     """
     _check_image(image)
     if edge not in ("symmetric", "replicate"):
@@ -106,19 +104,16 @@ def network_bicubic(image: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArr
     ``a = -0.75``, half-pixel centres, borders repeated, no antialiasing when shrinking; the factor of each dimension
     is the ratio of the sizes.
 
-    Parameters
-    ----------
-    image : H x W or H x W x C; uint8, uint16, float16, float32 or float64, floats of any range.
-    size : height and width of the result.
+    Args:
+        image: H x W or H x W x C; uint8, uint16, float16, float32 or float64, floats of any range.
+        size: height and width of the result.
 
-    Returns
-    -------
-    A new array of the dtype of `image`, height x width or height x width x C. Computed in float64; integers are
-    rounded, half up, and clipped once at the end; floats are not clipped.
+    Returns:
+        A new array of the dtype of `image`, height x width or height x width x C. Computed in float64; integers are
+        rounded, half up, and clipped once at the end; floats are not clipped.
 
-    Raises
-    ------
-    InputError : the image is empty, of another dtype or another number of dimensions; `size` is out of range.
+    Raises:
+        InputError: the image is empty, of another dtype or another number of dimensions; `size` is out of range.
     """
     _check_image(image)
     target = _checked_size(size)
@@ -134,11 +129,11 @@ def network_bicubic(image: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArr
 
 def _check_image(image: npt.NDArray[Any]) -> None:
     if image.ndim not in (2, 3):
-        raise InputError(f"a picture is H x W or H x W x C, not an array of shape {image.shape}")
+        raise InputError(f"an image is H x W or H x W x C, not an array of shape {image.shape}")
     if image.size == 0:
-        raise InputError(f"the picture is empty: its shape is {image.shape}")
+        raise InputError(f"the image is empty: its shape is {image.shape}")
     if image.dtype not in (*_INTEGER_TYPES, *_FLOAT_TYPES):
-        raise InputError(f"a picture is uint8, uint16, float16, float32 or float64, not {image.dtype}")
+        raise InputError(f"an image is uint8, uint16, float16, float32 or float64, not {image.dtype}")
 
 
 def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -151,13 +146,11 @@ def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
 def cubic_kernel(distance: npt.NDArray[np.float64], sharpness: float) -> npt.NDArray[np.float64]:
     """Keys' cubic convolution kernel (1981), zero from a distance of 2 on; `sharpness` is his parameter a.
 
-    Parameters
-    ----------
-    distance : from the sample, in pixels; any shape.
+    Args:
+        distance: from the sample, in pixels; any shape.
 
-    Returns
-    -------
-    The weights, of the same shape.
+    Returns:
+        The weights, of the same shape.
     """
     distance = np.abs(distance)
     near = ((sharpness + 2) * distance - (sharpness + 3)) * distance**2 + 1
@@ -181,7 +174,7 @@ def _contributions(
     used = weights.any(axis=0)
     weights, indices = weights[:, used], indices[:, used]
     if edge == "symmetric":
-        # A small picture under a wide kernel is mirrored more than once.
+        # A small image under a wide kernel is mirrored more than once.
         indices %= 2 * input_length
         indices = np.minimum(indices, 2 * input_length - 1 - indices)
     else:

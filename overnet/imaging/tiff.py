@@ -21,7 +21,7 @@ _PIXEL_X_DIMENSION, _PIXEL_Y_DIMENSION = 0xA002, 0xA003
 # Cameras write absolute offsets into it, so that it means nothing once it has been moved.
 _MAKER_NOTE = 0x927C
 
-# The tags of a TIFF page that tell about the picture and not about how its pixels are stored: title, make, model,
+# The tags of a TIFF page that tell about the image and not about how its pixels are stored: title, make, model,
 # orientation, resolution, software, time, artist, host, copyright, Windows' titles, and the EXIF and GPS directories.
 _DESCRIPTIVE_TAGS = frozenset(
     {270, 271, 272, ORIENTATION, 282, 283, 296, 305, 306, 315, 316, 33432, *range(0x9C9B, 0x9CA0)}
@@ -80,9 +80,8 @@ class _Field:
 def read_first_directory(data: bytes | bytearray) -> Directory:
     """Read the header of a TIFF structure and its first directory.
 
-    Raises
-    ------
-    TiffStructureError : no TIFF header, or the directory lies outside the data.
+    Raises:
+        TiffStructureError: no TIFF header, or the directory lies outside the data.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(data[:4]))
     if order is None or len(data) < 8:
@@ -93,9 +92,8 @@ def read_first_directory(data: bytes | bytearray) -> Directory:
 def read_directory(data: bytes | bytearray, order: str, offset: int) -> Directory:
     """Read the directory at `offset`; fields of unknown type or with a value outside the data are left out.
 
-    Raises
-    ------
-    TiffStructureError : the directory lies outside the data.
+    Raises:
+        TiffStructureError: the directory lies outside the data.
     """
     if not 8 <= offset <= len(data) - 2:
         raise TiffStructureError("a directory lies outside the data")
@@ -147,22 +145,20 @@ def with_short(data: bytes | bytearray, directory: Directory, tag: int, value: i
 def exif_orientation(exif: bytes) -> int:
     """How the stored pixels have to be turned for viewing, 1 (not at all) to 8; 1 where the block does not say.
 
-    Raises
-    ------
-    TiffStructureError : the block is no TIFF structure.
+    Raises:
+        TiffStructureError: the block is no TIFF structure.
     """
     orientation = read_number(exif, read_first_directory(exif), ORIENTATION, 1)
     return orientation if 1 <= orientation <= 8 else 1
 
 
 def exif_for_size(exif: bytes, *, width: int, height: int) -> bytes:
-    """A copy of an EXIF block for a picture of this size: sizes where it states any, and no thumbnail.
+    """A copy of an EXIF block for an image of this size: sizes where it states any, and no thumbnail.
 
     The block is changed in place and not rebuilt, because maker notes hold absolute offsets.
 
-    Raises
-    ------
-    TiffStructureError : the block is no TIFF structure.
+    Raises:
+        TiffStructureError: the block is no TIFF structure.
     """
     changed = bytearray(exif)
     first = read_first_directory(changed)
@@ -178,7 +174,7 @@ def exif_for_size(exif: bytes, *, width: int, height: int) -> bytes:
 
 
 def exif_from_tiff(data: bytes, directory: Directory) -> bytes | None:
-    """An EXIF block with what a TIFF page tells about its picture, or None where it tells nothing."""
+    """An EXIF block with what a TIFF page tells about its image, or None where it tells nothing."""
     fields = _take(data, directory, _DESCRIPTIVE_TAGS)
     return b"II*\0\x08\0\0\0" + _lay_out(fields, 8) if fields else None
 
@@ -188,9 +184,8 @@ def tiff_with(encoded: bytes, *, exif: bytes | None, icc_profile: bytes | None, 
 
     The maker note is left out, see `_MAKER_NOTE`.
 
-    Raises
-    ------
-    TiffStructureError : `exif` is no TIFF structure, or the file would pass the format's 4 GiB.
+    Raises:
+        TiffStructureError: `exif` is no TIFF structure, or the file would pass the format's 4 GiB.
     """
     fields = {field.tag: field for field in _take(encoded, read_first_directory(encoded), None)}
     if exif is not None:

@@ -1,8 +1,8 @@
-"""TIFF files as pictures: what their one page states, and whether OpenCV reads such a page rightly."""
+"""TIFF files as images: what their one page states, and whether OpenCV reads such a page rightly."""
 
 from __future__ import annotations
 
-from overnet.imaging.containers import TRUNCATED, Container, UnusablePictureError
+from overnet.imaging.containers import TRUNCATED, Container, UnusableImageError
 from overnet.imaging.tiff import (
     EXTRA_SAMPLES,
     ICC_PROFILE,
@@ -27,7 +27,7 @@ def inspect_tiff(data: bytes, container: Container) -> None:
         directory = read_first_directory(data)
         _refuse_second_page(data, directory)
     except TiffStructureError as error:
-        raise UnusablePictureError(f"is a damaged or truncated TIFF: {error}") from error
+        raise UnusableImageError(f"is a damaged or truncated TIFF: {error}") from error
     container.width = read_number(data, directory, IMAGE_WIDTH, 0)
     container.height = read_number(data, directory, IMAGE_HEIGHT, 0)
     _check_tiff_pixels(data, directory, container)
@@ -35,7 +35,7 @@ def inspect_tiff(data: bytes, container: Container) -> None:
     container.icc_profile = read_bytes(data, directory, ICC_PROFILE)
     container.exif = exif_from_tiff(data, directory)
     if read_number(data, directory, ORIENTATION, 1) != 1:
-        # OpenCV turns TIFF pictures, and them only, whatever it is asked for; the pixels are wanted as they are stored.
+        # OpenCV turns TIFF images, and them only, whatever it is asked for; the pixels are wanted as they are stored.
         container.decodable = with_short(container.decodable or data, directory, ORIENTATION, 1)
 
 
@@ -45,27 +45,27 @@ def _refuse_second_page(data: bytes, first: Directory) -> None:
         if not following:
             return
         page = read_directory(data, first.order, following)
-        if not read_number(data, page, 254, 0) & 0b101:  # a smaller version and a mask belong to the first picture
+        if not read_number(data, page, 254, 0) & 0b101:  # a smaller version and a mask belong to the first image
             break
         following = page.following
-    raise UnusablePictureError("is a TIFF of several pages; only single pictures are supported")
+    raise UnusableImageError("is a TIFF of several pages; only single images are supported")
 
 
 def _check_tiff_pixels(data: bytes, directory: Directory, container: Container) -> None:
-    """Refuse what is truncated, and tiles that would take more memory than the picture."""
+    """Refuse what is truncated, and tiles that would take more memory than the image."""
     for offset_tag, count_tag in ((273, 279), (324, 325)):
         offsets, counts = read_numbers(data, directory, offset_tag), read_numbers(data, directory, count_tag)
         if counts.size != offsets.size:
             counts = offsets * 0 + 1
         if offsets.size:
             if int((offsets + counts).max()) > len(data):
-                raise UnusablePictureError(TRUNCATED)
+                raise UnusableImageError(TRUNCATED)
             break
     else:
-        raise UnusablePictureError("is damaged: it holds no pixels")
+        raise UnusableImageError("is damaged: it holds no pixels")
     tile = read_number(data, directory, 322, 0) * read_number(data, directory, 323, 0)
     if tile > max(container.width * container.height, 1 << 24):
-        raise UnusablePictureError("is damaged: its tiles are larger than its picture")
+        raise UnusableImageError("is damaged: its tiles are larger than its image")
 
 
 def _check_tiff_layout(data: bytes, directory: Directory, container: Container) -> None:
@@ -82,20 +82,20 @@ def _check_tiff_layout(data: bytes, directory: Directory, container: Container) 
     formats = {int(number) for number in read_numbers(data, directory, 339)} or {1}
     depth = max(bits)
     if len(bits) > 1 or depth not in (1, 8, 16):
-        raise UnusablePictureError(f"is a TIFF of {depth} bits per channel; only 1, 8 and 16 are supported")
+        raise UnusableImageError(f"is a TIFF of {depth} bits per channel; only 1, 8 and 16 are supported")
     if not formats <= {1, 4}:
-        raise UnusablePictureError("is a TIFF of floating-point or signed numbers; only unsigned ones are supported")
+        raise UnusableImageError("is a TIFF of floating-point or signed numbers; only unsigned ones are supported")
     if (colours, channels) in ((0, 2), (1, 2)):
-        raise UnusablePictureError("is a grey TIFF with transparency, which cannot be read; save it as PNG")
+        raise UnusableImageError("is a grey TIFF with transparency, which cannot be read; save it as PNG")
     known = {(0, 1), (1, 1), (3, 1), (2, 3), (2, 4), (5, 4), (6, 3)}
     deep = {(0, 1), (1, 1), (2, 3), (2, 4)}
     flat = {(0, 1), (1, 1)}
     if (colours, channels) not in {1: flat, 8: known, 16: deep}[depth]:
-        raise UnusablePictureError(
+        raise UnusableImageError(
             f"is a TIFF of a kind that cannot be read (photometric interpretation {colours}, {channels} x {depth} bits)"
         )
     if planar and depth == 16:
-        raise UnusablePictureError("is a 16-bit TIFF with separate colour planes, which cannot be read; save it as PNG")
+        raise UnusableImageError("is a 16-bit TIFF with separate colour planes, which cannot be read; save it as PNG")
     container.grey = channels == 1 and colours != 3
     container.inverted = depth == 16 and colours == 0
     if colours == 5:

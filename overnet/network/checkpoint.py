@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from overnet.errors import CheckpointError, require
-from overnet.files.atomic import whole_file
+from overnet.files.atomic import atomic_write
 from overnet.network.model import RGB_MEAN, OverNet, OverNetConfig
 
 _CONFIG_KEY = "overnet.config"
@@ -69,14 +69,13 @@ def _block(match: re.Match[str]) -> str:
 def load_checkpoint(path: str | Path) -> OverNet:
     """Load a network from any of the three forms, told apart by content, not by the file's name.
 
-    Returns
-    -------
-    The network in evaluation mode, on the CPU, float32; `OverNet.config` as read from the file.
+    Returns:
+        The network in evaluation mode, on the CPU, float32; `OverNet.config` as read from the file.
 
-    Raises
-    ------
-    CheckpointError : the file is missing, empty, truncated, of another network, of the wrong shapes, or carries code.
-    MissingDependency : it is a safetensors file and safetensors is not installed.
+    Raises:
+        CheckpointError: the file is missing, empty, truncated, of another network, of the wrong shapes, or carries
+            code.
+        MissingDependency: it is a safetensors file and safetensors is not installed.
     """
     path = Path(path)
     try:
@@ -248,20 +247,18 @@ def _config_from_shapes(state: dict[str, Tensor]) -> OverNetConfig:
 def save_checkpoint(model: OverNet, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write a network as ``.safetensors``, the configuration in its metadata; the file appears when it is whole.
 
-    Parameters
-    ----------
-    model : the network, with or without weight normalisation; stored as it is.
-    path : where to; an existing file is replaced.
-    metadata : more entries to store, such as how it was trained.
+    Args:
+        model: the network, with or without weight normalisation; stored as it is.
+        path: where to; an existing file is replaced.
+        metadata: more entries to store, such as how it was trained.
 
-    Raises
-    ------
-    OutputError : the file cannot be written.
+    Raises:
+        OutputError: the file cannot be written.
     """
     safetensors = require("safetensors.torch", extra="torch", purpose="writing a .safetensors file")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     content = safetensors.save(state, {**(metadata or {}), _CONFIG_KEY: json.dumps(asdict(model.config))})
-    with whole_file(Path(path), overwrite=True) as temporary:
+    with atomic_write(Path(path), overwrite=True) as temporary:
         temporary.write_bytes(_in_order(content))
 
 

@@ -8,7 +8,7 @@ An exact rewriting of the trained network, up to rounding in the last place:
   commutes with a resize of each channel, so the resize can come between them and carry 9 x 3 channels instead of 64.
 
 The mean colour is subtracted in the graph, not folded into the first convolution's bias: at the border that convolution
-pads the *centred* picture with zeros, which a bias cannot express.
+pads the *centred* image with zeros, which a bias cannot express.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from overnet.network.model import DenseGroup, OverNet, OverNetConfig, ResidualBl
 
 Array = NDArray[np.float32]
 
-# Pictures have levels 0 to 255 outside the graph, the network was trained on 0 to 1.
+# Images have levels 0 to 255 outside the graph, the network was trained on 0 to 1.
 LEVELS = 255.0
 
 
@@ -61,14 +61,13 @@ class DeployedGroup:
 
 @dataclass(frozen=True)
 class DeployedNetwork:
-    """All of the network's arrays in the order they are used; pictures in levels 0 to 255.
+    """All of the network's arrays in the order they are used; images in levels 0 to 255.
 
-    Attributes
-    ----------
-    mean : the mean colour in levels, 3.
-    mix : the last convolution's channel mix, (rows x columns x 3) x width x 1 x 1 and no bias; output channels lie
-        tap by tap: row, column, colour.
-    exit_bias : the last convolution's bias plus the mean colour, in levels, 3.
+    Attributes:
+        mean: the mean colour in levels, 3.
+        mix: the last convolution's channel mix, (rows x columns x 3) x width x 1 x 1 and no bias; output channels lie
+            tap by tap: row, column, colour.
+        exit_bias: the last convolution's bias plus the mean colour, in levels, 3.
     """
 
     config: OverNetConfig
@@ -136,6 +135,6 @@ def _convolution(module: nn.Module) -> Convolution:
     return Convolution(_array(module.weight), _array(module.bias), module.groups)
 
 
-def _array(tensor: Any) -> Array:  # noqa: ANN401 - a parameter or a buffer
+def _array(tensor: Any) -> Array:
     array: Array = tensor.detach().cpu().float().numpy().copy()
     return array

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from overnet.files.onnx_metadata import scaled_size
 from overnet.network.resized_convolution import resized_convolution
 
-# Mean colour of DIV2K's training pictures in [0, 1]: what the original subtracts from its input and adds at its end.
+# Mean colour of DIV2K's training images in [0, 1]: what the original subtracts from its input and adds at its end.
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 # The overscale factors for which the original defines an upsampler.
@@ -26,18 +26,17 @@ OVERSCALE_FACTORS = (2, 3, 4, 5, 8)
 class OverNetConfig:
     """The shape of an OverNet. The defaults are the original's; only `overscale` differs between its models.
 
-    Attributes
-    ----------
-    overscale : how much the head enlarges the features before they are resized down: 2, 3, 4, 5 or 8.
-        The released models use one more than their scale.
-    width : channels of the trunk; a multiple of 4 (the overscaling convolution has 4 groups) and of `squeeze`.
-    groups : global dense groups, one after the other.
-    blocks : residual blocks in each group.
-    expansion : how many times `width` a residual block widens to before its ReLU.
-    bottleneck : share of `width` a residual block narrows to after it.
-    squeeze : how many times narrower the squeeze-and-excitation layer is than `width`.
-    weight_normalised : whether convolutions are trained as direction and length (as the original does), or as plain
-        weights. A network whose weight normalisation was folded away has False.
+    Attributes:
+        overscale: how much the head enlarges the features before they are resized down: 2, 3, 4, 5 or 8. The released
+            models use one more than their scale.
+        width: channels of the trunk; a multiple of 4 (the overscaling convolution has 4 groups) and of `squeeze`.
+        groups: global dense groups, one after the other.
+        blocks: residual blocks in each group.
+        expansion: how many times `width` a residual block widens to before its ReLU.
+        bottleneck: share of `width` a residual block narrows to after it.
+        squeeze: how many times narrower the squeeze-and-excitation layer is than `width`.
+        weight_normalised: whether convolutions are trained as direction and length (as the original does), or as plain
+            weights. A network whose weight normalisation was folded away has False.
     """
 
     overscale: int = 5
@@ -96,7 +95,7 @@ class LearnedScale(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Weighs channels by what their means over the whole picture say (squeeze-and-excitation)."""
+    """Weighs channels by what their means over the whole image say (squeeze-and-excitation)."""
 
     def __init__(self, width: int, squeeze: int) -> None:
         super().__init__()
@@ -158,16 +157,15 @@ class DenseGroup(nn.Module):
 
 
 class OverscalingHead(nn.Module):
-    """Features on the input's grid to a picture of any size: overscale, resize down, last convolution.
+    """Features on the input's grid to an image of any size: overscale, resize down, last convolution.
 
     This is the paper's model-agnostic reconstruction module: it takes any extractor's features.
 
-    Parameters
-    ----------
-    width : channels of the features; a multiple of 4.
-    overscale : factor of the enlarged grid: 2, 3, 4, 5 or 8.
-    channels_out : channels of the picture, 3 for RGB.
-    weight_normalised : as in `OverNetConfig`.
+    Args:
+        width: channels of the features; a multiple of 4.
+        overscale: factor of the enlarged grid: 2, 3, 4, 5 or 8.
+        channels_out: channels of the image, 3 for RGB.
+        weight_normalised: as in `OverNetConfig`.
     """
 
     def __init__(self, width: int, overscale: int, *, channels_out: int = 3, weight_normalised: bool = True) -> None:
@@ -194,10 +192,10 @@ class OverscalingHead(nn.Module):
         overscaled = self.overscaled(features)
         if self.training:
             assert self.exit.bias is not None
-            # The same up to rounding, and faster to differentiate; whole pictures would make its matrices large.
+            # The same up to rounding, and faster to differentiate; whole images would make its matrices large.
             return resized_convolution(overscaled, self.exit.weight, self.exit.bias, size)
-        picture: Tensor = self.exit(bicubic(overscaled, size))
-        return picture
+        image: Tensor = self.exit(bicubic(overscaled, size))
+        return image
 
 
 def bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -213,9 +211,8 @@ def bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:
 class OverNet(nn.Module):
     """The whole network: one set of weights, any scale from 1 to the overscale factor.
 
-    Parameters
-    ----------
-    config : the network's shape; the original's (with overscale 5) when left out.
+    Args:
+        config: the network's shape; the original's (with overscale 5) when left out.
     """
 
     mean: Tensor
@@ -245,25 +242,22 @@ class OverNet(nn.Module):
         return features
 
     def forward(self, x: Tensor, scale: float) -> Tensor:
-        """Upscale pictures.
+        """Upscale images.
 
-        Parameters
-        ----------
-        x : N x 3 x H x W, RGB in [0, 1], floating point.
-        scale : 1 to the overscale factor, whole or fractional.
+        Args:
+            x: N x 3 x H x W, RGB in [0, 1], floating point.
+            scale: 1 to the overscale factor, whole or fractional.
 
-        Returns
-        -------
-        N x 3 x round(H * scale) x round(W * scale), same dtype; not clipped, so slightly outside [0, 1] at places.
+        Returns:
+            N x 3 x round(H * scale) x round(W * scale), same dtype; not clipped, so slightly outside [0, 1] at places.
 
-        Raises
-        ------
-        ValueError : the scale is out of range, or `x` is not N x 3 x H x W.
+        Raises:
+            ValueError: the scale is out of range, or `x` is not N x 3 x H x W.
         """
         return self.upscale_to(x, [scale])[0]
 
     def upscale_to(self, x: Tensor, scales: list[float]) -> list[Tensor]:
-        """Upscale pictures to several scales, with the features computed once; otherwise as `forward`."""
+        """Upscale images to several scales, with the features computed once; otherwise as `forward`."""
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(f"the input has shape {tuple(x.shape)}; it must be N x 3 x H x W")
         for scale in scales:

@@ -18,16 +18,14 @@ from torch.nn import functional
 def resized_convolution(features: Tensor, weight: Tensor, bias: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize features with the network's own bicubic, then convolve, zeros around: the same up to rounding.
 
-    Parameters
-    ----------
-    features : N x C x H x W.
-    weight : K x C x rows x columns, both odd.
-    bias : K.
-    size : height and width to resize to.
+    Args:
+        features: N x C x H x W.
+        weight: K x C x rows x columns, both odd.
+        bias: K.
+        size: height and width to resize to.
 
-    Returns
-    -------
-    N x K x size[0] x size[1].
+    Returns:
+        N x K x size[0] x size[1].
     """
     colours, channels, rows, columns = weight.shape
     mix = weight.permute(0, 2, 3, 1).reshape(colours * rows * columns, channels, 1, 1)
@@ -39,24 +37,24 @@ def resized_convolution(features: Tensor, weight: Tensor, bias: Tensor, size: tu
         down = _resize_and_shift(height, size[0], rows, features.device)
         taps = mixed.float().view(count, colours, rows, columns, height, width).permute(0, 1, 2, 4, 3, 5)
         narrowed = taps.reshape(-1, columns * width) @ across.flatten(1).t()
-        picture = down.flatten(1) @ narrowed.view(count * colours, rows * height, size[1])
-    return picture.view(count, colours, *size) + bias.view(1, colours, 1, 1)
+        image = down.flatten(1) @ narrowed.view(count * colours, rows * height, size[1])
+    return image.view(count, colours, *size) + bias.view(1, colours, 1, 1)
 
 
 @lru_cache(maxsize=128)
 def _resize_and_shift(length: int, resized: int, taps: int, device: torch.device) -> Tensor:
     """The resize of one dimension as a matrix, for each tap moved by its offset: resized x taps x length, float32.
 
-    A tap that reaches beyond the resized picture meets the convolution's zeros.
+    A tap that reaches beyond the resized image meets the convolution's zeros.
     """
     # Kept for other steps, which differentiate through it, so it must not be an inference tensor.
     with torch.inference_mode(False), torch.no_grad():
         identity = torch.eye(length, device=device)
         if resized != length:
-            # A picture of the rows of the identity, resized in its height alone.
-            picture = functional.interpolate(
+            # An image of the rows of the identity, resized in its height alone.
+            image = functional.interpolate(
                 identity[None, None], size=(resized, length), mode="bicubic", align_corners=False
             )
-            identity = picture[0, 0]
+            identity = image[0, 0]
         padded = functional.pad(identity, (0, 0, taps // 2, taps // 2))
         return torch.stack([padded[tap : tap + resized] for tap in range(taps)], dim=1)

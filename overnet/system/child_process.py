@@ -18,7 +18,7 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)}
 
 
-def said_in(line: str) -> dict[str, Any]:
+def parse_json_line(line: str) -> dict[str, Any]:
     """The JSON object in a line of output; nothing where it is none of ours, or was cut off by the process's end."""
     try:
         said = json.loads(line)
@@ -27,14 +27,13 @@ def said_in(line: str) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def why_it_ended(title: str, code: int, complaints: str) -> str:
+def exit_reason(title: str, code: int, complaints: str) -> str:
     """Why a process failed, in one line: in its own words where it had time for any.
 
-    Parameters
-    ----------
-    title : what to call the process, as the beginning of a sentence.
-    code : that it ended with; below 0 the signal that ended it.
-    complaints : what it wrote to stderr.
+    Args:
+        title: what to call the process, as the beginning of a sentence.
+        code: that it ended with; below 0 the signal that ended it.
+        complaints: what it wrote to stderr.
     """
     if code < 0:
         try:

@@ -14,10 +14,9 @@ _NO_LIMIT_BYTES = 1 << 60
 class Limits:
     """What a control group leaves; None: it sets no limit.
 
-    Attributes
-    ----------
-    cores : processor time by time, such as 1.5.
-    memory_bytes : of all its processes together.
+    Attributes:
+        cores: processor time by time, such as 1.5.
+        memory_bytes: of all its processes together.
     """
 
     cores: float | None = None
@@ -27,9 +26,8 @@ class Limits:
 def read_limits(root: Path = Path("/")) -> Limits:
     """Read the limits of this process's control group and of those that it is in, in version 1 or 2. Never raises.
 
-    Parameters
-    ----------
-    root : where ``/proc`` and ``/sys`` are looked for.
+    Args:
+        root: where ``/proc`` and ``/sys`` are looked for.
     """
     cores: list[float] = []
     memory: list[int] = []

@@ -24,11 +24,10 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 class CudaDevice:
     """One GPU.
 
-    Attributes
-    ----------
-    name : such as ``"NVIDIA GeForce RTX 4070"`` or ``"Orin"``.
-    compute_capability : such as ``"8.9"``.
-    shares_memory : whether its memory is the machine's, as on a Jetson.
+    Attributes:
+        name: such as ``"NVIDIA GeForce RTX 4070"`` or ``"Orin"``.
+        compute_capability: such as ``"8.9"``.
+        shares_memory: whether its memory is the machine's, as on a Jetson.
     """
 
     name: str
@@ -61,10 +60,9 @@ def cuda_device(ordinal: int = 0) -> CudaDevice | None:
 def check_device(ordinal: int) -> CudaDevice:
     """The device with this number.
 
-    Raises
-    ------
-    InputError : there are devices, but not this one; the message names them.
-    BackendError : there is no device at all.
+    Raises:
+        InputError: there are devices, but not this one; the message names them.
+        BackendError: there is no device at all.
     """
     device = cuda_device(ordinal)
     if device is not None:

@@ -31,14 +31,12 @@ _MODULES: dict[RuntimeName, tuple[str, str]] = {
 def bindings(runtime: RuntimeName, *, purpose: str) -> ModuleType:
     """Import a library's Python bindings.
 
-    Parameters
-    ----------
-    runtime : the library.
-    purpose : what needs it, as the beginning of a sentence.
+    Args:
+        runtime: the library.
+        purpose: what needs it, as the beginning of a sentence.
 
-    Raises
-    ------
-    MissingDependency : they are not installed, or a library that they need is missing.
+    Raises:
+        MissingDependency: they are not installed, or a library that they need is missing.
     """
     module, extra = _MODULES[runtime]
     try:
@@ -63,13 +61,11 @@ def is_jetson() -> bool:
 def current_environment(runtime: RuntimeName, device: int = 0) -> Environment:
     """Find out what an engine built here is tied to. What cannot be found out, such as a GPU where none is, is None.
 
-    Parameters
-    ----------
-    device : the GPU, counted from 0 among those that CUDA_VISIBLE_DEVICES leaves.
+    Args:
+        device: the GPU, counted from 0 among those that CUDA_VISIBLE_DEVICES leaves.
 
-    Raises
-    ------
-    MissingDependency : the library is not installed.
+    Raises:
+        MissingDependency: the library is not installed.
     """
     version = str(bindings(runtime, purpose=f"using {TITLES[runtime]}").__version__)
     gpu = cuda_device(device)
@@ -110,10 +106,9 @@ def parse_jetpack_version(packages: str) -> str | None:
 def parse_jetpack(release: str, read_packages: Callable[[], str]) -> str | None:
     """JetPack and L4T in words, such as ``"6.2 (L4T 36.4.3)"``; None where this is no Jetson.
 
-    Parameters
-    ----------
-    release : the text of ``/etc/nv_tegra_release``.
-    read_packages : gives that of dpkg's status file, which is long, and read on a Jetson alone.
+    Args:
+        release: the text of ``/etc/nv_tegra_release``.
+        read_packages: gives that of dpkg's status file, which is long, and read on a Jetson alone.
     """
     l4t = parse_l4t_version(release)
     if l4t is None:

@@ -23,13 +23,12 @@ class AdamP(torch.optim.Optimizer):
     normalisation are. As in the paper's section on filters, w is taken first for each output channel by itself (all of
     them must pass the test), and if they do not, for the whole tensor; tensors of one dimension are left out.
 
-    Parameters
-    ----------
-    parameters : what to optimise.
-    rate : the learning rate; the loop sets it anew each step in ``param_groups[i]["lr"]``.
-    betas : decay of the means of gradients and of their squares.
-    epsilon : added to the root of the mean square.
-    delta : threshold of the test.
+    Args:
+        parameters: what to optimise.
+        rate: the learning rate; the loop sets it anew each step in ``param_groups[i]["lr"]``.
+        betas: decay of the means of gradients and of their squares.
+        epsilon: added to the root of the mean square.
+        delta: threshold of the test.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from overnet.errors import OutputError
-from overnet.files.atomic import printable, whole_file
+from overnet.files.atomic import atomic_write, printable
 
 _COLUMNS = ("step", "seconds", "loss", "learning_rate", "patches_per_second")
 _PSNR_COLUMN = re.compile(r"psnr_x(\d+)_db")
@@ -20,14 +20,13 @@ _PSNR_COLUMN = re.compile(r"psnr_x(\d+)_db")
 class CurvePoint:
     """What there is to say of a run at one step.
 
-    Attributes
-    ----------
-    step : steps done.
-    seconds : spent training, over all times that the run was started.
-    loss : mean of the steps since the point before; None where there was none.
-    learning_rate : of the last step.
-    patches_per_second : since the point before, over all processes, validations left out.
-    psnr_db : by scale, where the step was validated.
+    Attributes:
+        step: steps done.
+        seconds: spent training, over all times that the run was started.
+        loss: mean of the steps since the point before; None where there was none.
+        learning_rate: of the last step.
+        patches_per_second: since the point before, over all processes, validations left out.
+        psnr_db: by scale, where the step was validated.
     """
 
     step: int
@@ -41,15 +40,14 @@ class CurvePoint:
 class Curve:
     """The file, one line a point under a line of names; what is not known is left empty.
 
-    Parameters
-    ----------
-    path : the file. Lines of a run that is resumed stay, up to the step at which it is; so does a column that is there.
-    scales : that are validated: each has a column ``psnr_x<scale>_db``.
-    start : the step that the run begins at (0, and then nothing is kept) or is resumed at.
+    Args:
+        path: the file. Lines of a run that is resumed stay, up to the step at which it is; so does a column that is
+            there.
+        scales: that are validated: each has a column ``psnr_x<scale>_db``.
+        start: the step that the run begins at (0, and then nothing is kept) or is resumed at.
 
-    Raises
-    ------
-    OutputError : the file cannot be written.
+    Raises:
+        OutputError: the file cannot be written.
     """
 
     def __init__(self, path: Path, scales: list[int], start: int) -> None:
@@ -59,16 +57,15 @@ class Curve:
         self._scales = sorted(known | set(scales))
         self._last_step = int(kept[-1]["step"]) if kept else -1
         names = [*_COLUMNS, *(f"psnr_x{scale}_db" for scale in self._scales)]
-        with whole_file(path, overwrite=True) as temporary:
+        with atomic_write(path, overwrite=True) as temporary:
             lines = [_line(names), *(_line([row.get(name, "") for name in names]) for row in kept)]
             temporary.write_bytes(b"".join(lines))
 
     def add(self, point: CurvePoint) -> None:
         """Append a point; one at a step that is there stays as it is (a finished run, resumed, validates once more).
 
-        Raises
-        ------
-        OutputError : the disk is full, or the file was made unwritable.
+        Raises:
+            OutputError: the disk is full, or the file was made unwritable.
         """
         if point.step <= self._last_step:
             return

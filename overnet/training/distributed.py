@@ -18,11 +18,10 @@ from overnet.errors import BackendError, InputError
 class Team:
     """Which process this is.
 
-    Attributes
-    ----------
-    rank : its number, from 0; process 0 writes the files and speaks.
-    world : how many there are, over all machines.
-    local_rank : its number on this machine, which is the GPU it takes.
+    Attributes:
+        rank: its number, from 0; process 0 writes the files and speaks.
+        world: how many there are, over all machines.
+        local_rank: its number on this machine, which is the GPU it takes.
     """
 
     rank: int = 0
@@ -30,7 +29,7 @@ class Team:
     local_rank: int = 0
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
 
@@ -42,11 +41,11 @@ class Team:
         distributed.all_reduce(total)
         return total / self.world
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until all processes are here."""
-        self.agree(0.0)
+        self.broadcast(0.0)
 
-    def agree(self, value: float) -> float:
+    def broadcast(self, value: float) -> float:
         """Process 0's number, in each."""
         if self.world == 1:
             return value
@@ -59,9 +58,8 @@ class Team:
 def team_from_environment() -> Team:
     """Read what torchrun sets; without it there is one process.
 
-    Raises
-    ------
-    InputError : the variables contradict one another.
+    Raises:
+        InputError: the variables contradict one another.
     """
     try:
         rank, world, local = (
@@ -80,9 +78,8 @@ def joined(team: Team, device: torch.device, timeout_seconds: float) -> Iterator
 
     A process that is lost, or silent for `timeout_seconds`, ends the block with an error in all others.
 
-    Raises
-    ------
-    BackendError : they cannot be reached, or one of them was lost.
+    Raises:
+        BackendError: they cannot be reached, or one of them was lost.
     """
     if team.world == 1:
         yield

@@ -18,7 +18,7 @@ from overnet.errors import InputError, InterruptedRun
 from overnet.training.curve import Curve
 from overnet.training.distributed import Team
 from overnet.training.malloc import keep_freed_memory
-from overnet.training.packed_images import PackedPictures
+from overnet.training.packed_images import PackedImages
 from overnet.training.patches import Patches, load_batches, lost_worker
 from overnet.training.report import Reporter
 from overnet.training.schedule import learning_rate, share_done
@@ -31,15 +31,14 @@ from overnet.training.validation import Example, validate
 class TrainOptions:
     """How a run is carried out; nothing here changes its numbers.
 
-    Attributes
-    ----------
-    folder : where checkpoints and weights go; all processes and machines must see the same.
-    examples : what to validate on; none: no validation, and the best weights are not kept apart.
-    workers : processes that prepare patches.
-    save_seconds : between checkpoints.
-    timeout_seconds : how long to wait for a worker or another process before it counts as hung.
-    tensorboard : whether to write scalars and pictures to ``folder/tensorboard``.
-    say : told lines for people; only in the process that leads.
+    Attributes:
+        folder: where checkpoints and weights go; all processes and machines must see the same.
+        examples: what to validate on; none: no validation, and the best weights are not kept apart.
+        workers: processes that prepare patches.
+        save_seconds: between checkpoints.
+        timeout_seconds: how long to wait for a worker or another process before it counts as hung.
+        tensorboard: whether to write scalars and images to ``folder/tensorboard``.
+        say: told lines for people; only in the process that leads.
     """
 
     folder: Path
@@ -51,36 +50,34 @@ class TrainOptions:
     say: Callable[[str], None] = print
 
 
-class _Stopped(Exception):  # noqa: N818 - not an error
+class _Stopped(Exception):
     """Somebody asked the run to stop, and the step at hand is done."""
 
 
-def train(state: TrainState, pictures: PackedPictures, options: TrainOptions, team: Team | None = None) -> TrainState:
+def train(state: TrainState, images: PackedImages, options: TrainOptions, team: Team | None = None) -> TrainState:
     """Train until the run's length is reached.
 
     On a CPU, what the process frees stays its own from then on (`overnet.training.malloc.keep_freed_memory`).
 
-    Parameters
-    ----------
-    state : a new run's, or a resumed one's; changed in place.
-    pictures : to cut patches from.
-    options : how.
-    team : which process this is, of those that `overnet.training.distributed.joined` brought together; left out, there
-        is one.
+    Args:
+        state: a new run's, or a resumed one's; changed in place.
+        images: to cut patches from.
+        options: how.
+        team: which process this is, of those that `overnet.training.distributed.joined` brought together; left out,
+            there is one.
 
-    Returns
-    -------
-    `state`, at its end. ``last.pt``, ``best.safetensors``, ``final.safetensors`` and ``curve.csv`` are in the folder.
+    Returns:
+        `state`, at its end. ``last.pt``, ``best.safetensors``, ``final.safetensors`` and ``curve.csv`` are in the
+        folder.
 
-    Raises
-    ------
-    InterruptedRun : Ctrl-C or SIGTERM; a checkpoint was written before.
-    BackendError : a process that prepares patches was lost or hangs; the last checkpoint is good.
-    OutputError : the disk is full, or the folder unwritable.
-    OverNetError : the loss was not finite too many times in a row.
+    Raises:
+        InterruptedRun: Ctrl-C or SIGTERM; a checkpoint was written before.
+        BackendError: a process that prepares patches was lost or hangs; the last checkpoint is good.
+        OutputError: the disk is full, or the folder unwritable.
+        OverNetError: the loss was not finite too many times in a row.
     """
     team = team or Team()
-    patches = Patches(pictures, state.settings, rank=team.rank, world=team.world)
+    patches = Patches(images, state.settings, rank=team.rank, world=team.world)
     with ExitStack() as stack:
         stop_wanted = stack.enter_context(_stop_signals())
         reporter = stack.enter_context(closing(_reporter(state, options, team)))
@@ -98,7 +95,7 @@ def train(state: TrainState, pictures: PackedPictures, options: TrainOptions, te
 
 
 def _reporter(state: TrainState, options: TrainOptions, team: Team) -> Reporter:
-    if not team.leads:
+    if not team.is_main:
         return Reporter(None, None, _silent, state.step)
     scales = sorted({example.scale for example in options.examples})
     curve = Curve(options.folder / CURVE, scales, state.step)
@@ -151,7 +148,7 @@ class _Loop:
                 )
             if state.step % self.settings.validate_every == 0:
                 self._validate()
-            if self.team.agree(float(stop_wanted())):
+            if self.team.broadcast(float(stop_wanted())):
                 self._save()
                 raise _Stopped
             if time.monotonic() - self.saved > self.options.save_seconds:
@@ -159,7 +156,7 @@ class _Loop:
         if state.step % self.settings.validate_every:
             self._validate()
         self._save()
-        if self.team.leads:
+        if self.team.is_main:
             state.export(self.options.folder / FINAL)
 
     def _read_clock(self) -> None:
@@ -169,7 +166,7 @@ class _Loop:
         self._read_clock()
         # By the clock, all processes follow one clock.
         share = share_done(self.settings, self.state.step, self.state.elapsed_seconds)
-        return share if self.settings.minutes is None else self.team.agree(share)
+        return share if self.settings.minutes is None else self.team.broadcast(share)
 
     def _seconds_left(self) -> float | None:
         """By the clock, or by the steps since the run was started or resumed."""
@@ -182,21 +179,21 @@ class _Loop:
 
     def _validate(self) -> None:
         """Measure the averaged weights and keep them where they are the best so far."""
-        if not self.team.leads or not self.options.examples:
+        if not self.team.is_main or not self.options.examples:
             return
-        psnr_db, pictures = validate(self.state.averaged_model(), self.options.examples)
+        psnr_db, images = validate(self.state.averaged_model(), self.options.examples)
         mean = sum(psnr_db.values()) / len(psnr_db)
         best = mean > self.state.best_psnr_db
         if best:
             self.state.best_psnr_db = mean
             self.state.export(self.options.folder / BEST)
         largest = max(psnr_db)
-        shown = [p for p, example in zip(pictures, self.options.examples, strict=True) if example.scale == largest]
+        shown = [p for p, example in zip(images, self.options.examples, strict=True) if example.scale == largest]
         self._read_clock()
         self.reporter.validated(self.state.step, self.state.elapsed_seconds, psnr_db, shown, best=best)
 
     def _save(self) -> None:
-        if self.team.leads:
+        if self.team.is_main:
             self._read_clock()
             self.state.save(self.options.folder)
         self.saved = time.monotonic()
@@ -209,9 +206,8 @@ def _silent(line: str) -> None:
 def pick_device(name: str, team: Team) -> torch.device:
     """The device of that name, or the best there is for "auto"; of several GPUs, each process takes its own.
 
-    Raises
-    ------
-    InputError : there is no such device.
+    Raises:
+        InputError: there is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -19,9 +19,8 @@ def keep_freed_memory() -> bool:
     (1.95 instead of 1.49 s, one core, 16 patches of 32x32 at x4). The price: what the process once used stays its own
     until it ends.
 
-    Returns
-    -------
-    Whether it was done; other C libraries than glibc are left as they are.
+    Returns:
+        Whether it was done; other C libraries than glibc are left as they are.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,7 +1,7 @@
-"""Training pictures in one file, decoded once: many workers then read patches out of it at no cost but the copy.
+"""Training images in one file, decoded once: many workers then read patches out of it at no cost but the copy.
 
-The file is a line that says what it is, the pictures' pixels one after the other (H x W x 3 uint8 RGB), a JSON index
-with each picture's name, size and place, and 8 bytes with the index's length.
+The file is a line that says what it is, the images' pixels one after the other (H x W x 3 uint8 RGB), a JSON index
+with each image's name, size and place, and 8 bytes with the index's length.
 """
 
 from __future__ import annotations
@@ -18,20 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overnet.errors import InputError
-from overnet.files.atomic import make_folder, printable, whole_file
+from overnet.files.atomic import atomic_write, ensure_folder, printable
+from overnet.types import Image
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
-_MAGIC = b"overnet pictures 1\n"
+_MAGIC = b"overnet images 1\n"
 _LENGTH_BYTES = 8
 _LARGEST_INDEX_BYTES = 1 << 30
 
-Picture = NDArray[np.uint8]
-
 
 @dataclass(frozen=True)
-class PackedPicture:
-    """A picture's name, its size in pixels, and where in the file it begins in bytes."""
+class PackedImage:
+    """An image's name, its size in pixels, and where in the file it begins in bytes."""
 
     name: str
     height: int
@@ -39,68 +38,65 @@ class PackedPicture:
     offset: int
 
 
-class PackedPictures:
-    """A packed file, opened for reading: pictures are views of the file, and nothing is read but what is looked at.
+class PackedImages:
+    """A packed file, opened for reading: images are views of the file, and nothing is read but what is looked at.
 
-    Raises
-    ------
-    InputError : it cannot be read, is not one of ours, or is not whole.
+    Raises:
+        InputError: it cannot be read, is not one of ours, or is not whole.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.pictures, self.sources = _read_index(path)
+        self.images, self.sources = _read_index(path)
         self._bytes: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
-    def __getitem__(self, index: int) -> Picture:
+    def __getitem__(self, index: int) -> Image:
         """H x W x 3 uint8 RGB, not to be written to."""
         if self._bytes is None:
             # Only now: a worker process opens its own.
             self._bytes = np.memmap(self.path, np.uint8, mode="r")
-        picture = self.pictures[index]
-        end = picture.offset + picture.height * picture.width * 3
-        return self._bytes[picture.offset : end].reshape(picture.height, picture.width, 3)
+        image = self.images[index]
+        end = image.offset + image.height * image.width * 3
+        return self._bytes[image.offset : end].reshape(image.height, image.width, 3)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_bytes": None}
 
 
-def pack(folders: list[Path], path: Path, *, say: Callable[[str], None]) -> PackedPictures:
-    """Pack all pictures of some folders into one file, unless `path` holds them already.
+def pack(folders: list[Path], path: Path, *, say: Callable[[str], None]) -> PackedImages:
+    """Pack all images of some folders into one file, unless `path` holds them already.
 
     The file appears when it is whole; packing that was interrupted starts anew.
 
-    Parameters
-    ----------
-    folders : looked through with the folders in them; or one packed file, which is taken as it is.
-    path : the file to make. One of other pictures, or of these in an earlier state, is replaced.
-    say : told what happens, and which pictures are left out because they are damaged.
+    Args:
+        folders: looked through with the folders in them; or one packed file, which is taken as it is.
+        path: the file to make. One of other images, or of these in an earlier state, is replaced.
+        say: told what happens, and which images are left out because they are damaged.
 
-    Raises
-    ------
-    InputError : a folder is missing, or there is no picture in them.
-    OutputError : the file cannot be written.
+    Raises:
+        InputError: a folder is missing, or there is no image in them.
+        OutputError: the file cannot be written.
     """
     if len(folders) == 1 and folders[0].is_file():
-        return PackedPictures(folders[0])
+        return PackedImages(folders[0])
     sources = list(_find_sources(folders))
     stamps = {str(source): [source.stat().st_size, source.stat().st_mtime_ns] for source in sources}
     if path.is_file():
         try:
-            present = PackedPictures(path)
+            present = PackedImages(path)
         except InputError:
             say(f"{printable(path)}: damaged, and packed anew")
         else:
             if present.sources == stamps:
                 return present
-    say(f"packing {len(sources)} pictures into {printable(path)}")
-    make_folder(path.parent)
-    with whole_file(path, overwrite=True) as temporary, temporary.open("wb") as file:
+    say(f"packing {len(sources)} images into {printable(path)}")
+    ensure_folder(path.parent)
+    with atomic_write(path, overwrite=True) as temporary, temporary.open("wb") as file:
         _write(file, sources, stamps, say)
-    return PackedPictures(path)
+    return PackedImages(path)
 
 
 def _find_sources(folders: list[Path]) -> Iterator[Path]:
@@ -109,56 +105,54 @@ def _find_sources(folders: list[Path]) -> Iterator[Path]:
         if not folder.is_dir():
             raise InputError(f"{printable(folder)}: no such folder")
         for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file():
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
                 found = True
                 yield path.absolute()
     if not found:
-        raise InputError(f"{', '.join(map(printable, folders))}: there is no picture in it")
+        raise InputError(f"{', '.join(map(printable, folders))}: there is no image in it")
 
 
 def _write(file: BinaryIO, sources: list[Path], stamps: dict[str, list[int]], say: Callable[[str], None]) -> None:
     file.write(_MAGIC)
-    pictures: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
     for source in sources:
         try:
-            picture = read_intact(source)
+            image = read_intact(source)
         except InputError as error:
             say(f"{error}, and left out")
             continue
-        height, width = picture.shape[:2]
-        pictures.append({"name": str(source), "height": height, "width": width, "offset": file.tell()})
-        file.write(picture.tobytes())
-    if not pictures:
+        height, width = image.shape[:2]
+        images.append({"name": str(source), "height": height, "width": width, "offset": file.tell()})
+        file.write(image.tobytes())
+    if not images:
         folders = sorted({printable(source.parent) for source in sources})
-        raise InputError(f"{', '.join(folders[:3])}: no picture in it can be read, of {len(sources)}")
-    index = json.dumps({"pictures": pictures, "sources": stamps}).encode()
+        raise InputError(f"{', '.join(folders[:3])}: no image in it can be read, of {len(sources)}")
+    index = json.dumps({"images": images, "sources": stamps}).encode()
     file.write(index + len(index).to_bytes(_LENGTH_BYTES, "little"))
 
 
-def decode(content: bytes) -> Picture:
-    """Decode a picture's file to H x W x 3 uint8 RGB; grey ones get three equal channels, transparency goes.
+def decode(content: bytes) -> Image:
+    """Decode an image's file to H x W x 3 uint8 RGB; grey ones get three equal channels, transparency goes.
 
-    Raises
-    ------
-    InputError : it is damaged or truncated, or no picture.
+    Raises:
+        InputError: it is damaged or truncated, or no image.
     """
     # OpenCV fills in what is missing from the end of a file, without a word.
     if content.startswith(b"\xff\xd8") and b"\xff\xd9" not in content[-4096:]:
         raise InputError("a truncated JPEG file")
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         _check_png(content)
-    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-    if picture is None:
-        raise InputError("cannot be read as a picture")
-    return np.ascontiguousarray(picture[..., ::-1], dtype=np.uint8)
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    if image is None:
+        raise InputError("cannot be read as an image")
+    return np.ascontiguousarray(image[..., ::-1], dtype=np.uint8)
 
 
-def read_intact(path: Path) -> Picture:
-    """Read a picture's file as `decode` does.
+def read_intact(path: Path) -> Image:
+    """Read an image's file as `decode` does.
 
-    Raises
-    ------
-    InputError : it is missing, unreadable or damaged; the message names it.
+    Raises:
+        InputError: it is missing, unreadable or damaged; the message names it.
     """
     try:
         return decode(path.read_bytes())
@@ -182,28 +176,28 @@ def _check_png(content: bytes) -> None:
         position += length + 12
 
 
-def _read_index(path: Path) -> tuple[list[PackedPicture], dict[str, list[int]]]:
+def _read_index(path: Path) -> tuple[list[PackedImage], dict[str, list[int]]]:
     name = printable(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
-                raise InputError(f"{name}: not a file of packed pictures")
+                raise InputError(f"{name}: not a file of packed images")
             file.seek(max(0, size - _LENGTH_BYTES))
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             if length > min(_LARGEST_INDEX_BYTES, size - _LENGTH_BYTES - len(_MAGIC)):
                 raise InputError(f"{name}: truncated")
             file.seek(size - _LENGTH_BYTES - length)
             content = json.loads(file.read(length))
-        pictures = [PackedPicture(**picture) for picture in content["pictures"]]
+        images = [PackedImage(**image) for image in content["images"]]
         sources = dict(content["sources"])
         end = size - _LENGTH_BYTES - length
         whole = all(
             min(p.height, p.width) > 0 and p.offset >= len(_MAGIC) and p.offset + p.height * p.width * 3 <= end
-            for p in pictures
+            for p in images
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{name}: cannot be read as packed pictures ({error})") from error
+        raise InputError(f"{name}: cannot be read as packed images ({error})") from error
     if not whole:
         raise InputError(f"{name}: its index is damaged")
-    return pictures, sources
+    return images, sources

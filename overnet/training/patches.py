@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from overnet.errors import BackendError, InputError
 from overnet.imaging.resample import imresize
-from overnet.training.packed_images import PackedPictures, Picture
+from overnet.training.packed_images import PackedImages
 from overnet.training.settings import FRACTION, TrainSettings, exact
+from overnet.types import Image
 
 # Low-resolution pixels around a patch within reach of the antialiased kernel, whose half width is two of them.
 _MARGIN = 4
@@ -49,27 +50,25 @@ class Batch:
 class Patches(Dataset[Batch]):
     """The patches of each step; item k is what one process needs for step k.
 
-    Parameters
-    ----------
-    pictures : what the patches are cut from.
-    settings : the run's.
-    rank, world : which of how many processes this is; each has an equal share of the batch.
+    Args:
+        images: what the patches are cut from.
+        settings: the run's.
+        rank, world: which of how many processes this is; each has an equal share of the batch.
 
-    Raises
-    ------
-    InputError : no picture is large enough, or the batch cannot be shared equally.
+    Raises:
+        InputError: no image is large enough, or the batch cannot be shared equally.
     """
 
-    def __init__(self, pictures: PackedPictures, settings: TrainSettings, *, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, images: PackedImages, settings: TrainSettings, *, rank: int = 0, world: int = 1) -> None:
         if settings.batch % (world * settings.accumulate):
             raise InputError(
                 f"training: a batch of {settings.batch} cannot be shared by {world} processes in "
                 f"{settings.accumulate} parts each"
             )
-        self.pictures, self.settings = pictures, settings
+        self.images, self.settings = images, settings
         self.share = settings.batch // world
         self.first = rank * self.share
-        self._sizes = np.array([(picture.height, picture.width) for picture in pictures.pictures])
+        self._sizes = np.array([(image.height, image.width) for image in images.images])
         self._large_enough(exact(max(settings.scales)))
 
     def __getitem__(self, step: int) -> Batch:
@@ -96,72 +95,68 @@ class Patches(Dataset[Batch]):
         return Generator(Philox(key=np.array([self.settings.seed, number], np.uint64)))
 
     def _large_enough(self, scale: Fraction) -> NDArray[np.intp]:
-        """Which pictures hold a patch at a scale."""
+        """Which images hold a patch at a scale."""
         side = self.settings.patch * scale
         chosen: NDArray[np.intp] = np.flatnonzero((self._sizes >= float(side)).all(axis=1))
         if not len(chosen):
-            raise InputError(
-                f"{self.pictures.path}: no picture has {side} x {side} pixels, a patch at x{float(scale):g}"
-            )
+            raise InputError(f"{self.images.path}: no image has {side} x {side} pixels, a patch at x{float(scale):g}")
         return chosen
 
-    def _patch(self, random: Generator, scales: list[Fraction]) -> list[Picture]:
+    def _patch(self, random: Generator, scales: list[Fraction]) -> list[Image]:
         """A low-resolution patch and its target at each scale, P x P x 3 and sP x sP x 3."""
         settings = self.settings
         chosen = self._large_enough(scales[0])
-        picture = self.pictures[int(chosen[random.integers(len(chosen))])]
+        image = self.images[int(chosen[random.integers(len(chosen))])]
         # Both corners of a patch lie on whole pixels at all of its scales.
         unit = int(np.lcm.reduce([scale.denominator for scale in scales]))
-        grid = [int(side / scales[0]) // unit * unit for side in picture.shape[:2]]
+        grid = [int(side / scales[0]) // unit * unit for side in image.shape[:2]]
         places = [
             [int(random.integers((length - settings.patch) // unit + 1)) * unit for length in grid]
             for _ in range(settings.candidates)
         ]
-        top, left = max(places, key=lambda place: _activity(_cut(picture, place, settings.patch, scales[0])))
-        patches = cut_patch(picture, (top, left), settings.patch, scales)
+        top, left = max(places, key=lambda place: _activity(_cut(image, place, settings.patch, scales[0])))
+        patches = cut_patch(image, (top, left), settings.patch, scales)
         if settings.augment:
             turns, mirrored = int(random.integers(4)), bool(random.integers(2))
             patches = [np.rot90(patch[:, ::-1] if mirrored else patch, turns) for patch in patches]
         return patches
 
 
-def _cut(picture: Picture, place: list[int], side: int, scale: Fraction) -> Picture:
+def _cut(image: Image, place: list[int], side: int, scale: Fraction) -> Image:
     rows, columns = (slice(int(start * scale), int((start + side) * scale)) for start in place)
-    return picture[rows, columns]
+    return image[rows, columns]
 
 
-def _activity(patch: Picture) -> float:
+def _activity(patch: Image) -> float:
     """Mean difference of neighbours in green, in grey levels: where there is nothing there is little to learn."""
     green = patch[..., 1].astype(np.int16)
     return float(np.abs(np.diff(green, axis=0)).mean() + np.abs(np.diff(green, axis=1)).mean())
 
 
-def cut_patch(picture: Picture, place: tuple[int, int], side: int, scales: list[Fraction]) -> list[Picture]:
-    """Cut a patch out of the picture reduced by the largest scale, and its targets.
+def cut_patch(image: Image, place: tuple[int, int], side: int, scales: list[Fraction]) -> list[Image]:
+    """Cut a patch out of the image reduced by the largest scale, and its targets.
 
-    The low-resolution patch is, to the bit, what lies there in `imresize` of the whole picture, once that is cut to a
+    The low-resolution patch is, to the bit, what lies there in `imresize` of the whole image, once that is cut to a
     multiple of the scale as the test protocol has it: pixels around the patch are resized with it and left out after.
 
-    Parameters
-    ----------
-    picture : H x W x 3 uint8.
-    place : row and column of the patch's corner in the reduced picture, multiples of the scales' denominators.
-    side : of the patch, in pixels of the reduced picture.
-    scales : the largest first; targets of the others are the picture reduced to their size.
+    Args:
+        image: H x W x 3 uint8.
+        place: row and column of the patch's corner in the reduced image, multiples of the scales' denominators.
+        side: of the patch, in pixels of the reduced image.
+        scales: the largest first; targets of the others are the image reduced to their size.
 
-    Returns
-    -------
-    The low-resolution patch and one target a scale.
+    Returns:
+        The low-resolution patch and one target a scale.
     """
     scale, unit = scales[0], int(np.lcm.reduce([each.denominator for each in scales]))
     margin = -(-_MARGIN // unit) * unit
-    limits = [int(length / scale) // unit * unit for length in picture.shape[:2]]
+    limits = [int(length / scale) // unit * unit for length in image.shape[:2]]
     spans = [(max(0, p - margin), min(limit, p + side + margin)) for p, limit in zip(place, limits, strict=True)]
-    around = picture[tuple(slice(int(first * scale), int(last * scale)) for first, last in spans)]
+    around = image[tuple(slice(int(first * scale), int(last * scale)) for first, last in spans)]
     patches = []
     for factor in (Fraction(1), *scales):
         if factor == scale:
-            patches.append(_cut(picture, list(place), side, scale))
+            patches.append(_cut(image, list(place), side, scale))
             continue
         height, width = (int((last - first) * factor) for first, last in spans)
         reduced = imresize(around, size=(height, width), edge="replicate")
@@ -178,15 +173,13 @@ def load_batches(
 ) -> Iterator[Batch]:
     """Give the batches of steps `first_step` to before `last_step`, in order, made ahead by worker processes.
 
-    Parameters
-    ----------
-    workers : processes; with 0, batches are made when they are asked for.
-    timeout_seconds : how long a batch may take before the workers count as hung.
-    pin : whether to put batches where a GPU copies them from by itself.
+    Args:
+        workers: processes; with 0, batches are made when they are asked for.
+        timeout_seconds: how long a batch may take before the workers count as hung.
+        pin: whether to put batches where a GPU copies them from by itself.
 
-    Raises
-    ------
-    BackendError : a worker was lost or hangs.
+    Raises:
+        BackendError: a worker was lost or hangs.
     """
     loader = DataLoader(
         patches,

@@ -1,4 +1,4 @@
-"""What a training run says: a line on the terminal, a table of its curve, and scalars and pictures for TensorBoard."""
+"""What a training run says: a line on the terminal, a table of its curve, and scalars and images for TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ import numpy as np
 
 from overnet.errors import require
 from overnet.training.curve import Curve, CurvePoint
-from overnet.training.packed_images import Picture
+from overnet.types import Image
 
 # How often a line is said, in seconds.
 _EVERY_SECONDS = 30.0
 
 
-def require_tensorboard() -> Any:  # noqa: ANN401 - a module without types
+def require_tensorboard() -> Any:
     """Import what writes for TensorBoard.
 
-    Raises
-    ------
-    MissingDependency : it is not installed.
+    Raises:
+        MissingDependency: it is not installed.
     """
     require("tensorboard", extra="train", purpose="writing for TensorBoard")
     return require("torch.utils.tensorboard", extra="train", purpose="writing for TensorBoard")
@@ -52,16 +51,14 @@ class _Interval:
 class Reporter:
     """Collects what the steps came to and says it now and then.
 
-    Parameters
-    ----------
-    folder : where TensorBoard's files go; None writes none.
-    curve : given a point every half minute, and at each validation; None writes none.
-    say : told a line of progress every half minute, and each validation.
-    start : the step that the run begins at or is resumed at.
+    Args:
+        folder: where TensorBoard's files go; None writes none.
+        curve: given a point every half minute, and at each validation; None writes none.
+        say: told a line of progress every half minute, and each validation.
+        start: the step that the run begins at or is resumed at.
 
-    Raises
-    ------
-    MissingDependency : TensorBoard is wanted and not installed.
+    Raises:
+        MissingDependency: TensorBoard is wanted and not installed.
     """
 
     def __init__(self, folder: Path | None, curve: Curve | None, say: Callable[[str], None], start: int) -> None:
@@ -87,14 +84,13 @@ class Reporter:
     ) -> None:
         """Take note of a step that was done.
 
-        Parameters
-        ----------
-        step : steps done so far.
-        loss, rate : of this step.
-        patches : in this step, over all processes.
-        elapsed_seconds : that the run took so far.
-        left_seconds : until the end, None where it is not known yet.
-        skipped : steps without effect so far.
+        Args:
+            step: steps done so far.
+            loss, rate: of this step.
+            patches: in this step, over all processes.
+            elapsed_seconds: that the run took so far.
+            left_seconds: until the end, None where it is not known yet.
+            skipped: steps without effect so far.
         """
         # The step before was not validated, or its point would be written.
         if self._pointed.seconds >= _EVERY_SECONDS:
@@ -121,9 +117,9 @@ class Reporter:
         self._point, self._pointed = None, _Interval()
 
     def validated(
-        self, step: int, elapsed_seconds: float, psnr_db: dict[int, float], pictures: list[Picture], *, best: bool
+        self, step: int, elapsed_seconds: float, psnr_db: dict[int, float], images: list[Image], *, best: bool
     ) -> None:
-        """Take note of a validation: mean PSNR in dB for each scale, and pictures to look at."""
+        """Take note of a validation: mean PSNR in dB for each scale, and images to look at."""
         self._point = replace(self._point or CurvePoint(step, elapsed_seconds), psnr_db=psnr_db)
         self._write_point()
         # What a validation takes is no part of the next step.
@@ -134,8 +130,8 @@ class Reporter:
         if self._board is not None:
             for scale, value in psnr_db.items():
                 self._board.add_scalar(f"PSNR/x{scale}", value, step)
-            for number, picture in enumerate(pictures):
-                self._board.add_image(f"validation/{number}", picture, step, dataformats="HWC")
+            for number, image in enumerate(images):
+                self._board.add_image(f"validation/{number}", image, step, dataformats="HWC")
             self._board.flush()
 
     def close(self) -> None:

@@ -10,15 +10,13 @@ from overnet.training.settings import TrainSettings
 def learning_rate(settings: TrainSettings, step: int, done: float) -> float:
     """The learning rate of a step.
 
-    Parameters
-    ----------
-    settings : the run's.
-    step : from 0.
-    done : the share of the run that lies behind this step, 0 to 1: of its steps, or of its minutes.
+    Args:
+        settings: the run's.
+        step: from 0.
+        done: the share of the run that lies behind this step, 0 to 1: of its steps, or of its minutes.
 
-    Returns
-    -------
-    The rate, 0 or more.
+    Returns:
+        The rate, 0 or more.
     """
     rate = settings.learning_rate
     if settings.schedule == "halving":

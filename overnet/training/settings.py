@@ -18,42 +18,41 @@ OPTIMISERS = ("adamp", "adam")
 LOSSES = ("l1", "l2")
 AUTOCASTS = ("auto", "off", "bf16", "fp16")
 
-# Fractional scales are drawn in these steps, so that a patch's two sides lie on whole pixels of both pictures.
+# Fractional scales are drawn in these steps, so that a patch's two sides lie on whole pixels of both images.
 FRACTION = Fraction(1, 8)
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Everything that the numbers of a run depend on; with the same settings, pictures and machine they are the same.
+    """Everything that the numbers of a run depend on; with the same settings, images and machine they are the same.
 
-    Attributes
-    ----------
-    scales : the scales to train for; each a multiple of one of the fractions whose denominator divides `patch`.
-    overscale : the network's overscale factor, where training starts from nothing.
-    fractional_share : share of the batches, 0 to 1, whose scale is drawn between the whole ones, in steps of 1/8.
-    joint_scales : every batch is trained for all of `scales` at once, as the paper's multi-scale loss does it: the low
-        side is made for the largest, and the other targets are the high side reduced.
-    patch : side of the low-resolution patches in pixels.
-    batch : patches a step, over all processes and all `accumulate` parts.
-    accumulate : parts that a step's batch is cut into, one after the other, for less memory.
-    candidates : places that are drawn for each patch; the one with the strongest gradients is taken.
-    augment : flips and rotations.
-    steps : length of the run; None where `minutes` says it.
-    minutes : wall-clock length of the run, pauses left out; the schedule follows the clock then, and a run that was
-        interrupted goes on where it was, but no two runs take the same steps.
-    learning_rate : after the warm-up.
-    schedule : "constant", "halving" every `halve_every` steps, or "cosine" down to `final_share` of the rate.
-    warm_up : steps over which the rate rises linearly.
-    optimiser : "adamp" or "adam".
-    loss : "l1", the mean absolute error of the paper, or "l2", the mean squared error, which PSNR measures; trained
-        with "l1" and then for some time with "l2" at a low rate, a network's PSNR is a little higher.
-    clip : largest norm of the gradient; 0 clips nothing.
-    ema : decay of the averaged weights, a step; 0 averages nothing, and the weights are used as they are.
-    autocast : "bf16", "fp16" or "off"; "auto" is bf16 where the device is faster in it.
-    channels_last : the memory layout that convolutions are fast in.
-    compile : let torch.compile make the trunk faster (it takes a compiler and some minutes at the start).
-    seed : of everything that is drawn.
-    validate_every : steps between validations.
+    Attributes:
+        scales: the scales to train for; each a multiple of one of the fractions whose denominator divides `patch`.
+        overscale: the network's overscale factor, where training starts from nothing.
+        fractional_share: share of the batches, 0 to 1, whose scale is drawn between the whole ones, in steps of 1/8.
+        joint_scales: every batch is trained for all of `scales` at once, as the paper's multi-scale loss does it: the
+            low side is made for the largest, and the other targets are the high side reduced.
+        patch: side of the low-resolution patches in pixels.
+        batch: patches a step, over all processes and all `accumulate` parts.
+        accumulate: parts that a step's batch is cut into, one after the other, for less memory.
+        candidates: places that are drawn for each patch; the one with the strongest gradients is taken.
+        augment: flips and rotations.
+        steps: length of the run; None where `minutes` says it.
+        minutes: wall-clock length of the run, pauses left out; the schedule follows the clock then, and a run that was
+            interrupted goes on where it was, but no two runs take the same steps.
+        learning_rate: after the warm-up.
+        schedule: "constant", "halving" every `halve_every` steps, or "cosine" down to `final_share` of the rate.
+        warm_up: steps over which the rate rises linearly.
+        optimiser: "adamp" or "adam".
+        loss: "l1", the mean absolute error of the paper, or "l2", the mean squared error, which PSNR measures; trained
+            with "l1" and then for some time with "l2" at a low rate, a network's PSNR is a little higher.
+        clip: largest norm of the gradient; 0 clips nothing.
+        ema: decay of the averaged weights, a step; 0 averages nothing, and the weights are used as they are.
+        autocast: "bf16", "fp16" or "off"; "auto" is bf16 where the device is faster in it.
+        channels_last: the memory layout that convolutions are fast in.
+        compile: let torch.compile make the trunk faster (it takes a compiler and some minutes at the start).
+        seed: of everything that is drawn.
+        validate_every: steps between validations.
     """
 
     scales: tuple[float, ...] = (2.0, 3.0, 4.0)
@@ -95,15 +94,14 @@ class TrainSettings:
 def settings_from(content: Mapping[str, object], base: TrainSettings, *, name: str) -> TrainSettings:
     """Put settings of a file, a checkpoint or a command line over others; every one is checked by name and type.
 
-    Parameters
-    ----------
-    content : names of `TrainSettings` and their values.
-    base : what holds where `content` says nothing. Giving `minutes` alone takes `steps` away, and the other way round.
-    name : where `content` comes from, for messages.
+    Args:
+        content: names of `TrainSettings` and their values.
+        base: what holds where `content` says nothing. Giving `minutes` alone takes `steps` away, and the other way
+            round.
+        name: where `content` comes from, for messages.
 
-    Raises
-    ------
-    InputError : a setting is unknown, of the wrong type, or out of range.
+    Raises:
+        InputError: a setting is unknown, of the wrong type, or out of range.
     """
     kinds = {field.name: field.type for field in fields(TrainSettings)}
     unknown = sorted(set(content) - set(kinds))
@@ -120,9 +118,8 @@ def settings_from(content: Mapping[str, object], base: TrainSettings, *, name: s
 def read_settings(path: Path, base: TrainSettings) -> TrainSettings:
     """Read a JSON file of settings, such as ``{"learning_rate": 2e-4, "ema": 0.99}``, over others.
 
-    Raises
-    ------
-    InputError : the file cannot be read, is no JSON object, or see `settings_from`.
+    Raises:
+        InputError: the file cannot be read, is no JSON object, or see `settings_from`.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -133,7 +130,7 @@ def read_settings(path: Path, base: TrainSettings) -> TrainSettings:
     return settings_from(content, base, name=str(path))
 
 
-def _typed(value: Any, kind: str, *, name: str, key: str) -> Any:  # noqa: ANN401 - a field's value, of any type
+def _typed(value: Any, kind: str, *, name: str, key: str) -> Any:
     if value is None and "None" in kind:
         return None
     word = kind.partition(" ")[0]
@@ -147,7 +144,7 @@ def _typed(value: Any, kind: str, *, name: str, key: str) -> Any:  # noqa: ANN40
     raise InputError(f"{name}: {key} is {value!r}, which is no {word}")
 
 
-def _is_number(value: Any) -> bool:  # noqa: ANN401 - anything that JSON holds
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from overnet.errors import CheckpointError
-from overnet.files.atomic import printable, whole_file
+from overnet.files.atomic import atomic_write, printable
 from overnet.network.checkpoint import save_checkpoint
 from overnet.network.model import OverNet, OverNetConfig
 from overnet.training.adamp import AdamP
@@ -28,13 +28,12 @@ _FORMAT = "overnet training 1"
 class TrainState:
     """The network in training with its optimiser and averaged weights, and how far it is.
 
-    Attributes
-    ----------
-    step : steps done.
-    elapsed_seconds : spent training, over all times that it was started.
-    skipped : steps that changed nothing because the loss or the gradient was not finite, and `skipped_in_a_row` now.
-    best_psnr_db : the best validation so far.
-    average : the averaged weights by name; empty where `TrainSettings.ema` is 0.
+    Attributes:
+        step: steps done.
+        elapsed_seconds: spent training, over all times that it was started.
+        skipped: steps that changed nothing because the loss or the gradient was not finite, and `skipped_in_a_row` now.
+        best_psnr_db: the best validation so far.
+        average: the averaged weights by name; empty where `TrainSettings.ema` is 0.
     """
 
     settings: TrainSettings
@@ -68,9 +67,8 @@ class TrainState:
     def save(self, folder: Path) -> None:
         """Write ``last.pt``; what was there becomes ``previous.pt``.
 
-        Raises
-        ------
-        OutputError : the disk is full, the folder unwritable.
+        Raises:
+            OutputError: the disk is full, the folder unwritable.
         """
         content = {
             "format": _FORMAT,
@@ -82,7 +80,7 @@ class TrainState:
             "average": self.average,
             **{name: getattr(self, name) for name in _PROGRESS},
         }
-        with whole_file(folder / LAST, overwrite=True) as temporary:
+        with atomic_write(folder / LAST, overwrite=True) as temporary:
             torch.save(content, temporary)
             if (folder / LAST).exists():
                 (folder / LAST).replace(folder / PREVIOUS)
@@ -111,9 +109,8 @@ def new_state(settings: TrainSettings, model: OverNet, device: torch.device) -> 
 def load_state(folder: Path, device: torch.device) -> TrainState:
     """Read the last good checkpoint of a run.
 
-    Raises
-    ------
-    CheckpointError : there is none, or it is damaged and so is the one before.
+    Raises:
+        CheckpointError: there is none, or it is damaged and so is the one before.
     """
     problems = []
     for name in (LAST, PREVIOUS):

@@ -30,21 +30,18 @@ class Objective(nn.Module):
         self.loss = {"l1": functional.l1_loss, "l2": functional.mse_loss}[loss]
 
     def forward(self, low: Tensor, targets: list[Tensor], scales: list[float]) -> Tensor:
-        """Mean error over the targets, uint8 pictures all, as a scalar of pictures in [0, 1]."""
-        pictures = self.model.upscale_to(low.float() / 255, scales)
-        losses = [
-            self.loss(picture.float(), target.float() / 255) for picture, target in zip(pictures, targets, strict=True)
-        ]
+        """Mean error over the targets, uint8 images all, as a scalar of images in [0, 1]."""
+        images = self.model.upscale_to(low.float() / 255, scales)
+        losses = [self.loss(image.float(), target.float() / 255) for image, target in zip(images, targets, strict=True)]
         return torch.stack(losses).mean()
 
 
 class TrainStep:
     """Takes a run's state one step further.
 
-    Parameters
-    ----------
-    state : changed in place by each step.
-    team : which process this is, of those that train together; left out, there is one.
+    Args:
+        state: changed in place by each step.
+        team: which process this is, of those that train together; left out, there is one.
     """
 
     def __init__(self, state: TrainState, team: Team | None = None) -> None:
@@ -66,18 +63,15 @@ class TrainStep:
     def __call__(self, batch: Batch, rate: float) -> float | None:
         """Learn from a batch.
 
-        Parameters
-        ----------
-        batch : this process's share.
-        rate : the learning rate.
+        Args:
+            batch: this process's share.
+            rate: the learning rate.
 
-        Returns
-        -------
-        The loss over all processes; None where it or its gradient was not finite, and nothing was changed.
+        Returns:
+            The loss over all processes; None where it or its gradient was not finite, and nothing was changed.
 
-        Raises
-        ------
-        OverNetError : that happened too many times in a row.
+        Raises:
+            OverNetError: that happened too many times in a row.
         """
         state, settings = self.state, self.settings
         for group in state.optimiser.param_groups:

@@ -1,4 +1,4 @@
-"""Pictures that a network in training is measured on: PSNR on luma by the papers' protocol."""
+"""Images that a network in training is measured on: PSNR on luma by the papers' protocol."""
 
 from __future__ import annotations
 
@@ -12,31 +12,30 @@ from overnet.evaluation.measure import cut_to
 from overnet.imaging.metrics import psnr_luma
 from overnet.network.model import OverNet
 from overnet.network.reference import reference
-from overnet.training.packed_images import Picture, read_intact
+from overnet.training.packed_images import read_intact
+from overnet.types import Image
 
 
 @dataclass(frozen=True)
 class Example:
-    """A low-resolution picture, the high-resolution one it was made from, and the scale."""
+    """A low-resolution image, the high-resolution one it was made from, and the scale."""
 
-    low: Picture
-    high: Picture
+    low: Image
+    high: Image
     scale: int
 
 
 def load_examples(folder: Path, scales: list[int], *, most: int = 100) -> list[Example]:
     """Read the examples of a folder for each scale.
 
-    Parameters
-    ----------
-    folder : in any of the forms of `overnet.evaluation.datasets`; where there is no low-resolution side, it is made.
-    scales : whole ones.
-    most : pictures a scale; of more, the first are taken.
+    Args:
+        folder: in any of the forms of `overnet.evaluation.datasets`; where there is no low-resolution side, it is made.
+        scales: whole ones.
+        most: images a scale; of more, the first are taken.
 
-    Raises
-    ------
-    InputError : there is none for a scale, or one is damaged or too small, or see
-        `overnet.evaluation.datasets.find_pairs`.
+    Raises:
+        InputError: there is none for a scale, or one is damaged or too small, or see
+            `overnet.evaluation.datasets.find_pairs`.
     """
     return [
         Example(*read_pair(pair, scale, read_intact), scale)
@@ -45,17 +44,16 @@ def load_examples(folder: Path, scales: list[int], *, most: int = 100) -> list[E
     ]
 
 
-def validate(model: OverNet, examples: list[Example]) -> tuple[dict[int, float], list[Picture]]:
+def validate(model: OverNet, examples: list[Example]) -> tuple[dict[int, float], list[Image]]:
     """Measure a network.
 
-    Returns
-    -------
-    The mean PSNR in dB for each scale, and the upscaled pictures in the order of `examples`.
+    Returns:
+        The mean PSNR in dB for each scale, and the upscaled images in the order of `examples`.
     """
-    pictures = []
+    images = []
     values: dict[int, list[float]] = {}
     for example in examples:
-        picture = cut_to(reference(model, example.low, example.scale), example.high)
-        pictures.append(picture)
-        values.setdefault(example.scale, []).append(psnr_luma(example.high, picture, border=example.scale))
-    return {scale: float(np.mean(each)) for scale, each in values.items()}, pictures
+        image = cut_to(reference(model, example.low, example.scale), example.high)
+        images.append(image)
+        values.setdefault(example.scale, []).append(psnr_luma(example.high, image, border=example.scale))
+    return {scale: float(np.mean(each)) for scale, each in values.items()}, images

@@ -12,28 +12,25 @@ from numpy.typing import NDArray
 
 from overnet.errors import ArtifactError, BackendError, require
 from overnet.files.onnx_metadata import read_artifact
-from overnet.runtime.backends.host import HostBackend
-from overnet.runtime.backends.options import BackendOptions
-from overnet.runtime.backends.registry import Pictures, Statistics, check_precision, is_out_of_memory
+from overnet.runtime.backends.base import BackendOptions, HostBackend, check_precision, is_out_of_memory
 from overnet.system.openvino_core import openvino_core
+from overnet.types import ChannelMeans, ImageBatch
 
 _SLICE_MS = 100
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
 class OpenVinoBackend(HostBackend):
-    """An ONNX file compiled by OpenVINO for the CPU. See `overnet.runtime.backends.registry.Backend`.
+    """An ONNX file compiled by OpenVINO for the CPU. See `overnet.runtime.backends.base.Backend`.
 
-    Parameters
-    ----------
-    model : an ONNX file of ours.
-    scale : must be the file's own.
-    options : the precision is ``"fp32"``, the usual one, or ``"bf16"`` where the CPU has it.
+    Args:
+        model: an ONNX file of ours.
+        scale: must be the file's own.
+        options: the precision is ``"fp32"``, the usual one, or ``"bf16"`` where the CPU has it.
 
-    Raises
-    ------
-    ArtifactError : the file is broken or not ours.
-    BackendError : OpenVINO cannot compile it, or the CPU lacks the precision.
+    Raises:
+        ArtifactError: the file is broken or not ours.
+        BackendError: OpenVINO cannot compile it, or the CPU lacks the precision.
     """
 
     name = "openvino"
@@ -62,39 +59,39 @@ class OpenVinoBackend(HostBackend):
         self._tile_request: Any = None
         self._abandoned_inputs: list[NDArray[Any]] = []
 
-    def upscale(self, pictures: Pictures, statistics: Statistics | None = None) -> Pictures:
-        """Upscale a batch; see `overnet.runtime.backends.registry.Backend.upscale`."""
-        if statistics is None:
-            return np.asarray(self._run(self._request, [pictures])[0])
+    def upscale(self, images: ImageBatch, channel_means: ChannelMeans | None = None) -> ImageBatch:
+        """Upscale a batch; see `overnet.runtime.backends.base.Backend.upscale`."""
+        if channel_means is None:
+            return np.asarray(self._run(self._request, [images])[0])
         if self._tile_request is None:
             self._tile_request = self._compiled(self._with_given_means())
-        return np.asarray(self._run(self._tile_request, [pictures, *statistics])[0])
+        return np.asarray(self._run(self._tile_request, [images, *channel_means])[0])
 
-    def statistics(self, pictures: Pictures, given: Statistics | None = None) -> Statistics:
-        """The network's means; see `overnet.runtime.backends.registry.Backend.statistics`."""
+    def channel_means(self, images: ImageBatch, given: ChannelMeans | None = None) -> ChannelMeans:
+        """The network's means; see `overnet.runtime.backends.base.Backend.channel_means`."""
         are_given = given is not None
         if are_given not in self._statistics_requests:
             self._statistics_requests[are_given] = self._compiled(self._up_to_means(given=are_given))
-        return self._run(self._statistics_requests[are_given], [pictures, *(given or [])])
+        return self._run(self._statistics_requests[are_given], [images, *(given or [])])
 
-    def _read(self) -> Any:  # noqa: ANN401 - OpenVINO has no types
+    def _read(self) -> Any:
         with self._reporting(f"{self._model}: OpenVINO cannot load it"):
             return self._core.read_model(str(self._model))
 
-    def _compiled(self, graph: Any) -> Any:  # noqa: ANN401
+    def _compiled(self, graph: Any) -> Any:
         with self._reporting(f"{self._model}: OpenVINO cannot load it"):
             return self._core.compile_model(graph, "CPU", self._properties).create_infer_request()
 
-    def _up_to_means(self, *, given: bool) -> Any:  # noqa: ANN401
-        """The graph that ends in the means over the picture, and may take others as inputs."""
+    def _up_to_means(self, *, given: bool) -> Any:
+        """The graph that ends in the means over the image, and may take others as inputs."""
         graph = self._read()
         means = _means(graph)
         parameters = graph.get_parameters() + (self._given(means) if given else [])
         ends = [self._operators.result(mean.output(0)) for mean in means]
-        return self._openvino.Model(ends, parameters, "statistics")
+        return self._openvino.Model(ends, parameters, "channel_means")
 
-    def _with_given_means(self) -> Any:  # noqa: ANN401
-        """The graph that takes the means over the picture as inputs."""
+    def _with_given_means(self) -> Any:
+        """The graph that takes the means over the image as inputs."""
         graph = self._read()
         graph.add_parameters(self._given(_means(graph)))
         return graph
@@ -109,11 +106,11 @@ class OpenVinoBackend(HostBackend):
             given.append(parameter)
         return given
 
-    def _run(self, request: Any, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:  # noqa: ANN401
+    def _run(self, request: Any, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
         with self._reporting(f"OpenVINO failed on {inputs[0].shape}"):
             request.start_async(inputs, share_inputs=True)
             try:
-                # In slices, because Python hears of Ctrl-C only between them; a large picture takes a minute.
+                # In slices, because Python hears of Ctrl-C only between them; a large image takes a minute.
                 while not request.wait_for(_SLICE_MS):
                     pass
                 request.wait()  # raises what went wrong
@@ -136,7 +133,7 @@ class OpenVinoBackend(HostBackend):
             raise BackendError(f"{what} ({_one_line(error)})") from error
 
 
-def _means(graph: Any) -> list[Any]:  # noqa: ANN401
+def _means(graph: Any) -> list[Any]:
     """The nodes that take a mean over height and width, in the order they are computed in."""
     return [node for node in graph.get_ordered_ops() if node.get_type_name() == "ReduceMean"]
 

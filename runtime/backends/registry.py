@@ -1,4 +1,4 @@
-"""What a backend is, and the choice between those that are there."""
+"""Which backends there are, and which is taken for a model."""
 
 from __future__ import annotations
 
@@ -7,134 +7,26 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from overnet.errors import BackendError, InputError, MissingDependency
+from overnet.errors import InputError, MissingDependency
 from overnet.files.engine_sidecar import RuntimeName
-from overnet.runtime.backends.options import BackendOptions
+from overnet.runtime.backends.base import Backend, BackendOptions, ModelKind
 from overnet.system.cuda_device import cuda_device_count
 from overnet.system.environment import TENSORRT_ON_JETSON, is_jetson
-
-if TYPE_CHECKING:
-    from overnet.runtime.backends.stream import UpscaleStream
-
-Pictures = NDArray[np.uint8]
-Statistics = list[NDArray[np.float32]]
-ModelKind = Literal["onnx", "checkpoint", "engine"]
-
-CHECKPOINT_SUFFIXES = (".safetensors", ".tar", ".pth", ".pt", ".ckpt")
-
-
-class Backend(Protocol):
-    """One model at one scale, loaded on one device: uint8 pictures in, uint8 pictures out.
-
-    Attributes
-    ----------
-    name : one of `BACKENDS`.
-    device : the device it runs on, for people.
-    scale : the factor from input to output height and width.
-    precision : of the arithmetic, one of `overnet.files.onnx_metadata.PRECISIONS`.
-    bytes_per_pixel : memory a run takes for each input pixel, as a cautious estimate; tiles are chosen by it.
-    """
-
-    name: str
-    device: str
-    scale: float
-    precision: str
-    bytes_per_pixel: int
-
-    def upscale(self, pictures: Pictures, statistics: Statistics | None = None) -> Pictures:
-        """Upscale a batch.
-
-        Parameters
-        ----------
-        pictures : N x H x W x 3 uint8, RGB, C-contiguous.
-        statistics : means to use in place of the pictures' own, as `statistics` gives them.
-
-        Returns
-        -------
-        N x round(H * scale) x round(W * scale) x 3 uint8, RGB: the caller's own, not overwritten by the next call.
-
-        Raises
-        ------
-        MemoryError : the picture is too large for the memory there is; a smaller one may work.
-        BackendError : anything else that fails in the library underneath.
-        """
-        ...
-
-    def prepare(self, height: int, width: int) -> None:
-        """Do what is to be done once for pictures of this size and takes long, such as building an engine.
-
-        Raises
-        ------
-        OverNetError : it cannot be done.
-        MemoryError : there is too little memory.
-        """
-        ...
-
-    def tile_for(self, height: int, width: int) -> int | None:
-        """Side, in input pixels, of the tiles that a picture of this size has to be cut into; None if it goes whole."""
-        ...
-
-    def open_stream(self, height: int, width: int) -> UpscaleStream | None:
-        """Make ready for many frames of one size, each of which goes whole.
-
-        Returns
-        -------
-        None where frames one by one are as good.
-
-        Raises
-        ------
-        MemoryError : there is too little memory even for one frame at a time.
-        """
-        ...
-
-    def take_notes(self) -> list[str]:
-        """The remarks for the user gathered since this was last asked."""
-        ...
-
-    def close(self) -> None:
-        """Let go of everything; the backend is of no use afterwards. More than once does no harm."""
-        ...
-
-    def statistics(self, pictures: Pictures, given: Statistics | None = None) -> Statistics:
-        """The means over the whole picture by which the network weighs its channels.
-
-        A tile has to be upscaled with the means of the picture it was cut from, or it comes out in other shades.
-
-        Parameters
-        ----------
-        pictures : as for `upscale`.
-        given : means to weigh channels by in place of the pictures' own: later means follow from earlier ones.
-
-        Returns
-        -------
-        One array N x C x 1 x 1 float32 for each mean in the network, in the network's order.
-
-        Raises
-        ------
-        MemoryError, BackendError : as for `upscale`.
-        MissingDependency : a library that is needed for this alone is not installed.
-        """
-        ...
 
 
 @dataclass(frozen=True)
 class BackendKind:
     """A backend that may be installed.
 
-    Attributes
-    ----------
-    name : what users call it.
-    module, distribution : the library it needs, as it is imported and as it is installed.
-    extra : the extra of this package that brings the library; empty where the base does.
-    load : makes the backend from a model file, a scale and options.
-    takes : which kinds of models it takes.
-    helpers : further modules that it needs, as they are imported.
-    on_gpu : whether it needs an NVIDIA GPU.
+    Attributes:
+        name: what users call it.
+        module, distribution: the library it needs, as it is imported and as it is installed.
+        extra: the extra of this package that brings the library; empty where the base does.
+        load: makes the backend from a model file, a scale and options.
+        takes: which kinds of models it takes.
+        helpers: further modules that it needs, as they are imported.
+        on_gpu: whether it needs an NVIDIA GPU.
     """
 
     name: str
@@ -153,26 +45,26 @@ class BackendKind:
 
 
 def _load_openvino(model: Path, scale: float, options: BackendOptions) -> Backend:
-    from overnet.runtime.backends.openvino_backend import OpenVinoBackend  # noqa: PLC0415
+    from overnet.runtime.backends.openvino_backend import OpenVinoBackend
 
     return OpenVinoBackend(model, scale, options)
 
 
 def _load_onnxruntime(model: Path, scale: float, options: BackendOptions) -> Backend:
-    from overnet.runtime.backends.ort.backend import OnnxRuntimeBackend  # noqa: PLC0415
+    from overnet.runtime.backends.ort.backend import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(model, scale, options)
 
 
 def _load_torch(model: Path, scale: float, options: BackendOptions) -> Backend:
-    from overnet.runtime.backends.torch_backend import TorchBackend  # noqa: PLC0415
+    from overnet.runtime.backends.torch_backend import TorchBackend
 
     return TorchBackend(model, scale, options)
 
 
 def _load_tensorrt(runtime: RuntimeName) -> Callable[[Path, float, BackendOptions], Backend]:
     def load(model: Path, scale: float, options: BackendOptions) -> Backend:
-        from overnet.runtime.backends.trt.backend import TensorRtBackend  # noqa: PLC0415
+        from overnet.runtime.backends.trt.backend import TensorRtBackend
 
         return TensorRtBackend(model, scale, options, runtime)
 
@@ -206,14 +98,6 @@ BACKENDS: dict[str, BackendKind] = {
         BackendKind("torch", "torch", "torch", "torch", _CHECKPOINT, _load_torch),
     )
 }
-
-
-def model_kind(model: Path) -> ModelKind:
-    """Which kind of model a file is, by its name: an ONNX file unless it is called otherwise."""
-    suffix = model.suffix.lower()
-    if suffix == ".engine":
-        return "engine"
-    return "checkpoint" if suffix in CHECKPOINT_SUFFIXES else "onnx"
 
 
 def installed(kind: BackendKind) -> bool:
@@ -253,17 +137,15 @@ def how_to_install(kind: BackendKind) -> str:
 def choose_backends(name: str, model: ModelKind, *, runtime: RuntimeName | None = None) -> list[BackendKind]:
     """The backends to try for a model, one after the other; the first that loads is the one.
 
-    Parameters
-    ----------
-    name : a backend's name, or ``"auto"`` for those on a GPU that are usable and take the model, and the fastest
-        without one.
-    model : which kind of model it is.
-    runtime : of an engine, the library that it is for.
+    Args:
+        name: a backend's name, or ``"auto"`` for those on a GPU that are usable and take the model, and the fastest
+            without one.
+        model: which kind of model it is.
+        runtime: of an engine, the library that it is for.
 
-    Raises
-    ------
-    InputError : no such backend, or it does not take this kind of model.
-    MissingDependency : it, or for ``"auto"`` all that would do, are not installed.
+    Raises:
+        InputError: no such backend, or it does not take this kind of model.
+        MissingDependency: it, or for ``"auto"`` all that would do, are not installed.
     """
     if name == "auto":
         fitting = [kind for kind in BACKENDS.values() if model in kind.takes and runtime in (None, kind.name)]
@@ -292,29 +174,3 @@ def choose_backends(name: str, model: ModelKind, *, runtime: RuntimeName | None 
     if not installed(kind):
         raise MissingDependency(f"the backend {name} needs {kind.module}: {how_to_install(kind)}")
     return [kind]
-
-
-def check_precision(precision: str, supported: tuple[str, ...], *, backend: str) -> None:
-    """Refuse a precision that a backend does not compute in.
-
-    Raises
-    ------
-    BackendError : it is not among the supported ones.
-    """
-    if precision not in supported:
-        raise BackendError(f"{backend} computes here in {' or '.join(supported)}, not in {precision!r}")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a library's error means that memory ran out; C++ libraries say so only in the message."""
-    message = str(error).lower()
-    signs = (
-        "bad_alloc",
-        "out of memory",
-        "outofmemory",  # as TensorRT writes it
-        "failed to allocate",
-        "can't allocate memory",
-        "not enough memory",
-        "alloc_failed",
-    )
-    return isinstance(error, MemoryError) or any(sign in message for sign in signs)

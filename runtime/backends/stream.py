@@ -11,10 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-Frame = NDArray[np.uint8]
+from overnet.types import Image
 
 
 class Ticket(Protocol):
@@ -24,12 +21,11 @@ class Ticket(Protocol):
     on leaving it is used for another frame. A ticket is entered once, in the order of submission.
     """
 
-    def __enter__(self) -> Frame:
+    def __enter__(self) -> Image:
         """Wait for the frame.
 
-        Raises
-        ------
-        BackendError : it could not be computed.
+        Raises:
+            BackendError: it could not be computed.
         """
         ...
 
@@ -41,24 +37,22 @@ class Ticket(Protocol):
 class UpscaleStream(Protocol):
     """A way for frames of one size."""
 
-    def buffer(self) -> Frame | None:
+    def buffer(self) -> Image | None:
         """Where to decode the next frame to: H x W x 3 uint8, or None where any array of the caller's own will do.
 
         Waits for a free one, so what it gives has to be submitted. After `stop` it is None at once.
         """
         ...
 
-    def submit(self, frame: Frame) -> Ticket:
+    def submit(self, frame: Image) -> Ticket:
         """Begin to upscale a frame, without waiting for it.
 
-        Parameters
-        ----------
-        frame : H x W x 3 uint8 RGB: an array that `buffer` gave, filled; or any other of that size, which is copied
-            then, or has been upscaled when this returns.
+        Args:
+            frame: H x W x 3 uint8 RGB: an array that `buffer` gave, filled; or any other of that size, which is copied
+                then, or has been upscaled when this returns.
 
-        Raises
-        ------
-        BackendError, MemoryError : as for `overnet.runtime.backends.registry.Backend.upscale`.
+        Raises:
+            BackendError, MemoryError: as for `overnet.runtime.backends.base.Backend.upscale`.
         """
         ...
 
@@ -74,10 +68,10 @@ class UpscaleStream(Protocol):
 class _Done:
     """A ticket for a frame that is upscaled already."""
 
-    def __init__(self, upscaled: Frame) -> None:
+    def __init__(self, upscaled: Image) -> None:
         self._upscaled = upscaled
 
-    def __enter__(self) -> Frame:
+    def __enter__(self) -> Image:
         return self._upscaled
 
     def __exit__(
@@ -89,19 +83,18 @@ class _Done:
 class DirectStream:
     """A stream whose frames are upscaled as they are submitted, by a function. See `UpscaleStream`.
 
-    Parameters
-    ----------
-    upscale : H x W x 3 uint8 to the upscaled frame, an array of its own.
+    Args:
+        upscale: H x W x 3 uint8 to the upscaled frame, an array of its own.
     """
 
-    def __init__(self, upscale: Callable[[Frame], Frame]) -> None:
+    def __init__(self, upscale: Callable[[Image], Image]) -> None:
         self._upscale = upscale
 
-    def buffer(self) -> Frame | None:
+    def buffer(self) -> Image | None:
         """None: any array will do; see `UpscaleStream.buffer`."""
         return None
 
-    def submit(self, frame: Frame) -> Ticket:
+    def submit(self, frame: Image) -> Ticket:
         """Upscale a frame; see `UpscaleStream.submit`."""
         return _Done(self._upscale(frame))
 
@@ -113,10 +106,10 @@ class DirectStream:
 
 
 class _FinishedTicket:
-    def __init__(self, ticket: Ticket, finish: Callable[[Frame], Frame]) -> None:
+    def __init__(self, ticket: Ticket, finish: Callable[[Image], Image]) -> None:
         self._ticket, self._finish = ticket, finish
 
-    def __enter__(self) -> Frame:
+    def __enter__(self) -> Image:
         upscaled = self._ticket.__enter__()
         try:
             return self._finish(upscaled)
@@ -133,18 +126,17 @@ class _FinishedTicket:
 class FinishedStream:
     """Another stream, with a last step on the CPU in the thread that fetches. See `UpscaleStream`.
 
-    Parameters
-    ----------
-    stream : the other.
-    finish : what the other makes to what is wanted.
+    Args:
+        stream: the other.
+        finish: what the other makes to what is wanted.
     """
 
-    def __init__(self, stream: UpscaleStream, finish: Callable[[Frame], Frame]) -> None:
+    def __init__(self, stream: UpscaleStream, finish: Callable[[Image], Image]) -> None:
         self._stream, self._finish = stream, finish
         self.buffer = stream.buffer
         self.stop = stream.stop
         self.close = stream.close
 
-    def submit(self, frame: Frame) -> Ticket:
+    def submit(self, frame: Image) -> Ticket:
         """Begin to upscale a frame; see `UpscaleStream.submit`."""
         return _FinishedTicket(self._stream.submit(frame), self._finish)

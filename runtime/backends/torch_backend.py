@@ -10,26 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overnet.errors import BackendError, InputError, require
-from overnet.runtime.backends.host import HostBackend
-from overnet.runtime.backends.options import BackendOptions
-from overnet.runtime.backends.registry import Pictures, Statistics, check_precision, is_out_of_memory
+from overnet.runtime.backends.base import BackendOptions, HostBackend, check_precision, is_out_of_memory
+from overnet.types import ChannelMeans, ImageBatch
 
 
 class TorchBackend(HostBackend):
-    """A checkpoint run by PyTorch, on a GPU where torch finds one. See `overnet.runtime.backends.registry.Backend`.
+    """A checkpoint run by PyTorch, on a GPU where torch finds one. See `overnet.runtime.backends.base.Backend`.
 
-    Parameters
-    ----------
-    model : a checkpoint in any form that `overnet.network.checkpoint.load_checkpoint` reads.
-    scale : 1 to the network's overscale factor; fractions are computed by the network itself.
-    options : the precision is ``"fp32"``, the usual one, or ``"bf16"`` (autocast); without a number of threads it is
-        torch's own choice; `device` is the GPU where there is one.
+    Args:
+        model: a checkpoint in any form that `overnet.network.checkpoint.load_checkpoint` reads.
+        scale: 1 to the network's overscale factor; fractions are computed by the network itself.
+        options: the precision is ``"fp32"``, the usual one, or ``"bf16"`` (autocast); without a number of threads it is
+            torch's own choice; `device` is the GPU where there is one.
 
-    Raises
-    ------
-    CheckpointError : the checkpoint cannot be loaded.
-    InputError : the scale is out of the network's range, or there is no such device.
-    MissingDependency : torch is not installed.
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        InputError: the scale is out of the network's range, or there is no such device.
+        MissingDependency: torch is not installed.
     """
 
     name = "torch"
@@ -38,7 +35,7 @@ class TorchBackend(HostBackend):
 
     def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:
         self._torch = torch = require("torch", extra="torch", purpose="the backend torch")
-        from overnet.network.checkpoint import folded, load_checkpoint  # noqa: PLC0415 - needs torch
+        from overnet.network.checkpoint import folded, load_checkpoint
 
         self.scale, self.precision = scale, options.precision or "fp32"
         check_precision(self.precision, ("fp32", "bf16"), backend=self.name)
@@ -56,57 +53,57 @@ class TorchBackend(HostBackend):
         # Convolutions on the CPU are faster with channels last.
         self._network = network.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch
 
-        # What follows a mean over the picture: it is there that means are listened to and replaced.
+        # What follows a mean over the image: it is there that means are listened to and replaced.
         self._listeners = [
             module
             for name, module in self._network.named_modules()
             if name.endswith("excitation.narrow") or name == "global_skip"
         ]
 
-    def upscale(self, pictures: Pictures, statistics: Statistics | None = None) -> Pictures:
-        """Upscale a batch; see `overnet.runtime.backends.registry.Backend.upscale`."""
-        if statistics is None:
-            return self._run(pictures)
-        given = self._on_device(statistics)
-        return self._hooked(pictures, lambda index, mean: given[index])
+    def upscale(self, images: ImageBatch, channel_means: ChannelMeans | None = None) -> ImageBatch:
+        """Upscale a batch; see `overnet.runtime.backends.base.Backend.upscale`."""
+        if channel_means is None:
+            return self._run(images)
+        given = self._on_device(channel_means)
+        return self._hooked(images, lambda index, mean: given[index])
 
-    def statistics(self, pictures: Pictures, given: Statistics | None = None) -> Statistics:
-        """The network's means; see `overnet.runtime.backends.registry.Backend.statistics`."""
+    def channel_means(self, images: ImageBatch, given: ChannelMeans | None = None) -> ChannelMeans:
+        """The network's means; see `overnet.runtime.backends.base.Backend.channel_means`."""
         means: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(self._listeners)
         others = None if given is None else self._on_device(given)
 
-        def listen(index: int, mean: Any) -> Any:  # noqa: ANN401 - a tensor
+        def listen(index: int, mean: Any) -> Any:
             means[index] = mean.float().cpu().numpy()
             return mean if others is None else others[index]
 
-        self._hooked(pictures, listen)
+        self._hooked(images, listen)
         return means
 
-    def _on_device(self, means: Statistics) -> list[Any]:
+    def _on_device(self, means: ChannelMeans) -> list[Any]:
         return [self._torch.from_numpy(mean).to(self._device) for mean in means]
 
-    def _hooked(self, pictures: Pictures, replace: Callable[[int, Any], Any]) -> Pictures:
+    def _hooked(self, images: ImageBatch, replace: Callable[[int, Any], Any]) -> ImageBatch:
         """Run with each mean handed to `replace`, which gives the one to go on with."""
         hooks = [
             module.register_forward_pre_hook(lambda module, inputs, index=index: (replace(index, inputs[0]),))
             for index, module in enumerate(self._listeners)
         ]
         try:
-            return self._run(pictures)
+            return self._run(images)
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def _run(self, pictures: Pictures) -> Pictures:
+    def _run(self, images: ImageBatch) -> ImageBatch:
         torch = self._torch
         autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
         try:
             with torch.inference_mode(), autocast:
-                levels = torch.from_numpy(pictures).to(self._device).permute(0, 3, 1, 2).float()
+                levels = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float()
                 upscaled = self._network(levels / 255, self.scale).float()
                 levels = (upscaled.clamp(0, 1) * 255).round().to(torch.uint8)
                 return np.ascontiguousarray(levels.permute(0, 2, 3, 1).cpu().numpy())
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise MemoryError(str(error)) from error
-            raise BackendError(f"PyTorch failed on {pictures.shape} ({' '.join(str(error).split())[:300]})") from error
+            raise BackendError(f"PyTorch failed on {images.shape} ({' '.join(str(error).split())[:300]})") from error

@@ -27,11 +27,11 @@ _SECRET = re.compile(
 class Address:
     """A live source or sink.
 
-    Parameters
-    ----------
-    kind : ``pipe``: standard input or output; ``camera``, ``csi``: on this machine; ``network``; ``gst``: a pipeline.
-    target : a device's path or a sensor's number, a URL, or a pipeline.
-    name : as it may be shown: without passwords.
+    Args:
+        kind: ``pipe``: standard input or output; ``camera``, ``csi``: on this machine; ``network``; ``gst``: a
+            pipeline.
+        target: a device's path or a sensor's number, a URL, or a pipeline.
+        name: as it may be shown: without passwords.
     """
 
     kind: AddressKind
@@ -52,9 +52,8 @@ class Address:
 def parse_address(text: str) -> Address | None:
     """Read a command line's input or output; None for what is a file.
 
-    Raises
-    ------
-    InputError : it begins like one of ours and goes on wrongly.
+    Raises:
+        InputError: it begins like one of ours and goes on wrongly.
     """
     if text == "-":
         return Address("pipe", text, text)

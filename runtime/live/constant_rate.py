@@ -17,14 +17,12 @@ class ConstantRate:
 
     A repeated frame is the one that came late: the one before is gone by then.
 
-    Parameters
-    ----------
-    writer : the other.
-    rate : frames a second.
+    Args:
+        writer: the other.
+        rate: frames a second.
 
-    Attributes
-    ----------
-    notes : the other's.
+    Attributes:
+        notes: the other's.
     """
 
     def __init__(self, writer: FrameWriter, rate: Fraction) -> None:

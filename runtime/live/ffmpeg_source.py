@@ -16,7 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from overnet.errors import InputError
-from overnet.runtime.live.source import Captured, LostError, Pacer
+from overnet.runtime.live.source import CapturedFrame, ConnectionLost, Pacer
 from overnet.runtime.video.color import RgbDecoder
 from overnet.runtime.video.demux import TAG_OPTIONS, main_stream, refuse_text
 from overnet.runtime.video.frame import VideoInfo, describe_video, is_grey
@@ -48,17 +48,15 @@ _FINAL_ERRORS = tuple(
 
 
 @contextmanager
-def connect_network(url: str, *, transport: str = "tcp") -> Iterator[Iterator[Captured]]:
+def connect_network(url: str, *, transport: str = "tcp") -> Iterator[Iterator[CapturedFrame]]:
     """Connect to a network stream; see `overnet.runtime.live.source.LiveSource`.
 
-    Parameters
-    ----------
-    url : ``rtsp://`` and others that FFmpeg knows.
-    transport : of RTSP: ``tcp`` or ``udp``.
+    Args:
+        url: ``rtsp://`` and others that FFmpeg knows.
+        transport: of RTSP: ``tcp`` or ``udp``.
 
-    Raises
-    ------
-    LostError : it is not there, or not any more.
+    Raises:
+        ConnectionLost: it is not there, or not any more.
     """
     scheme = url.partition("://")[0].lower()
     # What comes through HTTP comes in pieces of some seconds, or as a file, faster than it is to be shown.
@@ -73,23 +71,21 @@ def connect_network(url: str, *, transport: str = "tcp") -> Iterator[Iterator[Ca
 @contextmanager
 def connect_camera(
     device: str, *, size: tuple[int, int] | None = None, rate: Fraction | None = None, driver: str = "v4l2"
-) -> Iterator[Iterator[Captured]]:
+) -> Iterator[Iterator[CapturedFrame]]:
     """Open a camera of this machine; see `overnet.runtime.live.source.LiveSource`.
 
-    Parameters
-    ----------
-    device : such as ``/dev/video0``.
-    size, rate : width and height in pixels, and frames a second; None for what the camera is set to.
-    driver : FFmpeg's name of the kind of device.
+    Args:
+        device: such as ``/dev/video0``.
+        size, rate: width and height in pixels, and frames a second; None for what the camera is set to.
+        driver: FFmpeg's name of the kind of device.
 
-    Raises
-    ------
-    LostError : it is not there, is busy, or does not take the size or rate.
+    Raises:
+        ConnectionLost: it is not there, is busy, or does not take the size or rate.
     """
     if driver == "v4l2" and not sys.platform.startswith("linux"):
-        raise LostError("cameras are read on Linux only", is_final=True)
+        raise ConnectionLost("cameras are read on Linux only", is_final=True)
     if driver == "v4l2" and not Path(device).exists():
-        raise LostError(f"there is no {device}", is_final=True)
+        raise ConnectionLost(f"there is no {device}", is_final=True)
     options = {}
     if size is not None:
         options["video_size"] = f"{size[0]}x{size[1]}"
@@ -101,7 +97,7 @@ def connect_camera(
 
 @contextmanager
 def open_live(target: str, *, options: Mapping[str, str], format: str | None = None) -> Iterator[InputContainer]:
-    """Open what FFmpeg reads; errors become `LostError`, of this and of what is done with it."""
+    """Open what FFmpeg reads; errors become `ConnectionLost`, of this and of what is done with it."""
     scheme = target.partition("://")[0].lower()
     timeout = OPEN_SECONDS, _READ_SECONDS.get(scheme, _USUAL_READ_SECONDS)
     try:
@@ -116,25 +112,23 @@ def open_live(target: str, *, options: Mapping[str, str], format: str | None = N
         # A camera that is just starting answers in all kinds of ways that make no sense yet.
         is_starting = isinstance(error, av.error.InvalidDataError) and scheme in ("rtsp", "rtsps")
         is_final = isinstance(error, _FINAL_ERRORS) and not is_starting
-        raise LostError(_reason(error, options), is_final=is_final) from error
+        raise ConnectionLost(_reason(error, options), is_final=is_final) from error
 
 
-def decode_live(container: InputContainer, *, pacer: Pacer | None = None) -> Iterator[Captured]:
+def decode_live(container: InputContainer, *, pacer: Pacer | None = None) -> Iterator[CapturedFrame]:
     """Yield the frames of an open stream as they come, each as soon as it can be decoded.
 
-    Parameters
-    ----------
-    pacer : holds frames back that come before their time.
+    Args:
+        pacer: holds frames back that come before their time.
 
-    Raises
-    ------
-    LostError : there is no video in it.
+    Raises:
+        ConnectionLost: there is no video in it.
     """
     try:
         refuse_text(container, Path("the stream"))
         stream = main_stream(container, Path("the stream"))
     except InputError as error:
-        raise LostError(str(error), is_final=True) from error
+        raise ConnectionLost(str(error), is_final=True) from error
     # Decoding several frames at once would hold back as many.
     stream.thread_type = "SLICE"
     info: VideoInfo | None = None
@@ -153,8 +147,8 @@ def decode_live(container: InputContainer, *, pacer: Pacer | None = None) -> Ite
         yield _captured(at, info, to_rgb, frame)
 
 
-def _captured(at: float, info: VideoInfo, to_rgb: RgbDecoder, frame: VideoFrame) -> Captured:
-    return Captured(at, info, lambda out: to_rgb(frame, out))
+def _captured(at: float, info: VideoInfo, to_rgb: RgbDecoder, frame: VideoFrame) -> CapturedFrame:
+    return CapturedFrame(at, info, lambda out: to_rgb(frame, out))
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
@@ -164,7 +158,7 @@ def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
             frames = stream.codec_context.decode(packet if packet.size else None)
         except av.FFmpegError:
             continue  # damaged, or in the middle of what began before we came
-        # Grey until the first whole picture, or smeared.
+        # Grey until the first whole image, or smeared.
         yield from (frame for frame in frames if not frame.is_corrupt)
 
 

@@ -18,7 +18,7 @@ from overnet.errors import OutputError
 from overnet.files.atomic import exists_already, move_to_free_name
 from overnet.runtime.live import gstreamer_pipelines as gstreamer
 from overnet.runtime.live.ffmpeg_source import OPEN_SECONDS, connect_network
-from overnet.runtime.live.source import Captured, LostError
+from overnet.runtime.live.source import CapturedFrame, ConnectionLost
 from overnet.runtime.video.color import ColorTags, guess_matrix
 from overnet.runtime.video.frame import Frame, VideoInfo
 
@@ -28,24 +28,25 @@ _USUAL_RATE = Fraction(30)
 
 
 @contextmanager
-def connect_pipeline(pipeline: str) -> Iterator[Iterator[Captured]]:
+def connect_pipeline(pipeline: str) -> Iterator[Iterator[CapturedFrame]]:
     """Run a pipeline that ends in an ``appsink``; see `overnet.runtime.live.source.LiveSource`.
 
-    Raises
-    ------
-    LostError : it cannot be started, or nothing comes.
+    Raises:
+        ConnectionLost: it cannot be started, or nothing comes.
     """
     capture = _open_capture(pipeline)
     try:
         if not capture.isOpened():
-            raise LostError("the pipeline cannot be started: is it right, and is what it opens there?", is_final=True)
+            raise ConnectionLost(
+                "the pipeline cannot be started: is it right, and is what it opens there?", is_final=True
+            )
         yield _read(capture)
     finally:
         capture.release()
 
 
 @contextmanager
-def connect_rtsp_in_hardware(url: str, *, transport: str) -> Iterator[Iterator[Captured]]:
+def connect_rtsp_in_hardware(url: str, *, transport: str) -> Iterator[Iterator[CapturedFrame]]:
     """Connect to an RTSP stream through a Jetson's decoder; parameters as for `connect_network`.
 
     FFmpeg looks at it first: it says what is wrong, which OpenCV does not, and which codec it is.
@@ -54,7 +55,7 @@ def connect_rtsp_in_hardware(url: str, *, transport: str) -> Iterator[Iterator[C
         first = next(iter(frames), None)
         codec = "" if first is None else first.info.codec
     if codec not in ("h264", "hevc"):
-        raise LostError(f"the hardware decoder takes h264 and hevc, not {codec or 'this'}: use --hardware off")
+        raise ConnectionLost(f"the hardware decoder takes h264 and hevc, not {codec or 'this'}: use --hardware off")
     pipeline = gstreamer.rtsp_pipeline(url, codec=codec, transport=transport, timeout_seconds=OPEN_SECONDS)
     with connect_pipeline(pipeline) as frames:
         yield frames
@@ -70,7 +71,7 @@ def _open_capture(pipeline: str) -> cv2.VideoCapture:
     return capture if capture.isOpened() else cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
 
 
-def _read(capture: cv2.VideoCapture) -> Iterator[Captured]:
+def _read(capture: cv2.VideoCapture) -> Iterator[CapturedFrame]:
     info: VideoInfo | None = None
     while True:
         there, bgr = capture.read()
@@ -78,8 +79,8 @@ def _read(capture: cv2.VideoCapture) -> Iterator[Captured]:
         if not there:
             return
         if bgr.ndim != 3 or bgr.shape[2] != 3 or bgr.dtype != np.uint8:
-            raise LostError(
-                "the pipeline gives no BGR pictures: end it in 'video/x-raw,format=BGR ! appsink'", is_final=True
+            raise ConnectionLost(
+                "the pipeline gives no BGR images: end it in 'video/x-raw,format=BGR ! appsink'", is_final=True
             )
         height, width = bgr.shape[:2]
         if info is None or (width, height) != (info.width, info.height):
@@ -87,8 +88,8 @@ def _read(capture: cv2.VideoCapture) -> Iterator[Captured]:
         yield _captured(at, info, bgr)
 
 
-def _captured(at: float, info: VideoInfo, bgr: np.ndarray) -> Captured:
-    return Captured(at, info, lambda out: np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=out)))
+def _captured(at: float, info: VideoInfo, bgr: np.ndarray) -> CapturedFrame:
+    return CapturedFrame(at, info, lambda out: np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=out)))
 
 
 def _describe(width: int, height: int, rate: float) -> VideoInfo:
@@ -116,21 +117,18 @@ class GStreamerWriter:
 
     OpenCV counts frames to time them, so they have to come at a constant rate: see `ConstantRate`.
 
-    Parameters
-    ----------
-    pipeline : the pipeline.
-    name : what messages call it.
-    width, height, rate : of the frames, in pixels, and how many a second.
-    temporary, path : the file that the pipeline writes and its name once it is whole; None if it writes none.
-    overwrite : whether an existing file may be replaced.
+    Args:
+        pipeline: the pipeline.
+        name: what messages call it.
+        width, height, rate: of the frames, in pixels, and how many a second.
+        temporary, path: the file that the pipeline writes and its name once it is whole; None if it writes none.
+        overwrite: whether an existing file may be replaced.
 
-    Attributes
-    ----------
-    notes : one-line remarks for the user.
+    Attributes:
+        notes: one-line remarks for the user.
 
-    Raises
-    ------
-    OutputError : the pipeline cannot be started.
+    Raises:
+        OutputError: the pipeline cannot be started.
     """
 
     def __init__(
@@ -166,9 +164,8 @@ class GStreamerWriter:
     def finish(self) -> Path:
         """End the stream; a file gets its name.
 
-        Raises
-        ------
-        OutputError : nothing arrived in the file, or it cannot be named.
+        Raises:
+            OutputError: nothing arrived in the file, or it cannot be named.
         """
         self._writer.release()
         if self._path is None or self._temporary is None:
@@ -203,11 +200,10 @@ def open_file_in_hardware(
 
     A few frames are encoded first: OpenCV does not say when an encoder fails.
 
-    Parameters
-    ----------
-    path : the file, in a container that GStreamer writes.
-    width, height, rate, overwrite : as for `GStreamerWriter`.
-    hardware : False for x264, which shows all else on machines without that encoder.
+    Args:
+        path: the file, in a container that GStreamer writes.
+        width, height, rate, overwrite: as for `GStreamerWriter`.
+        hardware: False for x264, which shows all else on machines without that encoder.
     """
     temporary = path.with_name(f".overnet-{secrets.token_hex(6)}{path.suffix}")
     pipeline = gstreamer.file_sink_pipeline(temporary, size=(width, height), rate=rate, hardware=hardware)

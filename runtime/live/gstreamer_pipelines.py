@@ -35,9 +35,8 @@ _BITS_PER_PIXEL = 0.12
 def quoted(value: str) -> str:
     """A value of a property as a pipeline takes it, whatever characters it has.
 
-    Raises
-    ------
-    InputError : it has a line break or another control character, for which there is no way.
+    Raises:
+        InputError: it has a line break or another control character, for which there is no way.
     """
     if any(ord(character) < 32 for character in value):
         raise InputError("a name with control characters cannot be put into a GStreamer pipeline")
@@ -53,9 +52,8 @@ def opencv_has_gstreamer() -> bool:
 def require_gstreamer(purpose: str) -> None:
     """Refuse to go on without GStreamer.
 
-    Raises
-    ------
-    MissingDependency : this OpenCV has none.
+    Raises:
+        MissingDependency: this OpenCV has none.
     """
     if not opencv_has_gstreamer():
         raise MissingDependency(
@@ -102,13 +100,11 @@ def has_element(name: str) -> bool:
 def check_pipeline(pipeline: str, *, name: str) -> None:
     """Refuse a pipeline that GStreamer does not understand, of which OpenCV would not say why.
 
-    Parameters
-    ----------
-    name : what the message calls it.
+    Args:
+        name: what the message calls it.
 
-    Raises
-    ------
-    InputError : a mistake in it, or an element that is not there.
+    Raises:
+        InputError: a mistake in it, or an element that is not there.
     """
     library = _gstreamer()
     if library is None:
@@ -141,9 +137,8 @@ def csi_pipeline(sensor: int, *, size: tuple[int, int], rate: Fraction) -> str:
 def rtsp_pipeline(url: str, *, codec: str, transport: str, timeout_seconds: float) -> str:
     """An RTSP stream of H.264 or HEVC (FFmpeg's names ``h264`` and ``hevc``) through a Jetson's decoder.
 
-    Raises
-    ------
-    InputError : the decoder does not take the codec.
+    Raises:
+        InputError: the decoder does not take the codec.
     """
     if codec not in _CODECS:
         raise InputError(f"the hardware decoder takes h264 and hevc, not {codec}")
@@ -164,10 +159,9 @@ def source_pipeline(text: str) -> str:
 def sink_pipeline(text: str, *, hardware: bool, size: tuple[int, int], rate: Fraction) -> str:
     """A user's pipeline for results, encoded as H.264 unless it begins with an ``appsrc`` itself.
 
-    Parameters
-    ----------
-    hardware : whether a Jetson's encoder is used.
-    size, rate : width and height in pixels, and frames a second, which the bit rate follows from.
+    Args:
+        hardware: whether a Jetson's encoder is used.
+        size, rate: width and height in pixels, and frames a second, which the bit rate follows from.
     """
     if "appsrc" in text.partition("!")[0]:
         return text
@@ -177,9 +171,8 @@ def sink_pipeline(text: str, *, hardware: bool, size: tuple[int, int], rate: Fra
 def file_sink_pipeline(path: Path, *, size: tuple[int, int], rate: Fraction, hardware: bool = True) -> str | None:
     """A file, encoded as H.264; None for containers that are not written this way. Parameters as for `sink_pipeline`.
 
-    Raises
-    ------
-    InputError : the name has control characters.
+    Raises:
+        InputError: the name has control characters.
     """
     muxer = _MUXERS.get(path.suffix.lower())
     if muxer is None:
@@ -189,7 +182,7 @@ def file_sink_pipeline(path: Path, *, size: tuple[int, int], rate: Fraction, har
 
 
 def encoder_elements(*, hardware: bool, size: tuple[int, int], rate: Fraction) -> str:
-    """From OpenCV's pictures to H.264."""
+    """From OpenCV's images to H.264."""
     bits = max(500_000, round(size[0] * size[1] * float(rate) * _BITS_PER_PIXEL))
     if hardware:
         return f"{_TO_NVMM} ! {_HARDWARE_ENCODER} insert-sps-pps=true bitrate={bits} ! h264parse"

@@ -37,8 +37,8 @@ _FAST = {
     "libsvtav1": {"preset": "12"},
     "libaom-av1": {"usage": "realtime", "cpu-used": "8"},
 }
-# For what is watched meanwhile: a picture is sent as soon as it is encoded, and who comes later waits for the next
-# whole picture, two seconds or so.
+# For what is watched meanwhile: an image is sent as soon as it is encoded, and who comes later waits for the next
+# whole image, two seconds or so.
 _AT_ONCE = {"tune": "zerolatency", "g": "60"}
 
 
@@ -46,12 +46,11 @@ _AT_ONCE = {"tune": "zerolatency", "g": "60"}
 class SourceOptions:
     """How live sources are opened.
 
-    Parameters
-    ----------
-    camera_size, camera_rate : width and height in pixels, and frames a second, of cameras.
-    transport : of RTSP: ``tcp`` or ``udp``.
-    attempts : how often in a row to connect again before giving up; None: for ever.
-    hardware : whether a Jetson's decoder and encoder are used: ``auto`` where they are there.
+    Args:
+        camera_size, camera_rate: width and height in pixels, and frames a second, of cameras.
+        transport: of RTSP: ``tcp`` or ``udp``.
+        attempts: how often in a row to connect again before giving up; None: for ever.
+        hardware: whether a Jetson's decoder and encoder are used: ``auto`` where they are there.
     """
 
     camera_size: tuple[int, int] | None = None
@@ -64,10 +63,9 @@ class SourceOptions:
 def open_live_source(address: Address, options: SourceOptions, on_trouble: Callable[[str], None]) -> LiveSource:
     """Return a live source; it is connected to when its frames are read.
 
-    Raises
-    ------
-    MissingDependency : it needs GStreamer.
-    InputError : hardware was asked for that is not here.
+    Raises:
+        MissingDependency: it needs GStreamer.
+        InputError: hardware was asked for that is not here.
     """
     may_end = address.kind == "gst" or address.scheme in ("http", "https")
     return LiveSource(
@@ -86,7 +84,7 @@ def _connector(address: Address, options: SourceOptions) -> Callable[[], Connect
         return partial(connect_network, address.target, transport=options.transport)
     gstreamer.require_gstreamer(address.name.partition(":")[0] + ": as a source")
     # Only here, as it imports what runs pipelines.
-    from overnet.runtime.live.gstreamer_io import connect_pipeline, connect_rtsp_in_hardware  # noqa: PLC0415
+    from overnet.runtime.live.gstreamer_io import connect_pipeline, connect_rtsp_in_hardware
 
     if address.kind == "network":
         return partial(connect_rtsp_in_hardware, address.target, transport=options.transport)
@@ -113,13 +111,12 @@ def _decodes_in_hardware(address: Address, options: SourceOptions) -> bool:
 class LiveSink:
     """Where live results go; `open` is called with the first of them.
 
-    Parameters
-    ----------
-    target : a file, or an address: standard output, a server or a pipeline.
-    pipe : standard output, for that.
-    pipe_format, pixel_format : what is written there; the pixel format for ``raw``.
-    codec, crf, overwrite : as for `VideoWriter`.
-    hardware, transport : as for `SourceOptions`.
+    Args:
+        target: a file, or an address: standard output, a server or a pipeline.
+        pipe: standard output, for that.
+        pipe_format, pixel_format: what is written there; the pixel format for ``raw``.
+        codec, crf, overwrite: as for `VideoWriter`.
+        hardware, transport: as for `SourceOptions`.
     """
 
     target: Path | Address
@@ -135,10 +132,9 @@ class LiveSink:
     def check(self) -> None:
         """Look for mistakes in a pipeline, as far as they show before it runs.
 
-        Raises
-        ------
-        InputError : there is one.
-        MissingDependency : there is no GStreamer.
+        Raises:
+            InputError: there is one.
+            MissingDependency: there is no GStreamer.
         """
         if not isinstance(self.target, Path) and self.target.kind == "gst":
             gstreamer.require_gstreamer("gst: as an output")
@@ -147,9 +143,8 @@ class LiveSink:
     def open(self, info: VideoInfo, width: int, height: int) -> FrameWriter:
         """Open it for frames of a size in pixels.
 
-        Raises
-        ------
-        OutputError : it cannot be written to.
+        Raises:
+            OutputError: it cannot be written to.
         """
         if isinstance(self.target, Path):
             return self._open_file(self.target, info, width, height)
@@ -170,7 +165,7 @@ class LiveSink:
                 encoder_options={**_fast(RTSP_FORMAT, self.codec), **_AT_ONCE},
                 transport=self.transport,
             )
-        from overnet.runtime.live.gstreamer_io import GStreamerWriter  # noqa: PLC0415
+        from overnet.runtime.live.gstreamer_io import GStreamerWriter
 
         rate = _rate(info)
         pipeline = self._pipeline(self.target, (width, height), rate)
@@ -186,7 +181,7 @@ class LiveSink:
         note = None
         if self.hardware != "off" and self.codec in (None, "h264"):
             if gstreamer.can_encode_in_hardware():
-                from overnet.runtime.live.gstreamer_io import open_file_in_hardware  # noqa: PLC0415
+                from overnet.runtime.live.gstreamer_io import open_file_in_hardware
 
                 rate = _rate(info)
                 opened = open_file_in_hardware(path, width=width, height=height, rate=rate, overwrite=self.overwrite)

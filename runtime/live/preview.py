@@ -25,15 +25,14 @@ def prepare_display() -> None:
     Both wheels bring a libxcb, and with PyAV's OpenCV's first window never comes (PyAV issue 978). Whether there can be
     one is tried in another process: without a display OpenCV's library for windows ends the one that asks.
 
-    Raises
-    ------
-    BackendError : there is no display, or this OpenCV has no windows.
+    Raises:
+        BackendError: there is no display, or this OpenCV has no windows.
     """
     if re.search(r"^\s*GUI:\s*NONE", cv2.getBuildInformation(), re.MULTILINE):
         raise BackendError("--show: this OpenCV has no windows: pip install opencv-python, without -headless")
     code = "import cv2; cv2.namedWindow('overnet'); cv2.waitKey(1)"
     try:
-        tried = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=_PROBE_SECONDS, check=False)  # noqa: S603
+        tried = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=_PROBE_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
         raise BackendError("--show: the display does not answer") from error
     if tried.returncode:
@@ -47,9 +46,8 @@ def prepare_display() -> None:
 class PreviewWindow:
     """A window with the newest frame and a line of figures; a context manager, used from the main thread alone.
 
-    Parameters
-    ----------
-    title : of the window.
+    Args:
+        title: of the window.
     """
 
     def __init__(self, title: str) -> None:
@@ -77,7 +75,7 @@ class PreviewWindow:
         bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
         size = max(0.4, height / 720 * 0.8)
         place = (round(10 * size), round(30 * size))
-        # Dark below light, so that it can be read on any picture.
+        # Dark below light, so that it can be read on any image.
         for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
             cv2.putText(
                 bgr, line, place, cv2.FONT_HERSHEY_SIMPLEX, size, color, max(1, round(thickness * size)), cv2.LINE_AA

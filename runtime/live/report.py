@@ -52,16 +52,15 @@ class Latencies:
 class LiveReport:
     """The figures of a live run; they grow while it runs.
 
-    Attributes
-    ----------
-    captured : frames that came.
-    frames : those that were upscaled and written, or shown where nothing is written.
-    shown : those that the window showed.
-    reconnections : how often the source was lost and came again.
-    input_size, output_size : width and height of the last frame; None before the first.
-    seconds : since the first frame came.
-    latency : from a frame's capture until it was written, or shown where nothing is written.
-    notes : one-line remarks for the user.
+    Attributes:
+        captured: frames that came.
+        frames: those that were upscaled and written, or shown where nothing is written.
+        shown: those that the window showed.
+        reconnections: how often the source was lost and came again.
+        input_size, output_size: width and height of the last frame; None before the first.
+        seconds: since the first frame came.
+        latency: from a frame's capture until it was written, or shown where nothing is written.
+        notes: one-line remarks for the user.
     """
 
     captured: int = 0

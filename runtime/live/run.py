@@ -23,9 +23,9 @@ import numpy as np
 from overnet.errors import InputError, InterruptedRun, OutputError
 from overnet.runtime.backends.stream import Ticket, UpscaleStream
 from overnet.runtime.live.report import LiveReport
-from overnet.runtime.live.source import Captured
+from overnet.runtime.live.source import CapturedFrame
 from overnet.runtime.stage import Stage
-from overnet.runtime.upscale_file import FrameWriter, undisturbed
+from overnet.runtime.upscale_file import FrameWriter, ignore_interrupts
 from overnet.runtime.upscaler import Upscaler
 from overnet.runtime.video.frame import Frame, VideoInfo
 
@@ -45,7 +45,7 @@ class Source(Protocol):
     name: str
     reconnections: int
 
-    def frames(self) -> Generator[Captured, None, None]:
+    def frames(self) -> Generator[CapturedFrame, None, None]:
         """Yield the frames as they come."""
         ...
 
@@ -70,10 +70,9 @@ class Preview(Protocol):
 class LiveLimits:
     """When a live run ends by itself.
 
-    Parameters
-    ----------
-    seconds : after the first frame came; None for no limit.
-    frames : that were written, or shown where nothing is written; None for no limit.
+    Args:
+        seconds: after the first frame came; None for no limit.
+        frames: that were written, or shown where nothing is written; None for no limit.
     """
 
     seconds: float | None = None
@@ -84,11 +83,10 @@ class LiveLimits:
 class LiveOutcome:
     """What became of a live run.
 
-    Parameters
-    ----------
-    report : the figures.
-    output : where the result is; None if nothing was written.
-    lost : why the source was lost for good, if it was.
+    Args:
+        report: the figures.
+        output: where the result is; None if nothing was written.
+        lost: why the source was lost for good, if it was.
     """
 
     report: LiveReport
@@ -100,18 +98,18 @@ class Mailbox:
     """Holds the newest frame, and only that."""
 
     def __init__(self) -> None:
-        self._newest: Captured | None = None
+        self._newest: CapturedFrame | None = None
         self._ended = False
         self._changed = threading.Condition()
 
-    def put(self, captured: Captured) -> None:
+    def put(self, captured: CapturedFrame) -> None:
         """Put a frame in place of the one that is there."""
         with self._changed:
             if not self._ended:
                 self._newest = captured
                 self._changed.notify_all()
 
-    def take(self, *, wait: bool = True) -> Captured | None:
+    def take(self, *, wait: bool = True) -> CapturedFrame | None:
         """Take the newest frame; None at the end, and without `wait` also where there is none."""
         with self._changed:
             if wait:
@@ -141,23 +139,20 @@ def run_live(
 
     All of these are the normal end: what is written is completed.
 
-    Parameters
-    ----------
-    open_writer : told what is known of the source, and width and height of the results; None to write nothing.
-    preview : where to show the results.
-    limits : when to end.
-    on_status : told the figures about every 20 ms, in the calling thread.
+    Args:
+        open_writer: told what is known of the source, and width and height of the results; None to write nothing.
+        preview: where to show the results.
+        limits: when to end.
+        on_status: told the figures about every 20 ms, in the calling thread.
 
-    Returns
-    -------
-    The outcome. A source that was lost for good ends the run as well.
+    Returns:
+        The outcome. A source that was lost for good ends the run as well.
 
-    Raises
-    ------
-    InputError : the source cannot be opened, or ended or was lost for good before its first frame.
-    InterruptedRun : Ctrl-C before the first frame.
-    BrokenPipeError : the results go to a pipe that nobody reads any more.
-    OutputError, BackendError : of the writer and of the upscaler.
+    Raises:
+        InputError: the source cannot be opened, or ended or was lost for good before its first frame.
+        InterruptedRun: Ctrl-C before the first frame.
+        BrokenPipeError: the results go to a pipe that nobody reads any more.
+        OutputError, BackendError: of the writer and of the upscaler.
     """
     return _LiveRun(source, upscaler, open_writer, preview, limits).run(on_status)
 
@@ -176,7 +171,7 @@ class _LiveRun:
         self._report = LiveReport()
         self._mailbox = Mailbox()
         self._room = threading.Semaphore(_IN_FLIGHT)
-        self._submitted: queue.SimpleQueue[tuple[Captured, Ticket] | None] = queue.SimpleQueue()
+        self._submitted: queue.SimpleQueue[tuple[CapturedFrame, Ticket] | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._failures: list[BaseException] = []
         self._lost: InputError | None = None
@@ -204,10 +199,10 @@ class _LiveRun:
                 interrupted = True
             self._stop()
             for stage in workers:
-                _outlast(stage)
+                _wait_through_interrupts(stage)
             with contextlib.suppress(KeyboardInterrupt):
                 capture.wait(_SOURCE_GRACE_SECONDS)
-            with undisturbed():
+            with ignore_interrupts():
                 output = self._finish()
         finally:
             if self._stream is not None:
@@ -355,7 +350,7 @@ class _LiveRun:
     def _is_enough(self) -> bool:
         return self._limits.frames is not None and self._report.frames >= self._limits.frames
 
-    def _write(self, captured: Captured, rgb: np.ndarray) -> None:
+    def _write(self, captured: CapturedFrame, rgb: np.ndarray) -> None:
         assert self._open_writer is not None
         height, width = rgb.shape[:2]
         if self._writer is None:
@@ -383,7 +378,7 @@ class _LiveRun:
         # Whatever else failed, what is recorded is kept.
         output = self._writer.finish()
         self._report.notes.extend(self._writer.notes)
-        self._report.notes.extend(self._upscaler.take_notes())
+        self._report.notes.extend(self._upscaler.pop_notes())
         return str(output)
 
 
@@ -401,7 +396,7 @@ def live_info(info: VideoInfo) -> VideoInfo:
     )
 
 
-def _outlast(stage: Stage) -> None:
+def _wait_through_interrupts(stage: Stage) -> None:
     ended = False
     while not ended:
         with contextlib.suppress(KeyboardInterrupt):

@@ -21,15 +21,14 @@ _JITTER = 0.25
 
 
 @dataclass(frozen=True)
-class Captured:
+class CapturedFrame:
     """A frame that came.
 
-    Parameters
-    ----------
-    at : when, by `time.monotonic`.
-    info : what is known of the video; `info.width` and `info.height` are this frame's.
-    pixels : gives the frame as H x W x 3 uint8 RGB, written to the array it is given, or to a new one for None. Frames
-        that are dropped are never converted.
+    Args:
+        at: when, by `time.monotonic`.
+        info: what is known of the video; `info.width` and `info.height` are this frame's.
+        pixels: gives the frame as H x W x 3 uint8 RGB, written to the array it is given, or to a new one for None.
+            Frames that are dropped are never converted.
     """
 
     at: float
@@ -37,13 +36,12 @@ class Captured:
     pixels: Callable[[np.ndarray | None], np.ndarray]
 
 
-class LostError(Exception):
+class ConnectionLost(Exception):
     """A connection is not there, or not any more; the message says why.
 
-    Parameters
-    ----------
-    reason : in a few words.
-    is_final : whether trying again would not help, unless it worked before.
+    Args:
+        reason: in a few words.
+        is_final: whether trying again would not help, unless it worked before.
     """
 
     def __init__(self, reason: str, *, is_final: bool = False) -> None:
@@ -51,23 +49,21 @@ class LostError(Exception):
         self.is_final = is_final
 
 
-Connection = AbstractContextManager[Iterator[Captured]]
+Connection = AbstractContextManager[Iterator[CapturedFrame]]
 
 
 class LiveSource:
     """Frames of one source, through as many connections as it takes.
 
-    Parameters
-    ----------
-    name : what messages call it.
-    connect : opens a connection; it, and the frames that it gives, raise `LostError`.
-    attempts : how often in a row to try again before giving up; None: for ever, 0: never.
-    may_end : whether a connection that ends without an error is the end of the video; else it counts as lost.
-    on_trouble : told in one line what was lost, and when it is tried again.
+    Args:
+        name: what messages call it.
+        connect: opens a connection; it, and the frames that it gives, raise `ConnectionLost`.
+        attempts: how often in a row to try again before giving up; None: for ever, 0: never.
+        may_end: whether a connection that ends without an error is the end of the video; else it counts as lost.
+        on_trouble: told in one line what was lost, and when it is tried again.
 
-    Attributes
-    ----------
-    reconnections : how often frames came again after a loss.
+    Attributes:
+        reconnections: how often frames came again after a loss.
     """
 
     def __init__(
@@ -91,12 +87,11 @@ class LiveSource:
         """End: `frames` gives no more, at the latest when its connection's wait for the next frame times out."""
         self._stopped.set()
 
-    def frames(self) -> Generator[Captured, None, None]:
+    def frames(self) -> Generator[CapturedFrame, None, None]:
         """Yield the frames.
 
-        Raises
-        ------
-        InputError : the source cannot be opened, or is lost for good.
+        Raises:
+            InputError: the source cannot be opened, or is lost for good.
         """
         failures, has_worked, was_lost = 0, False, False
         while not self._stopped.is_set():
@@ -112,7 +107,7 @@ class LiveSource:
                 if self._may_end:
                     return
                 reason = "the stream ended"
-            except LostError as error:
+            except ConnectionLost as error:
                 if error.is_final and not has_worked:
                     raise InputError(f"{self.name}: {error}") from error
                 reason = str(error)
@@ -140,9 +135,8 @@ def backoff_seconds(failures: int) -> float:
 class Pacer:
     """Lets frames through at the times they are to be shown, of sources that deliver faster than that.
 
-    Parameters
-    ----------
-    longest_seconds : a time further ahead than this begins a new clock.
+    Args:
+        longest_seconds: a time further ahead than this begins a new clock.
     """
 
     def __init__(self, longest_seconds: float = 15.0) -> None:

@@ -43,12 +43,11 @@ _READ_AHEAD_BYTES = 64
 class ColorTags:
     """How stored samples are to be read, in FFmpeg's integer values (2 = unspecified).
 
-    Parameters
-    ----------
-    matrix : AVColorSpace, such as 1 for BT.709, 5 or 6 for BT.601, 9 for BT.2020.
-    primaries : AVColorPrimaries; carried, never used for a conversion.
-    transfer : AVColorTransferCharacteristic; carried, never used for a conversion.
-    full_range : True for samples over 0..255 ("pc", "jpeg"), False for 16..235 ("tv", "mpeg").
+    Args:
+        matrix: AVColorSpace, such as 1 for BT.709, 5 or 6 for BT.601, 9 for BT.2020.
+        primaries: AVColorPrimaries; carried, never used for a conversion.
+        transfer: AVColorTransferCharacteristic; carried, never used for a conversion.
+        full_range: True for samples over 0..255 ("pc", "jpeg"), False for 16..235 ("tv", "mpeg").
     """
 
     matrix: int
@@ -100,11 +99,10 @@ class _Converter:
 class RgbDecoder(_Converter):
     """Decoded frames to RGB.
 
-    Parameters
-    ----------
-    tags : the resolved tags of the video.
-    width, height : the size in pixels every frame is brought to, should one differ from the first.
-    is_limited_grey : whether the frames are grey over 16..235, which swscale takes for 0..255.
+    Args:
+        tags: the resolved tags of the video.
+        width, height: the size in pixels every frame is brought to, should one differ from the first.
+        is_limited_grey: whether the frames are grey over 16..235, which swscale takes for 0..255.
     """
 
     def __init__(self, tags: ColorTags, *, width: int, height: int, is_limited_grey: bool = False) -> None:
@@ -117,10 +115,9 @@ class RgbDecoder(_Converter):
     def __call__(self, frame: VideoFrame, out: np.ndarray | None = None) -> np.ndarray:
         """Return the frame as an H x W x 3 uint8 array, C-contiguous.
 
-        Parameters
-        ----------
-        out : such an array to write it to; None makes a new one. Either way the pixels are copied once: FFmpeg
-            converts into a buffer of its own, whose lines may be padded.
+        Args:
+            out: such an array to write it to; None makes a new one. Either way the pixels are copied once: FFmpeg
+                converts into a buffer of its own, whose lines may be padded.
         """
         # PyAV 17 does not pass BT.2020 on and goes by the frame's own tag, whose numbers are the same.
         frame.colorspace = self._yuv_matrix
@@ -153,10 +150,9 @@ def _pixels(frame: VideoFrame) -> np.ndarray:
 class RgbEncoder(_Converter):
     """RGB to frames for an encoder.
 
-    Parameters
-    ----------
-    tags : the tags the output carries.
-    pixel_format : FFmpeg's name of the encoder's pixel format, such as ``"yuv420p"``.
+    Args:
+        tags: the tags the output carries.
+        pixel_format: FFmpeg's name of the encoder's pixel format, such as ``"yuv420p"``.
     """
 
     def __init__(self, tags: ColorTags, *, pixel_format: str) -> None:

@@ -34,10 +34,9 @@ os.environ.setdefault("SVT_LOG", "1")
 class TimestampRepair:
     """Keeps the timestamps of one stream rising where a broken file's do not.
 
-    Parameters
-    ----------
-    time_base : seconds per tick.
-    strictly : whether equal timestamps are a fault as well.
+    Args:
+        time_base: seconds per tick.
+        strictly: whether equal timestamps are a fault as well.
     """
 
     def __init__(self, time_base: Fraction, *, strictly: bool = True) -> None:
@@ -65,9 +64,8 @@ class TimestampRepair:
 def open_source(path: Path) -> InputContainer:
     """Open a local file for reading.
 
-    Raises
-    ------
-    InputError : it is missing, a folder, empty, unreadable, or not a media file.
+    Raises:
+        InputError: it is missing, a folder, empty, unreadable, or not a media file.
     """
     try:
         if not path.exists():
@@ -91,27 +89,26 @@ def open_source(path: Path) -> InputContainer:
 def refuse_text(container: InputContainer, path: Path) -> None:
     """Close what FFmpeg takes for a video and is none.
 
-    Raises
-    ------
-    InputError : it is text.
+    Raises:
+        InputError: it is text.
     """
     if container.format.name in _NOT_VIDEO:
         container.close()
         raise InputError(f"{path} is a text file, not a video")
 
 
-def is_cover(stream: Any) -> bool:  # noqa: ANN401 - streams of all kinds, and older PyAV without the attribute
-    """Whether a stream is a still cover picture rather than video."""
+def is_cover(stream: Any) -> bool:
+    """Whether a stream is a still cover image rather than video."""
     return bool(disposition(stream) & _DISPOSITION_ATTACHED_PIC)
 
 
-def disposition(stream: Any) -> int:  # noqa: ANN401 - streams of all kinds
+def disposition(stream: Any) -> int:
     """FFmpeg's disposition flags of a stream: default, forced, cover and the like; 0 where PyAV does not tell."""
     flags = getattr(stream, "disposition", 0)
     return int(getattr(flags, "value", flags))
 
 
-def codec_name(stream: Any) -> str:  # noqa: ANN401 - streams of all kinds
+def codec_name(stream: Any) -> str:
     """Name of a stream's codec, not of the decoder for it, as far as there is one."""
     codec = getattr(stream.codec_context, "codec", None)
     return str(getattr(codec, "canonical_name", None) or getattr(stream, "name", None) or "unknown codec")
@@ -125,18 +122,17 @@ def origin_seconds(container: InputContainer) -> Fraction:
 
 
 def main_stream(container: InputContainer, path: Path) -> VideoStream:
-    """Return the video of a file: its first video stream that is no cover picture and can be decoded.
+    """Return the video of a file: its first video stream that is no cover image and can be decoded.
 
-    Raises
-    ------
-    InputError : there is none.
+    Raises:
+        InputError: there is none.
     """
-    pictures = [stream for stream in container.streams.video if not is_cover(stream)]
+    images = [stream for stream in container.streams.video if not is_cover(stream)]
     # A stream without a decoder has no codec context.
-    for stream in pictures:
+    for stream in images:
         if stream.codec_context is not None:
             return stream
-    if pictures:
+    if images:
         raise InputError(f"{path}: its video codec is not one this FFmpeg can decode")
     found = sorted({stream.type for stream in container.streams if stream.type != "video"})
     raise InputError(f"{path} has no video stream" + (f", only {' and '.join(found)}" if found else ""))

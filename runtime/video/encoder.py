@@ -34,25 +34,22 @@ _MAX_ASPECT_TERM = 65535
 class VideoTrack:
     """Encodes frames into a stream of an output.
 
-    Parameters
-    ----------
-    output : the file; its header must not be written yet.
-    container : what it is.
-    info : of the source.
-    width, height : of the frames that come, in pixels.
-    codec, crf, threads, encoder_options : as for `VideoWriter`.
+    Args:
+        output: the file; its header must not be written yet.
+        container: what it is.
+        info: of the source.
+        width, height: of the frames that come, in pixels.
+        codec, crf, threads, encoder_options: as for `VideoWriter`.
 
-    Attributes
-    ----------
-    stream : the stream of the output.
-    time_base : seconds per tick of all times given in ticks here.
-    first_ticks, end_ticks : when the first frame begins and the last one ends, by the source's clock.
-    written : number of frames so far.
-    notes : one-line remarks for the user.
+    Attributes:
+        stream: the stream of the output.
+        time_base: seconds per tick of all times given in ticks here.
+        first_ticks, end_ticks: when the first frame begins and the last one ends, by the source's clock.
+        written: number of frames so far.
+        notes: one-line remarks for the user.
 
-    Raises
-    ------
-    OutputError : there is no such encoder, it takes no such size, or the container does not hold it.
+    Raises:
+        OutputError: there is no such encoder, it takes no such size, or the container does not hold it.
     """
 
     def __init__(
@@ -85,7 +82,7 @@ class VideoTrack:
         self._repair = TimestampRepair(self.time_base)
         self.stream = self._add(output, crf, encoder_options or {})
         self.stream.codec_context.thread_count = threads
-        # PyAV's default makes x264 slice every picture, which costs quality.
+        # PyAV's default makes x264 slice every image, which costs quality.
         self.stream.codec_context.thread_type = "AUTO"
         try:
             self.stream.codec_context.open()
@@ -112,12 +109,11 @@ class VideoTrack:
 
         Yields packets to be written, each with the decoding time it reaches in seconds by the source's clock.
 
-        Raises
-        ------
-        ValueError : the frame is not height x width x 3 uint8.
+        Raises:
+            ValueError: the frame is not height x width x 3 uint8.
         """
-        picture = None if frame is None else self._picture(frame)
-        for packet in self.stream.encode(picture):
+        image = None if frame is None else self._image(frame)
+        for packet in self.stream.encode(image):
             # Not every encoder hands durations through, and the last frame's cannot be told from the next.
             if packet.pts is not None:
                 packet.duration = self._durations.pop(packet.pts, 1)
@@ -126,19 +122,19 @@ class VideoTrack:
         if frame is None and self._repair.repaired:
             self.notes.append(f"{self._repair.repaired} frame times were moved to keep them apart")
 
-    def _picture(self, frame: Frame) -> VideoFrame:
+    def _image(self, frame: Frame) -> VideoFrame:
         width, height = self._size
         if frame.rgb.shape != (height, width, 3) or frame.rgb.dtype != np.uint8:
             raise ValueError(f"expected uint8 {height}x{width}x3, got {frame.rgb.dtype} {frame.rgb.shape}")
         duration = max(1, round(frame.duration * frame.time_base / self.time_base))
         pts = self._repair(round(frame.pts * frame.time_base / self.time_base) - self._shift_ticks, duration)
-        picture = self._to_frame(np.rot90(frame.rgb, self._turns) if self._turns else frame.rgb)
-        picture.pts = pts
-        picture.time_base = self.time_base
+        image = self._to_frame(np.rot90(frame.rgb, self._turns) if self._turns else frame.rgb)
+        image.pts = pts
+        image.time_base = self.time_base
         self._durations[pts] = duration
         self.end_ticks = pts + duration + self._shift_ticks
         self.written += 1
-        return picture
+        return image
 
     def _quarter_turns(self) -> int:
         """Counter-clockwise quarter turns by which the pixels themselves are rotated; 0 where a tag does it."""
@@ -164,7 +160,7 @@ class VideoTrack:
         width, height = self._size if self._turns % 2 == 0 else self._size[::-1]
         options = {**quality_options(encoder, crf, width=width, height=height, rate=self._rate), **own}
         if self._container.has_constant_rate:
-            # AVI has no presentation times, so pictures can only be stored in the order they are shown.
+            # AVI has no presentation times, so images can only be stored in the order they are shown.
             options["bf"] = "0"
         try:
             stream: Any = output.add_stream(encoder, rate=self._rate, options=options)
@@ -198,7 +194,7 @@ class VideoTrack:
         return stream  # type: ignore[no-any-return]
 
     def _pixel_aspect(self) -> Fraction | None:
-        """Aspect ratio of an output pixel that keeps the picture's shape."""
+        """Aspect ratio of an output pixel that keeps the image's shape."""
         info, (width, height) = self._info, self._size
         stretch = Fraction(info.width * height, info.height * width)
         # Less than a pixel off is rounding to whole pixels, no stretching.
@@ -209,10 +205,10 @@ class VideoTrack:
             return None
         return (1 / ratio if self._turns % 2 else ratio).limit_denominator(_MAX_ASPECT_TERM)
 
-    def _keep_display(self, stream: Any, matrix: tuple[int, ...]) -> None:  # noqa: ANN401 - not in every PyAV
+    def _keep_display(self, stream: Any, matrix: tuple[int, ...]) -> None:
         if not self._container.keeps_rotation or not hasattr(stream, "set_display_matrix"):
             self.notes.append(f"the source's display matrix cannot be stored in {self._container.name}: dropped")
             return
-        # The last row moves the turned picture back into view, by pixels of the upscaled size.
+        # The last row moves the turned image back into view, by pixels of the upscaled size.
         scale = Fraction(self._size[0], self._info.width)
         stream.set_display_matrix((*matrix[:6], round(matrix[6] * scale), round(matrix[7] * scale), matrix[8]))

@@ -19,15 +19,14 @@ _LAMBDA_PER_QP = 118
 class OutputFormat:
     """A container.
 
-    Parameters
-    ----------
-    name : FFmpeg's name of the muxer.
-    encoders : what it is written with by default; the first that is there.
-    options : for the muxer.
-    keeps_rotation : whether it stores a display matrix.
-    keeps_aspect : whether it stores the shape of a pixel; else only the codec can.
-    tick : seconds its times are rounded to, None if it takes any time base.
-    has_constant_rate : whether it stores a frame rate in place of timestamps.
+    Args:
+        name: FFmpeg's name of the muxer.
+        encoders: what it is written with by default; the first that is there.
+        options: for the muxer.
+        keeps_rotation: whether it stores a display matrix.
+        keeps_aspect: whether it stores the shape of a pixel; else only the codec can.
+        tick: seconds its times are rounded to, None if it takes any time base.
+        has_constant_rate: whether it stores a frame rate in place of timestamps.
     """
 
     name: str
@@ -74,9 +73,8 @@ _COARSE_CLOCK = {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "h263"}
 def output_format(path: Path) -> OutputFormat:
     """Return the container a file name asks for.
 
-    Raises
-    ------
-    OutputError : the suffix is not one of ours.
+    Raises:
+        OutputError: the suffix is not one of ours.
     """
     found = _FORMATS.get(path.suffix.lower())
     if found is None:
@@ -96,9 +94,8 @@ def muxer_options(container: OutputFormat, time_base: Fraction) -> dict[str, str
 def find_encoder(name: str | None, container: OutputFormat) -> Codec:
     """Return the encoder for a codec's or encoder's name, or the container's default.
 
-    Raises
-    ------
-    OutputError : this FFmpeg has no such video encoder.
+    Raises:
+        OutputError: this FFmpeg has no such video encoder.
     """
     candidates = container.encoders if name is None else _ALIASES.get(name.lower(), (name,))
     for candidate in candidates:
@@ -129,11 +126,10 @@ def choose_pixel_format(encoder: Codec, *, width: int, height: int) -> str:
     """Return the pixel format for an output of exactly this size.
 
     4:2:0 is what every player shows. H.264 and HEVC cannot store an odd size in it; cutting or padding a line would
-    change the picture, so such a video is written in 4:4:4.
+    change the image, so such a video is written in 4:4:4.
 
-    Raises
-    ------
-    OutputError : the encoder takes no format that fits.
+    Raises:
+        OutputError: the encoder takes no format that fits.
     """
     supported = [pixel_format.name for pixel_format in encoder.video_formats or []]
     odd = bool(width % 2 or height % 2)
@@ -179,7 +175,7 @@ def quality_options(encoder: str, crf: int | None, *, width: int, height: int, r
         "vaapi": {"qp": str(chosen)},
         "amf": {"rc": "cqp", "qp_i": str(chosen), "qp_p": str(chosen)},
         "videotoolbox": {"flags": "+qscale", "global_quality": str(_LAMBDA_PER_QP * max(1, 100 - chosen * 2))},
-        # A tenth of a bit per pixel is a good H.264 picture; the drivers' own default is 200 kbit/s.
+        # A tenth of a bit per pixel is a good H.264 image; the drivers' own default is 200 kbit/s.
         "v4l2m2m": {"b": str(int(width * height * rate / 10))},
     }
     if encoder in exact:

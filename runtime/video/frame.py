@@ -25,22 +25,21 @@ MAX_SIDE_PX = 16384
 class VideoInfo:
     """What is known of a video before it is decoded.
 
-    Parameters
-    ----------
-    width, height : size in pixels as stored: a rotation is not applied.
-    frame_rate : average, in frames per second, such as 30000/1001; None if unknown.
-    time_base : seconds per tick of every ``Frame.pts``.
-    frame_count : frames in the whole file, stated or estimated from the duration; None if unknown.
-    duration_seconds : of the whole file.
-    rotation_degrees : counter-clockwise rotation a player applies, -180 to 180.
-    sample_aspect_ratio : width of a pixel over its height; None if the file does not say.
-    bit_depth : bits per component as stored; frames are delivered in 8.
-    pixel_format, codec, container : FFmpeg's names.
-    color : how the samples are converted; an unspecified matrix is guessed as players do.
-    color_as_tagged : what the file says, 2 where it says nothing.
-    display_matrix : the nine integers of FFmpeg's display matrix, where it is not the identity.
-    origin_seconds : the time that counts as 0 in formats whose clock starts anywhere (MPEG-TS); else 0.
-    max_frames : how many frames were asked for; None if all.
+    Args:
+        width, height: size in pixels as stored: a rotation is not applied.
+        frame_rate: average, in frames per second, such as 30000/1001; None if unknown.
+        time_base: seconds per tick of every ``Frame.pts``.
+        frame_count: frames in the whole file, stated or estimated from the duration; None if unknown.
+        duration_seconds: of the whole file.
+        rotation_degrees: counter-clockwise rotation a player applies, -180 to 180.
+        sample_aspect_ratio: width of a pixel over its height; None if the file does not say.
+        bit_depth: bits per component as stored; frames are delivered in 8.
+        pixel_format, codec, container: FFmpeg's names.
+        color: how the samples are converted; an unspecified matrix is guessed as players do.
+        color_as_tagged: what the file says, 2 where it says nothing.
+        display_matrix: the nine integers of FFmpeg's display matrix, where it is not the identity.
+        origin_seconds: the time that counts as 0 in formats whose clock starts anywhere (MPEG-TS); else 0.
+        max_frames: how many frames were asked for; None if all.
     """
 
     width: int
@@ -64,14 +63,13 @@ class VideoInfo:
 
 @dataclass
 class Frame:
-    """One picture and when it is shown.
+    """One image and when it is shown.
 
-    Parameters
-    ----------
-    rgb : H x W x 3 uint8, C-contiguous.
-    pts : presentation time in ticks of ``time_base``, strictly increasing over a video.
-    time_base : seconds per tick.
-    duration : in ticks of ``time_base``, at least 1.
+    Args:
+        rgb: H x W x 3 uint8, C-contiguous.
+        pts: presentation time in ticks of ``time_base``, strictly increasing over a video.
+        time_base: seconds per tick.
+        duration: in ticks of ``time_base``, at least 1.
     """
 
     rgb: np.ndarray
@@ -85,14 +83,12 @@ def describe_video(
 ) -> VideoInfo:
     """Describe a video by its container, its stream and the first frame that was decoded.
 
-    Parameters
-    ----------
-    name : what messages call it.
-    max_frames : how many frames were asked for; None if all.
+    Args:
+        name: what messages call it.
+        max_frames: how many frames were asked for; None if all.
 
-    Raises
-    ------
-    InputError : its size is one that no video has.
+    Raises:
+        InputError: its size is one that no video has.
     """
     codec = stream.codec_context
     width, height = frame.width, frame.height
@@ -139,9 +135,8 @@ def describe_video(
 def check_size(width: int, height: int, name: str) -> None:
     """Refuse a size that no video has.
 
-    Raises
-    ------
-    InputError : it is too large, or empty.
+    Raises:
+        InputError: it is too large, or empty.
     """
     if max(width, height) > MAX_SIDE_PX or min(width, height) < 1:
         raise InputError(f"{name} is {width}x{height}: sides of 1 to {MAX_SIDE_PX} pixels are supported")

@@ -31,9 +31,8 @@ class MuxedWriter:
 
     Use `to_pipe` or `to_server`.
 
-    Attributes
-    ----------
-    notes : one-line remarks for the user.
+    Attributes:
+        notes: one-line remarks for the user.
     """
 
     def __init__(self, output: OutputContainer, track: VideoTrack, *, name: str, pipe: PipeOutput | None) -> None:
@@ -56,9 +55,8 @@ class MuxedWriter:
     ) -> MuxedWriter:
         """Write Matroska to a pipe, unencoded unless a codec is asked for. Parameters as for `VideoWriter`.
 
-        Raises
-        ------
-        OutputError : Matroska cannot hold the codec, or the codec not the size.
+        Raises:
+            OutputError: Matroska cannot hold the codec, or the codec not the size.
         """
         output = av.open(pipe, "w", format="matroska", container_options=dict(_PIPE_FORMAT.options), **TAG_OPTIONS)
         track = VideoTrack(output, _PIPE_FORMAT, info=info, width=width, height=height, codec=codec, crf=crf, threads=0)
@@ -80,16 +78,14 @@ class MuxedWriter:
     ) -> MuxedWriter:
         """Push a stream to an RTSP server.
 
-        Parameters
-        ----------
-        url : where to.
-        name : what messages call it; `url` may have a password in it.
-        transport : ``tcp`` or ``udp``.
-        info, width, height, codec, crf, encoder_options : as for `VideoWriter`.
+        Args:
+            url: where to.
+            name: what messages call it; `url` may have a password in it.
+            transport: ``tcp`` or ``udp``.
+            info, width, height, codec, crf, encoder_options: as for `VideoWriter`.
 
-        Raises
-        ------
-        OutputError : the server is not there, or refuses.
+        Raises:
+            OutputError: the server is not there, or refuses.
         """
         try:
             output = av.open(
@@ -120,10 +116,9 @@ class MuxedWriter:
     def write(self, frame: Frame) -> None:
         """Encode and send a frame.
 
-        Raises
-        ------
-        BrokenPipeError : nobody reads the pipe any more.
-        OutputError : the server has gone.
+        Raises:
+            BrokenPipeError: nobody reads the pipe any more.
+            OutputError: the server has gone.
         """
         if not self._track.written:
             self._track.begin(frame, shift_seconds=None)

@@ -35,15 +35,13 @@ _MATRIX_NAMES = {1: "BT.709", 5: "BT.601", 6: "BT.601", 9: "BT.2020"}
 class RawFormat:
     """Video that does not say what it is.
 
-    Parameters
-    ----------
-    width, height : in pixels.
-    pixel_format : FFmpeg's name, such as ``rgb24`` or ``yuv420p``.
-    rate : frames per second.
+    Args:
+        width, height: in pixels.
+        pixel_format: FFmpeg's name, such as ``rgb24`` or ``yuv420p``.
+        rate: frames per second.
 
-    Raises
-    ------
-    InputError : a size or rate out of range, or no such pixel format.
+    Raises:
+        InputError: a size or rate out of range, or no such pixel format.
     """
 
     width: int
@@ -66,9 +64,8 @@ class RawFormat:
 def check_pixel_format(name: str) -> None:
     """Refuse what is no pixel format.
 
-    Raises
-    ------
-    InputError : FFmpeg knows none of that name.
+    Raises:
+        InputError: FFmpeg knows none of that name.
     """
     try:
         VideoFormat(name)
@@ -88,15 +85,13 @@ def frame_bytes(pixel_format: str, width: int, height: int) -> int:
 class PipeReader(VideoReader):
     """Reads a video from a pipe, in order, as fast as it comes and is taken.
 
-    Parameters
-    ----------
-    pipe : the pipe.
-    raw : what comes, where it does not say so itself; None for a container that FFmpeg knows by its beginning.
-    start_seconds, max_frames : as for `VideoReader`.
+    Args:
+        pipe: the pipe.
+        raw: what comes, where it does not say so itself; None for a container that FFmpeg knows by its beginning.
+        start_seconds, max_frames: as for `VideoReader`.
 
-    Raises
-    ------
-    InputError : nothing came, or no video.
+    Raises:
+        InputError: nothing came, or no video.
     """
 
     def __init__(
@@ -117,7 +112,7 @@ class PipeReader(VideoReader):
                 raise self._too_little() from error
             raise
         if len(container.streams) > 1:
-            self.notes.append("only the picture is read from a pipe: sound and subtitles are left out")
+            self.notes.append("only the image is read from a pipe: sound and subtitles are left out")
 
     def stop(self) -> None:
         """Wait for no more: the pipe counts as ended."""
@@ -188,16 +183,14 @@ class RawWriter:
 
     Neither has times: frames are taken to be one `VideoInfo.frame_rate` apart.
 
-    Parameters
-    ----------
-    pipe : the pipe.
-    info : of the source.
-    width, height : of the frames that will be written, in pixels.
-    pixel_format : of plain pixels; None for Y4M, which is yuv420p.
+    Args:
+        pipe: the pipe.
+        info: of the source.
+        width, height: of the frames that will be written, in pixels.
+        pixel_format: of plain pixels; None for Y4M, which is yuv420p.
 
-    Attributes
-    ----------
-    notes : one-line remarks for the user.
+    Attributes:
+        notes: one-line remarks for the user.
     """
 
     def __init__(
@@ -226,14 +219,13 @@ class RawWriter:
     def write(self, frame: Frame) -> None:
         """Write a frame: height x width x 3 uint8.
 
-        Raises
-        ------
-        BrokenPipeError : nobody reads the pipe any more.
+        Raises:
+            BrokenPipeError: nobody reads the pipe any more.
         """
         if self._is_y4m:
             self._pipe.write(_Y4M_FRAME_HEADER if self._written else self._header() + _Y4M_FRAME_HEADER)
-        picture = self._to_frame(np.rot90(frame.rgb, self._turns) if self._turns else frame.rgb)
-        for lines in _plane_lines(picture):
+        image = self._to_frame(np.rot90(frame.rgb, self._turns) if self._turns else frame.rgb)
+        for lines in _plane_lines(image):
             self._pipe.write(lines)
         self._written += 1
 
@@ -273,16 +265,16 @@ class RawWriter:
             )
 
 
-def _plane_lines(picture: VideoFrame) -> Iterator[memoryview]:
+def _plane_lines(image: VideoFrame) -> Iterator[memoryview]:
     """The planes of a frame, each without the padding of its lines."""
-    width, height = picture.width, picture.height
-    components = VideoFormat(picture.format.name, width, height).components
-    packed = len(picture.planes) == 1
-    for index, plane in enumerate(picture.planes):
+    width, height = image.width, image.height
+    components = VideoFormat(image.format.name, width, height).components
+    packed = len(image.planes) == 1
+    for index, plane in enumerate(image.planes):
         of_plane = [component for component in components if component.plane == index]
         rows = of_plane[0].height
         if packed:
-            line_bytes = width * picture.format.padded_bits_per_pixel // 8
+            line_bytes = width * image.format.padded_bits_per_pixel // 8
         else:
             line_bytes = sum(component.width * ((component.bits + 7) // 8) for component in of_plane)
         lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:rows, :line_bytes]  # type: ignore[call-overload]

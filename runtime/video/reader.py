@@ -31,24 +31,21 @@ class VideoReader:
 
     What cannot be decoded is skipped and counted in ``notes``, which grow while frames are read.
 
-    Parameters
-    ----------
-    path : a local file in any format FFmpeg reads.
-    start_seconds : where to begin; the first frame at or after this time comes first.
-    max_frames : where to stop; None reads to the end.
-    opened : the open container, of what cannot be opened again or gone back in, as a pipe; `path` then only names it.
-        The reader closes it.
+    Args:
+        path: a local file in any format FFmpeg reads.
+        start_seconds: where to begin; the first frame at or after this time comes first.
+        max_frames: where to stop; None reads to the end.
+        opened: the open container, of what cannot be opened again or gone back in, as a pipe; `path` then only names
+            it. The reader closes it.
 
-    Attributes
-    ----------
-    info : what is known of the video.
-    notes : one-line remarks for the user.
-    expected_frames : how many frames will come, for a progress bar; an estimate, None if unknown.
+    Attributes:
+        info: what is known of the video.
+        notes: one-line remarks for the user.
+        expected_frames: how many frames will come, for a progress bar; an estimate, None if unknown.
 
-    Raises
-    ------
-    InputError : the file is missing, empty, not a video, has no picture that can be decoded, or ends before
-        ``start_seconds``.
+    Raises:
+        InputError: the file is missing, empty, not a video, has no image that can be decoded, or ends before
+            ``start_seconds``.
     """
 
     def __init__(
@@ -117,10 +114,9 @@ class VideoReader:
     def frames(self, buffer: Callable[[], np.ndarray | None] = lambda: None) -> Iterator[Frame]:
         """Yield the frames, once.
 
-        Parameters
-        ----------
-        buffer : gives for each frame the H x W x 3 uint8 array to decode it to, or None for a new one. It may wait, and
-            is not called while the file is locked, so that `close` works meanwhile.
+        Args:
+            buffer: gives for each frame the H x W x 3 uint8 array to decode it to, or None for a new one. It may wait,
+                and is not called while the file is locked, so that `close` works meanwhile.
         """
         one_frame = max(1, round(1 / (self.info.frame_rate or 25) / self._time_base))
         repair = TimestampRepair(self._time_base)
@@ -164,7 +160,7 @@ class VideoReader:
             return frame, _chain(frame, frames)
         if earlier:
             raise InputError(f"{self._path} ends before the start asked for, {start_seconds:g} seconds")
-        raise InputError(f"{self._path}: no picture in it can be decoded: it is damaged or cut off")
+        raise InputError(f"{self._path}: no image in it can be decoded: it is damaged or cut off")
 
     def _skip_to_start(self) -> tuple[bool, VideoFrame | None, Iterator[VideoFrame]]:
         """Return whether frames came before the start, the first frame from there on, and the frames after it."""

@@ -24,14 +24,12 @@ _CAN_SELECT = sys.platform != "win32"
 class PipeInput:
     """A file that FFmpeg reads from: the reading end of a pipe.
 
-    Parameters
-    ----------
-    descriptor : of the open file.
+    Args:
+        descriptor: of the open file.
 
-    Attributes
-    ----------
-    count : bytes read so far.
-    head : the first of them.
+    Attributes:
+        count: bytes read so far.
+        head: the first of them.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -61,9 +59,8 @@ class PipeInput:
 class PipeOutput:
     """A file that is written to: the writing end of a pipe, whose reader may be slow, or gone.
 
-    Parameters
-    ----------
-    descriptor : of the open file; closed by `close`.
+    Args:
+        descriptor: of the open file; closed by `close`.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -74,9 +71,8 @@ class PipeOutput:
     def write(self, data: bytes | memoryview) -> int:
         """Write all of it, waiting for the reader; after `stop` only as long as the reader goes on taking it.
 
-        Raises
-        ------
-        BrokenPipeError : the reader has gone, or does not read any more when `stop` was called.
+        Raises:
+            BrokenPipeError: the reader has gone, or does not read any more when `stop` was called.
         """
         view = memoryview(data).cast("B")
         written = 0
@@ -105,9 +101,8 @@ class PipeOutput:
 def take_stdin() -> PipeInput:
     """Take standard input for video.
 
-    Raises
-    ------
-    InputError : it is a terminal, or closed.
+    Raises:
+        InputError: it is a terminal, or closed.
     """
     try:
         descriptor = sys.stdin.fileno()
@@ -121,9 +116,8 @@ def take_stdin() -> PipeInput:
 def take_stdout() -> PipeOutput:
     """Take standard output for video; what else is printed there goes to standard error from now on.
 
-    Raises
-    ------
-    OutputError : it is a terminal, or closed.
+    Raises:
+        OutputError: it is a terminal, or closed.
     """
     try:
         descriptor = sys.stdout.fileno()
@@ -134,6 +128,6 @@ def take_stdout() -> PipeOutput:
         raise OutputError("standard output is a terminal: pipe it into another program, as in: overnet-run … -o - | …")
     sys.stdout.flush()
     output = os.dup(descriptor)
-    # A library that prints would put its words between the pictures.
+    # A library that prints would put its words between the images.
     os.dup2(errors, descriptor)
     return PipeOutput(output)

@@ -1,4 +1,4 @@
-"""Everything of a source but its pictures: sound, subtitles, attachments, chapters and tags, copied bit for bit."""
+"""Everything of a source but its images: sound, subtitles, attachments, chapters and tags, copied bit for bit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SUBTITLE_LOOKBACK_SECONDS = 10
 _COPIES_VIDEO = int(av.__version__.partition(".")[0]) >= 15
 # How mp4 stores that nothing is to be read; its muxer puts that between the lines by itself.
 _NO_TEXT = b"\0\0"
-# Most pictures that any codec holds back to reorder them.
+# Most images that any codec holds back to reorder them.
 _MAX_REORDERED = 16
 # Errors of one packet, not of the file that is written.
 _PACKET_ERRORS = {errno.EINVAL}
@@ -50,19 +50,17 @@ class StreamCopier:
 
     Times given to it are in seconds by the source's clock.
 
-    Parameters
-    ----------
-    source : the file to copy from; opened anew, so that packets are read only as they are needed.
-    output : where to; its header must not be written yet.
-    container : what the output is.
-    without : index of the stream that is not copied: the one upscaled.
-    start_seconds, end_seconds : the part that is kept, as far as known yet; None for the file's own.
-    shift_seconds : subtracted from all times.
+    Args:
+        source: the file to copy from; opened anew, so that packets are read only as they are needed.
+        output: where to; its header must not be written yet.
+        container: what the output is.
+        without: index of the stream that is not copied: the one upscaled.
+        start_seconds, end_seconds: the part that is kept, as far as known yet; None for the file's own.
+        shift_seconds: subtracted from all times.
 
-    Attributes
-    ----------
-    notes : one line for each thing the output cannot hold.
-    left_out : number of streams among them.
+    Attributes:
+        notes: one line for each thing the output cannot hold.
+        left_out: number of streams among them.
     """
 
     def __init__(
@@ -142,7 +140,7 @@ class StreamCopier:
         for number, packet in enumerate(self._read()):
             index, at = packet.stream.index, _seconds(packet)
             if index in reached:
-                # Never before an earlier packet of its own stream: pictures are stored in decoding order.
+                # Never before an earlier packet of its own stream: images are stored in decoding order.
                 at = reached[index] if packet.dts is None else max(reached[index], at)
             reached[index] = at
             newest = max(newest, at)
@@ -162,21 +160,21 @@ class StreamCopier:
                 self._source.seek(int(back * av.time_base))
         yield from read_packets(self._source, [s for s in self._source.streams if s.index in self._repairs])
 
-    def _add(self, stream: Any, source: Path) -> None:  # noqa: ANN401 - any kind of stream
+    def _add(self, stream: Any, source: Path) -> None:
         is_matroska = self._container.name == "matroska"
-        kind = "cover picture" if is_cover(stream) else stream.type
+        kind = "cover image" if is_cover(stream) else stream.type
         if kind == "data" and getattr(stream, "name", None) in (None, "bin_data"):
             # QuickTime's time code and chapter tracks, which the muxer makes anew from tags and chapters.
             return
-        if kind in ("cover picture", "attachment") and is_matroska:
+        if kind in ("cover image", "attachment") and is_matroska:
             if hasattr(self._output, "add_attachment"):
                 tags = stream.metadata
-                data = _first_packet(source, stream.index) if kind == "cover picture" else stream.data
+                data = _first_packet(source, stream.index) if kind == "cover image" else stream.data
                 mime = tags.get("mimetype") or ("image/png" if stream.name == "png" else "image/jpeg")
                 name = tags.get("filename") or ("cover.png" if mime == "image/png" else "cover.jpg")
                 self._output.add_attachment(name, mime, data)
                 return
-        elif self._can_hold(stream) and not (kind == "cover picture" and self._container.name in ("avi", "webm")):
+        elif self._can_hold(stream) and not (kind == "cover image" and self._container.name in ("avi", "webm")):
             if kind == "video":
                 self.notes.append(f"video stream {stream.index} is copied as it is: only the first is upscaled")
             self._copies[stream.index] = copy = _add_from_template(self._output, stream)
@@ -189,7 +187,7 @@ class StreamCopier:
         what = f"{kind} stream {stream.index} ({codec_name(stream)})"
         self.notes.append(f"{what} cannot be stored in {self._container.name}: left out")
 
-    def _can_hold(self, stream: Any) -> bool:  # noqa: ANN401 - any kind of stream
+    def _can_hold(self, stream: Any) -> bool:
         """Try the stream alone in a file in memory: muxers refuse some codecs only when the header is written."""
         if stream.type == "video" and not _COPIES_VIDEO:
             return False
@@ -230,7 +228,7 @@ class StreamCopier:
             return self._next_dts.get(index, 0)
         if packet.stream.type != "video":
             return int(packet.pts)
-        # Matroska stores none, and FFmpeg can tell them only once as many pictures have passed as are reordered.
+        # Matroska stores none, and FFmpeg can tell them only once as many images have passed as are reordered.
         first, seen = self._undated.get(index, (int(packet.pts), 0))
         self._undated[index] = (first, seen + 1)
         return min(first, int(packet.pts)) - _MAX_REORDERED + min(seen, _MAX_REORDERED - 1)
@@ -274,7 +272,7 @@ def _seconds(packet: av.Packet[Any]) -> Fraction:
     return (ticks or 0) * packet.time_base
 
 
-def _add_from_template(output: OutputContainer, stream: Any) -> Any:  # noqa: ANN401 - any kind of stream
+def _add_from_template(output: OutputContainer, stream: Any) -> Any:
     # Without "opaque" a video template asks for an encoder of its codec, which a copy does not need.
     return output.add_stream_from_template(stream, **({"opaque": True} if stream.type == "video" else {}))
 

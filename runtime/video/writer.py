@@ -31,28 +31,25 @@ class VideoWriter:
     kept as a tag where the container and PyAV can store it; else the pixels are turned and the tag is dropped.
     Leaving the context without `finish` or `finish_partial` removes everything.
 
-    Parameters
-    ----------
-    path : the file to write; its suffix chooses the container.
-    source : the file the frames come from; None where they come from no file, as from a camera or a pipe: then there
-        is nothing to copy.
-    info : what is known of the source.
-    width, height : of the frames that will be written, in pixels.
-    codec : ``h264``, ``hevc``, ``vp9``, ``av1``, or any FFmpeg encoder's name; None for the container's usual one.
-    crf : quality, lower is better; None for one that looks like the source.
-    overwrite : whether an existing file may be replaced.
-    start_seconds : where the reader began; the output then starts at 0, and what is copied is cut to the frames.
-    threads : of the encoder; 0 lets it choose.
-    encoder_options : the encoder's own, in place of what the quality would bring.
+    Args:
+        path: the file to write; its suffix chooses the container.
+        source: the file the frames come from; None where they come from no file, as from a camera or a pipe: then there
+            is nothing to copy.
+        info: what is known of the source.
+        width, height: of the frames that will be written, in pixels.
+        codec: ``h264``, ``hevc``, ``vp9``, ``av1``, or any FFmpeg encoder's name; None for the container's usual one.
+        crf: quality, lower is better; None for one that looks like the source.
+        overwrite: whether an existing file may be replaced.
+        start_seconds: where the reader began; the output then starts at 0, and what is copied is cut to the frames.
+        threads: of the encoder; 0 lets it choose.
+        encoder_options: the encoder's own, in place of what the quality would bring.
 
-    Attributes
-    ----------
-    notes : one-line remarks for the user.
+    Attributes:
+        notes: one-line remarks for the user.
 
-    Raises
-    ------
-    OutputError : the file exists, cannot be written there, or cannot hold the codec or size; also raised by the
-        methods when the disk is full. Nothing is left behind then.
+    Raises:
+        OutputError: the file exists, cannot be written there, or cannot hold the codec or size; also raised by the
+            methods when the disk is full. Nothing is left behind then.
     """
 
     def __init__(
@@ -125,10 +122,9 @@ class VideoWriter:
     def write(self, frame: Frame) -> None:
         """Encode the upscaled frame: height x width x 3 uint8, with the source frame's times.
 
-        Raises
-        ------
-        OutputError : the file cannot be written; it is removed.
-        ValueError : the frame is not of the size that was announced, or the video is closed.
+        Raises:
+            OutputError: the file cannot be written; it is removed.
+            ValueError: the frame is not of the size that was announced, or the video is closed.
         """
         with self._lock, self._reporting():
             if self._done:
@@ -145,9 +141,8 @@ class VideoWriter:
 
         Should the name have been taken meanwhile by another file, a free one beside it is used and noted.
 
-        Raises
-        ------
-        OutputError : no frame was written, or the file cannot be written; it is removed.
+        Raises:
+            OutputError: no frame was written, or the file cannot be written; it is removed.
         """
         with self._lock, self._reporting():
             if self._done:
@@ -164,9 +159,8 @@ class VideoWriter:
 
         ``out.mp4`` becomes ``out.partial.mp4``, which replaces one of an earlier run.
 
-        Raises
-        ------
-        OutputError : the file cannot be written; it is removed.
+        Raises:
+            OutputError: the file cannot be written; it is removed.
         """
         if self._done or not self._track.written:
             self.abort()
@@ -255,7 +249,7 @@ class VideoWriter:
     def _encode(self, frame: Frame | None) -> None:
         for packet, reached in self._track.encode(frame):
             # By what the encoder has delivered, not by what it was given: the muxer would queue the difference. And
-            # before the picture: it makes mp4 close every subtitle that nothing was heard of by then.
+            # before the image: it makes mp4 close every subtitle that nothing was heard of by then.
             if reached is not None and self._copier is not None:
                 self._copier.advance(reached)
             self._output.mux_one(packet)
@@ -298,7 +292,7 @@ class VideoWriter:
             tagged.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _reporting(self) -> Any:  # noqa: ANN401 - a generator of nothing
+    def _reporting(self) -> Any:
         """Remove the file and raise an `OutputError` when writing fails."""
         try:
             yield

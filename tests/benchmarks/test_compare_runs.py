@@ -111,19 +111,19 @@ def test_no_times_are_an_error():
         compare_times([], [1.0])
 
 
-def test_a_rival_that_became_slower_is_a_note_on_the_machine():
-    rivals = [result for result in OLD.results if result.case.kind == "rival"][:1]
-    old = replace(OLD, results=rivals)
+def test_a_baseline_that_became_slower_is_a_note_on_the_machine():
+    baselines = [result for result in OLD.results if result.case.kind == "baseline"][:1]
+    old = replace(OLD, results=baselines)
     new = with_times(old, lambda each: [2 * time for time in each])
     comparison = compare(old, new, fail_above_percent=10)
     assert not comparison.failed
-    assert "rival's time changed by +100.0%; is the machine as it was?" in comparison.notes[0]
+    assert "baseline's time changed by +100.0%; is the machine as it was?" in comparison.notes[0]
 
 
 def test_throughput_that_broke_down_while_latency_held_fails():
-    halved = with_result(SHORT, 0, pictures_per_second=SHORT.results[0].pictures_per_second / 2)
+    halved = with_result(SHORT, 0, images_per_second=SHORT.results[0].images_per_second / 2)
     (line,) = compare(SHORT, halved, fail_above_percent=10).regressions
-    assert "50.0% fewer pictures a second" in line
+    assert "50.0% fewer images a second" in line
 
 
 def test_more_memory_fails_and_less_does_not():
@@ -147,7 +147,7 @@ def test_gpu_memory_is_compared_by_itself():
     ("index", "changes", "words"),
     [
         (0, {"reference_psnr_db": 61.25}, "0.15 dB of PSNR lost to the reference"),
-        (0, {"truth_psnr_db": 31.4}, "0.22 dB of PSNR lost to the truth"),
+        (0, {"ground_truth_psnr_db": 31.4}, "0.22 dB of PSNR lost to the ground truth"),
         (3, {"reference_psnr_db": 80.0, "largest_difference_levels": 1}, "no longer identical to the reference"),
     ],
 )
@@ -164,11 +164,11 @@ def test_a_tenth_of_a_decibel_is_allowed():
     assert not compare(SHORT, worse, fail_above_percent=10).failed
 
 
-def test_quality_to_other_pictures_is_not_compared():
-    quality = replace(SHORT.results[0].quality, truth="Set5", truth_psnr_db=20.0)
+def test_quality_to_other_images_is_not_compared():
+    quality = replace(SHORT.results[0].quality, ground_truth="Set5", ground_truth_psnr_db=20.0)
     comparison = compare(SHORT, with_result(SHORT, 0, quality=quality), fail_above_percent=10)
     assert not comparison.failed
-    assert any("truth Set14 -> Set5" in note for note in comparison.notes)
+    assert any("ground truth Set14 -> Set5" in note for note in comparison.notes)
 
 
 def test_what_fails_now_is_a_failure():

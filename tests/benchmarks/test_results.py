@@ -101,7 +101,7 @@ _JSON = st.recursive(
 @settings(max_examples=200, deadline=None)
 @given(_JSON, st.sampled_from(["case", "latency", "memory", "quality", "power", "warnings", "device"]))
 def test_whatever_stands_in_a_field_is_taken_or_refused_in_one_line(value, field):
-    case = {"method": "a", "kind": "rival", "precision": "fp32", "scale": 2, "width": 1, "height": 1}
+    case = {"method": "a", "kind": "baseline", "precision": "fp32", "scale": 2, "width": 1, "height": 1}
     content = {"case": case, "device": "here", field: value}
     try:
         made = from_json(CaseResult, content, name="file")
@@ -113,10 +113,10 @@ def test_whatever_stands_in_a_field_is_taken_or_refused_in_one_line(value, field
 
 def test_names_for_people():
     assert CASE.title == "openvino fp32 x2 160x90"
-    assert replace(CASE, method="bicubic", kind="rival", batch=4).title == "bicubic x2 160x90, batch 4"
+    assert replace(CASE, method="bicubic", kind="baseline", batch=4).title == "bicubic x2 160x90, batch 4"
     assert QualityFigures("PyTorch", None, 0).words == "identical to the reference"
     assert QualityFigures("PyTorch", 71.26, 1).words == "71.3 dB to the reference"
-    assert QualityFigures("PyTorch", None, None, truth_psnr_db=33.128).words == "33.13 dB to the truth"
+    assert QualityFigures("PyTorch", None, None, ground_truth_psnr_db=33.128).words == "33.13 dB to the ground truth"
     assert VideoStages("openvino", "fp32", 2, 1, 1, 9, 300, 20, 25, 19, "h264").held_back_by == "upscale"
 
 

@@ -41,7 +41,7 @@ _PROTOTYPE = re.compile(r"\bCUresult\s+(cu[A-Z]\w*)\s*\(")
 READ, WRITE = 1, 2
 
 
-class DoublesUnavailable(Exception):  # noqa: N818 - what it says, not what went wrong
+class DoublesUnavailable(Exception):
     """What the doubles are built with is not on this machine."""
 
 
@@ -293,9 +293,8 @@ def _texts(function: Callable[[int], bytes | None]) -> list[str]:
 def cuda_root() -> Path:
     """The CUDA toolkit, of which only the headers are used.
 
-    Raises
-    ------
-    DoublesUnavailable : there is none, or no compiler.
+    Raises:
+        DoublesUnavailable: there is none, or no compiler.
     """
     root = Path(os.environ.get("CUDA_ROOT", "/usr/local/cuda"))
     if not (root / "include" / "cuda.h").is_file():
@@ -335,9 +334,8 @@ def built_once(name: str) -> Iterator[tuple[Path, Path | None]]:
 def driver_folder() -> Path:
     """The folder with the stand-in's ``libcuda.so.1``, built at first use.
 
-    Raises
-    ------
-    DoublesUnavailable : CUDA's headers or a compiler are missing.
+    Raises:
+        DoublesUnavailable: CUDA's headers or a compiler are missing.
     """
     include = cuda_root() / "include"
     compiler = _output("gcc", "--version")

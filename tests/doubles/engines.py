@@ -35,11 +35,10 @@ def nearest_model(
 ) -> bytes:
     """A small graph of the form that ours have: each pixel becomes a square of `scale` x `scale`.
 
-    Parameters
-    ----------
-    means : 3 to have engines' inputs and outputs for the means as well: what is to be in place of the picture's means
-        is added to each pixel, and they are taken away.
-    switch, switch_shape : number type and shape of the input that says whether means are given.
+    Args:
+        means: 3 to have engines' inputs and outputs for the means as well: what is to be in place of the image's means
+            is added to each pixel, and they are taken away.
+        switch, switch_shape: number type and shape of the input that says whether means are given.
     """
     helper, types = onnx.helper, onnx.TensorProto
     node, value = helper.make_node, helper.make_tensor_value_info
@@ -90,13 +89,12 @@ def make_engine(
 ) -> bytes:
     """An engine that the doubles load.
 
-    Parameters
-    ----------
-    onnx_bytes : the graph. Its input `overnet.files.onnx_metadata.INPUT_NAME` takes the profile's pictures; of its
-        other inputs only the first side may vary, with the number of pictures.
-    profile : which pictures it takes.
-    activation_bytes_per_pixel : what it needs beside its weights, for each pixel that goes in.
-    library, version : what it was built with; None for the version that the double is unless it is told.
+    Args:
+        onnx_bytes: the graph. Its input `overnet.files.onnx_metadata.INPUT_NAME` takes the profile's images; of its
+            other inputs only the first side may vary, with the number of images.
+        profile: which images it takes.
+        activation_bytes_per_pixel: what it needs beside its weights, for each pixel that goes in.
+        library, version: what it was built with; None for the version that the double is unless it is told.
     """
     shapes: dict[str, list[tuple[int, ...]]] = {
         INPUT_NAME: [
@@ -119,7 +117,7 @@ def make_engine(
     header = {
         "library": library,
         "version": version or VERSIONS[library],
-        "picture": INPUT_NAME,
+        "image": INPUT_NAME,
         "profile": shapes,
         "activation_bytes_per_pixel": activation_bytes_per_pixel,
     }
@@ -140,12 +138,11 @@ def write_engine(
 ) -> Path:
     """Write an engine and its sidecar, for the device that the stand-in is unless it is told, and return its path.
 
-    Parameters
-    ----------
-    path : of the engine.
-    model : an ONNX file of ours, or its content.
-    profile, activation_bytes_per_pixel, library, version : as `make_engine` takes them.
-    device, capability : which the sidecar states.
+    Args:
+        path: of the engine.
+        model: an ONNX file of ours, or its content.
+        profile, activation_bytes_per_pixel, library, version: as `make_engine` takes them.
+        device, capability: which the sidecar states.
     """
     content = model if isinstance(model, bytes) else model.read_bytes()
     engine = make_engine(

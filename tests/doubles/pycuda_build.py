@@ -22,9 +22,8 @@ VERSION = "2026.1"
 def pycuda_folder() -> Path:
     """The folder with PyCUDA and what it needs beside NumPy, to be put on PYTHONPATH; built at first use.
 
-    Raises
-    ------
-    DoublesUnavailable : CUDA's headers or a compiler are missing, or the source cannot be had.
+    Raises:
+        DoublesUnavailable: CUDA's headers or a compiler are missing, or the source cannot be had.
     """
     root = cuda_root()
     headers = hashlib.sha256((root / "include" / "cuda.h").read_bytes()).hexdigest()[:8]
@@ -69,4 +68,4 @@ def _run(*command: str, cwd: Path | None = None, env: dict[str, str] | None = No
 
 
 if __name__ == "__main__":
-    print(pycuda_folder())  # noqa: T201 - what one calls it for
+    print(pycuda_folder())

@@ -27,10 +27,9 @@ def stand_in_environment(env: dict[str, str] | None = None, *, rtx: bool = False
 
     The calling test is skipped where they cannot be built here, unless ``OVERNET_REQUIRE_DOUBLES`` is 1.
 
-    Parameters
-    ----------
-    env : more variables; see `tests.doubles.cuda_driver` for what the driver reads.
-    rtx : whether the double of TensorRT-RTX is to be found as well, in the place of the real library.
+    Args:
+        env: more variables; see `tests.doubles.cuda_driver` for what the driver reads.
+        rtx: whether the double of TensorRT-RTX is to be found as well, in the place of the real library.
     """
     try:
         driver, pycuda = driver_folder(), pycuda_folder()
@@ -59,17 +58,15 @@ def run_over_stand_in(
 ) -> Any:
     """Call a function in a process over the doubles, and return what it returns.
 
-    Parameters
-    ----------
-    module_function : such as ``"tests.runtime.backends.trt.cuda_scenarios:one_picture"``.
-    args : for it; anything that JSON has, as has to be what it returns.
-    env, rtx : for `stand_in_environment`.
-    timeout : in seconds.
+    Args:
+        module_function: such as ``"tests.runtime.backends.trt.cuda_scenarios:one_image"``.
+        args: for it; anything that JSON has, as has to be what it returns.
+        env, rtx: for `stand_in_environment`.
+        timeout: in seconds.
 
-    Raises
-    ------
-    AssertionError : the process ended with anything but 0, also where that happened after the function was done, as
-        when PyCUDA aborts at exit for a context that is still pushed. Its output is in the message.
+    Raises:
+        AssertionError: the process ended with anything but 0, also where that happened after the function was done, as
+            when PyCUDA aborts at exit for a context that is still pushed. Its output is in the message.
     """
     environment = stand_in_environment(env, rtx=rtx)
     with tempfile.TemporaryDirectory() as folder:

@@ -106,7 +106,7 @@ def test_what_an_engine_says(version):
     name, number = version.split()
     found = run("describe", name, env={"OVERNET_TENSORRT_VERSION": number}, rtx=True)
     assert found["tensors"] == {
-        "picture": ["TensorIOMode.INPUT", "DataType.UINT8", [-1, -1, -1, 3]],
+        "image": ["TensorIOMode.INPUT", "DataType.UINT8", [-1, -1, -1, 3]],
         "given_means": ["TensorIOMode.INPUT", "DataType.FLOAT", [-1, 3, 1, 1]],
         "use_given_means": ["TensorIOMode.INPUT", "DataType.FLOAT", [1, 1, 1, 1]],
         "upscaled": ["TensorIOMode.OUTPUT", "DataType.UINT8", [-1, -1, -1, 3]],
@@ -121,8 +121,8 @@ def test_what_an_engine_says(version):
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
-def test_pictures(name):
-    assert run("pictures", name, rtx=True) == {
+def test_images(name):
+    assert run("images", name, rtx=True) == {
         "done": [True, True],
         "right": [True, True],
         "races": [],
@@ -138,12 +138,12 @@ def test_misuse_is_refused():
     expected = {
         "foreign": (None, "magicTag"),
         "of another version": (None, "expecting library version 10.3.0 got 10.9.0"),
-        "no shape": (False, "no shape is set for picture"),
+        "no shape": (False, "no shape is set for image"),
         "no profile": (-1, "no optimization profile is chosen"),
-        "shape outside": (False, "picture of (1, 17, 8, 3) is outside of the profile"),
+        "shape outside": (False, "image of (1, 17, 8, 3) is outside of the profile"),
         "size unknown": (0, "input shapes are missing"),
-        "no address": (False, "no address is set for picture, upscaled"),
-        "misaligned": (False, "picture is not aligned to 256 bytes"),
+        "no address": (False, "no address is set for image, upscaled"),
+        "misaligned": (False, "image is not aligned to 256 bytes"),
         "no memory": (False, "no device memory is set"),
         "small memory": (False, "are needed"),
         "memory of another shape": (False, "are needed"),

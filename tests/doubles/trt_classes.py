@@ -150,7 +150,7 @@ class Logger(ILogger):
     def log(self, severity: _Severity, msg: str) -> None:
         """Print a message that is severe enough."""
         if int(severity) <= int(self.min_severity):
-            print(f"[TRT] [{severity.name}] {msg}", flush=True)  # noqa: T201 - what it is for
+            print(f"[TRT] [{severity.name}] {msg}", flush=True)
 
 
 class _Cuda:
@@ -206,9 +206,8 @@ class _DeviceMemory:
 class Runtime:
     """What loads engines.
 
-    Parameters
-    ----------
-    logger : for everything that its engines say.
+    Args:
+        logger: for everything that its engines say.
     """
 
     # Of the module that has this class.
@@ -304,7 +303,7 @@ class ICudaEngine:
         self._graph = _Graph(content)
         self._names = [*self._graph.inputs, *self._graph.outputs]
         self._profile = {name: [tuple(shape) for shape in shapes] for name, shapes in header["profile"].items()}
-        self._picture = str(header["picture"])
+        self._image = str(header["image"])
         self._bytes_per_pixel = float(header["activation_bytes_per_pixel"])
         self.error_recorder = None
 
@@ -328,7 +327,7 @@ class ICudaEngine:
         if profile_index != 0:
             self._error(f"getDeviceMemorySizeForProfileV2: no profile {profile_index}")
             return 0
-        return self._activation_bytes(self._profile[self._picture][2])
+        return self._activation_bytes(self._profile[self._image][2])
 
     def get_tensor_name(self, index: int) -> str:
         """A tensor's name; inputs come first."""
@@ -566,7 +565,7 @@ class IExecutionContext:
         if self.infer_shapes():
             self._error("IExecutionContext::updateDeviceMemorySizeForShapes: input shapes are missing")
             return 0
-        self._needed = self.engine._activation_bytes(self._shapes[self.engine._picture])
+        self._needed = self.engine._activation_bytes(self._shapes[self.engine._image])
         return self._needed
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:

@@ -58,15 +58,15 @@ class Library:
 
 
 class Slot:
-    """An execution context with memory for one picture."""
+    """An execution context with memory for one image."""
 
     def __init__(self, library: Library, strategy: Any = None, activations: Any = None) -> None:
         self.context = library.engine.create_execution_context(strategy or library.strategies.USER_MANAGED)
         self.context.set_optimization_profile_async(0, 0)
         self.source, self.target = cuda.mem_alloc(HEIGHT * WIDTH * 3), cuda.mem_alloc(HEIGHT * WIDTH * 12)
-        self.picture = cuda.pagelocked_zeros((1, HEIGHT, WIDTH, 3), np.uint8)
+        self.image = cuda.pagelocked_zeros((1, HEIGHT, WIDTH, 3), np.uint8)
         self.result = cuda.pagelocked_zeros((1, 2 * HEIGHT, 2 * WIDTH, 3), np.uint8)
-        self.context.set_input_shape(INPUT_NAME, self.picture.shape)
+        self.context.set_input_shape(INPUT_NAME, self.image.shape)
         if library.engine.num_io_tensors > 2:
             self.context.set_input_shape(GIVEN_MEANS_NAME, (1, 3, 1, 1))
         self.context.set_tensor_address(INPUT_NAME, int(self.source))
@@ -77,8 +77,8 @@ class Slot:
             self.context.set_device_memory(int(self.activations), size)
 
     def enqueue(self, stream: Any) -> bool:
-        """Begin a picture's way to the device and back."""
-        cuda.memcpy_htod_async(self.source, self.picture, stream)
+        """Begin an image's way to the device and back."""
+        cuda.memcpy_htod_async(self.source, self.image, stream)
         done = bool(self.context.execute_async_v3(stream.handle))
         cuda.memcpy_dtoh_async(self.result, self.target, stream)
         return done
@@ -108,18 +108,18 @@ def describe(name: str) -> dict[str, Any]:
         }
 
 
-def pictures(name: str) -> dict[str, Any]:
-    """Two pictures in two streams, and what is left behind."""
+def images(name: str) -> dict[str, Any]:
+    """Two images in two streams, and what is left behind."""
     with context() as driver:
         library = Library(name)
         weights = driver.counters().device_bytes
         slots, streams = [Slot(library) for _ in range(2)], [cuda.Stream(NON_BLOCKING) for _ in range(2)]
         random = np.random.default_rng(1)
         for slot in slots:
-            slot.picture[:] = random.integers(0, 255, slot.picture.shape)
+            slot.image[:] = random.integers(0, 255, slot.image.shape)
         done = [slot.enqueue(stream) for slot, stream in zip(slots, streams, strict=True)]
         cuda.Context.synchronize()
-        right = [bool((slot.result == slot.picture.repeat(2, 1).repeat(2, 2)).all()) for slot in slots]
+        right = [bool((slot.result == slot.image.repeat(2, 1).repeat(2, 2)).all()) for slot in slots]
         found = {"done": done, "right": right, "races": driver.races(), "said": library.said()}
         found["weights counted"] = weights == len(library.serialized)
         before = driver.counters().device_bytes
@@ -207,7 +207,7 @@ def races(kind: str) -> list[str]:
             assert slot.context.execute_async_v3(first.handle)
             driver_itself.cuStreamWaitEvent(ctypes.c_void_p(second.handle), event, 0)
             if kind == "input":
-                cuda.memcpy_htod_async(slot.source, slot.picture, second)
+                cuda.memcpy_htod_async(slot.source, slot.image, second)
             else:
                 cuda.memcpy_dtoh_async(slot.result, slot.target, second)
         cuda.Context.synchronize()
@@ -238,7 +238,7 @@ def graphs() -> dict[str, Any]:
         allowed, graph = capture()
         results = []
         for grey in (10, 20):
-            slot.picture[:] = grey
+            slot.image[:] = grey
             graph.launch(handle)
             stream.synchronize()
             results.append(sorted(set(slot.result.ravel().tolist())))
@@ -247,7 +247,7 @@ def graphs() -> dict[str, Any]:
 
 
 def further_tensors(switch: str, switch_shape: list[int]) -> list[Any]:
-    """A picture of one grey level with its own means and with others, by a switch of a type and shape."""
+    """An image of one grey level with its own means and with others, by a switch of a type and shape."""
     with context() as driver:
         library = Library(means=3, switch=getattr(onnx.TensorProto, switch), switch_shape=switch_shape)
         stream, slot = cuda.Stream(NON_BLOCKING), Slot(library)
@@ -255,7 +255,7 @@ def further_tensors(switch: str, switch_shape: list[int]) -> list[Any]:
         given, use, means = (cuda.mem_alloc(64) for _ in range(3))
         for name, memory in ((GIVEN_MEANS_NAME, given), (USE_GIVEN_MEANS_NAME, use), (MEANS_NAME, means)):
             slot.context.set_tensor_address(name, int(memory))
-        slot.picture[:] = 100
+        slot.image[:] = 100
         cuda.memcpy_htod(given, np.array([10, 20, 30], np.float32))
         found = []
         for flag in (0, 1):
@@ -270,7 +270,7 @@ def further_tensors(switch: str, switch_shape: list[int]) -> list[Any]:
         return found
 
 
-def bundled(engine_path: str, picture: list[int]) -> list[Any]:
+def bundled(engine_path: str, image: list[int]) -> list[Any]:
     """An engine of one of our own graphs from its file, and the shape and mean of what comes out for some noise."""
     from pathlib import Path
 
@@ -282,8 +282,8 @@ def bundled(engine_path: str, picture: list[int]) -> list[Any]:
         library = Library()
         engine = library.runtime.deserialize_cuda_engine(serialized)
         state = engine.create_execution_context()
-        state.set_input_shape(INPUT_NAME, picture)
-        source = np.random.default_rng(1).integers(0, 255, picture).astype(np.uint8)
+        state.set_input_shape(INPUT_NAME, image)
+        source = np.random.default_rng(1).integers(0, 255, image).astype(np.uint8)
         target: NDArray[np.uint8] = np.zeros(tuple(state.get_tensor_shape(OUTPUT_NAME)), np.uint8)
         d_source, d_target, stream = cuda.mem_alloc(source.nbytes), cuda.mem_alloc(target.nbytes), cuda.Stream()
         state.set_tensor_address(INPUT_NAME, int(d_source))

@@ -15,9 +15,9 @@ from overnet.export.exporter import CalibrationOptions, EngineOptions, Options, 
 from overnet.export.graph.network_graph import build_onnx
 from overnet.export.precision import convert as conversion
 from overnet.export.precision import lower as lowering
-from overnet.export.verify.comparison import Referee, check_pictures, in_openvino
+from overnet.export.verify.comparison import ReferenceResults, check_images, in_openvino
 from overnet.export.verify.onnx_file import in_declared_types, in_network
-from overnet.export.verify.tolerance import GATES
+from overnet.export.verify.tolerance import TOLERANCES
 from overnet.files.onnx_metadata import read_artifact
 from overnet.network.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from overnet.network.deploy import deploy
@@ -51,7 +51,7 @@ def test_files_agree_with_the_network(tmp_path, overscale, scales, precision):
     assert [file.path.name for file in files] == [f"model_x{scale}{suffix}.onnx" for scale in scales]
     assert sorted(folder.iterdir()) == sorted(file.path for file in files)
     for file, scale in zip(files, scales, strict=True):
-        assert GATES[precision].holds(file.parity)
+        assert TOLERANCES[precision].holds(file.parity)
         assert file.artifact == read_artifact(file.path)
         assert (file.artifact.scale, file.artifact.precision) == (scale, precision)
         assert file.artifact.weights_sha256 == weights_sha256(model)
@@ -60,17 +60,17 @@ def test_files_agree_with_the_network(tmp_path, overscale, scales, precision):
         assert "OpenVINO" in file.parity.measured_by and "declared types" in file.parity.measured_by
 
 
-def test_int8_with_pictures_of_the_users(small_checkpoint, tmp_path, picture):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    cv2.imwrite(str(pictures / "a.png"), picture)
-    (pictures / "b.png").write_bytes(b"no picture")
+def test_int8_with_images_of_the_users(small_checkpoint, tmp_path, image):
+    images = tmp_path / "images"
+    images.mkdir()
+    cv2.imwrite(str(images / "a.png"), image)
+    (images / "b.png").write_bytes(b"no image")
     doing = []
-    options = Options(scales=(2,), precision="int8", calibration=CalibrationOptions(pictures, max_loss_db=0.5))
+    options = Options(scales=(2,), precision="int8", calibration=CalibrationOptions(images, max_loss_db=0.5))
     (file,) = export(small_checkpoint, tmp_path, options, progress=lambda what, done, total: doing.append(what))
     assert file.path.name == "small_x2_int8.onnx"
     assert read_artifact(file.path).precision == file.artifact.precision == "int8"
-    assert GATES["int8"].holds(file.parity)
+    assert TOLERANCES["int8"].holds(file.parity)
     share = re.fullmatch(r"\d+ convolutions in INT8, (\d+)% of .* costs (-?[\d.]+) dB of .* 1 cal.*", file.notes[0])
     assert int(share[1]) > 50 and float(share[2]) <= 0.5
     assert any("b.png" in note for note in file.notes)
@@ -120,7 +120,7 @@ def test_the_gate_refuses_a_wrong_graph_and_names_the_layer(small_checkpoint, tm
 
 
 def test_the_gate_refuses_what_is_not_finite(small_checkpoint, tmp_path, monkeypatch):
-    """An overflow inside that leaves no trace in the result: it might on another picture."""
+    """An overflow inside that leaves no trace in the result: it might on another image."""
     honest = lowering.build_onnx
 
     def overflowing(*arguments, **options):
@@ -133,7 +133,7 @@ def test_the_gate_refuses_what_is_not_finite(small_checkpoint, tmp_path, monkeyp
         return model
 
     monkeypatch.setattr(lowering, "build_onnx", overflowing)
-    monkeypatch.setattr(conversion, "nodes_beyond_half", lambda model, pictures: {"entry": 1e5})
+    monkeypatch.setattr(conversion, "nodes_beyond_half", lambda model, images: {"entry": 1e5})
     with pytest.raises(ArtifactError, match=r"is refused: .* infinite or undefined"):
         list(export(small_checkpoint, tmp_path, Options(scales=(2,), precision="fp16")))
     assert list(tmp_path.iterdir()) == []
@@ -153,7 +153,7 @@ def test_a_network_with_huge_activations_is_exported_with_them_in_fp32(tmp_path)
     (file,) = export(tmp_path / "huge.safetensors", tmp_path, Options(scales=(2,), precision="fp16"))
     (note,) = file.notes
     assert "group.0.block.0.expand.0" in note and "65,504" in note
-    assert GATES["fp16"].holds(file.parity)
+    assert TOLERANCES["fp16"].holds(file.parity)
 
 
 def test_existing_file_is_kept_unless_asked(small_checkpoint, tmp_path):
@@ -173,16 +173,18 @@ def test_bundled_files_come_from_the_bundled_weights(scale):
     path = bundled_folder() / f"overnet_x{scale}.onnx"
     assert read_artifact(path).weights_sha256 == weights_sha256(model)
     assert weights_sha256(model) in (bundled_folder() / "MODEL_CARD.md").read_text()
-    assert GATES["fp32"].holds(Referee(in_network(model, scale), check_pictures()).compare(*in_openvino(path)))
+    assert TOLERANCES["fp32"].holds(
+        ReferenceResults(in_network(model, scale), check_images()).compare(*in_openvino(path))
+    )
 
 
 @needs_shared
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_bundled_files_agree_with_the_network_on_real_pictures(scale):
-    pictures = [read_rgb(pair.low) for pair in find_pairs(SHARED / "sets/Set5", scale)]
-    referee = Referee(in_network(load_checkpoint(bundled_checkpoint()), scale), pictures)
-    parity = referee.compare(*in_openvino(bundled_folder() / f"overnet_x{scale}.onnx"))
+def test_bundled_files_agree_with_the_network_on_real_images(scale):
+    images = [read_rgb(pair.low) for pair in find_pairs(SHARED / "sets/Set5", scale)]
+    reference_results = ReferenceResults(in_network(load_checkpoint(bundled_checkpoint()), scale), images)
+    parity = reference_results.compare(*in_openvino(bundled_folder() / f"overnet_x{scale}.onnx"))
     assert parity.largest_difference <= 1
     assert parity.psnr_db > 65
 
@@ -197,10 +199,10 @@ def test_fp16_costs_no_quality(tmp_path, scale):
     pairs = find_pairs(SHARED / "sets/Set5", scale)
     upscale, _ = in_declared_types(onnx.load(file.path))
     half = mean_quality(evaluate(upscale, pairs, scale))
-    whole = mean_quality(evaluate(lambda picture: reference(model, picture, scale), pairs, scale))
+    whole = mean_quality(evaluate(lambda image: reference(model, image, scale), pairs, scale))
     assert abs(half.psnr_db - whole.psnr_db) < 0.02
-    referee = Referee(in_network(model, scale), [read_rgb(pair.low) for pair in pairs])
-    parity = referee.compare(upscale, "its declared types")
+    reference_results = ReferenceResults(in_network(model, scale), [read_rgb(pair.low) for pair in pairs])
+    parity = reference_results.compare(upscale, "its declared types")
     assert parity.psnr_db > 50
 
 

@@ -15,7 +15,7 @@ from overnet.export.exporter import CalibrationOptions, EngineOptions, Options, 
 from overnet.export.precision.half import to_half
 from overnet.export.verify import engine as engine_gate
 from overnet.export.verify.comparison import Parity
-from overnet.export.verify.tolerance import GATES
+from overnet.export.verify.tolerance import TOLERANCES
 from overnet.files.engine_sidecar import read_sidecar
 from overnet.files.onnx_metadata import read_artifact
 from tests.export.verify.test_divergence import spoiled
@@ -44,7 +44,7 @@ def test_it_is_the_file_that_the_checkpoint_gives(source, small_files, tmp_path,
     assert file.path == tmp_path / f"small_x2_{precision}.onnx"
     assert file.path.read_bytes() == small_files[precision].read_bytes()
     assert file.artifact == read_artifact(file.path) and file.artifact.precision == precision
-    assert GATES[precision].holds(file.parity) and math.isfinite(file.parity.psnr_db)
+    assert TOLERANCES[precision].holds(file.parity) and math.isfinite(file.parity.psnr_db)
     assert file.parity.statement.startswith("OpenVINO ")
     assert file.parity.statement.endswith(", against the FP32 ONNX file")
     assert list(tmp_path.iterdir()) == [file.path]
@@ -64,11 +64,11 @@ def test_what_fp16_cannot_hold_stays_in_fp32(source, tmp_path):
     (file,) = export(tmp_path / "huge.onnx", tmp_path, Options())
     (note,) = file.notes
     assert "group.0.block.0.expand.0" in note and "65,504" in note
-    assert GATES["fp16"].holds(file.parity)
+    assert TOLERANCES["fp16"].holds(file.parity)
 
 
 def test_a_conversion_that_is_wrong_is_refused(source, tmp_path, monkeypatch):
-    def wrong(exact, precision, pictures):
+    def wrong(exact, precision, images):
         return to_half(spoiled(exact, "fusion.share.0.weight", 3), precision), []
 
     monkeypatch.setattr(from_onnx, "converted", wrong)
@@ -160,13 +160,13 @@ def test_a_file_whose_inside_is_damaged(source, tmp_path):
         list(export(tmp_path / "odd.onnx", tmp_path, Options()))
 
 
-def test_an_engine_is_compared_with_the_file_where_a_gpu_is(source, tmp_path, monkeypatch, picture):
+def test_an_engine_is_compared_with_the_file_where_a_gpu_is(source, tmp_path, monkeypatch, image):
     pytest.importorskip("tensorrt_rtx")
     given = {}
 
-    def gate(serialized, target, profile, artifact, reference, pictures, *, name):
+    def gate(serialized, target, profile, artifact, reference, images, *, name):
         upscale, title = reference
-        given.update(target=target, artifact=artifact, title=title, upscaled=upscale(picture), name=name)
+        given.update(target=target, artifact=artifact, title=title, upscaled=upscale(image), name=name)
         return Parity(2, 55.0, "TensorRT on a GPU", title)
 
     monkeypatch.setattr(from_onnx, "cuda_device", object)
@@ -176,7 +176,7 @@ def test_an_engine_is_compared_with_the_file_where_a_gpu_is(source, tmp_path, mo
     assert (file.engine.sidecar.psnr_db, file.engine.sidecar.largest_difference) == (55.0, 2)
     assert (given["target"], given["artifact"].precision) == ("tensorrt-rtx", "fp16")
     assert given["name"] == "small_x2_fp16.engine"
-    assert given["upscaled"].shape == (2 * picture.shape[0], 2 * picture.shape[1], 3)
+    assert given["upscaled"].shape == (2 * image.shape[0], 2 * image.shape[1], 3)
     assert np.ptp(given["upscaled"]) > 50
 
 

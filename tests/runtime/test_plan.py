@@ -81,9 +81,9 @@ def test_existing_outputs_of_several_inputs_are_kept_and_the_rest_done(folder):
     ("inputs", "output", "error", "expected"),
     [
         (["in/none.png"], "out.png", InputError, "no such file"),
-        (["in/a.png"], "out.mp4", OutputError, "is a picture"),
-        (["in/clip.mp4"], "out.png", OutputError, "is no picture"),
-        (["in/clip.mp4"], "out.xyz", OutputError, "is no picture"),
+        (["in/a.png"], "out.mp4", OutputError, "is an image"),
+        (["in/clip.mp4"], "out.png", OutputError, "is no image"),
+        (["in/clip.mp4"], "out.xyz", OutputError, "is no image"),
         (["in/a.png", "in/b.JPG"], "in/notes.txt", OutputError, "need a folder"),
     ],
 )
@@ -94,5 +94,5 @@ def test_impossible_plans(folder, inputs, output, error, expected):
 
 def test_a_folder_with_nothing_in_it(folder):
     (folder / "empty").mkdir()
-    with pytest.raises(InputError, match="without pictures or videos"):
+    with pytest.raises(InputError, match="without images or videos"):
         targets(["empty"], "out", folder)

@@ -9,8 +9,8 @@ from overnet.runtime import tiling
 from overnet.runtime.tiling import FEATHER, MARGIN, SMALLEST_TILE, spans, tile_for_memory, upscale_in_tiles
 
 
-def enlarge(pictures, means=None):
-    return pictures.repeat(2, axis=1).repeat(2, axis=2)
+def enlarge(images, means=None):
+    return images.repeat(2, axis=1).repeat(2, axis=2)
 
 
 @given(length=st.integers(1, 3000), tile=st.integers(SMALLEST_TILE, 600))
@@ -27,29 +27,29 @@ def test_spans_cover_everything_with_their_margins(length, tile):
 @settings(deadline=None, max_examples=30)
 @given(height=st.integers(1, 300), width=st.integers(1, 300), tile=st.integers(SMALLEST_TILE, 200))
 def test_tiles_of_a_local_operation_join_exactly(height, width, tile):
-    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    assert np.array_equal(upscale_in_tiles(picture, tile, 2, enlarge, None), enlarge(picture[None])[0])
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    assert np.array_equal(upscale_in_tiles(image, tile, 2, enlarge, None), enlarge(image[None])[0])
 
 
 def test_a_reach_of_margin_pixels_is_invisible():
     """An operation that looks as far as MARGIN, and is wrong at its borders, leaves no trace where tiles meet."""
 
-    def blur(pictures, means):
-        padded = np.pad(pictures.astype(float), ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)))
-        height, width = pictures.shape[1:3]
+    def blur(images, means):
+        padded = np.pad(images.astype(float), ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)))
+        height, width = images.shape[1:3]
         shifted = (padded[:, 0:height, 0:width] + padded[:, 2 * MARGIN :, 2 * MARGIN :]) / 2
         return np.rint(shifted).astype(np.uint8)
 
-    picture = np.random.default_rng(0).integers(0, 256, (250, 310, 3), dtype=np.uint8)
-    assert np.array_equal(upscale_in_tiles(picture, 128, 1, blur, None), blur(picture[None], None)[0])
+    image = np.random.default_rng(0).integers(0, 256, (250, 310, 3), dtype=np.uint8)
+    assert np.array_equal(upscale_in_tiles(image, 128, 1, blur, None), blur(image[None], None)[0])
 
 
 def test_a_difference_between_tiles_fades():
-    """Tiles that come out 12 levels apart, as statistics over a tile may do, meet without a step."""
+    """Tiles that come out 12 levels apart, as channel_means over a tile may do, meet without a step."""
     levels = iter(range(100, 220, 12))
 
-    def tint(pictures, means):
-        return np.full_like(pictures, next(levels))
+    def tint(images, means):
+        return np.full_like(images, next(levels))
 
     joined = upscale_in_tiles(np.zeros((SMALLEST_TILE, 300, 3), np.uint8), SMALLEST_TILE, 1, tint, None).astype(int)
     steps = np.abs(np.diff(joined[:, :, 0], axis=1))
@@ -60,24 +60,24 @@ def test_a_difference_between_tiles_fades():
 @settings(deadline=None, max_examples=30)
 @given(height=st.integers(97, 300), width=st.integers(1, 300), tile=st.integers(SMALLEST_TILE, 200))
 def test_tiles_are_given_the_means_of_the_whole(height, width, tile):
-    """Every tile, whatever its place, is upscaled with the picture's means, those that follow from others too."""
-    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    picture[: height // 2] //= 4
+    """Every tile, whatever its place, is upscaled with the image's means, those that follow from others too."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image[: height // 2] //= 4
     used = []
 
-    def means(pictures, given=None):
-        own = pictures.mean(axis=(1, 2), dtype=np.float32)[:, :, None, None]
+    def means(images, given=None):
+        own = images.mean(axis=(1, 2), dtype=np.float32)[:, :, None, None]
         return [own, own * (own if given is None else given[0])]
 
-    def upscale(pictures, given):
+    def upscale(images, given):
         used.append(given)
-        return enlarge(pictures)
+        return enlarge(images)
 
-    upscale_in_tiles(picture, tile, 2, upscale, means)
+    upscale_in_tiles(image, tile, 2, upscale, means)
     assert used
     for first, second in used:
-        np.testing.assert_allclose(first, means(picture[None])[0], rtol=1e-4)
-        np.testing.assert_allclose(second, means(picture[None])[1], rtol=1e-4)
+        np.testing.assert_allclose(first, means(image[None])[0], rtol=1e-4)
+        np.testing.assert_allclose(second, means(image[None])[1], rtol=1e-4)
 
 
 @pytest.mark.parametrize(("tile", "scale"), [(SMALLEST_TILE - 1, 2), (SMALLEST_TILE, 1.5)])

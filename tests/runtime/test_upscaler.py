@@ -11,7 +11,7 @@ from overnet.imaging.metrics import psnr
 from overnet.imaging.resample import imresize, network_bicubic
 from overnet.runtime.backends import host as host_backend
 from overnet.runtime.backends import registry as backends
-from overnet.runtime.backends.host import HostBackend
+from overnet.runtime.backends.base import HostBackend
 from overnet.runtime.backends.registry import BACKENDS, choose_backends
 from overnet.runtime.tiling import upscale_in_tiles
 from overnet.weights import bundled_checkpoint, bundled_folder
@@ -19,22 +19,22 @@ from tests.conftest import ROOT, SHARED, needs_shared
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
-def test_backends_agree(picture, small_models, small_checkpoint, backend):
+def test_backends_agree(image, small_models, small_checkpoint, backend):
     from overnet.network.checkpoint import load_checkpoint
     from overnet.network.reference import reference
 
     model = small_checkpoint if backend == "torch" else small_models
-    upscaled = Upscaler(3, model=model, backend=backend)(picture)
-    expected = reference(load_checkpoint(small_checkpoint), picture, 3)
+    upscaled = Upscaler(3, model=model, backend=backend)(image)
+    expected = reference(load_checkpoint(small_checkpoint), image, 3)
     assert upscaled.dtype == np.uint8
     assert np.abs(upscaled.astype(int) - expected.astype(int)).max() <= 1
 
 
-def test_the_bundled_model_enlarges(picture):
-    upscaled = Upscaler()(picture)
+def test_the_bundled_model_enlarges(image):
+    upscaled = Upscaler()(image)
     assert upscaled.shape == (100, 132, 3)
     # Close to a plain enlargement, and not the same.
-    assert 20 < psnr(network_bicubic(picture, (100, 132)), upscaled, border=2) < 60
+    assert 20 < psnr(network_bicubic(image, (100, 132)), upscaled, border=2) < 60
 
 
 @pytest.fixture(scope="session")
@@ -59,95 +59,95 @@ def lower_precisions(small_checkpoint, tmp_path_factory):
     ],
 )
 @pytest.mark.parametrize("tile", [0, 96])
-def test_files_of_lower_precision(picture, small_models, lower_precisions, precision, backend, levels, tile):
+def test_files_of_lower_precision(image, small_models, lower_precisions, precision, backend, levels, tile):
     """They run on a CPU too, in one piece and in tiles that are given the means of the whole."""
-    large = np.tile(picture, (3, 2, 1))
+    large = np.tile(image, (3, 2, 1))
     exact = Upscaler(2, model=small_models)(large).astype(int)
     upscaler = Upscaler(2, model=lower_precisions / f"small_x2_{precision}.onnx", backend=backend, tile=tile)
     upscaled = upscaler(large).astype(int)
-    assert bool(upscaler.take_notes()) == bool(tile)
+    assert bool(upscaler.pop_notes()) == bool(tile)
     assert np.abs(upscaled - exact).max() <= levels
 
 
-def test_of_a_folder_the_most_exact_file_is_taken(picture, lower_precisions, tmp_path):
+def test_of_a_folder_the_most_exact_file_is_taken(image, lower_precisions, tmp_path):
     for path in lower_precisions.iterdir():
         shutil.copy(path, tmp_path)
-    by_folder = Upscaler(2, model=tmp_path)(picture)
-    assert np.array_equal(by_folder, Upscaler(2, model=tmp_path / "small_x2_fp16.onnx")(picture))
+    by_folder = Upscaler(2, model=tmp_path)(image)
+    assert np.array_equal(by_folder, Upscaler(2, model=tmp_path / "small_x2_fp16.onnx")(image))
     shutil.copy(tmp_path / "small_x2_fp16.onnx", tmp_path / "copy.onnx")
     with pytest.raises(InputError, match=r"copy\.onnx and small_x2_fp16\.onnx are both for x2 in fp16"):
         Upscaler(2, model=tmp_path)
 
 
-def test_results_are_the_callers_own(picture, small_models):
+def test_results_are_the_callers_own(image, small_models):
     """A backend's output buffer is reused by its next run; what was returned before must not change."""
     upscaler = Upscaler(2, model=small_models)
-    first = upscaler(picture)
+    first = upscaler(image)
     before = first.copy()
-    upscaler(255 - picture)
+    upscaler(255 - image)
     assert np.array_equal(first, before)
 
 
-def test_pictures_that_are_not_contiguous(picture, small_models):
+def test_images_that_are_not_contiguous(image, small_models):
     upscaler = Upscaler(2, model=small_models)
-    assert np.array_equal(upscaler(picture[:, ::-1]), upscaler(np.ascontiguousarray(picture[:, ::-1])))
+    assert np.array_equal(upscaler(image[:, ::-1]), upscaler(np.ascontiguousarray(image[:, ::-1])))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3), (33, 17)])
-def test_odd_and_tiny_pictures(small_models, shape):
+def test_odd_and_tiny_images(small_models, shape):
     assert Upscaler(2, model=small_models)(np.zeros((*shape, 3), np.uint8)).shape == (2 * shape[0], 2 * shape[1], 3)
 
 
 @pytest.mark.parametrize("scale", [1, 1.5, 2.4])
-def test_a_scale_without_a_model_of_its_own(picture, small_models, scale):
+def test_a_scale_without_a_model_of_its_own(image, small_models, scale):
     """Upscaled by the nearest larger model, then reduced, antialiased; and it says so."""
     upscaler = Upscaler(scale, model=small_models)
-    upscaled = upscaler(picture)
+    upscaled = upscaler(image)
     size = upscaler.output_size(50, 66)
     assert upscaled.shape == (*size, 3)
-    larger = Upscaler(2 if scale <= 2 else 3, model=small_models)(picture)
+    larger = Upscaler(2 if scale <= 2 else 3, model=small_models)(image)
     assert np.array_equal(upscaled, imresize(larger, size=size))
-    (note,) = upscaler.take_notes()
+    (note,) = upscaler.pop_notes()
     assert "then reduced" in note
-    assert upscaler.take_notes() == []
+    assert upscaler.pop_notes() == []
 
 
-def test_a_checkpoint_computes_fractional_scales_itself(picture, small_checkpoint):
+def test_a_checkpoint_computes_fractional_scales_itself(image, small_checkpoint):
     from overnet.network.checkpoint import load_checkpoint
     from overnet.network.reference import reference
 
     upscaler = Upscaler(1.5, model=small_checkpoint)
-    expected = reference(load_checkpoint(small_checkpoint), picture, 1.5)
-    assert np.abs(upscaler(picture).astype(int) - expected.astype(int)).max() <= 1
+    expected = reference(load_checkpoint(small_checkpoint), image, 1.5)
+    assert np.abs(upscaler(image).astype(int) - expected.astype(int)).max() <= 1
     assert upscaler.backend_name == "torch"
-    assert upscaler.take_notes() == []
+    assert upscaler.pop_notes() == []
 
 
 @pytest.mark.parametrize(("height", "size"), [(100, (100, 132)), (75, (75, 99)), (25, (25, 33)), (120, (120, 158))])
-def test_a_height_instead_of_a_scale(picture, small_models, height, size):
+def test_a_height_instead_of_a_scale(image, small_models, height, size):
     upscaler = Upscaler(height=height, model=small_models)
-    assert upscaler(picture).shape == (*size, 3)
+    assert upscaler(image).shape == (*size, 3)
     upscaler = Upscaler(height=height, model=small_models)
     assert upscaler.output_size(50, 66, even_width=True)[1] % 2 == 0
-    assert upscaler(picture, even_width=True).shape == (*upscaler.output_size(50, 66, even_width=True), 3)
+    assert upscaler(image, even_width=True).shape == (*upscaler.output_size(50, 66, even_width=True), 3)
 
 
 @pytest.fixture
-def uneven(picture):
-    """A picture whose parts have nothing in common: black, white, noise and texture."""
+def uneven(image):
+    """An image whose parts have nothing in common: black, white, noise and texture."""
     large = np.zeros((110, 150, 3), np.uint8)
     large[:55, 75:] = 255
     large[55:, :75] = np.random.default_rng(0).integers(0, 256, (55, 75, 3), dtype=np.uint8)
-    large[55:, 75:] = np.tile(picture, (2, 2, 1))[:55, :75]
+    large[55:, 75:] = np.tile(image, (2, 2, 1))[:55, :75]
     return large
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
-def test_tiles_have_the_means_of_the_whole_picture(uneven, backend):
+def test_tiles_have_the_means_of_the_whole_image(uneven, backend):
     """On the bundled weights tiles differ from the whole by 3 levels at most; each with its own means, by far more."""
     upscaler = Upscaler(2, tile=96, backend=backend)
     in_tiles = upscaler(uneven).astype(int)
-    assert "tiles of 96" in " ".join(upscaler.take_notes())
+    assert "tiles of 96" in " ".join(upscaler.pop_notes())
     whole = Upscaler(2, tile=0, backend=backend)(uneven).astype(int)
     assert np.abs(in_tiles - whole).max() <= 3
     alone = upscale_in_tiles(uneven, 96, 2, upscaler.backend_for(2).upscale, None).astype(int)
@@ -155,26 +155,26 @@ def test_tiles_have_the_means_of_the_whole_picture(uneven, backend):
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
-def test_given_a_pictures_own_means_nothing_changes(picture, small_models, small_checkpoint, backend):
+def test_given_a_images_own_means_nothing_changes(image, small_models, small_checkpoint, backend):
     model = small_checkpoint if backend == "torch" else small_models
     loaded = Upscaler(2, model=model, backend=backend).backend_for(2)
-    means = loaded.statistics(picture[None])
+    means = loaded.channel_means(image[None])
     assert [mean.shape for mean in means] == [(1, 16, 1, 1)] * 3
-    given = loaded.upscale(picture[None], means).astype(int)
-    assert np.abs(given - loaded.upscale(picture[None])).max() <= 1
+    given = loaded.upscale(image[None], means).astype(int)
+    assert np.abs(given - loaded.upscale(image[None])).max() <= 1
     changed = [mean + 1 for mean in means]
-    other = loaded.upscale(picture[None], changed).astype(int)
+    other = loaded.upscale(image[None], changed).astype(int)
     assert np.abs(other - given).max() > 1
-    again = loaded.statistics(picture[None], means)
+    again = loaded.channel_means(image[None], means)
     assert all(np.allclose(*pair, atol=1e-5) for pair in zip(again, means, strict=True))
-    # Given others, the first mean is the picture's own still, and those that follow from it are not.
-    others = loaded.statistics(picture[None], changed)
+    # Given others, the first mean is the image's own still, and those that follow from it are not.
+    others = loaded.channel_means(image[None], changed)
     differ = [not np.allclose(*pair, atol=1e-5) for pair in zip(others, means, strict=True)]
     assert any(differ) and not all(differ)
 
 
-def test_tiles_are_chosen_by_memory(picture, small_models, monkeypatch):
-    large = np.tile(picture, (5, 5, 1))
+def test_tiles_are_chosen_by_memory(image, small_models, monkeypatch):
+    large = np.tile(image, (5, 5, 1))
     upscaler = Upscaler(2, model=small_models)
     asked = []
 
@@ -185,7 +185,7 @@ def test_tiles_are_chosen_by_memory(picture, small_models, monkeypatch):
     monkeypatch.setattr(host_backend, "tile_for_memory", little)
     upscaler(large)
     assert asked == [(250, 330, upscaler.backend_for(2).bytes_per_pixel)]
-    assert "tiles of 96" in " ".join(upscaler.take_notes())
+    assert "tiles of 96" in " ".join(upscaler.pop_notes())
 
 
 class Cramped(HostBackend):
@@ -196,14 +196,14 @@ class Cramped(HostBackend):
     def __init__(self, pixels):
         self.pixels, self.shapes = pixels, []
 
-    def statistics(self, pictures, given=None):
+    def channel_means(self, images, given=None):
         return []
 
-    def upscale(self, pictures, statistics=None):
-        self.shapes.append(pictures.shape[1:3])
-        if pictures.shape[1] * pictures.shape[2] > self.pixels:
+    def upscale(self, images, channel_means=None):
+        self.shapes.append(images.shape[1:3])
+        if images.shape[1] * images.shape[2] > self.pixels:
             raise MemoryError
-        return pictures.repeat(2, axis=1).repeat(2, axis=2)
+        return images.repeat(2, axis=1).repeat(2, axis=2)
 
 
 def test_out_of_memory_leads_to_smaller_tiles_and_they_are_remembered(small_models):
@@ -220,7 +220,7 @@ def test_out_of_memory_leads_to_smaller_tiles_and_they_are_remembered(small_mode
 def test_no_memory_at_all_is_one_clear_error(small_models, tile):
     upscaler = Upscaler(2, model=small_models, tile=tile)
     upscaler._backends[2.0] = Cramped(10)
-    with pytest.raises(BackendError, match="out of memory on a picture of 300x200"):
+    with pytest.raises(BackendError, match="out of memory on an image of 300x200"):
         upscaler(np.zeros((200, 300, 3), np.uint8))
 
 
@@ -234,11 +234,11 @@ def test_sixteen_bits_stay_smooth(small_models):
     assert np.abs(np.diff(inside, axis=1)).max() < 100
 
 
-def test_sixteen_bits_carry_the_networks_detail(picture):
-    """On a picture with edges, 16 bits give what 8 bits give, to within rounding."""
+def test_sixteen_bits_carry_the_networks_detail(image):
+    """On an image with edges, 16 bits give what 8 bits give, to within rounding."""
     upscaler = Upscaler(2)
-    deep = upscaler(picture.astype(np.uint16) * 257).astype(float) / 257
-    assert np.abs(deep - upscaler(picture)).max() <= 1
+    deep = upscaler(image.astype(np.uint16) * 257).astype(float) / 257
+    assert np.abs(deep - upscaler(image)).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_sixteen_bits_carry_the_networks_detail(picture):
     ],
     ids=["grey", "alpha", "float", "empty"],
 )
-def test_what_is_no_picture_is_refused(small_models, wrong):
+def test_what_is_no_image_is_refused(small_models, wrong):
     with pytest.raises(InputError):
         Upscaler(2, model=small_models)(wrong)
 
@@ -314,7 +314,7 @@ def test_a_foreign_onnx_file(tmp_path, small_models):
         Upscaler(2, model=tmp_path / "foreign.onnx")
 
 
-def test_what_fails_in_pytorch_is_one_of_our_errors(picture, small_checkpoint, monkeypatch):
+def test_what_fails_in_pytorch_is_one_of_our_errors(image, small_checkpoint, monkeypatch):
     backend = Upscaler(2, model=small_checkpoint).backend_for(2)
 
     def fail(*_):
@@ -322,7 +322,7 @@ def test_what_fails_in_pytorch_is_one_of_our_errors(picture, small_checkpoint, m
 
     monkeypatch.setattr(backend, "_network", fail)
     with pytest.raises(BackendError, match="a kernel failed"):
-        backend.upscale(picture[None])
+        backend.upscale(image[None])
 
 
 def test_missing_backends_say_what_to_install(monkeypatch):
@@ -356,15 +356,15 @@ def test_auto_takes_the_first_that_is_there(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 3, 5, 12])
 @pytest.mark.parametrize("tile", [96, 160])
-def test_tiles_of_real_pictures(number, tile):
+def test_tiles_of_real_images(number, tile):
     """The bound of three grey levels, on the bundled weights, with the smallest tiles there are."""
     from overnet.evaluation.measure import read_rgb
 
-    picture = read_rgb(SHARED / f"sets/Set14/image_SRF_2/img_{number:03d}_SRF_2_LR.png")
-    whole = Upscaler(2, tile=0)(picture).astype(int)
-    in_tiles = Upscaler(2, tile=tile)(picture).astype(int)
+    image = read_rgb(SHARED / f"sets/Set14/image_SRF_2/img_{number:03d}_SRF_2_LR.png")
+    whole = Upscaler(2, tile=0)(image).astype(int)
+    in_tiles = Upscaler(2, tile=tile)(image).astype(int)
     assert np.abs(whole - in_tiles).max() <= 3
-    # With the means taken once it is 60 dB on the first of these pictures, with means taken again 65.
+    # With the means taken once it is 60 dB on the first of these images, with means taken again 65.
     assert psnr(whole, in_tiles, border=0) > 63
 
 

@@ -1,16 +1,16 @@
 "use strict";
-// Before/after: all pictures of a slider lie upon each other; the chosen two are cut off where the edge is.
+// Before/after: all images of a slider lie upon each other; the chosen two are cut off where the edge is.
 for (const slider of document.querySelectorAll(".slider")) {
   const stage = slider.querySelector(".stage");
   const range = slider.querySelector("input");
-  const pictures = [...stage.querySelectorAll("img")];
+  const images = [...stage.querySelectorAll("img")];
   const [width, height] = [Number(stage.dataset.width), Number(stage.dataset.height)];
 
   const moveEdge = () => stage.style.setProperty("--at", `${range.value}%`);
 
   const choose = (side) => {
     const select = slider.querySelector(`select[name="${side}"]`);
-    pictures.forEach((picture, index) => picture.classList.toggle(side, String(index) === select.value));
+    images.forEach((image, index) => image.classList.toggle(side, String(index) === select.value));
     stage.querySelector(`.side.${side}`).textContent = select.selectedOptions[0].dataset.name;
     const sides = ["left", "right"].map((each) => stage.querySelector(`.side.${each}`).textContent);
     range.setAttribute("aria-label", `Where ${sides[0]} ends and ${sides[1]} begins, in percent from the left`);
@@ -20,7 +20,7 @@ for (const slider of document.querySelectorAll(".slider")) {
   const fit = () => {
     const times = Math.floor(Math.min(slider.clientWidth / width, (0.8 * window.innerHeight) / height));
     stage.style.width = range.style.width = times >= 1 ? `${times * width}px` : "100%";
-    for (const picture of pictures) picture.classList.toggle("whole-pixels", times >= 1);
+    for (const image of images) image.classList.toggle("whole-pixels", times >= 1);
   };
 
   const drag = (event) => {

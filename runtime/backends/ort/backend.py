@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from overnet.errors import ArtifactError, BackendError, OverNetError, require
 from overnet.files.onnx_metadata import read_artifact, scaled_size
-from overnet.runtime.backends.host import HostBackend
-from overnet.runtime.backends.options import BackendOptions
+from overnet.runtime.backends.base import BackendOptions, HostBackend, is_out_of_memory
 from overnet.runtime.backends.ort.binding import BoundSession
 from overnet.runtime.backends.ort.providers import Provider, one_line
 from overnet.runtime.backends.ort.tile_models import up_to_means, with_given_means
-from overnet.runtime.backends.registry import Pictures, Statistics, is_out_of_memory
 from overnet.runtime.tiling import tile_for_memory
+from overnet.types import ChannelMeans, ImageBatch
 
 # Overscale 5, x4, on the CPU: measured 5,500 (tests/runtime/test_memory.py).
 _CPU_BYTES_PER_PIXEL = 6_500
@@ -26,25 +25,23 @@ _GPU_BYTES_PER_PIXEL = 13_000
 
 
 class OnnxRuntimeBackend(HostBackend):
-    """An ONNX file run by ONNX Runtime. See `overnet.runtime.backends.registry.Backend`.
+    """An ONNX file run by ONNX Runtime. See `overnet.runtime.backends.base.Backend`.
 
     Of the options, `provider` and `device` say what computes; `overnet.runtime.backends.ort.providers` has what each
     of them needs. `slots`, `zero_copy` and `cuda_graphs` change nothing here: a frame is copied to the GPU, computed
     and copied back before the next.
 
-    Parameters
-    ----------
-    model : an ONNX file of ours.
-    scale : must be the file's own.
-    options : on the CPU the precision is ``"fp32"``; on a GPU the file's own, and TensorRT computes a file for FP32 in
-        ``"fp16"`` too.
+    Args:
+        model: an ONNX file of ours.
+        scale: must be the file's own.
+        options: on the CPU the precision is ``"fp32"``; on a GPU the file's own, and TensorRT computes a file for FP32
+            in ``"fp16"`` too.
 
-    Raises
-    ------
-    ArtifactError : the file is broken or not ours.
-    InputError : there is no such device.
-    MissingDependency : what the provider needs is not installed.
-    BackendError : ONNX Runtime or the provider cannot load it, or another precision is asked for.
+    Raises:
+        ArtifactError: the file is broken or not ours.
+        InputError: there is no such device.
+        MissingDependency: what the provider needs is not installed.
+        BackendError: ONNX Runtime or the provider cannot load it, or another precision is asked for.
     """
 
     name = "onnxruntime"
@@ -66,31 +63,31 @@ class OnnxRuntimeBackend(HostBackend):
         self._statistics_sessions: dict[bool, BoundSession] = {}
         self._tile_session: BoundSession | None = None
 
-    def upscale(self, pictures: Pictures, statistics: Statistics | None = None) -> Pictures:
-        """Upscale a batch; see `overnet.runtime.backends.registry.Backend.upscale`."""
-        count, height, width, channels = pictures.shape
+    def upscale(self, images: ImageBatch, channel_means: ChannelMeans | None = None) -> ImageBatch:
+        """Upscale a batch; see `overnet.runtime.backends.base.Backend.upscale`."""
+        count, height, width, channels = images.shape
         upscaled = (count, *scaled_size(height, width, self.scale), channels)
-        if statistics is None:
-            return self._run(self._session, [pictures], upscaled)[0]
+        if channel_means is None:
+            return self._run(self._session, [images], upscaled)[0]
         if self._tile_session is None:
             self._tile_session = self._loaded(with_given_means(self._model))
-        return self._run(self._tile_session, [pictures, *statistics], upscaled)[0]
+        return self._run(self._tile_session, [images, *channel_means], upscaled)[0]
 
-    def statistics(self, pictures: Pictures, given: Statistics | None = None) -> Statistics:
-        """The network's means; see `overnet.runtime.backends.registry.Backend.statistics`."""
+    def channel_means(self, images: ImageBatch, given: ChannelMeans | None = None) -> ChannelMeans:
+        """The network's means; see `overnet.runtime.backends.base.Backend.channel_means`."""
         are_given = given is not None
         if are_given not in self._statistics_sessions:
             self._statistics_sessions[are_given] = self._loaded(up_to_means(self._model, given=are_given))
-        return self._run(self._statistics_sessions[are_given], [pictures, *(given or [])], None)
+        return self._run(self._statistics_sessions[are_given], [images, *(given or [])], None)
 
     def tile_for(self, height: int, width: int) -> int | None:
-        """As large as the memory of what computes allows; see `overnet.runtime.backends.registry.Backend.tile_for`."""
+        """As large as the memory of what computes allows; see `overnet.runtime.backends.base.Backend.tile_for`."""
         if self._gpu_bytes is None:
             return super().tile_for(height, width)
         return tile_for_memory(height, width, self.bytes_per_pixel, available_bytes=self._gpu_bytes)
 
-    def take_notes(self) -> list[str]:
-        """What the provider has to remark; see `overnet.runtime.backends.registry.Backend.take_notes`."""
+    def pop_notes(self) -> list[str]:
+        """What the provider has to remark; see `overnet.runtime.backends.base.Backend.pop_notes`."""
         notes, self._provider.notes = self._provider.notes, []
         return notes
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Sizes that buffers are kept for: a video beside its thumbnails, or the tiles of a picture and those at its edges.
+# Sizes that buffers are kept for: a video beside its thumbnails, or the tiles of an image and those at its edges.
 _KEPT_SIZES = 2
 
 
@@ -18,11 +18,10 @@ _KEPT_SIZES = 2
 class Memory:
     """Where buffers lie, in the words of ONNX Runtime.
 
-    Attributes
-    ----------
-    kind : ``"cpu"``; ``"cuda"``; or ``"gpu"`` for a provider that is a library of its own, beside its vendor.
-    ordinal : of the device.
-    vendor : the maker's PCI number; -1 where the kind says it.
+    Attributes:
+        kind: ``"cpu"``; ``"cuda"``; or ``"gpu"`` for a provider that is a library of its own, beside its vendor.
+        ordinal: of the device.
+        vendor: the maker's PCI number; -1 where the kind says it.
     """
 
     kind: str = "cpu"
@@ -36,14 +35,13 @@ class BoundSession:
     A run copies the inputs into their buffers, and the outputs into new arrays, which are the caller's; nothing else is
     allocated for it once there are buffers of that size. Runs from several threads wait for one another.
 
-    Parameters
-    ----------
-    onnxruntime : the module.
-    session : its inputs are given to `run` in order.
-    memory : where to make the buffers.
+    Args:
+        onnxruntime: the module.
+        session: its inputs are given to `run` in order.
+        memory: where to make the buffers.
     """
 
-    def __init__(self, onnxruntime: Any, session: Any, memory: Memory) -> None:  # noqa: ANN401 - ONNX Runtime has no types
+    def __init__(self, onnxruntime: Any, session: Any, memory: Memory) -> None:
         self._onnxruntime, self._session, self._memory = onnxruntime, session, memory
         self._input_names = [entry.name for entry in session.get_inputs()]
         self._output_names = [entry.name for entry in session.get_outputs()]
@@ -53,15 +51,13 @@ class BoundSession:
     def run(self, inputs: Sequence[NDArray[Any]], output_shape: tuple[int, ...] | None = None) -> list[NDArray[Any]]:
         """Run once.
 
-        Parameters
-        ----------
-        inputs : one array for each of the session's inputs, C-contiguous.
-        output_shape : of the only output, which is uint8; None for outputs that are small and whose shapes are not
-            known: ONNX Runtime then makes room for them in the host's memory.
+        Args:
+            inputs: one array for each of the session's inputs, C-contiguous.
+            output_shape: of the only output, which is uint8; None for outputs that are small and whose shapes are not
+                known: ONNX Runtime then makes room for them in the host's memory.
 
-        Returns
-        -------
-        An array for each output, the caller's own.
+        Returns:
+            An array for each output, the caller's own.
         """
         size = tuple(array.shape for array in inputs)
         with self._lock:
@@ -77,7 +73,7 @@ class BoundSession:
                 buffers.binding.synchronize_outputs()
                 outputs: list[NDArray[Any]] = buffers.binding.copy_outputs_to_cpu()
             except Exception:
-                # It may be their memory that is missing; the picture comes again in tiles.
+                # It may be their memory that is missing; the image comes again in tiles.
                 self._buffers.clear()
                 raise
             self._buffers[size] = buffers
@@ -96,7 +92,7 @@ class BoundSession:
             binding.bind_ortvalue_output(name, self._buffer(output_shape, np.dtype(np.uint8)))
         return _Buffers(binding, buffers)
 
-    def _buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:  # noqa: ANN401
+    def _buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         memory = self._memory
         make = self._onnxruntime.OrtValue.ortvalue_from_shape_and_type
         # Older releases have no vendors.

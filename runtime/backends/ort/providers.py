@@ -28,7 +28,7 @@ from typing import Any
 import platformdirs
 
 from overnet.errors import BackendError, InputError, MissingDependency
-from overnet.runtime.backends.options import BackendOptions
+from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.ort.binding import BoundSession, Memory
 from overnet.system.cuda_device import check_device, free_device_memory_bytes
 
@@ -66,9 +66,8 @@ def one_line(error: BaseException) -> str:
 def check_provider(provider: str, *, backend: str) -> None:
     """Refuse a provider that there is not, or that would be ignored.
 
-    Raises
-    ------
-    InputError : no such provider, or one is chosen for another backend than ONNX Runtime.
+    Raises:
+        InputError: no such provider, or one is chosen for another backend than ONNX Runtime.
     """
     if provider not in _KINDS:
         raise InputError(f"there is no provider {provider!r}; choose from {', '.join(PROVIDERS)}")
@@ -95,27 +94,25 @@ def known_providers() -> list[str]:
 class Provider:
     """A provider on one device, from which sessions are opened.
 
-    Parameters
-    ----------
-    onnxruntime : the module.
-    options : which provider, which device, how many threads.
-    file_precision : what the model file is for.
+    Args:
+        onnxruntime: the module.
+        options: which provider, which device, how many threads.
+        file_precision: what the model file is for.
 
-    Attributes
-    ----------
-    device : the device, for people.
-    precision : of the arithmetic. On the CPU ``"fp32"``, whatever the file; on a GPU the file's, but that TensorRT may
-        be told to compute a file for FP32 in FP16. FP32 convolutions are TF32 on GPUs that have it, as elsewhere.
-    on_gpu : whether it is one.
+    Attributes:
+        device: the device, for people.
+        precision: of the arithmetic. On the CPU ``"fp32"``, whatever the file; on a GPU the file's, but that TensorRT
+            may be told to compute a file for FP32 in FP16. FP32 convolutions are TF32 on GPUs that have it, as
+            elsewhere.
+        on_gpu: whether it is one.
 
-    Raises
-    ------
-    InputError : no such device.
-    MissingDependency : the package that the provider comes in is not installed.
-    BackendError : the provider is not there, there is no GPU, or the precision is none of its.
+    Raises:
+        InputError: no such device.
+        MissingDependency: the package that the provider comes in is not installed.
+        BackendError: the provider is not there, there is no GPU, or the precision is none of its.
     """
 
-    def __init__(self, onnxruntime: Any, options: BackendOptions, file_precision: str) -> None:  # noqa: ANN401 - no types
+    def __init__(self, onnxruntime: Any, options: BackendOptions, file_precision: str) -> None:
         self._onnxruntime, self._options = onnxruntime, options
         self._kind = _KINDS[options.provider]
         self.on_gpu = options.provider != "cpu"
@@ -144,9 +141,8 @@ class Provider:
     def open_session(self, content: bytes) -> BoundSession:
         """Load a graph.
 
-        Raises
-        ------
-        BackendError : the provider does not load. What is wrong with the graph is ONNX Runtime's own error.
+        Raises:
+            BackendError: the provider does not load. What is wrong with the graph is ONNX Runtime's own error.
         """
         onnxruntime = self._onnxruntime
         session_options = onnxruntime.SessionOptions()
@@ -186,7 +182,7 @@ class Provider:
             f"{wanted!r}: make a file with overnet-export --precision"
         )
 
-    def _found(self) -> Any:  # noqa: ANN401 - no types
+    def _found(self) -> Any:
         """Make sure that ONNX Runtime knows the provider; the device where it is a library of its own, else None."""
         onnxruntime, kind, ordinal = self._onnxruntime, self._kind, self._options.device
         if self._options.provider == "tensorrt-rtx":
@@ -244,7 +240,7 @@ class Provider:
     def _cuda_options(self) -> dict[str, str]:
         return {
             "device_id": str(self._options.device),
-            # The default tries out every algorithm at each new size of picture, which takes seconds each time.
+            # The default tries out every algorithm at each new size of image, which takes seconds each time.
             "cudnn_conv_algo_search": "HEURISTIC",
             # The default doubles what it takes, and so runs out of memory with half of it unused.
             "arena_extend_strategy": "kSameAsRequested",
@@ -292,7 +288,7 @@ class Provider:
         return BackendError(f"ONNX Runtime's provider for {self._kind.title} does not load ({reason}){_advice(reason)}")
 
 
-def _load_libraries(onnxruntime: Any, provider: str) -> list[str]:  # noqa: ANN401 - no types
+def _load_libraries(onnxruntime: Any, provider: str) -> list[str]:
     """Load the libraries that a provider needs from where pip has put them; the versions of those that have one.
 
     What is not there is told when the provider does not load.

@@ -1,4 +1,4 @@
-"""Variants of an ONNX file of ours, for tiles: some end in the means over the picture, some are given them.
+"""Variants of an ONNX file of ours, for tiles: some end in the means over the image, some are given them.
 
 Needs onnx, which the extra for ONNX Runtime brings.
 """
@@ -31,13 +31,13 @@ def up_to_means(path: Path, *, given: bool = False) -> bytes:
         names = [name + _COMPUTED for name in names]
     del graph.output[:]
     graph.output.extend(_value(onnx, name) for name in names)
-    # What comes after the last mean serves the picture alone; runtimes leave out what no output needs.
+    # What comes after the last mean serves the image alone; runtimes leave out what no output needs.
     content: bytes = model.SerializeToString()
     return content
 
 
 def with_given_means(path: Path) -> bytes:
-    """The graph whose means are further inputs, after the picture and in the network's order."""
+    """The graph whose means are further inputs, after the image and in the network's order."""
     onnx, model = _load(path)
     graph = model.graph
     means = [node for node in graph.node if node.op_type == _MEAN]
@@ -49,9 +49,9 @@ def with_given_means(path: Path) -> bytes:
 
 
 def _load(path: Path) -> tuple[Any, Any]:
-    onnx = require("onnx", extra="ort", purpose="cutting a picture into tiles with the backend onnxruntime")
+    onnx = require("onnx", extra="ort", purpose="cutting an image into tiles with the backend onnxruntime")
     return onnx, onnx.load(path)
 
 
-def _value(onnx: Any, name: str) -> Any:  # noqa: ANN401 - onnx has no types
+def _value(onnx: Any, name: str) -> Any:
     return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", None, 1, 1])

@@ -36,17 +36,16 @@ class _Closable(Protocol):
 class Gpu:
     """A GPU whose primary context is retained; made by `acquire`, one for each device in a process.
 
-    Attributes
-    ----------
-    ordinal : its number among those that CUDA_VISIBLE_DEVICES leaves.
-    name : such as ``"NVIDIA GeForce RTX 4070"``.
-    shares_memory : whether its memory is the machine's own, as on a Jetson.
+    Attributes:
+        ordinal: its number among those that CUDA_VISIBLE_DEVICES leaves.
+        name: such as ``"NVIDIA GeForce RTX 4070"``.
+        shares_memory: whether its memory is the machine's own, as on a Jetson.
     """
 
     _known: ClassVar[dict[int, Gpu]] = {}
     _lock: ClassVar[threading.RLock] = threading.RLock()
 
-    def __init__(self, ordinal: int, driver: Any) -> None:  # noqa: ANN401 - PyCUDA has no types
+    def __init__(self, ordinal: int, driver: Any) -> None:
         self._driver = driver
         device = driver.Device(ordinal)
         self.ordinal = ordinal
@@ -59,11 +58,10 @@ class Gpu:
     def acquire(cls, ordinal: int, user: _Closable) -> Gpu:
         """Retain a GPU for a user, which calls `release`; what is still in use when Python ends is closed then.
 
-        Raises
-        ------
-        MissingDependency : PyCUDA is not installed, or does not load.
-        InputError : there is no such device.
-        BackendError : the driver refuses.
+        Raises:
+            MissingDependency: PyCUDA is not installed, or does not load.
+            InputError: there is no such device.
+            BackendError: the driver refuses.
         """
         driver = pycuda_driver()
         check_device(ordinal)
@@ -105,9 +103,8 @@ class Gpu:
     def pinned(self, size_bytes: int) -> PinnedBuffer:
         """Memory of the host that the GPU can reach. Within `current`.
 
-        Raises
-        ------
-        MemoryError : there is not so much.
+        Raises:
+            MemoryError: there is not so much.
         """
         try:
             return PinnedBuffer(self._driver, size_bytes)
@@ -120,9 +117,8 @@ class Gpu:
     def device(self, size_bytes: int) -> DeviceBuffer:
         """Memory of the GPU. Within `current`.
 
-        Raises
-        ------
-        MemoryError : there is not so much.
+        Raises:
+            MemoryError: there is not so much.
         """
         try:
             return DeviceBuffer(self._driver, size_bytes)
@@ -171,13 +167,12 @@ class CudaStream:
     PyCUDA destroys a stream when it is forgotten, and leaks it where no context is current then, as when an error's
     traceback held it. So what others hold is this.
 
-    Attributes
-    ----------
-    handle : for other libraries.
-    inner : PyCUDA's object, not to be kept.
+    Attributes:
+        handle: for other libraries.
+        inner: PyCUDA's object, not to be kept.
     """
 
-    def __init__(self, driver: Any) -> None:  # noqa: ANN401
+    def __init__(self, driver: Any) -> None:
         self.inner = driver.Stream(_NON_BLOCKING)
         self.handle = int(self.inner.handle)
 
@@ -197,12 +192,11 @@ class CudaStream:
 class CudaEvent:
     """A mark in a queue, that can be waited for. All methods within `Gpu.current`; for `inner` see `CudaStream`.
 
-    Parameters
-    ----------
-    timed : whether the GPU notes the time when it is reached, which costs a little each time.
+    Args:
+        timed: whether the GPU notes the time when it is reached, which costs a little each time.
     """
 
-    def __init__(self, driver: Any, *, timed: bool = False) -> None:  # noqa: ANN401
+    def __init__(self, driver: Any, *, timed: bool = False) -> None:
         flags = driver.event_flags
         # Whoever waits for it sleeps: the CPU has frames to decode and encode meanwhile.
         self.inner = driver.Event(flags.BLOCKING_SYNC | (flags.DEFAULT if timed else flags.DISABLE_TIMING))
@@ -227,14 +221,13 @@ class CudaEvent:
 class PinnedBuffer:
     """Page-locked memory of the host: copies to and from it need no help of the CPU.
 
-    Attributes
-    ----------
-    array : 1-D uint8, all of it and `PADDING_BYTES` more.
-    pointer : its address for the GPU, which can work on it without a copy.
-    size_bytes : without the padding.
+    Attributes:
+        array: 1-D uint8, all of it and `PADDING_BYTES` more.
+        pointer: its address for the GPU, which can work on it without a copy.
+        size_bytes: without the padding.
     """
 
-    def __init__(self, driver: Any, size_bytes: int) -> None:  # noqa: ANN401
+    def __init__(self, driver: Any, size_bytes: int) -> None:
         flags = driver.host_alloc_flags
         self.size_bytes = size_bytes
         self.array: NDArray[np.uint8] = driver.pagelocked_empty(
@@ -255,13 +248,12 @@ class PinnedBuffer:
 class DeviceBuffer:
     """Memory of the GPU.
 
-    Attributes
-    ----------
-    pointer : its address.
-    size_bytes : how much it is.
+    Attributes:
+        pointer: its address.
+        size_bytes: how much it is.
     """
 
-    def __init__(self, driver: Any, size_bytes: int) -> None:  # noqa: ANN401
+    def __init__(self, driver: Any, size_bytes: int) -> None:
         self.size_bytes = size_bytes
         self._allocation = driver.mem_alloc(size_bytes)
         self.pointer = int(self._allocation)
@@ -271,12 +263,11 @@ class DeviceBuffer:
         self._allocation.free()
 
 
-def pycuda_driver() -> Any:  # noqa: ANN401
+def pycuda_driver() -> Any:
     """PyCUDA's driver module.
 
-    Raises
-    ------
-    MissingDependency : it is not installed, or the driver's library is missing.
+    Raises:
+        MissingDependency: it is not installed, or the driver's library is missing.
     """
     try:
         return require("pycuda.driver", extra="cuda", purpose="running an engine")

@@ -20,14 +20,12 @@ _importing = threading.Lock()
 class RecordedWork:
     """Work recorded in a stream, which can be launched again and again there.
 
-    Parameters
-    ----------
-    stream : the handle of a CUDA stream, on whose context the thread is.
-    enqueue : puts the work into the stream. It has run there before, so that nothing is left to be set up.
+    Args:
+        stream: the handle of a CUDA stream, on whose context the thread is.
+        enqueue: puts the work into the stream. It has run there before, so that nothing is left to be set up.
 
-    Raises
-    ------
-    BackendError : `cuda.core` is not installed, or the work cannot be recorded.
+    Raises:
+        BackendError: `cuda.core` is not installed, or the work cannot be recorded.
     """
 
     def __init__(self, stream: int, enqueue: Callable[[], None]) -> None:
@@ -58,7 +56,7 @@ class RecordedWork:
         self._graph.close()
 
 
-def _cuda_core() -> Any:  # noqa: ANN401 - optional, and without types here
+def _cuda_core() -> Any:
     # While one thread imports it, another finds it without its names (seen with cuda-core 1.2.2).
     with _importing:
         try:

@@ -22,8 +22,9 @@ from overnet._version import __version__
 from overnet.errors import ArtifactError, BackendError, OutputError
 from overnet.files.atomic import printable
 from overnet.files.engine_sidecar import FORMAT_VERSION, Environment, Profile, RuntimeName, load_engine
-from overnet.runtime.backends.trt.engine_child import Progress, build_in_child
+from overnet.runtime.backends.trt.engine_child import build_in_child
 from overnet.system.environment import current_environment
+from overnet.types import Progress
 
 # Names another folder than the user's usual one for caches.
 CACHE_VARIABLE = "OVERNET_CACHE"
@@ -36,15 +37,14 @@ _TIMINGS = "timing.cache"
 
 
 @dataclass(frozen=True)
-class EngineWish:
+class EngineRequest:
     """Which engine is wanted.
 
-    Attributes
-    ----------
-    model : an ONNX file of ours.
-    runtime : the library that is to run it.
-    precision : of the arithmetic, one of `overnet.files.onnx_metadata.PRECISIONS`.
-    profile : which pictures it is to take.
+    Attributes:
+        model: an ONNX file of ours.
+        runtime: the library that is to run it.
+        precision: of the arithmetic, one of `overnet.files.onnx_metadata.PRECISIONS`.
+        profile: which images it is to take.
     """
 
     model: Path
@@ -60,7 +60,7 @@ def cache_folder() -> Path:
 
 
 def cached_engine(
-    wish: EngineWish,
+    request: EngineRequest,
     *,
     device: int = 0,
     on_progress: Progress | None = None,
@@ -68,36 +68,33 @@ def cached_engine(
 ) -> Path:
     """Find an engine, or build it. Of several processes that want the same one, one builds, and the others wait.
 
-    Parameters
-    ----------
-    wish : which engine.
-    device : for which GPU, counted from 0 among those that ``CUDA_VISIBLE_DEVICES`` leaves.
-    on_progress : is told what is being done while an engine is built, how much of it is done, and how much there is.
-    on_note : is told what the user should know, one line each.
+    Args:
+        request: which engine.
+        device: for which GPU, counted from 0 among those that ``CUDA_VISIBLE_DEVICES`` leaves.
+        on_progress: is told what is being done while an engine is built, how much of it is done, and how much there is.
+        on_note: is told what the user should know, one line each.
 
-    Returns
-    -------
-    The engine, with its sidecar beside it. Where the device's memory is short, it is for smaller pictures than wished
-    for; the sidecar says which.
+    Returns:
+        The engine, with its sidecar beside it. Where the device's memory is short, it is for smaller images than wished
+        for; the sidecar says which.
 
-    Raises
-    ------
-    MissingDependency : the library is not installed.
-    ArtifactError : the ONNX file cannot be read.
-    BackendError : the engine cannot be built; with the name of the builder's log.
-    OutputError : the folder cannot be written.
-    KeyboardInterrupt : the user stopped it; nothing that is not whole stays.
+    Raises:
+        MissingDependency: the library is not installed.
+        ArtifactError: the ONNX file cannot be read.
+        BackendError: the engine cannot be built; with the name of the builder's log.
+        OutputError: the folder cannot be written.
+        KeyboardInterrupt: the user stopped it; nothing that is not whole stays.
     """
     note = on_note or _silent
-    environment = current_environment(wish.runtime, device)
-    entry = _Entry(cache_folder(), _name(wish, environment), environment)
+    environment = current_environment(request.runtime, device)
+    entry = _Entry(cache_folder(), _name(request, environment), environment)
     path = entry.find(_silent)
     if path is None:
         with _locked(entry, note):
             # Another process may have built it meanwhile.
             path = entry.find(note)
             if path is None:
-                path = _built(entry, wish, device, on_progress, note)
+                path = _built(entry, request, device, on_progress, note)
                 _remove_oldest(entry)
     with suppress(OSError):
         # When it was last used, for which its time stands; a cache that can only be read does as well.
@@ -113,9 +110,8 @@ def cache_size_bytes() -> int:
 def clear_cache() -> int:
     """Remove everything from the cache but what is just being built; returns how many bytes that were.
 
-    Raises
-    ------
-    OutputError : something cannot be removed.
+    Raises:
+        OutputError: something cannot be removed.
     """
     cache = cache_folder()
     before = _size_bytes(cache)
@@ -157,7 +153,7 @@ class _Entry:
 
 
 def _built(
-    entry: _Entry, wish: EngineWish, device: int, on_progress: Progress | None, note: Callable[[str], None]
+    entry: _Entry, request: EngineRequest, device: int, on_progress: Progress | None, note: Callable[[str], None]
 ) -> Path:
     """Build an engine beside its place, and put it there when it is whole."""
     folder = entry.cache / f"{entry.name}{_BEING_BUILT}"
@@ -171,7 +167,7 @@ def _built(
             folder.mkdir()
             if timings.exists():
                 shutil.copyfile(timings, folder / _TIMINGS)
-        notes = _run_builder(entry, wish, folder, device, on_progress)
+        notes = _run_builder(entry, request, folder, device, on_progress)
         built = next(folder.glob("*.engine"))
         # As for one that lies there: what failed then would be built again and again.
         load_engine(built, entry.environment)
@@ -192,14 +188,16 @@ def _built(
     return entry.folder / built.name
 
 
-def _run_builder(entry: _Entry, wish: EngineWish, folder: Path, device: int, on_progress: Progress | None) -> list[str]:
+def _run_builder(
+    entry: _Entry, request: EngineRequest, folder: Path, device: int, on_progress: Progress | None
+) -> list[str]:
     try:
         return build_in_child(
-            wish.model,
+            request.model,
             folder,
-            runtime=wish.runtime,
-            precision=wish.precision,
-            profile=wish.profile,
+            runtime=request.runtime,
+            precision=request.precision,
+            profile=request.profile,
             device=device,
             on_progress=on_progress,
         )
@@ -217,23 +215,23 @@ def _kept_log(entry: _Entry, folder: Path) -> str:
     return ""
 
 
-def _name(wish: EngineWish, environment: Environment) -> str:
+def _name(request: EngineRequest, environment: Environment) -> str:
     """The name of an engine's folder: for people, and a hash of all that it depends on."""
     try:
-        onnx_sha256 = hashlib.sha256(wish.model.read_bytes()).hexdigest()
+        onnx_sha256 = hashlib.sha256(request.model.read_bytes()).hexdigest()
     except OSError as error:
-        raise ArtifactError(f"{printable(wish.model)}: {error.strerror or error}") from error
+        raise ArtifactError(f"{printable(request.model)}: {error.strerror or error}") from error
     depends_on = {
         "onnx_sha256": onnx_sha256,
-        "precision": wish.precision,
-        "profile": vars(wish.profile),
+        "precision": request.precision,
+        "profile": vars(request.profile),
         "environment": vars(environment),
         "overnet": __version__,
         "format": FORMAT_VERSION,
     }
     key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
-    stem = re.sub(r"[^0-9A-Za-z._-]", "_", wish.model.stem)[:60]
-    return f"{stem}-{wish.precision}-{key[:16]}"
+    stem = re.sub(r"[^0-9A-Za-z._-]", "_", request.model.stem)[:60]
+    return f"{stem}-{request.precision}-{key[:16]}"
 
 
 def _lock(cache: Path, name: str) -> filelock.BaseFileLock:

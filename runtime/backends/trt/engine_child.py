@@ -9,16 +9,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from overnet.errors import BackendError
 from overnet.files.atomic import printable
 from overnet.files.engine_sidecar import Profile, RuntimeName
-from overnet.system.child_process import child_environment, said_in, why_it_ended
-
-Progress = Callable[[str, int, int], None]
+from overnet.system.child_process import child_environment, exit_reason, parse_json_line
+from overnet.types import Progress
 
 _COMMAND = ("-m", "overnet", "export")
 _VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
@@ -36,21 +34,18 @@ def build_in_child(
 ) -> list[str]:
     """Build an engine from an ONNX file with ``overnet-export``.
 
-    Parameters
-    ----------
-    model : the ONNX file.
-    folder : an empty one, for the engine, its sidecar, and the builder's log.
-    device : which GPU, counted from 0 among those that ``CUDA_VISIBLE_DEVICES`` leaves.
-    on_progress : is told what is being done, how much of it is done, and how much there is. What it raises, and
-        Ctrl-C, end the process before they are raised again.
+    Args:
+        model: the ONNX file.
+        folder: an empty one, for the engine, its sidecar, and the builder's log.
+        device: which GPU, counted from 0 among those that ``CUDA_VISIBLE_DEVICES`` leaves.
+        on_progress: is told what is being done, how much of it is done, and how much there is. What it raises, and
+            Ctrl-C, end the process before they are raised again.
 
-    Returns
-    -------
-    What the user should know, one line each.
+    Returns:
+        What the user should know, one line each.
 
-    Raises
-    ------
-    BackendError : it cannot be built; with the process's own line.
+    Raises:
+        BackendError: it cannot be built; with the process's own line.
     """
     sizes = (profile.minimum, profile.optimum, profile.maximum)
     shape = ":".join(f"{height}x{width}" for height, width in sizes)
@@ -61,7 +56,7 @@ def build_in_child(
         errors.seek(0)
         said = errors.read().decode("utf-8", "replace")
     if code or report is None:
-        reason = why_it_ended("the process that builds it", code, said)
+        reason = exit_reason("the process that builds it", code, said)
         raise BackendError(f"the engine for {printable(Path(model.name))} cannot be built: {reason}")
     return [str(note) for file in report["files"] for note in file["notes"]]
 
@@ -75,7 +70,7 @@ def _run(
 ) -> tuple[int, dict[str, Any] | None]:
     """Run the process to its end; returns its exit code and its report, where it made one."""
     report = None
-    process = subprocess.Popen(  # noqa: S603 - our own command
+    process = subprocess.Popen(
         command,
         # Python looks for modules in the folder it is started in: in this one there are none.
         cwd=folder,
@@ -89,7 +84,7 @@ def _run(
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            said = said_in(line)
+            said = parse_json_line(line)
             if "files" in said:
                 report = said
             elif "doing" in said and on_progress is not None:

@@ -1,6 +1,6 @@
-"""Which engine to run for a picture's size: the one that was given, or one built at first use and kept.
+"""Which engine to run for an image's size: the one that was given, or one built at first use and kept.
 
-An engine takes pictures up to the size that it was built for. So there are a few sizes to build for, and a picture goes
+An engine takes images up to the size that it was built for. So there are a few sizes to build for, and an image goes
 into the smallest that holds it; where the GPU's memory is too short for that, into a smaller one, in tiles.
 """
 
@@ -19,10 +19,10 @@ from overnet.errors import BackendError, InputError
 from overnet.files.engine_sidecar import Profile, RuntimeName, Sidecar, load_engine, remarks
 from overnet.files.onnx_metadata import read_artifact
 from overnet.imaging.metrics import psnr
+from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.openvino_backend import OpenVinoBackend
-from overnet.runtime.backends.options import BackendOptions
 from overnet.runtime.backends.trt.cuda import Gpu
-from overnet.runtime.backends.trt.engine_cache import EngineWish, cache_folder, cached_engine
+from overnet.runtime.backends.trt.engine_cache import EngineRequest, cache_folder, cached_engine
 from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
 from overnet.runtime.backends.trt.slot_ring import SlotRing
 from overnet.runtime.backends.trt.slot_stream import SlotStream
@@ -33,7 +33,7 @@ Size = tuple[int, int]
 
 # The smallest that the deployed graph is exact for.
 _MINIMUM = (16, 16)
-# Height and width that engines are built for, for pictures that lie; for those that stand, the other way round.
+# Height and width that engines are built for, for images that lie; for those that stand, the other way round.
 _SIZES: tuple[Size, ...] = ((360, 640), (540, 960), (720, 1280), (1080, 1920), (2160, 4096))
 # Where the memory is short, everything goes in tiles of at most this.
 _SMALLEST: Size = (192, 192)
@@ -41,9 +41,9 @@ _SMALLEST: Size = (192, 192)
 # quarter more. How much of the free memory to plan with: building takes more than running.
 _BYTES_PER_PIXEL = {"fp32": 6_000, "fp16": 3_000, "bf16": 3_000, "int8": 4_500}
 _MEMORY_SHARE = 0.5
-# An engine for one size and one for another, such as pictures that lie and that stand.
+# An engine for one size and one for another, such as images that lie and that stand.
 _KEPT_ENGINES = 2
-# How near to the same network on the CPU, in FP32, an engine that was built here has to be on a test picture.
+# How near to the same network on the CPU, in FP32, an engine that was built here has to be on a test image.
 _LEAST_PSNR_DB = {"fp32": 50, "fp16": 40, "bf16": 35, "int8": 25}
 
 
@@ -66,22 +66,19 @@ class ReadyEngine:
 class Engines:
     """The engines for one model at one scale on one GPU.
 
-    Parameters
-    ----------
-    gpu : where they run.
-    model : an engine, or an ONNX file to build engines from.
-    runtime : the library that runs them.
-    scale : must be the model's own.
-    options : of the backend.
-    note : is told remarks for the user.
+    Args:
+        gpu: where they run.
+        model: an engine, or an ONNX file to build engines from.
+        runtime: the library that runs them.
+        scale: must be the model's own.
+        options: of the backend.
+        note: is told remarks for the user.
 
-    Attributes
-    ----------
-    precision : of the engines' arithmetic.
+    Attributes:
+        precision: of the engines' arithmetic.
 
-    Raises
-    ------
-    ArtifactError : the model is broken, not ours, or an engine for another machine.
+    Raises:
+        ArtifactError: the model is broken, not ours, or an engine for another machine.
     """
 
     def __init__(
@@ -112,12 +109,11 @@ class Engines:
             self.precision = options.precision or ("fp16" if stored == "fp32" else stored)
 
     def for_size(self, size: Size) -> ReadyEngine:
-        """The engine that a picture of this size goes to, whole or in tiles; built and loaded if it is not yet.
+        """The engine that an image of this size goes to, whole or in tiles; built and loaded if it is not yet.
 
-        Raises
-        ------
-        OverNetError : it cannot be built or loaded.
-        MemoryError : the GPU has no room for it.
+        Raises:
+            OverNetError: it cannot be built or loaded.
+            MemoryError: the GPU has no room for it.
         """
         profile = self._given or self._loaded(size) or self._wished(size)
         if profile not in self._ready:
@@ -127,11 +123,11 @@ class Engines:
 
     @property
     def latest(self) -> ReadyEngine | None:
-        """The engine that the last picture went to, or is loaded without one; None before the first is built."""
+        """The engine that the last image went to, or is loaded without one; None before the first is built."""
         return next(reversed(self._ready.values()), None)
 
     def _loaded(self, size: Size) -> Profile | None:
-        """The engine that is loaded and takes this size, the one used last if several do: so the tiles of a picture,
+        """The engine that is loaded and takes this size, the one used last if several do: so the tiles of an image,
         and the parts that its means are gathered from, go to the engine that they were cut for."""
         for profile, ready in reversed(self._ready.items()):
             if all(side <= most for side, most in zip(size, ready.profile.maximum, strict=True)):
@@ -154,9 +150,9 @@ class Engines:
         return _profile(fitting[-1] if fitting else _SMALLEST, stands=stands)
 
     def _load_cached(self, profile: Profile) -> None:
-        wish = EngineWish(self._model, self._runtime, self.precision, profile)
+        request = EngineRequest(self._model, self._runtime, self.precision, profile)
         path = cached_engine(
-            wish, device=self._gpu.ordinal, on_progress=self._options.on_progress, on_note=self._say_and_note
+            request, device=self._gpu.ordinal, on_progress=self._options.on_progress, on_note=self._say_and_note
         )
         serialized, sidecar = load_engine(path, self._environment)
         ready = self._load(serialized, sidecar, profile)
@@ -195,7 +191,7 @@ class Engines:
             zero_copy=zero_copy,
             cuda_graphs=self._options.cuda_graphs,
         )
-        # Where memory was short, an engine that was built takes smaller pictures than were wished for.
+        # Where memory was short, an engine that was built takes smaller images than were wished for.
         self._ready[wished] = ReadyEngine(sidecar.profile, engine, ring)
         return self._ready[wished]
 
@@ -206,12 +202,12 @@ class Engines:
 
     def _check(self, ready: ReadyEngine, path: Path) -> None:
         """Compare an engine that was built here with the same network on the CPU: FP16 can fail on one GPU alone."""
-        picture = _check_picture()
-        ready.ring.open(picture.shape[:2], count=1)
-        stream = SlotStream(ready.ring, picture.shape[:2])
-        with stream.submit(picture) as frame:
+        image = _check_image()
+        ready.ring.open(image.shape[:2], count=1)
+        stream = SlotStream(ready.ring, image.shape[:2])
+        with stream.submit(image) as frame:
             upscaled = frame.copy()
-        expected = OpenVinoBackend(self._model, self._scale, BackendOptions()).upscale(picture[None])[0]
+        expected = OpenVinoBackend(self._model, self._scale, BackendOptions()).upscale(image[None])[0]
         found_db = psnr(expected, upscaled, border=0)
         if not found_db >= _LEAST_PSNR_DB[self.precision]:
             raise BackendError(
@@ -226,7 +222,7 @@ class Engines:
         with self._gpu.current():
             return self._gpu.free_memory_bytes()[0]
 
-    def take_notes(self) -> list[str]:
+    def pop_notes(self) -> list[str]:
         """The remarks of the slots since this was last asked."""
         notes = []
         for ready in self._ready.values():
@@ -242,11 +238,10 @@ class Engines:
 
 
 def tile_side(profile: Profile, size: Size) -> int | None:
-    """Side of the tiles to cut a picture into for an engine; None where it goes whole.
+    """Side of the tiles to cut an image into for an engine; None where it goes whole.
 
-    Raises
-    ------
-    BackendError : the engine is for pictures smaller than the smallest tile.
+    Raises:
+        BackendError: the engine is for images smaller than the smallest tile.
     """
     if size[0] <= profile.maximum[0] and size[1] <= profile.maximum[1]:
         return None
@@ -254,7 +249,7 @@ def tile_side(profile: Profile, size: Size) -> int | None:
     side = min(profile.maximum) // 16 * 16
     if side < SMALLEST_TILE:
         raise BackendError(
-            f"the engine takes pictures up to {profile.maximum[1]}x{profile.maximum[0]}: too small even for the tiles "
+            f"the engine takes images up to {profile.maximum[1]}x{profile.maximum[0]}: too small even for the tiles "
             f"of {size[1]}x{size[0]}; overnet-export --shape makes a larger one"
         )
     return side
@@ -265,8 +260,8 @@ def _profile(maximum: Size, *, stands: bool) -> Profile:
     return Profile(_MINIMUM, size, size)
 
 
-def _check_picture() -> np.ndarray:
-    """A picture with slopes, edges and noise, 96 x 128: the same every time."""
+def _check_image() -> np.ndarray:
+    """An image with slopes, edges and noise, 96 x 128: the same every time."""
     rows, columns = np.mgrid[0:96, 0:128]
     smooth = np.stack([rows * 2, columns * 2, 255 - rows - columns], axis=-1).astype(np.float64)
     smooth[20:60, 30:70] = (250, 5, 128)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from overnet.errors import BackendError, OverNetError
-from overnet.files.atomic import make_folder, whole_file
+from overnet.files.atomic import atomic_write, ensure_folder
 from overnet.files.engine_sidecar import TITLES, RuntimeName
 from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
-from overnet.runtime.backends.registry import is_out_of_memory
+from overnet.runtime.backends.base import is_out_of_memory
 from overnet.system.environment import bindings
 
 # The bindings have no types that mypy could read.
@@ -37,24 +37,21 @@ ALIGNMENT_BYTES = 256
 class LoadedEngine:
     """An engine on the GPU that is current while it is made and used.
 
-    Parameters
-    ----------
-    serialized : the engine, from `overnet.files.engine_sidecar.load_engine`: deserialising is running its code.
-    runtime : the library it is for.
-    cuda_graphs : whether TensorRT-RTX is to replay its work as CUDA graphs.
-    kernel_cache : a file for the kernels that TensorRT-RTX compiles for the device at first use; None keeps none.
+    Args:
+        serialized: the engine, from `overnet.files.engine_sidecar.load_engine`: deserialising is running its code.
+        runtime: the library it is for.
+        cuda_graphs: whether TensorRT-RTX is to replay its work as CUDA graphs.
+        kernel_cache: a file for the kernels that TensorRT-RTX compiles for the device at first use; None keeps none.
 
-    Attributes
-    ----------
-    is_rtx : whether the library is TensorRT-RTX, which captures CUDA graphs by itself.
-    minimum, maximum : height and width of the smallest and of the largest picture that it takes, in pixels.
-    means : how many means over the picture it takes and gives, over all channels; 0 if it does neither.
+    Attributes:
+        is_rtx: whether the library is TensorRT-RTX, which captures CUDA graphs by itself.
+        minimum, maximum: height and width of the smallest and of the largest image that it takes, in pixels.
+        means: how many means over the image it takes and gives, over all channels; 0 if it does neither.
 
-    Raises
-    ------
-    MissingDependency : the library is not installed.
-    BackendError : it cannot load the engine.
-    MemoryError : the GPU has no room for it.
+    Raises:
+        MissingDependency: the library is not installed.
+        BackendError: it cannot load the engine.
+        MemoryError: the GPU has no room for it.
     """
 
     def __init__(
@@ -102,13 +99,11 @@ class LoadedEngine:
     def context(self, stream: int) -> EngineContext:
         """A state for running it, of which each frame on its way needs one. Its memory comes from `set_memory`.
 
-        Parameters
-        ----------
-        stream : the handle of a CUDA stream, in which it is set up.
+        Args:
+            stream: the handle of a CUDA stream, in which it is set up.
 
-        Raises
-        ------
-        MemoryError, BackendError : the library cannot make one.
+        Raises:
+            MemoryError, BackendError: the library cannot make one.
         """
         engine: ICudaEngine = self._engine
         self._errors.clear()
@@ -123,7 +118,7 @@ class LoadedEngine:
 
     @property
     def device_memory_bytes(self) -> int:
-        """Activation memory for the largest picture."""
+        """Activation memory for the largest image."""
         engine: ICudaEngine = self._engine
         return int(engine.get_device_memory_size_for_profile_v2(0))
 
@@ -134,8 +129,8 @@ class LoadedEngine:
             kernels = None if cache is None or self._kernel_cache_file is None else cache.serialize()
             if kernels is not None and self._kernel_cache_file is not None:
                 with suppress(OverNetError):
-                    make_folder(self._kernel_cache_file.parent)
-                    with whole_file(self._kernel_cache_file, overwrite=True) as temporary:
+                    ensure_folder(self._kernel_cache_file.parent)
+                    with atomic_write(self._kernel_cache_file, overwrite=True) as temporary:
                         temporary.write_bytes(bytes(kernels))
 
     def close(self) -> None:
@@ -157,9 +152,8 @@ class EngineContext:
     def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """Fix an input's shape.
 
-        Raises
-        ------
-        BackendError : it is not in the engine's profile.
+        Raises:
+            BackendError: it is not in the engine's profile.
         """
         self._errors.clear()
         if not self._context.set_input_shape(name, shape):
@@ -181,9 +175,8 @@ class EngineContext:
     def enqueue(self, stream: int) -> None:
         """Begin to run, in a CUDA stream.
 
-        Raises
-        ------
-        MemoryError, BackendError : the library refuses.
+        Raises:
+            MemoryError, BackendError: the library refuses.
         """
         self._errors.clear()
         if not self._context.execute_async_v3(stream):
@@ -231,7 +224,7 @@ def _logger(trt: Module) -> tuple[Any, _Errors]:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
-        def log(self, severity: Any, text: str) -> None:  # noqa: ANN401 - the bindings' Severity
+        def log(self, severity: Any, text: str) -> None:
             if severity in serious:
                 errors.add(text)
 

@@ -29,10 +29,10 @@ from overnet.files.onnx_metadata import (
 from overnet.runtime.backends.trt.cuda import DeviceBuffer, PinnedBuffer
 from overnet.runtime.backends.trt.cuda_graph import RecordedWork
 from overnet.runtime.backends.trt.loaded_engine import ALIGNMENT_BYTES
-from overnet.runtime.backends.trt.slot_shared import FLOAT_BYTES, SlotCommons
+from overnet.runtime.backends.trt.slot_shared import FLOAT_BYTES, SlotShared
 from overnet.runtime.backends.trt.stage_times import StageMarks, StageTimes
+from overnet.types import Image
 
-Frame = NDArray[np.uint8]
 Means = NDArray[np.float32]
 
 _CHANNELS = 3
@@ -44,20 +44,19 @@ _SETTLING_RUNS = 2
 class Slot:
     """One frame's way; see the module. All its methods within `Gpu.current`, by one thread at a time.
 
-    Attributes
-    ----------
-    input, output : H x W x 3 and scale*H x scale*W x 3 uint8, page-locked; of the size given to `fit` last.
+    Attributes:
+        input, output: H x W x 3 and scale*H x scale*W x 3 uint8, page-locked; of the size given to `fit` last.
     """
 
-    input: Frame
-    output: Frame
+    input: Image
+    output: Image
 
-    def __init__(self, commons: SlotCommons) -> None:
-        self._commons, self._gpu = commons, commons.gpu
+    def __init__(self, shared: SlotShared) -> None:
+        self._commons, self._gpu = shared, shared.gpu
         self.stream = self._gpu.stream()
         self.done = self._gpu.event()
         self.computed = self._gpu.event()
-        self._context = commons.engine.context(self.stream.handle)
+        self._context = shared.engine.context(self.stream.handle)
         self._host: dict[str, PinnedBuffer] = {}
         self._device: dict[str, DeviceBuffer] = {}
         self._addresses: dict[str, int] = {}
@@ -72,10 +71,9 @@ class Slot:
     def fit(self, size: tuple[int, int]) -> None:
         """Make ready for frames of this height and width.
 
-        Raises
-        ------
-        MemoryError : there is not enough for them.
-        BackendError : the engine does not take this size.
+        Raises:
+            MemoryError: there is not enough for them.
+            BackendError: the engine does not take this size.
         """
         if size != self._size:
             self._size = None
@@ -136,11 +134,10 @@ class Slot:
     def run(self, *, given_means: Means | None = None, wanted_means: bool = False, timed: bool = False) -> None:
         """Begin to copy in, compute and copy out; `done` is set in the stream at the end.
 
-        Parameters
-        ----------
-        given_means : over all channels, to use in place of the frame's own.
-        wanted_means : whether it is the frame's means that are wanted, and not the upscaled frame.
-        timed : whether `stage_times` is to tell how long each stage took. It takes about twice as long.
+        Args:
+            given_means: over all channels, to use in place of the frame's own.
+            wanted_means: whether it is the frame's means that are wanted, and not the upscaled frame.
+            timed: whether `stage_times` is to tell how long each stage took. It takes about twice as long.
         """
         gpu = self._gpu
         # What is shared may have grown since the slot was made ready.

@@ -11,22 +11,21 @@ from overnet.errors import BackendError
 from overnet.runtime.backends.trt.cuda import Gpu, reporting_cuda
 from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
 from overnet.runtime.backends.trt.slot import Slot
-from overnet.runtime.backends.trt.slot_shared import SlotCommons
+from overnet.runtime.backends.trt.slot_shared import SlotShared
 from overnet.runtime.backends.trt.stage_times import StageTimes
 
 
 class SlotRing:
     """Slots for one engine, handed out in turn.
 
-    Parameters
-    ----------
-    gpu : the GPU, which is current while the ring is made, opened, run and closed (its methods see to that).
-    engine : loaded there.
-    scale : of the engine, a whole number.
-    count : how many slots at most; fewer where the memory is short.
-    zero_copy : whether the GPU works on the host's page-locked memory itself, as is right where both are one.
-    cuda_graphs : whether to record the computing and launch it as one.
-    shares_activations : whether all slots compute in the same activation memory; None decides by the free memory.
+    Args:
+        gpu: the GPU, which is current while the ring is made, opened, run and closed (its methods see to that).
+        engine: loaded there.
+        scale: of the engine, a whole number.
+        count: how many slots at most; fewer where the memory is short.
+        zero_copy: whether the GPU works on the host's page-locked memory itself, as is right where both are one.
+        cuda_graphs: whether to record the computing and launch it as one.
+        shares_activations: whether all slots compute in the same activation memory; None decides by the free memory.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class SlotRing:
         shares_activations: bool | None = None,
     ) -> None:
         self.gpu = gpu
-        self._commons = SlotCommons(gpu, engine, scale, zero_copy=zero_copy, cuda_graphs=cuda_graphs)
+        self._commons = SlotShared(gpu, engine, scale, zero_copy=zero_copy, cuda_graphs=cuda_graphs)
         self._count = count
         self._wants_sharing = shares_activations
         self._slots: list[Slot] = []
@@ -63,14 +62,12 @@ class SlotRing:
     def open(self, size: tuple[int, int], *, count: int | None = None) -> None:
         """Have free slots ready for frames of a height and width; fewer than wished where memory is short.
 
-        Parameters
-        ----------
-        count : how many are wished; None for as many as the ring may have.
+        Args:
+            count: how many are wished; None for as many as the ring may have.
 
-        Raises
-        ------
-        MemoryError : not even one fits; with the numbers.
-        BackendError : the engine does not take this size.
+        Raises:
+            MemoryError: not even one fits; with the numbers.
+            BackendError: the engine does not take this size.
         """
         wished = self._count if count is None else count
         with self._enqueueing, reporting_cuda("the GPU's memory cannot be set up"), self.gpu.current():
@@ -120,14 +117,12 @@ class SlotRing:
     def take(self, *, stopped: threading.Event | None = None, most_seconds: float | None = None) -> Slot | None:
         """Wait for a free slot, which `give_back` returns.
 
-        Parameters
-        ----------
-        stopped : where this is set, there is none.
-        most_seconds : how long to wait; None without end.
+        Args:
+            stopped: where this is set, there is none.
+            most_seconds: how long to wait; None without end.
 
-        Returns
-        -------
-        None once `stopped` is set, after `close`, and where none became free in time.
+        Returns:
+            None once `stopped` is set, after `close`, and where none became free in time.
         """
 
         def is_over() -> bool:
@@ -148,12 +143,11 @@ class SlotRing:
         with self._changed:
             self._changed.notify_all()
 
-    def run(self, slot: Slot, **what: Any) -> None:  # noqa: ANN401 - as `Slot.run`
+    def run(self, slot: Slot, **what: Any) -> None:
         """Begin to run a slot that is fitted and filled.
 
-        Raises
-        ------
-        BackendError, MemoryError : it cannot be run; the slot has to be given back all the same.
+        Raises:
+            BackendError, MemoryError: it cannot be run; the slot has to be given back all the same.
         """
         with self._enqueueing, reporting_cuda("the GPU cannot run the engine"), self.gpu.current():
             try:
@@ -172,9 +166,8 @@ class SlotRing:
     def wait(self, slot: Slot) -> None:
         """Wait until what runs in a slot is done.
 
-        Raises
-        ------
-        BackendError : it failed, or the ring is closed.
+        Raises:
+            BackendError: it failed, or the ring is closed.
         """
         if self._closed:
             raise BackendError("the upscaler was closed before the frame was fetched")
@@ -184,9 +177,8 @@ class SlotRing:
     def stage_times(self, slot: Slot) -> StageTimes:
         """How long the stages of a slot's last run took, which was timed and was waited for.
 
-        Raises
-        ------
-        BackendError : the GPU cannot tell.
+        Raises:
+            BackendError: the GPU cannot tell.
         """
         with reporting_cuda("the GPU cannot tell the times of a frame"), self.gpu.current():
             return slot.stage_times()
@@ -194,9 +186,8 @@ class SlotRing:
     def drain(self, slot: Slot) -> None:
         """Wait until nothing of a slot runs any more, whether or not anything was submitted.
 
-        Raises
-        ------
-        BackendError : it failed.
+        Raises:
+            BackendError: it failed.
         """
         if not self._closed:  # which waits itself
             with reporting_cuda("the GPU failed on a frame"), self.gpu.current():
@@ -210,7 +201,7 @@ class SlotRing:
             self._closed = True
             self._changed.notify_all()
         with suppress(BackendError, MemoryError), reporting_cuda("the GPU cannot be used"), self.gpu.current():
-            parts: list[Slot | SlotCommons] = [*self._slots, self._commons]
+            parts: list[Slot | SlotShared] = [*self._slots, self._commons]
             for part in parts:
                 # After an error of the GPU nothing in its context works any more, and that error is what counts.
                 with suppress(BackendError, MemoryError), reporting_cuda("the GPU's memory cannot be given back"):

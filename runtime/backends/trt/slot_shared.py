@@ -9,26 +9,24 @@ from overnet.runtime.backends.trt.loaded_engine import ALIGNMENT_BYTES, LoadedEn
 
 FLOAT_BYTES = 4
 # Of the GPU's free memory, how much activation memory of its own for each slot may take: other programs, and the
-# pictures themselves, need some too.
+# images themselves, need some too.
 _ACTIVATION_SHARE = 0.25
 
 
-class SlotCommons:
+class SlotShared:
     """The engine on its GPU, and what more its slots have in common. All methods within `Gpu.current`.
 
-    Parameters
-    ----------
-    gpu : the GPU.
-    engine : loaded there.
-    scale : of the engine, a whole number.
-    zero_copy : whether the GPU works on the host's page-locked memory itself, as is right where both are one.
-    cuda_graphs : whether to record the computing and launch it as one. TensorRT-RTX does so by itself.
+    Args:
+        gpu: the GPU.
+        engine: loaded there.
+        scale: of the engine, a whole number.
+        zero_copy: whether the GPU works on the host's page-locked memory itself, as is right where both are one.
+        cuda_graphs: whether to record the computing and launch it as one. TensorRT-RTX does so by itself.
 
-    Attributes
-    ----------
-    records : whether computing is recorded.
-    shares_activations : whether all slots compute in the same activation memory, one after the other.
-    notes : one-line remarks for the user.
+    Attributes:
+        records: whether computing is recorded.
+        shares_activations: whether all slots compute in the same activation memory, one after the other.
+        notes: one-line remarks for the user.
     """
 
     def __init__(self, gpu: Gpu, engine: LoadedEngine, scale: float, *, zero_copy: bool, cuda_graphs: bool) -> None:
@@ -44,11 +42,10 @@ class SlotCommons:
     def begin(self, slots: int, *, shares_activations: bool | None) -> None:
         """Set up what is there once; more than once does no harm.
 
-        Parameters
-        ----------
-        slots : how many there are to be.
-        shares_activations : None decides by the free memory: where one frame does not fill the GPU, several are better
-            computed at once, each in memory of its own.
+        Args:
+            slots: how many there are to be.
+            shares_activations: None decides by the free memory: where one frame does not fill the GPU, several are
+                better computed at once, each in memory of its own.
         """
         if self._switches is not None:
             return

@@ -9,8 +9,9 @@ from types import TracebackType
 import numpy as np
 
 from overnet.errors import BackendError
-from overnet.runtime.backends.trt.slot import Frame, Slot
+from overnet.runtime.backends.trt.slot import Slot
 from overnet.runtime.backends.trt.slot_ring import SlotRing
+from overnet.types import Image
 
 
 class SlotTicket:
@@ -19,7 +20,7 @@ class SlotTicket:
     def __init__(self, stream: SlotStream, slot: Slot) -> None:
         self._stream, self._slot = stream, slot
 
-    def __enter__(self) -> Frame:
+    def __enter__(self) -> Image:
         try:
             self._stream.wait(self._slot)
         except BaseException:
@@ -36,10 +37,9 @@ class SlotTicket:
 class SlotStream:
     """Frames of one size on their way through a ring. See `overnet.runtime.backends.stream.UpscaleStream`.
 
-    Parameters
-    ----------
-    ring : open for the size.
-    size : height and width of the frames.
+    Args:
+        ring: open for the size.
+        size: height and width of the frames.
     """
 
     def __init__(self, ring: SlotRing, size: tuple[int, int]) -> None:
@@ -50,7 +50,7 @@ class SlotStream:
         self._filling: dict[int, Slot] = {}
         self._taken: set[Slot] = set()
 
-    def buffer(self) -> Frame | None:
+    def buffer(self) -> Image | None:
         """A slot's page-locked input; see `UpscaleStream.buffer`."""
         slot = self._take()
         if slot is None:
@@ -71,7 +71,7 @@ class SlotStream:
                 raise
         return slot
 
-    def submit(self, frame: Frame) -> SlotTicket:
+    def submit(self, frame: Image) -> SlotTicket:
         """Begin to upscale a frame; see `UpscaleStream.submit`."""
         with self._lock:
             slot = self._filling.pop(frame.ctypes.data, None)
@@ -88,7 +88,7 @@ class SlotStream:
             raise
         return SlotTicket(self, slot)
 
-    def _fill(self, slot: Slot, frame: Frame) -> None:
+    def _fill(self, slot: Slot, frame: Image) -> None:
         if frame.shape != slot.input.shape or frame.dtype != np.uint8:
             raise ValueError(f"expected uint8 {slot.input.shape}, got {frame.dtype} {frame.shape}")
         if frame.ctypes.data != slot.input.ctypes.data:

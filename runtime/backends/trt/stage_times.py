@@ -1,4 +1,4 @@
-"""How long a picture is copied to a GPU, computed there and copied back, by the GPU's own clock.
+"""How long an image is copied to a GPU, computed there and copied back, by the GPU's own clock.
 
 Marks in the queue of a slot are given the time when the GPU reaches them. So they tell what the GPU does, and not when
 the host had time to ask for it. It is the backends on TensorRT that have this: ONNX Runtime, on whichever provider,
@@ -14,13 +14,12 @@ from overnet.runtime.backends.trt.cuda import CudaStream, Gpu
 
 @dataclass(frozen=True)
 class StageTimes:
-    """What the GPU took for one or several pictures, in milliseconds, summed over them.
+    """What the GPU took for one or several images, in milliseconds, summed over them.
 
-    Attributes
-    ----------
-    copy_in_ms : from page-locked memory of the host to the GPU's; 0 where the GPU works on the host's memory itself.
-    compute_ms : the engine.
-    copy_out_ms : from the GPU's memory to page-locked memory of the host; 0 as for `copy_in_ms`.
+    Attributes:
+        copy_in_ms: from page-locked memory of the host to the GPU's; 0 where the GPU works on the host's memory itself.
+        compute_ms: the engine.
+        copy_out_ms: from the GPU's memory to page-locked memory of the host; 0 as for `copy_in_ms`.
     """
 
     copy_in_ms: float = 0.0
@@ -38,10 +37,9 @@ class StageTimes:
 class StageMarks:
     """The marks around the stages in a slot's queue. All methods within `Gpu.current`.
 
-    Parameters
-    ----------
-    gpu : the slot's.
-    copies : whether pictures are copied at all.
+    Args:
+        gpu: the slot's.
+        copies: whether images are copied at all.
     """
 
     def __init__(self, gpu: Gpu, *, copies: bool) -> None:

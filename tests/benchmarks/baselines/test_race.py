@@ -6,21 +6,21 @@ from dataclasses import asdict, replace
 import pytest
 
 from overnet.benchmarks.baselines import race
-from overnet.benchmarks.baselines.race import Entrant, PictureSize, RaceRequest, run_race
+from overnet.benchmarks.baselines.race import Entrant, ImageSize, RaceRequest, run_race
 from overnet.benchmarks.baselines.race_child import race as race_here
 from overnet.benchmarks.baselines.registry import BICUBIC, EAGER, PLAIN
 from overnet.errors import BackendError, InputError
 
-SMALL = PictureSize(24, 16)
+SMALL = ImageSize(24, 16)
 
 
 @pytest.fixture
 def request_(small_checkpoint):
     """A race of a small network that takes no time to speak of."""
-    return RaceRequest([Entrant("torch")], 2, [PictureSize(40, 30), SMALL], seconds=0.5, model=str(small_checkpoint))
+    return RaceRequest([Entrant("torch")], 2, [ImageSize(40, 30), SMALL], seconds=0.5, model=str(small_checkpoint))
 
 
-def test_every_rival_has_times_quality_and_a_ratio_at_every_size(request_):
+def test_every_baseline_has_times_quality_and_a_ratio_at_every_size(request_):
     for module in ("onnx", "onnxruntime"):
         pytest.importorskip(module)
     # More time than it takes even on a busy machine, or the slow ones would be left out.
@@ -31,9 +31,9 @@ def test_every_rival_has_times_quality_and_a_ratio_at_every_size(request_):
     for result in outcome.results:
         assert result.error is None
         assert len(result.latency.samples_ms) == result.latency.host.runs >= 3
-        assert result.pictures_per_second == pytest.approx(1000 / result.latency.host.mean_ms)
+        assert result.images_per_second == pytest.approx(1000 / result.latency.host.mean_ms)
         # A speed without its quality is not shown: each has at least the one.
-        assert result.quality.truth_psnr_db is not None
+        assert result.quality.ground_truth_psnr_db is not None
         assert (result.quality.largest_difference_levels is None) == (result.case.method == BICUBIC)
         assert (result.multiply_accumulates is None) == (result.case.method == BICUBIC)
     eager, plain = ({r.case.method: r for r in outcome.results}[name] for name in (EAGER, PLAIN))
@@ -44,14 +44,14 @@ def test_every_rival_has_times_quality_and_a_ratio_at_every_size(request_):
     assert len(outcome.ratios) == 6
     for ratio in outcome.ratios:
         assert (ratio.case.method, ratio.case.kind, ratio.case.precision) == ("torch", "backend", "fp32")
-        assert (ratio.case.width, ratio.case.height) == (ratio.rival.width, ratio.rival.height)
+        assert (ratio.case.width, ratio.case.height) == (ratio.baseline.width, ratio.baseline.height)
         assert 0 < ratio.low <= ratio.times_as_fast <= ratio.high
         assert ratio.rounds >= 3
     # Bicubic costs next to nothing: a ratio the wrong way round would be more than 1.
-    assert all(ratio.times_as_fast < 1 for ratio in outcome.ratios if ratio.rival.method == BICUBIC)
+    assert all(ratio.times_as_fast < 1 for ratio in outcome.ratios if ratio.baseline.method == BICUBIC)
 
 
-def test_a_rival_too_slow_for_the_time_there_is_says_so_and_the_others_race_on(request_):
+def test_a_baseline_too_slow_for_the_time_there_is_says_so_and_the_others_race_on(request_):
     reply = race_here(replace(request_, seconds=1e-4, sizes=[SMALL], only=[BICUBIC, EAGER]))
     assert EAGER not in [result.case.method for result in reply.outcome.results]
     (note,) = [note for note in reply.outcome.notes if note.startswith(EAGER)]
@@ -67,16 +67,16 @@ def test_a_backend_that_does_not_load_is_a_note(request_):
     assert "there is no backend 'none'" in reply.outcome.notes[1]
 
 
-def test_a_rival_that_fails_leaves_the_others_alone(request_, monkeypatch):
+def test_a_baseline_that_fails_leaves_the_others_alone(request_, monkeypatch):
     from overnet.benchmarks.baselines import race_child
-    from overnet.benchmarks.baselines import registry as rivals
+    from overnet.benchmarks.baselines import registry as baselines
 
-    def broken(pictures):
+    def broken(images):
         raise RuntimeError("its own\nwords")
 
-    kept = rivals.load_bicubic(2)
+    kept = baselines.load_bicubic(2)
     loaders = {"broken": lambda: replace(kept, name="broken", upscale=broken), BICUBIC: lambda: kept}
-    monkeypatch.setattr(race_child, "find_rivals", lambda scale, options: loaders)
+    monkeypatch.setattr(race_child, "find_baselines", lambda scale, options: loaders)
     reply = race_here(replace(request_, sizes=[SMALL]))
     errors = {result.case.method: result.error for result in reply.outcome.results}
     assert errors["broken"].endswith("RuntimeError: its own words")
@@ -97,7 +97,7 @@ def test_a_batch_is_timed_as_one(request_):
     reply = race_here(replace(request_, sizes=[SMALL], batch=3, only=[BICUBIC]))
     (result,) = reply.outcome.results
     assert result.case.batch == 3
-    assert result.pictures_per_second == pytest.approx(3000 / result.latency.host.mean_ms)
+    assert result.images_per_second == pytest.approx(3000 / result.latency.host.mean_ms)
 
 
 def test_what_libraries_print_does_not_spoil_the_reply(request_):
@@ -119,12 +119,12 @@ def test_what_libraries_print_does_not_spoil_the_reply(request_):
     ("change", "message"),
     [
         ({"sizes": []}, "at least one size"),
-        ({"sizes": [PictureSize(0, 9)]}, "size is 0x9"),
+        ({"sizes": [ImageSize(0, 9)]}, "size is 0x9"),
         ({"scale": 0}, "scale is 0"),
         ({"batch": 0}, "batch is 0"),
         ({"seconds": 0.0}, "seconds is 0"),
         ({"data": "nowhere"}, "nowhere: No such file"),
-        ({"rival_models": "nowhere"}, "nowhere: No such file"),
+        ({"baseline_models": "nowhere"}, "nowhere: No such file"),
     ],
 )
 def test_a_race_that_cannot_be_is_refused(request_, change, message):
@@ -137,7 +137,7 @@ def test_errors_and_crashes_of_the_process_are_one_line(request_, monkeypatch):
     with pytest.raises(InputError, match="scale is 0"):
         run_race(replace(request_, scale=0))
     monkeypatch.setattr(race, "_COMMAND", "import sys; sys.stdin.read(); sys.exit('words before\\nits last words')")
-    with pytest.raises(BackendError, match="the race against rivals at x2 failed: its last words"):
+    with pytest.raises(BackendError, match="the race against baselines at x2 failed: its last words"):
         run_race(request_)
     if sys.platform != "win32":
         monkeypatch.setattr(race, "_COMMAND", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")

@@ -12,9 +12,9 @@ from overnet.benchmarks.baselines.registry import (
     BICUBIC,
     EAGER,
     PLAIN,
-    RivalOptions,
+    BaselineOptions,
     checkpoint_of,
-    find_rivals,
+    find_baselines,
     load_bicubic,
     load_eager,
     load_plain,
@@ -27,31 +27,31 @@ needs_ncnn = pytest.mark.skipif(not importlib.util.find_spec("ncnn"), reason="nc
 
 
 @pytest.fixture
-def pictures(picture):
-    return np.stack([picture, picture[::-1]])
+def images(image):
+    return np.stack([image, image[::-1]])
 
 
-def test_bicubic_is_opencv_s_on_every_picture_of_a_batch(pictures):
-    upscaled = load_bicubic(3).upscale(pictures)
+def test_bicubic_is_opencv_s_on_every_image_of_a_batch(images):
+    upscaled = load_bicubic(3).upscale(images)
     assert upscaled.shape == (2, 150, 198, 3)
-    for picture, made in zip(pictures, upscaled, strict=True):
-        assert np.array_equal(made, cv2.resize(picture, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC))
+    for image, made in zip(images, upscaled, strict=True):
+        assert np.array_equal(made, cv2.resize(image, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC))
 
 
-def test_the_network_in_pytorch_is_what_exported_files_are_compared_with(small_checkpoint, pictures):
+def test_the_network_in_pytorch_is_what_exported_files_are_compared_with(small_checkpoint, images):
     parity = pytest.importorskip("overnet.export.verify.onnx_file")
     from overnet.network.checkpoint import load_checkpoint
 
-    rival = load_eager(3, small_checkpoint)
+    baseline = load_eager(3, small_checkpoint)
     network = load_checkpoint(small_checkpoint)
-    expected = np.stack([parity.reference(network, picture, 3) for picture in pictures])
+    expected = np.stack([parity.reference(network, image, 3) for image in images])
     # A batch of two may be added up in another order than one.
-    assert np.abs(rival.upscale(pictures).astype(int) - expected).max() <= 1
-    assert rival.is_network
-    assert rival.model == "small.safetensors"
+    assert np.abs(baseline.upscale(images).astype(int) - expected).max() <= 1
+    assert baseline.is_network
+    assert baseline.model == "small.safetensors"
 
 
-def test_the_plain_graph_computes_the_same_network_with_the_arithmetic_that_is_counted(small_checkpoint, pictures):
+def test_the_plain_graph_computes_the_same_network_with_the_arithmetic_that_is_counted(small_checkpoint, images):
     for module in ("torch", "onnx", "onnxruntime"):
         pytest.importorskip(module)
     from overnet.export.graph.costs import count_costs
@@ -60,7 +60,7 @@ def test_the_plain_graph_computes_the_same_network_with_the_arithmetic_that_is_c
     from overnet.network.deploy import deploy
 
     plain, eager = load_plain(2, small_checkpoint), load_eager(2, small_checkpoint)
-    assert np.abs(plain.upscale(pictures).astype(int) - eager.upscale(pictures)).max() <= 1
+    assert np.abs(plain.upscale(images).astype(int) - eager.upscale(images)).max() <= 1
     counted = count_costs(build_onnx(deploy(load_checkpoint(small_checkpoint)), 2, form="plain"))
     assert plain.multiply_accumulates_per_pixel == pytest.approx(counted.multiply_accumulates_per_pixel, rel=1e-6)
     assert eager.multiply_accumulates_per_pixel == plain.multiply_accumulates_per_pixel
@@ -74,7 +74,7 @@ def test_a_scale_beyond_the_network_is_refused(small_checkpoint):
 
 def test_what_is_not_installed_says_so_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    loaders = find_rivals(2, RivalOptions())
+    loaders = find_baselines(2, BaselineOptions())
     assert list(loaders) == [BICUBIC, EAGER, PLAIN]
     for name in (EAGER, PLAIN):
         with pytest.raises(
@@ -109,11 +109,11 @@ def test_a_folder_of_models_is_gone_through_for_the_scale(tmp_path):
     ):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "alone.param").write_bytes(b"")
-    found = list(find_rivals(2, RivalOptions(rival_models=tmp_path)))
+    found = list(find_baselines(2, BaselineOptions(baseline_models=tmp_path)))
     assert found == [BICUBIC, EAGER, PLAIN, "OpenCV ESPCN_x2", "OpenCV FSRCNN-small_x2", "ncnn mine"]
-    assert "OpenCV EDSR_x4" in find_rivals(4, RivalOptions(rival_models=tmp_path))
+    assert "OpenCV EDSR_x4" in find_baselines(4, BaselineOptions(baseline_models=tmp_path))
     with pytest.raises(InputError, match="No such file"):
-        find_rivals(2, RivalOptions(rival_models=tmp_path / "none"))
+        find_baselines(2, BaselineOptions(baseline_models=tmp_path / "none"))
 
 
 @pytest.mark.skipif(hasattr(cv2, "dnn_superres"), reason="this OpenCV has dnn_superres")
@@ -147,10 +147,10 @@ def _write_ncnn(folder, *, factor=2):
 
 
 @needs_ncnn
-def test_ncnn_runs_a_users_model(tmp_path, pictures):
-    rival = load_ncnn(_write_ncnn(tmp_path), 2)
-    assert np.array_equal(rival.upscale(pictures), pictures.repeat(2, axis=1).repeat(2, axis=2))
-    assert (rival.name, rival.model, rival.is_network) == ("ncnn nearest", "nearest.param", False)
+def test_ncnn_runs_a_users_model(tmp_path, images):
+    baseline = load_ncnn(_write_ncnn(tmp_path), 2)
+    assert np.array_equal(baseline.upscale(images), images.repeat(2, axis=1).repeat(2, axis=2))
+    assert (baseline.name, baseline.model, baseline.is_network) == ("ncnn nearest", "nearest.param", False)
 
 
 @needs_ncnn
@@ -226,11 +226,11 @@ def _tensorflow_graph(weights):
 
 @needs_superres
 def test_dnn_superres_runs_a_users_model_in_the_right_colours(tmp_path):
-    rival = load_superres(_write_superres(tmp_path), 2)
-    # Luma comes out of the network and colour by interpolation: on flat pictures, both leave what is there.
+    baseline = load_superres(_write_superres(tmp_path), 2)
+    # Luma comes out of the network and colour by interpolation: on flat images, both leave what is there.
     colours = np.array([(200, 30, 90), (10, 240, 60)], np.uint8)
     flat = np.broadcast_to(colours[:, None, None], (2, 20, 24, 3)).copy()
-    upscaled = rival.upscale(flat)
+    upscaled = baseline.upscale(flat)
     assert upscaled.shape == (2, 40, 48, 3)
     assert np.abs(upscaled.astype(int) - flat.repeat(2, axis=1).repeat(2, axis=2)).max() <= 3
 

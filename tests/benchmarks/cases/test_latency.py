@@ -9,11 +9,11 @@ import pytest
 
 from overnet.benchmarks.cases.latency import (
     doubts,
+    images_per_second,
     keep_busy,
     keep_stream_busy,
     measure,
     measure_latency,
-    pictures_per_second,
     sustained,
 )
 from overnet.benchmarks.results import Latency
@@ -161,16 +161,16 @@ class SlottedTicket:
         self._stream.give_back(self._frame)
 
 
-def test_a_stream_is_kept_full_and_its_pictures_counted():
+def test_a_stream_is_kept_full_and_its_images_counted():
     stream = SlottedStream(3, 0.03)
-    pictures = [np.full((48, 64, 3), level, np.uint8) for level in (1, 2)]
-    done = keep_stream_busy(stream, pictures, seconds=0.6, warm_up_ms=100)
+    images = [np.full((48, 64, 3), level, np.uint8) for level in (1, 2)]
+    done = keep_stream_busy(stream, images, seconds=0.6, warm_up_ms=100)
     stream.close()
     # One after the other, with submitting them, they would take half as long again.
-    assert pictures_per_second(done) == pytest.approx(1 / statistics.mean(stream.took_seconds), rel=0.05)
+    assert images_per_second(done) == pytest.approx(1 / statistics.mean(stream.took_seconds), rel=0.05)
     assert stream.most_at_once == 3
     assert done == sorted(done)
-    # Buffers are filled with the pictures, in turn.
+    # Buffers are filled with the images, in turn.
     assert [int(frame.max()) for frame in stream.received[:4]] == [1, 2, 1, 2]
 
 
@@ -187,33 +187,33 @@ def test_a_stream_s_failure_is_passed_on_at_once():
 
 def test_without_a_stream_batches_go_one_after_the_other():
     run = Sleeper()
-    done = keep_busy(run, pictures=2, seconds=0.4, warm_up_ms=0)
+    done = keep_busy(run, images=2, seconds=0.4, warm_up_ms=0)
     assert len(done) % 2 == 0
     assert done[0] == done[1] < done[2]
     own_ms = run.took_ms[-len(done) // 2 :]
-    assert pictures_per_second(done) == pytest.approx(2000 / statistics.mean(own_ms), rel=0.05)
+    assert images_per_second(done) == pytest.approx(2000 / statistics.mean(own_ms), rel=0.05)
 
 
 def test_a_steady_speed_is_steady_in_every_tenth():
     held = sustained([0.7 * index for index in range(1, 8)])
     assert held.seconds == pytest.approx(4.9)
-    assert held.pictures_per_second == pytest.approx([1 / 0.7] * 10)
+    assert held.images_per_second == pytest.approx([1 / 0.7] * 10)
 
 
 def test_a_speed_that_falls_is_seen_to_fall():
     quick = [0.01 * index for index in range(1, 501)]
     slow = [5 + 0.02 * index for index in range(1, 251)]
     held = sustained([*quick, *slow])
-    assert held.pictures_per_second == pytest.approx([100] * 5 + [50] * 5)
+    assert held.images_per_second == pytest.approx([100] * 5 + [50] * 5)
 
 
-def test_pictures_of_a_batch_count_as_many():
+def test_images_of_a_batch_count_as_many():
     held = sustained([1.0, 1.0, 2.0, 2.0])
-    assert held.pictures_per_second == pytest.approx([2.0] * 10)
+    assert held.images_per_second == pytest.approx([2.0] * 10)
 
 
 def test_where_nothing_was_done_there_is_no_speed():
-    with pytest.raises(ValueError, match="no picture"):
-        pictures_per_second([])
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="no image"):
+        images_per_second([])
+    with pytest.raises(ValueError, match="no image"):
         sustained([])

@@ -51,7 +51,7 @@ def test_the_peak_is_at_least_what_is_there():
     assert peak_host_bytes() >= 0.95 * resident_host_bytes() > 1 << 20
 
 
-def test_memory_a_pixel_is_that_of_all_pictures():
+def test_memory_a_pixel_is_that_of_all_images():
     memory = memory_of(case(batch=4), before_host_bytes=1_000, peak_bytes=41_000, device_bytes=None, activation_bytes=7)
     assert memory.bytes_per_input_pixel == 40_000 / (4 * 100 * 50)
     assert (memory.peak_host_bytes, memory.before_host_bytes, memory.activation_bytes) == (41_000, 1_000, 7)
@@ -92,12 +92,12 @@ def test_memory_grows_in_a_line_and_says_how_far_that_goes():
 def test_only_what_was_measured_at_several_sizes_has_a_growth():
     one_size = result(10, 100, 5_000, method="torch")
     failed = result(20, 100, 9_000, method="torch", error="it failed")
-    rivals = [result(width, 100, 1_000 * width, method="bicubic", kind="rival") for width in (10, 20)]
+    baselines = [result(width, 100, 1_000 * width, method="bicubic", kind="baseline") for width in (10, 20)]
     shrinking = [result(width, 100, 9_000 - width, method="onnxruntime") for width in (10, 20)]
-    assert growth([one_size, failed, *rivals, *shrinking], 1 << 30) == []
+    assert growth([one_size, failed, *baselines, *shrinking], 1 << 30) == []
 
 
-def test_the_pictures_of_a_batch_count_together():
+def test_the_images_of_a_batch_count_together():
     (line,) = growth([result(10, 10, 2_000), result(10, 10, 5_000, batch=4)], 10_000)
     assert line.bytes_per_pixel == pytest.approx(10)
 

@@ -7,7 +7,7 @@ import pytest
 from overnet.benchmarks.cases.quality import (
     Reference,
     against_reference,
-    check_picture,
+    check_image,
     fp32_onnx,
     make_reference,
     quality_of,
@@ -23,7 +23,7 @@ from overnet.weights import bundled_checkpoint, bundled_folder
 
 @pytest.fixture(scope="module")
 def small():
-    return check_picture(48, 32)
+    return check_image(48, 32)
 
 
 def test_the_exact_result_is_pytorch_s_where_it_can_be(small):
@@ -75,7 +75,7 @@ def test_a_file_in_int8_is_compared_with_the_one_in_fp32_beside_it(small_models,
     (tmp_path / "a.onnx").write_bytes(content.replace(b"fp32", b"int8"))
     assert fp32_onnx(tmp_path / "a.onnx", 2) is None
     with pytest.raises(InputError, match=r"a\.onnx: nothing tells its exact result at x2; put the FP32"):
-        make_reference(check_picture(16, 16), 2, tmp_path / "a.onnx")
+        make_reference(check_image(16, 16), 2, tmp_path / "a.onnx")
     (tmp_path / "z.onnx").write_bytes(content)
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     assert fp32_onnx(tmp_path / "a.onnx", 2) == tmp_path / "z.onnx"
@@ -89,9 +89,9 @@ def test_what_is_not_there_is_said(small, tmp_path):
         make_reference(small, 7, None)
 
 
-def test_the_picture_to_compare_on_has_the_case_s_size_up_to_a_limit():
-    assert check_picture(200, 100).shape == (100, 200, 3)
-    assert check_picture(1920, 1080).shape == (320, 320, 3)
+def test_the_image_to_compare_on_has_the_case_s_size_up_to_a_limit():
+    assert check_image(200, 100).shape == (100, 200, 3)
+    assert check_image(1920, 1080).shape == (320, 320, 3)
 
 
 def test_a_reference_is_kept_in_a_file(small, tmp_path):
@@ -99,7 +99,7 @@ def test_a_reference_is_kept_in_a_file(small, tmp_path):
     path = tmp_path / "reference.npz"
     write_reference(reference, path)
     again = read_reference(path)
-    assert np.array_equal(again.picture, reference.picture)
+    assert np.array_equal(again.image, reference.image)
     assert np.array_equal(again.exact, reference.exact)
     assert again.words == reference.words
 
@@ -112,7 +112,7 @@ def test_a_file_that_is_no_reference_is_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(InputError, match="reference"):
             read_reference(path)
-    np.savez(path, picture=np.zeros((2, 2, 3)), exact=np.zeros((4, 4, 3)), words="floats")
+    np.savez(path, image=np.zeros((2, 2, 3)), exact=np.zeros((4, 4, 3)), words="floats")
     with pytest.raises(InputError, match="reference"):
         read_reference(path)
 
@@ -122,35 +122,35 @@ def test_a_known_difference_comes_out(small):
     off = exact.copy()
     off[0, 0, 0] = 104
     reference = Reference(small, exact, "a test")
-    figures = against_reference(lambda picture: off, reference)
+    figures = against_reference(lambda image: off, reference)
     assert figures.largest_difference_levels == 4
     assert figures.reference_psnr_db == pytest.approx(10 * math.log10(255**2 / (16 / exact.size)))
-    same = against_reference(lambda picture: exact, reference)
+    same = against_reference(lambda image: exact, reference)
     assert (same.reference_psnr_db, same.largest_difference_levels) == (None, 0)
     assert same.words == "identical to the reference"
 
 
-def test_real_pictures_tell_methods_apart(small):
+def test_real_images_tell_methods_apart(small):
     """The photographs that come along: bicubic enlargement is better than repeating pixels."""
-    smooth = quality_of(bicubic(2), 2, reference=None, truth=None)
-    coarse = quality_of(lambda picture: picture.repeat(2, axis=0).repeat(2, axis=1), 2, reference=None, truth=None)
-    assert smooth.truth_psnr_db > coarse.truth_psnr_db + 1
-    assert smooth.truth_ssim > coarse.truth_ssim
-    assert smooth.truth
+    smooth = quality_of(bicubic(2), 2, reference=None, ground_truth=None)
+    coarse = quality_of(lambda image: image.repeat(2, axis=0).repeat(2, axis=1), 2, reference=None, ground_truth=None)
+    assert smooth.ground_truth_psnr_db > coarse.ground_truth_psnr_db + 1
+    assert smooth.ground_truth_ssim > coarse.ground_truth_ssim
+    assert smooth.ground_truth
     assert (smooth.reference_psnr_db, smooth.largest_difference_levels) == (None, None)
 
 
 def test_both_kinds_of_quality_stand_side_by_side(small, tmp_path):
     import cv2
 
-    high = check_picture(96, 64)
+    high = check_image(96, 64)
     assert cv2.imwrite(str(tmp_path / "one.png"), high[..., ::-1])
     exact = bicubic(2)(small)
-    figures = quality_of(bicubic(2), 2, reference=Reference(small, exact, "a test"), truth=tmp_path)
+    figures = quality_of(bicubic(2), 2, reference=Reference(small, exact, "a test"), ground_truth=tmp_path)
     assert figures.reference == "a test"
     assert figures.largest_difference_levels == 0
-    assert 15 < figures.truth_psnr_db < 60
-    assert tmp_path.name in figures.truth
+    assert 15 < figures.ground_truth_psnr_db < 60
+    assert tmp_path.name in figures.ground_truth
 
 
 def test_the_bundled_model_is_near_its_reference(small):

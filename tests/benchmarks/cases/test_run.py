@@ -11,7 +11,7 @@ import pytest
 
 from overnet.benchmarks.cases.child import EngineBuiltError, measure_case
 from overnet.benchmarks.cases.method import Method, import_backend
-from overnet.benchmarks.cases.quality import Reference, check_picture, write_reference
+from overnet.benchmarks.cases.quality import Reference, check_image, write_reference
 from overnet.benchmarks.cases.run import CaseRequest, run_case
 from overnet.benchmarks.results import Case
 from overnet.errors import InputError, OverNetError
@@ -32,9 +32,9 @@ held = []
 def imports(request):
     def load(on_progress):
         LOAD
-        def upscale(pictures):
+        def upscale(images):
             WORK
-            return pictures.repeat(2, axis=1).repeat(2, axis=2)
+            return images.repeat(2, axis=1).repeat(2, axis=2)
         return Method("a double", "double.onnx", upscale, lambda one: one.repeat(2, axis=0).repeat(2, axis=1))
     return load
 
@@ -49,9 +49,9 @@ def double(*, load="pass", work="pass"):
 @pytest.fixture(scope="module")
 def reference_file(tmp_path_factory):
     """What the doubles make is exact."""
-    picture = check_picture(WIDTH, HEIGHT)
+    image = check_image(WIDTH, HEIGHT)
     path = tmp_path_factory.mktemp("reference") / "reference.npz"
-    write_reference(Reference(picture, picture.repeat(2, axis=0).repeat(2, axis=1), "nearest pixels"), path)
+    write_reference(Reference(image, image.repeat(2, axis=0).repeat(2, axis=1), "nearest pixels"), path)
     return str(path)
 
 
@@ -69,7 +69,7 @@ def children():
 
 
 def test_figures_agree_with_what_is_known(request_for, tmp_path):
-    """A method that loads in 300 ms, takes 40 ms for two pictures, holds 200 MB, and keeps a record of its own."""
+    """A method that loads in 300 ms, takes 40 ms for two images, holds 200 MB, and keeps a record of its own."""
     record = tmp_path / "own.txt"
     child = double(
         load="time.sleep(0.3); held.append(np.ones(200 << 20, np.uint8))",
@@ -91,7 +91,7 @@ def test_figures_agree_with_what_is_known(request_for, tmp_path):
     assert result.first_ms == pytest.approx(own_ms[0], rel=0.05)
     own_ms = own_ms[-result.latency.host.runs :]
     assert result.latency.host.p50_ms == pytest.approx(np.median(own_ms), rel=0.05)
-    assert result.pictures_per_second == pytest.approx(2000 / np.mean(own_ms), rel=0.05)
+    assert result.images_per_second == pytest.approx(2000 / np.mean(own_ms), rel=0.05)
     assert result.load_ms >= 300
     taken = result.memory.peak_host_bytes - result.memory.before_host_bytes
     assert taken == pytest.approx(200 << 20, rel=0.05)
@@ -99,7 +99,7 @@ def test_figures_agree_with_what_is_known(request_for, tmp_path):
     assert result.memory.device_bytes is None
     assert result.quality.words == "identical to the reference"
     assert result.quality.reference == "nearest pixels"
-    assert result.quality.truth_psnr_db > 20
+    assert result.quality.ground_truth_psnr_db > 20
     assert result.sustained is None
     assert said == ["loading", "latency", "throughput", "quality"]
 
@@ -107,9 +107,9 @@ def test_figures_agree_with_what_is_known(request_for, tmp_path):
 def test_a_case_is_kept_busy_for_as_long_as_asked_for(request_for):
     result = run_case(request_for(sustained_seconds=1.0), child=double(work="time.sleep(0.02)"))
     assert result.sustained.seconds == pytest.approx(1.0, rel=0.1)
-    assert len(result.sustained.pictures_per_second) == 10
-    assert np.median(result.sustained.pictures_per_second) == pytest.approx(50, rel=0.1)
-    assert result.pictures_per_second == pytest.approx(np.mean(result.sustained.pictures_per_second))
+    assert len(result.sustained.images_per_second) == 10
+    assert np.median(result.sustained.images_per_second) == pytest.approx(50, rel=0.1)
+    assert result.images_per_second == pytest.approx(np.mean(result.sustained.images_per_second))
 
 
 def test_power_is_measured_or_it_is_said_why_not(request_for):
@@ -203,7 +203,7 @@ def test_a_process_whose_parent_is_gone_ends(request_for):
 
 
 def test_a_request_goes_through_a_pipe_unchanged(request_for):
-    request = request_for(model="some/modèle.onnx", threads=2, measure_power=True, truth="a folder", batch=3)
+    request = request_for(model="some/modèle.onnx", threads=2, measure_power=True, ground_truth="a folder", batch=3)
     assert CaseRequest.from_text(request.to_text()) == request
 
 
@@ -213,7 +213,7 @@ def test_measuring_closes_the_method_whatever_happens(request_for):
     def imports(request):
         def load(on_progress):
             on_progress("building", 0, 1)
-            return Method("", "", lambda pictures: pictures, lambda one: one, close=lambda: closed.append(1))
+            return Method("", "", lambda images: images, lambda one: one, close=lambda: closed.append(1))
 
         return load
 
@@ -235,7 +235,7 @@ def test_a_backend_is_measured(method, small_models):
     assert "CPU" in result.device
     assert result.model == "small_x2.onnx"
     assert result.latency.host.runs >= 2
-    assert result.pictures_per_second == pytest.approx(2000 / result.latency.host.mean_ms, rel=0.01)
+    assert result.images_per_second == pytest.approx(2000 / result.latency.host.mean_ms, rel=0.01)
     assert result.memory.peak_host_bytes > result.memory.before_host_bytes
     assert result.quality.largest_difference_levels <= 1
     assert result.multiply_accumulates > 1_000 * WIDTH * HEIGHT
@@ -283,7 +283,7 @@ def test_an_engine_is_measured_in_all_its_stages(small_models, tmp_path, monkeyp
     assert latency.compute.p50_ms > 0
     assert (latency.copy_in.mean_ms == 0) == (integrated == "1")
     assert latency.copy_out.runs == latency.copy_in.runs == latency.compute.runs
-    assert result.pictures_per_second > 0
+    assert result.images_per_second > 0
     assert result.memory.activation_bytes > 0
     assert result.memory.device_bytes is not None
     # The weights are known by the ONNX file beside it.
@@ -302,10 +302,10 @@ def test_a_file_s_precision_is_chosen_and_said_where_it_is_computed_in_another(s
     (tmp_path / "half.onnx").write_bytes(content.replace(b"fp32", b"fp16"))
     method = load(backend_request("openvino", tmp_path, "fp16"))
     assert method.model == "half.onnx"
-    assert method.take_notes() == ["openvino computes half.onnx in fp32, not fp16"]
+    assert method.pop_notes() == ["openvino computes half.onnx in fp32, not fp16"]
     method = load(backend_request("openvino", tmp_path, "fp32"))
     assert method.model == "exact.onnx"
-    assert method.take_notes() == []
+    assert method.pop_notes() == []
 
 
 def test_only_the_very_scale_and_precision_are_measured(small_models):
@@ -317,12 +317,12 @@ def test_only_the_very_scale_and_precision_are_measured(small_models):
         load(backend_request("openvino", small_models / "small_x3.onnx", scale=2))
 
 
-def test_a_picture_too_large_for_the_memory_goes_in_tiles(small_models, monkeypatch):
+def test_an_image_too_large_for_the_memory_goes_in_tiles(small_models, monkeypatch):
     monkeypatch.setattr("overnet.runtime.tiling.available_memory_bytes", lambda: 1 << 20)
     request = CaseRequest(Case("openvino", "backend", "fp32", 2, 150, 120), model=str(small_models))
     method = load(request)
-    pictures = np.stack([check_picture(150, 120)] * 2)
-    upscaled = method.upscale(pictures)
+    images = np.stack([check_image(150, 120)] * 2)
+    upscaled = method.upscale(images)
     assert upscaled.shape == (2, 240, 300, 3)
     assert method.open_stream() is None
-    assert any("tiles" in note for note in method.take_notes())
+    assert any("tiles" in note for note in method.pop_notes())

@@ -4,25 +4,25 @@ import sys
 import numpy as np
 import pytest
 
-from overnet.benchmarks.cases.workload import batch_of, frames, picture
+from overnet.benchmarks.cases.workload import batch_of, frames, image
 from overnet.errors import InputError
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (143, 145), (640, 360), (2000, 30)])
-def test_a_picture_of_any_size_is_the_same_every_time_and_has_content(width, height):
-    made = picture(width, height)
+def test_an_image_of_any_size_is_the_same_every_time_and_has_content(width, height):
+    made = image(width, height)
     assert made.shape == (height, width, 3)
     assert made.dtype == np.uint8
     assert made.flags.c_contiguous
-    assert np.array_equal(made, picture(width, height))
+    assert np.array_equal(made, image(width, height))
     if min(width, height) > 1:
         assert made.std() > 20
         # As in photographs, neighbours are alike: noise of this contrast differs by more than its deviation.
         assert np.abs(np.diff(made.astype(int), axis=1)).mean() < made.std() / 2
 
 
-def test_all_parts_of_a_large_picture_differ():
-    made = picture(144 * 4, 144 * 4)
+def test_all_parts_of_a_large_image_differ():
+    made = image(144 * 4, 144 * 4)
     parts = {
         made[144 * row : 144 * (row + 1), 144 * column : 144 * (column + 1)].tobytes()
         for row in range(4)
@@ -32,9 +32,9 @@ def test_all_parts_of_a_large_picture_differ():
 
 
 def test_what_is_given_away_may_be_written_to():
-    before = picture(64, 48)
+    before = image(64, 48)
     before[:] = 0
-    assert picture(64, 48).any()
+    assert image(64, 48).any()
 
 
 def test_frames_differ_and_move_little():
@@ -59,7 +59,7 @@ def test_sizes_that_are_none_are_refused(arguments):
 def test_no_torch_is_needed():
     code = (
         "import sys; sys.modules['torch'] = sys.modules['onnx'] = None\n"
-        "from overnet.benchmarks.cases.workload import picture; print(picture(8, 8).shape)"
+        "from overnet.benchmarks.cases.workload import image; print(image(8, 8).shape)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
     assert said.strip() == "(8, 8, 3)"

@@ -35,11 +35,11 @@ def test_another_machine_is_no_jetson(tmp_path):
 def test_power_of_a_board_without_a_rail_for_all(orin):
     with record(source_of(orin), 0.01) as recording:
         time.sleep(0.05)
-    power = recording.power(pictures=4, seconds=2.0)
+    power = recording.power(images=4, seconds=2.0)
     # Volts times amperes of three rails. Memory is part of the 5 V rail; NC, and the channels from 4 on, are none.
     watts = 19.736 * 0.240 + 19.728 * 0.160 + 4.968 * 0.953
     assert (power.mean_watts, power.largest_watts) == (pytest.approx(watts), pytest.approx(watts))
-    assert power.joules_per_picture == pytest.approx(watts / 2)
+    assert power.joules_per_image == pytest.approx(watts / 2)
     assert power.source == "INA3221"
     assert power.covers == "the module's rails VDD_CPU_CV, VDD_GPU_SOC, VIN_SYS_5V0 together"
     assert power.clocks_mhz == {"gpu": 918.0, "cpu": pytest.approx(1465.6)}
@@ -53,7 +53,7 @@ def test_power_of_a_board_with_a_rail_for_all(thor):
     source = source_of(thor)
     with record(source, 0.01) as recording:
         pass
-    power = recording.power(pictures=1, seconds=1.0)
+    power = recording.power(images=1, seconds=1.0)
     assert (source.name, source.covers) == ("INA238", "the module and its carrier board (VIN)")
     assert power.mean_watts == pytest.approx(22.0)
     assert power.clocks_mhz == {"gpu": 1574.0, "cpu": 2601.0}
@@ -69,7 +69,7 @@ def test_heat_and_current_that_slow_it_down(orin):
         time.sleep(0.1)
         put(orin, "sys/class/thermal/cooling_device2/cur_state", 0)
         time.sleep(0.1)
-    throttled = recording.power(pictures=1, seconds=1.0).throttled
+    throttled = recording.power(images=1, seconds=1.0).throttled
     assert any(words.startswith("heat (gpu-throttle-alert), in ") for words in throttled)
     assert any(words.startswith("heat (the GPU's clock is held down), in ") for words in throttled)
     assert "current too high for a moment, counted 2 times" in throttled
@@ -83,12 +83,12 @@ def test_a_sum_is_not_taken_where_a_rail_cannot_be_read(orin):
         (orin / "sys/class/hwmon/hwmon3/curr1_input").unlink()
         time.sleep(0.05)
     watts = 19.736 * 0.240 + 19.728 * 0.160 + 4.968 * 0.953
-    assert recording.power(pictures=1, seconds=1.0).mean_watts == pytest.approx(watts), "and not less, without a rail"
+    assert recording.power(images=1, seconds=1.0).mean_watts == pytest.approx(watts), "and not less, without a rail"
     with pytest.raises(BackendError, match="cannot be read"):
         source_of(orin)
     with record(source, 0.01) as recording:
         pass
-    assert recording.power(pictures=1, seconds=1.0) is None
+    assert recording.power(images=1, seconds=1.0) is None
     assert "no figures" in recording.failure
 
 

@@ -37,7 +37,7 @@ POWER_AGX = {
 class FakeJtop(ModuleType):
     """Stands in for the module `jtop`."""
 
-    class JtopException(Exception):  # noqa: N818
+    class JtopException(Exception):
         pass
 
     def __init__(self, power):
@@ -89,9 +89,9 @@ def test_power_by_the_service(monkeypatch, board):
     module = installed(monkeypatch)
     with record(find_jtop(board), 0.05) as recording:
         time.sleep(0.1)
-    power = recording.power(pictures=2, seconds=1.0)
+    power = recording.power(images=2, seconds=1.0)
     assert (power.source, power.covers, power.power_mode) == ("jtop", "the whole module (VDD_IN)", "MAXN")
-    assert (power.mean_watts, power.joules_per_picture) == (pytest.approx(5.0), pytest.approx(2.5))
+    assert (power.mean_watts, power.joules_per_image) == (pytest.approx(5.0), pytest.approx(2.5))
     assert power.clocks_mhz == {"gpu": 918.0}
     assert power.temperatures_celsius == {"gpu": 47.5}
     assert power.throttled is None
@@ -111,7 +111,7 @@ def test_a_service_that_goes_away(monkeypatch, board):
     with record(find_jtop(board), 0.05) as recording:
         module.alive = False
         time.sleep(0.1)
-    assert recording.power(pictures=1, seconds=1.0) is None
+    assert recording.power(images=1, seconds=1.0) is None
     assert "does not answer" in recording.failure
     assert not any(client.is_alive() for client in module.clients)
 

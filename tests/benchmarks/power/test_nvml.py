@@ -55,41 +55,41 @@ class Card(ModuleType):
             raise self.NVMLError("Not Supported")
         return value
 
-    def nvmlInit(self):  # noqa: N802
+    def nvmlInit(self):
         if "nvmlInit" in self.unsupported:
             raise self.NVMLError("Driver Not Loaded")
         self.opened += 1
         self.most_opened = max(self.most_opened, self.opened)
 
-    def nvmlShutdown(self):  # noqa: N802
+    def nvmlShutdown(self):
         self.opened -= 1
 
-    def nvmlDeviceGetHandleByPciBusId(self, pciBusId):  # noqa: N802, N803
+    def nvmlDeviceGetHandleByPciBusId(self, pciBusId):
         if pciBusId != BUS:
             raise self.NVMLError("Not Found")
         return self._answer("handle", object())
 
-    def nvmlDeviceGetPowerUsage(self, handle):  # noqa: N802
+    def nvmlDeviceGetPowerUsage(self, handle):
         if self.fails_after is not None and time.perf_counter() > self.fails_after:
             raise self.NVMLError("GPU is lost")
         return self._answer("power", 200_000)
 
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle):  # noqa: N802
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle):
         return self._answer("energy", 10**12 + int(250_000 * (time.perf_counter() - self.begin)))
 
-    def nvmlDeviceGetCurrentClocksEventReasons(self, handle):  # noqa: N802
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle):
         return self._answer("reasons", self.reasons)
 
-    def nvmlDeviceGetClockInfo(self, handle, type):  # noqa: N802
+    def nvmlDeviceGetClockInfo(self, handle, type):
         return self._answer("clocks", {1: 1755, 2: 2619}[type])
 
-    def nvmlDeviceGetTemperatureV(self, handle, sensor):  # noqa: N802
+    def nvmlDeviceGetTemperatureV(self, handle, sensor):
         return self._answer("temperature", next(self.temperatures))
 
-    def nvmlDeviceGetTemperature(self, handle, sensor):  # noqa: N802
+    def nvmlDeviceGetTemperature(self, handle, sensor):
         return self._answer("old temperature", 48)
 
-    def nvmlDeviceGetEnforcedPowerLimit(self, handle):  # noqa: N802
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle):
         return self._answer("limit", 350_000)
 
 
@@ -110,7 +110,7 @@ def power_of(seconds=0.2):
     source = find()
     with record(source, 0.02) as recording:
         time.sleep(seconds)
-    return recording.power(pictures=5, seconds=seconds)
+    return recording.power(images=5, seconds=seconds)
 
 
 def test_power_by_the_energy_counter(card):
@@ -118,7 +118,7 @@ def test_power_by_the_energy_counter(card):
     assert (power.source, power.covers, power.power_mode) == ("NVML", "the whole graphics card", "limit of 350 W")
     assert power.mean_watts == pytest.approx(250, rel=0.1), "of energy and time, and not the momentary 200 W"
     assert power.largest_watts == power.mean_watts
-    assert power.joules_per_picture == pytest.approx(power.mean_watts * 0.2 / 5)
+    assert power.joules_per_image == pytest.approx(power.mean_watts * 0.2 / 5)
     assert power.clocks_mhz == {"gpu": 1755.0, "memory": 2619.0}
     assert power.temperatures_celsius == {"gpu": 71.0}
     assert power.throttled == [], "an idle card is not slowed down"
@@ -151,7 +151,7 @@ def test_a_reason_that_holds_for_part_of_the_time(card):
         time.sleep(0.1)
         card.reasons = 0
         time.sleep(0.1)
-    (told,) = recording.power(pictures=1, seconds=0.2).throttled
+    (told,) = recording.power(images=1, seconds=0.2).throttled
     assert told.startswith("heat (hardware), in ")
     assert 0 < int(told.split("in ")[1].split("%")[0]) < 100
 
@@ -161,7 +161,7 @@ def test_a_card_that_is_lost_meanwhile(card):
     card.fails_after = time.perf_counter() + 0.05
     with record(source, 0.01) as recording:
         time.sleep(0.2)
-    assert recording.power(pictures=1, seconds=0.2) is None
+    assert recording.power(images=1, seconds=0.2) is None
     assert recording.failure == "NVML: GPU is lost"
 
 

@@ -41,11 +41,11 @@ def test_all_packages_and_their_memory_across_a_counters_end(xeons):
         time.sleep(0.2)
         count_on(xeons)
         seconds = time.perf_counter() - begin
-    power = recording.power(pictures=2, seconds=seconds)
+    power = recording.power(images=2, seconds=seconds)
     assert (power.source, power.covers) == ("RAPL", "2 CPU packages and memory")
     # The recording is a little longer than its body.
     assert 0.5 * JOULES / seconds < power.mean_watts <= JOULES / seconds
-    assert power.joules_per_picture == pytest.approx(power.mean_watts * seconds / 2)
+    assert power.joules_per_image == pytest.approx(power.mean_watts * seconds / 2)
     assert power.largest_watts >= power.mean_watts
     assert power.clocks_mhz == {"cpu": 2400.0}
     assert power.temperatures_celsius == {"Package id 0": 61.0}
@@ -75,7 +75,7 @@ def test_a_counter_without_a_known_end(tmp_path):
 def test_a_counter_that_stands_still_is_no_power_of_zero(xeons):
     with record(find_rapl(xeons), 0.01) as recording:
         time.sleep(0.05)
-    assert recording.power(pictures=1, seconds=1.0) is None
+    assert recording.power(images=1, seconds=1.0) is None
     assert "stand still" in recording.failure
 
 
@@ -83,7 +83,7 @@ def test_a_counter_that_goes_away(xeons):
     with record(find_rapl(xeons), 0.01) as recording:
         shutil.rmtree(xeons / ZONES)
         time.sleep(0.05)
-    assert recording.power(pictures=1, seconds=1.0) is None
+    assert recording.power(images=1, seconds=1.0) is None
     assert "energy_uj" in recording.failure
 
 
@@ -92,7 +92,7 @@ def test_heat_that_slowed_the_processor_down(xeons):
         time.sleep(0.02)
         count_on(xeons)
         put(xeons, "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count", 9)
-    assert recording.power(pictures=1, seconds=1.0).throttled == ["heat (CPU, over all cores), counted 7 times"]
+    assert recording.power(images=1, seconds=1.0).throttled == ["heat (CPU, over all cores), counted 7 times"]
 
 
 def test_a_processor_that_counts_no_heat(xeons):

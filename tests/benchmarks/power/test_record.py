@@ -102,11 +102,11 @@ def test_everything_together():
     source = Scripted(reading)
     with record(source, 0.01) as recording:
         time.sleep(0.2)
-    power = recording.power(pictures=10, seconds=0.2, idle_watts=1.5)
+    power = recording.power(images=10, seconds=0.2, idle_watts=1.5)
     assert isinstance(power, Power)
     assert (power.source, power.covers, power.idle_watts, power.power_mode) == ("script", "nothing", 1.5, None)
     assert 4.0 < power.mean_watts < 8.0 == power.largest_watts
-    assert power.joules_per_picture == pytest.approx(power.mean_watts * 0.2 / 10)
+    assert power.joules_per_image == pytest.approx(power.mean_watts * 0.2 / 10)
     assert power.clocks_mhz == {"gpu": pytest.approx(900.0), "cpu": 2000.0}
     assert power.temperatures_celsius["gpu"] > 59
     (told,) = power.throttled
@@ -145,7 +145,7 @@ def test_a_source_that_fails_does_not_disturb_the_block():
     source = Scripted(reading)
     with record(source, 0.01) as recording:
         time.sleep(0.1)
-    assert recording.power(pictures=1, seconds=0.1) is None
+    assert recording.power(images=1, seconds=0.1) is None
     assert (recording.mean_watts(), recording.failure) == (None, "it is gone")
     assert (source.closed, threads()) == (1, [])
     assert idle_watts(source, 0.1) is None
@@ -170,7 +170,7 @@ def test_a_source_that_hangs_is_told(monkeypatch):
 
     with record(Scripted(reading), 0.01) as recording:
         pass
-    assert recording.power(pictures=1, seconds=0.1) is None
+    assert recording.power(images=1, seconds=0.1) is None
     assert recording.failure == "script hangs"
     let_go.set()
     for thread in threads():
@@ -178,12 +178,12 @@ def test_a_source_that_hangs_is_told(monkeypatch):
     assert threads() == []
 
 
-def test_power_of_no_picture_is_refused():
+def test_power_of_no_image_is_refused():
     with record(Scripted(lambda seconds: Reading(watts=1.0)), 0.01) as recording:
         pass
-    for pictures, seconds in ((0, 1.0), (1, 0.0)):
+    for images, seconds in ((0, 1.0), (1, 0.0)):
         with pytest.raises(ValueError, match="at least one"):
-            recording.power(pictures=pictures, seconds=seconds)
+            recording.power(images=images, seconds=seconds)
 
 
 def test_idle_power():

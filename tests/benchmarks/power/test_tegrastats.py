@@ -136,12 +136,12 @@ def test_power_while_something_runs(tmp_path, board):
     source = find_tegrastats(board, fake_tegrastats(tmp_path, "while True:\n    say(lines[0]); say(lines[1])"))
     with record(source, 0.02) as recording:
         time.sleep(0.5)
-    power = recording.power(pictures=10, seconds=0.5, idle_watts=4.7)
+    power = recording.power(images=10, seconds=0.5, idle_watts=4.7)
     assert (power.source, power.covers, power.idle_watts) == ("tegrastats", "the whole module (VDD_IN)", 4.7)
     # One line of each kind by turns.
     assert power.mean_watts == pytest.approx((12.479 + 4.761) / 2, rel=0.2)
     assert power.largest_watts == 12.479
-    assert power.joules_per_picture == pytest.approx(power.mean_watts * 0.05)
+    assert power.joules_per_image == pytest.approx(power.mean_watts * 0.05)
     assert power.samples > 3
     # The second line has no clock of the GPU; the board's is taken for it.
     assert 621 < power.clocks_mhz["gpu"] < 918
@@ -174,7 +174,7 @@ def test_a_program_that_ends_by_itself(tmp_path, board):
     source = find_tegrastats(board, fake_tegrastats(tmp_path, "say(lines[0]); say(lines[0])"))
     with record(source, 0.02) as recording:
         time.sleep(0.5)
-    assert recording.power(pictures=1, seconds=0.5) is None, "half a recording is none"
+    assert recording.power(images=1, seconds=0.5) is None, "half a recording is none"
     assert "ended by itself" in recording.failure
     assert not left_running(tmp_path)
 
@@ -185,7 +185,7 @@ def test_a_program_that_falls_silent(tmp_path, board, monkeypatch):
     source = find_tegrastats(board, fake_tegrastats(tmp_path, "say(lines[0])\ntime.sleep(60)"))
     with record(source, 0.02) as recording:
         time.sleep(0.8)
-    assert recording.power(pictures=1, seconds=0.8) is None
+    assert recording.power(images=1, seconds=0.8) is None
     assert "has said nothing" in recording.failure
     assert not left_running(tmp_path)
 

@@ -21,7 +21,7 @@ from overnet.benchmarks.results import (
     Power,
     QualityFigures,
     Ratio,
-    SamplePictures,
+    SampleImages,
     Sustained,
     VideoStages,
 )
@@ -30,25 +30,24 @@ from overnet.benchmarks.timing_stats import spread
 SAMPLES = Path(__file__).parents[3] / "samples"
 SIZES = ((160, 90), (320, 180), (640, 360))
 
-# Milliseconds a megapixel of input at x2, PSNR to the reference, largest difference, PSNR to the truth.
+# Milliseconds a megapixel of input at x2, PSNR to the reference, largest difference, PSNR to the ground truth.
 BACKENDS = {
     ("tensorrt", "fp16"): (38.0, 61.4, 2, 31.62),
     ("tensorrt", "int8"): (24.0, 44.8, 19, 31.38),
     ("onnxruntime", "fp32"): (190.0, 78.2, 1, 31.63),
     ("openvino", "fp32"): (1900.0, None, 0, 31.63),
 }
-RIVALS = {"bicubic": (3.1, 29.14), "Real-ESRGAN": (420.0, 25.90)}
+BASELINES = {"bicubic": (3.1, 29.14), "Real-ESRGAN": (420.0, 25.90)}
 
 
 def example_run(*, seed=0, slower=1.0, spread_percent=2.0, runs=60):
-    """Make a run: four backends and two rivals, two scales, three sizes.
+    """Make a run: four backends and two baselines, two scales, three sizes.
 
-    Parameters
-    ----------
-    seed : of the noise of the times.
-    slower : what every time is multiplied by.
-    spread_percent : standard deviation of the times within a case.
-    runs : how many times a case has.
+    Args:
+        seed: of the noise of the times.
+        slower: what every time is multiplied by.
+        spread_percent: standard deviation of the times within a case.
+        runs: how many times a case has.
     """
     random = np.random.default_rng(seed)
     results = []
@@ -59,22 +58,22 @@ def example_run(*, seed=0, slower=1.0, spread_percent=2.0, runs=60):
                 case = Case(method, "backend", precision, scale, width, height)
                 median = slower * (0.6 + rate * megapixels * (1 + 0.15 * (scale - 2)))
                 results.append(_backend_result(case, random, median, spread_percent, runs, quality))
-            for name, (rate, truth) in RIVALS.items():
-                case = Case(name, "rival", "fp32", scale, width, height)
+            for name, (rate, ground_truth) in BASELINES.items():
+                case = Case(name, "baseline", "fp32", scale, width, height)
                 times = _times(random, slower * (0.05 + rate * megapixels * scale / 2), spread_percent, runs)
                 results.append(
                     CaseResult(
                         case,
                         "CPU" if name == "bicubic" else "Orin GPU",
                         latency=Latency(spread(times), times),
-                        pictures_per_second=1000 / float(np.median(times)),
-                        quality=QualityFigures("", None, None, truth - 2.5 * (scale - 2), 0.86, "Set14"),
+                        images_per_second=1000 / float(np.median(times)),
+                        quality=QualityFigures("", None, None, ground_truth - 2.5 * (scale - 2), 0.86, "Set14"),
                     )
                 )
     results.append(CaseResult(Case("openvino", "backend", "int8", 2, 640, 360), "CPU", error="no INT8 model is here"))
     return BenchmarkRun(
         started="2026-11-25T10:15:00+01:00",
-        command=["overnet-bench", "--scale", "2", "--scale", "4", "--rivals", "--report", "my report.html"],
+        command=["overnet-bench", "--scale", "2", "--scale", "4", "--baselines", "--report", "my report.html"],
         seconds=412.0,
         machine=Machine(
             name="NVIDIA Jetson Orin Nano Super 8GB",
@@ -98,7 +97,7 @@ def example_run(*, seed=0, slower=1.0, spread_percent=2.0, runs=60):
             Peak("Orin GPU", 2430.0, 88.0, "cuBLAS"),
             Peak("CPU", 88.0, 27.0, "NumPy (OpenBLAS)"),
         ],
-        pictures=[sample_pictures()],
+        images=[sample_images()],
         load_average=0.04,
         notes=["The board was cooled by its fan at full speed."],
     )
@@ -111,7 +110,7 @@ def _times(random, median, spread_percent, runs):
 
 def _backend_result(case, random, median, spread_percent, runs, quality):
     times = _times(random, median, spread_percent, runs)
-    to_reference, levels, truth = quality
+    to_reference, levels, ground_truth = quality
     on_gpu = case.method != "openvino"
 
     def part(share):
@@ -126,7 +125,7 @@ def _backend_result(case, random, median, spread_percent, runs, quality):
         "Orin GPU" if on_gpu else "CPU",
         model=f"overnet_x{case.scale}_{case.precision}.onnx",
         latency=Latency(spread(times), times, part(0.07), part(0.84), part(0.09)),
-        pictures_per_second=(1.18 if on_gpu else 1.0) * 1000 / float(np.median(times)),
+        images_per_second=(1.18 if on_gpu else 1.0) * 1000 / float(np.median(times)),
         load_ms=820.0,
         first_ms=float(np.median(times)) * 3,
         memory=Memory(
@@ -137,7 +136,7 @@ def _backend_result(case, random, median, spread_percent, runs, quality):
             activation_bytes=int(0.7 * grown * case.pixels) if case.method == "tensorrt" else None,
         ),
         quality=QualityFigures(
-            "PyTorch 2.13 fp32", to_reference, levels, truth - 2.5 * (case.scale - 2), 0.8871, "Set14"
+            "PyTorch 2.13 fp32", to_reference, levels, ground_truth - 2.5 * (case.scale - 2), 0.8871, "Set14"
         ),
         power=Power(
             source="tegrastats",
@@ -145,7 +144,7 @@ def _backend_result(case, random, median, spread_percent, runs, quality):
             samples=98,
             mean_watts=17.4 if on_gpu else 11.2,
             largest_watts=21.9 if on_gpu else 12.0,
-            joules_per_picture=(17.4 if on_gpu else 11.2) * float(np.median(times)) / 1000,
+            joules_per_image=(17.4 if on_gpu else 11.2) * float(np.median(times)) / 1000,
             idle_watts=5.1,
             clocks_mhz={"gpu": 1018.0, "cpu": 1728.0},
             temperatures_celsius={"gpu": 61.5, "cpu": 63.0},
@@ -163,29 +162,29 @@ def _ratios(results):
     medians = {result.case: result.latency.host.p50_ms for result in results if result.latency}
     ratios = []
     for case, median in medians.items():
-        for rival, other in medians.items():
-            same = (case.scale, case.width, case.height) == (rival.scale, rival.width, rival.height)
-            if same and case.kind == "backend" and rival.kind == "rival":
+        for baseline, other in medians.items():
+            same = (case.scale, case.width, case.height) == (baseline.scale, baseline.width, baseline.height)
+            if same and case.kind == "backend" and baseline.kind == "baseline":
                 ratio = other / median
-                ratios.append(Ratio(case, rival, ratio, 0.96 * ratio, 1.05 * ratio, 30))
+                ratios.append(Ratio(case, baseline, ratio, 0.96 * ratio, 1.05 * ratio, 30))
     return ratios
 
 
-def sample_pictures():
+def sample_images():
     """A detail of the harbour before and after: bicubic, sharpened more and less, and as it was drawn."""
     whole = cv2.imread(str(SAMPLES / "harbour_large.png"))
-    truth = whole[280:520, 420:780]
-    small = cv2.resize(truth, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
-    bicubic = cv2.resize(small, (truth.shape[1], truth.shape[0]), interpolation=cv2.INTER_CUBIC)
+    ground_truth = whole[280:520, 420:780]
+    small = cv2.resize(ground_truth, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    bicubic = cv2.resize(small, (ground_truth.shape[1], ground_truth.shape[0]), interpolation=cv2.INTER_CUBIC)
     after = {}
     for share, (method, precision) in zip((0.65, 0.55, 0.7, 0.7), BACKENDS, strict=True):
-        after[f"{method} {precision}"] = png_text(cv2.addWeighted(truth, share, bicubic, 1 - share, 0))
-    return SamplePictures("harbour", 4, png_text(bicubic), after, png_text(truth))
+        after[f"{method} {precision}"] = png_text(cv2.addWeighted(ground_truth, share, bicubic, 1 - share, 0))
+    return SampleImages("harbour", 4, png_text(bicubic), after, png_text(ground_truth))
 
 
-def png_text(picture):
-    """A picture as a PNG file in base64."""
-    return base64.b64encode(cv2.imencode(".png", picture)[1].tobytes()).decode("ascii")
+def png_text(image):
+    """An image as a PNG file in base64."""
+    return base64.b64encode(cv2.imencode(".png", image)[1].tobytes()).decode("ascii")
 
 
 def with_times(run, change):
@@ -201,7 +200,7 @@ def with_times(run, change):
             replace(
                 result,
                 latency=replace(result.latency, host=spread(times), samples_ms=times),
-                pictures_per_second=result.pictures_per_second / by,
+                images_per_second=result.images_per_second / by,
             )
         )
     return replace(run, results=results)

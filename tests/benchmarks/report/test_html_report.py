@@ -10,7 +10,7 @@ from overnet.benchmarks.compare_runs import compare
 from overnet.benchmarks.report.html_report import html_report
 from overnet.benchmarks.report.slider import png_size
 from overnet.benchmarks.results import Case
-from tests.benchmarks.report.example_run import example_run, sample_pictures, with_result, with_times
+from tests.benchmarks.report.example_run import example_run, sample_images, with_result, with_times
 
 RUN = example_run(runs=20)
 HOSTILE = "</script></style></svg>--><script>alert(1)</script><img src=x onerror=alert(1)>\"'`&\x00"
@@ -75,9 +75,9 @@ def test_it_is_well_formed_and_holds_every_part(report):
     read = Reader(report)
     for words in (
         "NVIDIA Jetson Orin Nano Super 8GB",
-        "overnet-bench --scale 2 --scale 4 --rivals --report 'my report.html'",
+        "overnet-bench --scale 2 --scale 4 --baselines --report 'my report.html'",
         "At a glance",
-        "Against rivals",
+        "Against baselines",
         "95% interval",
         "Latency and throughput",
         "How memory grows",
@@ -109,7 +109,7 @@ def test_it_loads_nothing_from_anywhere(report):
 
 def test_every_text_may_be_hostile():
     run = with_text(RUN, HOSTILE)
-    run = replace(run, pictures=[replace(sample_pictures(), name=HOSTILE, after={HOSTILE: RUN.pictures[0].before})])
+    run = replace(run, images=[replace(sample_images(), name=HOSTILE, after={HOSTILE: RUN.images[0].before})])
     page = html_report(run, compare(run, run, fail_above_percent=10))
     read = Reader(page)
     assert [tag for tag, _ in read.elements].count("script") == 1
@@ -128,7 +128,7 @@ def without_plots(monkeypatch):
 @pytest.mark.usefixtures("without_plots")
 def test_a_speed_without_its_quality_is_not_printed():
     result = RUN.results[0]
-    alone = replace(RUN, results=[result], ratios=[], pictures=RUN.pictures)
+    alone = replace(RUN, results=[result], ratios=[], images=RUN.images)
     speeds = [f"{result.latency.host.p50_ms:.3g}", f"{result.latency.compute.p50_ms:.3g}", "288", "820"]
     shown = Reader(html_report(alone)).text
     assert all(speed in shown for speed in speeds)
@@ -138,16 +138,16 @@ def test_a_speed_without_its_quality_is_not_printed():
 
 
 @pytest.mark.usefixtures("without_plots")
-def test_pictures_that_are_none_are_left_out_and_named():
-    pictures = sample_pictures()
+def test_images_that_are_none_are_left_out_and_named():
+    images = sample_images()
     script = base64.b64encode(b"<svg onload='alert(1)'>").decode()
-    broken = replace(pictures, after={**pictures.after, "evil fp32": script, "worse fp16": '"><script>'})
-    page = html_report(replace(RUN, pictures=[broken]))
+    broken = replace(images, after={**images.after, "evil fp32": script, "worse fp16": '"><script>'})
+    page = html_report(replace(RUN, images=[broken]))
     assert script not in page
-    assert "Left out, as no PNG picture of the same size: evil fp32, worse fp16." in page
+    assert "Left out, as no PNG image of the same size: evil fp32, worse fp16." in page
     assert page.count("<img ") == 6
-    nothing = html_report(replace(RUN, pictures=[replace(pictures, before=script, after={}, truth=None)]))
-    assert "There are no two pictures to compare." in nothing
+    nothing = html_report(replace(RUN, images=[replace(images, before=script, after={}, ground_truth=None)]))
+    assert "There are no two images to compare." in nothing
     assert "<img " not in nothing
 
 
@@ -160,7 +160,7 @@ def test_what_is_no_png_has_no_size(text):
 
 
 def test_a_png_has_its_size():
-    assert png_size(sample_pictures().before) == (360, 240)
+    assert png_size(sample_images().before) == (360, 240)
 
 
 @pytest.mark.usefixtures("without_plots")
@@ -181,6 +181,6 @@ def test_a_comparison_comes_first():
 
 def test_a_run_of_nothing_has_a_report():
     nothing = replace(
-        RUN, results=[], ratios=[], growth=[], videos=[], peaks=[], pictures=[], notes=[], load_average=None
+        RUN, results=[], ratios=[], growth=[], videos=[], peaks=[], images=[], notes=[], load_average=None
     )
     assert "There is nothing to plot." in Reader(html_report(nothing)).text

@@ -109,10 +109,10 @@ def test_hostile_names_stay_text(browser, tmp_path):
     assert browser.get_log("browser") == []
 
 
-def test_the_slider_shows_one_picture_left_and_the_other_right_of_its_edge(browser, report):
+def test_the_slider_shows_one_image_left_and_the_other_right_of_its_edge(browser, report):
     show(browser, report)
     choose(browser, "left", "bicubic")
-    choose(browser, "right", "the truth")
+    choose(browser, "right", "the ground truth")
     from selenium.webdriver.common.keys import Keys
 
     edge = browser.find_element("css selector", ".slider input")
@@ -120,12 +120,12 @@ def test_the_slider_shows_one_picture_left_and_the_other_right_of_its_edge(brows
     for key in (Keys.HOME, Keys.END):
         edge.send_keys(key)
         seen[key] = pixels(browser, ".stage").astype(float)
-    # In the middle height of the picture, away from labels, from the edge and its handle.
+    # In the middle height of the image, away from labels, from the edge and its handle.
     height, width = seen[Keys.HOME].shape[:2]
     part = np.s_[height // 5 : height // 3, width // 8 : width // 3]
-    truth, bicubic = seen[Keys.HOME][part], seen[Keys.END][part]
-    # The truth has the fine detail that the enlargement lost.
-    assert np.abs(np.diff(truth, axis=1)).mean() > 1.3 * np.abs(np.diff(bicubic, axis=1)).mean()
+    ground_truth, bicubic = seen[Keys.HOME][part], seen[Keys.END][part]
+    # The ground truth has the fine detail that the enlargement lost.
+    assert np.abs(np.diff(ground_truth, axis=1)).mean() > 1.3 * np.abs(np.diff(bicubic, axis=1)).mean()
 
     edge.send_keys(Keys.HOME)
     stage = browser.find_element("css selector", ".stage")
@@ -156,7 +156,7 @@ def test_the_edge_is_moved_by_arrow_keys_and_says_what_it_parts(browser, report)
     assert browser.find_element("css selector", ".side.right").text == "tensorrt int8"
 
 
-def test_another_method_shows_another_picture(browser, report):
+def test_another_method_shows_another_image(browser, report):
     show(browser, report)
     seen = []
     for method in ("tensorrt int8", "openvino fp32"):

@@ -32,7 +32,7 @@ def test_the_tables_are_tables_with_as_many_cells_a_row_as_columns():
 
 def test_it_says_how_to_repeat_it_and_on_what():
     report = markdown_report(RUN)
-    assert "\n    overnet-bench --scale 2 --scale 4 --rivals --report 'my report.html'\n" in report
+    assert "\n    overnet-bench --scale 2 --scale 4 --baselines --report 'my report.html'\n" in report
     assert "NVIDIA Jetson Orin Nano Super 8GB" in report
     assert "tensorrt 10.3.0" in report
     assert "no INT8 model is here" in report
@@ -63,13 +63,13 @@ def test_a_speed_without_its_quality_is_not_printed():
         assert "288" in shown  # the video's
     blind = with_result(alone, 0, quality=None)
     for shown in (markdown_report(blind), on_console(console_tables(blind))):
-        for secret in (median, f"{result.latency.host.minimum_ms:.3g}", f"{result.pictures_per_second:,.0f}", "288"):
+        for secret in (median, f"{result.latency.host.minimum_ms:.3g}", f"{result.images_per_second:,.0f}", "288"):
             assert secret not in shown
         assert "not shown" in shown
 
 
 def test_a_quality_without_any_figure_is_none():
-    quality = replace(RUN.results[4].quality, truth_psnr_db=None)
+    quality = replace(RUN.results[4].quality, ground_truth_psnr_db=None)
     blind = with_result(replace(RUN, videos=[]), 4, quality=quality)
     row = next(line for line in markdown_report(blind).splitlines() if line.startswith("| bicubic | x2 | 160x90"))
     assert row.count("not shown") == 3
@@ -81,7 +81,7 @@ def test_the_terminal_shows_every_part():
     shown = on_console(console_tables(RUN))
     for title in (
         "At a glance",
-        "Against rivals",
+        "Against baselines",
         "Latency and throughput",
         "Where the GPU's time goes",
         "Start",
@@ -115,7 +115,7 @@ def test_a_comparison_is_shown_with_both():
 
 def test_a_run_of_nothing_can_be_shown():
     nothing = replace(
-        RUN, results=[], ratios=[], growth=[], videos=[], peaks=[], pictures=[], notes=[], load_average=None
+        RUN, results=[], ratios=[], growth=[], videos=[], peaks=[], images=[], notes=[], load_average=None
     )
     assert "overnet-bench" in markdown_report(nothing)
     assert on_console(console_tables(nothing)).strip() == ""

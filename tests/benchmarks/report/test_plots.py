@@ -23,7 +23,7 @@ PLOTS = {
     "Latency by size of the input": latency_by_size,
     "Quality against latency": quality_by_latency,
     "Memory by size of the input": memory_by_size,
-    "Times as fast as rivals": times_as_fast,
+    "Times as fast as baselines": times_as_fast,
 }
 
 
@@ -40,7 +40,7 @@ def words(svg):
 
 @pytest.mark.parametrize(
     ("title", "unit"),
-    list(zip(PLOTS, ("latency, ms", "PSNR to the truth, dB", "memory, MB", "times as fast"), strict=True)),
+    list(zip(PLOTS, ("latency, ms", "PSNR to the ground truth, dB", "memory, MB", "times as fast"), strict=True)),
 )
 def test_a_plot_names_its_methods_and_units(svgs, title, unit):
     shown = words(svgs[title])
@@ -83,9 +83,9 @@ def test_a_speed_without_its_quality_is_in_no_plot():
     assert "tensorrt" in words(memory_by_size(run))  # no speed
 
 
-def test_without_a_truth_quality_is_to_the_reference():
+def test_without_a_ground_truth_quality_is_to_the_reference():
     blind = [
-        replace(each, quality=replace(each.quality, truth_psnr_db=None)) if each.quality else each
+        replace(each, quality=replace(each.quality, ground_truth_psnr_db=None)) if each.quality else each
         for each in RUN.results
     ]
     svg = quality_by_latency(replace(RUN, results=blind))
@@ -117,7 +117,7 @@ def test_names_beside_lines_do_not_touch():
     assert np.diff(np.sort(heights)).min() > 9  # points, as high as the letters are
 
 
-def test_png_files_are_pictures_with_something_on_white(tmp_path):
+def test_png_files_are_images_with_something_on_white(tmp_path):
     paths = write_plots(RUN, tmp_path / "plots", overwrite=False)
     assert sorted(path.name for path in paths) == [
         "latency_by_size.png",
@@ -126,9 +126,9 @@ def test_png_files_are_pictures_with_something_on_white(tmp_path):
         "times_as_fast.png",
     ]
     for path in paths:
-        picture = cv2.imread(str(path))
-        assert picture[0, 0].tolist() == [255, 255, 255]
-        assert picture.std() > 10
+        image = cv2.imread(str(path))
+        assert image[0, 0].tolist() == [255, 255, 255]
+        assert image.std() > 10
     with pytest.raises(OutputError, match="exists already"):
         write_plots(RUN, tmp_path / "plots", overwrite=False)
 

@@ -26,7 +26,7 @@ from overnet.export.graph.costs import count_costs
 from overnet.export.graph.network_graph import build_onnx
 from overnet.export.precision.half import to_half
 from overnet.export.precision.quantizer import candidates, largest_inputs, quantize
-from overnet.export.verify.comparison import check_pictures
+from overnet.export.verify.comparison import check_images
 from overnet.files.engine_sidecar import Profile
 from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
 from overnet.network.checkpoint import load_checkpoint
@@ -45,7 +45,7 @@ WELL_FORMED, MALFORMED = 0, 32
 def graph(network, scale, *, form="default", precision="fp16"):
     model = build_onnx(network, scale, form=form)
     if precision == "int8":
-        largest = largest_inputs(model, check_pictures()[-3:])
+        largest = largest_inputs(model, check_images()[-3:])
         return to_half(quantize(model, largest, set(candidates(model))), "fp16").SerializeToString()
     return (model if precision == "fp32" else to_half(model, precision)).SerializeToString()
 
@@ -96,7 +96,7 @@ def invalidity(serialized):
 
 
 @pytest.mark.parametrize("scale", [pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 4])
-def test_engines_for_pictures_of_many_sizes(bundled, scale):
+def test_engines_for_images_of_many_sizes(bundled, scale):
     built = build(graph(bundled, scale), DYNAMIC)
     assert 500_000_000 < built.activation_memory_bytes <= 600_000_000
     assert built.serialized.startswith(b"vtrt") and len(built.serialized) > 2_000_000
@@ -118,7 +118,7 @@ def test_engines_of_the_lean_memory_form(bundled, scale):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_engines_for_pictures_of_one_size(bundled, scale):
+def test_engines_for_images_of_one_size(bundled, scale):
     profile = make_profile("180x320")
     built = build(graph(bundled, scale), profile)
     assert 60_000_000 < built.activation_memory_bytes <= 170_000_000
@@ -151,12 +151,12 @@ def test_engines_in_int8(bundled, scale, shape):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 @pytest.mark.parametrize("form", ["default", "lean-memory"])
-def test_pictures_and_means_go_in_and_come_out(small, form, precision):
+def test_images_and_means_go_in_and_come_out(small, form, precision):
     build = Library("tensorrt-rtx").start()
     assert build.parse(with_means(graph(small, 3, form=form, precision=precision))) == []
     # Two means over 8 channels.
     assert build.inputs == [
-        Tensor("picture", "UINT8", (-1, -1, -1, 3)),
+        Tensor("image", "UINT8", (-1, -1, -1, 3)),
         Tensor("given_means", "FLOAT", (-1, 16, 1, 1)),
         Tensor("use_given_means", "FLOAT", (1, 1, 1, 1)),
     ]
@@ -233,7 +233,7 @@ def test_impossible_profiles(small_graph, profile):
 
 
 def test_the_library_s_own_word_on_a_profile(small_graph, monkeypatch):
-    monkeypatch.setattr(Profile, "flaw", lambda _: None)
+    monkeypatch.setattr(Profile, "problem", lambda _: None)
     message = refused(BuildError, small_graph, Profile((64, 64), (32, 32), (32, 32)))
     assert "MIN<=OPT<=MAX" in message and ".cpp" not in message
 

@@ -15,9 +15,9 @@ from overnet.weights import bundled_folder
 from tests.conftest import ROOT
 
 
-def in_precision(model, precision, picture):
+def in_precision(model, precision, image):
     if precision == "int8":
-        return to_half(quantize(model, largest_inputs(model, [picture]), set(candidates(model))), "fp16")
+        return to_half(quantize(model, largest_inputs(model, [image]), set(candidates(model))), "fp16")
     return model if precision == "fp32" else to_half(model, precision)
 
 
@@ -32,9 +32,9 @@ def run(content, outputs, **inputs):
     return session(content).run(outputs, inputs)
 
 
-def run_variant(content, pictures, given, use):
+def run_variant(content, images, given, use):
     inputs = {
-        INPUT_NAME: pictures,
+        INPUT_NAME: images,
         GIVEN_MEANS_NAME: given.astype(np.float32),
         USE_GIVEN_MEANS_NAME: np.full((1, 1, 1, 1), use, np.float32),
     }
@@ -42,45 +42,45 @@ def run_variant(content, pictures, given, use):
 
 
 @pytest.fixture(params=["small fp32", "small fp16", "small int8", "bundled fp32"])
-def file(request, small_models, tmp_path, picture):
+def file(request, small_models, tmp_path, image):
     """An ONNX file of ours. BF16, which ONNX Runtime does not compute in, is the same graph as FP16."""
     which, precision = request.param.split()
     source = small_models / "small_x2.onnx" if which == "small" else bundled_folder() / "overnet_x2.onnx"
     path = tmp_path / "model.onnx"
-    onnx.save(in_precision(onnx.load(source), precision, picture), path)
+    onnx.save(in_precision(onnx.load(source), precision, image), path)
     return path
 
 
 @pytest.fixture
-def pictures(picture):
-    return np.stack([picture, picture[::-1] // 2])
+def images(image):
+    return np.stack([image, image[::-1] // 2])
 
 
-def test_without_given_means_it_computes_what_the_file_does(file, pictures):
+def test_without_given_means_it_computes_what_the_file_does(file, images):
     content = file.read_bytes()
-    means = run(up_to_means(file), None, **{INPUT_NAME: pictures})
+    means = run(up_to_means(file), None, **{INPUT_NAME: images})
     together = np.concatenate(means, axis=1)
     # What is not used may be anything.
-    upscaled, own = run_variant(content, pictures, np.full_like(together, np.nan), 0)
-    assert np.array_equal(upscaled, run(content, [OUTPUT_NAME], **{INPUT_NAME: pictures})[0])
+    upscaled, own = run_variant(content, images, np.full_like(together, np.nan), 0)
+    assert np.array_equal(upscaled, run(content, [OUTPUT_NAME], **{INPUT_NAME: images})[0])
     assert np.array_equal(own, together)
     assert own.dtype == np.float32 and own.shape == (2, sum(mean.shape[1] for mean in means), 1, 1)
 
 
-def test_given_means_are_used(file, pictures):
-    given = [mean[::-1].copy() for mean in run(up_to_means(file), None, **{INPUT_NAME: pictures})]
+def test_given_means_are_used(file, images):
+    given = [mean[::-1].copy() for mean in run(up_to_means(file), None, **{INPUT_NAME: images})]
     variant = with_given_means(file)
     names = [entry.name for entry in session(variant).get_inputs()][1:]
-    expected = run(variant, [OUTPUT_NAME], **{INPUT_NAME: pictures}, **dict(zip(names, given, strict=True)))[0]
+    expected = run(variant, [OUTPUT_NAME], **{INPUT_NAME: images}, **dict(zip(names, given, strict=True)))[0]
     content = file.read_bytes()
-    upscaled, _ = run_variant(content, pictures, np.concatenate(given, axis=1), 1)
+    upscaled, _ = run_variant(content, images, np.concatenate(given, axis=1), 1)
     assert np.array_equal(upscaled, expected)
-    assert not np.array_equal(upscaled, run(content, [OUTPUT_NAME], **{INPUT_NAME: pictures})[0])
+    assert not np.array_equal(upscaled, run(content, [OUTPUT_NAME], **{INPUT_NAME: images})[0])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
-def test_the_graph_is_whole(small_models, picture, precision):
-    model = in_precision(onnx.load(small_models / "small_x3.onnx"), precision, picture)
+def test_the_graph_is_whole(small_models, image, precision):
+    model = in_precision(onnx.load(small_models / "small_x3.onnx"), precision, image)
     variant = onnx.ModelProto.FromString(with_means(model.SerializeToString()))
     if precision != "bf16":
         # The checker knows no convolution in BF16 up to opset 21.

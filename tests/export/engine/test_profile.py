@@ -36,7 +36,7 @@ def test_the_default():
 @given(st.lists(st.integers(1, 2000), min_size=3, max_size=3), st.lists(st.integers(1, 2000), min_size=3, max_size=3))
 def test_a_profile_reads_back_as_it_is_written(heights, widths):
     profile = Profile(*zip(sorted(heights), sorted(widths), strict=True))
-    assume(profile.flaw() is None)
+    assume(profile.problem() is None)
     assert make_profile(str(profile)) == profile
 
 
@@ -83,7 +83,7 @@ def test_any_text_is_read_or_refused(text):
     except InputError as error:
         assert str(error).isprintable()
     else:
-        assert profile.flaw() is None
+        assert profile.problem() is None
 
 
 def test_smallest_tile_is_the_runtime_s():
@@ -116,7 +116,7 @@ def test_prediction_is_enough_and_not_far_too_much(bytes_per_pixel, stated, prec
     assert stated <= predicted <= 1.4 * stated
 
 
-def test_fewer_pictures_before_smaller_ones():
+def test_fewer_images_before_smaller_ones():
     fitted = fit_profile(make_profile(None, 4), BYTES_PER_PIXEL, 3_000_000_000)
     assert fitted.profile == make_profile(None, 2)
     assert fitted.tile is None
@@ -124,7 +124,7 @@ def test_fewer_pictures_before_smaller_ones():
     assert "batch 2 instead of 4" in note
 
 
-def test_smaller_pictures_and_then_tiles():
+def test_smaller_images_and_then_tiles():
     fitted = fit_profile(make_profile(None), BYTES_PER_PIXEL, 600_000_000)
     height, width = fitted.profile.maximum
     assert SMALLEST_TILE <= height < 360 and SMALLEST_TILE <= width < 640
@@ -136,7 +136,7 @@ def test_smaller_pictures_and_then_tiles():
 
 def test_a_static_profile_stays_static():
     fitted = fit_profile(make_profile("1080x1920"), BYTES_PER_PIXEL, 2_000_000_000)
-    assert fitted.profile.is_static and fitted.profile.flaw() is None
+    assert fitted.profile.is_static and fitted.profile.problem() is None
 
 
 def test_too_little_for_any():
@@ -155,7 +155,7 @@ def test_too_little_for_any():
 def test_whatever_is_chosen_fits(heights, widths, batch, bytes_per_pixel, available, weights):
     minimum, optimum, maximum = zip(sorted(heights), sorted(widths), strict=True)
     wanted = Profile(minimum, optimum, maximum, batch)
-    assume(wanted.flaw() is None)
+    assume(wanted.problem() is None)
     try:
         fitted = fit_profile(wanted, bytes_per_pixel, available, weights_bytes=weights)
     except InputError as error:
@@ -166,14 +166,14 @@ def test_whatever_is_chosen_fits(heights, widths, batch, bytes_per_pixel, availa
         return
     chosen = fitted.profile
     assert fitted.predicted_bytes <= available * 0.5
-    assert chosen.flaw() is None and chosen.batch <= wanted.batch
+    assert chosen.problem() is None and chosen.batch <= wanted.batch
     assert all(new <= old for new, old in zip(chosen.maximum, wanted.maximum, strict=True))
     assert bool(fitted.notes) == (chosen != wanted)
     if chosen.maximum != wanted.maximum:
         assert chosen.batch == 1 and fitted.tile <= min(chosen.maximum)
 
 
-def test_largest_profile_is_a_4k_picture():
+def test_largest_profile_is_a_4k_image():
     assert make_profile("2160x4096").pixels == LARGEST_PIXELS
 
 

@@ -10,7 +10,7 @@ from overnet.network.checkpoint import load_checkpoint
 from overnet.network.deploy import deploy
 from overnet.network.model import OverNet, OverNetConfig
 from overnet.network.reference import reference
-from overnet.runtime.backends.options import BackendOptions
+from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.ort.backend import OnnxRuntimeBackend
 
 
@@ -51,7 +51,7 @@ def shapes_within(model, height, width):
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 5])
 def test_nothing_lies_on_the_overscaled_grid(scale):
-    """But for the picture itself at the end, no tensor is larger than the input, and nothing is resized."""
+    """But for the image itself at the end, no tensor is larger than the input, and nothing is resized."""
     model = build_onnx(deploy(random_model(overscale=5)), scale)
     assert not [node for node in model.graph.node if node.op_type == "Resize"]
     shapes = shapes_within(model, 20, 30)
@@ -62,13 +62,13 @@ def test_nothing_lies_on_the_overscaled_grid(scale):
             assert shape[2] <= 24 and shape[3] <= 34, (name, shape)
 
 
-def float_output(model, pictures, scale):
+def float_output(model, images, scale):
     """What the graph computes before it clips and rounds, 0 to 1."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
     name = "added" if scale == 1 or "shuffled" not in {node.name for node in model.graph.node} else "shuffled"
     model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run([name], {"picture": pictures})[0] / 255
+    return session.run([name], {"image": images})[0] / 255
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16, 3), (3, 17, 31, 3), (1, 1, 1, 3), (1, 1, 9, 3), (2, 24, 40, 3)])
@@ -77,10 +77,10 @@ def float_output(model, pictures, scale):
 def test_the_rewriting_is_exact(overscale, scale, shape, form):
     """Before rounding, borders included, any size and batch: at most 1e-5 from the network (1 is white)."""
     model = random_model(overscale=overscale)
-    pictures = np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
-    computed = float_output(build_onnx(deploy(model), scale, form=form), pictures, scale)
+    images = np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
+    computed = float_output(build_onnx(deploy(model), scale, form=form), images, scale)
     with torch.no_grad():
-        expected = model(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255, scale).numpy()
+        expected = model(torch.from_numpy(images).permute(0, 3, 1, 2) / 255, scale).numpy()
     assert np.abs(computed - expected).max() <= 1e-5
 
 
@@ -95,10 +95,10 @@ def test_lean_memory_cuts_the_widest_tensor():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 3), (1, 1, 7, 3), (1, 9, 1, 3), (3, 16, 16, 3), (2, 17, 31, 3)])
 def test_any_size_and_batch(small_models, small_checkpoint, shape):
-    pictures = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    upscaled = OnnxRuntimeBackend(small_models / "small_x2.onnx", 2, BackendOptions()).upscale(pictures)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    upscaled = OnnxRuntimeBackend(small_models / "small_x2.onnx", 2, BackendOptions()).upscale(images)
     model = load_checkpoint(small_checkpoint)
-    for one, expected in zip(upscaled, pictures, strict=True):
+    for one, expected in zip(upscaled, images, strict=True):
         assert np.abs(one.astype(int) - reference(model, expected, 2).astype(int)).max() <= 1
 
 

@@ -54,9 +54,9 @@ def test_fp16_passes_the_checker_and_keeps_its_ends(model):
 
 
 @pytest.mark.parametrize(("precision", "decibels"), [("fp16", 60), ("bf16", 45)])
-def test_halves_are_near_the_whole(model, picture, precision, decibels):
-    exact = run_exactly(model, picture[None], ["shuffled"])["shuffled"]
-    half = run_exactly(to_half(model, precision), picture[None], ["shuffled"])["shuffled"]
+def test_halves_are_near_the_whole(model, image, precision, decibels):
+    exact = run_exactly(model, image[None], ["shuffled"])["shuffled"]
+    half = run_exactly(to_half(model, precision), image[None], ["shuffled"])["shuffled"]
     error = np.mean((exact - half) ** 2)
     assert 10 * np.log10(255**2 / error) > decibels
     assert error > 0, "it was computed in FP32 after all"

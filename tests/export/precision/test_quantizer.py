@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from overnet.export.graph.network_graph import build_onnx
 from overnet.export.precision.half import to_half
 from overnet.export.precision.quantizer import candidates, largest_inputs, quantize, quantized_weight, step_for
-from overnet.export.verify.comparison import check_pictures
+from overnet.export.verify.comparison import check_images
 from overnet.export.verify.declared_types import run_exactly
 from overnet.network.deploy import deploy
 from tests.export.graph.test_network_graph import random_model
@@ -50,20 +50,20 @@ def test_what_can_be_quantised(exact):
     assert len(found) > 10
     assert all(nodes[name].op_type == "Conv" for name in found)
     assert "entry" not in found and "group.0.block.0.expand.0" in found
-    assert not any(name.endswith((".narrow", ".widen")) for name in found)  # they see means, once a picture
+    assert not any(name.endswith((".narrow", ".widen")) for name in found)  # they see means, once an image
 
 
-def test_ranges_are_those_of_the_pictures(exact):
-    pictures = check_pictures()[:3]
-    largest = largest_inputs(exact, pictures)
+def test_ranges_are_those_of_the_images(exact):
+    images = check_images()[:3]
+    largest = largest_inputs(exact, images)
     name = next(node.input[0] for node in exact.graph.node if node.name == "group.0.block.0.reduce.0")
-    expected = max(np.abs(run_exactly(exact, picture[None], [name])[name]).max() for picture in pictures)
+    expected = max(np.abs(run_exactly(exact, image[None], [name])[name]).max() for image in images)
     assert largest[name] == pytest.approx(expected)
 
 
 def test_the_chosen_layers_alone_are_quantised_symmetrically(exact):
-    pictures = check_pictures()
-    largest = largest_inputs(exact, pictures)
+    images = check_images()
+    largest = largest_inputs(exact, images)
     chosen = set(candidates(exact)[::2])
     model = quantize(exact, largest, chosen)
     onnx.checker.check_model(model, full_check=True)
@@ -83,21 +83,21 @@ def test_the_chosen_layers_alone_are_quantised_symmetrically(exact):
 
 def test_it_computes_nearly_the_same_in_onnx_runtime_and_ours(exact):
     onnxruntime = pytest.importorskip("onnxruntime")
-    pictures = check_pictures()
-    model = quantize(exact, largest_inputs(exact, pictures), set(candidates(exact)))
+    images = check_images()
+    model = quantize(exact, largest_inputs(exact, images), set(candidates(exact)))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    for picture in pictures[:4]:
-        (theirs,) = session.run(None, {session.get_inputs()[0].name: picture[None]})
-        ours = next(iter(run_exactly(model, picture[None]).values()))
-        plain = next(iter(run_exactly(exact, picture[None]).values()))
+    for image in images[:4]:
+        (theirs,) = session.run(None, {session.get_inputs()[0].name: image[None]})
+        ours = next(iter(run_exactly(model, image[None]).values()))
+        plain = next(iter(run_exactly(exact, image[None]).values()))
         assert np.abs(theirs.astype(int) - ours).max() <= 3
         error = np.mean((theirs.astype(float) - plain) ** 2)
         assert error == 0 or 10 * np.log10(255**2 / error) > 30
-        assert np.any(theirs != plain) or picture.std() == 0
+        assert np.any(theirs != plain) or image.std() == 0
 
 
 def test_the_rest_can_be_made_fp16(exact):
-    largest = largest_inputs(exact, check_pictures())
+    largest = largest_inputs(exact, check_images())
     model = to_half(quantize(exact, largest, set(candidates(exact))), "fp16")
     onnx.checker.check_model(model, full_check=True)
     # A step rounded to FP16 would be another step.

@@ -19,31 +19,31 @@ from overnet.network.deploy import deploy
 TYPES: dict[Any, int] = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16}
 
 
-def by_reference(model, picture):
+def by_reference(model, image):
     """All tensors by ONNX's evaluator."""
-    return cast(dict[str, Any], ReferenceEvaluator(model).run(None, {"picture": picture}, intermediate=True))
+    return cast(dict[str, Any], ReferenceEvaluator(model).run(None, {"image": image}, intermediate=True))
 
 
 def one_node(operator, x, *constants, **attributes):
-    """A graph that casts a picture's levels and applies one node to them; its result by both evaluators."""
+    """A graph that casts an image's levels and applies one node to them; its result by both evaluators."""
     element_type = TYPES[x.dtype]
     names = [f"constant.{index}" for index in range(len(constants))]
     nodes = [
-        helper.make_node("Cast", ["picture"], ["x"], name="x", to=element_type),
+        helper.make_node("Cast", ["image"], ["x"], name="x", to=element_type),
         helper.make_node("Transpose", ["x"], ["planar"], name="planar", perm=[0, 3, 1, 2]),
         helper.make_node(operator, ["planar", *names], ["result"], name="result", **attributes),
     ]
     graph = helper.make_graph(
         nodes,
         "one",
-        [helper.make_tensor_value_info("picture", TensorProto.UINT8, [None, None, None, 3])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [None, None, None, 3])],
         [helper.make_tensor_value_info("result", TensorProto.UNDEFINED, None)],
         [numpy_helper.from_array(value, name) for name, value in zip(names, constants, strict=True)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-    picture = x.astype(np.uint8)
-    expected = by_reference(model, picture)["result"]
-    return run_exactly(model, picture, ["result"])["result"], expected
+    image = x.astype(np.uint8)
+    expected = by_reference(model, image)["result"]
+    return run_exactly(model, image, ["result"])["result"], expected
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -84,7 +84,7 @@ def test_quantising_and_back(scale, axis, seed):
     zeros = np.zeros(np.shape(scales), np.int8)
     graph = helper.make_graph(
         [
-            helper.make_node("Cast", ["picture"], ["x"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", ["image"], ["x"], to=TensorProto.FLOAT),
             helper.make_node("Transpose", ["x"], ["planar"], perm=[0, 3, 1, 2]),
             helper.make_node("QuantizeLinear", ["planar", "step", "zero"], ["levels"]),
             helper.make_node("DequantizeLinear", ["levels", "step", "zero"], ["back"]),
@@ -92,7 +92,7 @@ def test_quantising_and_back(scale, axis, seed):
             helper.make_node("Conv", ["back", "weight"], ["result"], kernel_shape=[1, 1], pads=[0, 0, 0, 0]),
         ],
         "quantised",
-        [helper.make_tensor_value_info("picture", TensorProto.UINT8, [None, None, None, 3])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [None, None, None, 3])],
         [helper.make_tensor_value_info("result", TensorProto.FLOAT, None)],
         [
             numpy_helper.from_array(np.float32(1.5), "step"),
@@ -103,23 +103,23 @@ def test_quantising_and_back(scale, axis, seed):
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-    picture = random.integers(0, 256, (1, 4, 6, 3), dtype=np.uint8)
-    computed = run_exactly(model, picture, ["levels", "back", "result"])
-    expected = by_reference(model, picture)
+    image = random.integers(0, 256, (1, 4, 6, 3), dtype=np.uint8)
+    computed = run_exactly(model, image, ["levels", "back", "result"])
+    expected = by_reference(model, image)
     assert computed["levels"].dtype == np.int8
-    assert computed["levels"].max() == 127 or picture.max() < 190
+    assert computed["levels"].max() == 127 or image.max() < 190
     for name, value in computed.items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-5 * np.abs(expected[name]).max())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_whole_graph(small_checkpoint, picture, precision):
+def test_a_whole_graph(small_checkpoint, image, precision):
     model = build_onnx(deploy(load_checkpoint(small_checkpoint)), 2)
     if precision != "fp32":
         model = to_half(model, precision)
-    pictures = np.stack([picture[:20, :24], picture[20:40, 30:54]])
-    computed = run_exactly(model, pictures, None)
-    expected = by_reference(model, pictures)
+    images = np.stack([image[:20, :24], image[20:40, 30:54]])
+    computed = run_exactly(model, images, None)
+    expected = by_reference(model, images)
     assert set(computed) == {node.output[0] for node in model.graph.node}
     for name, value in computed.items():
         assert value.shape == expected[name].shape
@@ -130,20 +130,20 @@ def test_a_whole_graph(small_checkpoint, picture, precision):
         assert np.abs(value.astype(np.float32) - expected[name].astype(np.float32)).max() <= limit, name
 
 
-def test_numbers_beyond_fp16_become_infinite_as_they_would(small_checkpoint, picture):
+def test_numbers_beyond_fp16_become_infinite_as_they_would(small_checkpoint, image):
     model = build_onnx(deploy(load_checkpoint(small_checkpoint)), 2)
     for constant in model.graph.initializer:
         if constant.name == "entry.weight":
             constant.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(constant) * 1e6, constant.name))
-    entry = run_exactly(to_half(model, "fp16"), picture[None], ["entry"])["entry"]
+    entry = run_exactly(to_half(model, "fp16"), image[None], ["entry"])["entry"]
     assert np.isinf(entry).any()
 
 
 def test_unknown_operators_are_named():
     graph = helper.make_graph(
-        [helper.make_node("Erf", ["picture"], ["y"], name="strange")],
+        [helper.make_node("Erf", ["image"], ["y"], name="strange")],
         "g",
-        [helper.make_tensor_value_info("picture", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, None)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
     )
     with pytest.raises(NotImplementedError, match="strange: the operator Erf"):

@@ -22,11 +22,11 @@ def spoiled(model, name, factor, index=...):
 
 
 @pytest.mark.parametrize(("overscale", "scale", "form"), [(3, 2, "default"), (5, 3, "lean-memory"), (4, 2, "default")])
-def test_the_networks_tensors_are_those_of_the_graph(picture, overscale, scale, form):
+def test_the_networks_tensors_are_those_of_the_graph(image, overscale, scale, form):
     network = random_model(overscale=overscale)
     graph = build_onnx(deploy(network), scale, form=form)
-    expected = network_tensors(network, picture, scale)
-    computed = run_exactly(graph, picture[None], None)
+    expected = network_tensors(network, image, scale)
+    computed = run_exactly(graph, image[None], None)
     common = [name for name in expected if name in computed and computed[name].shape == expected[name].shape]
     # Two groups of two blocks, two local and one global reduction a group, entry, fusion, skip, the phases, the result.
     phases = 0 if overscale == 4 else overscale**2
@@ -44,26 +44,26 @@ def test_the_networks_tensors_are_those_of_the_graph(picture, overscale, scale, 
         ("tail.phase.1.2.overscale.weight", "tail.phase.1.2.overscale.relu (Relu)"),
     ],
 )
-def test_a_wrong_weight_is_found(picture, constant, named):
+def test_a_wrong_weight_is_found(image, constant, named):
     network = random_model(overscale=3)
     graph = spoiled(build_onnx(deploy(network), 2), constant, 1.1)
-    expected = network_tensors(network, picture, 2)
-    found = first_divergence(graph, picture[None], expected, least_signal_to_noise_db=60)
+    expected = network_tensors(network, image, 2)
+    found = first_divergence(graph, image[None], expected, least_signal_to_noise_db=60)
     assert found.startswith(f"the first to diverge is {named}")
 
 
-def test_an_overflow_is_found(picture):
+def test_an_overflow_is_found(image):
     graph = spoiled(build_onnx(deploy(random_model(overscale=3)), 2), "entry.weight", 1e6)
     half = to_half(graph, "fp16")
-    expected = run_exactly(graph, picture[None], None)
-    found = first_divergence(half, picture[None], expected, least_signal_to_noise_db=30)
+    expected = run_exactly(graph, image[None], None)
+    found = first_divergence(half, image[None], expected, least_signal_to_noise_db=30)
     assert found == "entry (Conv) is the first with numbers that are infinite or undefined"
 
 
-def test_without_a_divergence_the_farthest_is_named(picture):
+def test_without_a_divergence_the_farthest_is_named(image):
     graph = build_onnx(deploy(random_model(overscale=3)), 2)
-    expected = run_exactly(graph, picture[None], None)
-    found = first_divergence(to_half(graph, "bf16"), picture[None], expected, least_signal_to_noise_db=-50)
+    expected = run_exactly(graph, image[None], None)
+    found = first_divergence(to_half(graph, "bf16"), image[None], expected, least_signal_to_noise_db=-50)
     assert found.startswith("the farthest is ")
 
 

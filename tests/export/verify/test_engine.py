@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from overnet.errors import ArtifactError
 from overnet.export.engine.engine_graph import with_means
 from overnet.export.precision.lower import lower
-from overnet.export.verify.comparison import check_pictures
-from overnet.export.verify.engine import fitting, judge_engine, pass_engine_gate
+from overnet.export.verify.comparison import check_images
+from overnet.export.verify.engine import check_engine, fitting, pass_engine_gate
 from overnet.export.verify.onnx_file import in_network
 from overnet.files.engine_sidecar import Profile
 from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
@@ -24,10 +24,9 @@ from overnet.network.deploy import deploy
 class HostEngine:
     """Has the calls of an ICudaEngine and of its context that are used, and computes on host memory.
 
-    Parameters
-    ----------
-    model : the ONNX file's graph.
-    spoil, spoil_given : added to the result; only where the means are given.
+    Args:
+        model: the ONNX file's graph.
+        spoil, spoil_given: added to the result; only where the means are given.
     """
 
     def __init__(self, model, spoil=0, spoil_given=0):
@@ -77,14 +76,14 @@ def network(small_checkpoint):
 
 @pytest.fixture(scope="module")
 def graph(network):
-    return lower(deploy(network), 2, "fp16", check_pictures(), progress=lambda *_: None)
+    return lower(deploy(network), 2, "fp16", check_images(), progress=lambda *_: None)
 
 
 def judge(graph, network, **spoil):
     engine = HostEngine(graph.model, **spoil)
-    pictures = check_pictures()[:3]
-    return judge_engine(
-        engine, torch.device("cpu"), graph.artifact, in_network(network, 2), pictures, name="a.engine", label="stand-in"
+    images = check_images()[:3]
+    return check_engine(
+        engine, torch.device("cpu"), graph.artifact, in_network(network, 2), images, name="a.engine", label="stand-in"
     )
 
 
@@ -104,7 +103,7 @@ def test_one_that_computes_something_else_is_refused(graph, network, spoilt):
 def test_without_a_gpu_nothing_is_claimed(graph, network):
     profile = Profile((16, 16), (32, 32), (64, 64))
     reference = in_network(network, 2)
-    assert pass_engine_gate(b"", "tensorrt-rtx", profile, graph.artifact, reference, check_pictures(), name="x") is None
+    assert pass_engine_gate(b"", "tensorrt-rtx", profile, graph.artifact, reference, check_images(), name="x") is None
 
 
 @given(
@@ -113,12 +112,12 @@ def test_without_a_gpu_nothing_is_claimed(graph, network):
     minimum=st.tuples(st.integers(1, 30), st.integers(1, 30)),
     more=st.tuples(st.integers(0, 30), st.integers(0, 30)),
 )
-def test_pictures_are_brought_to_sizes_that_the_profile_takes(height, width, minimum, more):
-    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+def test_images_are_brought_to_sizes_that_the_profile_takes(height, width, minimum, more):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     maximum = minimum[0] + more[0], minimum[1] + more[1]
-    fitted = fitting(picture, Profile(minimum, minimum, maximum))
-    for side, low, high, before in zip(fitted.shape, minimum, maximum, picture.shape, strict=False):
+    fitted = fitting(image, Profile(minimum, minimum, maximum))
+    for side, low, high, before in zip(fitted.shape, minimum, maximum, image.shape, strict=False):
         assert low <= side <= high
         assert side == before or not low <= before <= high
     rows, columns = min(height, fitted.shape[0]), min(width, fitted.shape[1])
-    assert np.array_equal(fitted[:rows, :columns], picture[:rows, :columns])
+    assert np.array_equal(fitted[:rows, :columns], image[:rows, :columns])

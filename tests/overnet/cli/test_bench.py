@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import typer
 
-from overnet.benchmarks.baselines.race import PictureSize
+from overnet.benchmarks.baselines.race import ImageSize
 from overnet.benchmarks.benchmark import run_benchmark
 from overnet.benchmarks.cases.run import run_case
 from overnet.benchmarks.options import BenchmarkOptions
@@ -62,10 +62,10 @@ def test_one_command_gives_figures_tables_report_and_plots(measured):
     for result in run.results:
         assert result.error is None
         assert result.latency.host.runs >= 10 and result.latency.host.p50_ms > 0
-        assert result.pictures_per_second > 0 and result.load_ms > 0 and result.first_ms > 0
+        assert result.images_per_second > 0 and result.load_ms > 0 and result.first_ms > 0
         assert result.memory.peak_host_bytes > result.memory.before_host_bytes > 1e7
         assert result.quality.reference_psnr_db is None or result.quality.reference_psnr_db > 50
-        assert 5 < result.quality.truth_psnr_db < 60
+        assert 5 < result.quality.ground_truth_psnr_db < 60
         assert result.multiply_accumulates > 0 and 0 < result.share_of_peak < 1
     assert {growth.method for growth in run.growth} <= {"openvino", "onnxruntime"}
     assert [(video.method, video.width, video.height) for video in run.videos] == [
@@ -73,7 +73,7 @@ def test_one_command_gives_figures_tables_report_and_plots(measured):
         ("onnxruntime", 48, 32),
     ]
     assert run.peaks[0].gflops_fp32 > 1
-    assert list(run.pictures[0].after) == ["openvino fp32", "onnxruntime fp32"]
+    assert list(run.images[0].after) == ["openvino fp32", "onnxruntime fp32"]
     assert run.command[0] == "-c" and "--report" in run.command
     assert run.options["size"] == "48x32 64x48"
     for name in ("report.html", "report.md"):
@@ -109,8 +109,8 @@ def test_a_report_is_made_of_earlier_results_as_well(measured, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_how_large_a_picture_so_much_memory_is_enough_for(small_models):
-    sizes = [PictureSize(64, 48), PictureSize(320, 240)]
+def test_how_large_an_image_so_much_memory_is_enough_for(small_models):
+    sizes = [ImageSize(64, 48), ImageSize(320, 240)]
     options = BenchmarkOptions(["openvino"], [2], sizes, [], small_models, 0.1, video=False, power=False)
     of_two, of_four = (
         run_benchmark(replace(options, memory_bytes=given), command=[]).growth[0] for given in (2 * 10**9, 4 * 10**9)
@@ -148,6 +148,15 @@ def test_results_on_standard_output(small_models, capsys):
     assert run["results"][0]["case"]["method"] == "openvino" and captured.err == ""
 
 
+def test_options_by_their_old_names(capsys):
+    """`--rivals` was in a README; the help has the new name only."""
+    main(["--rivals", "--rival-models", "none", "--seconds", "0"], "overnet-bench")
+    assert "No such option" not in capsys.readouterr().err
+    assert main(["--help"], "overnet-bench") == 0
+    shown = capsys.readouterr().out
+    assert "--baselines" in shown and "rival" not in shown
+
+
 def test_without_arguments_it_measures(monkeypatch, capsys):
     def measure(options, **_):
         raise BackendError(f"{options.backends} x{options.scales} {options.sizes}")
@@ -156,13 +165,13 @@ def test_without_arguments_it_measures(monkeypatch, capsys):
     assert main([], "overnet-bench") == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err == "overnet: ['auto'] x[2] [PictureSize(width=640, height=360)]\n"
+    assert said.err == "overnet: ['auto'] x[2] [ImageSize(width=640, height=360)]\n"
 
 
 @pytest.mark.slow
 def test_a_case_that_fails_does_not_keep_others_from_being_measured(small_models):
     options = BenchmarkOptions(
-        ["openvino", "onnxruntime"], [2], [PictureSize(48, 32)], ["fp32", "bf16"], small_models, 0.1, video=False
+        ["openvino", "onnxruntime"], [2], [ImageSize(48, 32)], ["fp32", "bf16"], small_models, 0.1, video=False
     )
     results = run_benchmark(options, command=[]).results
     failed = {result.case.name: result.error for result in results if result.error}
@@ -179,16 +188,16 @@ def test_all_cases_failed(small_models, capsys):
 
 
 @pytest.mark.slow
-def test_rivals_are_raced(small_checkpoint):
+def test_baselines_are_raced(small_checkpoint):
     options = BenchmarkOptions(
-        ["torch"], [2], [PictureSize(48, 32)], [], small_checkpoint, 0.2, rivals=True, video=False, power=False
+        ["torch"], [2], [ImageSize(48, 32)], [], small_checkpoint, 0.2, baselines=True, video=False, power=False
     )
     run = run_benchmark(options, command=[])
-    raced = {ratio.rival.method: ratio for ratio in run.ratios}
+    raced = {ratio.baseline.method: ratio for ratio in run.ratios}
     assert {"bicubic", "eager PyTorch"} <= set(raced)
     assert all(ratio.low <= ratio.times_as_fast <= ratio.high for ratio in run.ratios)
-    rivals = [result for result in run.results if result.case.kind == "rival" and not result.error]
-    assert all(result.quality is not None for result in rivals), "a speed without its quality is not printed"
+    baselines = [result for result in run.results if result.case.kind == "baseline" and not result.error]
+    assert all(result.quality is not None for result in baselines), "a speed without its quality is not printed"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +216,7 @@ def test_rivals_are_raced(small_checkpoint):
         (["--results", "none.json", "--quiet", "--overwrite"], InputError, "none.json"),
         (["--results", "none.json", "--scale", "3"], USAGE_ERROR, "--scale changes nothing with --results"),
         (["--results", "none.json", "--no-video"], USAGE_ERROR, "--video changes nothing with --results"),
-        (["--rival-models", "x"], USAGE_ERROR, "for --rivals"),
+        (["--baseline-models", "x"], USAGE_ERROR, "for --baselines"),
         (["--compare", "none.json", "--fail-above", "-1"], USAGE_ERROR, "must be from 0"),
         (["--compare", "none.json"], InputError, "none.json"),
         (["--scale", "1"], InputError, "from 2 to"),

@@ -42,11 +42,11 @@ def half(small_models, tmp_path):
 
 
 @pytest.fixture
-def folder(tmp_path, picture, monkeypatch):
-    """The working folder, with a set of two pictures."""
+def folder(tmp_path, image, monkeypatch):
+    """The working folder, with a set of two images."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "set").mkdir()
-    for name, high in (("one", picture), ("two", picture[::-1, ::-1])):
+    for name, high in (("one", image), ("two", image[::-1, ::-1])):
         cv2.imwrite(f"set/{name}.png", high[:48, :60, ::-1])
     return tmp_path
 
@@ -80,7 +80,7 @@ def test_the_figures_are_those_of_the_upscaler_and_of_bicubic(folder, small_mode
         pairs = find_pairs(folder / "set", scale)
         expected = evaluate(Upscaler(scale, model=small_models), pairs, scale)
         enlarged = evaluate(bicubic(scale), pairs, scale)
-        assert [picture["psnr_db"] for picture in found["pictures"]] == pytest.approx(
+        assert [image["psnr_db"] for image in found["images"]] == pytest.approx(
             [quality.psnr_db for quality in expected], abs=1e-5
         )
         assert found["mean"]["psnr_db"] == pytest.approx(mean_quality(expected).psnr_db, abs=1e-5)
@@ -90,7 +90,7 @@ def test_the_figures_are_those_of_the_upscaler_and_of_bicubic(folder, small_mode
         assert found["mean"]["gain_db"] == pytest.approx(gain_db, abs=1e-5)
         assert (found["set"], found["low_resolution"], found["reference"]) == ("set", "made", None)
         assert found["mean"]["loss_db"] is None
-        assert [picture["picture"] for picture in found["pictures"]] == ["one", "two"]
+        assert [image["image"] for image in found["images"]] == ["one", "two"]
 
 
 def test_the_table(folder, small_models, overnet_eval):
@@ -98,9 +98,9 @@ def test_the_table(folder, small_models, overnet_eval):
     heading, titles, units, one, two, mean = captured.out.splitlines()
     assert captured.err == ""
     assert heading.startswith(
-        "set x3, low-resolution side made with imresize, 2 pictures: small_x3.onnx (fp32), openvino"
+        "set x3, low-resolution side made with imresize, 2 images: small_x3.onnx (fp32), openvino"
     )
-    assert titles.split() == ["picture", "pixels", "bicubic", "model", "gain"]
+    assert titles.split() == ["image", "pixels", "bicubic", "model", "gain"]
     assert units.split() == ["PSNR", "dB", "SSIM", "PSNR", "dB", "SSIM", "dB"]
     qualities = evaluate(Upscaler(3, model=small_models), find_pairs(folder / "set", 3), 3)
     assert one.split()[:2] == ["one", "60x48"]
@@ -113,7 +113,7 @@ def test_the_table(folder, small_models, overnet_eval):
 
 @pytest.mark.parametrize("on_terminal", [False, True])
 def test_an_engine_that_is_built_meanwhile_is_told(folder, small_models, on_terminal):
-    """On a terminal below the line of the pictures, and gone with it; elsewhere in a line each."""
+    """On a terminal below the line of the images, and gone with it; elsewhere in a line each."""
 
     terminal = {"TERM": "xterm", "COLUMNS": "100"}
 
@@ -125,7 +125,7 @@ def test_an_engine_that_is_built_meanwhile_is_told(folder, small_models, on_term
     waiting = "another process builds this engine; waiting"
     if on_terminal:
         assert re.search(r"set x2 .*0/2.*\n.*choosing kernels .*[123]/3", lines)
-        # The line of the pictures alone again; and a note at the end, when all lines are gone.
+        # The line of the images alone again; and a note at the end, when all lines are gone.
         assert re.search(r"set x2 [^\n]*1/2", lines)
         assert lines.rstrip().endswith(f"note: x2: {waiting}")
     else:
@@ -140,10 +140,10 @@ def test_what_a_lower_precision_costs(folder, half, in_json, overnet_eval):
     assert found["model"] == "half_x2.onnx (fp16), in its declared types"
     assert found["reference"].startswith("small_x2.onnx (fp32), openvino")
     single = evaluate(Upscaler(2, model=half / "small_x2.onnx"), find_pairs(folder / "set", 2), 2)
-    assert [picture["reference"]["psnr_db"] for picture in found["pictures"]] == pytest.approx(
+    assert [image["reference"]["psnr_db"] for image in found["images"]] == pytest.approx(
         [quality.psnr_db for quality in single], abs=1e-5
     )
-    for row in (*found["pictures"], found["mean"]):
+    for row in (*found["images"], found["mean"]):
         assert row["loss_db"] == pytest.approx(row["reference"]["psnr_db"] - row["psnr_db"], abs=2e-6)
         assert 1e-4 < abs(row["loss_db"]) < 0.5
     captured = overnet_eval(*arguments)
@@ -184,7 +184,7 @@ def test_numbers_beyond_the_declared_type_are_told(folder, small_models, overnet
 def test_saved_results_measure_as_reported(folder, small_models, in_json, overnet_eval):
     arguments = ["--data", "set", "--scale", 2, "--model", small_models, "--save", "out"]
     report = in_json(*arguments)
-    for pair, reported in zip(find_pairs(folder / "set", 2), report["sets"][0]["pictures"], strict=True):
+    for pair, reported in zip(find_pairs(folder / "set", 2), report["sets"][0]["images"], strict=True):
         saved = cv2.imread(f"out/set/x2/{pair.name}.png")[..., ::-1]
         high = read_pair(pair, 2)[1]
         assert psnr_luma(high, saved, border=2) == pytest.approx(reported["psnr_db"], abs=1e-5)
@@ -201,80 +201,80 @@ def test_saved_results_measure_as_reported(folder, small_models, in_json, overne
     assert in_json(*arguments, "--overwrite") == report
 
 
-def test_tiles_quarters_and_the_self_ensemble(folder, small_models, in_json, picture):
-    large = np.tile(picture, (4, 3, 1))
+def test_tiles_quarters_and_the_self_ensemble(folder, small_models, in_json, image):
+    large = np.tile(image, (4, 3, 1))
     cv2.imwrite("set/one.png", large[:, :, ::-1])
     arguments = ["--data", "set", "--scale", 2, "--model", small_models]
     ways: dict[str, list[object]] = {
-        "whole pictures": [],
+        "whole images": [],
         "tiles of 96": ["--tile", 96],
         "quarters": ["--quarters"],
-        "whole pictures, self-ensemble x8": ["--self-ensemble"],
+        "whole images, self-ensemble x8": ["--self-ensemble"],
     }
     found = {}
     for way, options in ways.items():
         report = in_json(*arguments, *options)
-        assert report["pictures"] == way
-        found[way] = report["sets"][0]["pictures"][0]["psnr_db"]
+        assert report["images"] == way
+        found[way] = report["sets"][0]["images"][0]["psnr_db"]
     # Each is another computation, and none goes astray.
     assert len(set(found.values())) == len(found)
     assert max(found.values()) - min(found.values()) < 1
 
 
-def test_pictures_without_error_have_no_psnr(folder, small_models, in_json, overnet_eval):
+def test_images_without_error_have_no_psnr(folder, small_models, in_json, overnet_eval):
     """Flat black: infinite for all, which JSON cannot hold, and no gain that could be told."""
     (folder / "flat").mkdir()
     cv2.imwrite("flat/black.png", np.zeros((48, 48, 3), np.uint8))
     arguments = ["--data", "flat", "--scale", 2, "--model", small_models]
-    picture = in_json(*arguments)["sets"][0]["pictures"][0]
-    assert picture["bicubic"] == {"psnr_db": None, "ssim": 1.0}
+    image = in_json(*arguments)["sets"][0]["images"][0]
+    assert image["bicubic"] == {"psnr_db": None, "ssim": 1.0}
     assert "inf" in overnet_eval(*arguments).out.splitlines()[3]
 
 
-def test_grey_and_opaque_pictures(folder, small_models, in_json, picture):
-    """What says the same as an RGB picture measures the same."""
-    grey = picture[:48, :60, 0]
+def test_grey_and_opaque_images(folder, small_models, in_json, image):
+    """What says the same as an RGB image measures the same."""
+    grey = image[:48, :60, 0]
     opaque = np.dstack([grey, grey, grey, np.full_like(grey, 255)])
     cv2.imwrite("set/one.png", grey)
     cv2.imwrite("set/two.png", opaque)
-    one, two = in_json("--data", "set", "--scale", 2, "--model", small_models)["sets"][0]["pictures"]
-    assert {**one, "picture": ""} == {**two, "picture": ""}
+    one, two = in_json("--data", "set", "--scale", 2, "--model", small_models)["sets"][0]["images"]
+    assert {**one, "image": ""} == {**two, "image": ""}
 
 
-def deep(picture):
-    return picture[..., ::-1].astype(np.uint16) * 257
+def deep(image):
+    return image[..., ::-1].astype(np.uint16) * 257
 
 
-def transparent(picture):
-    return np.dstack([picture[..., ::-1], picture[..., 0]])
+def transparent(image):
+    return np.dstack([image[..., ::-1], image[..., 0]])
 
 
 @pytest.mark.parametrize(
     ("spoil", "arguments", "message"),
     [
-        (lambda picture: None, ["--data", "none"], "none: No such file"),
-        (lambda picture: None, ["--scale", "1"], "scale is 1; it must be at least 2"),
-        (lambda picture: None, ["--scale", "9"], "scale is 9; the largest"),
-        (lambda picture: None, ["--model", "none.onnx"], "none.onnx"),
-        (lambda picture: None, ["--model", "set/one.png"], "ONNX"),
-        (lambda picture: None, ["--reference", "none"], "none: No such file"),
-        (lambda picture: None, ["--backend", "x"], "backend"),
-        (lambda picture: None, ["--backend", "declared", "--scale", "4"], "declared runs ONNX files, each at its own"),
-        (lambda picture: None, ["--backend", "declared", "--precision", "bf16"], "in the file's own precision"),
-        (lambda picture: None, ["--precision", "int8"], "no ONNX file for x2 in int8"),
-        (lambda picture: None, ["--tile", "3"], "tile is 3"),
-        (lambda picture: cv2.imwrite("set/two.png", deep(picture)), [], r"two\.png has 16 bits"),
-        (lambda picture: cv2.imwrite("set/two.png", transparent(picture)), [], r"two\.png has transparent parts"),
-        (lambda picture: cv2.imwrite("set/two.png", picture[:9, :9]), [], r"two\.png is too small"),
-        (lambda picture: cv2.imwrite("set/two_LR.png", picture), [], r"other pictures, as one\.png"),
-        (lambda picture: Path("set/two.png").write_bytes(b""), [], r"two\.png is empty"),
-        (lambda picture: os.truncate("set/two.png", 900), [], r"two\.png"),
-        (lambda picture: Path("out").write_bytes(b""), [], "out"),
+        (lambda image: None, ["--data", "none"], "none: No such file"),
+        (lambda image: None, ["--scale", "1"], "scale is 1; it must be at least 2"),
+        (lambda image: None, ["--scale", "9"], "scale is 9; the largest"),
+        (lambda image: None, ["--model", "none.onnx"], "none.onnx"),
+        (lambda image: None, ["--model", "set/one.png"], "ONNX"),
+        (lambda image: None, ["--reference", "none"], "none: No such file"),
+        (lambda image: None, ["--backend", "x"], "backend"),
+        (lambda image: None, ["--backend", "declared", "--scale", "4"], "declared runs ONNX files, each at its own"),
+        (lambda image: None, ["--backend", "declared", "--precision", "bf16"], "in the file's own precision"),
+        (lambda image: None, ["--precision", "int8"], "no ONNX file for x2 in int8"),
+        (lambda image: None, ["--tile", "3"], "tile is 3"),
+        (lambda image: cv2.imwrite("set/two.png", deep(image)), [], r"two\.png has 16 bits"),
+        (lambda image: cv2.imwrite("set/two.png", transparent(image)), [], r"two\.png has transparent parts"),
+        (lambda image: cv2.imwrite("set/two.png", image[:9, :9]), [], r"two\.png is too small"),
+        (lambda image: cv2.imwrite("set/two_LR.png", image), [], r"other images, as one\.png"),
+        (lambda image: Path("set/two.png").write_bytes(b""), [], r"two\.png is empty"),
+        (lambda image: os.truncate("set/two.png", 900), [], r"two\.png"),
+        (lambda image: Path("out").write_bytes(b""), [], "out"),
     ],
 )
-def test_what_cannot_be_measured(folder, picture, small_models, overnet_eval, capsys, spoil, arguments, message):
+def test_what_cannot_be_measured(folder, image, small_models, overnet_eval, capsys, spoil, arguments, message):
     """Found before anything is computed: an error of one line, nothing on stdout, and nothing written."""
-    spoil(picture)
+    spoil(image)
     usual = {"--data": "set", "--scale": 2, "--model": small_models, "--save": "out"}
     arguments = [*arguments, *(part for option in usual.items() if option[0] not in arguments for part in option)]
     with pytest.raises(OverNetError, match=message) as caught:
@@ -311,10 +311,10 @@ def test_sets_of_one_name_are_not_saved_over_one_another(folder, small_models, o
         overnet_eval(*arguments, "--save", "out")
 
 
-def test_test_pictures_are_not_saved_over(folder, small_models, overnet_eval):
+def test_test_images_are_not_saved_over(folder, small_models, overnet_eval):
     shutil.copytree("set", "out/x2/x2")
     before = (folder / "out/x2/x2/one.png").read_bytes()
-    with pytest.raises(OverNetError, match=r"one\.png is a test picture itself"):
+    with pytest.raises(OverNetError, match=r"one\.png is a test image itself"):
         overnet_eval("--data", "out/x2/x2", "--scale", 2, "--model", small_models, "--save", "out", "--overwrite")
     assert (folder / "out/x2/x2/one.png").read_bytes() == before
 
@@ -335,7 +335,7 @@ def test_hostile_names(folder, small_models, overnet_eval, in_json):
     lines = overnet_eval(*arguments).out.splitlines()
     assert len(lines) == 6
     assert lines[3].split()[0] == "[red]??[2J"
-    assert in_json(*arguments)["sets"][0]["pictures"][0]["picture"] == "[red]\n\x1b[2J"
+    assert in_json(*arguments)["sets"][0]["images"][0]["image"] == "[red]\n\x1b[2J"
 
 
 def test_as_a_user_calls_it(folder, small_models):
@@ -369,7 +369,7 @@ def test_half_precision_costs_the_bundled_weights_little(in_json, tmp_path):
     (file,) = export(bundled_checkpoint(), tmp_path, Options(scales=(4,), precision="fp16"))
     found = in_json("--data", SHARED / "sets/Set5", "--model", file.path, "--backend", "declared")["sets"][0]
     assert found["reference"].startswith("overnet_x4.onnx (fp32)")
-    assert 0 < max(abs(picture["loss_db"]) for picture in found["pictures"]) < 0.01
+    assert 0 < max(abs(image["loss_db"]) for image in found["images"]) < 0.01
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_progress_as_lines(folder, small_models):
         (["-o", "text.pth.tar"], "cannot be made"),
         (["--precision", "fp8"], "fp32, fp16, bf16 or int8"),
         (["--target", "coreml"], "onnx, tensorrt or tensorrt-rtx"),
-        (["--target", "onnx", "--shape", "64x64"], "takes pictures of any size"),
+        (["--target", "onnx", "--shape", "64x64"], "takes images of any size"),
         (["--target", "tensorrt-rtx", "--shape", "64"], "HEIGHTxWIDTH"),
         (["--target", "tensorrt-rtx", "--shape", "64x64:32x32:128x128"], "do not grow"),
         (["--target", "tensorrt-rtx", "--shape", "0x64"], "outside 1 to"),

@@ -23,8 +23,8 @@ from tests.conftest import ROOT, SHARED, needs_shared, run_command, write_clip
 
 
 @pytest.fixture
-def folder(tmp_path, picture):
-    cv2.imwrite(str(tmp_path / "in.png"), picture[..., ::-1])
+def folder(tmp_path, image):
+    cv2.imwrite(str(tmp_path / "in.png"), image[..., ::-1])
     return tmp_path
 
 
@@ -39,7 +39,7 @@ def assert_refused(result, folder, *expected, code=1):
     assert not any(path.name.startswith(("out", ".overnet")) for path in folder.iterdir())
 
 
-def test_a_picture(folder):
+def test_an_image(folder):
     result = run_command("in.png", "-o", "out.png", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert cv2.imread(str(folder / "out.png")).shape == (100, 132, 3)
@@ -83,10 +83,10 @@ def test_a_folder_with_a_broken_file(folder, small_models):
     assert json.loads(again.stdout)["kept"] == ["out/good.png"]
 
 
-def test_alpha_grey_and_sixteen_bits(folder, small_models, picture):
-    deep = np.concatenate([picture, picture[..., :1]], axis=2).astype(np.uint16) * 257
+def test_alpha_grey_and_sixteen_bits(folder, small_models, image):
+    deep = np.concatenate([image, image[..., :1]], axis=2).astype(np.uint16) * 257
     cv2.imwrite(str(folder / "deep.png"), deep)
-    cv2.imwrite(str(folder / "grey.png"), picture[..., 0])
+    cv2.imwrite(str(folder / "grey.png"), image[..., 0])
     result = run_command("deep.png", "grey.png", "-o", "out", "--model", small_models, cwd=folder)
     assert result.returncode == 0, result.stderr
     deep_out = cv2.imread(str(folder / "out/deep.png"), cv2.IMREAD_UNCHANGED)
@@ -142,7 +142,7 @@ def broken(name):
         broken("cut.mp4"),
         broken("sound.mp4"),
         pytest.param(lambda folder: ["in.png", "-o", "out.xyz"], "out.xyz", id="suffix"),
-        pytest.param(lambda folder: ["in.png", "-o", "out.mp4"], "is a picture", id="kind"),
+        pytest.param(lambda folder: ["in.png", "-o", "out.mp4"], "is an image", id="kind"),
         pytest.param(lambda folder: ["in.png", "-o", "in.png"], "input itself", id="same file"),
         pytest.param(lambda folder: ["in.png", "-o", "out.png", "--scale", "0.5"], "scale", id="scale"),
         pytest.param(lambda folder: ["in.png", "-o", "out.png", "--scale", "9"], "scale is 9", id="large scale"),
@@ -177,12 +177,12 @@ def test_an_unwritable_folder(folder):
     assert (folder / "file").read_text() == "no folder"
 
 
-def test_no_memory_for_the_picture_itself(folder):
+def test_no_memory_for_the_image_itself(folder):
     """What cannot be allocated is one line, whoever asked for it."""
     code = (
         "from overnet.cli import main_run; import overnet.runtime.upscale_file\n"
         "def refuse(*_, **__): raise MemoryError('Unable to allocate 9 GiB')\n"
-        "overnet.runtime.upscale_file.read_picture = refuse; main_run()"
+        "overnet.runtime.upscale_file.read_image = refuse; main_run()"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, "in.png", "-o", "out.png"],
@@ -332,7 +332,7 @@ def test_info():
 
 
 def test_help_and_version():
-    assert "Upscale pictures" in run_command("--help").stdout
+    assert "Upscale images" in run_command("--help").stdout
     assert run_command("--version", program="overnet").stdout.startswith("overnet ")
 
 
@@ -356,7 +356,7 @@ def test_the_package_runs_as_a_program(folder):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_real_clip(tmp_path):
-    """Some frames of the real clip at x2: times, colour tags and pictures."""
+    """Some frames of the real clip at x2: times, colour tags and images."""
     clip = SHARED / "clips/bbb_320x180.mp4"
     result = run_command(clip, "-o", "out.mp4", "--scale", 2, "--frames", 12, "--json", cwd=tmp_path)
     report = json.loads(result.stdout)

@@ -14,8 +14,8 @@ from tests.runtime.live.needs_live import SYSTEM_PYTHON, RtspCamera, missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-_PICTURES = "video/x-raw,width=64,height=48,framerate=25/1"
-_RED = f"gst:videotestsrc num-buffers=50 is-live=true pattern=red ! {_PICTURES}"
+_IMAGES = "video/x-raw,width=64,height=48,framerate=25/1"
+_RED = f"gst:videotestsrc num-buffers=50 is-live=true pattern=red ! {_IMAGES}"
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from overnet.runtime import upscaler
 
 
 @pytest.fixture
-def run(tmp_path, picture):
-    """Run the command on a picture."""
+def run(tmp_path, image):
+    """Run the command on an image."""
     import cv2
 
-    cv2.imwrite(str(tmp_path / "in.png"), picture)
+    cv2.imwrite(str(tmp_path / "in.png"), image)
     command = typer.Typer(**PLAIN)
     command.command()(run_command)
 

@@ -27,9 +27,9 @@ QUICK = ["--set", "patch=8", "--set", "warm_up=0", "--batch", "2", "--workers", 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     cv2.imwrite(str(folder / "one.png"), np.random.default_rng(0).integers(0, 256, (48, 56, 3), np.uint8))
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     return folder
 
 
@@ -51,7 +51,7 @@ def test_a_run_from_weights_and_its_resumption(tmp_path, folder, weights):
     out = tmp_path / "run"
     common = ["--data", folder, "-o", out, *QUICK, "--validation", folder / "one.png"]
     result, error = train(*common[:-2], "--from", weights, "--steps", "2", "--scales", "2,3", "--validation", tmp_path)
-    assert "no pictures for scale 2" in error
+    assert "no images for scale 2" in error
     assert not out.exists()
     sets = tmp_path / "sets"
     sets.mkdir()
@@ -61,7 +61,7 @@ def test_a_run_from_weights_and_its_resumption(tmp_path, folder, weights):
     )
     assert (result.exit_code, error) == (0, "")
     assert "2 steps in" in result.output
-    assert "broken.png: cannot be read as a picture, and left out" in result.output
+    assert "broken.png: cannot be read as an image, and left out" in result.output
     with (out / CURVE).open() as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["0", "2"]
@@ -98,7 +98,7 @@ def test_a_preset_a_file_and_options_go_over_one_another(tmp_path, folder, weigh
         (["--steps", "5", "--minutes", "5"], "in steps or in minutes"),
         (["--resume"], "no such checkpoint"),
         (["--device", "tpu"], "'tpu' is not here"),
-        (["--set", "patch=64"], "no picture has 256 x 256 pixels"),
+        (["--set", "patch=64"], "no image has 256 x 256 pixels"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(tmp_path, folder, arguments, message):
@@ -108,16 +108,16 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path, folder, arguments, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_unreadable_pictures_are_named_and_refused_in_a_line(tmp_path):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+def test_unreadable_images_are_named_and_refused_in_a_line(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
     for number in range(3):
-        (pictures / f"{number}.png").write_bytes(b"no picture")
-    result, error = train("--data", pictures, "-o", tmp_path / "below" / "run", *QUICK)
-    assert error == f"{pictures}: no picture in it can be read, of 3"
+        (images / f"{number}.png").write_bytes(b"no image")
+    result, error = train("--data", images, "-o", tmp_path / "below" / "run", *QUICK)
+    assert error == f"{images}: no image in it can be read, of 3"
     assert isinstance(result.exception, InputError)
     assert [line for line in result.output.splitlines() if "2.png" in line] == [
-        f"{pictures}/2.png: cannot be read as a picture, and left out"
+        f"{images}/2.png: cannot be read as an image, and left out"
     ]
     assert not (tmp_path / "below").exists()
 
@@ -133,7 +133,7 @@ def test_a_packed_file_trains_in_a_new_folder(tmp_path, folder, weights):
     common = ["--from", weights, "--scales", "2,3", "--steps", "1", *QUICK]
     result, error = train("--data", folder, "-o", tmp_path / "one", *common)
     assert (result.exit_code, error) == (0, "")
-    result, error = train("--data", tmp_path / "one" / "pictures.packed", "-o", tmp_path / "new" / "two", *common)
+    result, error = train("--data", tmp_path / "one" / "images.packed", "-o", tmp_path / "new" / "two", *common)
     assert (result.exit_code, error) == (0, "")
     assert load_state(tmp_path / "new" / "two", CPU).step == 1
 

@@ -16,16 +16,16 @@ from tests.conftest import SHARED, needs_shared
 NAMES = ["baby", "bird"]
 
 
-def write(path, picture):
+def write(path, image):
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), picture[..., ::-1] if picture.ndim == 3 else picture)
+    assert cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
 
 
 @pytest.fixture
-def highs(picture):
-    """Two pictures of 48 x 60 by name."""
-    picture = picture[:48, :60]
-    return dict(zip(NAMES, (picture, picture[::-1]), strict=True))
+def highs(image):
+    """Two images of 48 x 60 by name."""
+    image = image[:48, :60]
+    return dict(zip(NAMES, (image, image[::-1]), strict=True))
 
 
 def by_scale(folder, highs):
@@ -71,9 +71,9 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_pictures(tmp_path, highs, form):
+def test_every_form_gives_the_same_images(tmp_path, highs, form):
     FORMS[form](tmp_path, highs)
-    (tmp_path / "README.txt").write_text("not a picture")
+    (tmp_path / "README.txt").write_text("not an image")
     (tmp_path / ".hidden.png").write_bytes(b"not looked at")
     pairs = find_pairs(tmp_path, 2)
     assert [pair.name.removesuffix("_SRF_2") for pair in pairs] == NAMES
@@ -85,7 +85,7 @@ def test_every_form_gives_the_same_pictures(tmp_path, highs, form):
         assert np.array_equal(low, imresize(expected, scale=1 / 2, edge="replicate"))
 
 
-def test_the_folder_of_high_resolution_pictures_may_be_named_itself(tmp_path, highs, monkeypatch):
+def test_the_folder_of_high_resolution_images_may_be_named_itself(tmp_path, highs, monkeypatch):
     in_folders("DIV2K_valid_")(tmp_path, highs)
     expected = find_pairs(tmp_path, 3)
     assert all(pair.low is not None for pair in expected)
@@ -94,7 +94,7 @@ def test_the_folder_of_high_resolution_pictures_may_be_named_itself(tmp_path, hi
     assert [pair.low for pair in find_pairs(Path(), 3)] == [pair.low for pair in expected]
 
 
-def test_of_div2k_the_pictures_for_validation_are_taken(tmp_path, highs):
+def test_of_div2k_the_images_for_validation_are_taken(tmp_path, highs):
     in_folders("DIV2K_valid_")(tmp_path, highs)
     in_folders("DIV2K_train_")(tmp_path, highs)
     assert {pair.high.parent.name for pair in find_pairs(tmp_path, 2)} == {"DIV2K_valid_HR"}
@@ -117,9 +117,9 @@ def test_names_state_the_scale(tmp_path, highs):
     for path in tmp_path.glob("image_SRF_*/*"):
         shutil.copy(path, flat)
     assert [pair.high.name for pair in find_pairs(flat, 3)] == ["baby_SRF_3_HR.png", "bird_SRF_3_HR.png"]
-    with pytest.raises(InputError, match=r"no pictures for scale 4$"):
+    with pytest.raises(InputError, match=r"no images for scale 4$"):
         find_pairs(flat, 4)
-    with pytest.raises(InputError, match=r"no pictures for scale 4, only image_SRF_2, image_SRF_3$"):
+    with pytest.raises(InputError, match=r"no images for scale 4, only image_SRF_2, image_SRF_3$"):
         find_pairs(shutil.copytree(tmp_path, tmp_path / "set", ignore=shutil.ignore_patterns("flat", "set")), 4)
 
 
@@ -165,13 +165,13 @@ def spoil_folders(change):
     [
         (lambda folder, highs: folder.rmdir(), "No such file or directory"),
         (lambda folder, highs: folder.rmdir() or folder.write_text("a file"), "Not a directory"),
-        (lambda folder, highs: None, "no pictures for scale 2$"),
+        (lambda folder, highs: None, "no images for scale 2$"),
         (
             lambda folder, highs: (folder / "Set5").mkdir(),
             r"a set is named by itself, as .*Set5",
         ),
-        (lambda folder, highs: (folder / "notes.txt").write_text("words"), "no pictures for scale 2$"),
-        (lambda folder, highs: (folder / "a.png").mkdir(), "no pictures for scale 2; a set is named by itself"),
+        (lambda folder, highs: (folder / "notes.txt").write_text("words"), "no images for scale 2$"),
+        (lambda folder, highs: (folder / "a.png").mkdir(), "no images for scale 2; a set is named by itself"),
         (spoil(lambda folder: (folder / "baby_LR.png").unlink()), r"baby_HR\.png has no low-resolution side"),
         (spoil(lambda folder: (folder / "baby_HR.png").unlink()), r"baby_LR\.png has no high-resolution side"),
         (
@@ -180,13 +180,13 @@ def spoil_folders(change):
         ),
         (
             spoil(lambda folder: (folder / "HR").mkdir()),
-            r"the folder HR and pictures of its own, as baby_HR",
+            r"the folder HR and images of its own, as baby_HR",
         ),
         (spoil_folders(lambda folder: (folder / "image_SRF_2").mkdir()), "the folder image_SRF_2 and the folder HR"),
-        (spoil_folders(lambda folder: (folder / "more.png").write_bytes(b"")), r"pictures of its own, as more\.png"),
+        (spoil_folders(lambda folder: (folder / "more.png").write_bytes(b"")), r"images of its own, as more\.png"),
         (spoil_folders(lambda folder: (folder / "HR/baby.png").unlink()), r"babyx2\.png has no high-resolution side"),
         (spoil_folders(lambda folder: (folder / "LR_bicubic/X2/babyx2.png").unlink()), r"baby\.png has no low-resol"),
-        (spoil_folders(lambda folder: (folder / "HR/baby.bmp").write_bytes(b"")), "two pictures of one name"),
+        (spoil_folders(lambda folder: (folder / "HR/baby.bmp").write_bytes(b"")), "two images of one name"),
     ],
 )
 def test_what_is_no_set_is_refused(tmp_path, highs, make, message):
@@ -219,9 +219,9 @@ def test_hostile_names(tmp_path, highs):
 
 
 @pytest.mark.parametrize("rounded_up", [False, True])
-def test_sizes_that_are_no_multiple_of_the_scale(tmp_path, picture, rounded_up):
-    """Whether the low side was made from the cut picture or from the whole, all that it stands for is measured."""
-    high = picture[:50, :65]
+def test_sizes_that_are_no_multiple_of_the_scale(tmp_path, image, rounded_up):
+    """Whether the low side was made from the cut image or from the whole, all that it stands for is measured."""
+    high = image[:50, :65]
     source = high if rounded_up else high[:48, :63]
     write(tmp_path / "a_HR.png", high)
     write(tmp_path / "a_LR.png", imresize(source, scale=1 / 3))
@@ -250,14 +250,14 @@ def test_sizes_that_do_not_fit(tmp_path, low_size, high_size, message):
             function(pair, 2)
 
 
-def test_a_high_resolution_picture_alone_that_is_too_small(tmp_path):
+def test_a_high_resolution_image_alone_that_is_too_small(tmp_path):
     write(tmp_path / "a.png", np.zeros((15, 14, 3), np.uint8))
     (pair,) = find_pairs(tmp_path, 2)
     with pytest.raises(InputError, match=r"a\.png is too small"):
         check_pair(pair, 2)
 
 
-def test_the_smallest_picture_that_can_be_measured(tmp_path):
+def test_the_smallest_image_that_can_be_measured(tmp_path):
     from overnet.evaluation.measure import bicubic, evaluate
 
     write(tmp_path / "a.png", np.zeros((15, 15, 3), np.uint8))
@@ -268,8 +268,8 @@ def test_the_smallest_picture_that_can_be_measured(tmp_path):
     assert quality.ssim == 1
 
 
-def test_unreadable_picture(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+def test_unreadable_image(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"broken\.png"):
         read_rgb(tmp_path / "broken.png")
 

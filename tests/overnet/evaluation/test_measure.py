@@ -20,10 +20,10 @@ BUNDLED_PSNR_DB = {"Set5": {2: 37.64, 3: 33.97, 4: 31.71}, "Set14": {2: 33.20, 3
 
 
 @pytest.fixture
-def pairs_folder(tmp_path, picture):
+def pairs_folder(tmp_path, image):
     folder = tmp_path / "image_SRF_2"
     folder.mkdir()
-    for number, high in enumerate((picture, picture[:, ::-1])):
+    for number, high in enumerate((image, image[:, ::-1])):
         low = imresize(high, scale=0.5)
         cv2.imwrite(str(folder / f"img_{number}_SRF_2_HR.png"), high[..., ::-1])
         cv2.imwrite(str(folder / f"img_{number}_SRF_2_LR.png"), low[..., ::-1])
@@ -34,24 +34,24 @@ def test_evaluation_of_pairs(pairs_folder):
     pairs = find_pairs(pairs_folder, 2)
     assert [pair.low.name for pair in pairs] == ["img_0_SRF_2_LR.png", "img_1_SRF_2_LR.png"]
     enlarged = evaluate(bicubic(2), pairs, 2)
-    blurred = evaluate(lambda picture: imresize(imresize(picture, scale=0.2), size=(50, 66)), pairs, 2)
+    blurred = evaluate(lambda image: imresize(imresize(image, scale=0.2), size=(50, 66)), pairs, 2)
     assert all(good.psnr_db > bad.psnr_db + 3 for good, bad in zip(enlarged, blurred, strict=True))
     assert all(good.ssim > bad.ssim for good, bad in zip(enlarged, blurred, strict=True))
     assert mean_quality(enlarged).psnr_db == pytest.approx(np.mean([one.psnr_db for one in enlarged]))
 
 
-def test_methods_compared_on_one_picture(pairs_folder, picture):
+def test_methods_compared_on_one_image(pairs_folder, image):
     pair = find_pairs(pairs_folder, 2)[0]
-    comparison = compare({"bicubic": bicubic(2), "exact": lambda low: picture}, pair, 2)
-    assert np.array_equal(comparison.high, picture)
+    comparison = compare({"bicubic": bicubic(2), "exact": lambda low: image}, pair, 2)
+    assert np.array_equal(comparison.high, image)
     assert np.array_equal(comparison.upscaled["bicubic"], imresize(read_rgb(pair.low), scale=2))
     assert comparison.qualities["exact"].psnr_db == np.inf
     assert comparison.qualities["bicubic"] == evaluate(bicubic(2), [pair], 2)[0]
 
 
-def test_a_low_side_that_was_rounded_up(tmp_path, picture):
+def test_a_low_side_that_was_rounded_up(tmp_path, image):
     """More comes out than there is to compare with; the rest is compared."""
-    high = picture[:49, :65]
+    high = image[:49, :65]
     cv2.imwrite(str(tmp_path / "a_HR.png"), high[..., ::-1])
     low = imresize(high, scale=0.5)
     cv2.imwrite(str(tmp_path / "a_LR.png"), low[..., ::-1])
@@ -77,35 +77,35 @@ def test_bicubic_on_set14_as_published(scale, psnr_db, ssim):
     assert found.ssim == pytest.approx(ssim, abs=0.0005)
 
 
-def nearest(picture):
-    return picture.repeat(2, axis=0).repeat(2, axis=1)
+def nearest(image):
+    return image.repeat(2, axis=0).repeat(2, axis=1)
 
 
 @settings(max_examples=60, deadline=None)
 @given(height=st.integers(1, 90), width=st.integers(1, 90), scale=st.integers(1, 3), overlap=st.integers(0, 40))
 def test_quarters_join_to_the_whole(height, width, scale, overlap):
     """What sees no farther than the overlap gives the same in quarters as in one piece, at any size."""
-    picture = np.random.default_rng(height * 91 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = np.random.default_rng(height * 91 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     seen = []
 
     def upscale(part):
         seen.append(part.shape[:2])
         return part.repeat(scale, axis=0).repeat(scale, axis=1)
 
-    assert np.array_equal(in_quarters(upscale, scale, overlap=overlap)(picture), upscale(picture))
+    assert np.array_equal(in_quarters(upscale, scale, overlap=overlap)(image), upscale(image))
     if min(height, width) > 1:
         most = min(height - height // 2 + overlap, height), min(width - width // 2 + overlap, width)
         assert len(seen) == 5 and max(seen[:-1]) == most
 
 
-def test_quarters_of_what_looks_around_itself(picture):
+def test_quarters_of_what_looks_around_itself(image):
     """The overlap is enough for bicubic, which looks two pixels far; without any, a seam shows."""
     upscale = bicubic(3)
-    assert np.array_equal(in_quarters(upscale, 3)(picture), upscale(picture))
-    assert not np.array_equal(in_quarters(upscale, 3, overlap=0)(picture), upscale(picture))
+    assert np.array_equal(in_quarters(upscale, 3)(image), upscale(image))
+    assert not np.array_equal(in_quarters(upscale, 3, overlap=0)(image), upscale(image))
 
 
-def test_a_self_ensemble_sees_every_orientation_once(picture):
+def test_a_self_ensemble_sees_every_orientation_once(image):
     seen = set()
 
     def upscale(turned):
@@ -113,7 +113,7 @@ def test_a_self_ensemble_sees_every_orientation_once(picture):
         return nearest(turned)
 
     # What treats all orientations alike gains nothing by it.
-    assert np.array_equal(self_ensemble(upscale)(picture), nearest(picture))
+    assert np.array_equal(self_ensemble(upscale)(image), nearest(image))
     assert len(seen) == 8
 
 
@@ -121,8 +121,8 @@ def test_a_self_ensemble_takes_out_what_depends_on_the_orientation():
     """An error that grows from left to right is the same everywhere in the mean."""
     flat = np.full((20, 30, 3), 100, np.uint8)
 
-    def slanted(picture):
-        result = nearest(picture).astype(int) + np.arange(2 * picture.shape[1])[None, :, None]
+    def slanted(image):
+        result = nearest(image).astype(int) + np.arange(2 * image.shape[1])[None, :, None]
         return result.astype(np.uint8)
 
     result = self_ensemble(slanted)(flat).astype(int)
@@ -132,27 +132,27 @@ def test_a_self_ensemble_takes_out_what_depends_on_the_orientation():
 
 def test_a_self_ensemble_rounds_to_the_nearest():
     values = iter([1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 3])
-    method = self_ensemble(lambda picture: np.full((4, 4, 3), next(values), np.uint8))
+    method = self_ensemble(lambda image: np.full((4, 4, 3), next(values), np.uint8))
     assert (method(np.zeros((2, 2, 3), np.uint8)).max(), method(np.zeros((2, 2, 3), np.uint8)).max()) == (1, 0)
 
 
-def test_side_by_side_shows_where_most_was_gained(picture):
-    before = picture.copy()
+def test_side_by_side_shows_where_most_was_gained(image):
+    before = image.copy()
     before[24:40, 32:48] = 255 - before[24:40, 32:48]
-    assert largest_gain(picture, before, picture, side=16) == (24, 32)
-    row = side_by_side({"before": before, "after": picture}, top=24, left=32, side=16, enlarge=2)
+    assert largest_gain(image, before, image, side=16) == (24, 32)
+    row = side_by_side({"before": before, "after": image}, top=24, left=32, side=16, enlarge=2)
     assert row.shape[1] > 2 * 32
     assert np.array_equal(row[-32:, :32], before[24:40, 32:48].repeat(2, axis=0).repeat(2, axis=1))
-    assert np.array_equal(row[-32:, -32:], picture[24:40, 32:48].repeat(2, axis=0).repeat(2, axis=1))
+    assert np.array_equal(row[-32:, -32:], image[24:40, 32:48].repeat(2, axis=0).repeat(2, axis=1))
 
 
-def test_an_overview_beside_the_details(picture):
+def test_an_overview_beside_the_details(image):
     row = overview_and_detail(
-        {"before": picture[::-1], "original": picture}, top=8, left=16, side=20, enlarge=5, whole="original"
+        {"before": image[::-1], "original": image}, top=8, left=16, side=20, enlarge=5, whole="original"
     )
-    details = side_by_side({"before": picture[::-1], "original": picture}, top=8, left=16, side=20, enlarge=5)
+    details = side_by_side({"before": image[::-1], "original": image}, top=8, left=16, side=20, enlarge=5)
     assert np.array_equal(row[:, -details.shape[1] :], details)
-    # The whole picture is 100 high, twice its size; the frame lies around the detail.
+    # The whole image is 100 high, twice its size; the frame lies around the detail.
     overview = row[-100:, : row.shape[1] - details.shape[1] - 6]
     assert overview.shape == (100, 132, 3)
     framed = np.argwhere((overview == (255, 60, 30)).all(axis=-1))
@@ -184,7 +184,7 @@ def test_a_self_ensemble_of_the_bundled_weights_gains():
 @needs_shared
 @pytest.mark.slow
 def test_quarters_of_the_bundled_weights_cost_little():
-    """They see other means than the whole picture has, and lose by that."""
+    """They see other means than the whole image has, and lose by that."""
     pairs = find_pairs(SHARED / "sets/Set5", 4)
     upscaler = Upscaler(4)
     whole, quarters = (mean_quality(evaluate(way, pairs, 4)) for way in (upscaler, in_quarters(upscaler, 4)))
@@ -203,7 +203,7 @@ def test_quality_of_the_bundled_weights(dataset, scale):
 
     pairs = find_pairs(SHARED / "sets" / dataset, scale)
     model = load_checkpoint(bundled_checkpoint())
-    network = mean_quality(evaluate(lambda picture: reference(model, picture, scale), pairs, scale))
+    network = mean_quality(evaluate(lambda image: reference(model, image, scale), pairs, scale))
     deployed = mean_quality(evaluate(Upscaler(scale), pairs, scale))
     assert deployed.psnr_db == pytest.approx(network.psnr_db, abs=0.01)
     assert deployed.ssim == pytest.approx(network.ssim, abs=0.0002)

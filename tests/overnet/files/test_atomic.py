@@ -5,12 +5,12 @@ import threading
 import pytest
 
 from overnet.errors import OutputError
-from overnet.files.atomic import whole_file
+from overnet.files.atomic import atomic_write
 
 
 def test_appears_when_whole(tmp_path):
     path = tmp_path / "new.txt"
-    with whole_file(path, overwrite=False) as temporary:
+    with atomic_write(path, overwrite=False) as temporary:
         temporary.write_text("all of it")
         assert not path.exists()
     assert path.read_text() == "all of it"
@@ -19,7 +19,7 @@ def test_appears_when_whole(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_vanishes_when_the_block_fails(tmp_path, error):
-    with pytest.raises(error), whole_file(tmp_path / "new.txt", overwrite=True) as temporary:
+    with pytest.raises(error), atomic_write(tmp_path / "new.txt", overwrite=True) as temporary:
         temporary.write_text("half")
         raise error
     assert list(tmp_path.iterdir()) == []
@@ -28,9 +28,9 @@ def test_vanishes_when_the_block_fails(tmp_path, error):
 def test_existing_file_is_kept_unless_asked(tmp_path):
     path = tmp_path / "old.txt"
     path.write_text("old")
-    with pytest.raises(OutputError, match="exists already"), whole_file(path, overwrite=False):
+    with pytest.raises(OutputError, match="exists already"), atomic_write(path, overwrite=False):
         raise AssertionError("the block must not run")
-    with whole_file(path, overwrite=True) as temporary:
+    with atomic_write(path, overwrite=True) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new"
 
@@ -40,7 +40,7 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch, links):
     if not links:
         monkeypatch.setattr(os, "link", lambda *names: (_ for _ in ()).throw(PermissionError(1, "not permitted")))
     path = tmp_path / "new.txt"
-    with pytest.raises(OutputError, match="exists already"), whole_file(path, overwrite=False) as temporary:
+    with pytest.raises(OutputError, match="exists already"), atomic_write(path, overwrite=False) as temporary:
         temporary.write_text("ours")
         path.write_text("theirs")
     assert path.read_text() == "theirs"
@@ -50,19 +50,19 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch, links):
 def test_permissions_are_those_of_any_new_file(tmp_path):
     ordinary = tmp_path / "ordinary"
     ordinary.touch()
-    with whole_file(tmp_path / "whole", overwrite=False) as temporary:
+    with atomic_write(tmp_path / "whole", overwrite=False) as temporary:
         temporary.write_text("x")
     assert stat.S_IMODE((tmp_path / "whole").stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(OutputError, match="No such file"), whole_file(tmp_path / "no" / "f", overwrite=False):
+    with pytest.raises(OutputError, match="No such file"), atomic_write(tmp_path / "no" / "f", overwrite=False):
         raise AssertionError("the block must not run")
 
 
 def test_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OutputError, match="No space left"), whole_file(tmp_path / "f", overwrite=False):
+    with pytest.raises(OutputError, match="No space left"), atomic_write(tmp_path / "f", overwrite=False):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -72,7 +72,7 @@ def test_of_many_writers_at_once_one_wins(tmp_path):
 
     def write(number):
         try:
-            with whole_file(tmp_path / "f", overwrite=False) as temporary:
+            with atomic_write(tmp_path / "f", overwrite=False) as temporary:
                 temporary.write_text(str(number))
                 barrier.wait()
             outcomes.append(number)

@@ -1,4 +1,4 @@
-"""Pictures in and out, checked against Pillow, which shares no code with OpenCV's readers but the format libraries."""
+"""Images in and out, checked against Pillow, which shares no code with OpenCV's readers but the format libraries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from PIL.TiffImagePlugin import IFDRational
 from overnet.errors import InputError, MissingDependency, OutputError
 from overnet.imaging import image_io as images
 from overnet.imaging.containers import MOST_JPEG_EXIF, png_chunk
-from overnet.imaging.image_io import PICTURE_SUFFIXES, Picture, read_picture, write_picture
+from overnet.imaging.image_io import IMAGE_SUFFIXES, DecodedImage, read_image, write_image
 from overnet.imaging.tiff import exif_for_size
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -43,11 +43,11 @@ def smooth(height=24, width=40):
     return np.stack([x * 6, y * 10, 255 - x * 3 - y * 3], axis=2).clip(0, 255).astype(np.uint8)
 
 
-def make_picture(*, dtype=np.uint8, grey=False, alpha=False, exif=None, icc_profile=None):
+def make_image(*, dtype=np.uint8, grey=False, alpha=False, exif=None, icc_profile=None):
     rgb = samples(13, 17, 3, dtype=dtype)
     if grey:
         rgb = np.repeat(rgb[..., :1], 3, axis=2)
-    return Picture(rgb, samples(13, 17, dtype=dtype, seed=1) if alpha else None, grey, exif, icc_profile)
+    return DecodedImage(rgb, samples(13, 17, dtype=dtype, seed=1) if alpha else None, grey, exif, icc_profile)
 
 
 def make_exif(orientation=6, *, width=40, order=">", thumbnail=False):
@@ -74,9 +74,9 @@ def encoded(image, kind, **options):
 
 
 def read_bytes(folder, data, **options):
-    path = folder / "picture"
+    path = folder / "image"
     path.write_bytes(data)
-    return read_picture(path, **options)
+    return read_image(path, **options)
 
 
 def names(folder):
@@ -129,20 +129,20 @@ def tiff(pixels, photometric, *, extra=None, order="<", planar=1, sample_format=
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("alpha", [False, True])
 def test_lossless_formats_give_back_what_they_can_hold_exactly(tmp_path, suffix, dtype, grey, alpha):
-    picture = make_picture(dtype=dtype, grey=grey, alpha=alpha)
-    path = tmp_path / f"picture{suffix}"
-    notes = write_picture(picture, path)
-    back = read_picture(path)
-    expected = picture.rgb
+    image = make_image(dtype=dtype, grey=grey, alpha=alpha)
+    path = tmp_path / f"image{suffix}"
+    notes = write_image(image, path)
+    back = read_image(path)
+    expected = image.rgb
     if suffix == ".bmp":
-        expected = np.round(picture.rgb / 257).astype(np.uint8) if dtype == np.uint16 else picture.rgb
+        expected = np.round(image.rgb / 257).astype(np.uint8) if dtype == np.uint16 else image.rgb
         assert len(notes) == (dtype == np.uint16) + alpha
         assert back.alpha is None
     else:
         assert notes == []
         assert (back.alpha is None) == (not alpha)
         if alpha:
-            np.testing.assert_array_equal(back.alpha, picture.alpha)
+            np.testing.assert_array_equal(back.alpha, image.alpha)
     np.testing.assert_array_equal(back.rgb, expected)
     assert back.rgb.dtype == expected.dtype
     assert back.grey == (grey and not (alpha and "tif" in suffix))
@@ -164,9 +164,9 @@ def test_lossy_formats_come_close(tmp_path, suffix, grey, alpha):
     if grey:
         rgb = np.repeat(rgb[..., :1], 3, axis=2)
     mask = smooth()[..., 1] if alpha else None
-    path = tmp_path / f"picture{suffix}"
-    notes = write_picture(Picture(rgb, mask, grey, None, None), path)
-    back = read_picture(path)
+    path = tmp_path / f"image{suffix}"
+    notes = write_image(DecodedImage(rgb, mask, grey, None, None), path)
+    back = read_image(path)
     if suffix == ".webp":
         assert notes == []
         assert not back.grey
@@ -183,23 +183,23 @@ def test_lossy_formats_come_close(tmp_path, suffix, grey, alpha):
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
 def test_sixteen_bits_are_rounded_for_formats_of_eight(tmp_path, suffix):
     deep = smooth().astype(np.uint16) * 257
-    path = tmp_path / f"picture{suffix}"
-    notes = write_picture(Picture(deep, None, False, None, None), path)
+    path = tmp_path / f"image{suffix}"
+    notes = write_image(DecodedImage(deep, None, False, None, None), path)
     assert len(notes) == 1
     assert "16" in notes[0]
-    assert np.abs(read_picture(path).rgb.astype(int) - smooth()).mean() < 3
+    assert np.abs(read_image(path).rgb.astype(int) - smooth()).mean() < 3
 
 
 def test_every_sixteen_bit_level_is_rounded_to_the_nearest(tmp_path):
     levels = np.repeat(np.arange(65536, dtype=np.uint16).reshape(256, 256, 1), 3, axis=2)
-    write_picture(Picture(levels, None, False, None, None), tmp_path / "a.bmp")
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.bmp").rgb, np.round(levels / 257))
+    write_image(DecodedImage(levels, None, False, None, None), tmp_path / "a.bmp")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.bmp").rgb, np.round(levels / 257))
 
 
 def test_every_grey_level_is_written_exactly(tmp_path):
     levels = np.repeat(np.arange(65536, dtype=np.uint16).reshape(256, 256, 1), 3, axis=2)
-    write_picture(Picture(levels, None, True, None, None), tmp_path / "a.png")
-    back = read_picture(tmp_path / "a.png")
+    write_image(DecodedImage(levels, None, True, None, None), tmp_path / "a.png")
+    back = read_image(tmp_path / "a.png")
     assert back.grey
     np.testing.assert_array_equal(back.rgb, levels)
 
@@ -208,15 +208,15 @@ def test_jpeg_with_an_opencv_too_old_for_full_colour(tmp_path, monkeypatch):
     """Ubuntu's OpenCV on a Jetson, 4.5 and 4.6, lacks the option: the file is written all the same."""
     cv2 = pytest.importorskip("cv2")
     monkeypatch.delattr(cv2, "IMWRITE_JPEG_SAMPLING_FACTOR")
-    picture = Picture(samples(16, 24, 3), None, False, None, None)
-    write_picture(picture, tmp_path / "p.jpg")
-    assert read_picture(tmp_path / "p.jpg").rgb.shape == (16, 24, 3)
+    image = DecodedImage(samples(16, 24, 3), None, False, None, None)
+    write_image(image, tmp_path / "p.jpg")
+    assert read_image(tmp_path / "p.jpg").rgb.shape == (16, 24, 3)
 
 
 def test_jpeg_is_written_without_chroma_subsampling_and_quality_counts(tmp_path):
-    picture = Picture(samples(64, 64, 3), None, False, None, None)
-    write_picture(picture, tmp_path / "a.jpg")
-    write_picture(picture, tmp_path / "b.jpg", quality=30)
+    image = DecodedImage(samples(64, 64, 3), None, False, None, None)
+    write_image(image, tmp_path / "a.jpg")
+    write_image(image, tmp_path / "b.jpg", quality=30)
     with Image.open(tmp_path / "a.jpg") as seen:
         assert {sampling[1:3] for sampling in seen.layer} == {(1, 1)}
     assert (tmp_path / "b.jpg").stat().st_size < (tmp_path / "a.jpg").stat().st_size / 2
@@ -224,8 +224,8 @@ def test_jpeg_is_written_without_chroma_subsampling_and_quality_counts(tmp_path)
 
 def test_pixels_that_are_views_are_written(tmp_path):
     rgb = samples(13, 34, 3)[:, ::2]
-    write_picture(Picture(rgb, None, False, None, None), tmp_path / "a.png")
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png").rgb, rgb)
+    write_image(DecodedImage(rgb, None, False, None, None), tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png").rgb, rgb)
 
 
 # Files by other programs
@@ -333,7 +333,7 @@ def test_tiff_with_colours_multiplied_by_alpha(tmp_path, dtype):
 def test_what_would_be_read_wrongly_is_refused(tmp_path, data, reason):
     with pytest.raises(InputError, match=reason) as caught:
         read_bytes(tmp_path, data)
-    assert str(tmp_path / "picture") in str(caught.value)
+    assert str(tmp_path / "image") in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -383,7 +383,7 @@ def test_orientation_is_carried_and_not_applied(tmp_path, kind, orientation):
     assert back.rgb.shape == (24, 40, 3)
     assert np.abs(back.rgb.astype(int) - smooth()).mean() < 3
     out = tmp_path / f"out.{kind.lower()}"
-    assert write_picture(back, out) == []
+    assert write_image(back, out) == []
     with Image.open(out) as seen:
         assert seen.getexif()[274] == orientation
         with Image.open(io.BytesIO(data)) as before:
@@ -402,7 +402,7 @@ def test_metadata_goes_from_each_format_to_each(tmp_path, source, suffix, alpha)
     back = read_bytes(tmp_path, data)
     assert back.icc_profile == SRGB
     assert back.notes == ()
-    larger = Picture(
+    larger = DecodedImage(
         np.repeat(np.repeat(back.rgb, 2, 0), 2, 1),
         None if back.alpha is None else np.repeat(np.repeat(back.alpha, 2, 0), 2, 1),
         back.grey,
@@ -410,7 +410,7 @@ def test_metadata_goes_from_each_format_to_each(tmp_path, source, suffix, alpha)
         back.icc_profile,
     )
     out = tmp_path / f"out{suffix}"
-    notes = write_picture(larger, out)
+    notes = write_image(larger, out)
     assert len(notes) == (suffix == ".jpg" and larger.alpha is not None)
     with Image.open(out) as seen:
         assert seen.info["icc_profile"] == SRGB
@@ -422,9 +422,9 @@ def test_metadata_goes_from_each_format_to_each(tmp_path, source, suffix, alpha)
         assert float(camera[0x829A]) == pytest.approx(1 / 50)
         assert exif.get_ifd(0x8825)[2] == (1.0, 2.0, 3.0)
         seen.load()
-        # Pillow turns TIFF pictures while it loads them.
+        # Pillow turns TIFF images while it loads them.
         assert seen.size == ((48, 80) if suffix == ".tif" else (80, 48))
-    again = read_picture(out)
+    again = read_image(out)
     assert (again.icc_profile, again.notes) == (SRGB, ())
 
 
@@ -450,46 +450,46 @@ def test_formats_without_exif_get_the_pixels_turned(tmp_path):
         exif[274] = orientation
         block = exif.tobytes().removeprefix(b"Exif\0\0")
         path = tmp_path / f"{orientation}.bmp"
-        notes = write_picture(Picture(smooth(), None, False, block, SRGB), path)
+        notes = write_image(DecodedImage(smooth(), None, False, block, SRGB), path)
         assert len(notes) == 2
         assert ("upright" in notes[0]) == (orientation != 1)
         data = encoded(Image.fromarray(smooth()), "PNG", exif=exif)
         with Image.open(io.BytesIO(data)) as seen:
             upright = np.asarray(ImageOps.exif_transpose(seen))
-        np.testing.assert_array_equal(read_picture(path).rgb, upright)
+        np.testing.assert_array_equal(read_image(path).rgb, upright)
 
 
 def test_an_exif_block_too_large_for_jpeg_is_dropped_with_a_note(tmp_path):
     exif = make_exif()
-    picture = Picture(smooth(), None, False, exif + bytes(MOST_JPEG_EXIF - len(exif)), None)
-    assert write_picture(picture, tmp_path / "a.jpg") == []
-    assert read_picture(tmp_path / "a.jpg").exif is not None
-    picture = Picture(smooth(), None, False, exif + bytes(MOST_JPEG_EXIF - len(exif) + 1), None)
-    (note,) = write_picture(picture, tmp_path / "b.jpg")
+    image = DecodedImage(smooth(), None, False, exif + bytes(MOST_JPEG_EXIF - len(exif)), None)
+    assert write_image(image, tmp_path / "a.jpg") == []
+    assert read_image(tmp_path / "a.jpg").exif is not None
+    image = DecodedImage(smooth(), None, False, exif + bytes(MOST_JPEG_EXIF - len(exif) + 1), None)
+    (note,) = write_image(image, tmp_path / "b.jpg")
     assert "upright" in note
-    assert read_picture(tmp_path / "b.jpg").rgb.shape == (40, 24, 3)
+    assert read_image(tmp_path / "b.jpg").rgb.shape == (40, 24, 3)
 
 
 def test_a_profile_of_several_jpeg_segments(tmp_path):
     profile = SRGB[:36] + b"acsp" + SRGB[40:] + random.Random(0).randbytes(200_000)
-    picture = Picture(smooth(), None, False, None, profile)
-    assert write_picture(picture, tmp_path / "a.jpg") == []
+    image = DecodedImage(smooth(), None, False, None, profile)
+    assert write_image(image, tmp_path / "a.jpg") == []
     with Image.open(tmp_path / "a.jpg") as seen:
         assert seen.info["icc_profile"] == profile
-    assert read_picture(tmp_path / "a.jpg").icc_profile == profile
+    assert read_image(tmp_path / "a.jpg").icc_profile == profile
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
-def test_profiles_go_with_pictures_of_their_colours_only(tmp_path, suffix):
+def test_profiles_go_with_images_of_their_colours_only(tmp_path, suffix):
     for grey in (False, True):
-        picture = make_picture(grey=grey)
+        image = make_image(grey=grey)
         stored_grey = grey and suffix != ".webp"
         for profile in (SRGB, GREY_PROFILE, CMYK_PROFILE, b"no profile at all"):
             path = tmp_path / f"a{suffix}"
-            notes = write_picture(Picture(picture.rgb, None, grey, None, profile), path, overwrite=True)
+            notes = write_image(DecodedImage(image.rgb, None, grey, None, profile), path, overwrite=True)
             kept = profile == (GREY_PROFILE if stored_grey else SRGB)
             assert len(notes) == (not kept)
-            assert read_picture(path).icc_profile == (profile if kept else None)
+            assert read_image(path).icc_profile == (profile if kept else None)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
@@ -501,7 +501,7 @@ def test_broken_metadata_is_dropped_with_a_note(tmp_path, kind):
 
 
 def test_a_broken_exif_block_is_not_written(tmp_path):
-    (note,) = write_picture(Picture(smooth(), None, False, b"broken", None), tmp_path / "a.png")
+    (note,) = write_image(DecodedImage(smooth(), None, False, b"broken", None), tmp_path / "a.png")
     assert "EXIF" in note
 
 
@@ -511,10 +511,10 @@ def test_a_broken_subdirectory_does_not_cost_the_orientation(tmp_path):
     exif += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in fields) + bytes(4)
     for suffix in (".png", ".jpg", ".webp", ".tif"):
         path = tmp_path / f"a{suffix}"
-        assert write_picture(Picture(smooth(), None, False, exif, None), path) == []
+        assert write_image(DecodedImage(smooth(), None, False, exif, None), path) == []
         with Image.open(path) as seen:
             assert seen.getexif()[274] == 6
-        assert read_picture(path).rgb.shape == (24, 40, 3)
+        assert read_image(path).rgb.shape == (24, 40, 3)
 
 
 def test_directories_that_point_at_themselves_end(tmp_path):
@@ -523,8 +523,8 @@ def test_directories_that_point_at_themselves_end(tmp_path):
     exif = b"II*\0\x08\0\0\0" + struct.pack("<H", 3)
     exif += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in fields) + struct.pack("<I", 8)
     for suffix in (".png", ".tif"):
-        write_picture(Picture(smooth(), None, False, exif, None), tmp_path / f"a{suffix}")
-        assert read_picture(tmp_path / f"a{suffix}").exif is not None
+        write_image(DecodedImage(smooth(), None, False, exif, None), tmp_path / f"a{suffix}")
+        assert read_image(tmp_path / f"a{suffix}").exif is not None
 
 
 def test_a_profile_that_inflates_without_end_is_cut(tmp_path, monkeypatch):
@@ -577,7 +577,7 @@ def test_truncated_files_are_refused(tmp_path, name):
     repair=st.booleans(),
     length=st.none() | st.integers(0, 4000),
 )
-def test_damaged_files_give_a_picture_or_an_input_error(tmp_path, name, flips, repair, length):
+def test_damaged_files_give_an_image_or_an_input_error(tmp_path, name, flips, repair, length):
     data = bytearray(FILES[name])
     for position, value in flips:
         data[position % len(data)] = value
@@ -590,8 +590,8 @@ def test_damaged_files_give_a_picture_or_an_input_error(tmp_path, name, flips, r
         assert "\n" not in str(error)
         return
     suffix = name.rpartition(".")[2]
-    write_picture(back, tmp_path / f"again.{suffix}", overwrite=True)
-    read_picture(tmp_path / f"again.{suffix}")
+    write_image(back, tmp_path / f"again.{suffix}", overwrite=True)
+    read_image(tmp_path / f"again.{suffix}")
 
 
 def with_right_checksums(data):
@@ -645,31 +645,31 @@ def test_the_limit_of_pixels(tmp_path):
 
 def test_what_is_not_a_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
-        read_picture(tmp_path / "missing.png")
+        read_image(tmp_path / "missing.png")
     with pytest.raises(InputError, match="is a folder"):
-        read_picture(tmp_path)
+        read_image(tmp_path)
     with pytest.raises(InputError, match="not a file name"):
-        read_picture(Path("a\0b.png"))
+        read_image(Path("a\0b.png"))
     if Path("/dev/zero").exists():
         with pytest.raises(InputError, match="is not a file"):
-            read_picture(Path("/dev/zero"))
+            read_image(Path("/dev/zero"))
     huge = tmp_path / "huge.png"
     with huge.open("wb") as file:
         file.truncate(1 << 40)  # takes no space
     with pytest.raises(InputError, match="too large"):
-        read_picture(huge)
+        read_image(huge)
 
 
 def test_messages_stay_on_one_line(tmp_path):
     with pytest.raises(InputError) as caught:
-        read_picture(tmp_path / "a\nb.png")
+        read_image(tmp_path / "a\nb.png")
     assert "\n" not in str(caught.value)
 
 
 def test_content_decides_and_not_the_suffix(tmp_path):
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(FILES["png"])
-    np.testing.assert_array_equal(read_picture(path).rgb, smooth())
+    np.testing.assert_array_equal(read_image(path).rgb, smooth())
 
 
 def test_without_opencv_the_message_says_what_to_install(tmp_path, monkeypatch):
@@ -688,9 +688,9 @@ def test_without_opencv_the_message_says_what_to_install(tmp_path, monkeypatch):
         (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16)),
     ],
 )
-def test_arrays_that_are_no_picture(rgb, alpha):
+def test_arrays_that_are_no_image(rgb, alpha):
     with pytest.raises(ValueError, match=r"rgb|alpha"):
-        Picture(rgb, alpha, False, None, None)
+        DecodedImage(rgb, alpha, False, None, None)
 
 
 # Writing
@@ -700,10 +700,10 @@ def test_an_existing_file_is_kept_unless_overwriting(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"precious")
     with pytest.raises(OutputError, match="exists already"):
-        write_picture(make_picture(), path)
+        write_image(make_image(), path)
     assert path.read_bytes() == b"precious"
-    write_picture(make_picture(), path, overwrite=True)
-    assert read_picture(path).rgb.shape == (13, 17, 3)
+    write_image(make_image(), path, overwrite=True)
+    assert read_image(path).rgb.shape == (13, 17, 3)
     assert names(tmp_path) == ["a.png"]
 
 
@@ -714,7 +714,7 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch, links):
     if not links:
         without_links(monkeypatch)
     with pytest.raises(OutputError, match="exists already"):
-        write_picture(make_picture(), path)
+        write_image(make_image(), path)
     assert path.read_bytes() == b"precious"
     assert names(tmp_path) == ["a.png"]
 
@@ -728,8 +728,8 @@ def without_links(monkeypatch):
 
 def test_disks_without_links_are_written_too(tmp_path, monkeypatch):
     without_links(monkeypatch)
-    write_picture(make_picture(), tmp_path / "a.png")
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png").rgb, make_picture().rgb)
+    write_image(make_image(), tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png").rgb, make_image().rgb)
     assert names(tmp_path) == ["a.png"]
 
 
@@ -751,7 +751,7 @@ def test_nothing_stays_behind_when_writing_fails(tmp_path, monkeypatch, overwrit
         monkeypatch.setattr(Path, "replace", fail)
     expected = OutputError if isinstance(failure, OSError) else KeyboardInterrupt
     with pytest.raises(expected) as caught:
-        write_picture(make_picture(), path, overwrite=overwrite)
+        write_image(make_image(), path, overwrite=overwrite)
     if expected is OutputError:
         assert str(caught.value) == f"{path} cannot be written: No space left on device"
     assert names(tmp_path) == (["a.png"] if overwrite else [])
@@ -764,15 +764,15 @@ def test_a_link_is_written_through(tmp_path):
     (tmp_path / "folder" / "real.png").write_bytes(b"old")
     (tmp_path / "link.png").symlink_to(tmp_path / "folder" / "real.png")
     with pytest.raises(OutputError, match="exists already"):
-        write_picture(make_picture(), tmp_path / "link.png")
-    write_picture(make_picture(), tmp_path / "link.png", overwrite=True)
+        write_image(make_image(), tmp_path / "link.png")
+    write_image(make_image(), tmp_path / "link.png", overwrite=True)
     assert (tmp_path / "link.png").is_symlink()
-    assert read_picture(tmp_path / "folder" / "real.png").rgb.shape == (13, 17, 3)
+    assert read_image(tmp_path / "folder" / "real.png").rgb.shape == (13, 17, 3)
 
 
 def test_new_files_follow_the_umask(tmp_path):
     (tmp_path / "plain").write_bytes(b"")
-    write_picture(make_picture(), tmp_path / "a.png")
+    write_image(make_image(), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
@@ -790,33 +790,33 @@ def test_new_files_follow_the_umask(tmp_path):
 def test_targets_that_cannot_be_written(tmp_path, name, reason):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(OutputError, match=reason):
-        write_picture(make_picture(), tmp_path / name, overwrite=True)
+        write_image(make_image(), tmp_path / name, overwrite=True)
     assert names(tmp_path) == ["folder.png"]
 
 
 def test_devices_are_not_replaced(tmp_path):
     (tmp_path / "null.png").symlink_to("/dev/null")
     with pytest.raises(OutputError, match="device"):
-        write_picture(make_picture(), tmp_path / "null.png", overwrite=True)
+        write_image(make_image(), tmp_path / "null.png", overwrite=True)
     assert Path("/dev/null").is_char_device()
 
 
 @pytest.mark.parametrize(("suffix", "side"), [(".jpg", 65501), (".webp", 16384)])
 def test_sides_too_long_for_the_format(tmp_path, suffix, side):
     for longest, fits in ((side - 1, True), (side, False)):
-        picture = Picture(np.zeros((1, longest, 3), np.uint8), None, False, None, None)
+        image = DecodedImage(np.zeros((1, longest, 3), np.uint8), None, False, None, None)
         if fits:
-            assert write_picture(picture, tmp_path / f"a{suffix}") == []
+            assert write_image(image, tmp_path / f"a{suffix}") == []
         else:
             with pytest.raises(OutputError, match=f"at most {side - 1} pixels"):
-                write_picture(picture, tmp_path / f"b{suffix}")
+                write_image(image, tmp_path / f"b{suffix}")
 
 
 @pytest.mark.parametrize("quality", [0, 101, -5])
 def test_quality_out_of_range(tmp_path, quality):
     with pytest.raises(InputError, match="from 1 to 100"):
-        write_picture(make_picture(), tmp_path / "a.jpg", quality=quality)
+        write_image(make_image(), tmp_path / "a.jpg", quality=quality)
 
 
 def test_the_suffixes_are_the_promised_ones():
-    assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"} == PICTURE_SUFFIXES
+    assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"} == IMAGE_SUFFIXES

@@ -15,15 +15,15 @@ from overnet.imaging.metrics import largest_difference, luma, psnr, psnr_luma, s
 from overnet.imaging.resample import imresize
 
 SHARED = Path(__file__).parents[3].parent / "shared"
-needs_sets = pytest.mark.skipif(not (SHARED / "sets").is_dir(), reason="the test pictures are not here")
+needs_sets = pytest.mark.skipif(not (SHARED / "sets").is_dir(), reason="the test images are not here")
 
 
 def read_rgb(path: Path) -> np.ndarray:
     import cv2
 
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    assert picture is not None, path
-    return picture[..., ::-1]
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    assert image is not None, path
+    return image[..., ::-1]
 
 
 def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -105,7 +105,7 @@ def test_psnr_of_known_errors():
 
 @settings(deadline=None)
 @given(height=st.integers(1, 20), width=st.integers(1, 20), seed=st.integers(0, 99))
-def test_identical_pictures(height, width, seed):
+def test_identical_images(height, width, seed):
     image = noise((height, width, 3), seed)
     assert psnr(image, image.copy(), border=0) == math.inf
     assert psnr_luma(image, image.copy(), border=0) == math.inf
@@ -173,12 +173,12 @@ def test_ssim_is_the_formula_of_the_paper(height, width, strength, seed):
 
 @settings(deadline=None)
 @given(height=st.integers(13, 24), width=st.integers(13, 24), seed=st.integers(0, 99))
-def test_ssim_of_identical_pictures_is_one_exactly(height, width, seed):
+def test_ssim_of_identical_images_is_one_exactly(height, width, seed):
     image = noise((height, width, 3), seed)
     assert ssim_luma(image, image.copy(), border=1) == 1
 
 
-def test_ssim_of_flat_and_of_opposite_pictures():
+def test_ssim_of_flat_and_of_opposite_images():
     flat = np.full((20, 20, 3), 100, np.uint8)
     assert ssim_luma(flat, flat, border=0) == 1
     image = noise((40, 40, 3))
@@ -204,7 +204,7 @@ def test_ssim_needs_room_for_one_window():
 # --- largest_difference
 
 
-def test_largest_difference_of_known_pictures():
+def test_largest_difference_of_known_images():
     zeros, full = np.zeros((3, 4), np.uint8), np.full((3, 4), 255, np.uint8)
     assert largest_difference(zeros, full) == 255
     assert largest_difference(full, zeros) == 255
@@ -255,7 +255,7 @@ def test_borders_out_of_range_are_refused(measure):
         measure(image, image, border=10)
 
 
-def test_psnr_refuses_what_is_no_picture():
+def test_psnr_refuses_what_is_no_image():
     with pytest.raises(InputError, match="H x W or H x W x C"):
         psnr(np.zeros(5), np.zeros(5), border=0)
     with pytest.raises(InputError, match="nothing is left"):

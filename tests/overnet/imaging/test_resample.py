@@ -15,7 +15,7 @@ from overnet.errors import InputError
 from overnet.imaging.resample import imresize, network_bicubic
 
 SHARED = Path(__file__).parents[3].parent / "shared"
-needs_sets = pytest.mark.skipif(not (SHARED / "sets").is_dir(), reason="the test pictures are not here")
+needs_sets = pytest.mark.skipif(not (SHARED / "sets").is_dir(), reason="the test images are not here")
 
 DTYPES = [np.uint8, np.uint16, np.float16, np.float32, np.float64]
 sides = st.integers(1, 40)
@@ -26,13 +26,13 @@ edges = st.sampled_from(["symmetric", "replicate"])
 def read_rgb(path: Path) -> np.ndarray:
     import cv2
 
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    assert picture is not None, path
-    return picture[..., ::-1]
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    assert image is not None, path
+    return image[..., ::-1]
 
 
 def pairs(name: str, scale: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """High- and low-resolution pictures of one of the sets."""
+    """High- and low-resolution images of one of the sets."""
     paths = sorted((SHARED / "sets" / name / f"image_SRF_{scale}").glob("*_HR.png"))
     assert len(paths) == {"Set5": 5, "Set14": 14}[name]
     return [(read_rgb(path), read_rgb(path.with_name(path.name.replace("_HR", "_LR")))) for path in paths]
@@ -45,20 +45,20 @@ def noise(shape: tuple[int, ...], dtype: type = np.uint8, seed: int = 0) -> np.n
     return random.random(shape).astype(dtype)
 
 
-# --- imresize against the pictures that MATLAB made
+# --- imresize against the images that MATLAB made
 
 
 @needs_sets
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("name", ["Set5", "Set14"])
-def test_shrinking_gives_the_low_resolution_pictures_to_the_bit(name, scale):
+def test_shrinking_gives_the_low_resolution_images_to_the_bit(name, scale):
     for high, low in pairs(name, scale):
         np.testing.assert_array_equal(imresize(high, scale=1 / scale, edge="replicate"), low)
 
 
 @needs_sets
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_mirrored_borders_differ_from_the_low_resolution_pictures_at_the_border_only(scale):
+def test_mirrored_borders_differ_from_the_low_resolution_images_at_the_border_only(scale):
     for high, low in pairs("Set5", scale):
         result = imresize(high, scale=1 / scale)
         np.testing.assert_array_equal(result[2:-2, 2:-2], low[2:-2, 2:-2])
@@ -142,7 +142,7 @@ def test_constants_stay_constant_at_any_size(height, width, new_height, new_widt
 
 @settings(deadline=None)
 @given(height=sides, width=sides, dtype=st.sampled_from(DTYPES), edge=edges)
-def test_the_same_size_gives_the_same_picture_in_a_new_array(height, width, dtype, edge):
+def test_the_same_size_gives_the_same_image_in_a_new_array(height, width, dtype, edge):
     image = noise((height, width, 3), dtype)
     for result in (
         imresize(image, scale=1, edge=edge),
@@ -232,10 +232,10 @@ def test_integers_are_clipped_and_floats_overshoot(dtype):
         assert (clipped[overshooting > top] == top).all()
 
 
-def test_a_kernel_far_wider_than_the_picture_wraps_around():
+def test_a_kernel_far_wider_than_the_image_wraps_around():
     image = noise((3, 5), np.float64)
     assert imresize(image, scale=1 / 1024).shape == (1, 1)
-    # So wide a kernel sees the mirrored picture as often as itself.
+    # So wide a kernel sees the mirrored image as often as itself.
     assert imresize(image, scale=1 / 1024)[0, 0] == pytest.approx(image.mean(), abs=1e-3)
 
 
@@ -257,8 +257,8 @@ def test_network_bicubic_equals_torch(height, width, size, seed):
     torch = pytest.importorskip("torch")
     image = noise((height, width, 3), np.float32, seed)
 
-    def by_torch(picture: np.ndarray) -> np.ndarray:
-        batch = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    def by_torch(image: np.ndarray) -> np.ndarray:
+        batch = torch.from_numpy(image).permute(2, 0, 1)[None]
         result = torch.nn.functional.interpolate(batch, size=size, mode="bicubic", align_corners=False)
         return np.asarray(result[0].permute(1, 2, 0))
 
@@ -323,7 +323,7 @@ def test_an_unknown_edge_is_refused():
         (np.zeros((5, 5), object), "not object"),
     ],
 )
-def test_what_is_no_picture_is_refused(image, message):
+def test_what_is_no_image_is_refused(image, message):
     with pytest.raises(InputError, match=message):
         imresize(image, scale=2)
     with pytest.raises(InputError, match=message):
@@ -339,7 +339,7 @@ def test_importing_it_loads_no_torch():
 
 
 @pytest.mark.slow
-def test_halving_a_720p_picture_takes_well_under_a_second():
+def test_halving_a_720p_image_takes_well_under_a_second():
     image = noise((720, 1280, 3))
     imresize(image, scale=0.5)
     started = time.perf_counter()

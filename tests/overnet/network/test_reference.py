@@ -14,8 +14,8 @@ class Constant(torch.nn.Module):
         return torch.tensor([-0.5, 100.6 / 255, 2.0]).view(1, 3, 1, 1).expand(1, 3, *size)
 
 
-def test_upscaled_pictures_are_clipped_and_rounded():
-    picture = reference(Constant(), np.zeros((2, 3, 3), np.uint8), 2)
-    assert (picture.dtype, picture.shape) == (np.uint8, (4, 6, 3))
-    assert (picture == [0, 101, 255]).all()
-    assert picture.flags.c_contiguous
+def test_upscaled_images_are_clipped_and_rounded():
+    image = reference(Constant(), np.zeros((2, 3, 3), np.uint8), 2)
+    assert (image.dtype, image.shape) == (np.uint8, (4, 6, 3))
+    assert (image == [0, 101, 255]).all()
+    assert image.flags.c_contiguous

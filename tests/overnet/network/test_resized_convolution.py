@@ -22,7 +22,7 @@ def test_it_is_the_resize_and_the_convolution(size, target, taps, colours):
 
 @pytest.mark.parametrize("scale", [1, 1.75, 2, 3])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_training_and_evaluation_give_the_same_picture_and_the_same_gradients(scale, layout):
+def test_training_and_evaluation_give_the_same_image_and_the_same_gradients(scale, layout):
     torch.manual_seed(0)
     model = OverNet(OverNetConfig(width=16, groups=2, blocks=1, expansion=2, overscale=3, squeeze=4))
     model = model.to(memory_format=layout)  # type: ignore[call-overload]
@@ -30,9 +30,9 @@ def test_training_and_evaluation_give_the_same_picture_and_the_same_gradients(sc
     results = []
     for training in (True, False):
         model.train(training).zero_grad()
-        picture = model(low, scale)
-        picture.square().mean().backward()
-        results.append((picture.detach(), [p.grad.clone() for p in model.parameters()]))
+        image = model(low, scale)
+        image.square().mean().backward()
+        results.append((image.detach(), [p.grad.clone() for p in model.parameters()]))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=1e-5)
     for fast, plain in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-6)

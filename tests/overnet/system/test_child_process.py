@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from overnet.system.child_process import child_environment, said_in, why_it_ended
+from overnet.system.child_process import child_environment, exit_reason, parse_json_line
 
 
 @pytest.mark.parametrize(
@@ -19,13 +19,13 @@ from overnet.system.child_process import child_environment, said_in, why_it_ende
     ],
 )
 def test_why_a_process_ended(code, complaints, expected):
-    assert why_it_ended("it", code, complaints) == expected
-    assert len(why_it_ended("it", 1, "x" * 10_000)) == 500
+    assert exit_reason("it", code, complaints) == expected
+    assert len(exit_reason("it", 1, "x" * 10_000)) == 500
 
 
 @pytest.mark.parametrize(("line", "said"), [('{"a": 1}', {"a": 1}), ("[1]", {}), ('{"a', {}), ("OpenBLAS warning", {})])
 def test_what_a_line_says(line, said):
-    assert said_in(line) == said
+    assert parse_json_line(line) == said
 
 
 def test_another_python_finds_the_same_modules(tmp_path):

@@ -1,4 +1,4 @@
-"""A run that is small enough for tests: a tiny network, tiny patches, one picture."""
+"""A run that is small enough for tests: a tiny network, tiny patches, one image."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def options(folder, **changes):
     return TrainOptions(folder, **{"workers": 0, "tensorboard": False, "say": lambda line: None, **changes})
 
 
-def run(folder, pictures, *, resume=False, team=None, with_options=None, **changes):
+def run(folder, images, *, resume=False, team=None, with_options=None, **changes):
     state = load_state(folder, CPU) if resume else tiny_state(**changes)
-    return train(state, pictures, options(folder, **(with_options or {})), team)
+    return train(state, images, options(folder, **(with_options or {})), team)
 
 
 def assert_same_run(one, other):
@@ -55,11 +55,11 @@ def assert_same_run(one, other):
 def start(arguments, *, own_group=False, **environment):
     """Run ``overnet train`` in a process of its own, and where wanted in a group of processes, as a terminal does."""
     program = (
-        "import sys; from overnet.cli.common import PLAIN, complain; from overnet.cli.train import train_command\n"
+        "import sys; from overnet.cli.common import PLAIN, print_error; from overnet.cli.train import train_command\n"
         "from overnet.errors import OverNetError; import typer\n"
         "app = typer.Typer(**PLAIN); app.command()(train_command)\n"
         "try: app(standalone_mode=False)\n"
-        "except OverNetError as error: complain(error); sys.exit(error.exit_code)\n"
+        "except OverNetError as error: print_error(error); sys.exit(error.exit_code)\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],

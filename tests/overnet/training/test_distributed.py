@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="th
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     cv2.imwrite(str(folder / "one.png"), np.random.default_rng(0).integers(0, 256, (48, 56, 3), np.uint8))
     return pack([folder], folder / "p.packed", say=print)
 
@@ -34,7 +34,7 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def member(rank, port, folder, pictures, said, misfortune, changes):
+def member(rank, port, folder, images, said, misfortune, changes):
     """One process of a run of two."""
     from unittest.mock import patch
 
@@ -54,13 +54,13 @@ def member(rank, port, folder, pictures, said, misfortune, changes):
         ).start()
     try:
         with joined(team, CPU, 3.0):
-            run(folder, pictures, team=team, **changes)
+            run(folder, images, team=team, **changes)
         said.put((rank, "done"))
     except OverNetError as error:
         said.put((rank, str(error)))
 
 
-def run_two(folder, pictures, misfortune=None, **changes):
+def run_two(folder, images, misfortune=None, **changes):
     """Run two processes; what the first one said, and the seconds it took."""
     folder.mkdir()
     with socket.socket() as free:
@@ -70,8 +70,7 @@ def run_two(folder, pictures, misfortune=None, **changes):
     context = multiprocessing.get_context("spawn")
     said = context.Queue()
     members = [
-        context.Process(target=member, args=(rank, port, folder, pictures, said, misfortune, changes))
-        for rank in (0, 1)
+        context.Process(target=member, args=(rank, port, folder, images, said, misfortune, changes)) for rank in (0, 1)
     ]
     start = time.monotonic()
     for process in members:
@@ -89,20 +88,20 @@ def run_two(folder, pictures, misfortune=None, **changes):
 
 
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "joint_scales": True}])
-def test_two_processes_give_the_result_of_one_with_their_whole_batch(tmp_path, pictures, changes):
+def test_two_processes_give_the_result_of_one_with_their_whole_batch(tmp_path, images, changes):
     changes = {**changes, "autocast": "off"}  # the order of bf16's additions shows
-    message, _ = run_two(tmp_path / "two", pictures, **changes)
+    message, _ = run_two(tmp_path / "two", images, **changes)
     assert message == "done"
     two = load_state(tmp_path / "two", CPU)
-    alone = run(tmp_path / "alone", pictures, **changes)
+    alone = run(tmp_path / "alone", images, **changes)
     assert two.step == alone.step
     for name, tensor in alone.model.state_dict().items():
         torch.testing.assert_close(two.model.state_dict()[name], tensor, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("misfortune", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_lost_or_silent_process_ends_the_run_with_an_error(tmp_path, pictures, misfortune):
-    message, seconds = run_two(tmp_path / "two", pictures, misfortune, steps=100_000)
+def test_a_lost_or_silent_process_ends_the_run_with_an_error(tmp_path, images, misfortune):
+    message, seconds = run_two(tmp_path / "two", images, misfortune, steps=100_000)
     assert message is not None
     assert "process 0 of 2 stopped, since another was lost or did not answer" in message
     assert seconds < 40
@@ -110,8 +109,8 @@ def test_a_lost_or_silent_process_ends_the_run_with_an_error(tmp_path, pictures,
 
 def test_one_process_is_alone():
     team = Team()
-    assert team.leads
-    assert team.agree(0.25) == 0.25
+    assert team.is_main
+    assert team.broadcast(0.25) == 0.25
     with joined(team, CPU, 1.0):
         assert team.mean(torch.tensor(2.0)) == 2
 

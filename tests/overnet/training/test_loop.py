@@ -31,7 +31,7 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     rows, columns = np.mgrid[0:64, 0:72]
     smooth = np.stack([rows * 3, columns * 2, (rows // 8 + columns // 8) % 2 * 200], axis=-1)
     cv2.imwrite(str(folder / "one.png"), smooth.astype(np.uint8))
@@ -39,21 +39,19 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(folder, tmp_path_factory):
+def images(folder, tmp_path_factory):
     return pack([folder], tmp_path_factory.mktemp("packed") / "p.packed", say=print)
 
 
 @pytest.fixture(scope="module")
-def examples(pictures):
-    high = np.array(pictures[0][:48, :48])
+def examples(images):
+    high = np.array(images[0][:48, :48])
     return [Example(np.ascontiguousarray(high[::scale, ::scale]), high, scale) for scale in (2, 3)]
 
 
-def test_training_lowers_the_loss_and_writes_what_it_says(tmp_path, pictures, examples):
+def test_training_lowers_the_loss_and_writes_what_it_says(tmp_path, images, examples):
     said = []
-    state = run(
-        tmp_path, pictures, steps=45, learning_rate=3e-3, with_options={"examples": examples, "say": said.append}
-    )
+    state = run(tmp_path, images, steps=45, learning_rate=3e-3, with_options={"examples": examples, "say": said.append})
     assert state.step == 45
     psnr = [line for line in said if "validation PSNR" in line]
     assert len(psnr) == 16
@@ -75,14 +73,14 @@ def test_training_lowers_the_loss_and_writes_what_it_says(tmp_path, pictures, ex
         {"autocast": "bf16"},
     ],
 )
-def test_a_run_resumed_at_any_step_is_the_uninterrupted_one(tmp_path, pictures, examples, monkeypatch, changes):
-    whole = run(tmp_path / "whole", pictures, with_options={"examples": examples}, **changes)
+def test_a_run_resumed_at_any_step_is_the_uninterrupted_one(tmp_path, images, examples, monkeypatch, changes):
+    whole = run(tmp_path / "whole", images, with_options={"examples": examples}, **changes)
     for last in (1, 3, 5):
         monkeypatch.setattr("overnet.training.loop.Reporter.step", _interrupting_after(last))
         with pytest.raises(InterruptedRun, match=f"after step {last}"):
-            run(tmp_path / str(last), pictures, with_options={"examples": examples}, **changes)
+            run(tmp_path / str(last), images, with_options={"examples": examples}, **changes)
         monkeypatch.undo()
-        resumed = run(tmp_path / str(last), pictures, resume=True, with_options={"examples": examples})
+        resumed = run(tmp_path / str(last), images, resume=True, with_options={"examples": examples})
         assert_same_run(resumed, whole)
         finals = [(tmp_path / name / FINAL).read_bytes() for name in ("whole", str(last))]
         assert finals[0] == finals[1]
@@ -133,8 +131,8 @@ def _wait_until(reached, process, seconds=60):
         time.sleep(0.01)
 
 
-def test_a_damaged_checkpoint_leaves_the_one_before(tmp_path, pictures):
-    run(tmp_path, pictures, steps=3, with_options={"save_seconds": 0})
+def test_a_damaged_checkpoint_leaves_the_one_before(tmp_path, images):
+    run(tmp_path, images, steps=3, with_options={"save_seconds": 0})
     (tmp_path / LAST).write_bytes((tmp_path / LAST).read_bytes()[:1000])
     assert load_state(tmp_path, CPU).step == 3
     (tmp_path / PREVIOUS).write_bytes(b"")
@@ -155,10 +153,10 @@ def test_a_checkpoint_that_carries_code_is_refused(tmp_path):
     assert not (tmp_path / "made").exists()
 
 
-def test_accumulated_parts_are_the_whole_batch(tmp_path, pictures):
+def test_accumulated_parts_are_the_whole_batch(tmp_path, images):
     # In FP32: the order of bf16's additions shows.
-    whole = run(tmp_path / "whole", pictures, autocast="off")
-    parts = run(tmp_path / "parts", pictures, autocast="off", accumulate=4)
+    whole = run(tmp_path / "whole", images, autocast="off")
+    parts = run(tmp_path / "parts", images, autocast="off", accumulate=4)
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(parts.model.state_dict()[name], tensor, rtol=0, atol=1e-5)
 
@@ -175,23 +173,23 @@ class Poisoned(Objective):
         return loss * float("nan") if self.calls in self.poisoned else loss
 
 
-def test_steps_whose_loss_is_not_a_number_change_nothing_and_are_counted(tmp_path, pictures, monkeypatch):
+def test_steps_whose_loss_is_not_a_number_change_nothing_and_are_counted(tmp_path, images, monkeypatch):
     monkeypatch.setattr("overnet.training.step.Objective", Poisoned)
     monkeypatch.setattr(Poisoned, "poisoned", (2, 5))
-    state = run(tmp_path, pictures)
+    state = run(tmp_path, images)
     assert (state.step, state.skipped, state.skipped_in_a_row) == (6, 2, 0)
     assert all(torch.isfinite(tensor).all() for tensor in state.model.state_dict().values())
     assert state.optimiser.state_dict()["state"][0]["step"] == 4
 
 
-def test_a_loss_that_stays_not_a_number_ends_the_run(tmp_path, pictures, monkeypatch):
+def test_a_loss_that_stays_not_a_number_ends_the_run(tmp_path, images, monkeypatch):
     monkeypatch.setattr("overnet.training.step.Objective", Poisoned)
     monkeypatch.setattr(Poisoned, "poisoned", range(3, 1000))
     with pytest.raises(OverNetError, match="not finite for 20 steps in a row, up to step 22"):
-        run(tmp_path, pictures, steps=1000)
+        run(tmp_path, images, steps=1000)
 
 
-def test_the_averaged_weights_follow_the_formula(pictures, tmp_path):
+def test_the_averaged_weights_follow_the_formula(images, tmp_path):
     state = tiny_state(steps=1, ema=0.75)
     before = {name: tensor.detach().clone() for name, tensor in state.model.named_parameters()}
     with torch.no_grad():
@@ -202,35 +200,35 @@ def test_the_averaged_weights_follow_the_formula(pictures, tmp_path):
         torch.testing.assert_close(tensor, before[name] + 0.25)
 
 
-def test_a_run_by_the_clock_ends_in_time_and_goes_on_where_it_was(tmp_path, pictures):
-    state = run(tmp_path, pictures, minutes=0.02, steps=None)
+def test_a_run_by_the_clock_ends_in_time_and_goes_on_where_it_was(tmp_path, images):
+    state = run(tmp_path, images, minutes=0.02, steps=None)
     assert state.step > 0
     assert 1.2 <= state.elapsed_seconds < 5
     assert load_state(tmp_path, CPU).elapsed_seconds == state.elapsed_seconds
-    again = run(tmp_path, pictures, resume=True)
+    again = run(tmp_path, images, resume=True)
     assert again.step == state.step
 
 
-def test_a_second_interruption_does_not_wait(tmp_path, pictures, monkeypatch):
+def test_a_second_interruption_does_not_wait(tmp_path, images, monkeypatch):
     def twice(*_):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr("overnet.training.loop.Reporter.step", twice)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, pictures)
+        run(tmp_path, images)
     assert not (tmp_path / LAST).exists()
 
 
-def test_signals_are_as_before_after_a_run(tmp_path, pictures):
+def test_signals_are_as_before_after_a_run(tmp_path, images):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    run(tmp_path, pictures, steps=1)
+    run(tmp_path, images, steps=1)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_run_in_another_thread_leaves_signals_alone(tmp_path, pictures):
+def test_a_run_in_another_thread_leaves_signals_alone(tmp_path, images):
     states = []
-    thread = threading.Thread(target=lambda: states.append(run(tmp_path, pictures, steps=1)))
+    thread = threading.Thread(target=lambda: states.append(run(tmp_path, images, steps=1)))
     thread.start()
     thread.join()
     assert states[0].step == 1
@@ -241,8 +239,8 @@ def curve(folder):
         return list(csv.DictReader(file))
 
 
-def test_the_curve_says_what_the_run_came_to(tmp_path, pictures, examples):
-    state = run(tmp_path, pictures, steps=7, warm_up=0, with_options={"examples": examples})
+def test_the_curve_says_what_the_run_came_to(tmp_path, images, examples):
+    state = run(tmp_path, images, steps=7, warm_up=0, with_options={"examples": examples})
     rows = curve(tmp_path)
     assert [row["step"] for row in rows] == ["0", "3", "6", "7"]
     assert [row["loss"] == "" for row in rows] == [True, False, False, False]
@@ -255,35 +253,35 @@ def test_the_curve_says_what_the_run_came_to(tmp_path, pictures, examples):
     assert best == pytest.approx(state.best_psnr_db, abs=1e-3)
 
 
-def test_the_curve_of_a_resumed_run_is_the_uninterrupted_ones(tmp_path, pictures, examples, monkeypatch):
-    run(tmp_path / "whole", pictures, with_options={"examples": examples})
+def test_the_curve_of_a_resumed_run_is_the_uninterrupted_ones(tmp_path, images, examples, monkeypatch):
+    run(tmp_path / "whole", images, with_options={"examples": examples})
     folder = tmp_path / "killed"
     # As if it was killed in step 7, while its last checkpoint is of step 4.
     monkeypatch.setattr("overnet.training.loop.Reporter.step", _interrupting_after(4))
     with pytest.raises(InterruptedRun):
-        run(folder, pictures, with_options={"examples": examples})
+        run(folder, images, with_options={"examples": examples})
     monkeypatch.undo()
     with (folder / CURVE).open("a") as file:
         file.write("5,9.9,0.1,0.001,9,,\n6,9.9,0.1,0.001,9,1.0,1.0\n7,1")
-    run(folder, pictures, resume=True, with_options={"examples": examples})
+    run(folder, images, resume=True, with_options={"examples": examples})
     whole, resumed = curve(tmp_path / "whole"), curve(folder)
     names = ["step", "psnr_x2_db", "psnr_x3_db"]
     assert [[row[name] for name in names] for row in resumed] == [[row[name] for name in names] for row in whole]
-    run(folder, pictures, resume=True, with_options={"examples": examples})
+    run(folder, images, resume=True, with_options={"examples": examples})
     assert curve(folder) == resumed
 
 
-def test_a_run_writes_points_of_its_curve_now_and_then(tmp_path, pictures, monkeypatch):
+def test_a_run_writes_points_of_its_curve_now_and_then(tmp_path, images, monkeypatch):
     monkeypatch.setattr("overnet.training.report._EVERY_SECONDS", 0.0)
-    run(tmp_path, pictures, steps=3)
+    run(tmp_path, images, steps=3)
     assert [row["step"] for row in curve(tmp_path)] == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2"])
-def test_a_run_trains_the_loss_that_is_set(tmp_path, pictures, loss):
+def test_a_run_trains_the_loss_that_is_set(tmp_path, images, loss):
     """What it says against the network's own error, at a rate that changes nothing."""
-    state = run(tmp_path, pictures, loss=loss, learning_rate=0.0, steps=1, autocast="off")
-    batch = Patches(pictures, state.settings)[0]
+    state = run(tmp_path, images, loss=loss, learning_rate=0.0, steps=1, autocast="off")
+    batch = Patches(images, state.settings)[0]
     with torch.no_grad():
         (upscaled,) = state.model.upscale_to(batch.low.float() / 255, batch.scales)
     error = upscaled - batch.targets[0].float() / 255
@@ -291,10 +289,10 @@ def test_a_run_trains_the_loss_that_is_set(tmp_path, pictures, loss):
     assert float(curve(tmp_path)[-1]["loss"]) == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_tensorboard_gets_scalars_and_pictures(tmp_path, pictures, examples, monkeypatch):
+def test_tensorboard_gets_scalars_and_images(tmp_path, images, examples, monkeypatch):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.setattr("overnet.training.report._EVERY_SECONDS", 0.0)
-    run(tmp_path, pictures, with_options={"tensorboard": True, "examples": examples})
+    run(tmp_path, images, with_options={"tensorboard": True, "examples": examples})
     board = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert {"loss", "rate", "PSNR/x2", "PSNR/x3"} <= set(board.Tags()["scalars"])
@@ -303,9 +301,9 @@ def test_tensorboard_gets_scalars_and_pictures(tmp_path, pictures, examples, mon
 
 
 @pytest.mark.slow
-def test_a_compiled_run_learns_the_same(tmp_path, pictures):
-    plain = run(tmp_path / "plain", pictures, learning_rate=1e-4)
-    compiled = run(tmp_path / "compiled", pictures, learning_rate=1e-4, compile=True)
+def test_a_compiled_run_learns_the_same(tmp_path, images):
+    plain = run(tmp_path / "plain", images, learning_rate=1e-4)
+    compiled = run(tmp_path / "compiled", images, learning_rate=1e-4, compile=True)
     for name, tensor in plain.average.items():
         torch.testing.assert_close(compiled.average[name], tensor, rtol=0, atol=1e-3)
 
@@ -334,6 +332,6 @@ def test_bf16_is_chosen_where_the_processor_is_faster_in_it(monkeypatch, words, 
     assert computes_in_bf16(CPU) == faster
 
 
-def test_settings_are_part_of_a_resumed_run(tmp_path, pictures):
-    run(tmp_path, pictures, seed=5)
+def test_settings_are_part_of_a_resumed_run(tmp_path, images):
+    run(tmp_path, images, seed=5)
     assert load_state(tmp_path, CPU).settings == tiny_settings(seed=5)

@@ -3,17 +3,17 @@ import numpy as np
 import pytest
 
 from overnet.errors import InputError
-from overnet.training.packed_images import PackedPictures, decode, pack, read_intact
+from overnet.training.packed_images import PackedImages, decode, pack, read_intact
 
 
 @pytest.fixture
-def folder(tmp_path, picture):
-    """Three pictures, one of them in a folder below."""
-    folder = tmp_path / "pictures"
+def folder(tmp_path, image):
+    """Three images, one of them in a folder below."""
+    folder = tmp_path / "images"
     (folder / "below").mkdir(parents=True)
-    cv2.imwrite(str(folder / "a.png"), picture)
-    cv2.imwrite(str(folder / "below" / "b.png"), picture[:20])
-    cv2.imwrite(str(folder / "c.jpg"), picture[:, :30])
+    cv2.imwrite(str(folder / "a.png"), image)
+    cv2.imwrite(str(folder / "below" / "b.png"), image[:20])
+    cv2.imwrite(str(folder / "c.jpg"), image[:, :30])
     return folder
 
 
@@ -22,15 +22,15 @@ def packed(folder, path):
     return pack([folder], path, say=said.append), said
 
 
-def test_pictures_come_out_as_they_went_in(folder, tmp_path, picture):
-    pictures, _ = packed(folder, tmp_path / "out" / "p.packed")
-    assert len(pictures) == 3
-    np.testing.assert_array_equal(pictures[0], picture[..., ::-1])
-    np.testing.assert_array_equal(pictures[1], picture[:20, :, ::-1])
-    assert pictures[2].shape == (50, 30, 3)
+def test_images_come_out_as_they_went_in(folder, tmp_path, image):
+    images, _ = packed(folder, tmp_path / "out" / "p.packed")
+    assert len(images) == 3
+    np.testing.assert_array_equal(images[0], image[..., ::-1])
+    np.testing.assert_array_equal(images[1], image[:20, :, ::-1])
+    assert images[2].shape == (50, 30, 3)
 
 
-def test_packing_again_reads_no_picture(folder, tmp_path):
+def test_packing_again_reads_no_image(folder, tmp_path):
     path = tmp_path / "p.packed"
     packed(folder, path)
     before = path.stat()
@@ -39,16 +39,16 @@ def test_packing_again_reads_no_picture(folder, tmp_path):
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_changed_folder_is_packed_anew(folder, tmp_path, picture):
+def test_a_changed_folder_is_packed_anew(folder, tmp_path, image):
     packed(folder, tmp_path / "p.packed")
-    cv2.imwrite(str(folder / "d.png"), picture[:10])
+    cv2.imwrite(str(folder / "d.png"), image[:10])
     assert len(packed(folder, tmp_path / "p.packed")[0]) == 4
 
 
 def test_a_packed_file_is_taken_as_it_is(folder, tmp_path):
-    pictures, _ = packed(folder, tmp_path / "p.packed")
+    images, _ = packed(folder, tmp_path / "p.packed")
     again, said = packed(tmp_path / "p.packed", tmp_path / "not made")
-    assert (len(again), said, (tmp_path / "not made").exists()) == (len(pictures), [], False)
+    assert (len(again), said, (tmp_path / "not made").exists()) == (len(images), [], False)
 
 
 def damage(content, how):
@@ -56,7 +56,7 @@ def damage(content, how):
         "truncated": content[: len(content) * 2 // 3],
         "changed": content[:200] + bytes([content[200] ^ 255]) + content[201:],
         "empty": b"",
-        "text": b"not a picture",
+        "text": b"not an image",
     }[how]
 
 
@@ -64,11 +64,11 @@ def damage(content, how):
     ("name", "how"),
     [("a.png", "truncated"), ("a.png", "changed"), ("a.png", "empty"), ("a.png", "text"), ("c.jpg", "truncated")],
 )
-def test_damaged_pictures_are_named_and_left_out(folder, tmp_path, name, how):
+def test_damaged_images_are_named_and_left_out(folder, tmp_path, name, how):
     path = folder / name
     path.write_bytes(damage(path.read_bytes(), how))
-    pictures, said = packed(folder, tmp_path / "p.packed")
-    assert len(pictures) == 2
+    images, said = packed(folder, tmp_path / "p.packed")
+    assert len(images) == 2
     assert any(name in line and "left out" in line for line in said)
 
 
@@ -95,32 +95,32 @@ def test_a_truncated_packed_file_is_refused_and_packed_anew(folder, tmp_path, ke
     packed(folder, path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"p\.packed"):
-        PackedPictures(path)
-    pictures, said = packed(folder, path)
-    assert len(pictures) == 3
+        PackedImages(path)
+    images, said = packed(folder, path)
+    assert len(images) == 3
     assert "packed anew" in said[0]
 
 
-def test_folders_without_pictures_are_refused(tmp_path):
+def test_folders_without_images_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         packed(tmp_path / "missing", tmp_path / "p.packed")
-    with pytest.raises(InputError, match="no picture"):
+    with pytest.raises(InputError, match="no image"):
         packed(tmp_path, tmp_path / "p.packed")
     (tmp_path / "broken.png").write_bytes(b"")
-    with pytest.raises(InputError, match="no picture in it can be read, of 1"):
+    with pytest.raises(InputError, match="no image in it can be read, of 1"):
         packed(tmp_path, tmp_path / "p.packed")
 
 
-def test_a_picture_that_cannot_be_read_is_named(folder):
+def test_an_image_that_cannot_be_read_is_named(folder):
     (folder / "a.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"a\.png: cannot be read as a picture"):
+    with pytest.raises(InputError, match=r"a\.png: cannot be read as an image"):
         read_intact(folder / "a.png")
     with pytest.raises(InputError, match=r"missing\.png: No such file"):
         read_intact(folder / "missing.png")
 
 
-def test_grey_and_transparent_pictures_become_rgb(picture):
-    for converted in (picture[..., 0], np.dstack([picture, picture[..., 0]]), picture.astype(np.uint16) * 257):
+def test_grey_and_transparent_images_become_rgb(image):
+    for converted in (image[..., 0], np.dstack([image, image[..., 0]]), image.astype(np.uint16) * 257):
         encoded = cv2.imencode(".png", converted)[1].tobytes()
         decoded = decode(encoded)
         assert (decoded.shape, decoded.dtype) == ((50, 66, 3), np.uint8)

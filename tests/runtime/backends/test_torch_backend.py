@@ -1,7 +1,7 @@
 import pytest
 
 from overnet.errors import InputError
-from overnet.runtime.backends.options import BackendOptions
+from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.torch_backend import TorchBackend
 
 torch = pytest.importorskip("torch")

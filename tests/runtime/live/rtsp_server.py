@@ -1,6 +1,6 @@
 """An RTSP camera for the tests; run with the system's Python, which has GStreamer: rtsp_server.py PORT [WIDTH HEIGHT].
 
-The whole picture is one grey that says when it was made: see `level_at`. On stdout comes a line once it listens.
+The whole image is one grey that says when it was made: see `level_at`. On stdout comes a line once it listens.
 """
 
 import sys
@@ -11,12 +11,12 @@ STEPS = 40
 
 
 def level_at(seconds):
-    """The grey level of a picture made at a time: 5 more every 50 ms, over two seconds."""
+    """The grey level of an image made at a time: 5 more every 50 ms, over two seconds."""
     return 30 + 5 * (int(seconds / STEP_SECONDS) % STEPS)
 
 
 def age_of(level, now):
-    """How old a picture of this grey level is, in seconds, modulo two seconds."""
+    """How old an image of this grey level is, in seconds, modulo two seconds."""
     made = round((level - 30) / 5) * STEP_SECONDS
     return (now - made) % (STEPS * STEP_SECONDS)
 

@@ -57,7 +57,7 @@ def run(code, *arguments, display, **options):
 
 
 def painted(screen):
-    """Where the picture's left and right half are on a screen of 800x600, blue, green, red."""
+    """Where the image's left and right half are on a screen of 800x600, blue, green, red."""
     left = np.abs(screen.astype(int) - (10, 40, 200)).max(axis=2) < 8
     right = np.abs(screen.astype(int) - (220, 60, 10)).max(axis=2) < 8
     return left, right
@@ -96,7 +96,7 @@ def test_the_window(tmp_path):
     cv2.imwrite(str(tmp_path / "screen.png"), screen)
     assert 25_000 < left.sum() <= 38_400 and 25_000 < right.sum() <= 38_400
     assert np.nonzero(left)[1].max() < np.nonzero(right)[1].min() + 2
-    # The figures: white letters, over the upper left of the picture.
+    # The figures: white letters, over the upper left of the image.
     rows, columns = np.nonzero(left | right)
     top = screen[rows.min() : rows.min() + 30, columns.min() : columns.max()]
     assert (top > 200).all(axis=2).sum() > 50

@@ -21,7 +21,7 @@ from tests.runtime.live.test_run import Enlarger, Sink
 
 
 class AgeSink(Sink):
-    """Notes how old each picture is: its grey level says when the server made it."""
+    """Notes how old each image is: its grey level says when the server made it."""
 
     def __init__(self, seconds=0.0):
         super().__init__(seconds)
@@ -77,7 +77,7 @@ def test_a_server_that_is_killed_and_started_again():
     assert report.reconnections == 1
     assert back < 6, f"frames came {back:.1f} s after the server was there again"
     assert report.frames > before + 10 and report.dropped < 10
-    assert np.median(sink.ages) < 0.3, "from the server's picture to ours"
+    assert np.median(sink.ages) < 0.3, "from the server's image to ours"
     assert report.latency.quantile(0.5) < 0.1
     assert all("hush" not in line and "joe" not in line for line in told)
     assert told[0].startswith(f"rtsp://***@127.0.0.1:{camera.port}/live: ") and "trying again in" in told[0]
@@ -86,7 +86,7 @@ def test_a_server_that_is_killed_and_started_again():
 
 @pytest.mark.timeout(300)
 def test_a_model_that_is_slower_than_the_camera():
-    """Over seconds, the pictures do not get older: what cannot be done is dropped, and counted."""
+    """Over seconds, the images do not get older: what cannot be done is dropped, and counted."""
     sink = AgeSink()
     with RtspCamera() as camera, running(camera, sink, upscaler=Enlarger(0.15), seconds=6.0) as (_, result):
         pass
@@ -141,7 +141,7 @@ def test_what_is_not_on_the_server(path, reason):
 
 
 def test_pushing_to_a_server():
-    """FFmpeg itself listens, as a server would: what it gets are the pictures, as they come."""
+    """FFmpeg itself listens, as a server would: what it gets are the images, as they come."""
     url = f"rtsp://127.0.0.1:{free_port()}/live"
     levels = []
 

@@ -16,7 +16,7 @@ from overnet.runtime.backends.stream import DirectStream
 from overnet.runtime.live.constant_rate import ConstantRate
 from overnet.runtime.live.report import Latencies
 from overnet.runtime.live.run import LiveLimits, Mailbox, run_live
-from overnet.runtime.live.source import Captured
+from overnet.runtime.live.source import CapturedFrame
 from overnet.runtime.video.color import ColorTags
 from overnet.runtime.video.frame import Frame, VideoInfo
 from overnet.runtime.video.writer import VideoWriter
@@ -51,7 +51,7 @@ class Camera:
             def pixels(out, height=height, width=width, level=level):
                 return np.full((height, width, 3), level, np.uint8)
 
-            yield Captured(time.monotonic(), info, pixels)
+            yield CapturedFrame(time.monotonic(), info, pixels)
         if self._error is not None:
             raise self._error
 
@@ -80,7 +80,7 @@ class Enlarger:
         time.sleep(self.seconds)
         return frame.repeat(2, axis=0).repeat(2, axis=1)
 
-    def take_notes(self):
+    def pop_notes(self):
         return ["enlarged"]
 
 
@@ -248,7 +248,7 @@ def test_a_recording_has_the_times_of_capture(tmp_path, small_models):
 
 
 def test_the_mailbox():
-    first, second = (Captured(at, _INFO, lambda out: out) for at in (1.0, 2.0))
+    first, second = (CapturedFrame(at, _INFO, lambda out: out) for at in (1.0, 2.0))
     box = Mailbox()
     assert box.take(wait=False) is None
     box.put(first)

@@ -11,12 +11,12 @@ import pytest
 
 from overnet.errors import InputError
 from overnet.runtime.live.ffmpeg_source import connect_camera, connect_network
-from overnet.runtime.live.source import Captured, LiveSource, LostError, Pacer, backoff_seconds
+from overnet.runtime.live.source import CapturedFrame, ConnectionLost, LiveSource, Pacer, backoff_seconds
 from tests.conftest import write_clip
 
 
 def frames(count):
-    return [Captured(time.monotonic(), None, lambda out: np.zeros((2, 2, 3), np.uint8)) for _ in range(count)]
+    return [CapturedFrame(time.monotonic(), None, lambda out: np.zeros((2, 2, 3), np.uint8)) for _ in range(count)]
 
 
 def connections(*plan):
@@ -51,7 +51,7 @@ def no_waiting(monkeypatch):
 
 def test_what_is_lost_is_connected_to_again(no_waiting):
     told = []
-    lost = LostError("the cable")
+    lost = ConnectionLost("the cable")
     source = LiveSource(
         "cam",
         connections((2, lost), (0, lost), (0, None), (3, lost), (0, lost), (0, lost), (0, lost), (0, lost)),
@@ -67,7 +67,7 @@ def test_what_is_lost_is_connected_to_again(no_waiting):
 
 
 def test_attempts_are_counted_anew_after_a_frame(no_waiting):
-    lost = LostError("gone")
+    lost = ConnectionLost("gone")
     plan = [(1, lost)] * 6 + [(0, lost)]
     source = LiveSource("cam", connections(*plan), attempts=0)
     with pytest.raises(InputError, match=r"cam: gone$"):
@@ -81,20 +81,20 @@ def test_attempts_are_counted_anew_after_a_frame(no_waiting):
 
 
 def test_what_will_never_work_is_not_tried_again():
-    source = LiveSource("cam", connections((0, LostError("no such stream", is_final=True))))
+    source = LiveSource("cam", connections((0, ConnectionLost("no such stream", is_final=True))))
     with pytest.raises(InputError, match="cam: no such stream"):
         list(source.frames())
 
 
 def test_what_has_worked_is_tried_again_whatever_the_error(no_waiting):
-    refused = LostError("404", is_final=True)
+    refused = ConnectionLost("404", is_final=True)
     source = LiveSource("cam", connections((1, refused), (0, refused), (1, None)), may_end=True)
     assert len(list(source.frames())) == 2
     assert source.reconnections == 1
 
 
 def test_stop_ends_the_waiting():
-    source = LiveSource("cam", connections(*[(0, LostError("gone"))] * 100))
+    source = LiveSource("cam", connections(*[(0, ConnectionLost("gone"))] * 100))
     thread = threading.Thread(target=lambda: list(source.frames()))
     thread.start()
     time.sleep(0.7)
@@ -121,7 +121,7 @@ def test_the_pacer_keeps_a_clock_and_begins_a_new_one():
 
 
 def test_a_camera():
-    """There is no camera on this machine: FFmpeg's test picture takes the place of its driver, and of that alone."""
+    """There is no camera on this machine: FFmpeg's test image takes the place of its driver, and of that alone."""
     with connect_camera("testsrc=size=80x60:rate=50,realtime", driver="lavfi") as captured:
         began = time.monotonic()
         taken = [next(captured) for _ in range(25)]
@@ -136,7 +136,7 @@ def test_a_camera():
 
 
 def test_a_camera_that_is_not_there():
-    with pytest.raises(LostError, match="there is no /dev/video97") as caught, connect_camera("/dev/video97"):
+    with pytest.raises(ConnectionLost, match="there is no /dev/video97") as caught, connect_camera("/dev/video97"):
         pass
     assert caught.value.is_final
 
@@ -190,7 +190,7 @@ def test_what_is_no_video_over_http(web, name, reason):
 
 
 def test_a_password_is_in_no_message():
-    with pytest.raises(LostError) as caught, connect_network("rtsp://joe:hush@127.0.0.1:9/x"):
+    with pytest.raises(ConnectionLost) as caught, connect_network("rtsp://joe:hush@127.0.0.1:9/x"):
         pass
     assert str(caught.value) == "Connection refused"
     assert not caught.value.is_final

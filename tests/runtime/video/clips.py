@@ -24,16 +24,16 @@ FONT = b"\x00\x01\x00\x00 not really a font"
 LUMA = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 
 
-def pictures(count: int, width: int = 64, height: int = 48) -> list[np.ndarray]:
-    """A gradient with a square that moves, so that no two pictures are alike."""
+def images(count: int, width: int = 64, height: int = 48) -> list[np.ndarray]:
+    """A gradient with a square that moves, so that no two images are alike."""
     rows, columns = np.mgrid[0:height, 0:width]
     base = np.stack([columns * 255 // width, rows * 255 // height, (rows + columns) * 255 // (width + height)], -1)
     result = []
     for index in range(count):
-        picture = base.astype(np.uint8)
+        image = base.astype(np.uint8)
         left = index * 3 % (width - 8)
-        picture[8:16, left : left + 8] = (255 - index * 8 % 255, 30, index * 8 % 255)
-        result.append(picture)
+        image[8:16, left : left + 8] = (255 - index * 8 % 255, 30, index * 8 % 255)
+        result.append(image)
     return result
 
 
@@ -88,7 +88,7 @@ class Clip:
     Frames are H x W x 3 uint8 or ready `av.VideoFrame`; times are in ticks of ``time_base``.
     """
 
-    frames: Sequence[Any] = field(default_factory=lambda: pictures(12))
+    frames: Sequence[Any] = field(default_factory=lambda: images(12))
     codec: str = "libx264"
     pixel_format: str = "yuv420p"
     rate: Fraction = NTSC
@@ -160,8 +160,8 @@ class Clip:
         step = round(1 / self.rate / self.time_base)
         times = self.pts if self.pts is not None else [i * step for i in range(len(self.frames))]
         packets = []
-        for time, picture in zip(times, self.frames, strict=True):
-            frame = av.VideoFrame.from_ndarray(picture) if isinstance(picture, np.ndarray) else picture
+        for time, image in zip(times, self.frames, strict=True):
+            frame = av.VideoFrame.from_ndarray(image) if isinstance(image, np.ndarray) else image
             frame.pts, frame.time_base = time, self.time_base
             packets += self.stream.encode(frame)
         packets += self.stream.encode(None)

@@ -26,15 +26,15 @@ KEPT = [
 
 
 def bars(width: int = BAR * len(COLOURS), height: int = 32) -> np.ndarray:
-    picture = np.full((height, width, 3), 128, np.uint8)
+    image = np.full((height, width, 3), 128, np.uint8)
     for number, colour in enumerate(COLOURS):
-        picture[:, number * BAR : (number + 1) * BAR] = colour
-    return picture
+        image[:, number * BAR : (number + 1) * BAR] = colour
+    return image
 
 
-def bars_clip(path: Path, matrix: int, *, full: bool = False, tagged: bool = True, picture: np.ndarray | None = None):
-    picture = bars() if picture is None else picture
-    frames = [yuv_frame(to_planes(picture, matrix, full=full), "yuv420p") for _ in range(3)]
+def bars_clip(path: Path, matrix: int, *, full: bool = False, tagged: bool = True, image: np.ndarray | None = None):
+    image = bars() if image is None else image
+    frames = [yuv_frame(to_planes(image, matrix, full=full), "yuv420p") for _ in range(3)]
     tags = (matrix, 2 if full else 1, 9 if matrix == 9 else 1, 1) if tagged else None
     return Clip(frames=frames, tags=tags, options={"qp": "0"}).make(path)
 
@@ -91,8 +91,8 @@ def test_a_swapped_range_would_be_noticed(tmp_path):
 
 
 def test_an_untagged_small_video_is_tagged_bt601_however_large_it_gets(tmp_path):
-    picture = bars(width=400)
-    source = bars_clip(tmp_path / "in.mp4", 6, tagged=False, picture=picture)
+    image = bars(width=400)
+    source = bars_clip(tmp_path / "in.mp4", 6, tagged=False, image=image)
     with VideoReader(source) as reader:
         assert reader.info.color_as_tagged.matrix == 2
         assert reader.info.color.matrix == 6
@@ -105,7 +105,7 @@ def test_an_untagged_small_video_is_tagged_bt601_however_large_it_gets(tmp_path)
 
 
 def test_an_untagged_wide_video_is_bt709(tmp_path):
-    source = bars_clip(tmp_path / "in.mp4", 1, tagged=False, picture=bars(width=1280, height=16))
+    source = bars_clip(tmp_path / "in.mp4", 1, tagged=False, image=bars(width=1280, height=16))
     with VideoReader(source) as reader:
         assert reader.info.color.matrix == 1
         assert np.abs(next(iter(reader)).rgb[8, CENTRES].astype(int) - COLOURS).max() <= 2
@@ -149,10 +149,10 @@ def test_hdr_keeps_its_tags(tmp_path):
 @pytest.mark.parametrize("full", [False, True])
 def test_there_and_back_is_within_rounding(matrix, full):
     tags = ColorTags(matrix, 2, 2, full)
-    picture = bars()
-    frame = RgbEncoder(tags, pixel_format="yuv444p")(picture)
-    back = RgbDecoder(tags, width=picture.shape[1], height=picture.shape[0])(frame)
-    assert np.abs(back.astype(int) - picture).max() <= 2
+    image = bars()
+    frame = RgbEncoder(tags, pixel_format="yuv444p")(image)
+    back = RgbDecoder(tags, width=image.shape[1], height=image.shape[0])(frame)
+    assert np.abs(back.astype(int) - image).max() <= 2
 
 
 def test_a_matrix_nobody_can_convert_cancels_out():

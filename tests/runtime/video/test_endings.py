@@ -9,7 +9,7 @@ import pytest
 
 from overnet.errors import OutputError
 from overnet.runtime.video.reader import VideoReader
-from tests.runtime.video.clips import NTSC, Clip, enlarged, names, open_writer, packets_of, pictures, times_of, upscale
+from tests.runtime.video.clips import NTSC, Clip, enlarged, images, names, open_writer, packets_of, times_of, upscale
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def source(tmp_path):
 
 
 def test_partial_plays_and_is_marked(tmp_path):
-    source = Clip(frames=pictures(90), audio=["aac"], is_with_extras=True).make(tmp_path / "in.mp4")
+    source = Clip(frames=images(90), audio=["aac"], is_with_extras=True).make(tmp_path / "in.mp4")
     result = upscale(source, tmp_path / "out.mp4", stop_after=40)
     assert result.path == tmp_path / "out.partial.mp4"
     assert names(tmp_path) == {"in.mp4", "out.partial.mp4"}

@@ -18,7 +18,7 @@ from overnet.runtime.video.stdio import PipeInput, PipeOutput
 from tests.conftest import write_clip
 
 
-def pictures(count, width, height):
+def images(count, width, height):
     random = np.random.default_rng(width)
     rows, columns = np.mgrid[0:height, 0:width]
     for index in range(count):
@@ -33,7 +33,7 @@ def y4m(count=5, size=(64, 48), pixel_format="yuv420p", rate=25):
         stream = output.add_stream("wrapped_avframe", rate=rate)
         stream.width, stream.height = size
         stream.pix_fmt = pixel_format
-        for rgb in pictures(count, *size):
+        for rgb in images(count, *size):
             output.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format=pixel_format)))
         output.mux(stream.encode(None))
     return file.getvalue()
@@ -106,7 +106,7 @@ def test_what_is_written_is_what_ffmpeg_reads(feed, size, pixel_format):
         with av.open(io.BytesIO(data)) as file:
             planes = [frame.to_ndarray(format="yuv444p") for frame in file.decode(video=0)]
         assert len(planes) == 5
-    # Chroma is halved once more at the most, so that pictures stay close.
+    # Chroma is halved once more at the most, so that images stay close.
     for before, after in zip(frames, read, strict=True):
         assert np.abs(before.rgb.astype(int) - after.rgb).mean() < 8
 
@@ -168,13 +168,13 @@ def test_sound_in_a_pipe_is_told_of(feed, tmp_path):
         audio = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.int16), format="s16", layout="mono")
         audio.sample_rate = 48000
         output.mux(sound.encode(audio))
-        for rgb in pictures(3, 64, 48):
+        for rgb in images(3, 64, 48):
             output.mux(video.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
         output.mux(video.encode(None))
         output.mux(sound.encode(None))
     with PipeReader(feed(path.read_bytes())) as reader:
         assert len(list(reader)) == 3
-    assert "only the picture is read from a pipe" in reader.notes[0]
+    assert "only the image is read from a pipe" in reader.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_sound_in_a_pipe_is_told_of(feed, tmp_path):
         (b"not a video" * 50, None, "--raw WIDTHxHEIGHT"),
         (b"", RawFormat(64, 48), "gave 0 bytes, and one frame of 64x48 rgb24 has 9216"),
         (b"abc", RawFormat(64, 48), "gave 3 bytes"),
-        (y4m()[:200], None, "no picture in it can be decoded"),
+        (y4m()[:200], None, "no image in it can be decoded"),
         (b"YUV4MPEG2 W64", None, "standard input"),
     ],
 )

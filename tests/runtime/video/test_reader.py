@@ -9,7 +9,7 @@ import pytest
 
 from overnet.errors import InputError
 from overnet.runtime.video.reader import VideoReader
-from tests.runtime.video.clips import NTSC, TICK, Clip, pictures
+from tests.runtime.video.clips import NTSC, TICK, Clip, images
 
 IRREGULAR = [0, 1001, 1500, 4004, 9009, 9010, 12000, 20000, 20500, 30030, 30500, 45000]
 SHARED = Path(__file__).parents[3].parent / "shared/clips/bbb_320x180.mp4"
@@ -21,7 +21,7 @@ def read(path: Path, **options):
 
 
 def test_lossless_pixels_are_exact(tmp_path):
-    made = pictures(5)
+    made = images(5)
     source = Clip(frames=made, codec="ffv1", pixel_format="bgr0").make(tmp_path / "a.mkv")
     frames, reader = read(source)
     assert len(frames) == 5
@@ -33,7 +33,7 @@ def test_lossless_pixels_are_exact(tmp_path):
 
 
 def test_info_of_an_ordinary_file(tmp_path):
-    info = read(Clip(frames=pictures(30), aspect=Fraction(4, 3)).make(tmp_path / "a.mp4"))[1].info
+    info = read(Clip(frames=images(30), aspect=Fraction(4, 3)).make(tmp_path / "a.mp4"))[1].info
     assert info.frame_rate == NTSC
     assert info.frame_count == 30
     assert info.duration_seconds == pytest.approx(1.001)
@@ -43,8 +43,8 @@ def test_info_of_an_ordinary_file(tmp_path):
     assert "mp4" in info.container
 
 
-def test_frames_of_b_pictures_come_in_order_of_presentation(tmp_path):
-    source = Clip(frames=pictures(20), options={"bf": "3", "b_strategy": "0"}).make(tmp_path / "a.mp4")
+def test_frames_of_b_images_come_in_order_of_presentation(tmp_path):
+    source = Clip(frames=images(20), options={"bf": "3", "b_strategy": "0"}).make(tmp_path / "a.mp4")
     frames = read(source)[0]
     assert [frame.pts for frame in frames] == [index * 1001 for index in range(20)]
     assert {frame.time_base for frame in frames} == {TICK}
@@ -69,7 +69,7 @@ def test_rotation_is_told_not_applied(tmp_path, degrees):
 def test_containers(tmp_path, suffix):
     codec = "libvpx-vp9" if suffix == ".webm" else "libx264"
     base = Fraction(1, 25) if suffix == ".avi" else TICK
-    clip = Clip(frames=pictures(10), codec=codec, rate=Fraction(25), time_base=base, options={"bf": "0"})
+    clip = Clip(frames=images(10), codec=codec, rate=Fraction(25), time_base=base, options={"bf": "0"})
     frames, reader = read(clip.make(tmp_path / f"a{suffix}"))
     assert len(frames) == 10
     times = [float(frame.pts * frame.time_base - reader.info.origin_seconds) for frame in frames]
@@ -80,7 +80,7 @@ def test_containers(tmp_path, suffix):
 @pytest.mark.parametrize("start", [0.2, 0.5, 0.967])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
 def test_start_is_exact_between_keyframes(tmp_path, start, suffix):
-    clip = Clip(frames=pictures(60), rate=Fraction(30), options={"g": "20", "bf": "2", "keyint_min": "20"})
+    clip = Clip(frames=images(60), rate=Fraction(30), options={"g": "20", "bf": "2", "keyint_min": "20"})
     source = clip.make(tmp_path / f"a{suffix}")
     everything = read(source)[0]
     frames, reader = read(source, start_seconds=start, max_frames=4)
@@ -94,7 +94,7 @@ def test_start_is_exact_between_keyframes(tmp_path, start, suffix):
 
 
 def test_expected_frames(tmp_path):
-    source = Clip(frames=pictures(30), rate=Fraction(30)).make(tmp_path / "a.mp4")
+    source = Clip(frames=images(30), rate=Fraction(30)).make(tmp_path / "a.mp4")
     assert read(source)[1].expected_frames == 30
     assert read(source, start_seconds=0.5)[1].expected_frames == 15
     assert read(source, max_frames=99)[1].expected_frames == 30
@@ -110,12 +110,12 @@ def test_start_after_the_end(tmp_path):
 @pytest.mark.parametrize("options", [{"start_seconds": -1}, {"start_seconds": float("nan")}, {"max_frames": 0}])
 def test_nonsense_is_refused(tmp_path, options):
     with pytest.raises(InputError):
-        VideoReader(Clip(frames=pictures(2)).make(tmp_path / "a.mp4"), **options)
+        VideoReader(Clip(frames=images(2)).make(tmp_path / "a.mp4"), **options)
 
 
 def test_standing_and_backward_times_are_repaired(tmp_path):
-    # MJPEG has one packet per picture, and nut takes any pts: what is written is what a broken file holds.
-    source = Clip(codec="mjpeg", pixel_format="yuvj420p", frames=pictures(6)).make(tmp_path / "a.mkv")
+    # MJPEG has one packet per image, and nut takes any pts: what is written is what a broken file holds.
+    source = Clip(codec="mjpeg", pixel_format="yuvj420p", frames=images(6)).make(tmp_path / "a.mkv")
     with VideoReader(source) as reader:
         decoded = list(reader._frames)
         for frame, pts in zip(decoded, (0, 33, 33, 20, 100, None), strict=True):
@@ -129,7 +129,7 @@ def test_standing_and_backward_times_are_repaired(tmp_path):
 
 
 def test_a_clock_that_starts_again_goes_on(tmp_path):
-    source = Clip(frames=pictures(6), codec="mjpeg", pixel_format="yuvj420p").make(tmp_path / "a.mkv")
+    source = Clip(frames=images(6), codec="mjpeg", pixel_format="yuvj420p").make(tmp_path / "a.mkv")
     with VideoReader(source) as reader:
         decoded = list(reader._frames)
         for frame, pts in zip(decoded, (5000, 5033, 5066, 0, 33, 66), strict=True):
@@ -199,7 +199,7 @@ def broken(tmp_path: Path, kind: str, long_clip: Path) -> Path:
         path = path.with_suffix(".mkv")
         cut(long_clip / "a.mkv", path, 0.005)
     elif kind == "sound":
-        clip = Clip(frames=pictures(2), audio=["aac"])
+        clip = Clip(frames=images(2), audio=["aac"])
         made = clip.make(tmp_path / "both.mp4")
         path = path.with_suffix(".m4a")
         only_sound(made, path)
@@ -247,11 +247,11 @@ def test_nothing_decodable(tmp_path, long_clip):
     data[begin:index] = bytes(index - begin)
     path = tmp_path / "void.mp4"
     path.write_bytes(data)
-    with pytest.raises(InputError, match="no picture in it can be decoded"):
+    with pytest.raises(InputError, match="no image in it can be decoded"):
         VideoReader(path)
 
 
-def test_a_picture_of_many_pixels_is_refused(tmp_path):
+def test_an_image_of_many_pixels_is_refused(tmp_path):
     wide = np.zeros((2, 16386, 3), np.uint8)
     source = Clip(frames=[wide], codec="ffv1", pixel_format="bgr0").make(tmp_path / "a.mkv")
     with pytest.raises(InputError, match="16386x2"):
@@ -260,12 +260,12 @@ def test_a_picture_of_many_pixels_is_refused(tmp_path):
 
 def test_a_name_that_looks_like_an_address(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Clip(frames=pictures(2)).make(tmp_path / "plain.mp4").rename("http:30.mp4")
+    Clip(frames=images(2)).make(tmp_path / "plain.mp4").rename("http:30.mp4")
     assert len(read(Path("http:30.mp4"))[0]) == 2
 
 
 def test_closing_ends_a_running_iteration(tmp_path):
-    reader = VideoReader(Clip(frames=pictures(30)).make(tmp_path / "a.mp4"))
+    reader = VideoReader(Clip(frames=images(30)).make(tmp_path / "a.mp4"))
     frames = iter(reader)
     next(frames)
     closer = threading.Thread(target=reader.close)
@@ -276,7 +276,7 @@ def test_closing_ends_a_running_iteration(tmp_path):
 
 
 def test_gif(tmp_path):
-    made = [picture & 0xE0 for picture in pictures(4)]
+    made = [image & 0xE0 for image in images(4)]
     source = Clip(frames=made, codec="gif", pixel_format="rgb8", rate=Fraction(10), time_base=Fraction(1, 100))
     frames, reader = read(source.make(tmp_path / "a.gif"))
     assert len(frames) == 4

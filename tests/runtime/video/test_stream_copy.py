@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from overnet.runtime.video.demux import disposition
-from tests.runtime.video.clips import FONT, Clip, packets_of, pictures, times_of, upscale
+from tests.runtime.video.clips import FONT, Clip, images, packets_of, times_of, upscale
 
 
 def copied(path):
@@ -21,7 +21,7 @@ def copied(path):
 
 @pytest.fixture
 def rich(tmp_path):
-    clip = Clip(frames=pictures(60), audio=["aac", "pcm_s16le"], subtitles="subrip", is_with_extras=True)
+    clip = Clip(frames=images(60), audio=["aac", "pcm_s16le"], subtitles="subrip", is_with_extras=True)
     return clip.make(tmp_path / "in.mkv")
 
 
@@ -57,7 +57,7 @@ def test_what_mp4_cannot_hold_is_left_out_and_named(tmp_path, rich):
 
 
 def test_mp4_to_mp4_is_bit_identical(tmp_path):
-    clip = Clip(frames=pictures(60), audio=["aac", "aac"], subtitles="mov_text", is_with_extras=True)
+    clip = Clip(frames=images(60), audio=["aac", "aac"], subtitles="mov_text", is_with_extras=True)
     source = clip.make(tmp_path / "in.mp4")
     result = upscale(source, tmp_path / "out.mp4")
     assert result.notes == []
@@ -94,7 +94,7 @@ def test_dispositions(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_part_is_cut_and_in_step(tmp_path, suffix):
-    clip = Clip(frames=pictures(120), audio=["aac"], subtitles="subrip", is_with_extras=True, options={"g": "30"})
+    clip = Clip(frames=images(120), audio=["aac"], subtitles="subrip", is_with_extras=True, options={"g": "30"})
     source = clip.make(tmp_path / "in.mkv")
     path = upscale(source, tmp_path / f"out{suffix}", start_seconds=1.5, max_frames=30).path
     times = times_of(path)
@@ -109,7 +109,7 @@ def test_a_part_is_cut_and_in_step(tmp_path, suffix):
 
 
 def test_a_subtitle_on_screen_at_the_start_of_a_part_is_kept(tmp_path):
-    source = Clip(frames=pictures(60), subtitles="subrip").make(tmp_path / "in.mkv")
+    source = Clip(frames=images(60), subtitles="subrip").make(tmp_path / "in.mkv")
     path = upscale(source, tmp_path / "out.mkv", start_seconds=0.6).path
     lines = packets_of(path, "subtitles")
     assert lines[0] == (0, b"line at 500")
@@ -118,7 +118,7 @@ def test_a_subtitle_on_screen_at_the_start_of_a_part_is_kept(tmp_path):
 
 
 def test_max_frames_cuts_what_is_copied(tmp_path):
-    source = Clip(frames=pictures(60), audio=["aac"], is_with_extras=True).make(tmp_path / "in.mp4")
+    source = Clip(frames=images(60), audio=["aac"], is_with_extras=True).make(tmp_path / "in.mp4")
     path = upscale(source, tmp_path / "out.mp4", max_frames=9).path
     sound, everything = packets_of(path, "audio"), packets_of(source, "audio")
     assert sound == everything[: len(sound)]
@@ -129,7 +129,7 @@ def test_max_frames_cuts_what_is_copied(tmp_path):
 
 
 def test_sound_longer_than_the_video_is_kept(tmp_path):
-    clip = Clip(frames=pictures(10), audio=["aac"], audio_start_seconds=1.0)
+    clip = Clip(frames=images(10), audio=["aac"], audio_start_seconds=1.0)
     source = clip.make(tmp_path / "in.mp4")
     path = upscale(source, tmp_path / "out.mp4").path
     assert packets_of(path, "audio") == packets_of(source, "audio")
@@ -152,8 +152,8 @@ def cover() -> bytes:
 @recent
 @pytest.mark.parametrize(("given", "suffix"), [(".mkv", ".mkv"), (".mkv", ".mp4"), (".mp4", ".mp4"), (".mp4", ".mkv")])
 def test_a_cover_is_copied_not_upscaled(tmp_path, given, suffix):
-    picture = cover()
-    plain = Clip(frames=pictures(6), audio=["aac"]).make(tmp_path / "plain.mp4")
+    image = cover()
+    plain = Clip(frames=images(6), audio=["aac"]).make(tmp_path / "plain.mp4")
     source = tmp_path / f"in{given}"
     with av.open(str(plain)) as container, av.open(str(source), "w") as output:
         # First in the file, where a careless reader takes it for the video.
@@ -164,9 +164,9 @@ def test_a_cover_is_copied_not_upscaled(tmp_path, given, suffix):
             art.disposition = 0x400
         copies = {s.index: output.add_stream_from_template(s, opaque=True) for s in container.streams}
         if art is None:
-            output.add_attachment("cover.jpg", "image/jpeg", picture)
+            output.add_attachment("cover.jpg", "image/jpeg", image)
         else:
-            packet = av.Packet(picture)
+            packet = av.Packet(image)
             packet.stream, packet.pts, packet.dts, packet.time_base = art, 0, 0, Fraction(1, 1)
             packet.is_keyframe = True
             output.mux(packet)
@@ -179,14 +179,14 @@ def test_a_cover_is_copied_not_upscaled(tmp_path, given, suffix):
     with av.open(str(result.path)) as container:
         arts = [stream for stream in container.streams.video if disposition(stream) & 0x400]
         assert len(arts) == 1
-        assert bytes(next(container.demux(arts[0]))) == picture
+        assert bytes(next(container.demux(arts[0]))) == image
         main = next(stream for stream in container.streams.video if stream is not arts[0])
         assert (main.width, main.height) == (128, 96)
 
 
 @recent
 def test_a_second_video_is_copied_with_a_note(tmp_path):
-    plain = Clip(frames=pictures(12), options={"bf": "2"}).make(tmp_path / "plain.mp4")
+    plain = Clip(frames=images(12), options={"bf": "2"}).make(tmp_path / "plain.mp4")
     source = tmp_path / "two.mkv"
     with av.open(str(plain)) as first, av.open(str(plain)) as second, av.open(str(source), "w") as output:
         copies = [output.add_stream_from_template(c.streams.video[0], opaque=True) for c in (first, second)]
@@ -208,7 +208,7 @@ def test_a_second_video_is_copied_with_a_note(tmp_path):
 
 
 def test_output_is_interleaved(tmp_path):
-    source = Clip(frames=pictures(150), audio=["aac"]).make(tmp_path / "in.mp4")
+    source = Clip(frames=images(150), audio=["aac"]).make(tmp_path / "in.mp4")
     path = upscale(source, tmp_path / "out.mkv").path
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux() if packet.size]

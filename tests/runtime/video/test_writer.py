@@ -15,10 +15,10 @@ from tests.runtime.video.clips import (
     Clip,
     enlarged,
     first_frame,
+    images,
     names,
     open_writer,
     packets_of,
-    pictures,
     times_of,
     upscale,
 )
@@ -38,7 +38,7 @@ def source(tmp_path):
 
 
 def test_constant_rate_stays_exact(tmp_path):
-    source = Clip(frames=pictures(30), options={"bf": "2"}).make(tmp_path / "in.mp4")
+    source = Clip(frames=images(30), options={"bf": "2"}).make(tmp_path / "in.mp4")
     result = upscale(source, tmp_path / "out.mp4")
     assert times_of(result.path) == times_of(source) == [index / NTSC for index in range(30)]
     assert stream_of(result.path).average_rate == NTSC
@@ -164,13 +164,13 @@ def test_pixel_aspect_follows_an_uneven_scale(tmp_path, source, width, height, r
 
 
 def test_an_odd_size_is_kept(tmp_path):
-    source = Clip(frames=pictures(4, 62, 46)).make(tmp_path / "in.mp4")
+    source = Clip(frames=images(4, 62, 46)).make(tmp_path / "in.mp4")
     with (
         VideoReader(source) as reader,
         open_writer(source, tmp_path / "out.mp4", width=93, height=69, crf=1) as writer,
     ):
         for frame in reader:
-            frame.rgb = last = enlarged(pictures(1, 31, 23)[0], 3)
+            frame.rgb = last = enlarged(images(1, 31, 23)[0], 3)
             writer.write(frame)
         path = writer.finish()
     assert any("93x69" in note and "4:4:4" in note for note in writer.notes)
@@ -180,7 +180,7 @@ def test_an_odd_size_is_kept(tmp_path):
 
 
 def test_vp9_stores_odd_sizes_as_420(tmp_path):
-    source = Clip(frames=pictures(2, 62, 46)).make(tmp_path / "in.mp4")
+    source = Clip(frames=images(2, 62, 46)).make(tmp_path / "in.mp4")
     with VideoReader(source) as reader, open_writer(source, tmp_path / "o.webm", width=93, height=69) as writer:
         for frame in reader:
             frame.rgb = np.resize(frame.rgb, (69, 93, 3))

@@ -12,7 +12,7 @@ import pytest
 
 from overnet import Upscaler
 from overnet.errors import BackendError, InputError, MissingDependency
-from overnet.runtime.backends.options import BackendOptions
+from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.ort import backend as ort_backend
 from overnet.runtime.backends.ort import binding as ort_binding
 from overnet.runtime.backends.ort import providers as ort_providers
@@ -42,15 +42,15 @@ def sized(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
 
 
-def plain(models, pictures):
-    return onnxruntime.InferenceSession(models / "small_x2.onnx", providers=[CPU]).run(None, {"picture": pictures})[0]
+def plain(models, images):
+    return onnxruntime.InferenceSession(models / "small_x2.onnx", providers=[CPU]).run(None, {"image": images})[0]
 
 
 def test_cuda(small_models, gpu, capfd):
     """Buffers on that GPU, the CPU for what is left over, the file's precision, and no word of ONNX Runtime's."""
     loaded = backend(small_models, provider="cuda", device=1)
-    picture = sized(20, 30)
-    assert np.array_equal(loaded.upscale(picture), plain(small_models, picture))
+    image = sized(20, 30)
+    assert np.array_equal(loaded.upscale(image), plain(small_models, image))
     ((name, options), rest) = gpu.opened[0].providers
     assert (name, rest, options["device_id"]) == (CUDA, CPU, "1")
     assert [buffer[:4] for buffer in gpu.buffers] == [("cuda", 1, -1, (1, 20, 30, 3)), ("cuda", 1, -1, (1, 40, 60, 3))]
@@ -60,14 +60,14 @@ def test_cuda(small_models, gpu, capfd):
 
 
 def test_means_and_tiles_on_a_gpu(small_models, gpu):
-    """The means come back to the host; given ones lie on the GPU beside the picture."""
+    """The means come back to the host; given ones lie on the GPU beside the image."""
     loaded, on_cpu = backend(small_models, provider="cuda"), backend(small_models)
-    picture = sized(40, 50)
-    means = loaded.statistics(picture)
-    assert all(np.array_equal(*pair) for pair in zip(means, on_cpu.statistics(picture), strict=True))
+    image = sized(40, 50)
+    means = loaded.channel_means(image)
+    assert all(np.array_equal(*pair) for pair in zip(means, on_cpu.channel_means(image), strict=True))
     means = [mean + 1 for mean in means]
     gpu.buffers.clear()
-    assert np.array_equal(loaded.upscale(picture, means), on_cpu.upscale(picture, means))
+    assert np.array_equal(loaded.upscale(image, means), on_cpu.upscale(image, means))
     assert {buffer[0] for buffer in gpu.buffers if buffer[0] != "cpu"} == {"cuda"}
     assert sum(buffer[4] == np.float32 and buffer[0] == "cuda" for buffer in gpu.buffers) == len(means)
 
@@ -103,10 +103,10 @@ def test_tensorrt(small_models, gpu):
         "trt_timing_cache_path": str(folder),
     }
     assert loaded.device == "RTX/1, TensorRT"
-    assert loaded.take_notes() == []
+    assert loaded.pop_notes() == []
     content = bytearray((small_models / "small_x2.onnx").read_bytes())
     loaded._provider.open_session(bytes(content))
-    loaded.statistics(sized(20, 20))
+    loaded.channel_means(sized(20, 20))
     folders = [Path(session.providers[0][1]["trt_engine_cache_path"]) for session in gpu.opened]
     assert folders[0] == folders[1] != folders[2], "the same file, and another graph"
 
@@ -115,9 +115,9 @@ def test_a_cache_that_cannot_be_written_is_told(small_models, gpu, tmp_path):
     (tmp_path / "cache").write_text("no folder")
     loaded = backend(small_models, provider="tensorrt")
     assert "trt_engine_cache_enable" not in gpu.opened[0].providers[0][1]
-    (note,) = loaded.take_notes()
+    (note,) = loaded.pop_notes()
     assert note.startswith("what TensorRT compiles is not kept")
-    assert loaded.take_notes() == []
+    assert loaded.pop_notes() == []
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +173,8 @@ def test_tensorrt_rtx(small_models, gpu, plugin):
         assert Path(options["nv_runtime_cache_path"]).is_dir()
         assert loaded.device == "RTX/1, TensorRT-RTX"
     assert gpu.available.count(RTX) == 1, "registered once in a process"
-    picture = sized(20, 30)
-    assert np.array_equal(loaded.upscale(picture), plain(small_models, picture))
+    image = sized(20, 30)
+    assert np.array_equal(loaded.upscale(image), plain(small_models, image))
     assert {buffer[:3] for buffer in gpu.buffers} == {("gpu", 1, 0x10DE)}
     with pytest.raises(InputError, match="device is 2; TensorRT-RTX takes 2 here"):
         backend(small_models, provider="tensorrt-rtx", device=2)
@@ -270,7 +270,7 @@ def test_out_of_memory_on_the_gpu_leads_to_tiles(small_models, gpu, monkeypatch,
 
     monkeypatch.setattr(gpu.InferenceSession, "run_with_iobinding", cramped)
     assert upscaler(sized(150, 200)[0]).shape == (300, 400, 3)
-    assert "tiles of 100" in " ".join(upscaler.take_notes())
+    assert "tiles of 100" in " ".join(upscaler.pop_notes())
     assert (1, 100, 100, 3) in alive
     assert not {(1, 20, 21, 3), (1, 150, 200, 3)} & set(alive)
 

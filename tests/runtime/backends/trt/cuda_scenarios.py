@@ -20,7 +20,7 @@ from overnet.runtime.backends.trt import slot_stream
 from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.slot import Slot
 from overnet.runtime.backends.trt.slot_ring import SlotRing
-from overnet.runtime.backends.trt.slot_shared import SlotCommons
+from overnet.runtime.backends.trt.slot_shared import SlotShared
 from tests.doubles.cuda_driver import CudaDriver
 
 
@@ -52,12 +52,12 @@ def nothing_wrong(driver):
 def check(name, engine, reference, changes):
     """One of the checks that run on a real GPU as well."""
     driver = CudaDriver()
-    with seen_by_the_driver(driver), mock.patch.object(SlotCommons, "give_up_recording", unexpected):
+    with seen_by_the_driver(driver), mock.patch.object(SlotShared, "give_up_recording", unexpected):
         detail = gpu_checks.CHECKS[name](setting(engine, reference, **changes))
     return {"detail": detail, **nothing_wrong(driver)}
 
 
-def unexpected(commons, reason):
+def unexpected(shared, reason):
     raise AssertionError(f"a recording failed: {reason}")
 
 
@@ -112,7 +112,7 @@ def sabotaged(what, engine, reference):
     ticket = slot_stream.SlotTicket
     missing = {
         "nothing": [],
-        "computing is not ordered": [mock.patch.object(SlotCommons, "before_compute", nothing)],
+        "computing is not ordered": [mock.patch.object(SlotShared, "before_compute", nothing)],
         "a result is not waited for": [mock.patch.object(Slot, "wait", nothing)],
         "a slot is given back before its result is read": [
             mock.patch.object(ticket, "__enter__", hand_back_too_early),
@@ -163,8 +163,8 @@ def no_allocation_for_a_frame(engine, reference):
             driver.reset()
             for size in (settings.size, settings.other_size):
                 stream_all(upscaler, size, frames(size, 30), lambda *_: None)
-            picture = next(frames(settings.size, 1))
-            upscaler(picture)
+            image = next(frames(settings.size, 1))
+            upscaler(image)
             counters = driver.counters()
             allocations.append(counters.total_device_allocations + counters.total_host_allocations)
     nothing_wrong(driver)
@@ -172,14 +172,14 @@ def no_allocation_for_a_frame(engine, reference):
 
 
 def stage_times(engine, reference, zero_copy, graphs):
-    """Time two pictures while copies take 2 ms for 1 kB and computing at least 40 ms, on a host that is slow.
+    """Time two images while copies take 2 ms for 1 kB and computing at least 40 ms, on a host that is slow.
 
-    Returns the times that the backend tells and those of the stand-in's timeline, in ms and summed over the pictures;
-    and what came of the timed pictures and of one after them.
+    Returns the times that the backend tells and those of the stand-in's timeline, in ms and summed over the images;
+    and what came of the timed images and of one after them.
     """
     driver = CudaDriver()
     settings = setting(engine, reference)
-    pictures = np.stack(list(frames(settings.size, 2)))
+    images = np.stack(list(frames(settings.size, 2)))
     copy_in = Gpu.copy_in
 
     def slowly(*arguments):
@@ -195,17 +195,17 @@ def stage_times(engine, reference, zero_copy, graphs):
 
     options = {"slots": 1, "zero_copy": zero_copy, "cuda_graphs": graphs}
     with settings.expected() as on_cpu, settings.upscaler(**options) as upscaler:
-        expected = [on_cpu(picture) for picture in pictures]
+        expected = [on_cpu(image) for image in images]
         backend = upscaler.backend_for(2)
         before_first = backend.activation_memory_bytes
-        backend.upscale_timed(pictures[:1])
+        backend.upscale_timed(images[:1])
         driver.set_rates(copy_bytes_per_second=500e3, launch_microseconds=40_000)
         driver.reset()
         with mock.patch.object(Gpu, "copy_in", slowly), mock.patch.object(SlotRing, "wait", looked_at):
-            told = backend.upscale_timed(pictures)
+            told = backend.upscale_timed(images)
         counters, timeline = driver.counters(), driver.timeline()
         driver.set_rates()
-        upscaled.append(backend.upscale(pictures[:1])[0])
+        upscaled.append(backend.upscale(images[:1])[0])
         memory_bytes = backend.activation_memory_bytes
     nothing_wrong(driver)
     spent = {
@@ -225,25 +225,25 @@ def stage_times(engine, reference, zero_copy, graphs):
 
 
 def calls_of_untimed_runs(engine, reference, shares):
-    """What the driver counts for five pictures before one is timed, and for five after."""
+    """What the driver counts for five images before one is timed, and for five after."""
     driver = CudaDriver()
     settings = setting(engine, reference)
-    begin = SlotCommons.begin
+    begin = SlotShared.begin
     sharing = mock.patch.object(
-        SlotCommons, "begin", lambda self, slots, *, shares_activations: begin(self, slots, shares_activations=shares)
+        SlotShared, "begin", lambda self, slots, *, shares_activations: begin(self, slots, shares_activations=shares)
     )
-    picture = np.stack(list(frames(settings.size, 1)))
+    image = np.stack(list(frames(settings.size, 1)))
     counted = []
     with sharing, settings.upscaler(slots=1) as upscaler:
         backend = upscaler.backend_for(2)
         for _ in range(3):  # until computing is recorded
-            backend.upscale(picture)
+            backend.upscale(image)
         for timed in (False, True):
             if timed:
-                backend.upscale_timed(picture)
+                backend.upscale_timed(image)
             driver.reset()
             for _ in range(5):
-                backend.upscale(picture)
+                backend.upscale(image)
             counters = driver.counters()._asdict()
             live = {name: counters.pop(name) for name in ("events", "peak_device_bytes")}
             counted.append({**counters, "events": live["events"] - (4 if timed else 0)})
@@ -266,7 +266,7 @@ def short_of_memory(engine, reference, size, slots):
                 frames(settings.size, 6),
                 lambda number, upscaled: differences.append(int(np.abs(upscaled - expected[number]).max())),
             )
-            notes = upscaler.take_notes()
+            notes = upscaler.pop_notes()
     except OverNetError as caught:
         error, notes = str(caught), []
     counters = driver.counters()
@@ -370,7 +370,7 @@ def chosen(model, backend):
 
     with Upscaler(2, model=model, backend=backend) as upscaler:
         upscaler(next(frames((40, 48), 1)))
-        return {"backend": upscaler.backend_name, "notes": upscaler.take_notes()}
+        return {"backend": upscaler.backend_name, "notes": upscaler.pop_notes()}
 
 
 def host_copies(engine, clip, output):
@@ -420,15 +420,15 @@ def host_copies(engine, clip, output):
 
 
 def smaller_than_the_engine_takes(engine, reference):
-    """A picture smaller than the profile's smallest, which is padded."""
+    """An image smaller than the profile's smallest, which is padded."""
     driver = CudaDriver()
     settings = setting(engine, reference)
-    picture = next(frames((9, 30), 1))
+    image = next(frames((9, 30), 1))
     with settings.expected() as on_cpu, settings.upscaler() as upscaler:
-        found, expected = upscaler(picture), on_cpu(picture)
+        found, expected = upscaler(image), on_cpu(image)
         stream_found = []
-        stream_all(upscaler, (9, 30), iter([picture]), lambda _, upscaled: stream_found.append(upscaled.copy()))
-        notes = upscaler.take_notes()
+        stream_all(upscaler, (9, 30), iter([image]), lambda _, upscaled: stream_found.append(upscaled.copy()))
+        notes = upscaler.pop_notes()
     nothing_wrong(driver)
     assert np.array_equal(stream_found[0], found)
     return {"shape": found.shape, "difference": float(np.abs(found.astype(int) - expected).mean()), "notes": notes}
@@ -469,7 +469,7 @@ def with_tensorrt_rtx(engine, reference, graphs):
             frames(settings.size, 12),
             lambda number, upscaled: differences.append(int(np.abs(upscaled.astype(int) - expected[number]).max())),
         )
-        notes = upscaler.take_notes()
+        notes = upscaler.pop_notes()
         strategy = str(upscaler.backend_for(2)._engines.for_size(settings.size).engine._config.cuda_graph_strategy)
     kernels = list(cache_folder().with_name("kernels").glob("*.kernels"))
     return {
@@ -482,7 +482,7 @@ def with_tensorrt_rtx(engine, reference, graphs):
 
 
 def built_at_first_use(model, weights, folder, sizes, backend):
-    """Upscale pictures with an ONNX file, whose engines are "built" from `weights`; what was wished for and said."""
+    """Upscale images with an ONNX file, whose engines are "built" from `weights`; what was wished for and said."""
     from pathlib import Path
 
     from overnet import Upscaler
@@ -492,11 +492,11 @@ def built_at_first_use(model, weights, folder, sizes, backend):
 
     wished = []
 
-    def build(wish, *, device, on_progress, on_note):
-        wished.append(f"{wish.precision} {wish.profile}")
+    def build(request, *, device, on_progress, on_note):
+        wished.append(f"{request.precision} {request.profile}")
         on_progress("building", 1, 2)
         path = Path(folder) / f"{len(wished)}.engine"
-        return write_engine(path, with_means(Path(weights).read_bytes()), wish.profile, library=wish.runtime)
+        return write_engine(path, with_means(Path(weights).read_bytes()), request.profile, library=request.runtime)
 
     driver, progress, differences = CudaDriver(), [], []
     with (
@@ -505,9 +505,9 @@ def built_at_first_use(model, weights, folder, sizes, backend):
         Upscaler(2, model=model, backend=backend, on_progress=lambda *step: progress.append(step)) as upscaler,
     ):
         for size in sizes:
-            picture = photograph_like(tuple(size))
-            differences.append(int(np.abs(upscaler(picture).astype(int) - on_cpu(picture)).max()))
-        name, notes = upscaler.backend_name, upscaler.take_notes()
+            image = photograph_like(tuple(size))
+            differences.append(int(np.abs(upscaler(image).astype(int) - on_cpu(image)).max()))
+        name, notes = upscaler.backend_name, upscaler.pop_notes()
     nothing_wrong(driver)
     checked = sorted(path.name for path in Path(folder).glob("*.checked"))
     return {
@@ -574,7 +574,7 @@ def recorded_anew(engine, reference):
     with (
         settings.expected() as on_cpu,
         settings.upscaler(slots=1) as upscaler,
-        mock.patch.object(SlotCommons, "give_up_recording", unexpected),
+        mock.patch.object(SlotShared, "give_up_recording", unexpected),
     ):
         for size in (settings.size, settings.other_size, settings.size):
             driver.reset()
@@ -586,7 +586,7 @@ def recorded_anew(engine, reference):
 
 
 def interrupted_while_recording(engine, reference):
-    """Ctrl-C in the middle of a recording: the next picture is right, and nothing is left."""
+    """Ctrl-C in the middle of a recording: the next image is right, and nothing is left."""
     from overnet.runtime.backends.trt.loaded_engine import EngineContext
 
     driver = CudaDriver()
@@ -628,7 +628,7 @@ def set_up_fails_once(engine, reference, function):
 
 
 def memory_that_grows_under_a_filled_slot(engine, reference):
-    """A slot is filled, a larger picture makes the shared activation memory grow, and then the slot is submitted."""
+    """A slot is filled, a larger image makes the shared activation memory grow, and then the slot is submitted."""
     driver = CudaDriver()
     settings = setting(engine, reference, size=(24, 24))
     frame, large = next(frames((24, 24), 1)), next(frames((96, 96), 1))
@@ -643,7 +643,7 @@ def memory_that_grows_under_a_filled_slot(engine, reference):
 
 
 def out_of_turn(engine, reference):
-    """A picture while a stream holds all slots, and a stream that outlives its upscaler: an error each, and no end."""
+    """An image while a stream holds all slots, and a stream that outlives its upscaler: an error each, and no end."""
     from overnet.runtime.backends.trt import backend as trt_backend
 
     driver = CudaDriver()
@@ -668,7 +668,7 @@ def out_of_turn(engine, reference):
 
 
 def loads_for_tiles(model, folder, size, tile):
-    """How many engines are loaded for each of three pictures that go in tiles, and which were wished for."""
+    """How many engines are loaded for each of three images that go in tiles, and which were wished for."""
     from pathlib import Path
 
     from overnet import Upscaler
@@ -679,10 +679,10 @@ def loads_for_tiles(model, folder, size, tile):
 
     wished, loaded = [], []
 
-    def build(wish, *, device, on_progress, on_note):
-        wished.append(str(wish.profile))
+    def build(request, *, device, on_progress, on_note):
+        wished.append(str(request.profile))
         path = Path(folder) / f"{len(wished)}.engine"
-        return write_engine(path, with_means(Path(wish.model).read_bytes()), wish.profile)
+        return write_engine(path, with_means(Path(request.model).read_bytes()), request.profile)
 
     class Counted(LoadedEngine):
         def __init__(self, *arguments, **options):

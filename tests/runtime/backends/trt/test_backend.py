@@ -134,9 +134,9 @@ def test_nothing_is_allocated_for_a_frame(engine, model):
 @pytest.mark.parametrize("graphs", [True, False])
 def test_times_of_the_stages(engine, model, graphs):
     found = run("stage_times", engine, model, False, graphs)
-    # Two pictures of 40 x 48, at 2 ms a kB, and 40 ms; never less than that, and what the timeline has beyond it.
+    # Two images of 40 x 48, at 2 ms a kB, and 40 ms; never less than that, and what the timeline has beyond it.
     least = [2 * 5.76 * 2, 2 * 40, 2 * 23.04 * 2]
-    # A busy machine may hold up the stream's thread between a mark and the work; the host's 30 ms a picture are not in.
+    # A busy machine may hold up the stream's thread between a mark and the work; the host's 30 ms an image are not in.
     for told, timeline, known in zip(found["told"], found["timeline"], least, strict=True):
         assert known - 0.1 <= timeline - 0.1 <= told <= timeline * 1.05 + 10
     assert found["right"] == [True] * 3
@@ -150,7 +150,7 @@ def test_times_where_nothing_is_copied(engine, model):
     assert copy_in == copy_out == 0
     assert 80 <= found["timeline"][1] - 0.1 <= compute <= found["timeline"][1] * 1.05 + 10
     assert found["right"] == [True] * 3
-    # As the engine states it for its largest picture, at 100 bytes a pixel; one that was given is there at once.
+    # As the engine states it for its largest image, at 100 bytes a pixel; one that was given is there at once.
     assert found["memory"] == [128 * 128 * 100] * 2
 
 
@@ -158,7 +158,7 @@ def test_times_where_nothing_is_copied(engine, model):
 def test_runs_that_are_not_timed_cost_what_they_did(engine, model, shares, records):
     before, after = run("calls_of_untimed_runs", engine, model, shares)
     assert before == after
-    # The end of a picture, and where activation memory is shared the end of computing.
+    # The end of an image, and where activation memory is shared the end of computing.
     assert before["event_records"] == 5 * records
     assert (before["graph_launches"], before["captures"]) == (5, 0)
 
@@ -175,7 +175,7 @@ def test_short_of_memory_for_all_slots(engine, model):
     assert found["peak"] <= 1_350_000
 
 
-def test_short_of_memory_for_a_picture_in_one_piece(tmp_path, model):
+def test_short_of_memory_for_an_image_in_one_piece(tmp_path, model):
     engine = write(tmp_path / "hungry.engine", model, Profile((16, 16), (240, 320), (240, 320)))
     found = short_of_memory(engine, model, (240, 320), 4_000_000)
     assert len(found["differences"]) == 6
@@ -258,15 +258,15 @@ def test_out_of_turn_is_an_error_and_no_deadlock(engine, model):
         ((700, 380), 200, "16x16:360x640:360x640"),
     ],
 )
-def test_tiles_and_means_of_a_picture_go_to_one_engine(model, tmp_path, size, tile, wished):
-    """Standing or lying; and where tiles are asked for, no engine is built for the whole picture."""
+def test_tiles_and_means_of_an_image_go_to_one_engine(model, tmp_path, size, tile, wished):
+    """Standing or lying; and where tiles are asked for, no engine is built for the whole image."""
     env = {"OVERNET_CUDA_MEMORY": "1000000000" if tile is None else "8000000000"}
     found = run("loads_for_tiles", model, tmp_path, size, tile, env=env)
     assert found == {"wished": [wished], "loaded": [1, 0, 0]}
 
 
-def test_standing_pictures_in_tiles(model, tmp_path):
-    """An engine for a standing picture, of which square tiles are cut: these go to it as well."""
+def test_standing_images_in_tiles(model, tmp_path):
+    """An engine for a standing image, of which square tiles are cut: these go to it as well."""
     env = {"OVERNET_CUDA_MEMORY": "3500000000"}
     found = run("loads_for_tiles", model, tmp_path, (1000, 600), None, env=env)
     assert found == {"wished": ["16x16:960x540:960x540"], "loaded": [1, 0, 0]}
@@ -326,7 +326,7 @@ def test_waiting_for_a_buffer_ends(engine, model):
 
 
 def test_engines_built_at_first_use(model, tmp_path):
-    """One for the sizes that a profile holds, another for pictures that stand; each compared with the CPU once."""
+    """One for the sizes that a profile holds, another for images that stand; each compared with the CPU once."""
     sizes = [(40, 48), (200, 300), (600, 200), (40, 48)]
     found = run("built_at_first_use", model, model, tmp_path, sizes, "tensorrt")
     assert found["wished"] == ["fp16 16x16:360x640:360x640", "fp16 16x16:640x360:640x360"]
