@@ -1,6 +1,6 @@
 """A Jetson's power rails: which of them, or which sum, is the power that a board takes.
 
-The names are those of NVIDIA's device trees, the same in tegrastats, in sysfs and in jtop.
+The names are those of NVIDIA's device trees, the same in tegrastats and in sysfs.
 """
 
 from __future__ import annotations

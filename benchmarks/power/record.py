@@ -23,7 +23,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from overnet.benchmarks.power.jetson import find_board, find_rails
-from overnet.benchmarks.power.jtop import find_jtop
 from overnet.benchmarks.power.nvml import find_nvml
 from overnet.benchmarks.power.rapl import find_rapl
 from overnet.benchmarks.power.source import PowerSource, Reading
@@ -54,7 +53,7 @@ def search_source(
     """Try what power can be read from, the best first.
 
     On a Jetson that is the whole board, whatever runs: by its monitors in sysfs, which need no other program, then
-    ``tegrastats``, then jtop. Elsewhere it is what does the work: the graphics card by NVML, or the processor by RAPL.
+    ``tegrastats``. Elsewhere it is what does the work: the graphics card by NVML, or the processor by RAPL.
 
     Args:
         gpu: that does the work, as CUDA numbers them; None: the CPU does.
@@ -68,7 +67,6 @@ def search_source(
         candidates = [
             lambda: find_rails(jetson),
             lambda: find_tegrastats(jetson, tegrastats),
-            lambda: find_jtop(jetson),
         ]
     elif gpu is not None:
         card = gpu
