@@ -21,7 +21,7 @@ from overnet.benchmarks.cases.video_stages import measure_video
 from overnet.benchmarks.machine import describe_machine
 from overnet.benchmarks.options import BenchmarkOptions, check_options
 from overnet.benchmarks.peak import measure_peaks, share_of_peak
-from overnet.benchmarks.power.record import why_no_source
+from overnet.benchmarks.power.record import find_source
 from overnet.benchmarks.report.sample_images import make_samples
 from overnet.benchmarks.results import (
     BenchmarkRun,
@@ -123,9 +123,12 @@ class _Benchmark:
         self._step("looking at the machine")
         machine = describe_machine()
         peaks = measure_peaks(self._gpu)
-        if self.options.power and (reason := why_no_source(self._gpu)):
-            self.notes.append(f"no power figures: {reason}")
-            self._has_power = False
+        if self._has_power:
+            try:
+                find_source(self._gpu)
+            except OverNetError as error:
+                self.notes.append(f"no power figures: {error}")
+                self._has_power = False
         interrupted = False
         try:
             self._measure(peaks)

@@ -153,7 +153,7 @@ class Power:
     """What the machine drew while a case ran without pause.
 
     Attributes:
-        source: where the figures come from, such as ``"tegrastats"``, ``"NVML"``, ``"RAPL"``.
+        source: where the figures come from, such as ``"INA3221"``, ``"NVML"``, ``"RAPL"``.
         covers: what they cover, in words, such as ``"the whole module (VDD_IN)"`` or ``"CPU packages"``.
         samples: how many.
         mean_watts, largest_watts: while it ran.

@@ -184,14 +184,14 @@ class _PowerMeter:
         self.warnings: list[str] = []
         if not request.measure_power:
             return
-        from overnet.benchmarks.power.record import idle_watts, search_source
+        from overnet.benchmarks.power.record import find_source, idle_watts
 
-        search = search_source(gpu)
-        self.source = search.source
-        if search.source is None:
-            self.warnings += [f"power is not measured: {reason}" for reason in search.reasons]
+        try:
+            self.source = find_source(gpu)
+        except OverNetError as error:
+            self.warnings.append(f"power is not measured: {error}")
         else:
-            self.idle_watts = idle_watts(search.source, _IDLE_SECONDS)
+            self.idle_watts = idle_watts(self.source, _IDLE_SECONDS)
 
     def during(self, run: Callable[[], list[float]]) -> tuple[list[float], Power | None]:
         """Call a function that tells when each image was done, and measure meanwhile."""

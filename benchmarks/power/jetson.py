@@ -183,7 +183,7 @@ def _rails(root: Path) -> dict[str, list[Path]]:
     rails: dict[str, list[Path]] = {}
     for driver, folder in hardware_monitors(root):
         if driver == "ina238":
-            # It has no label; on Thor's carrier board it is what the whole board takes, which tegrastats calls VIN.
+            # It has no label; on Thor's carrier board it measures the whole board, which NVIDIA calls VIN.
             rails[_INPUT_RAIL] = [folder / "power1_input"]
         if driver != "ina3221":
             continue
@@ -208,7 +208,7 @@ def _read_rails(rails: dict[str, list[Path]]) -> dict[str, float]:
 
 
 def _sensor(zone: Path) -> str:
-    """A thermal zone's name as tegrastats has it: ``gpu``, of ``gpu-thermal`` or JetPack 5's ``GPU-therm``."""
+    """Return a thermal zone's name in the short form: ``gpu`` of ``gpu-thermal`` or JetPack 5's ``GPU-therm``."""
     return re.sub(r"-therm(al)?$", "", (read_text(zone / "type") or zone.name).lower())
 
 

@@ -1,6 +1,6 @@
 """A Jetson's power rails: which of them, or which sum, is the power that a board takes.
 
-The names are those of NVIDIA's device trees, the same in tegrastats and in sysfs.
+The names are those of NVIDIA's device trees, as sysfs shows them.
 """
 
 from __future__ import annotations

@@ -2,13 +2,11 @@
 
 As in::
 
-    source = search_source(None).source
+    source = find_source(None)
     idle = idle_watts(source, 3.0)
     with record(source) as recording:
         ...
     power = recording.power(images=100, seconds=10.0, idle_watts=idle)
-
-where the source is None on a machine that tells nothing; `why_no_source` says why.
 """
 
 from __future__ import annotations
@@ -17,8 +15,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,7 +23,6 @@ from overnet.benchmarks.power.jetson import find_board, find_rails
 from overnet.benchmarks.power.nvml import find_nvml
 from overnet.benchmarks.power.rapl import find_rapl
 from overnet.benchmarks.power.source import PowerSource, Reading
-from overnet.benchmarks.power.tegrastats import find_tegrastats
 from overnet.benchmarks.results import Power
 from overnet.errors import OverNetError
 
@@ -34,62 +30,25 @@ from overnet.errors import OverNetError
 _PATIENCE_SECONDS = 30.0
 
 
-@dataclass(frozen=True)
-class Search:
-    """What a search for a source came to.
+def find_source(gpu: int | None, *, root: Path = Path("/"), nvpmodel: str = "nvpmodel") -> PowerSource:
+    """Find what the power drawn by this machine can be read from.
 
-    Attributes:
-        source: the best that works; None where none does.
-        reasons: why others before it do not, one line each.
-    """
-
-    source: PowerSource | None
-    reasons: list[str]
-
-
-def search_source(
-    gpu: int | None, *, root: Path = Path("/"), tegrastats: str = "tegrastats", nvpmodel: str = "nvpmodel"
-) -> Search:
-    """Try what power can be read from, the best first.
-
-    On a Jetson that is the whole board, whatever runs: by its monitors in sysfs, which need no other program, then
-    ``tegrastats``. Elsewhere it is what does the work: the graphics card by NVML, or the processor by RAPL.
+    On a Jetson that is the whole board, whatever runs, by its monitors in sysfs. Elsewhere it is the device that
+    computes: the graphics card by NVML, or the processor by RAPL.
 
     Args:
-        gpu: that does the work, as CUDA numbers them; None: the CPU does.
+        gpu: the GPU that computes, as CUDA numbers them; None if the CPU computes.
         root: of the file system.
-        tegrastats, nvpmodel: a Jetson's own commands.
+        nvpmodel: a Jetson's command that prints its power mode.
+
+    Raises:
+        BackendError: this machine does not report its power; the message says why.
+        MissingDependency: the package that reads NVML is not installed.
     """
     board = find_board(root, nvpmodel)
-    candidates: list[Callable[[], PowerSource]]
     if board is not None:
-        jetson = board
-        candidates = [
-            lambda: find_rails(jetson),
-            lambda: find_tegrastats(jetson, tegrastats),
-        ]
-    elif gpu is not None:
-        card = gpu
-        candidates = [lambda: find_nvml(card)]
-    else:
-        candidates = [lambda: find_rapl(root)]
-    reasons: list[str] = []
-    for find in candidates:
-        try:
-            return Search(find(), reasons)
-        except OverNetError as error:
-            reasons.append(str(error))
-    return Search(None, reasons)
-
-
-def why_no_source(gpu: int | None) -> str | None:
-    """Why no source of power works on this machine, in one line; None where one does.
-
-    Args:
-        gpu: as for `search_source`.
-    """
-    found = search_source(gpu)
-    return None if found.source is not None else "; ".join(found.reasons)
+        return find_rails(board)
+    return find_rapl(root) if gpu is None else find_nvml(gpu)
 
 
 class Recording:

@@ -110,12 +110,7 @@ def read_celsius(sensors: list[tuple[str, Path]]) -> dict[str, float]:
         sensors: names, and files of thousandths of a degree.
     """
     read = {name: value / 1000 for name, file in sensors if (value := read_number(file)) is not None}
-    return {name: celsius for name, celsius in read.items() if is_temperature(celsius)}
-
-
-def is_temperature(celsius: float) -> bool:
-    """Whether this is one, and not what a sensor says that is off."""
-    return celsius > _OFFLINE_CELSIUS
+    return {name: celsius for name, celsius in read.items() if celsius > _OFFLINE_CELSIUS}
 
 
 def cpu_clocks_mhz(root: Path) -> dict[str, float]:

@@ -9,14 +9,9 @@ from pathlib import Path
 RECORDED = Path(__file__).parent / "recorded"
 
 
-def recorded_lines(name: str) -> list[str]:
-    """The lines of a recorded file."""
-    return (RECORDED / name).read_text(encoding="utf-8").splitlines()
-
-
 def lay_out(name: str, root: Path) -> Path:
     """Write a recorded ``sysfs_*.txt`` out as the files that it lists, below a folder; returns that."""
-    for line in recorded_lines(name):
+    for line in (RECORDED / name).read_text(encoding="utf-8").splitlines():
         path, value = line.split(": ", 1)
         put(root, path, value.replace(" nvidia,", "\0nvidia,"))
     return root

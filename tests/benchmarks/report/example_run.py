@@ -139,7 +139,7 @@ def _backend_result(case, random, median, spread_percent, runs, quality):
             "PyTorch 2.13 fp32", to_reference, levels, ground_truth - 2.5 * (case.scale - 2), 0.8871, "Set14"
         ),
         power=Power(
-            source="tegrastats",
+            source="INA3221",
             covers="the whole module (VDD_IN)",
             samples=98,
             mean_watts=17.4 if on_gpu else 11.2,

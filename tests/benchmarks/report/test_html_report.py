@@ -85,7 +85,7 @@ def test_it_is_well_formed_and_holds_every_part(report):
         "Share of the machine's measured peak",
         "no INT8 model is here",
         "Latency is doubtful",
-        "tegrastats covers the whole module (VDD_IN).",
+        "INA3221 covers the whole module (VDD_IN).",
         "10.3.0",
     ):
         assert words in read.text, words
