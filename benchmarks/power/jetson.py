@@ -14,11 +14,10 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from threading import Event
 
-from overnet.benchmarks.power.power_rails import total_power
 from overnet.benchmarks.power.source import (
     PowerSource,
     Reading,
@@ -41,6 +40,15 @@ _CHANNELS = (1, 2, 3)
 _DEVICE_TREES = ("proc/device-tree", "sys/firmware/devicetree/base")
 _INPUT_RAIL = "VIN"
 _NVPMODEL_SECONDS = 10
+# Rails that all others hang on. VIN is of Thor's carrier board (its INA238), VDD_IN of modules of the Nano and NX
+# sizes, POM_5V_IN of the first Nano.
+_TOTALS = {
+    "VIN": "the module and its carrier board (VIN)",
+    "VDD_IN": "the whole module (VDD_IN)",
+    "POM_5V_IN": "the whole module (POM_5V_IN)",
+}
+# AGX Orin's memory is fed by its 5 V input, which is a rail as well: not to be counted twice.
+_PARTS_OF = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
 
 
 class JetsonBoard:
@@ -170,6 +178,21 @@ def find_rails(board: JetsonBoard) -> RailSource:
     if total is None:
         raise BackendError("the power monitors (INA3221) in /sys/class/hwmon cannot be read")
     return RailSource(board, total[1])
+
+
+def total_power(rails_milliwatts: Mapping[str, float]) -> tuple[float, str] | None:
+    """The power of a board in watts, and what that covers, in words; None where no rail is known.
+
+    Args:
+        rails_milliwatts: by rail. May be below 0 a little: Thor's GPU rail is when it is off.
+    """
+    for name, words in _TOTALS.items():
+        if name in rails_milliwatts:
+            return rails_milliwatts[name] / 1000, words
+    counted = {name: power for name, power in rails_milliwatts.items() if _PARTS_OF.get(name) not in rails_milliwatts}
+    if not counted:
+        return None
+    return sum(counted.values()) / 1000, f"the module's rails {', '.join(sorted(counted))} together"
 
 
 def parse_power_mode(text: str) -> str | None:
