@@ -1,9 +1,9 @@
-"""Plots of a run: latency and memory by size, quality against latency, and how much faster than baselines.
+"""Plots of a run: latency and memory by size, quality against latency, and speed relative to the baselines.
 
-They are made by matplotlib, which the extra `bench` brings, without a display and without pyplot's global figures. The
-same run gives the same bytes. As SVG the ink is `currentColor` and there is no background, so that the colours of the
-page, light or dark, show through; as PNG it is dark ink on white. The colours of methods can be told apart by readers
-who do not see red and green alike (M. Okabe and K. Ito, "Color Universal Design", 2008); each has its marker besides.
+Drawn by matplotlib (extra `bench`) without a display and without pyplot's global figures; the same run gives the same
+bytes. SVG uses `currentColor` and no background, so that it suits a light and a dark page; PNG is dark on white. The
+colours of the methods can be told apart with red-green colour blindness (M. Okabe and K. Ito, "Color Universal Design",
+2008); each method also has its own marker.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overnet.benchmarks.report.contents import has_quality, in_order, speed_is_shown
-from overnet.benchmarks.report.plot_labels import name_lines, name_points
 from overnet.benchmarks.report.table import printable_text, size_text
 from overnet.benchmarks.results import BenchmarkRun, Case, CaseResult
 from overnet.errors import require
@@ -28,28 +28,32 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's, without black and yellow, of which one cannot be seen on a dark page and the other on a white one.
+# Okabe and Ito's, without black, which cannot be seen on a dark page, and yellow, which cannot be seen on a white one.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 _MARKERS = "osD^vPX*"
-# Stands for the ink; no other colour is this one, so that it can be found in the SVG.
+# The colour of text and axes, used for nothing else: it is replaced in the SVG.
 _INK = "#1f2327"
 _GRID = "#8a9199"
-# Within a decade, by how many decades an axis spans at most.
+# Positions of the ticks within a decade, by the largest number of decades that the axis spans.
 _STEPS = ((1.0, [1.0, 1.5, 2.0, 3.0, 5.0, 7.0]), (2.0, [1.0, 2.0, 5.0]), (3.0, [1.0, 3.0]))
 _LONGEST_LABEL = 34
 _SHORT_LABEL = 20
 _MOST_TICKS = 7
-_PANEL_INCHES = (4.7, 3.7)
+_PANEL_INCHES = (4.2, 3.7)
+_LEGEND_INCHES = 1.9
 _PNG_DOTS_PER_INCH = 160
 
 
 @dataclass(frozen=True)
 class _Point:
-    """One case in one plot: where, and how far its whisker goes."""
+    """One case in one plot: its position, and the y at which its whisker ends."""
 
     x: float
     y: float
     whisker: float | None = None
+
+
+_MakePoint = Callable[[CaseResult], _Point | None]
 
 
 def _label(case: Case, longest: int = _LONGEST_LABEL) -> str:
@@ -58,7 +62,7 @@ def _label(case: Case, longest: int = _LONGEST_LABEL) -> str:
 
 
 def _styles(run: BenchmarkRun) -> dict[str, dict[str, Any]]:
-    """Colour and marker of every method, the same in all plots of a run."""
+    """Return the colour and marker of every method, the same in all plots of a run."""
     labels = list(dict.fromkeys(_label(result.case) for result in run.results))
     return {
         label: {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)]}
@@ -68,7 +72,7 @@ def _styles(run: BenchmarkRun) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """Matplotlib's settings for all plots; a user's own must not change them."""
+    """Set matplotlib's settings for all plots, independent of the user's own."""
     matplotlib = require("matplotlib", extra="bench", purpose="plotting")
     own = {
         "backend": "agg",
@@ -98,18 +102,25 @@ def _figure(panels: int, *, height_inches: float = _PANEL_INCHES[1]) -> tuple[Fi
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(_PANEL_INCHES[0] * max(1, panels) + 0.6, height_inches))
+    made = Figure(figsize=(_PANEL_INCHES[0] * panels + _LEGEND_INCHES, height_inches))
     FigureCanvasAgg(made)
-    return made, list(made.subplots(1, max(1, panels), squeeze=False)[0])
+    return made, list(made.subplots(1, panels, squeeze=False)[0])
+
+
+def _add_legend(figure: Figure) -> None:
+    """Add one legend for all panels, to their right."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(list(handles.values()), list(handles), loc="outside right upper", frameon=False, fontsize=9)
 
 
 def _scales(results: Sequence[CaseResult]) -> list[int]:
     return sorted({result.case.scale for result in results})
 
 
-def _series(
-    results: Sequence[CaseResult], scale: int, point: Callable[[CaseResult], _Point | None]
-) -> dict[str, list[_Point]]:
+def _series(results: Sequence[CaseResult], scale: int, point: _MakePoint) -> dict[str, list[_Point]]:
     series: dict[str, list[_Point]] = {}
     for result in in_order(results):
         if result.case.scale == scale and (made := point(result)) is not None:
@@ -120,14 +131,14 @@ def _series(
 def _lines(axes: Axes, series: dict[str, list[_Point]], styles: dict[str, dict[str, Any]], **line: Any) -> None:
     for label, points in series.items():
         style = styles[label]
-        axes.plot([each.x for each in points], [each.y for each in points], linewidth=1.8, **style, **line)
+        axes.plot([each.x for each in points], [each.y for each in points], linewidth=1.8, label=label, **style, **line)
         for each in points:
             if each.whisker is not None:
                 axes.plot([each.x, each.x], [each.y, each.whisker], color=style["color"], linewidth=1, alpha=0.7)
 
 
 def _size_axis(axes: Axes, sizes: set[tuple[int, int]]) -> None:
-    """A logarithmic axis of pixels with a tick at each size measured, thinned out where they would touch."""
+    """Make the x axis a logarithmic axis of pixels with a tick at each measured size, at most `_MOST_TICKS` of them."""
     axes.set_xscale("log")
     by_pixels = {width * height: size_text(width, height) for width, height in sorted(sizes)}
     pixels = sorted(by_pixels)
@@ -143,7 +154,7 @@ def _size_axis(axes: Axes, sizes: set[tuple[int, int]]) -> None:
 
 
 def _plain_ticks(axis: Any, limits: tuple[float, float], suffix: str = "") -> None:
-    """Numbers as people write them in place of powers of ten, as many as there is room for."""
+    """Label a logarithmic axis with plain numbers instead of powers of ten, as many as fit."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     decades = math.log10(limits[1] / limits[0])
@@ -154,9 +165,29 @@ def _plain_ticks(axis: Any, limits: tuple[float, float], suffix: str = "") -> No
     axis.set_minor_formatter(NullFormatter())
 
 
-def _name_lines(axes: Axes, series: dict[str, list[_Point]], styles: dict[str, dict[str, Any]]) -> None:
-    ends = {label: (points[-1].x, points[-1].y) for label, points in series.items()}
-    name_lines(axes, ends, {label: styles[label]["color"] for label in ends})
+def _figure_by_size(
+    run: BenchmarkRun, results: Sequence[CaseResult], lines: Sequence[tuple[_MakePoint, dict[str, Any]]], label: str
+) -> Figure | None:
+    """Draw figures of the results over the input's size, one panel per scale.
+
+    Args:
+        results: to be shown.
+        lines: functions that return a result's point, or None where it has none, and the style of their line.
+        label: of the y axis.
+    """
+    if not results:
+        return None
+    made, panels = _figure(len(_scales(results)))
+    for axes, scale in zip(panels, _scales(results), strict=True):
+        for point, style in lines:
+            _lines(axes, _series(results, scale, point), _styles(run), **style)
+        axes.set_yscale("log")
+        _size_axis(axes, {(each.case.width, each.case.height) for each in results if each.case.scale == scale})
+        _plain_ticks(axes.yaxis, axes.get_ylim())
+        axes.set_title(f"x{scale}")
+    panels[0].set_ylabel(label)
+    _add_legend(made)
+    return made
 
 
 def _latency_figure(run: BenchmarkRun) -> Figure | None:
@@ -166,19 +197,7 @@ def _latency_figure(run: BenchmarkRun) -> Figure | None:
         return _Point(result.case.pixels, result.latency.host.p50_ms, result.latency.host.p99_ms)
 
     results = [result for result in run.results if speed_is_shown(result)]
-    if not results:
-        return None
-    made, panels = _figure(len(_scales(results)))
-    for axes, scale in zip(panels, _scales(results), strict=True):
-        series = _series(results, scale, point)
-        _lines(axes, series, _styles(run))
-        axes.set_yscale("log")
-        _size_axis(axes, {(each.case.width, each.case.height) for each in results if each.case.scale == scale})
-        _plain_ticks(axes.yaxis, axes.get_ylim())
-        axes.set_title(f"x{scale}")
-        _name_lines(axes, series, _styles(run))
-    panels[0].set_ylabel("latency, ms (line: median to p99)")
-    return made
+    return _figure_by_size(run, results, [(point, {})], "latency, ms (line: median to p99)")
 
 
 def _memory_figure(run: BenchmarkRun) -> Figure | None:
@@ -191,30 +210,14 @@ def _memory_figure(run: BenchmarkRun) -> Figure | None:
         return _Point(result.case.pixels, result.memory.device_bytes / 1e6)
 
     results = [result for result in run.results if result.memory is not None]
-    if not results:
-        return None
-    made, panels = _figure(len(_scales(results)))
-    dashed = False
-    for axes, scale in zip(panels, _scales(results), strict=True):
-        series, of_device = _series(results, scale, host), _series(results, scale, device)
-        _lines(axes, series, _styles(run))
-        _lines(axes, of_device, _styles(run), linestyle="--", markerfacecolor="none")
-        dashed = dashed or bool(of_device)
-        axes.set_yscale("log")
-        _size_axis(axes, {(each.case.width, each.case.height) for each in results if each.case.scale == scale})
-        _plain_ticks(axes.yaxis, axes.get_ylim())
-        axes.set_title(f"x{scale}")
-        _name_lines(axes, series, _styles(run))
-    panels[0].set_ylabel("peak memory, MB" + (" (dashed: GPU)" if dashed else ""))
-    return made
+    dashed = " (dashed: GPU)" if any(device(result) for result in results) else ""
+    lines = [(host, {}), (device, {"linestyle": "--", "markerfacecolor": "none"})]
+    return _figure_by_size(run, results, lines, f"peak memory, MB{dashed}")
 
 
 def _usual_size(results: Sequence[CaseResult]) -> tuple[int, int]:
-    """The size that most methods were measured at, of several the largest."""
-    counts: dict[tuple[int, int], int] = {}
-    for result in results:
-        size = result.case.width, result.case.height
-        counts[size] = counts.get(size, 0) + 1
+    """Return the width and height that most methods were measured at; of several, the largest."""
+    counts = Counter((result.case.width, result.case.height) for result in results)
     return max(counts, key=lambda size: (counts[size], size[0] * size[1]))
 
 
@@ -232,23 +235,18 @@ def _quality_figure(run: BenchmarkRun) -> Figure | None:
     if not results:
         return None
     made, panels = _figure(len(_scales(results)))
-    named: list[tuple[Axes, dict[str, _Point]]] = []
     for axes, scale in zip(panels, _scales(results), strict=True):
         of_scale = [result for result in results if result.case.scale == scale]
         size = _usual_size(of_scale)
         shown = [result for result in of_scale if (result.case.width, result.case.height) == size]
-        points = {label: each[0] for label, each in _series(shown, scale, point).items()}
-        _lines(axes, {label: [each] for label, each in points.items()}, _styles(run), linestyle="none")
+        _lines(axes, _series(shown, scale, point), _styles(run), linestyle="none")
         axes.set_xscale("log")
         axes.margins(0.15, 0.15)
         _plain_ticks(axes.xaxis, axes.get_xlim())
         axes.set_title(f"x{scale}, {size_text(*size)}")
         axes.set_xlabel("median latency, ms")
-        named.append((axes, points))
     panels[0].set_ylabel("PSNR to the ground truth, dB" if to_ground_truth else "PSNR to the reference, dB")
-    made.draw_without_rendering()  # only then is it known where the panels are
-    for axes, points in named:
-        name_points(axes, {label: (each.x, each.y) for label, each in points.items()})
+    _add_legend(made)
     return made
 
 
@@ -290,93 +288,60 @@ def _ratio_figure(run: BenchmarkRun) -> Figure | None:
 
 
 @dataclass(frozen=True)
-class _Plot:
-    """A plot's file name, what it shows in words, and what draws it (None: there is nothing to show)."""
+class Plot:
+    """One plot.
+
+    Attributes:
+        name: of its file, without suffix.
+        title: what it shows, in words.
+        draw: makes its figure; None if the run has nothing to show.
+    """
 
     name: str
     title: str
     draw: Callable[[BenchmarkRun], Figure | None]
 
+    def svg(self, run: BenchmarkRun) -> str | None:
+        """Draw the plot as an ``<svg>`` element; None if the run has nothing to show.
 
-_LATENCY = _Plot("latency_by_size", "Latency by size of the input", _latency_figure)
-_QUALITY = _Plot("quality_by_latency", "Quality against latency", _quality_figure)
-_MEMORY = _Plot("memory_by_size", "Memory by size of the input", _memory_figure)
-_RATIOS = _Plot("times_as_fast", "Times as fast as baselines", _ratio_figure)
-_PLOTS = (_LATENCY, _QUALITY, _MEMORY, _RATIOS)
-
-
-def _svg(run: BenchmarkRun, plot: _Plot) -> str | None:
-    with _settings():
-        made = plot.draw(run)
-        if made is None:
-            return None
-        written = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        made.savefig(written, format="svg", transparent=True, metadata=nothing)
-    text = written.getvalue()
-    text = text[text.index("<svg") :]
-    # Several of them stand in one page, where an id may be there once only.
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{plot.name}-", text)
-    return text.replace(_INK, "currentColor")
+        Raises:
+            MissingDependency: matplotlib is not installed.
+        """
+        with _settings():
+            made = self.draw(run)
+            if made is None:
+                return None
+            written = io.StringIO()
+            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            made.savefig(written, format="svg", transparent=True, metadata=nothing)
+        text = written.getvalue()
+        text = text[text.index("<svg") :]
+        # One page holds several plots, and every id in it has to be unique.
+        text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.name}-", text)
+        return text.replace(_INK, "currentColor")
 
 
-def latency_by_size(run: BenchmarkRun) -> str | None:
-    """Median and p99 of every method over the sizes, a panel a scale.
-
-    Returns:
-        An ``<svg>`` element; None where no case has times that may be shown.
-
-    Raises:
-        MissingDependency: matplotlib is not installed.
-    """
-    return _svg(run, _LATENCY)
-
-
-def quality_by_latency(run: BenchmarkRun) -> str | None:
-    """PSNR against median latency at the size that most methods have, a panel a scale.
-
-    To the ground truth where there is one, else to the reference; methods that equal it then have no place on the axis.
-
-    Returns:
-        As `latency_by_size`.
-    """
-    return _svg(run, _QUALITY)
-
-
-def memory_by_size(run: BenchmarkRun) -> str | None:
-    """Peak memory of the process, and the GPU's, over the sizes, a panel a scale.
-
-    Returns:
-        As `latency_by_size`.
-    """
-    return _svg(run, _MEMORY)
-
-
-def times_as_fast(run: BenchmarkRun) -> str | None:
-    """Ratios to the baselines with their intervals, at the largest size, a panel a scale.
-
-    Returns:
-        As `latency_by_size`.
-    """
-    return _svg(run, _RATIOS)
+LATENCY_BY_SIZE = Plot("latency_by_size", "Latency by input size", _latency_figure)
+QUALITY_BY_LATENCY = Plot("quality_by_latency", "Quality against latency", _quality_figure)
+MEMORY_BY_SIZE = Plot("memory_by_size", "Memory by input size", _memory_figure)
+SPEEDUPS = Plot("times_as_fast", "Speed relative to baselines", _ratio_figure)
+PLOTS = (LATENCY_BY_SIZE, QUALITY_BY_LATENCY, MEMORY_BY_SIZE, SPEEDUPS)
 
 
 def plots_as_svg(run: BenchmarkRun) -> dict[str, str]:
-    """All plots that have something to show, ``<svg>`` elements by title.
+    """Draw all plots that have something to show: ``<svg>`` elements by title.
 
     Raises:
         MissingDependency: matplotlib is not installed.
     """
-    made = {plot.title: _svg(run, plot) for plot in _PLOTS}
-    return {title: svg for title, svg in made.items() if svg is not None}
+    return {plot.title: svg for plot in PLOTS if (svg := plot.svg(run)) is not None}
 
 
 def write_plots(run: BenchmarkRun, folder: Path, *, overwrite: bool) -> list[Path]:
     """Write all plots that have something to show as PNG files.
 
     Args:
-        run: what was measured.
-        folder: made where it is missing.
+        folder: is made if it is missing.
         overwrite: whether files of the same names may be replaced.
 
     Returns:
@@ -389,7 +354,7 @@ def write_plots(run: BenchmarkRun, folder: Path, *, overwrite: bool) -> list[Pat
     paths = []
     with _settings():
         ensure_folder(folder)
-        for plot in _PLOTS:
+        for plot in PLOTS:
             if (made := plot.draw(run)) is not None:
                 path = folder / f"{plot.name}.png"
                 with atomic_write(path, overwrite=overwrite) as temporary:

@@ -8,23 +8,18 @@ import numpy as np
 import pytest
 
 from overnet.benchmarks.report.plots import (
-    latency_by_size,
-    memory_by_size,
+    LATENCY_BY_SIZE,
+    MEMORY_BY_SIZE,
+    PLOTS,
+    QUALITY_BY_LATENCY,
+    SPEEDUPS,
     plots_as_svg,
-    quality_by_latency,
-    times_as_fast,
     write_plots,
 )
 from overnet.errors import MissingDependency, OutputError
 from tests.benchmarks.report.example_run import example_run, with_result
 
 RUN = example_run(runs=20)
-PLOTS = {
-    "Latency by size of the input": latency_by_size,
-    "Quality against latency": quality_by_latency,
-    "Memory by size of the input": memory_by_size,
-    "Times as fast as baselines": times_as_fast,
-}
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +34,19 @@ def words(svg):
 
 
 @pytest.mark.parametrize(
-    ("title", "unit"),
+    ("plot", "unit"),
     list(zip(PLOTS, ("latency, ms", "PSNR to the ground truth, dB", "memory, MB", "times as fast"), strict=True)),
 )
-def test_a_plot_names_its_methods_and_units(svgs, title, unit):
-    shown = words(svgs[title])
+def test_a_plot_names_its_methods_and_units(svgs, plot, unit):
+    shown = words(svgs[plot.title])
     for method in ("tensorrt fp16", "tensorrt int8", "onnxruntime fp32", "openvino fp32", "x2", "x4"):
         assert method in shown
     assert unit in shown
 
 
-@pytest.mark.parametrize("title", PLOTS)
-def test_the_same_run_gives_the_same_bytes(svgs, title):
-    assert PLOTS[title](RUN) == svgs[title]
+@pytest.mark.parametrize("plot", PLOTS)
+def test_the_same_run_gives_the_same_bytes(svgs, plot):
+    assert plot.svg(RUN) == svgs[plot.title]
 
 
 def test_plots_take_their_ink_from_the_page_and_nothing_from_elsewhere(svgs):
@@ -70,7 +65,7 @@ def test_plots_take_their_ink_from_the_page_and_nothing_from_elsewhere(svgs):
 
 def test_hostile_names_are_no_formula_and_no_markup():
     case = replace(RUN.results[0].case, method="$\\frac{</text><script>alert(1)</script>\x00\n_")
-    svg = latency_by_size(with_result(RUN, 0, case=case))
+    svg = LATENCY_BY_SIZE.svg(with_result(RUN, 0, case=case))
     assert "<script" not in svg
     assert "$\\frac{</text>" in words(svg)
 
@@ -78,9 +73,9 @@ def test_hostile_names_are_no_formula_and_no_markup():
 def test_a_speed_without_its_quality_is_in_no_plot():
     hidden = [replace(each, quality=None) if each.case.method == "tensorrt" else each for each in RUN.results]
     run = replace(RUN, results=hidden)
-    for plot in (latency_by_size, quality_by_latency, times_as_fast):
-        assert "tensorrt" not in words(plot(run))
-    assert "tensorrt" in words(memory_by_size(run))  # no speed
+    for plot in (LATENCY_BY_SIZE, QUALITY_BY_LATENCY, SPEEDUPS):
+        assert "tensorrt" not in words(plot.svg(run))
+    assert "tensorrt" in words(MEMORY_BY_SIZE.svg(run))  # no speed
 
 
 def test_without_a_ground_truth_quality_is_to_the_reference():
@@ -88,7 +83,7 @@ def test_without_a_ground_truth_quality_is_to_the_reference():
         replace(each, quality=replace(each.quality, ground_truth_psnr_db=None)) if each.quality else each
         for each in RUN.results
     ]
-    svg = quality_by_latency(replace(RUN, results=blind))
+    svg = QUALITY_BY_LATENCY.svg(replace(RUN, results=blind))
     assert "PSNR to the reference" in words(svg)
     assert "bicubic" not in words(svg)
 
@@ -107,10 +102,10 @@ def test_one_case_alone_and_many_methods_can_be_plotted(count):
         assert all(f"method{n}" in words(svg) for n in range(count))
 
 
-def test_names_beside_lines_do_not_touch():
+def test_names_in_the_legend_do_not_touch():
     # Twelve lines that end in one point.
     cases = [replace(RUN.results[0], case=replace(RUN.results[0].case, method=f"method{n}")) for n in range(12)]
-    svg = latency_by_size(replace(RUN, results=cases, ratios=[]))
+    svg = LATENCY_BY_SIZE.svg(replace(RUN, results=cases, ratios=[]))
     texts = [each for each in ElementTree.fromstring(svg).iter() if each.tag.endswith("text")]
     heights = [float(each.get("y")) for each in texts if each.text.startswith("method")]
     assert len(heights) == 12
@@ -137,11 +132,11 @@ def test_a_users_own_settings_are_left_alone_and_change_nothing(svgs):
     import matplotlib
 
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red"}):
-        assert latency_by_size(RUN) == svgs["Latency by size of the input"]
+        assert LATENCY_BY_SIZE.svg(RUN) == svgs[LATENCY_BY_SIZE.title]
         assert matplotlib.rcParams["font.size"] == 30
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependency, match=r"overnet\[bench\]"):
-        latency_by_size(RUN)
+        LATENCY_BY_SIZE.svg(RUN)
