@@ -9,7 +9,7 @@ from overnet import Upscaler
 from overnet.errors import ArtifactError, BackendError, CheckpointError, InputError, MissingDependency
 from overnet.imaging.metrics import psnr
 from overnet.imaging.resample import imresize, network_bicubic
-from overnet.runtime.backends import host as host_backend
+from overnet.runtime.backends import base as backends_base
 from overnet.runtime.backends import registry as backends
 from overnet.runtime.backends.base import HostBackend
 from overnet.runtime.backends.registry import BACKENDS, choose_backends
@@ -182,7 +182,7 @@ def test_tiles_are_chosen_by_memory(image, small_models, monkeypatch):
         asked.append((height, width, bytes_per_pixel))
         return 96
 
-    monkeypatch.setattr(host_backend, "tile_for_memory", little)
+    monkeypatch.setattr(backends_base, "tile_for_memory", little)
     upscaler(large)
     assert asked == [(250, 330, upscaler.backend_for(2).bytes_per_pixel)]
     assert "tiles of 96" in " ".join(upscaler.pop_notes())

@@ -39,7 +39,7 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def request(small_models):
+def engine_request(small_models):
     # FP32 as it is: the quickest to build.
     return EngineRequest(small_models / "small_x2.onnx", "tensorrt-rtx", "fp32", SMALL)
 
@@ -88,9 +88,9 @@ def leftovers(cache):
     return sorted(path.name for path in cache.glob("*") if path.name != "locks")
 
 
-def test_an_engine_is_built_and_found_again(request, cache, monkeypatch):
+def test_an_engine_is_built_and_found_again(engine_request, cache, monkeypatch):
     seen, notes = [], []
-    path = cached_engine(request, on_progress=lambda *said: seen.append(said), on_note=notes.append)
+    path = cached_engine(engine_request, on_progress=lambda *said: seen.append(said), on_note=notes.append)
     assert path == engine_in(cache) and path.name == "small_x2.engine"
     sidecar = read_sidecar(path)
     assert (sidecar.profile, sidecar.artifact.precision, sidecar.artifact.scale) == (SMALL, "fp32", 2)
@@ -104,12 +104,12 @@ def test_an_engine_is_built_and_found_again(request, cache, monkeypatch):
     assert notes == [] and leftovers(cache) == [path.parent.name]
     forbid_building(monkeypatch)
     os.utime(path.parent, (1, 1))
-    assert cached_engine(request) == path
+    assert cached_engine(engine_request) == path
     assert time.time() - path.parent.stat().st_mtime < 60
 
 
-def test_it_is_converted_to_the_precision_wished_for(request):
-    path = cached_engine(replace(request, precision="fp16"))
+def test_it_is_converted_to_the_precision_wished_for(engine_request):
+    path = cached_engine(replace(engine_request, precision="fp16"))
     assert path.name == "small_x2_fp16.engine" and read_sidecar(path).artifact.precision == "fp16"
 
 
@@ -124,18 +124,18 @@ def test_the_folder_has_the_usual_place(monkeypatch):
 @pytest.mark.parametrize(
     "part", ["model", "precision", "profile", "batch", "version", "device", "driver", "jetpack", "overnet", "runtime"]
 )
-def test_the_key_depends_on(request, small_models, monkeypatch, part):
+def test_the_key_depends_on(engine_request, small_models, monkeypatch, part):
     environment = engine_cache.current_environment("tensorrt-rtx")
-    before = engine_cache._name(request, environment)
-    assert engine_cache._name(request, environment) == before
+    before = engine_cache._name(engine_request, environment)
+    assert engine_cache._name(engine_request, environment) == before
     if part == "overnet":
         monkeypatch.setattr(engine_cache, "__version__", "99")
-    request = {
-        "model": replace(request, model=small_models / "small_x3.onnx"),
-        "precision": replace(request, precision="fp16"),
-        "profile": replace(request, profile=replace(SMALL, optimum=(32, 33))),
-        "batch": replace(request, profile=replace(SMALL, batch=1)),
-    }.get(part, request)
+    engine_request = {
+        "model": replace(engine_request, model=small_models / "small_x3.onnx"),
+        "precision": replace(engine_request, precision="fp16"),
+        "profile": replace(engine_request, profile=replace(SMALL, optimum=(32, 33))),
+        "batch": replace(engine_request, profile=replace(SMALL, batch=1)),
+    }.get(part, engine_request)
     environment = {
         "version": replace(environment, runtime_version="1.8.0"),
         "device": replace(environment, device_name="Orin", compute_capability="8.7"),
@@ -143,20 +143,24 @@ def test_the_key_depends_on(request, small_models, monkeypatch, part):
         "jetpack": replace(environment, jetpack="6.2"),
         "runtime": replace(environment, runtime="tensorrt"),
     }.get(part, environment)
-    assert engine_cache._name(request, environment).rpartition("-")[2] != before.rpartition("-")[2]
+    assert engine_cache._name(engine_request, environment).rpartition("-")[2] != before.rpartition("-")[2]
 
 
-def test_the_key_depends_on_what_is_in_the_file_alone(request, tmp_path):
+def test_the_key_depends_on_what_is_in_the_file_alone(engine_request, tmp_path):
     environment = engine_cache.current_environment("tensorrt-rtx")
     copy = tmp_path / "small_x2.onnx"
-    shutil.copy(request.model, copy)
-    assert engine_cache._name(replace(request, model=copy), environment) == engine_cache._name(request, environment)
+    shutil.copy(engine_request.model, copy)
+    assert engine_cache._name(replace(engine_request, model=copy), environment) == engine_cache._name(
+        engine_request, environment
+    )
     copy.write_bytes(copy.read_bytes() + b"\0")
-    assert engine_cache._name(replace(request, model=copy), environment) != engine_cache._name(request, environment)
+    assert engine_cache._name(replace(engine_request, model=copy), environment) != engine_cache._name(
+        engine_request, environment
+    )
 
 
 @pytest.mark.parametrize("damage", ["engine", "cut", "sidecar", "no sidecar", "no engine", "foreign"])
-def test_what_is_damaged_is_built_again(built, request, damage):
+def test_what_is_damaged_is_built_again(built, engine_request, damage):
     content = built.read_bytes()
     if damage == "engine":
         built.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -173,7 +177,7 @@ def test_what_is_damaged_is_built_again(built, request, damage):
         fields["environment"]["runtime_version"] = "1.0.0"
         sidecar_path(built).write_text(json.dumps(fields))
     notes = []
-    path = cached_engine(request, on_note=notes.append)
+    path = cached_engine(engine_request, on_note=notes.append)
     assert path == built and built.stat().st_size == len(content)
     assert read_sidecar(path).environment.runtime_version != "1.0.0"
     (note,) = notes
@@ -185,9 +189,9 @@ import sys
 from pathlib import Path
 from overnet.runtime.backends.trt.engine_cache import EngineRequest, cached_engine
 from overnet.files.engine_sidecar import Profile
-request = EngineRequest(Path(sys.argv[1]), "tensorrt-rtx", "fp32", Profile((16, 16), (32, 32), (48, 64), 2))
+engine_request = EngineRequest(Path(sys.argv[1]), "tensorrt-rtx", "fp32", Profile((16, 16), (32, 32), (48, 64), 2))
 path = cached_engine(
-    request,
+    engine_request,
     on_progress=lambda doing, done, total: print("building", flush=True),
     on_note=lambda line: print("note", line, flush=True),
 )
@@ -195,9 +199,9 @@ print("path", path, flush=True)
 """
 
 
-def process_that_wants(request):
+def process_that_wants(engine_request):
     return subprocess.Popen(
-        [sys.executable, "-c", WANTS_IT, request.model],
+        [sys.executable, "-c", WANTS_IT, engine_request.model],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -205,8 +209,8 @@ def process_that_wants(request):
     )
 
 
-def test_of_two_processes_one_builds(request, cache):
-    processes = [process_that_wants(request) for _ in range(2)]
+def test_of_two_processes_one_builds(engine_request, cache):
+    processes = [process_that_wants(engine_request) for _ in range(2)]
     said = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     building = [out.splitlines().count("building") for out, _ in said]
@@ -218,7 +222,7 @@ def test_of_two_processes_one_builds(request, cache):
     assert leftovers(cache) == [path.parent.name]
 
 
-def test_of_two_threads_one_builds(request, monkeypatch):
+def test_of_two_threads_one_builds(engine_request, monkeypatch):
     honest, builds, paths = engine_cache.build_in_child, [], []
 
     def count(*arguments, **options):
@@ -226,7 +230,7 @@ def test_of_two_threads_one_builds(request, monkeypatch):
         return honest(*arguments, **options)
 
     monkeypatch.setattr(engine_cache, "build_in_child", count)
-    threads = [threading.Thread(target=lambda: paths.append(cached_engine(request))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: paths.append(cached_engine(engine_request))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -234,8 +238,8 @@ def test_of_two_threads_one_builds(request, monkeypatch):
     assert len(builds) == 1 and len(set(paths)) == 1 and len(paths) == 2
 
 
-def test_ctrl_c_leaves_nothing(request, cache):
-    process = process_that_wants(request)
+def test_ctrl_c_leaves_nothing(engine_request, cache):
+    process = process_that_wants(engine_request)
     # Its child is at work.
     assert process.stdout.readline() == "building\n"
     (folder,) = cache.glob("*.partial")
@@ -245,7 +249,7 @@ def test_ctrl_c_leaves_nothing(request, cache):
     assert leftovers(cache) == []
     assert not running_in(folder)
     # And nothing stays locked.
-    assert cached_engine(request).is_file()
+    assert cached_engine(engine_request).is_file()
 
 
 def running_in(folder):
@@ -261,7 +265,7 @@ def running_in(folder):
     return found
 
 
-def test_what_progress_raises_ends_the_child(request, cache, monkeypatch):
+def test_what_progress_raises_ends_the_child(engine_request, cache, monkeypatch):
     def broken(doing, done, total):
         raise BrokenPipeError("nobody reads")
 
@@ -274,15 +278,15 @@ def test_what_progress_raises_ends_the_child(request, cache, monkeypatch):
     )
     started = time.monotonic()
     with pytest.raises(BrokenPipeError, match="nobody reads"):
-        cached_engine(request, on_progress=broken)
+        cached_engine(engine_request, on_progress=broken)
     assert time.monotonic() - started < 30
     assert leftovers(cache) == [] and not running_in(cache)
 
 
-def test_what_a_killed_process_left_is_in_nobodys_way(built, request, cache):
+def test_what_a_killed_process_left_is_in_nobodys_way(built, engine_request, cache):
     folder = built.parent.with_name(f"{built.parent.name}.partial")
     built.parent.rename(folder)
-    path = cached_engine(request)
+    path = cached_engine(engine_request)
     assert path == built and leftovers(cache) == [path.parent.name]
 
 
@@ -297,48 +301,48 @@ def test_what_a_killed_process_left_is_in_nobodys_way(built, request, cache):
         ("raise RuntimeError('a defect')", "RuntimeError: a defect"),
     ],
 )
-def test_a_child_that_fails_is_one_line(request, cache, monkeypatch, code, expected):
+def test_a_child_that_fails_is_one_line(engine_request, cache, monkeypatch, code, expected):
     child(monkeypatch, code)
     with pytest.raises(BackendError) as caught:
-        cached_engine(request)
+        cached_engine(engine_request)
     message = str(caught.value)
     assert message.startswith("the engine for small_x2.onnx cannot be built: ") and expected in message
     assert "\n" not in message and leftovers(cache) == []
 
 
-def test_the_builders_log_is_kept_and_named(request, cache, monkeypatch):
+def test_the_builders_log_is_kept_and_named(engine_request, cache, monkeypatch):
     child(monkeypatch, "import sys; open('a.engine.log', 'w').write('what it said'); sys.exit('overnet: no')")
     with pytest.raises(BackendError, match=r"cannot be built: no \(log: .*\.log\)$") as caught:
-        cached_engine(request)
+        cached_engine(engine_request)
     (name,) = leftovers(cache)
     assert str(cache / name) in str(caught.value) and (cache / name).read_text() == "what it said"
 
 
-def test_what_cannot_be_built(request):
+def test_what_cannot_be_built(engine_request):
     with pytest.raises(BackendError, match="cannot be brought to INT8"):
-        cached_engine(replace(request, precision="int8"))
+        cached_engine(replace(engine_request, precision="int8"))
 
 
-def test_a_model_that_is_missing(request, tmp_path):
+def test_a_model_that_is_missing(engine_request, tmp_path):
     with pytest.raises(ArtifactError, match=r"none\.onnx: No such file"):
-        cached_engine(replace(request, model=tmp_path / "none.onnx"))
+        cached_engine(replace(engine_request, model=tmp_path / "none.onnx"))
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="root can write everywhere else")
-def test_a_folder_that_cannot_be_written(request, monkeypatch, no_child):
+def test_a_folder_that_cannot_be_written(engine_request, monkeypatch, no_child):
     monkeypatch.setenv("OVERNET_CACHE", "/proc")
     with pytest.raises(OutputError, match=r"/proc/engines cannot hold engines: .* \(OVERNET_CACHE names another"):
-        cached_engine(request)
+        cached_engine(engine_request)
 
 
-def test_a_file_where_the_folder_should_be(request, tmp_path, monkeypatch, no_child):
+def test_a_file_where_the_folder_should_be(engine_request, tmp_path, monkeypatch, no_child):
     (tmp_path / "file").touch()
     monkeypatch.setenv("OVERNET_CACHE", str(tmp_path / "file"))
     with pytest.raises(OutputError, match="cannot hold engines"):
-        cached_engine(request)
+        cached_engine(engine_request)
 
 
-def test_a_full_disk(request, cache, monkeypatch):
+def test_a_full_disk(engine_request, cache, monkeypatch):
     """The child's line says so."""
     child(
         monkeypatch,
@@ -348,7 +352,7 @@ def test_a_full_disk(request, cache, monkeypatch):
         "cli.main_export()",
     )
     with pytest.raises(BackendError, match="No space left on device"):
-        cached_engine(request)
+        cached_engine(engine_request)
     assert not list(cache.glob("*/*.engine"))
 
 
@@ -356,16 +360,16 @@ def test_a_full_disk(request, cache, monkeypatch):
     ("visible", "device", "expected"),
     [(None, 0, "0"), (None, 2, "2"), ("3,1", 1, "1"), ("GPU-abc , GPU-def", 0, "GPU-abc"), ("", 0, ""), ("5", 1, "5")],
 )
-def test_the_child_sees_one_gpu(request, monkeypatch, visible, device, expected):
+def test_the_child_sees_one_gpu(engine_request, monkeypatch, visible, device, expected):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     child(monkeypatch, "import os, sys; sys.exit('sees ' + repr(os.environ['CUDA_VISIBLE_DEVICES']))")
     with pytest.raises(BackendError, match=f"sees '{expected}'"):
-        cached_engine(request, device=device)
+        cached_engine(engine_request, device=device)
 
 
-def test_the_child_has_the_same_modules(request, tmp_path, monkeypatch):
+def test_the_child_has_the_same_modules(engine_request, tmp_path, monkeypatch):
     """Wherever they are, and whatever lies in the current folder."""
     (tmp_path / "overnet.py").write_text("raise RuntimeError('the wrong overnet')")
     monkeypatch.chdir(tmp_path)
@@ -373,10 +377,10 @@ def test_the_child_has_the_same_modules(request, tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
     child(monkeypatch, "import sys, overnet; sys.exit(overnet.__file__)")
     with pytest.raises(BackendError, match=f"{re.escape(overnet.__file__)}$"):
-        cached_engine(request)
+        cached_engine(engine_request)
 
 
-def test_the_least_used_engines_are_removed(built, request, cache, monkeypatch):
+def test_the_least_used_engines_are_removed(built, engine_request, cache, monkeypatch):
     monkeypatch.setattr(engine_cache, "MOST_ENGINES", 3)
     for age, name in enumerate(("newest", "used", "older", "oldest", "building.partial", "locked")):
         (cache / name).mkdir()
@@ -407,12 +411,12 @@ def test_a_cache_that_is_not_there_is_empty(cache):
 BLOCKED = "import sys; sys.modules['torch'] = sys.modules['safetensors'] = None\n"
 
 
-def test_it_needs_no_torch(request):
+def test_it_needs_no_torch(engine_request):
     """Neither this process nor the child."""
     command = ("-c", f"{BLOCKED}from overnet.cli import main_export; main_export()")
     in_child = f"from overnet.runtime import engine_child\nengine_child._COMMAND = {command!r}\n"
     result = subprocess.run(
-        [sys.executable, "-c", BLOCKED + in_child + WANTS_IT, request.model],
+        [sys.executable, "-c", BLOCKED + in_child + WANTS_IT, engine_request.model],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
