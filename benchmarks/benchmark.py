@@ -39,8 +39,8 @@ from overnet.evaluation.model_choice import choose_model, describe
 from overnet.runtime.backends.ort.providers import check_provider
 from overnet.runtime.backends.registry import BACKENDS, choose_backends
 from overnet.runtime.models import find_models
-from overnet.runtime.tiling import available_memory_bytes
 from overnet.system.cuda_device import check_device, cuda_device, free_device_memory_bytes
+from overnet.system.memory import available_memory_bytes
 from overnet.types import Progress, Upscale
 from overnet.weights import bundled_checkpoint, bundled_folder
 

@@ -24,9 +24,9 @@ from overnet.benchmarks.power.jetson import find_board
 from overnet.benchmarks.power.nvml import opened
 from overnet.benchmarks.results import Machine
 from overnet.errors import OverNetError, require
-from overnet.system.control_groups import Limits, read_limits
 from overnet.system.cuda_device import cuda_device, cuda_device_count, cuda_of_driver
 from overnet.system.environment import parse_driver_version, parse_jetpack
+from overnet.system.memory import Limits, read_limits
 
 # By what users call them: the distributions that bring them, the first that is installed counts.
 _LIBRARIES = {

@@ -15,8 +15,8 @@ from overnet.files.onnx_metadata import read_artifact
 from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.ort.providers import known_providers
 from overnet.runtime.backends.registry import BACKENDS, BackendKind, choose_backends, how_to_install, installed_version
-from overnet.runtime.tiling import available_memory_bytes
 from overnet.system.cuda_device import cuda_device, cuda_device_count, free_device_memory_bytes
+from overnet.system.memory import available_memory_bytes
 from overnet.weights import bundled_checkpoint, bundled_folder
 
 _LIBRARIES = ("numpy", "opencv-python", "av", "openvino", "onnxruntime", "onnx", "torch", "safetensors")

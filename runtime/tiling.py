@@ -14,26 +14,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from overnet.files.onnx_metadata import scaled_size
+from overnet.runtime.tile_size import FEATHER, MARGIN, SMALLEST_TILE
 from overnet.types import ChannelMeans, Image, ImageBatch
-
-# In input pixels. The network's 3x3 convolutions (one in each of 9 blocks, the first, the overscaling one) reach 11,
-# the bicubic resize of the features and the last convolution at most 3 more.
-MARGIN = 16
-FEATHER = 8
-SMALLEST_TILE = 4 * (MARGIN + FEATHER)
 
 # How often the means are taken before tiles are upscaled with them.
 _PASSES = 2
-
-# Share of the memory that is available which a tile may take: other programs, and the decoder, need some too.
-_MEMORY_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -175,33 +165,3 @@ def _ramp(length: int, fade: int) -> NDArray[np.float32]:
     ramp = np.ones(length, np.float32)
     ramp[:fade] = (np.arange(fade, dtype=np.float32) + 0.5) / max(fade, 1)
     return ramp
-
-
-def available_memory_bytes() -> int:
-    """Memory that can be had without swapping: the machine's, or less where a control group (container) limits it."""
-    available = psutil.virtual_memory().available
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
-        if limit != "max":
-            available = min(available, max(0, int(limit) - int(used)))
-    except (OSError, ValueError):
-        pass
-    return int(available)
-
-
-def tile_for_memory(height: int, width: int, bytes_per_pixel: int, *, available_bytes: int | None = None) -> int | None:
-    """Choose the tile: None where the whole image fits, else the largest square that does.
-
-    Args:
-        height, width: of the image in pixels.
-        bytes_per_pixel: what a backend takes for each input pixel.
-        available_bytes: memory there is; asked of the machine when left out.
-    """
-    if available_bytes is None:
-        available_bytes = available_memory_bytes()
-    pixels = int(available_bytes * _MEMORY_SHARE / bytes_per_pixel)
-    if height * width <= pixels:
-        return None
-    # Multiples of 16 keep the number of shapes that a backend compiles for small.
-    return max(SMALLEST_TILE, math.isqrt(pixels) // 16 * 16)

@@ -17,7 +17,8 @@ from overnet.runtime.backends.base import Backend, BackendOptions
 from overnet.runtime.backends.ort.providers import check_provider
 from overnet.runtime.backends.stream import DirectStream, FinishedStream, UpscaleStream
 from overnet.runtime.models import find_models
-from overnet.runtime.tiling import SMALLEST_TILE, upscale_in_tiles
+from overnet.runtime.tile_size import SMALLEST_TILE
+from overnet.runtime.tiling import upscale_in_tiles
 
 # No image file or video frame is this large; what is, is a mistake or an attack.
 _LARGEST_SIDE = 1 << 20

@@ -23,7 +23,7 @@ from overnet.benchmarks.results import Case, CaseResult, Latency, QualityFigures
 from overnet.benchmarks.timing_stats import doubt, ratio_of_medians, spread
 from overnet.errors import BackendError, InputError, OverNetError
 from overnet.files.checked_json import from_json
-from overnet.runtime.tiling import available_memory_bytes
+from overnet.system.memory import available_memory_bytes
 from overnet.types import ImageBatch
 
 # Of the memory that is there, what a baseline may take: an estimate is no promise.

@@ -18,7 +18,7 @@ Size = tuple[int, int]
 # larger images go in tiles, and memory stays below what the smallest Jetson has.
 DEFAULT_SHAPE = "16x16:180x320:360x640"
 
-# The runtime's tiles are square, at least this large, and in steps of 16 (`overnet.runtime.tiling`).
+# The runtime's tiles are square, at least this large, and in steps of 16 (`overnet.runtime.tile_size`).
 SMALLEST_TILE = 96
 _STEP = 16
 

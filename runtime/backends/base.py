@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from overnet.errors import BackendError
 from overnet.runtime.backends.stream import UpscaleStream
-from overnet.runtime.tiling import tile_for_memory
+from overnet.runtime.tile_size import tile_for_memory
 from overnet.types import ChannelMeans, ImageBatch, Progress
 
 ModelKind = Literal["onnx", "checkpoint", "engine"]

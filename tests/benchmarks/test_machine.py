@@ -11,7 +11,7 @@ import pytest
 from overnet.benchmarks.machine import blas_of_numpy, describe_machine, usable_cores
 from overnet.benchmarks.results import Machine
 from overnet.files.checked_json import from_json
-from overnet.system.control_groups import read_limits
+from overnet.system.memory import read_limits
 
 
 def _files(root, contents):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overnet.runtime import tiling
-from overnet.runtime.tiling import FEATHER, MARGIN, SMALLEST_TILE, spans, tile_for_memory, upscale_in_tiles
+from overnet.runtime.tile_size import FEATHER, MARGIN, SMALLEST_TILE
+from overnet.runtime.tiling import spans, upscale_in_tiles
 
 
 def enlarge(images, means=None):
@@ -84,26 +84,3 @@ def test_tiles_are_given_the_means_of_the_whole(height, width, tile):
 def test_what_cannot_be_joined_is_refused(tile, scale):
     with pytest.raises(ValueError, match="at least"):
         upscale_in_tiles(np.zeros((200, 200, 3), np.uint8), tile, scale, enlarge, None)
-
-
-def test_tile_follows_memory():
-    assert tile_for_memory(100, 100, 1000, available_bytes=1 << 30) is None
-    small, large = (tile_for_memory(4000, 4000, 20_000, available_bytes=size << 30) for size in (1, 8))
-    assert SMALLEST_TILE < small < large
-    assert large**2 * 20_000 <= 4 << 30
-    assert tile_for_memory(4000, 4000, 20_000, available_bytes=0) == SMALLEST_TILE
-
-
-def test_available_memory_respects_a_container(monkeypatch, tmp_path):
-    whole = tiling.available_memory_bytes()
-    assert whole > 1 << 20
-
-    class Group:
-        def __init__(self, path):
-            self.path = path
-
-        def read_text(self):
-            return {"/sys/fs/cgroup/memory.max": "1000000\n", "/sys/fs/cgroup/memory.current": "400000\n"}[self.path]
-
-    monkeypatch.setattr(tiling, "Path", Group)
-    assert tiling.available_memory_bytes() == 600_000

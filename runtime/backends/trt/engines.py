@@ -26,7 +26,7 @@ from overnet.runtime.backends.trt.engine_cache import EngineRequest, cache_folde
 from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
 from overnet.runtime.backends.trt.slot_ring import SlotRing
 from overnet.runtime.backends.trt.slot_stream import SlotStream
-from overnet.runtime.tiling import SMALLEST_TILE
+from overnet.runtime.tile_size import SMALLEST_TILE
 from overnet.system.environment import current_environment
 
 Size = tuple[int, int]

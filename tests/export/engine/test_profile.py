@@ -13,7 +13,7 @@ from overnet.export.engine.profile import (
     parse_shape,
 )
 from overnet.files.engine_sidecar import LARGEST_PIXELS, Profile
-from overnet.runtime import tiling
+from overnet.runtime import tile_size
 from overnet.system.cuda_device import CudaDevice
 
 # Of the bundled network in FP16, as overnet.export.graph.costs counts them.
@@ -87,7 +87,7 @@ def test_any_text_is_read_or_refused(text):
 
 
 def test_smallest_tile_is_the_runtime_s():
-    assert SMALLEST_TILE == tiling.SMALLEST_TILE
+    assert SMALLEST_TILE == tile_size.SMALLEST_TILE
 
 
 @pytest.mark.parametrize("available", [None, 10_000_000_000])
