@@ -7,6 +7,7 @@ Anything that is not an `OverNetError` is a defect of ours and keeps its traceba
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 
 
@@ -46,6 +47,22 @@ class MissingDependency(OverNetError):
     """An optional library is not installed; the message says which extra brings it."""
 
 
+# Importing OpenVINO sends a usage event through this package and leaves an identity in ~/intel. Where the package is
+# missing, OpenVINO does without, and so it is made to look missing before OpenVINO is imported.
+_OPENVINO_TELEMETRY = "openvino_telemetry"
+
+
+def import_library(name: str) -> ModuleType:
+    """Import a third-party module; none that this package imports may send usage data.
+
+    Raises:
+        ImportError: it is not installed, or does not load.
+    """
+    if name.partition(".")[0] == "openvino":
+        sys.modules.setdefault(_OPENVINO_TELEMETRY, None)  # type: ignore[arg-type] # None stops an import of that name
+    return importlib.import_module(name)
+
+
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     """Import an optional library where it is used.
 
@@ -58,7 +75,7 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         MissingDependency: the module is not installed, or is installed and does not import.
     """
     try:
-        return importlib.import_module(module)
+        return import_library(module)
     except ImportError as error:
         name = module.partition(".")[0]
         package = f"'overnet[{extra}]'" if extra else name

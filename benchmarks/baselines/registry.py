@@ -12,7 +12,6 @@ ncnn ...                       ncnn with the user's ``.param`` and ``.bin``, suc
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import numpy as np
 
 from overnet.benchmarks.baselines.baseline import Baseline, limit_opencv, one_by_one
 from overnet.benchmarks.baselines.model_files import NCNN, SUPERRES_NAME, SUPERRES_SUFFIX, load_ncnn, load_superres
-from overnet.errors import InputError, require
+from overnet.errors import InputError, import_library, require
 from overnet.evaluation.model_choice import choose_model
 from overnet.files.atomic import printable
 from overnet.files.onnx_metadata import INPUT_NAME, read_artifact
@@ -97,7 +96,7 @@ def import_libraries(name: str) -> None:
     modules = _MODULES.get(name, ("ncnn",) if name.startswith(NCNN) else ())
     for module in modules:
         with suppress(ImportError, OSError):  # loading says what is missing, and how to get it
-            importlib.import_module(module)
+            import_library(module)
 
 
 def _files(folder: Path | None) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 from overnet.benchmarks.baselines.registry import load_eager
 from overnet.benchmarks.cases.quality import fp32_onnx
 from overnet.benchmarks.cases.run import CaseRequest
-from overnet.errors import InputError, MissingDependency, require
+from overnet.errors import InputError, MissingDependency, import_library, require
 from overnet.evaluation.model_choice import choose_model
 from overnet.files.atomic import printable
 from overnet.runtime.backends.base import model_kind
@@ -94,7 +93,7 @@ def import_backend(request: CaseRequest) -> Load:
         raise InputError(f"there is no backend {request.case.method!r}; choose from {', '.join(BACKENDS)}")
     for module in (kind.module, *(["pycuda.driver"] if kind.on_gpu else [])):
         with suppress(ImportError, OSError):  # loading says what is missing, and how to get it
-            importlib.import_module(module)
+            import_library(module)
     return lambda on_progress: _loaded(request, on_progress)
 
 
