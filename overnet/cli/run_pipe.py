@@ -15,10 +15,10 @@ from overnet.cli.stream_options import LIVE_ONLY, RAW_ONLY, StreamRun, parse_rat
 from overnet.errors import InputError, OutputError
 from overnet.files.atomic import ensure_folder, exists_already
 from overnet.imaging.image_io import IMAGE_SUFFIXES
-from overnet.runtime.live.open import open_pipe_writer
 from overnet.runtime.plan import Job
 from overnet.runtime.upscale_file import FrameWriter, Outcome, upscale_frames
 from overnet.runtime.video.formats import output_format
+from overnet.runtime.video.muxed import open_pipe_writer
 from overnet.runtime.video.raw import PIPE, PipeReader, RawFormat
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.stdio import PipeInput, PipeOutput, take_stdin

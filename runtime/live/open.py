@@ -19,13 +19,11 @@ from overnet.runtime.live.source import Connection, LiveSource
 from overnet.runtime.upscale_file import FrameWriter
 from overnet.runtime.video.formats import OutputFormat, find_encoder, output_format
 from overnet.runtime.video.frame import VideoInfo
-from overnet.runtime.video.muxed import RTSP_FORMAT, MuxedWriter
-from overnet.runtime.video.raw import RawWriter
+from overnet.runtime.video.muxed import RTSP_FORMAT, MuxedWriter, PipeFormat, open_pipe_writer
 from overnet.runtime.video.stdio import PipeOutput
 from overnet.runtime.video.writer import VideoWriter
 
 Hardware = Literal["auto", "on", "off"]
-PipeFormat = Literal["y4m", "raw", "matroska"]
 
 _CSI_SIZE = (1920, 1080)
 _CSI_RATE = Fraction(30)
@@ -204,25 +202,6 @@ class LiveSink:
         if note is not None:
             writer.notes.append(note)
         return writer
-
-
-def open_pipe_writer(
-    pipe: PipeOutput,
-    info: VideoInfo,
-    width: int,
-    height: int,
-    *,
-    pipe_format: PipeFormat,
-    pixel_format: str,
-    codec: str | None = None,
-    crf: int | None = None,
-) -> RawWriter | MuxedWriter:
-    """A writer to a pipe; parameters as for `LiveSink`."""
-    if pipe_format == "matroska":
-        return MuxedWriter.to_pipe(pipe, info=info, width=width, height=height, codec=codec, crf=crf)
-    return RawWriter(
-        pipe, info=info, width=width, height=height, pixel_format=pixel_format if pipe_format == "raw" else None
-    )
 
 
 def _rate(info: VideoInfo) -> Fraction:

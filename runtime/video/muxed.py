@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 from av.container import OutputContainer
@@ -16,8 +16,10 @@ from overnet.runtime.video.demux import TAG_OPTIONS
 from overnet.runtime.video.encoder import VideoTrack
 from overnet.runtime.video.formats import OutputFormat
 from overnet.runtime.video.frame import Frame, VideoInfo
-from overnet.runtime.video.raw import PIPE
+from overnet.runtime.video.raw import PIPE, RawWriter
 from overnet.runtime.video.stdio import PipeOutput
+
+PipeFormat = Literal["y4m", "raw", "matroska"]
 
 # Lossless, and cheap to read and write: what comes out of the pipe is encoded by the next program.
 _PIPE_FORMAT = OutputFormat("matroska", ("rawvideo",), (("live", "1"),), keeps_rotation=True, tick=Fraction(1, 1000))
@@ -156,6 +158,37 @@ class MuxedWriter:
                 output.close()
         if self._pipe is not None:
             self._pipe.close()
+
+
+def open_pipe_writer(
+    pipe: PipeOutput,
+    info: VideoInfo,
+    width: int,
+    height: int,
+    *,
+    pipe_format: PipeFormat,
+    pixel_format: str,
+    codec: str | None = None,
+    crf: int | None = None,
+) -> RawWriter | MuxedWriter:
+    """Return a writer to a pipe.
+
+    Args:
+        pipe: the pipe.
+        info: the source video.
+        width, height: size of the frames that will be written, in pixels.
+        pipe_format: ``y4m``, ``raw`` (headerless frames) or ``matroska``.
+        pixel_format: FFmpeg's name of the pixel format of ``raw``.
+        codec, crf: as for `VideoWriter`, for ``matroska`` only.
+
+    Raises:
+        OutputError: Matroska cannot hold the codec, or the codec not the size.
+    """
+    if pipe_format == "matroska":
+        return MuxedWriter.to_pipe(pipe, info=info, width=width, height=height, codec=codec, crf=crf)
+    return RawWriter(
+        pipe, info=info, width=width, height=height, pixel_format=pixel_format if pipe_format == "raw" else None
+    )
 
 
 def _failure(name: str, error: Exception) -> OutputError:
