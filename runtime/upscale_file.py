@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from overnet.runtime.backends.stream import Ticket
 from overnet.runtime.pipeline import PipelineReport, run_pipeline
 from overnet.runtime.plan import Job
 from overnet.runtime.upscaler import Upscaler
-from overnet.runtime.video.frame import Frame, VideoInfo
+from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.writer import VideoWriter
 
@@ -35,33 +34,6 @@ class VideoOptions:
     max_frames: int | None = None
     codec: str | None = None
     crf: int | None = None
-
-
-class FrameWriter(Protocol):
-    """What upscaled frames are written to; a context manager, which drops what is not finished."""
-
-    @property
-    def notes(self) -> list[str]:
-        """One-line remarks for the user."""
-        ...
-
-    def __enter__(self) -> FrameWriter: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
-
-    def write(self, frame: Frame) -> None:
-        """Write an upscaled frame; in order."""
-        ...
-
-    def finish(self) -> Path:
-        """Complete what is written, and say where it is."""
-        ...
-
-    def finish_partial(self) -> Path | None:
-        """Make the best of what was written until it was stopped; None if that is nothing."""
-        ...
 
 
 @dataclass

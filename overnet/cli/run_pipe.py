@@ -16,7 +16,7 @@ from overnet.errors import InputError, OutputError
 from overnet.files.atomic import ensure_folder, exists_already
 from overnet.imaging.image_io import IMAGE_SUFFIXES
 from overnet.runtime.plan import Job
-from overnet.runtime.upscale_file import FrameWriter, Outcome, upscale_frames
+from overnet.runtime.upscale_file import Outcome, upscale_frames
 from overnet.runtime.video.formats import output_format
 from overnet.runtime.video.muxed import open_pipe_writer
 from overnet.runtime.video.raw import PIPE, PipeReader, RawFormat
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from overnet.runtime.live.addresses import Address
     from overnet.runtime.pipeline import PipelineReport
     from overnet.runtime.upscaler import Upscaler
-    from overnet.runtime.video.frame import VideoInfo
+    from overnet.runtime.video.frame import FrameWriter, VideoInfo
 
 
 class PipeRun:

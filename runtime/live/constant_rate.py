@@ -5,14 +5,13 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
-from overnet.runtime.upscale_file import FrameWriter
-from overnet.runtime.video.frame import Frame
+from overnet.runtime.video.frame import Frame, FrameWriter
 
 # A gap longer than this, as after a lost connection, is left out: filling it would hold up what comes now.
 _LONGEST_GAP_SECONDS = 1
 
 
-class ConstantRate:
+class ConstantRate(FrameWriter):
     """Another writer, whose frames come at a constant rate: repeated where some are missing; a context manager.
 
     A repeated frame is the one that came late: the one before is gone by then.
@@ -26,21 +25,11 @@ class ConstantRate:
     """
 
     def __init__(self, writer: FrameWriter, rate: Fraction) -> None:
+        self.notes = writer.notes
         self._writer = writer
         self._rate = rate
         self._written = 0
         self._skipped = 0
-
-    @property
-    def notes(self) -> list[str]:
-        """One-line remarks for the user."""
-        return self._writer.notes
-
-    def __enter__(self) -> ConstantRate:
-        return self
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        self._writer.__exit__(None, None, None)
 
     def write(self, frame: Frame) -> None:
         """Write a frame as often as it takes to reach its time; not at all if that is past."""
@@ -56,16 +45,18 @@ class ConstantRate:
             self._writer.write(frame)
         self._written += max(0, missing + 1)
 
-    def stop(self) -> None:
-        """Hand on that a reader is not to be waited for."""
-        stop = getattr(self._writer, "stop", None)
-        if stop is not None:
-            stop()
-
     def finish(self) -> Path:
-        """Finish the other."""
+        """Finish the other writer."""
         return self._writer.finish()
 
     def finish_partial(self) -> Path | None:
-        """Finish the other."""
+        """Finish the other writer with what it has."""
         return self._writer.finish_partial()
+
+    def abort(self) -> None:
+        """Abort the other writer."""
+        self._writer.abort()
+
+    def stop(self) -> None:
+        """Stop the other writer's waiting."""
+        self._writer.stop()

@@ -20,7 +20,7 @@ from overnet.runtime.live import gstreamer_pipelines as gstreamer
 from overnet.runtime.live.ffmpeg_source import OPEN_SECONDS, connect_network
 from overnet.runtime.live.source import CapturedFrame, ConnectionLost
 from overnet.runtime.video.color import ColorTags, guess_matrix
-from overnet.runtime.video.frame import Frame, VideoInfo
+from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 
 _UNSPECIFIED = 2
 _TRIAL_FRAMES = 4
@@ -112,7 +112,7 @@ def _describe(width: int, height: int, rate: float) -> VideoInfo:
     )
 
 
-class GStreamerWriter:
+class GStreamerWriter(FrameWriter):
     """Writes frames into a pipeline that begins with an ``appsrc``; a context manager.
 
     OpenCV counts frames to time them, so they have to come at a constant rate: see `ConstantRate`.
@@ -147,15 +147,8 @@ class GStreamerWriter:
         self._name, self._temporary, self._path, self._overwrite = name, temporary, path, overwrite
         self._writer = cv2.VideoWriter(pipeline, cv2.CAP_GSTREAMER, 0, float(rate), (width, height))
         if not self._writer.isOpened():
-            self._remove()
+            self.abort()
             raise OutputError(f"{name}: the pipeline cannot be started: is it right, and is what it opens there?")
-
-    def __enter__(self) -> GStreamerWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._writer.release()
-        self._remove()
 
     def write(self, frame: Frame) -> None:
         """Hand over a frame: height x width x 3 uint8."""
@@ -187,7 +180,9 @@ class GStreamerWriter:
         """As `finish`: what was sent is whole at any time."""
         return self.finish()
 
-    def _remove(self) -> None:
+    def abort(self) -> None:
+        """End the stream; a file that is not finished is removed."""
+        self._writer.release()
         if self._temporary is not None:
             with suppress(OSError):
                 self._temporary.unlink(missing_ok=True)

@@ -16,9 +16,8 @@ from overnet.runtime.live.constant_rate import ConstantRate
 from overnet.runtime.live.ffmpeg_source import connect_camera, connect_network
 from overnet.runtime.live.run import live_info
 from overnet.runtime.live.source import Connection, LiveSource
-from overnet.runtime.upscale_file import FrameWriter
 from overnet.runtime.video.formats import OutputFormat, find_encoder, output_format
-from overnet.runtime.video.frame import VideoInfo
+from overnet.runtime.video.frame import FrameWriter, VideoInfo
 from overnet.runtime.video.muxed import RTSP_FORMAT, MuxedWriter, PipeFormat, open_pipe_writer
 from overnet.runtime.video.stdio import PipeOutput
 from overnet.runtime.video.writer import VideoWriter

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from types import TracebackType
 
 import cv2
 import numpy as np
@@ -57,9 +56,7 @@ class PreviewWindow:
     def __enter__(self) -> PreviewWindow:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._is_open:
             cv2.destroyAllWindows()
             cv2.waitKey(1)

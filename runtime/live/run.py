@@ -25,9 +25,9 @@ from overnet.runtime.backends.stream import Ticket, UpscaleStream
 from overnet.runtime.live.report import LiveReport
 from overnet.runtime.live.source import CapturedFrame
 from overnet.runtime.stage import Stage
-from overnet.runtime.upscale_file import FrameWriter, ignore_interrupts
+from overnet.runtime.upscale_file import ignore_interrupts
 from overnet.runtime.upscaler import Upscaler
-from overnet.runtime.video.frame import Frame, VideoInfo
+from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 
 # Frames between being taken and being written: one is computed while the one before is written.
 _IN_FLIGHT = 2
@@ -208,7 +208,7 @@ class _LiveRun:
             if self._stream is not None:
                 self._stream.close()
             if self._writer is not None:
-                self._writer.__exit__(None, None, None)
+                self._writer.abort()
         if self._failures:
             raise self._failures[0]
         if not self._report.frames:
@@ -248,9 +248,8 @@ class _LiveRun:
         self._mailbox.end(drop=True)
         if self._stream is not None:
             self._stream.stop()
-        stop_writer = getattr(self._writer, "stop", None)
-        if stop_writer is not None:
-            stop_writer()
+        if self._writer is not None:
+            self._writer.stop()
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

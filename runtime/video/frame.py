@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import struct
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -76,6 +78,44 @@ class Frame:
     pts: int
     time_base: Fraction
     duration: int
+
+
+class FrameWriter(ABC):
+    """Base of everything that upscaled frames are written to; a context manager that discards an unfinished output.
+
+    Attributes:
+        notes: one-line remarks for the user.
+    """
+
+    notes: list[str]
+
+    def __enter__(self: Writer) -> Writer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.abort()
+
+    @abstractmethod
+    def write(self, frame: Frame) -> None:
+        """Write an upscaled frame, H x W x 3 uint8; frames are written in their order."""
+
+    @abstractmethod
+    def finish(self) -> Path:
+        """Complete the output and return where it is."""
+
+    @abstractmethod
+    def finish_partial(self) -> Path | None:
+        """Keep what was written until the run was stopped; return None if that is nothing."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Release the output, and remove it unless it is finished."""
+
+    def stop(self) -> None:  # noqa: B027
+        """Stop waiting for a reader that does not read."""
+
+
+Writer = TypeVar("Writer", bound=FrameWriter)
 
 
 def describe_video(

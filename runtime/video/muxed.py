@@ -15,7 +15,7 @@ from overnet.errors import OutputError
 from overnet.runtime.video.demux import TAG_OPTIONS
 from overnet.runtime.video.encoder import VideoTrack
 from overnet.runtime.video.formats import OutputFormat
-from overnet.runtime.video.frame import Frame, VideoInfo
+from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.raw import PIPE, RawWriter
 from overnet.runtime.video.stdio import PipeOutput
 
@@ -28,7 +28,7 @@ RTSP_FORMAT = OutputFormat("rtsp", ("libx264", "libopenh264", "h264_nvenc", "h26
 _TIMEOUT_SECONDS = (5.0, 5.0)
 
 
-class MuxedWriter:
+class MuxedWriter(FrameWriter):
     """Encodes frames with their times and colours into something that is no file; a context manager.
 
     Use `to_pipe` or `to_server`.
@@ -109,12 +109,6 @@ class MuxedWriter:
             raise _failure(name, error) from error
         return cls(output, track, name=name, pipe=None)
 
-    def __enter__(self) -> MuxedWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._close()
-
     def write(self, frame: Frame) -> None:
         """Encode and send a frame.
 
@@ -134,7 +128,7 @@ class MuxedWriter:
     def finish(self) -> Path:
         """Send what the encoder holds back, and end."""
         self._send(None)
-        self._close()
+        self.abort()
         return PIPE
 
     def finish_partial(self) -> Path | None:
@@ -151,7 +145,8 @@ class MuxedWriter:
                 raise
             raise _failure(self._name, error) from error
 
-    def _close(self) -> None:
+    def abort(self) -> None:
+        """Close the output."""
         output, self._output = self._output, None
         if output is not None:
             with contextlib.suppress(av.FFmpegError, OSError):

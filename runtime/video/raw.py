@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from overnet.errors import InputError
 from overnet.runtime.video.color import MATRIX_RGB, ColorTags, RgbEncoder, guess_matrix
 from overnet.runtime.video.demux import TAG_OPTIONS, refuse_text
-from overnet.runtime.video.frame import Frame, VideoInfo, check_size
+from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo, check_size
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.stdio import PipeInput, PipeOutput
 
@@ -178,7 +178,7 @@ class PipeReader(VideoReader):
         return (self._pipe.count - before) % each
 
 
-class RawWriter:
+class RawWriter(FrameWriter):
     """Writes frames to a pipe as they are: as Y4M, or without any header; a context manager.
 
     Neither has times: frames are taken to be one `VideoInfo.frame_rate` apart.
@@ -210,12 +210,6 @@ class RawWriter:
         if not is_rgb:
             self._remark(info.color)
 
-    def __enter__(self) -> RawWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pipe.close()
-
     def write(self, frame: Frame) -> None:
         """Write a frame: height x width x 3 uint8.
 
@@ -242,6 +236,10 @@ class RawWriter:
         """Close the pipe; None if nothing was written."""
         self._pipe.close()
         return PIPE if self._written else None
+
+    def abort(self) -> None:
+        """Close the pipe."""
+        self._pipe.close()
 
     def _header(self) -> bytes:
         (width, height), info = self._size, self._info

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
@@ -20,11 +19,11 @@ from overnet.files.atomic import exists_already, move_to_free_name
 from overnet.runtime.video.demux import TAG_OPTIONS, disposition, main_stream, open_source
 from overnet.runtime.video.encoder import VideoTrack
 from overnet.runtime.video.formats import muxer_options, output_format
-from overnet.runtime.video.frame import Frame, VideoInfo
+from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.stream_copy import StreamCopier, kept_tags
 
 
-class VideoWriter:
+class VideoWriter(FrameWriter):
     """Encodes frames into a file that appears, whole, only when it is finished; a context manager.
 
     Sound, subtitles, attachments, chapters and tags of the source are copied without re-encoding. A rotation is
@@ -110,14 +109,6 @@ class VideoWriter:
         except BaseException:
             self._remove()
             raise
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.abort()
 
     def write(self, frame: Frame) -> None:
         """Encode the upscaled frame: height x width x 3 uint8, with the source frame's times.

@@ -18,7 +18,7 @@ from overnet.runtime.live.report import Latencies
 from overnet.runtime.live.run import LiveLimits, Mailbox, run_live
 from overnet.runtime.live.source import CapturedFrame
 from overnet.runtime.video.color import ColorTags
-from overnet.runtime.video.frame import Frame, VideoInfo
+from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.writer import VideoWriter
 
 _TAGS = ColorTags(1, 1, 1, full_range=False)
@@ -84,7 +84,7 @@ class Enlarger:
         return ["enlarged"]
 
 
-class Sink:
+class Sink(FrameWriter):
     """Keeps what is written, as slowly as it is told."""
 
     def __init__(self, seconds=0.0, error_at=None):
@@ -96,10 +96,7 @@ class Sink:
         self.opened.append((info, width, height))
         return self
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
+    def abort(self):
         self.ended = self.ended or "dropped"
 
     def write(self, frame):
