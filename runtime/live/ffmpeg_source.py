@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,8 @@ from av.video.stream import VideoStream
 
 from overnet.errors import InputError
 from overnet.runtime.live.source import CapturedFrame, ConnectionLost, Pacer
-from overnet.runtime.video.color import RgbDecoder
 from overnet.runtime.video.demux import TAG_OPTIONS, main_stream, refuse_text
-from overnet.runtime.video.frame import VideoInfo, describe_video, is_grey
+from overnet.runtime.video.frame import VideoInfo, describe_video
 
 # To open, and between two frames: so that a server that died without a word is noticed. FFmpeg asks an RTSP server a
 # second time, so that it takes twice as long; and a playlist's next part is waited for as long as a part lasts.
@@ -138,17 +138,8 @@ def decode_live(container: InputContainer, *, pacer: Pacer | None = None) -> Ite
         at = time.monotonic()
         if info is None or (frame.width, frame.height) != (info.width, info.height):
             info = describe_video(container, stream, frame, "the stream")
-            to_rgb = RgbDecoder(
-                info.color,
-                width=info.width,
-                height=info.height,
-                is_limited_grey=is_grey(frame) and not info.color_as_tagged.full_range,
-            )
-        yield _captured(at, info, to_rgb, frame)
-
-
-def _captured(at: float, info: VideoInfo, to_rgb: RgbDecoder, frame: VideoFrame) -> CapturedFrame:
-    return CapturedFrame(at, info, lambda out: to_rgb(frame, out))
+            to_rgb = info.rgb_decoder()
+        yield CapturedFrame(at, info, partial(to_rgb, frame))
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:

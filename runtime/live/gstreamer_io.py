@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,6 @@ from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 
 _UNSPECIFIED = 2
 _TRIAL_FRAMES = 4
-_USUAL_RATE = Fraction(30)
 
 
 @contextmanager
@@ -85,11 +85,7 @@ def _read(capture: cv2.VideoCapture) -> Iterator[CapturedFrame]:
         height, width = bgr.shape[:2]
         if info is None or (width, height) != (info.width, info.height):
             info = _describe(width, height, capture.get(cv2.CAP_PROP_FPS))
-        yield _captured(at, info, bgr)
-
-
-def _captured(at: float, info: VideoInfo, bgr: np.ndarray) -> CapturedFrame:
-    return CapturedFrame(at, info, lambda out: np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=out)))
+        yield CapturedFrame(at, info, partial(cv2.cvtColor, bgr, cv2.COLOR_BGR2RGB))
 
 
 def _describe(width: int, height: int, rate: float) -> VideoInfo:

@@ -89,10 +89,6 @@ class VideoTrack:
         except (av.FFmpegError, ValueError) as error:
             raise open_failure(self._encoder, error) from error
 
-    @property
-    def _rate(self) -> Fraction:
-        return self._info.frame_rate or Fraction(25)
-
     def begin(self, frame: Frame, *, shift_seconds: Fraction | None) -> Fraction:
         """Fix which time of the source becomes 0: the given one, or None for the first frame's; return it."""
         self.first_ticks = round(frame.pts * frame.time_base / self.time_base)
@@ -139,15 +135,13 @@ class VideoTrack:
     def _quarter_turns(self) -> int:
         """Counter-clockwise quarter turns by which the pixels themselves are rotated; 0 where a tag does it."""
         can_tag = self._container.keeps_rotation and hasattr(VideoStream, "set_display_matrix")
-        if can_tag or self._info.rotation_degrees % 90:
-            return 0
-        return self._info.rotation_degrees // 90 % 4
+        return 0 if can_tag else self._info.quarter_turns
 
     def _choose_clock(self) -> Fraction:
         """Seconds per tick of the encoder: the source's own, wherever the output can store them."""
         name = self._container.name
         if self._container.has_constant_rate or has_coarse_clock(self._encoder):
-            rate = self._rate.limit_denominator(1001)
+            rate = self._info.rate.limit_denominator(1001)
             self.notes.append(f"{self._encoder} in {name} stores a constant {float(rate):.5g} frames per second")
             return 1 / rate
         tick = self._container.tick
@@ -158,12 +152,12 @@ class VideoTrack:
     def _add(self, output: OutputContainer, crf: int | None, own: Mapping[str, str]) -> VideoStream:
         info, pixel_format, encoder = self._info, self._pixel_format, self._encoder
         width, height = self._size if self._turns % 2 == 0 else self._size[::-1]
-        options = {**quality_options(encoder, crf, width=width, height=height, rate=self._rate), **own}
+        options = {**quality_options(encoder, crf, width=width, height=height, rate=self._info.rate), **own}
         if self._container.has_constant_rate:
             # AVI has no presentation times, so images can only be stored in the order they are shown.
             options["bf"] = "0"
         try:
-            stream: Any = output.add_stream(encoder, rate=self._rate, options=options)
+            stream: Any = output.add_stream(encoder, rate=self._info.rate, options=options)
         except ValueError as error:
             name = self._container.name
             raise OutputError(f"{name} cannot hold video of {encoder}: choose another codec or suffix") from error

@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from overnet.errors import InputError
-from overnet.runtime.video.color import MATRIX_UNSPECIFIED, RANGE_FULL, ColorTags, resolve
+from overnet.runtime.video.color import MATRIX_UNSPECIFIED, RANGE_FULL, ColorTags, RgbDecoder, resolve
 from overnet.runtime.video.demux import UNSCALED_DISPLAY, codec_name, origin_seconds
 
 MAX_SIDE_PX = 16384
@@ -61,6 +62,21 @@ class VideoInfo:
     display_matrix: tuple[int, ...] | None = None
     origin_seconds: Fraction = field(default=Fraction(0))
     max_frames: int | None = None
+
+    @property
+    def rate(self) -> Fraction:
+        """Return the frame rate, or 25 as FFmpeg does where it is unknown."""
+        return self.frame_rate or Fraction(25)
+
+    @property
+    def quarter_turns(self) -> int:
+        """Return the counter-clockwise quarter turns of a player's rotation, 0 to 3; 0 for any other angle."""
+        return 0 if self.rotation_degrees % 90 else self.rotation_degrees // 90 % 4
+
+    def rgb_decoder(self) -> RgbDecoder:
+        """Return a decoder to RGB for the frames of this video."""
+        is_limited_grey = is_grey(VideoFormat(self.pixel_format)) and not self.color_as_tagged.full_range
+        return RgbDecoder(self.color, width=self.width, height=self.height, is_limited_grey=is_limited_grey)
 
 
 @dataclass
@@ -142,7 +158,7 @@ def describe_video(
         matrix=matrix if matrix != MATRIX_UNSPECIFIED else int(codec.colorspace),
         primaries=int(codec.color_primaries),
         transfer=int(codec.color_trc),
-        full_range=color_range == RANGE_FULL or is_full_format or (is_grey(frame) and not color_range),
+        full_range=color_range == RANGE_FULL or is_full_format or (is_grey(frame.format) and not color_range),
     )
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     duration = duration_seconds(container, stream)
@@ -164,7 +180,7 @@ def describe_video(
         pixel_format=frame.format.name,
         codec=codec_name(stream),
         container=container.format.name,
-        color=resolve(tagged, width=width, height=height, has_matrix=not (is_rgb or is_grey(frame))),
+        color=resolve(tagged, width=width, height=height, has_matrix=not (is_rgb or is_grey(frame.format))),
         color_as_tagged=tagged,
         display_matrix=display,
         origin_seconds=origin_seconds(container),
@@ -189,9 +205,9 @@ def duration_seconds(container: InputContainer, stream: VideoStream) -> Fraction
     return Fraction(container.duration, av.time_base) if container.duration else None
 
 
-def is_grey(frame: VideoFrame) -> bool:
-    """Whether a frame has no colour: grey, with or without transparency."""
-    return len(frame.format.components) <= 2 and not frame.format.has_palette
+def is_grey(pixel_format: VideoFormat) -> bool:
+    """Tell whether a pixel format has no colour: grey, with or without transparency."""
+    return len(pixel_format.components) <= 2 and not pixel_format.has_palette
 
 
 def _display(frame: VideoFrame) -> tuple[tuple[int, ...] | None, int]:

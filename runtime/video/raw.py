@@ -24,8 +24,6 @@ from overnet.runtime.video.stdio import PipeInput, PipeOutput
 
 PIPE = Path("-")
 _NAME = "standard input"
-# For what names no rate, as FFmpeg does.
-_USUAL_RATE = Fraction(25)
 _Y4M_HEADER = re.compile(rb"YUV4MPEG2 [^\n]*\n")
 _Y4M_FRAME_HEADER = b"FRAME\n"
 _MATRIX_NAMES = {1: "BT.709", 5: "BT.601", 6: "BT.601", 9: "BT.2020"}
@@ -47,7 +45,7 @@ class RawFormat:
     width: int
     height: int
     pixel_format: str = "rgb24"
-    rate: Fraction = _USUAL_RATE
+    rate: Fraction = Fraction(25)
 
     def __post_init__(self) -> None:
         check_size(self.width, self.height, "raw video")
@@ -199,7 +197,7 @@ class RawWriter(FrameWriter):
         self.notes: list[str] = []
         self._pipe = pipe
         self._info = info
-        self._turns = 0 if info.rotation_degrees % 90 else info.rotation_degrees // 90 % 4
+        self._turns = info.quarter_turns
         self._size = (width, height) if self._turns % 2 == 0 else (height, width)
         self._is_y4m = pixel_format is None
         self._written = 0
@@ -243,7 +241,7 @@ class RawWriter(FrameWriter):
 
     def _header(self) -> bytes:
         (width, height), info = self._size, self._info
-        rate = (info.frame_rate or _USUAL_RATE).limit_denominator(1001)
+        rate = info.rate.limit_denominator(1001)
         aspect = info.sample_aspect_ratio or Fraction(0)
         if self._turns % 2 and aspect:
             aspect = 1 / aspect

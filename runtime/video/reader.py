@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -15,9 +16,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from overnet.errors import InputError
-from overnet.runtime.video.color import RgbDecoder
 from overnet.runtime.video.demux import TimestampRepair, main_stream, open_source, origin_seconds, read_packets
-from overnet.runtime.video.frame import Frame, VideoInfo, describe_video, duration_seconds, is_grey
+from overnet.runtime.video.frame import Frame, VideoInfo, describe_video, duration_seconds
 
 # Seeking lands at or before the wanted time only as far as the file's index is right: step back until it does.
 _SEEK_BACK_SECONDS = (0, 2, 20)
@@ -76,18 +76,13 @@ class VideoReader:
             self._time_base = Fraction(self._stream.time_base)
             self._origin = origin_seconds(self._container)
             self._start = self._origin + Fraction(str(start_seconds)) - _START_TOLERANCE if start_seconds else None
-            self._first, self._frames = self._first_frame(start_seconds)
+            first, self._frames = self._first_frame(start_seconds)
             self.info: VideoInfo = describe_video(
-                self._container, self._stream, self._first, str(self._path), max_frames=self._max_frames
+                self._container, self._stream, first, str(self._path), max_frames=self._max_frames
             )
-            self._to_rgb = RgbDecoder(
-                self.info.color,
-                width=self.info.width,
-                height=self.info.height,
-                is_limited_grey=is_grey(self._first) and not self.info.color_as_tagged.full_range,
-            )
+            self._to_rgb = self.info.rgb_decoder()
             self.expected_frames: int | None = self._expected(start_seconds)
-            self._remark(self._first)
+            self._remark(first)
         except BaseException:
             self._container.close()
             raise
@@ -115,7 +110,7 @@ class VideoReader:
             buffer: gives for each frame the H x W x 3 uint8 array to decode it to, or None for a new one. It may wait,
                 and is not called while the file is locked, so that `close` works meanwhile.
         """
-        one_frame = max(1, round(1 / (self.info.frame_rate or 25) / self._time_base))
+        one_frame = max(1, round(1 / self.info.rate / self._time_base))
         repair = TimestampRepair(self._time_base)
         count = 0
         next_pts = 0
@@ -149,12 +144,12 @@ class VideoReader:
             # Landed after the start: unless an earlier landing has nothing between, the start would be missed.
             if earlier and frame is not None:
                 self._damaged_packets = 0
-                return frame, _chain(frame, frames)
+                return frame, chain([frame], frames)
         if seeks:
             self._rewind()
         earlier, frame, frames = self._skip_to_start()
         if frame is not None:
-            return frame, _chain(frame, frames)
+            return frame, chain([frame], frames)
         if earlier:
             raise InputError(f"{self._path} ends before the start asked for, {start_seconds:g} seconds")
         raise InputError(f"{self._path}: no image in it can be decoded: it is damaged or cut off")
@@ -233,12 +228,7 @@ class VideoReader:
             return
         begin = (self._stream.start_time or 0) * self._time_base
         # A stream's own duration is exact; a container's covers the longest stream.
-        slack = 3 / (self.info.frame_rate or 25) if self._stream.duration else Fraction(1)
+        slack = 3 / self.info.rate if self._stream.duration else Fraction(1)
         if begin + duration - end > slack:
             stated = float(begin + duration)
             self.notes.append(f"the video ends at {float(end):.2f} s, although the file promises {stated:.2f} s")
-
-
-def _chain(first: VideoFrame, rest: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
-    yield first
-    yield from rest
