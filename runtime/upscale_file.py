@@ -21,6 +21,7 @@ from overnet.runtime.backends.stream import Ticket
 from overnet.runtime.pipeline import PipelineReport, run_pipeline
 from overnet.runtime.plan import Job
 from overnet.runtime.upscaler import Upscaler
+from overnet.runtime.video.formats import Encoding
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.writer import VideoWriter
@@ -155,8 +156,7 @@ def upscale_video(
             info=info,
             width=width,
             height=height,
-            codec=options.codec,
-            crf=options.crf,
+            encoding=Encoding(options.codec, options.crf),
             overwrite=overwrite,
             start_seconds=options.start_seconds,
         )

@@ -94,7 +94,7 @@ def run_live_command(run: StreamRun) -> None:
 def _live_sink(run: StreamRun, *, transport: str, hardware: Any) -> LiveSink | None:
     from overnet.files.atomic import ensure_folder, exists_already
     from overnet.runtime.live.open import LiveSink
-    from overnet.runtime.video.formats import output_format
+    from overnet.runtime.video.formats import Encoding, output_format
 
     target, pipe = run.target, None
     if target is None:
@@ -120,8 +120,7 @@ def _live_sink(run: StreamRun, *, transport: str, hardware: Any) -> LiveSink | N
         pipe=pipe,
         pipe_format=chosen,
         pixel_format=pixel_format,
-        codec=run.video.codec,
-        crf=run.video.crf,
+        encoding=Encoding(run.video.codec, run.video.crf),
         overwrite=run.overwrite,
         hardware=hardware,
         transport=transport,

@@ -17,7 +17,7 @@ from overnet.files.atomic import ensure_folder, exists_already
 from overnet.imaging.image_io import IMAGE_SUFFIXES
 from overnet.runtime.plan import Job
 from overnet.runtime.upscale_file import Outcome, upscale_frames
-from overnet.runtime.video.formats import output_format
+from overnet.runtime.video.formats import Encoding, output_format
 from overnet.runtime.video.muxed import open_pipe_writer
 from overnet.runtime.video.raw import PIPE, PipeReader, RawFormat
 from overnet.runtime.video.reader import VideoReader
@@ -117,6 +117,7 @@ class PipeRun:
 
     def _writer(self, info: VideoInfo, width: int, height: int) -> FrameWriter:
         video = self._run.video
+        encoding = Encoding(video.codec, video.crf)
         if self._output is not None:
             return open_pipe_writer(
                 self._output,
@@ -125,8 +126,7 @@ class PipeRun:
                 height,
                 pipe_format=self._format,
                 pixel_format=self._pixel_format,
-                codec=video.codec,
-                crf=video.crf,
+                encoding=encoding,
             )
         ensure_folder(self.job.target.parent)
         return VideoWriter(
@@ -135,8 +135,7 @@ class PipeRun:
             info=info,
             width=width,
             height=height,
-            codec=video.codec,
-            crf=video.crf,
+            encoding=encoding,
             overwrite=self._run.overwrite,
             start_seconds=video.start_seconds,
         )

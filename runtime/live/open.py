@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,8 @@ from overnet.runtime.live import gstreamer_pipelines as gstreamer
 from overnet.runtime.live.addresses import Address
 from overnet.runtime.live.constant_rate import ConstantRate
 from overnet.runtime.live.ffmpeg_source import connect_camera, connect_network
-from overnet.runtime.live.run import live_info
 from overnet.runtime.live.source import Connection, LiveSource
-from overnet.runtime.video.formats import OutputFormat, find_encoder, output_format
+from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, OutputFormat, find_encoder, output_format
 from overnet.runtime.video.frame import FrameWriter, VideoInfo
 from overnet.runtime.video.muxed import RTSP_FORMAT, MuxedWriter, PipeFormat, open_pipe_writer
 from overnet.runtime.video.stdio import PipeOutput
@@ -112,7 +111,7 @@ class LiveSink:
         target: a file, or an address: standard output, a server or a pipeline.
         pipe: standard output, for that.
         pipe_format, pixel_format: what is written there; the pixel format for ``raw``.
-        codec, crf, overwrite: as for `VideoWriter`.
+        encoding, overwrite: as for `VideoWriter`.
         hardware, transport: as for `SourceOptions`.
     """
 
@@ -120,8 +119,7 @@ class LiveSink:
     pipe: PipeOutput | None = None
     pipe_format: PipeFormat = "y4m"
     pixel_format: str = "rgb24"
-    codec: str | None = None
-    crf: int | None = None
+    encoding: Encoding = DEFAULT_ENCODING
     overwrite: bool = False
     hardware: Hardware = "auto"
     transport: str = "tcp"
@@ -149,7 +147,7 @@ class LiveSink:
             writer = open_pipe_writer(
                 self.pipe, info, width, height, pipe_format=self.pipe_format, pixel_format=self.pixel_format
             )
-            return writer if isinstance(writer, MuxedWriter) else ConstantRate(writer, _rate(info))
+            return writer if isinstance(writer, MuxedWriter) else ConstantRate(writer, info.rate)
         if self.target.kind == "network":
             return MuxedWriter.to_server(
                 self.target.target,
@@ -157,18 +155,14 @@ class LiveSink:
                 info=info,
                 width=width,
                 height=height,
-                codec=self.codec,
-                crf=self.crf,
-                encoder_options={**_fast(RTSP_FORMAT, self.codec), **_AT_ONCE},
+                encoding=self._fast(RTSP_FORMAT, **_AT_ONCE),
                 transport=self.transport,
             )
         from overnet.runtime.live.gstreamer_io import GStreamerWriter
 
-        rate = _rate(info)
-        pipeline = self._pipeline(self.target, (width, height), rate)
-        return ConstantRate(
-            GStreamerWriter(pipeline, name=self.target.name, width=width, height=height, rate=rate), rate
-        )
+        pipeline = self._pipeline(self.target, (width, height), info.rate)
+        writer = GStreamerWriter(pipeline, name=self.target.name, width=width, height=height, rate=info.rate)
+        return ConstantRate(writer, info.rate)
 
     def _pipeline(self, target: Address, size: tuple[int, int], rate: Fraction) -> str:
         hardware = self.hardware != "off" and gstreamer.can_encode_in_hardware()
@@ -176,14 +170,15 @@ class LiveSink:
 
     def _open_file(self, path: Path, info: VideoInfo, width: int, height: int) -> FrameWriter:
         note = None
-        if self.hardware != "off" and self.codec in (None, "h264"):
+        if self.hardware != "off" and self.encoding.codec in (None, "h264"):
             if gstreamer.can_encode_in_hardware():
                 from overnet.runtime.live.gstreamer_io import open_file_in_hardware
 
-                rate = _rate(info)
-                opened = open_file_in_hardware(path, width=width, height=height, rate=rate, overwrite=self.overwrite)
+                opened = open_file_in_hardware(
+                    path, width=width, height=height, rate=info.rate, overwrite=self.overwrite
+                )
                 if opened is not None:
-                    return ConstantRate(opened, rate)
+                    return ConstantRate(opened, info.rate)
                 note = "this machine's encoder does not work for this file: encoded on the CPU"
             elif self.hardware == "on" or gstreamer.can_decode_in_hardware():
                 note = "this machine has no encoder (nvv4l2h264enc): encoded on the CPU"
@@ -193,21 +188,14 @@ class LiveSink:
             info=info,
             width=width,
             height=height,
-            codec=self.codec,
-            crf=self.crf,
+            encoding=self._fast(output_format(path)),
             overwrite=self.overwrite,
-            encoder_options=_fast(output_format(path), self.codec),
         )
         if note is not None:
             writer.notes.append(note)
         return writer
 
-
-def _rate(info: VideoInfo) -> Fraction:
-    rate = live_info(info).frame_rate
-    assert rate is not None
-    return rate
-
-
-def _fast(container: OutputFormat, codec: str | None) -> dict[str, str]:
-    return _FAST.get(find_encoder(codec, container).name, {})
+    def _fast(self, container: OutputFormat, **options: str) -> Encoding:
+        """Return the settings with those that make the encoder fast enough for live video, and further options."""
+        encoder = find_encoder(self.encoding.codec, container).name
+        return replace(self.encoding, options={**_FAST.get(encoder, {}), **options})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -17,6 +17,7 @@ from overnet.errors import OutputError
 from overnet.runtime.video.color import MATRIX_RGB, RANGE_FULL, RANGE_LIMITED, RgbEncoder
 from overnet.runtime.video.demux import TimestampRepair
 from overnet.runtime.video.formats import (
+    Encoding,
     OutputFormat,
     choose_pixel_format,
     find_encoder,
@@ -39,7 +40,7 @@ class VideoTrack:
         container: what it is.
         info: of the source.
         width, height: of the frames that come, in pixels.
-        codec, crf, threads, encoder_options: as for `VideoWriter`.
+        encoding: settings of the encoder.
 
     Attributes:
         stream: the stream of the output.
@@ -60,10 +61,7 @@ class VideoTrack:
         info: VideoInfo,
         width: int,
         height: int,
-        codec: str | None,
-        crf: int | None,
-        threads: int,
-        encoder_options: Mapping[str, str] | None = None,
+        encoding: Encoding,
     ) -> None:
         self.notes: list[str] = []
         self.first_ticks = 0
@@ -75,13 +73,13 @@ class VideoTrack:
         self._shift_ticks = 0
         self._durations: dict[int, int] = {}
         self._turns = self._quarter_turns()
-        encoder = find_encoder(codec, container)
+        encoder = find_encoder(encoding.codec, container)
         self._encoder = encoder.name
         self._pixel_format = choose_pixel_format(encoder, width=width, height=height)
         self.time_base = self._choose_clock()
         self._repair = TimestampRepair(self.time_base)
-        self.stream = self._add(output, crf, encoder_options or {})
-        self.stream.codec_context.thread_count = threads
+        self.stream = self._add(output, encoding)
+        self.stream.codec_context.thread_count = encoding.threads
         # PyAV's default makes x264 slice every image, which costs quality.
         self.stream.codec_context.thread_type = "AUTO"
         try:
@@ -149,10 +147,11 @@ class VideoTrack:
             self.notes.append(f"{name} stores times in whole milliseconds: frame times are rounded")
         return self._info.time_base
 
-    def _add(self, output: OutputContainer, crf: int | None, own: Mapping[str, str]) -> VideoStream:
+    def _add(self, output: OutputContainer, encoding: Encoding) -> VideoStream:
         info, pixel_format, encoder = self._info, self._pixel_format, self._encoder
         width, height = self._size if self._turns % 2 == 0 else self._size[::-1]
-        options = {**quality_options(encoder, crf, width=width, height=height, rate=self._info.rate), **own}
+        quality = quality_options(encoder, encoding.crf, width=width, height=height, rate=info.rate)
+        options = {**quality, **encoding.options}
         if self._container.has_constant_rate:
             # AVI has no presentation times, so images can only be stored in the order they are shown.
             options["bf"] = "0"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -38,6 +39,24 @@ class OutputFormat:
     has_constant_rate: bool = False
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """Settings of an encoder.
+
+    Args:
+        codec: ``h264``, ``hevc``, ``vp9``, ``av1`` or an FFmpeg encoder's name; None for the container's default.
+        crf: quality on the scale of x264's crf, lower is better; None for one that looks like the source.
+        options: the encoder's own options; they take precedence over those that follow from the quality.
+        threads: number of threads; 0 lets the encoder choose.
+    """
+
+    codec: str | None = None
+    crf: int | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 0
+
+
+DEFAULT_ENCODING = Encoding()
 _H264 = ("libx264", "libopenh264", "h264_videotoolbox", "h264_nvenc", "h264_v4l2m2m", "mpeg4")
 _HEVC = ("libx265", "libkvazaar", "hevc_videotoolbox", "hevc_nvenc")
 _AV1 = ("libsvtav1", "libaom-av1", "librav1e")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from av.container import OutputContainer
 from overnet.errors import OutputError
 from overnet.runtime.video.demux import TAG_OPTIONS
 from overnet.runtime.video.encoder import VideoTrack
-from overnet.runtime.video.formats import OutputFormat
+from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, OutputFormat
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.raw import PIPE, RawWriter
 from overnet.runtime.video.stdio import PipeOutput
@@ -46,14 +45,7 @@ class MuxedWriter(FrameWriter):
 
     @classmethod
     def to_pipe(
-        cls,
-        pipe: PipeOutput,
-        *,
-        info: VideoInfo,
-        width: int,
-        height: int,
-        codec: str | None = None,
-        crf: int | None = None,
+        cls, pipe: PipeOutput, *, info: VideoInfo, width: int, height: int, encoding: Encoding = DEFAULT_ENCODING
     ) -> MuxedWriter:
         """Write Matroska to a pipe, unencoded unless a codec is asked for. Parameters as for `VideoWriter`.
 
@@ -61,7 +53,7 @@ class MuxedWriter(FrameWriter):
             OutputError: Matroska cannot hold the codec, or the codec not the size.
         """
         output = av.open(pipe, "w", format="matroska", container_options=dict(_PIPE_FORMAT.options), **TAG_OPTIONS)
-        track = VideoTrack(output, _PIPE_FORMAT, info=info, width=width, height=height, codec=codec, crf=crf, threads=0)
+        track = VideoTrack(output, _PIPE_FORMAT, info=info, width=width, height=height, encoding=encoding)
         return cls(output, track, name="standard output", pipe=pipe)
 
     @classmethod
@@ -73,9 +65,7 @@ class MuxedWriter(FrameWriter):
         info: VideoInfo,
         width: int,
         height: int,
-        codec: str | None = None,
-        crf: int | None = None,
-        encoder_options: Mapping[str, str] | None = None,
+        encoding: Encoding = DEFAULT_ENCODING,
         transport: str = "tcp",
     ) -> MuxedWriter:
         """Push a stream to an RTSP server.
@@ -84,7 +74,7 @@ class MuxedWriter(FrameWriter):
             url: where to.
             name: what messages call it; `url` may have a password in it.
             transport: ``tcp`` or ``udp``.
-            info, width, height, codec, crf, encoder_options: as for `VideoWriter`.
+            info, width, height, encoding: as for `VideoWriter`.
 
         Raises:
             OutputError: the server is not there, or refuses.
@@ -93,17 +83,7 @@ class MuxedWriter(FrameWriter):
             output = av.open(
                 url, "w", format="rtsp", container_options={"rtsp_transport": transport}, timeout=_TIMEOUT_SECONDS
             )
-            track = VideoTrack(
-                output,
-                RTSP_FORMAT,
-                info=info,
-                width=width,
-                height=height,
-                codec=codec,
-                crf=crf,
-                threads=0,
-                encoder_options=encoder_options,
-            )
+            track = VideoTrack(output, RTSP_FORMAT, info=info, width=width, height=height, encoding=encoding)
             output.start_encoding()
         except (av.FFmpegError, OSError) as error:
             raise _failure(name, error) from error
@@ -163,8 +143,7 @@ def open_pipe_writer(
     *,
     pipe_format: PipeFormat,
     pixel_format: str,
-    codec: str | None = None,
-    crf: int | None = None,
+    encoding: Encoding = DEFAULT_ENCODING,
 ) -> RawWriter | MuxedWriter:
     """Return a writer to a pipe.
 
@@ -174,13 +153,13 @@ def open_pipe_writer(
         width, height: size of the frames that will be written, in pixels.
         pipe_format: ``y4m``, ``raw`` (headerless frames) or ``matroska``.
         pixel_format: FFmpeg's name of the pixel format of ``raw``.
-        codec, crf: as for `VideoWriter`, for ``matroska`` only.
+        encoding: as for `VideoWriter`, for ``matroska`` only.
 
     Raises:
         OutputError: Matroska cannot hold the codec, or the codec not the size.
     """
     if pipe_format == "matroska":
-        return MuxedWriter.to_pipe(pipe, info=info, width=width, height=height, codec=codec, crf=crf)
+        return MuxedWriter.to_pipe(pipe, info=info, width=width, height=height, encoding=encoding)
     return RawWriter(
         pipe, info=info, width=width, height=height, pixel_format=pixel_format if pipe_format == "raw" else None
     )

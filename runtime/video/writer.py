@@ -6,7 +6,6 @@ import contextlib
 import errno
 import secrets
 import threading
-from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from overnet.errors import OutputError
 from overnet.files.atomic import exists_already, move_to_free_name
 from overnet.runtime.video.demux import TAG_OPTIONS, disposition, main_stream, open_source
 from overnet.runtime.video.encoder import VideoTrack
-from overnet.runtime.video.formats import muxer_options, output_format
+from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, muxer_options, output_format
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.stream_copy import StreamCopier, kept_tags
 
@@ -36,12 +35,9 @@ class VideoWriter(FrameWriter):
             is nothing to copy.
         info: what is known of the source.
         width, height: of the frames that will be written, in pixels.
-        codec: ``h264``, ``hevc``, ``vp9``, ``av1``, or any FFmpeg encoder's name; None for the container's usual one.
-        crf: quality, lower is better; None for one that looks like the source.
+        encoding: settings of the encoder.
         overwrite: whether an existing file may be replaced.
         start_seconds: where the reader began; the output then starts at 0, and what is copied is cut to the frames.
-        threads: of the encoder; 0 lets it choose.
-        encoder_options: the encoder's own, in place of what the quality would bring.
 
     Attributes:
         notes: one-line remarks for the user.
@@ -59,12 +55,9 @@ class VideoWriter(FrameWriter):
         info: VideoInfo,
         width: int,
         height: int,
-        codec: str | None = None,
-        crf: int | None = None,
+        encoding: Encoding = DEFAULT_ENCODING,
         overwrite: bool = False,
         start_seconds: float = 0.0,
-        threads: int = 0,
-        encoder_options: Mapping[str, str] | None = None,
     ) -> None:
         self.notes: list[str] = []
         self._lock = threading.Lock()
@@ -89,15 +82,7 @@ class VideoWriter(FrameWriter):
                 **TAG_OPTIONS,
             )
             self._track = VideoTrack(
-                self._output,
-                self._format,
-                info=info,
-                width=width,
-                height=height,
-                codec=codec,
-                crf=crf,
-                threads=threads,
-                encoder_options=encoder_options,
+                self._output, self._format, info=info, width=width, height=height, encoding=encoding
             )
             if source is not None:
                 self._copier = self._copy_rest(source, start_seconds)

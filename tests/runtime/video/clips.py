@@ -14,6 +14,7 @@ import pytest
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
+from overnet.runtime.video.formats import Encoding
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.writer import VideoWriter
 
@@ -212,13 +213,20 @@ def upscale(
     start_seconds: float = 0.0,
     max_frames: int | None = None,
     stop_after: int | None = None,
-    **options: Any,
+    overwrite: bool = False,
+    **encoding: Any,
 ) -> Result:
-    """Run reader and writer with nearest neighbour between them; ``stop_after`` frames it is finished as partial."""
+    """Run reader and writer with nearest neighbour between them; after ``stop_after`` frames finish as partial."""
     with VideoReader(source, start_seconds=start_seconds, max_frames=max_frames) as reader:
         size = {"width": reader.info.width * scale, "height": reader.info.height * scale}
         with VideoWriter(
-            target, source=source, info=reader.info, start_seconds=start_seconds, **size, **options
+            target,
+            source=source,
+            info=reader.info,
+            start_seconds=start_seconds,
+            encoding=Encoding(**encoding),
+            overwrite=overwrite,
+            **size,
         ) as writer:
             count = 0
             for frame in reader:
@@ -255,8 +263,10 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def open_writer(source: Path, target: Path, *, scale: int = 2, **options) -> VideoWriter:
+def open_writer(
+    source: Path, target: Path, *, scale: int = 2, codec: str | None = None, crf: int | None = None, **options
+) -> VideoWriter:
     with VideoReader(source) as reader:
         info = reader.info
     size = {"width": info.width * scale, "height": info.height * scale}
-    return VideoWriter(target, source=source, info=info, **(size | options))
+    return VideoWriter(target, source=source, info=info, encoding=Encoding(codec, crf), **(size | options))
