@@ -12,18 +12,18 @@ import functools
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Protocol
 
 import cv2
 import numpy as np
 
 from overnet.errors import InputError, InterruptedRun, OutputError
 from overnet.runtime.backends.stream import Ticket, UpscaleStream
+from overnet.runtime.live.preview import PreviewWindow
 from overnet.runtime.live.report import LiveReport
-from overnet.runtime.live.source import CapturedFrame
+from overnet.runtime.live.source import CapturedFrame, LiveSource
 from overnet.runtime.stage import Stage
 from overnet.runtime.upscale_file import ignore_interrupts
 from overnet.runtime.upscaler import Upscaler
@@ -37,33 +37,6 @@ _USUAL_RATE = Fraction(30)
 _LOOK_SECONDS = 0.02
 # The source may be in the middle of a wait for its next frame.
 _SOURCE_GRACE_SECONDS = 1.0
-
-
-class Source(Protocol):
-    """Where frames come from; `overnet.runtime.live.source.LiveSource` is one."""
-
-    name: str
-    reconnections: int
-
-    def frames(self) -> Generator[CapturedFrame, None, None]:
-        """Yield the frames as they come."""
-        ...
-
-    def stop(self) -> None:
-        """End `frames`."""
-        ...
-
-
-class Preview(Protocol):
-    """Where frames are shown; used from the calling thread alone."""
-
-    def show(self, rgb: np.ndarray, line: str) -> None:
-        """Show a frame with a line of text over it."""
-        ...
-
-    def poll(self) -> bool:
-        """Let the window live; False once the user has closed it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -127,11 +100,11 @@ class Mailbox:
 
 
 def run_live(
-    source: Source,
+    source: LiveSource,
     upscaler: Upscaler,
     open_writer: Callable[[VideoInfo, int, int], FrameWriter] | None,
     *,
-    preview: Preview | None = None,
+    preview: PreviewWindow | None = None,
     limits: LiveLimits = LiveLimits(),
     on_status: Callable[[LiveReport], None] = lambda report: None,
 ) -> LiveOutcome:
@@ -154,20 +127,21 @@ def run_live(
         BrokenPipeError: the results go to a pipe that nobody reads any more.
         OutputError, BackendError: of the writer and of the upscaler.
     """
-    return _LiveRun(source, upscaler, open_writer, preview, limits).run(on_status)
+    return _LiveRun(source, upscaler, open_writer, preview, limits, on_status).run()
 
 
 class _LiveRun:
     def __init__(
         self,
-        source: Source,
+        source: LiveSource,
         upscaler: Upscaler,
         open_writer: Callable[[VideoInfo, int, int], FrameWriter] | None,
-        preview: Preview | None,
+        preview: PreviewWindow | None,
         limits: LiveLimits,
+        on_status: Callable[[LiveReport], None],
     ) -> None:
         self._source, self._upscaler, self._open_writer = source, upscaler, open_writer
-        self._preview, self._limits = preview, limits
+        self._preview, self._limits, self._on_status = preview, limits, on_status
         self._report = LiveReport()
         self._mailbox = Mailbox()
         self._room = threading.Semaphore(_IN_FLIGHT)
@@ -183,7 +157,7 @@ class _LiveRun:
         self._last_pts = 0
         self._to_show: tuple[np.ndarray, float] | None = None
 
-    def run(self, on_status: Callable[[LiveReport], None]) -> LiveOutcome:
+    def run(self) -> LiveOutcome:
         capture = Stage(self._capture, "overnet-capture", daemon=True)
         workers = [
             Stage(functools.partial(self._guarded, work), f"overnet-{name}", daemon=True)
@@ -194,12 +168,15 @@ class _LiveRun:
             try:
                 for stage in (capture, *workers):
                     stage.start()
-                self._watch(workers[-1], on_status)
+                self._watch(workers[-1])
             except KeyboardInterrupt:
                 interrupted = True
             self._stop()
             for stage in workers:
-                _wait_through_interrupts(stage)
+                ended = False
+                while not ended:
+                    with contextlib.suppress(KeyboardInterrupt):
+                        ended = stage.wait()
             with contextlib.suppress(KeyboardInterrupt):
                 capture.wait(_SOURCE_GRACE_SECONDS)
             with ignore_interrupts():
@@ -217,7 +194,7 @@ class _LiveRun:
             raise self._lost or InputError(f"{self._source.name}: it ended before the first frame")
         return LiveOutcome(self._report, output, self._lost)
 
-    def _watch(self, last: Stage, on_status: Callable[[LiveReport], None]) -> None:
+    def _watch(self, last: Stage) -> None:
         """Show frames, and look whether it is time to end, until the last stage has."""
         while not last.wait(_LOOK_SECONDS if self._preview is None else 0):
             if self._preview is not None:
@@ -232,7 +209,7 @@ class _LiveRun:
                 if not self._preview.poll():
                     self._stop()
             self._update()
-            on_status(self._report)
+            self._on_status(self._report)
             if self._limits.seconds is not None and self._report.seconds >= self._limits.seconds:
                 self._stop()
 
@@ -393,10 +370,3 @@ def live_info(info: VideoInfo) -> VideoInfo:
         duration_seconds=None,
         origin_seconds=Fraction(0),
     )
-
-
-def _wait_through_interrupts(stage: Stage) -> None:
-    ended = False
-    while not ended:
-        with contextlib.suppress(KeyboardInterrupt):
-            ended = stage.wait()
