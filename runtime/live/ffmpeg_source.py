@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 
 from overnet.errors import InputError
 from overnet.runtime.live.source import CapturedFrame, ConnectionLost, Pacer
-from overnet.runtime.video.demux import TAG_OPTIONS, main_stream, refuse_text
+from overnet.runtime.video.demux import TAG_OPTIONS, main_stream
 from overnet.runtime.video.frame import VideoInfo, describe_video
 
 # To open, and between two frames: so that a server that died without a word is noticed. FFmpeg asks an RTSP server a
@@ -125,7 +125,6 @@ def decode_live(container: InputContainer, *, pacer: Pacer | None = None) -> Ite
         ConnectionLost: there is no video in it.
     """
     try:
-        refuse_text(container, Path("the stream"))
         stream = main_stream(container, Path("the stream"))
     except InputError as error:
         raise ConnectionLost(str(error), is_final=True) from error

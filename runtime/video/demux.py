@@ -82,19 +82,7 @@ def open_source(path: Path) -> InputContainer:
         raise InputError(f"{path} is not a video FFmpeg can read, or is damaged or cut off") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    refuse_text(container, path)
     return container
-
-
-def refuse_text(container: InputContainer, path: Path) -> None:
-    """Close what FFmpeg takes for a video and is none.
-
-    Raises:
-        InputError: it is text.
-    """
-    if container.format.name in _NOT_VIDEO:
-        container.close()
-        raise InputError(f"{path} is a text file, not a video")
 
 
 def is_cover(stream: Any) -> bool:
@@ -127,6 +115,8 @@ def main_stream(container: InputContainer, path: Path) -> VideoStream:
     Raises:
         InputError: there is none.
     """
+    if container.format.name in _NOT_VIDEO:
+        raise InputError(f"{path} is a text file, not a video")
     images = [stream for stream in container.streams.video if not is_cover(stream)]
     # A stream without a decoder has no codec context.
     for stream in images:

@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 
 from overnet.errors import InputError
 from overnet.runtime.video.color import MATRIX_RGB, ColorTags, RgbEncoder, guess_matrix
-from overnet.runtime.video.demux import TAG_OPTIONS, refuse_text
+from overnet.runtime.video.demux import TAG_OPTIONS
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo, check_size
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.stdio import PipeInput, PipeOutput
@@ -133,7 +133,6 @@ class PipeReader(VideoReader):
                 buffer_size=1 << 18,
                 **TAG_OPTIONS,
             )
-            refuse_text(container, Path(_NAME))
             return container
         except (av.FFmpegError, OSError, ValueError) as error:
             if not self._pipe.count:
