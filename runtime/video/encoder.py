@@ -21,15 +21,15 @@ from overnet.runtime.video.formats import (
     OutputFormat,
     choose_pixel_format,
     find_encoder,
-    has_coarse_clock,
     open_failure,
     quality_options,
-    stores_aspect,
 )
 from overnet.runtime.video.frame import Frame, VideoInfo
 
 # H.264 stores the two sides of a pixel in 16 bits each.
 _MAX_ASPECT_TERM = 65535
+# MPEG-4 part 2 and its predecessors store times in a clock of at most 16 bits: the time base has to be near the rate.
+_COARSE_CLOCK = {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "h263"}
 
 
 class VideoTrack:
@@ -138,7 +138,7 @@ class VideoTrack:
     def _choose_clock(self) -> Fraction:
         """Seconds per tick of the encoder: the source's own, wherever the output can store them."""
         name = self._container.name
-        if self._container.has_constant_rate or has_coarse_clock(self._encoder):
+        if self._container.has_constant_rate or self._encoder in _COARSE_CLOCK:
             rate = self._info.rate.limit_denominator(1001)
             self.notes.append(f"{self._encoder} in {name} stores a constant {float(rate):.5g} frames per second")
             return 1 / rate
@@ -174,7 +174,9 @@ class VideoTrack:
         ratio = self._pixel_aspect()
         if ratio is not None:
             context.sample_aspect_ratio = ratio
-            if ratio != 1 and not stores_aspect(encoder, self._container):
+            # Matroska stores it as well, but PyAV does not pass the ratio to its muxer: the codec's own field remains.
+            in_codec = any(name in encoder for name in ("264", "265", "hevc", "mpeg"))
+            if ratio != 1 and not (self._container.keeps_aspect or in_codec):
                 shape = f"{ratio.numerator}:{ratio.denominator}"
                 self.notes.append(
                     f"{encoder} in {self._container.name} cannot store pixels of {shape}: use h264 or .mp4"

@@ -85,8 +85,6 @@ _ALIASES = {
     "av1": _AV1,
     "vp9": _VP9,
 }
-# MPEG-4 part 2 and its elders store times in a clock of at most 16 bits.
-_COARSE_CLOCK = {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "h263"}
 
 
 def output_format(path: Path) -> OutputFormat:
@@ -126,19 +124,6 @@ def find_encoder(name: str | None, container: OutputFormat) -> Codec:
             return codec
     wanted = name or " or ".join(candidates)
     raise OutputError(f"this FFmpeg has no video encoder '{wanted}'; h264, hevc, vp9 and av1 name the usual ones")
-
-
-def stores_aspect(encoder: str, container: OutputFormat) -> bool:
-    """Whether the shape of a pixel can be told to players.
-
-    Matroska could as well, but PyAV does not hand the ratio to its muxer; then the codec's own field has to do.
-    """
-    return container.keeps_aspect or any(name in encoder for name in ("264", "265", "hevc", "mpeg"))
-
-
-def has_coarse_clock(encoder: str) -> bool:
-    """Whether the encoder takes only a time base close to the frame rate."""
-    return encoder in _COARSE_CLOCK
 
 
 def choose_pixel_format(encoder: Codec, *, width: int, height: int) -> str:
