@@ -92,9 +92,10 @@ def run_live_command(run: StreamRun) -> None:
 
 
 def _live_sink(run: StreamRun, *, transport: str, hardware: Any) -> LiveSink | None:
-    from overnet.files.atomic import ensure_folder, exists_already
+    from overnet.files.atomic import ensure_folder
     from overnet.runtime.live.open import LiveSink
-    from overnet.runtime.video.formats import Encoding, output_format
+    from overnet.runtime.video.formats import Encoding
+    from overnet.runtime.video.writer import check_target
 
     target, pipe = run.target, None
     if target is None:
@@ -102,11 +103,7 @@ def _live_sink(run: StreamRun, *, transport: str, hardware: Any) -> LiveSink | N
     if not run.writes_stdout:
         run.options.refuse({"output_format", "pixel_format"}, "for standard output, and the output is another")
     if isinstance(target, Path):
-        if target.is_dir():
-            raise OutputError(f"{target} is a folder: name a file, such as {target / 'live.mkv'}")
-        output_format(target)
-        if target.exists() and not run.overwrite:
-            raise exists_already(target)
+        check_target(target, overwrite=run.overwrite)
         ensure_folder(target.parent)
     elif target.kind == "network" and target.scheme not in ("rtsp", "rtsps"):
         raise OutputError(f"{target.name}: results can be sent to rtsp://…; for all else use gst: or a pipe to ffmpeg")

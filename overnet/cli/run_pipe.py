@@ -13,16 +13,16 @@ import typer
 
 from overnet.cli.stream_options import LIVE_ONLY, RAW_ONLY, StreamRun, parse_rate, parse_size, pipe_format, take_output
 from overnet.errors import InputError, OutputError
-from overnet.files.atomic import ensure_folder, exists_already
+from overnet.files.atomic import ensure_folder
 from overnet.imaging.image_io import IMAGE_SUFFIXES
 from overnet.runtime.plan import Job
 from overnet.runtime.upscale_file import Outcome, upscale_frames
-from overnet.runtime.video.formats import Encoding, output_format
+from overnet.runtime.video.formats import Encoding
 from overnet.runtime.video.muxed import open_pipe_writer
 from overnet.runtime.video.raw import PIPE, PipeReader, RawFormat
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.stdio import PipeInput, PipeOutput, take_stdin
-from overnet.runtime.video.writer import VideoWriter
+from overnet.runtime.video.writer import VideoWriter, check_target
 
 if TYPE_CHECKING:
     from overnet.runtime.live.addresses import Address
@@ -102,11 +102,7 @@ class PipeRun:
             return PIPE
         if not isinstance(target, Path):
             raise OutputError(f"{target.name}: only live sources can go there")
-        if target.is_dir():
-            raise OutputError(f"{target} is a folder: name a file, such as {target / 'video.mkv'}")
-        output_format(target)
-        if target.exists() and not self._run.overwrite:
-            raise exists_already(target)
+        check_target(target, overwrite=self._run.overwrite)
         return target
 
     def _reader(self) -> VideoReader:

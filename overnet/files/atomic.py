@@ -11,9 +11,9 @@ from pathlib import Path
 from overnet.errors import OutputError
 
 
-def printable(path: Path) -> str:
-    """A file name that keeps a message on one line whatever is in it."""
-    return "".join(character if character.isprintable() else "?" for character in str(path))
+def printable(text: str | Path) -> str:
+    """Return a text or path with "?" for each character that cannot be printed, so that messages keep to one line."""
+    return "".join(character if character.isprintable() else "?" for character in str(text))
 
 
 def exists_already(path: Path) -> OutputError:
@@ -33,6 +33,11 @@ def ensure_folder(folder: Path) -> None:
         raise OutputError(f"{printable(folder)} cannot be made: {error.strerror}") from error
 
 
+def temporary_beside(path: Path) -> Path:
+    """Return an unused name in the folder of `path`, with its suffix: only within a folder is a rename atomic."""
+    return path.with_name(f".overnet-{secrets.token_hex(8)}{path.suffix}")
+
+
 @contextmanager
 def atomic_write(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; it becomes `path` when the block ends well, else it vanishes.
@@ -48,7 +53,7 @@ def atomic_write(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise exists_already(path)
     target = Path(os.path.realpath(path)) if overwrite else path
     # Not tempfile's: those are private, and the file is to have the permissions that any new one has.
-    temporary = target.with_name(f".overnet-{secrets.token_hex(8)}{target.suffix}")
+    temporary = temporary_beside(target)
     try:
         temporary.open("xb").close()
         yield temporary

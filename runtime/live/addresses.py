@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from overnet.errors import InputError
+from overnet.files.atomic import printable
 
 AddressKind = Literal["pipe", "camera", "csi", "network", "gst"]
 
@@ -76,5 +77,4 @@ def parse_address(text: str) -> Address | None:
 
 def without_secrets(text: str) -> str:
     """An address or a pipeline as it may be shown: on one line, its users and passwords replaced by stars."""
-    shown = _SECRET.sub(r"\1***", _USER.sub("***@", text))
-    return "".join(character if character.isprintable() else "?" for character in shown)
+    return printable(_SECRET.sub(r"\1***", _USER.sub("***@", text)))

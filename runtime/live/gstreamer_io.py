@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,8 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from overnet.errors import OutputError
-from overnet.files.atomic import exists_already, move_to_free_name
+from overnet.errors import InputError, OutputError
+from overnet.files.atomic import exists_already, move_to_free_name, temporary_beside
 from overnet.runtime.live import gstreamer_pipelines as gstreamer
 from overnet.runtime.live.ffmpeg_source import OPEN_SECONDS, connect_network
 from overnet.runtime.live.source import CapturedFrame, ConnectionLost
@@ -52,11 +50,14 @@ def connect_rtsp_in_hardware(url: str, *, transport: str) -> Iterator[Iterator[C
     FFmpeg looks at it first: it says what is wrong, which OpenCV does not, and which codec it is.
     """
     with connect_network(url, transport=transport) as frames:
-        first = next(iter(frames), None)
-        codec = "" if first is None else first.info.codec
-    if codec not in ("h264", "hevc"):
-        raise ConnectionLost(f"the hardware decoder takes h264 and hevc, not {codec or 'this'}: use --hardware off")
-    pipeline = gstreamer.rtsp_pipeline(url, codec=codec, transport=transport, timeout_seconds=OPEN_SECONDS)
+        first = next(frames, None)
+    if first is None:
+        raise ConnectionLost("the stream ended before its first frame")
+    codec = first.info.codec
+    try:
+        pipeline = gstreamer.rtsp_pipeline(url, codec=codec, transport=transport, timeout_seconds=OPEN_SECONDS)
+    except InputError as error:
+        raise ConnectionLost(str(error), is_final=True) from error
     with connect_pipeline(pipeline) as frames:
         yield frames
 
@@ -196,7 +197,7 @@ def open_file_in_hardware(
         width, height, rate, overwrite: as for `GStreamerWriter`.
         hardware: False for x264, which shows all else on machines without that encoder.
     """
-    temporary = path.with_name(f".overnet-{secrets.token_hex(6)}{path.suffix}")
+    temporary = temporary_beside(path)
     pipeline = gstreamer.file_sink_pipeline(temporary, size=(width, height), rate=rate, hardware=hardware)
     if pipeline is None:
         return None
@@ -207,8 +208,8 @@ def open_file_in_hardware(
             for index in range(_TRIAL_FRAMES):
                 trial.write(Frame(black, index, 1 / rate, 1))
             trial.finish()
-            if not os.path.getsize(temporary):  # noqa: PTH202
+            if not temporary.stat().st_size:
                 return None
-    except OutputError:
+    except (OutputError, OSError):
         return None
     return GStreamerWriter(pipeline, temporary=temporary, path=path, overwrite=overwrite, **options)  # type: ignore[arg-type]

@@ -141,7 +141,7 @@ def rtsp_pipeline(url: str, *, codec: str, transport: str, timeout_seconds: floa
         InputError: the decoder does not take the codec.
     """
     if codec not in _CODECS:
-        raise InputError(f"the hardware decoder takes h264 and hevc, not {codec}")
+        raise InputError(f"the hardware decoder takes h264 and hevc, not {codec}: use --hardware off")
     unpack, parse = _CODECS[codec]
     micros = round(timeout_seconds * 1e6)
     source = (

@@ -161,8 +161,8 @@ class LiveSink:
         from overnet.runtime.live.gstreamer_io import GStreamerWriter
 
         pipeline = self._pipeline(self.target, (width, height), info.rate)
-        writer = GStreamerWriter(pipeline, name=self.target.name, width=width, height=height, rate=info.rate)
-        return ConstantRate(writer, info.rate)
+        sink = GStreamerWriter(pipeline, name=self.target.name, width=width, height=height, rate=info.rate)
+        return ConstantRate(sink, info.rate)
 
     def _pipeline(self, target: Address, size: tuple[int, int], rate: Fraction) -> str:
         hardware = self.hardware != "off" and gstreamer.can_encode_in_hardware()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import secrets
 import threading
 from fractions import Fraction
 from pathlib import Path
@@ -14,12 +13,26 @@ import av
 from av.container import OutputContainer
 
 from overnet.errors import OutputError
-from overnet.files.atomic import exists_already, move_to_free_name
+from overnet.files.atomic import exists_already, move_to_free_name, temporary_beside
 from overnet.runtime.video.demux import TAG_OPTIONS, disposition, main_stream, open_source
 from overnet.runtime.video.encoder import VideoTrack
-from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, muxer_options, output_format
+from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, OutputFormat, muxer_options, output_format
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.stream_copy import StreamCopier, kept_tags
+
+
+def check_target(path: Path, *, overwrite: bool) -> OutputFormat:
+    """Return the container of a video file that is to be written.
+
+    Raises:
+        OutputError: the path is a folder, its suffix names no container, or the file exists and may not be replaced.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: name a file, such as {path / 'video.mkv'}")
+    container = output_format(path)
+    if path.exists() and not overwrite:
+        raise exists_already(path)
+    return container
 
 
 class VideoWriter(FrameWriter):
@@ -64,23 +77,19 @@ class VideoWriter(FrameWriter):
         self._path = Path(path)
         self._info = info
         self._overwrite = overwrite
-        self._size = (width, height)
         self._starts_late = start_seconds > 0
         self._is_part = self._starts_late or info.max_frames is not None
         self._zero_seconds = Fraction(0)
         self._done = False
         self._copier: StreamCopier | None = None
-        self._format = output_format(self._path)
-        self._check_target(source)
+        if width < 1 or height < 1:
+            raise OutputError(f"{self._path}: cannot write a video of {width}x{height} pixels")
+        if source is not None and self._path.is_file() and source.exists() and self._path.samefile(source):
+            raise OutputError(f"{self._path} is the source itself: choose another name")
+        self._format = check_target(self._path, overwrite=overwrite)
         self._temporary = self._reserve()
         try:
-            self._output: OutputContainer = av.open(
-                str(self._temporary.absolute()),
-                "w",
-                format=self._format.name,
-                container_options=muxer_options(self._format, info.time_base),
-                **TAG_OPTIONS,
-            )
+            self._output = self._open(self._temporary)
             self._track = VideoTrack(
                 self._output, self._format, info=info, width=width, height=height, encoding=encoding
             )
@@ -144,7 +153,7 @@ class VideoWriter(FrameWriter):
         with self._lock, self._reporting():
             end = self._track.end_seconds
             self._complete(end)
-            target = self._path.with_name(f"{self._path.stem}.partial{self._path.suffix}")
+            target = self._path.with_stem(f"{self._path.stem}.partial")
             if not self._tag_partial(end):
                 # Without room for a second copy the name alone has to say it.
                 self.notes.append("the partial video could not be tagged as such")
@@ -169,32 +178,28 @@ class VideoWriter(FrameWriter):
                 move_to_free_name(self._temporary, target)
                 break
             except FileExistsError:
-                target = _free_name(self._path)
+                number = 2
+                while (target := self._path.with_stem(f"{self._path.stem} ({number})")).exists():
+                    number += 1
         self._temporary.unlink(missing_ok=True)
         if target != self._path:
             self.notes.append(f"{self._path.name} appeared meanwhile: written as {target.name}")
         return target
 
-    def _check_target(self, source: Path | None) -> None:
-        width, height = self._size
-        if width < 1 or height < 1:
-            raise OutputError(f"{self._path}: cannot write a video of {width}x{height} pixels")
-        if self._path.is_dir():
-            raise OutputError(f"{self._path} is a folder")
-        if self._path.exists():
-            if source is not None and source.exists() and self._path.samefile(source):
-                raise OutputError(f"{self._path} is the source itself: choose another name")
-            if not self._overwrite:
-                raise exists_already(self._path)
-
     def _reserve(self) -> Path:
         """Create the temporary file, in the folder of the final one: only there is a rename atomic."""
-        temporary = self._path.with_name(f".overnet-{secrets.token_hex(6)}{self._path.suffix}")
+        temporary = temporary_beside(self._path)
         try:
             with temporary.open("xb"):
                 return temporary
         except OSError as error:
             raise OutputError(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def _open(self, path: Path) -> OutputContainer:
+        options = muxer_options(self._format, self._info.time_base)
+        name = str(path.absolute())
+        output: OutputContainer = av.open(name, "w", format=self._format.name, container_options=options, **TAG_OPTIONS)
+        return output
 
     def _copy_rest(self, source: Path, start_seconds: float) -> StreamCopier:
         """Copy the video's tags, and make ready to copy all that is not video."""
@@ -240,16 +245,10 @@ class VideoWriter(FrameWriter):
 
     def _tag_partial(self, end: Fraction) -> bool:
         """Write the closed file anew with a tag, as no header can be changed once written; tell whether all went."""
-        tagged = self._temporary.with_name(f"{self._temporary.stem}-tagged{self._temporary.suffix}")
+        tagged = self._temporary.with_stem(f"{self._temporary.stem}-tagged")
         seconds = float(end - self._zero_seconds)
         try:
-            with av.open(
-                str(tagged.absolute()),
-                "w",
-                format=self._format.name,
-                container_options=muxer_options(self._format, self._info.time_base),
-                **TAG_OPTIONS,
-            ) as output:
+            with self._open(tagged) as output:
                 copier = StreamCopier(
                     self._temporary, output, self._format, without=None, end_seconds=Fraction(seconds)
                 )
@@ -299,10 +298,3 @@ class VideoWriter(FrameWriter):
         # Where an open file cannot be removed, it goes now.
         with contextlib.suppress(OSError):
             self._temporary.unlink(missing_ok=True)
-
-
-def _free_name(path: Path) -> Path:
-    number = 2
-    while (candidate := path.with_name(f"{path.stem} ({number}){path.suffix}")).exists():
-        number += 1
-    return candidate
