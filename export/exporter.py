@@ -16,8 +16,7 @@ from overnet.export.engine.profile import available_device_memory, fit_profile
 from overnet.export.graph.costs import Costs, count_costs
 from overnet.export.options import CalibrationOptions, EngineOptions, Options, is_onnx
 from overnet.export.precision.convert import LoweredGraph
-from overnet.export.verify.comparison import Parity
-from overnet.export.verify.tolerance import gate_images
+from overnet.export.verify.comparison import Parity, gate_images
 from overnet.files.atomic import atomic_write
 from overnet.files.engine_sidecar import RuntimeName, Sidecar, sidecar_path, sidecar_text
 from overnet.files.onnx_metadata import Artifact

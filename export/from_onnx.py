@@ -14,8 +14,7 @@ from overnet.errors import ArtifactError, InputError
 from overnet.export.engine.build import BuiltEngine
 from overnet.export.options import CalibrationOptions, EngineOptions, Options
 from overnet.export.precision.convert import LoweredGraph, converted, labelled
-from overnet.export.verify.comparison import Parity, ReferenceResults, in_openvino
-from overnet.export.verify.tolerance import TOLERANCES
+from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults, in_openvino
 from overnet.files.atomic import printable
 from overnet.files.onnx_metadata import Artifact, read_artifact
 from overnet.system.cuda_device import cuda_device

@@ -13,8 +13,7 @@ import torch
 
 from overnet.errors import ArtifactError, BackendError
 from overnet.export.engine.trt_api import ICudaEngine, IExecutionContext, Module, Runtime
-from overnet.export.verify.comparison import Parity, ReferenceResults
-from overnet.export.verify.tolerance import TOLERANCES
+from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults
 from overnet.files.engine_sidecar import TITLES, Profile, RuntimeName
 from overnet.files.onnx_metadata import (
     GIVEN_MEANS_NAME,

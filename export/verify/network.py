@@ -7,11 +7,10 @@ from pathlib import Path
 import onnx
 
 from overnet.errors import ArtifactError
-from overnet.export.verify.comparison import Parity, ReferenceResults, in_openvino
+from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults, Tolerance, in_openvino
 from overnet.export.verify.declared_types import run_exactly
 from overnet.export.verify.divergence import first_divergence, network_tensors
 from overnet.export.verify.onnx_file import NotFiniteError, in_declared_types, in_network
-from overnet.export.verify.tolerance import TOLERANCES, Tolerance
 from overnet.network.model import OverNet
 from overnet.types import Image
 

@@ -15,9 +15,8 @@ from overnet.export.exporter import CalibrationOptions, EngineOptions, Options, 
 from overnet.export.graph.network_graph import build_onnx
 from overnet.export.precision import convert as conversion
 from overnet.export.precision import lower as lowering
-from overnet.export.verify.comparison import ReferenceResults, check_images, in_openvino
+from overnet.export.verify.comparison import TOLERANCES, ReferenceResults, check_images, in_openvino
 from overnet.export.verify.onnx_file import in_declared_types, in_network
-from overnet.export.verify.tolerance import TOLERANCES
 from overnet.files.onnx_metadata import read_artifact
 from overnet.network.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from overnet.network.deploy import deploy

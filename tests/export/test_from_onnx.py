@@ -14,8 +14,7 @@ from overnet.export.engine.profile import make_profile
 from overnet.export.exporter import CalibrationOptions, EngineOptions, Options, export
 from overnet.export.precision.half import to_half
 from overnet.export.verify import engine as engine_gate
-from overnet.export.verify.comparison import Parity
-from overnet.export.verify.tolerance import TOLERANCES
+from overnet.export.verify.comparison import TOLERANCES, Parity
 from overnet.files.engine_sidecar import read_sidecar
 from overnet.files.onnx_metadata import read_artifact
 from tests.export.verify.test_divergence import spoiled
