@@ -14,8 +14,7 @@ from overnet.export.precision.convert import LoweredGraph
 from overnet.export.precision.lower import Calibration, lower
 from overnet.export.verify.comparison import Parity
 from overnet.export.verify.engine import pass_engine_gate
-from overnet.export.verify.network import check_onnx_file
-from overnet.export.verify.onnx_file import in_network
+from overnet.export.verify.onnx_file import check_onnx_file, in_network
 from overnet.files.onnx_metadata import Artifact
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.deploy import DeployedNetwork, deploy
@@ -79,7 +78,7 @@ class CheckpointSource:
         )
 
     def check(self, file: Path, graph: LoweredGraph, images: list[Image], *, name: str) -> Parity:
-        """Compare the file with the network; see `overnet.export.verify.network.check_onnx_file`."""
+        """Compare the file with the network; see `overnet.export.verify.onnx_file.check_onnx_file`."""
         return check_onnx_file(file, graph.model, graph.exact, self.model, images, name=name)
 
     def check_engine(
