@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal
+from typing import IO
 
 from overnet.errors import OutputError
 from overnet.files.atomic import printable
-
-Severity = Literal["error", "warning", "info", "verbose"]
+from overnet.system.tensorrt_logger import Severity
 
 # Where in the library's source it happened; whichever thread's file that is says nothing to a user.
 _PLACE = re.compile(r"^\[[^\]]*\]\s*|\s*In \S+ at \S+:\d+\b")
@@ -20,14 +18,6 @@ _PLACE = re.compile(r"^\[[^\]]*\]\s*|\s*In \S+ at \S+:\d+\b")
 _NO_DRIVER = "(cudaError 35:"
 _ACTIVATION_MEMORY = re.compile(r"Total Activation Memory: (\d+)")
 _OUT_OF_WORKSPACE = re.compile(r"OutOfMemory|insufficient workspace|workspace memory greater than", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Message:
-    """One of the builder's messages."""
-
-    severity: Severity
-    text: str
 
 
 class BuildMessages:
@@ -63,16 +53,16 @@ class BuildMessages:
             with suppress(OSError):
                 self._file.close()
 
-    def add(self, message: Message) -> None:
-        """Take a message. Called from within the library, so nothing may be raised here."""
-        if message.severity == "verbose":
+    def add(self, severity: Severity, text: str) -> None:
+        """Take a message. The library calls this, so it must not raise."""
+        if severity == "verbose":
             return
-        if message.severity == "error":
-            self._errors.append(message.text)
-        found = _ACTIVATION_MEMORY.search(message.text)
+        if severity == "error":
+            self._errors.append(text)
+        found = _ACTIVATION_MEMORY.search(text)
         if found:
             self.activation_memory_bytes = int(found[1])
-        self._write(f"{message.severity}: {message.text}")
+        self._write(f"{severity}: {text}")
 
     def _write(self, line: str) -> None:
         if self._file is None or self.log_failure is not None:

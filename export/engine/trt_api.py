@@ -9,16 +9,15 @@ Strong typing is asked for throughout: the number types are the graph's, and no 
 
 from __future__ import annotations
 
-import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from overnet.export.engine.messages import Message, Severity
 from overnet.files.engine_sidecar import TITLES, RuntimeName
 from overnet.system.environment import bindings
+from overnet.system.tensorrt_logger import Listener, listening, tensorrt_logger
 
 # The bindings have no types that mypy could read. Other files that use them import these.
 Module: TypeAlias = Any
@@ -38,7 +37,7 @@ Runtime: TypeAlias = Any
 # Of one tensor: the smallest, the one to be fastest for, the largest.
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
-# Builds in one process go one at a time: their library has one logger.
+# Builds in one process run one at a time: they share a logger, and their messages do not name the build.
 _one_at_a_time = threading.Lock()
 
 
@@ -74,17 +73,13 @@ class Library:
     def __init__(self, target: RuntimeName) -> None:
         self.is_rtx = target == "tensorrt-rtx"
         self._trt: Module = bindings(target, purpose=f"building for {TITLES[target]}")
-        self._logger = _logger(self._trt)
+        self._logger: ILogger = tensorrt_logger(self._trt)
 
     @contextmanager
-    def listening(self, listener: Callable[[Message], None]) -> Iterator[None]:
-        """Hand each message of the library to `listener` within the context. One build at a time can listen."""
-        with _one_at_a_time:
-            self._logger.listener = listener
-            try:
-                yield
-            finally:
-                self._logger.listener = None
+    def listening(self, listener: Listener) -> Iterator[None]:
+        """Pass the library's messages to `listener` within the context, which one thread at a time can enter."""
+        with _one_at_a_time, listening(self._trt, listener):
+            yield
 
     def start(self) -> Build | None:
         """Begin a build; None where the library refuses, which it does for want of a GPU, with messages."""
@@ -194,29 +189,6 @@ class Build:
 
 def _tensor(tensor: ITensor) -> Tensor:
     return Tensor(str(tensor.name), str(tensor.dtype).rpartition(".")[2], tuple(tensor.shape))
-
-
-@functools.cache
-def _logger(trt: Module) -> Any:
-    """A library's one logger, which lives as long as the process: the library keeps it beyond any build."""
-    severities: dict[Any, Severity] = {
-        trt.ILogger.INTERNAL_ERROR: "error",
-        trt.ILogger.ERROR: "error",
-        trt.ILogger.WARNING: "warning",
-        trt.ILogger.INFO: "info",
-    }
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.listener: Callable[[Message], None] | None = None
-
-        def log(self, severity: Any, text: str) -> None:
-            listener = self.listener
-            if listener is not None:
-                listener(Message(severities.get(severity, "verbose"), text))
-
-    return Logger()
 
 
 def _monitor(trt: Module, watcher: Watcher) -> Any:

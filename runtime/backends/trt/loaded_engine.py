@@ -20,6 +20,7 @@ from overnet.files.engine_sidecar import TITLES, RuntimeName
 from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
 from overnet.runtime.backends.base import is_out_of_memory
 from overnet.system.environment import bindings
+from overnet.system.tensorrt_logger import Severity, tensorrt_logger
 
 # The bindings have no types that mypy could read.
 Module: TypeAlias = Any
@@ -60,9 +61,9 @@ class LoadedEngine:
         self.is_rtx = runtime == "tensorrt-rtx"
         self._title = TITLES[runtime]
         self._trt: Module = bindings(runtime, purpose="running an engine")
-        logger, self._errors = _logger(self._trt)
+        self._errors = _errors(self._trt)
         # It has to outlive the engine.
-        self._runtime: Runtime = self._trt.Runtime(logger)
+        self._runtime: Runtime = self._trt.Runtime(tensorrt_logger(self._trt))
         self._errors.clear()
         self._engine: ICudaEngine = self._runtime.deserialize_cuda_engine(serialized)
         if self._engine is None:
@@ -194,9 +195,10 @@ class _Errors:
         self._lock = threading.Lock()
         self._last: deque[str] = deque(maxlen=8)
 
-    def add(self, text: str) -> None:
-        with self._lock:
-            self._last.append(" ".join(text.split()))
+    def add(self, severity: Severity, text: str) -> None:
+        if severity == "error":
+            with self._lock:
+                self._last.append(" ".join(text.split()))
 
     def clear(self) -> None:
         """Forget them, before a call whose own are wanted: some are logged by calls that do not fail."""
@@ -215,17 +217,8 @@ class _Errors:
 
 
 @functools.cache
-def _logger(trt: Module) -> tuple[Any, _Errors]:
-    """A library's one logger, which lives as long as the process: the library keeps it beyond any engine."""
-    serious = {trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR}
+def _errors(trt: Module) -> _Errors:
+    """Return the errors of a library, collected from the first call on."""
     errors = _Errors()
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity in serious:
-                errors.add(text)
-
-    return Logger(), errors
+    tensorrt_logger(trt).listeners.append(errors.add)
+    return errors

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from overnet.export.engine import trt_api
+from overnet.system import tensorrt_logger
 from tests.conftest import SHARED, needs_shared
 
 FOLDER = Path(trt_api.__file__).parents[1]
 # Every file that asks for the bindings, or for objects of theirs.
 SOURCES = {
-    str(path.relative_to(FOLDER)): path.read_text()
-    for path in sorted(FOLDER.rglob("*.py"))
+    f"{path.parent.name}/{path.name}": path.read_text()
+    for path in (*sorted(FOLDER.rglob("*.py")), Path(tensorrt_logger.__file__))
     if re.search(r"\bbindings\(|: (Builder|ICudaEngine|Module|Runtime)\b", path.read_text())
 }
 TENSORRT, RTX = "tensorrt", "tensorrt-rtx"
@@ -173,8 +174,8 @@ def recorded():
 
 
 def test_all_is_read():
-    assert {"engine/trt_api.py", "engine/build.py"} <= set(SOURCES)
-    found = Uses(SOURCES["engine/trt_api.py"]).found
+    assert {"engine/trt_api.py", "engine/build.py", "system/tensorrt_logger.py"} <= set(SOURCES)
+    found = {use for source in SOURCES.values() for use in Uses(source).found}
     # What a build cannot do without, by each of the ways in which a name can be used.
     assert {
         Use("Module", "Builder"),
