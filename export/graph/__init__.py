@@ -1,1 +1,1 @@
-"""The network as an ONNX graph."""
+"""The network as an ONNX graph in FP32."""

@@ -1,4 +1,4 @@
-"""A thin layer over ``onnx.helper``: a graph under construction, whose nodes carry readable names."""
+"""An ONNX graph under construction, a thin layer over ``onnx.helper``. All nodes have readable names."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from overnet.files.onnx_metadata import Artifact
 if TYPE_CHECKING:
     from overnet.network.deploy import Convolution
 
-# The newest that TensorRT 10.3 reads (edge-facts: parsers of 10.x read opsets 9 to 20).
+# The newest that TensorRT 10.3 reads.
 OPSET = 20
-# ONNX 1.16's; older runtimes refuse files that claim a newer one.
+# The version of ONNX 1.16; older runtimes refuse files with a newer one.
 IR_VERSION = 10
 
 
 class GraphBuilder:
-    """Collects nodes and constants. Every method that adds a node returns the name of the node's output.
+    """The nodes and constants of a graph. Every method that adds a node returns the name of the node's output.
 
     Args:
-        significant_bits: how many bits of each float32 weight are kept, 24 being all. Fewer compress better.
+        significant_bits: bits kept of each float32 weight, at most 24, which is all; with fewer, files compress better.
     """
 
     def __init__(self, *, significant_bits: int = 24) -> None:
@@ -33,7 +33,7 @@ class GraphBuilder:
         self.significant_bits = significant_bits
 
     def constant(self, name: str, value: NDArray[np.generic]) -> str:
-        """Add a constant; floating-point ones are stored as float32."""
+        """Add a constant. Floating-point numbers are stored as float32."""
         if np.issubdtype(value.dtype, np.floating):
             value = rounded(value.astype(np.float32), self.significant_bits)
         if name in self.constants:
@@ -42,7 +42,7 @@ class GraphBuilder:
         return name
 
     def node(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
-        """Add a node of one output, which is called as the node is."""
+        """Add a node with one output, which has the node's name."""
         self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
 
@@ -56,11 +56,11 @@ class GraphBuilder:
         pads: tuple[int, int] | None = None,
         shared: str | None = None,
     ) -> str:
-        """Add a convolution, and a ReLU after it if asked.
+        """Add a convolution, and with `relu` a ReLU after it.
 
         Args:
-            pads: zeros added above and below, and left and right; None for so many that height and width are kept.
-            shared: the name of the weights, where several nodes have the same; stored once.
+            pads: rows of zeros added above and below, and columns left and right; None keeps height and width.
+            shared: the name of a weight that several convolutions share, stored once.
         """
         rows, columns = convolution.weight.shape[2:]
         above, left = (rows // 2, columns // 2) if pads is None else pads
@@ -81,7 +81,7 @@ class GraphBuilder:
         return self.node("Relu", [output], f"{name}.relu") if relu else output
 
     def slice(self, x: str, start: int, stop: int, axis: int) -> str:
-        """Add a slice along one axis, or find the one that is there already."""
+        """Add a slice along one axis, unless the graph has it already."""
         name = f"{x}.from.{start}.axis.{axis}"
         if all(node.name != name for node in self.nodes):
             bounds = [
@@ -92,15 +92,11 @@ class GraphBuilder:
         return name
 
     def scaled(self, x: str, factor: float, name: str) -> str:
-        """Add a product with a number."""
+        """Add a multiplication by a number."""
         return self.node("Mul", [x, self.constant(f"{name}.scale", np.float32(factor))], f"{name}.scaled")
 
-    def mean_over_image(self, x: str, name: str) -> str:
-        """Add the mean over height and width: N x C x H x W to N x C x 1 x 1."""
-        return self.node("GlobalAveragePool", [x], name)
-
     def finish(self, *, name: str, image: str, upscaled: str, artifact: Artifact) -> onnx.ModelProto:
-        """Make the model: uint8 N x height x width x 3 in and out, all but the 3 dynamic, described by `artifact`."""
+        """Make the model: uint8 N x height x width x 3 in and out, all dynamic but the 3, with metadata."""
         axes: list[str | int | None] = ["batch", "height", "width", 3]
         upscaled_axes: list[str | int | None] = ["batch", "upscaled_height", "upscaled_width", 3]
         graph = helper.make_graph(
@@ -123,7 +119,7 @@ class GraphBuilder:
 
 
 def rounded(value: NDArray[np.float32], significant_bits: int) -> NDArray[np.float32]:
-    """Round float32 numbers to so many significant bits (24 keeps all): the bits below become zero."""
+    """Round float32 numbers to a number of significant bits, at most 24, which is all: the lower bits become zero."""
     dropped = 24 - significant_bits
     if dropped == 0:
         return value

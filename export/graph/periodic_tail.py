@@ -1,17 +1,17 @@
 """The network's tail on the input's grid: no tensor on the overscaled grid, and no resize.
 
 The plain tail enlarges 64 channels u times (u: overscale factor), resizes them to s times (s: scale), and convolves.
-Here nothing is enlarged before the end. Every step is linear but the ReLU, and periodic: what happens to the u x u
-overscaled pixels of one input pixel, and to its s x s output pixels, is the same for every input pixel. So:
+Here nothing is enlarged before the end. Every step but the ReLU is linear, and periodic: it is the same for the u x u
+overscaled pixels, and the s x s output pixels, of every input pixel. So:
 
-* for each of the u x u phases, its 64 channels are computed on the input's grid, and mixed at once to 3 colours x 3 x 3
-  taps of the last convolution (mixing channels commutes with the resize);
+* for each of the u x u phases, the 64 channels are computed on the input's grid and mixed to 3 colours x 3 x 3 taps of
+  the last convolution (mixing channels commutes with the resize);
 * the vertical resize and the vertical part of the last convolution become one convolution over input rows, from the u
-  row phases to s, and likewise the horizontal ones. What leaves are 3 s^2 channels, which a shuffle makes an image.
+  row phases to s, and likewise the horizontal ones. The result has 3 s^2 channels, which a shuffle makes an image.
 
 The borders are exact. The resize clamps to the edge of the *overscaled* image, so a row beyond the edge repeats the
-edge's own phase; and the last convolution pads the *resized* image with zeros, so for the tap that looks up, the rows
-beyond the edge are given values for which the resized row above the image is zero (a linear condition).
+edge's own phase. The last convolution pads the *resized* image with zeros, so for the tap that takes the row above, the
+rows beyond the edge get values for which the resized row above the image is zero (a linear condition).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LAST = np.iinfo(np.int64).max
 
 
 def _taps(position: float) -> dict[int, float]:
-    """The pixels that the network's bicubic resize takes at a position, and their weights; pixel centres are whole."""
+    """Return the network's bicubic weights of the pixels around a position, where pixel centres are whole numbers."""
     indices = int(np.floor(position)) + np.arange(-1, 3)
     weights = cubic_kernel((position - indices).astype(np.float64), NETWORK_SHARPNESS)
     return {int(index): float(weight) for index, weight in zip(indices, weights, strict=True) if abs(weight) > 1e-12}
@@ -39,13 +39,13 @@ def _taps(position: float) -> dict[int, float]:
 
 @dataclass(frozen=True)
 class AxisResize:
-    """Resize and last convolution along one axis, between phases on the input's grid.
+    """The resize and the last convolution along one axis, between phases on the input's grid.
 
     Attributes:
-        reach: how many input pixels beyond its own an output pixel takes from, on either side.
-        weights: taps x s x (2 reach + 1) x u: what an output phase takes, through a tap, from the phases of the input
-            pixels from `reach` before its own to `reach` after it.
-        before: taps x reach x u: what the edge's overscaled pixel is multiplied by to stand for those before it.
+        reach: the number of input pixels on either side of its own that an output pixel depends on.
+        weights: taps x s x (2 reach + 1) x u: the weight of each phase of the input pixels from `reach` before its own
+            to `reach` after it, in each tap of each output phase.
+        before: taps x reach x u: factors of the overscaled pixel at the edge that give the pixels before it.
         after: taps x reach x u: the same beyond the other edge.
     """
 
@@ -56,7 +56,7 @@ class AxisResize:
 
 
 def axis_resize(overscale: int, scale: int) -> AxisResize:
-    """Work out the weights of `AxisResize` from the overscaled grid (u a pixel) to the output's (s a pixel)."""
+    """Compute the weights from the overscaled grid (u an input pixel) to the output's grid (s an input pixel)."""
     samples = {row: _taps((row + 0.5) * overscale / scale - 0.5) for row in range(-1, scale + 1)}
     lowest = min(min(sample) for sample in samples.values())
     highest = max(max(sample) for sample in samples.values())
@@ -68,7 +68,7 @@ def axis_resize(overscale: int, scale: int) -> AxisResize:
                 weights[tap, row, index + reach * overscale] = weight
     before = np.ones((_TAPS, reach * overscale))
     before[0] = _vanishing(samples[-1], [samples[row] for row in range(scale)], reach * overscale)
-    # Everything is symmetric: what lies after the end, read backwards, is what lies before the beginning.
+    # By symmetry, the factors after the end are those before the beginning in reverse order.
     after = before[::-1, ::-1]
     return AxisResize(
         reach,
@@ -79,9 +79,10 @@ def axis_resize(overscale: int, scale: int) -> AxisResize:
 
 
 def _vanishing(outside: dict[int, float], inside: list[dict[int, float]], count: int) -> NDArray[np.float64]:
-    """Factors for the pixels before the edge: the sample outside becomes zero, those inside see the edge repeated.
+    """Return the pixels before the edge, as factors of the edge, for which the sample outside is zero.
 
-    Index i stands for overscaled pixel i - count; the edge's pixel is 0. Of all solutions the smallest factors.
+    Samples inside see the edge repeated. Index i is overscaled pixel i - count; the pixel at the edge is 0. Of all
+    solutions, the factors are the smallest.
     """
     factors = np.zeros(count)
     seen = {index for sample in inside for index in sample if index < 0}
@@ -105,7 +106,7 @@ def periodic_tail(graph: GraphBuilder, network: DeployedNetwork, features: str, 
     Args:
         features: the trunk's output, N x width x H x W.
         centred: the image in levels, less the mean, N x 3 x H x W.
-        scale: whole, at most the overscale factor; the network has one overscaling stage.
+        scale: a whole number, at most the overscale factor; the network has one overscaling stage.
 
     Returns:
         N x 3 x scale*H x scale*W, in levels with the mean added.
@@ -115,8 +116,8 @@ def periodic_tail(graph: GraphBuilder, network: DeployedNetwork, features: str, 
     columns: list[str] = []
     for column in range(overscale):
         mixed = [_phase(graph, network, stage, features, row, column, overscale) for row in range(overscale)]
-        columns.append(_vertical(graph, mixed, axis, scale, f"tail.column.{column}"))
-    detail = _horizontal(graph, columns, axis, scale, "tail")
+        columns.append(_resized(graph, mixed, axis, scale, f"tail.column.{column}.row", vertical=True))
+    detail = _resized(graph, columns, axis, scale, "tail.across", vertical=False)
     added = graph.node("Add", [detail, _base(graph, network, centred, scale)], "added")
     return graph.node("DepthToSpace", [added], "shuffled", blocksize=scale, mode="CRD") if scale > 1 else added
 
@@ -130,10 +131,10 @@ def _phase(
     column: int,
     overscale: int,
 ) -> str:
-    """One phase of the overscaled features, mixed: N x 27 x H x W, channels colour, column tap, row tap."""
+    """Add one phase of the overscaled features, mixed: N x 27 x H x W, channels colour, column tap, row tap."""
     name = f"tail.phase.{row}.{column}"
     phase = row * overscale + column
-    # The shuffle takes channel c u^2 + phase to channel c of that phase.
+    # The shuffle moves channel c u^2 + phase to channel c of that phase.
     assert stage.bias is not None
     picked = Convolution(stage.weight[phase :: overscale**2], stage.bias[phase :: overscale**2], stage.groups)
     enlarged = graph.convolution(features, picked, f"{name}.overscale", relu=True)
@@ -142,39 +143,34 @@ def _phase(
     return graph.convolution(enlarged, mix, f"{name}.mix", shared="tail.mix")
 
 
-def _vertical(graph: GraphBuilder, phases: list[str], axis: AxisResize, scale: int, name: str) -> str:
-    """Row phases to output rows: N x 9 s x H x W, channels colour, column tap, output row."""
-    total = ""
-    for phase, mixed in enumerate(phases):
-        part = f"{name}.row.{phase}"
-        # Channels colour, column tap, row tap: the factor depends on the row tap alone.
-        before, after = (np.tile(side[:, :, phase], (_COLOURS * _TAPS, 1)) for side in (axis.before, axis.after))
-        padded = _padded(graph, mixed, phases[0], phases[-1], before, after, 2, part)
-        weight = np.zeros((_COLOURS, _TAPS, scale, _TAPS, _TAPS, 2 * axis.reach + 1))
-        for tap in range(_TAPS):
-            weight[:, tap, :, tap] = axis.weights[:, :, :, phase].transpose(1, 0, 2)
-        kernel = weight.reshape(_COLOURS * _TAPS * scale, _TAPS**2, -1, 1).astype(np.float32)
-        resized = graph.convolution(
-            padded, Convolution(kernel, None, _COLOURS), f"{part}.resize", shared=f"tail.row.{phase}", pads=(0, 0)
-        )
-        total = graph.node("Add", [total, resized], f"{part}.sum") if total else resized
-    return total
+def _resized(graph: GraphBuilder, phases: list[str], axis: AxisResize, scale: int, name: str, *, vertical: bool) -> str:
+    """Add the resize and convolution along one axis, from its phases to output pixels.
 
-
-def _horizontal(graph: GraphBuilder, phases: list[str], axis: AxisResize, scale: int, name: str) -> str:
-    """Column phases to output columns: N x 3 s^2 x H x W, channels colour, output row, output column."""
+    Vertically, the channels are colour, column tap and row tap, and become colour, column tap and output row: N x 9 s x
+    H x W. Horizontally, these become colour, output row and output column: N x 3 s^2 x H x W.
+    """
     total = ""
-    for phase, resized_rows in enumerate(phases):
-        part = f"{name}.across.{phase}"
-        before, after = (
-            np.tile(np.repeat(side[:, :, phase], scale, axis=0), (_COLOURS, 1)) for side in (axis.before, axis.after)
-        )
-        padded = _padded(graph, resized_rows, phases[0], phases[-1], before, after, 3, part)
-        weight = np.zeros((_COLOURS, scale, scale, _TAPS, scale, 2 * axis.reach + 1))
-        for row in range(scale):
-            weight[:, row, :, :, row] = axis.weights[:, :, :, phase].transpose(1, 0, 2)
-        kernel = weight.reshape(_COLOURS * scale**2, _TAPS * scale, 1, -1).astype(np.float32)
-        resized = graph.convolution(padded, Convolution(kernel, None, _COLOURS), f"{part}.resize", pads=(0, 0))
+    for phase, x in enumerate(phases):
+        part = f"{name}.{phase}"
+        before, after = axis.before[:, :, phase], axis.after[:, :, phase]
+        weights = axis.weights[:, :, :, phase].transpose(1, 0, 2)
+        # Column taps, and then output rows, are kept apart: of these dimensions only the diagonal is filled.
+        if vertical:
+            before, after = (np.tile(side, (_COLOURS * _TAPS, 1)) for side in (before, after))
+            diagonal = np.arange(_TAPS)
+            blocks = np.zeros((_TAPS, scale, _TAPS, _TAPS, 2 * axis.reach + 1))
+            blocks[diagonal, :, diagonal] = weights
+            kernel = blocks.reshape(_TAPS * scale, _TAPS**2, -1, 1)
+        else:
+            before, after = (np.tile(np.repeat(side, scale, axis=0), (_COLOURS, 1)) for side in (before, after))
+            diagonal = np.arange(scale)
+            blocks = np.zeros((scale, scale, _TAPS, scale, 2 * axis.reach + 1))
+            blocks[diagonal, :, :, diagonal] = weights
+            kernel = blocks.reshape(scale**2, _TAPS * scale, 1, -1)
+        padded = _padded(graph, x, phases[0], phases[-1], before, after, 2 if vertical else 3, part)
+        convolution = Convolution(np.tile(kernel, (_COLOURS, 1, 1, 1)).astype(np.float32), None, _COLOURS)
+        shared = f"tail.row.{phase}" if vertical else None
+        resized = graph.convolution(padded, convolution, f"{part}.resize", shared=shared, pads=(0, 0))
         total = graph.node("Add", [total, resized], f"{part}.sum") if total else resized
     return total
 
@@ -189,7 +185,7 @@ def _padded(
     axis: int,
     name: str,
 ) -> str:
-    """Put multiples of the first and last phase's edge around a phase, along an axis; factors are channels x reach."""
+    """Pad a phase along an axis with multiples of the first and last phase's edges; factors are channels x reach."""
     shape = (1, -1, 1, 1)
     edges = {"before": (first, 0, 1, before), "after": (last, -1, _LAST, after)}
     sides = {}
@@ -204,7 +200,7 @@ def _padded(
 
 
 def _base(graph: GraphBuilder, network: DeployedNetwork, centred: str, scale: int) -> str:
-    """The input resized bicubically, plus the last convolution's bias: N x 3 s^2 x H x W."""
+    """Add the bicubic resize of the input, plus the last convolution's bias: N x 3 s^2 x H x W."""
     if scale == 1:
         weights = np.ones((1, 1))
     else:
