@@ -62,26 +62,26 @@ def test_nothing_lies_on_the_overscaled_grid(scale):
             assert shape[2] <= 24 and shape[3] <= 34, (name, shape)
 
 
-def float_output(model, images, scale):
-    """What the graph computes before it clips and rounds, 0 to 1."""
+def float_graph(model, scale):
+    """Return a function from images to what the graph computes before it clips and rounds, 0 to 1."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
     name = "added" if scale == 1 or "shuffled" not in {node.name for node in model.graph.node} else "shuffled"
     model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run([name], {"image": images})[0] / 255
+    return lambda images: session.run([name], {"image": images})[0] / 255
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 16, 3), (3, 17, 31, 3), (1, 1, 1, 3), (1, 1, 9, 3), (2, 24, 40, 3)])
 @pytest.mark.parametrize(("overscale", "scale"), [(o, s) for o in (2, 3, 5) for s in range(1, o + 1)])
 @pytest.mark.parametrize("form", ["default", "lean-memory", "plain"])
-def test_the_rewriting_is_exact(overscale, scale, shape, form):
+def test_the_rewriting_is_exact(overscale, scale, form):
     """Before rounding, borders included, any size and batch: at most 1e-5 from the network (1 is white)."""
     model = random_model(overscale=overscale)
-    images = np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
-    computed = float_output(build_onnx(deploy(model), scale, form=form), images, scale)
-    with torch.no_grad():
-        expected = model(torch.from_numpy(images).permute(0, 3, 1, 2) / 255, scale).numpy()
-    assert np.abs(computed - expected).max() <= 1e-5
+    graph = float_graph(build_onnx(deploy(model), scale, form=form), scale)
+    for shape in [(1, 16, 16, 3), (3, 17, 31, 3), (1, 1, 1, 3), (1, 1, 9, 3), (2, 24, 40, 3)]:
+        images = np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
+        with torch.no_grad():
+            expected = model(torch.from_numpy(images).permute(0, 3, 1, 2) / 255, scale).numpy()
+        assert np.abs(graph(images) - expected).max() <= 1e-5, shape
 
 
 def test_lean_memory_cuts_the_widest_tensor():
