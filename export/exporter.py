@@ -16,7 +16,7 @@ from overnet.export.engine.profile import available_device_memory, fit_profile
 from overnet.export.graph.costs import Costs, count_costs
 from overnet.export.options import CalibrationOptions, EngineOptions, Options, is_onnx
 from overnet.export.precision.convert import LoweredGraph
-from overnet.export.verify.comparison import Parity, gate_images
+from overnet.export.verify.comparison import Parity, comparison_images
 from overnet.files.atomic import atomic_write
 from overnet.files.engine_sidecar import RuntimeName, Sidecar, sidecar_path, sidecar_text
 from overnet.files.onnx_metadata import Artifact
@@ -191,7 +191,7 @@ class _Export:
 
     def _graph(self, temporary: Path, path: Path) -> tuple[LoweredGraph, ExportedFile]:
         """Write the ONNX file, and check it."""
-        images = gate_images()
+        images = comparison_images()
         self.progress("making the graph", 0, 0)
         graph = self.source.lowered(images, self.progress)
         if temporary != path:
@@ -229,7 +229,7 @@ class _Export:
     ) -> tuple[Sidecar, Parity]:
         """Check the engine itself, where a GPU is, and write down what is known of it."""
         name = self._path(".engine").name
-        parity = self.source.check_engine(built, engine, exported.artifact, gate_images(), name=name)
+        parity = self.source.check_engine(built, engine, exported.artifact, comparison_images(), name=name)
         parity = parity or exported.parity
         sidecar = Sidecar(
             artifact=exported.artifact,

@@ -13,7 +13,7 @@ from overnet.export.precision.calibration import calibration_images
 from overnet.export.precision.convert import LoweredGraph
 from overnet.export.precision.lower import Calibration, lower
 from overnet.export.verify.comparison import Parity
-from overnet.export.verify.engine import pass_engine_gate
+from overnet.export.verify.engine import check_engine
 from overnet.export.verify.onnx_file import check_onnx_file, in_network
 from overnet.files.onnx_metadata import Artifact
 from overnet.network.checkpoint import load_checkpoint
@@ -84,6 +84,6 @@ class CheckpointSource:
     def check_engine(
         self, built: BuiltEngine, engine: EngineOptions, artifact: Artifact, images: list[Image], *, name: str
     ) -> Parity | None:
-        """Compare the engine with the network; see `overnet.export.verify.engine.pass_engine_gate`."""
+        """Compare the engine with the network; see `overnet.export.verify.engine.check_engine`."""
         network = in_network(self.model, self.scale)
-        return pass_engine_gate(built.serialized, engine.target, engine.profile, artifact, network, images, name=name)
+        return check_engine(built.serialized, engine.target, engine.profile, artifact, network, images, name=name)

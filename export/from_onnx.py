@@ -75,9 +75,9 @@ class OnnxSource:
         """Compare the engine with the file, where there are a GPU and PyTorch, whose buffers are used for it."""
         if cuda_device() is None or importlib.util.find_spec("torch") is None:
             return None
-        from overnet.export.verify.engine import pass_engine_gate
+        from overnet.export.verify.engine import check_engine
 
-        return pass_engine_gate(
+        return check_engine(
             built.serialized, engine.target, engine.profile, artifact, self._reference(), images, name=name
         )
 

@@ -13,7 +13,7 @@ from overnet.export.precision.fp16_range import nodes_beyond_half
 from overnet.export.precision.half import to_half
 from overnet.export.precision.layer_choice import choose_layers
 from overnet.export.precision.quantizer import largest_inputs
-from overnet.export.verify.comparison import check_images
+from overnet.export.verify.comparison import drawn_images
 from overnet.network.deploy import DeployedNetwork
 from overnet.types import Image, Progress
 
@@ -74,7 +74,7 @@ def _quantized(
     choice = choose_layers(
         exact,
         # The drawn images reach further than photographs; ranges without them cut their contrasts off.
-        largest_inputs(exact, [*(pair.low for pair in pairs), *check_images()]),
+        largest_inputs(exact, [*(pair.low for pair in pairs), *drawn_images()]),
         pairs,
         scale,
         max_loss_db=calibration.max_loss_db,

@@ -1,4 +1,4 @@
-"""How far what one thing makes of some images is from what another makes of them. Needs no torch."""
+"""The comparison of an exported file's results with a reference, and how far they may differ. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from overnet.imaging.metrics import largest_difference, psnr
 from overnet.system.openvino_core import openvino_core
 from overnet.types import Image, Upscale
 
+# Height and width of the crops of the package's photographs: a wrong graph is wrong there too, and whole ones take
+# longer.
+_PHOTOGRAPH_SIDE = 64
+
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an exported file is from its reference, over all images compared.
+    """The difference between an exported file and its reference, over all images compared.
 
     Attributes:
         largest_difference: in grey levels, 0 to 255.
         psnr_db: of the exported file's images against the reference's, all channels; infinite where all are equal.
         measured_by: what ran the file.
-        reference: what ran the reference; empty where nothing had to be compared.
+        reference: what ran the reference; empty where no comparison was needed.
     """
 
     largest_difference: int
@@ -33,11 +37,11 @@ class Parity:
 
     @property
     def statement(self) -> str:
-        """How it was found out."""
+        """What was compared with what."""
         return f"{self.measured_by}, against {self.reference}" if self.reference else self.measured_by
 
     def worse(self, other: Parity) -> Parity:
-        """The worst of two measurements of one file."""
+        """Return the worse figures of two measurements of one file."""
         return replace(
             self,
             largest_difference=max(self.largest_difference, other.largest_difference),
@@ -48,13 +52,13 @@ class Parity:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """At least so near the reference, in dB and in grey levels.
+    """The largest difference from the reference with which a file is accepted.
 
     Attributes:
         least_psnr_db: of the file's images against the reference's.
+        diverging_db: signal-to-noise ratio below which a tensor inside the graph counts as diverging, in the search for
+            the cause of a refusal.
         most_levels: the largest difference allowed, in grey levels.
-        diverging_db: signal-to-noise ratio from which on a tensor inside counts as diverging, when the gate has failed
-            and the cause is looked for.
     """
 
     least_psnr_db: float
@@ -66,20 +70,19 @@ class Tolerance:
         return f"at least {self.least_psnr_db:g} dB{levels}"
 
     def holds(self, parity: Parity) -> bool:
-        """Whether a measurement passes."""
+        """Return whether a measurement is within the tolerance."""
         return parity.psnr_db >= self.least_psnr_db and parity.largest_difference <= self.most_levels
 
     def refusal(self, name: str, parity: Parity) -> str:
-        """What to say of a file that does not pass."""
+        """Return the error message for a file that is not within the tolerance."""
         return (
             f"{name} is refused: it differs from {parity.reference} by up to {parity.largest_difference} grey levels, "
             f"{parity.psnr_db:.1f} dB (in {parity.measured_by}), and {self} is needed"
         )
 
 
-# FP32 differs in the order of additions alone. 50 dB is a mean error of 0.8 grey levels: nothing that one could see.
-# INT8 is judged by what it costs against the ground truth (`overnet.export.precision.layer_choice`); here is only a
-# floor under that.
+# FP32 differs only in the order of additions. 50 dB is a mean error of 0.8 grey levels, which nobody can see. INT8 is
+# judged by its loss against the ground truth (`overnet.export.precision.layer_choice`); here is only a lower limit.
 TOLERANCES = {
     "fp32": Tolerance(60, diverging_db=60, most_levels=1),
     "fp16": Tolerance(50, diverging_db=30),
@@ -89,11 +92,10 @@ TOLERANCES = {
 
 
 class ReferenceResults:
-    """Holds what the reference makes of some images, and compares others' results with it.
+    """The reference's results for some images, to compare others' results with.
 
     Args:
-        reference: the network, as `overnet.export.verify.onnx_file.in_network` gives it, or what stands for it; with
-            its name.
+        reference: the network, from `overnet.export.verify.onnx_file.in_network`, or what replaces it; with its name.
         images: H x W x 3 uint8 each, at least one.
     """
 
@@ -103,7 +105,7 @@ class ReferenceResults:
         self._expected = [upscale(image) for image in images]
 
     def compare(self, upscale: Upscale, measured_by: str) -> Parity:
-        """Run every image through `upscale` and compare."""
+        """Run every image through `upscale` and compare the results with the reference's."""
         largest, errors = 0, []
         for image, expected in zip(self._images, self._expected, strict=True):
             upscaled = upscale(image)
@@ -115,7 +117,7 @@ class ReferenceResults:
 
 
 def in_openvino(path: Path) -> tuple[Upscale, str]:
-    """Run a file as the runtime on a CPU does; with what to call that."""
+    """Return a function that runs an ONNX file in OpenVINO on the CPU, and OpenVINO's name and version."""
     openvino = require("openvino", extra="", purpose="comparing an ONNX file with the network")
     compiled = openvino_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
@@ -126,8 +128,13 @@ def in_openvino(path: Path) -> tuple[Upscale, str]:
     return upscale, f"OpenVINO {openvino.__version__.partition('-')[0]}"
 
 
-def check_images() -> list[Image]:
-    """Images to compare on: smooth, sharp, noisy, black and white, of odd sizes; the same every time."""
+def comparison_images() -> list[Image]:
+    """Return the images that every file is compared on: crops of photographs, and `drawn_images`."""
+    return [*(middle(image, _PHOTOGRAPH_SIDE) for image in own_images()), *drawn_images()]
+
+
+def drawn_images() -> list[Image]:
+    """Draw images of odd sizes, the same every time: smooth, noisy, two checkerboards, black, and white."""
     random = np.random.default_rng(2021)
     rows, columns = np.mgrid[0:61, 0:83]
     waves = np.stack([np.sin(rows / 5 + k) * np.cos(columns / (3 + k)) for k in range(3)], axis=-1)
@@ -138,12 +145,3 @@ def check_images() -> list[Image]:
     fine = np.repeat((((rows + columns) % 2) * 255).astype(np.uint8)[:40, :52, None], 3, axis=2)
     flat = [np.full((24, 32, 3), level, np.uint8) for level in (0, 255)]
     return [photo_like, noise, board, fine, *flat]
-
-
-# Of the package's photographs, the middle: a graph that is wrong is wrong there too, and all of them take longer.
-_PHOTOGRAPH_SIDE = 64
-
-
-def gate_images() -> list[Image]:
-    """What every file is compared on: real photographs, and drawn images that are hard in one way each."""
-    return [*(middle(image, _PHOTOGRAPH_SIDE) for image in own_images()), *check_images()]

@@ -1,8 +1,8 @@
-"""What a graph computes, node by node, in exactly the number types that it declares.
+"""Running a graph node by node in exactly the number types that it declares.
 
-Runtimes on a CPU are no judge of a lower precision: they compute FP16 graphs in FP32, and some INT8 ones with
+Runtimes on a CPU do not show the error of a lower precision: they compute FP16 graphs in FP32, and some INT8 ones with
 saturation. Here every tensor is rounded to its declared type. A convolution adds up in FP32 and rounds its result, as
-tensor cores do. The operators are PyTorch's, as ONNX defines them; those that our graphs have, and no more.
+tensor cores do. Only the operators that OverNet's graphs have are implemented, with PyTorch, as ONNX defines them.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _TYPES: dict[int, torch.dtype] = {
 
 
 def visit_tensors(model: onnx.ModelProto, images: NDArray[np.uint8]) -> Iterator[tuple[onnx.NodeProto, Tensor]]:
-    """Run a graph in the types that it declares, and hand out each node with its result, in order.
+    """Run a graph in the types that it declares, and yield each node with its result, in order.
 
-    Only what later nodes need is kept meanwhile.
+    A tensor is freed after its last use.
 
     Args:
-        model: a graph of ours.
+        model: a graph from `overnet.export.graph.network_graph.build_onnx`, in any precision.
         images: N x H x W x 3 uint8.
 
     Raises:
-        NotImplementedError: the graph has an operator, or a form of one, that none of our graphs has.
+        NotImplementedError: the graph has an operator, or a form of one, that OverNet's graphs do not have.
     """
     graph = model.graph
     known = {constant.name: _constant(constant) for constant in graph.initializer}
@@ -66,9 +66,8 @@ def run_exactly(
     """Run a graph in the types that it declares.
 
     Args:
-        model: a graph of ours.
-        images: N x H x W x 3 uint8.
-        names: the tensors wanted; None for all.
+        model, images: see `visit_tensors`.
+        names: the tensors to return; None for all.
 
     Returns:
         The tensors by name; floating-point ones as float32, which holds every value of the smaller types.
@@ -88,10 +87,6 @@ def _constant(constant: onnx.TensorProto) -> Tensor:
     return torch.from_numpy(numpy_helper.to_array(constant).copy())
 
 
-def _cast(x: Tensor, *, to: int) -> Tensor:
-    return x.to(_TYPES[to])
-
-
 def _convolution(
     x: Tensor,
     weight: Tensor,
@@ -103,7 +98,7 @@ def _convolution(
 ) -> Tensor:
     above, left, below, right = pads
     if (above, left) != (below, right) or list(weight.shape[2:]) != list(kernel_shape):
-        raise NotImplementedError("a convolution with different pads on either side, or of another shape than its own")
+        raise NotImplementedError("a convolution with unequal pads, or whose weight has another shape than it declares")
     result = functional.conv2d(
         x.float(), weight.float(), None if bias is None else bias.float(), padding=(above, left), groups=group
     )
@@ -137,10 +132,6 @@ def _depth_to_space(x: Tensor, *, blocksize: int, mode: bytes) -> Tensor:
     return functional.pixel_shuffle(x, blocksize)
 
 
-def _mean(x: Tensor) -> Tensor:
-    return x.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)
-
-
 def _quantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int = 1) -> Tensor:
     levels = torch.round(x.float() / _along(scale, axis, x.ndim).float())
     return (levels + _along(zero_point, axis, x.ndim).float()).clamp(-128, 127).to(torch.int8)
@@ -152,7 +143,7 @@ def _dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int = 1) 
 
 
 def _along(values: Tensor, axis: int, dimensions: int) -> Tensor:
-    """A number for each place along one axis, in the shape that meets a tensor's; or one number for all."""
+    """Reshape the values along one axis to broadcast with a tensor; a single number stays as it is."""
     if values.ndim == 0:
         return values
     return values.reshape([-1 if place == axis else 1 for place in range(dimensions)])
@@ -160,13 +151,13 @@ def _along(values: Tensor, axis: int, dimensions: int) -> Tensor:
 
 _OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Add": torch.add,
-    "Cast": _cast,
+    "Cast": lambda x, *, to: x.to(_TYPES[to]),
     "Clip": torch.clamp,
     "Concat": lambda *parts, axis: torch.cat(parts, dim=axis),
     "Conv": _convolution,
     "DepthToSpace": _depth_to_space,
     "DequantizeLinear": _dequantize,
-    "GlobalAveragePool": _mean,
+    "GlobalAveragePool": lambda x: x.float().mean(dim=(2, 3), keepdim=True).to(x.dtype),
     "Mul": torch.mul,
     "Pad": _pad,
     "QuantizeLinear": _quantize,

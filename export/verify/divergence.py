@@ -1,4 +1,4 @@
-"""Where a graph leaves the path of what it was made from: the first tensor that differs."""
+"""The search for the first tensor in which a graph differs from its reference."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def first_divergence(
     *,
     least_signal_to_noise_db: float,
 ) -> str:
-    """Describe the first tensor that is not finite, or too far from what is expected; if none is, the farthest.
+    """Describe the first tensor that is not finite or differs too much; where none does, the one that differs most.
 
     Args:
-        model: the graph in question.
+        model: a graph in any precision.
         images: N x H x W x 3 uint8.
-        expected: tensors by their names in the graph; those without an entry, or of another shape, are passed over.
-        least_signal_to_noise_db: 10 log10 of the expected tensor's energy over the difference's.
+        expected: tensors by their names in the graph; a tensor without an entry of its shape is not compared.
+        least_signal_to_noise_db: the smallest ratio that is not too much, as in `signal_to_noise_db`.
     """
     farthest, smallest_db = "", math.inf
     for node, result in visit_tensors(model, images):
@@ -53,7 +53,7 @@ def first_divergence(
 
 
 def signal_to_noise_db(expected: NDArray[Any], computed: NDArray[Any]) -> float:
-    """10 log10 of the expected tensor's energy over the difference's; infinite where they are equal."""
+    """Return 10 log10 of the expected tensor's energy over the difference's; infinite where they are equal."""
     noise = float(np.sum(np.square(expected.astype(np.float64) - computed)))
     signal = float(np.sum(np.square(expected.astype(np.float64))))
     if noise == 0:
@@ -62,26 +62,26 @@ def signal_to_noise_db(expected: NDArray[Any], computed: NDArray[Any]) -> float:
 
 
 def network_tensors(model: OverNet, image: NDArray[np.uint8], scale: int) -> dict[str, NDArray[np.float32]]:
-    """Tensors inside the network in PyTorch, by the names that they have in the graph.
+    """Compute tensors inside the network in PyTorch.
 
     Args:
         image: H x W x 3 uint8.
 
     Returns:
-        The output of the entry, of every block and reduction, of the fusion, of each phase of the overscaling where
-        that is done in one stage, and of the whole before it is clipped, in levels.
+        By the names in the graph: the outputs of the entry, of every block and reduction, and of the fusion; each phase
+        of the overscaling where it has one stage; and the upscaled image before it is clipped, in levels.
     """
     found: dict[str, Tensor] = {}
     with torch.inference_mode(), _recording(model, found):
         upscaled = model(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255, scale)
-    # Where the tail works on the input's grid, the result is put together from phases; `added` is before that.
+    # Where the tail is periodic, `shuffled` is this image, and `added` has another shape, which is not compared.
     found["shuffled"] = found["added"] = upscaled * LEVELS
     return {name: tensor.float().numpy() for name, tensor in found.items()}
 
 
 @contextmanager
 def _recording(model: OverNet, found: dict[str, Tensor]) -> Iterator[None]:
-    """Have the modules of a network note their outputs while the block runs."""
+    """Record the outputs of a network's modules in `found` within the context."""
 
     def note(module: nn.Module, name: str, *, relu: bool = False) -> None:
         def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
@@ -107,7 +107,7 @@ def _recording(model: OverNet, found: dict[str, Tensor]) -> Iterator[None]:
         enlarged = found.pop("overscale")
         for row in range(factor):
             for column in range(factor):
-                # Pixel shuffling takes output phase (row, column) of each channel from these channels.
+                # Pixel shuffling takes phase (row, column) of each output channel from these channels.
                 phase = enlarged[:, row * factor + column :: factor**2]
                 found[f"tail.phase.{row}.{column}.overscale.relu"] = functional.relu(phase)
 

@@ -1,6 +1,6 @@
-"""The gate for an engine itself, where there is a GPU to run it on.
+"""The comparison of an engine with its reference, on the GPU.
 
-Buffers and streams are PyTorch's, which an export of a checkpoint has anyway; the runtime has its own, faster ones.
+Buffers and streams are PyTorch's, which an export of a checkpoint needs anyway; the runtime has its own, faster ones.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from overnet.errors import ArtifactError, BackendError
+from overnet.export.engine.messages import BuildMessages
 from overnet.export.engine.trt_api import ICudaEngine, IExecutionContext, Module, Runtime
 from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults
 from overnet.files.engine_sidecar import TITLES, Profile, RuntimeName
@@ -24,10 +25,11 @@ from overnet.files.onnx_metadata import (
     Artifact,
 )
 from overnet.system.environment import bindings
+from overnet.system.tensorrt_logger import listening, tensorrt_logger
 from overnet.types import Image, Upscale
 
 
-def pass_engine_gate(
+def check_engine(
     serialized: bytes,
     target: RuntimeName,
     profile: Profile,
@@ -37,34 +39,38 @@ def pass_engine_gate(
     *,
     name: str,
 ) -> Parity | None:
-    """Run an engine on the GPU, compare it with what it was made from, and refuse it if it is too far.
+    """Run an engine on the GPU and compare it with its reference.
 
     Args:
-        serialized: the engine; its own build, so that deserialising it is safe.
-        reference: the network, or the ONNX file that stands for it; with its name.
-        images: H x W x 3 uint8 each; brought to sizes that the profile has.
-        name: what the file is going to be called, for messages.
+        serialized: an engine that this process built: deserialising runs code from it.
+        target: the library it is for.
+        profile: the image sizes it takes.
+        artifact: its scale and precision.
+        reference: the network, or the ONNX file that replaces it; with its name.
+        images: H x W x 3 uint8 each; cut or repeated to sizes that the profile has.
+        name: the file's name in messages.
 
     Returns:
-        How far it is; None where PyTorch has no GPU to run it on.
+        The difference; None where PyTorch has no GPU to run the engine on.
 
     Raises:
-        ArtifactError: it is too far from the reference.
-        BackendError: TensorRT cannot run it.
+        ArtifactError: the difference is too large.
+        BackendError: TensorRT cannot run the engine.
     """
     if not torch.cuda.is_available():
         return None
     trt: Module = bindings(target, purpose="running an engine")
-    runtime: Runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-    engine: ICudaEngine = runtime.deserialize_cuda_engine(serialized)
+    with BuildMessages(None, "") as messages, listening(trt, messages.add):
+        runtime: Runtime = trt.Runtime(tensorrt_logger(trt))
+        engine: ICudaEngine = runtime.deserialize_cuda_engine(serialized)
     if engine is None:
-        raise BackendError(f"{name}: {TITLES[target]} cannot load the engine that it has just built")
+        raise BackendError(f"{name}: {TITLES[target]} cannot load the engine that it has just built: {messages.error}")
     label = f"{TITLES[target]} {trt.__version__} on {torch.cuda.get_device_name()}"
     fitted = [fitting(image, profile) for image in images]
-    return check_engine(engine, torch.device("cuda"), artifact, reference, fitted, name=name, label=label)
+    return check_loaded_engine(engine, torch.device("cuda"), artifact, reference, fitted, name=name, label=label)
 
 
-def check_engine(
+def check_loaded_engine(
     engine: ICudaEngine,
     device: torch.device,
     artifact: Artifact,
@@ -74,28 +80,27 @@ def check_engine(
     name: str,
     label: str,
 ) -> Parity:
-    """Compare a loaded engine with the reference; the same as `pass_engine_gate` otherwise.
+    """Compare a loaded engine with its reference. See `check_engine`.
 
     Args:
-        device: where its buffers are to lie.
-        images: of sizes that it takes.
-        label: what to call that which runs it.
+        device: where its buffers are allocated.
+        images: of sizes that the engine takes.
+        label: what runs it, for messages.
     """
-    scale = int(artifact.scale)
-    reference_results = ReferenceResults(reference, images)
-    # Tiles are upscaled with given means, and an image with its own given has to come out as it does without.
+    expected = ReferenceResults(reference, images)
+    # Tiles are upscaled with given means. An image with its own means given must give the same result as without.
     alone, given = (
-        reference_results.compare(_in_engine(engine, scale, device, give=give), label) for give in (False, True)
+        expected.compare(_in_engine(engine, int(artifact.scale), device, give=give), label) for give in (False, True)
     )
     parity = replace(alone.worse(given), measured_by=label)
-    gate = TOLERANCES[artifact.precision]
-    if not gate.holds(parity):
-        raise ArtifactError(f"{gate.refusal(name, parity)}; the graph it was built from passed")
+    tolerance = TOLERANCES[artifact.precision]
+    if not tolerance.holds(parity):
+        raise ArtifactError(f"{tolerance.refusal(name, parity)}; the graph it was built from passed")
     return parity
 
 
 def fitting(image: Image, profile: Profile) -> Image:
-    """An image as it is where the profile takes it; else repeated or cut to the nearest size that it takes."""
+    """Return an image in the nearest size that the profile takes, by repeating or cutting it."""
     sides = [
         min(max(side, low), high)
         for side, low, high in zip(image.shape, profile.minimum, profile.maximum, strict=False)
@@ -106,11 +111,11 @@ def fitting(image: Image, profile: Profile) -> Image:
 
 
 def _in_engine(engine: ICudaEngine, scale: int, device: torch.device, *, give: bool) -> Upscale:
-    """Run an engine on one image after the other, each waited for; if asked, once more with its own means given."""
+    """Return a function that runs an engine on one image, and with `give` once more, with the image's means given."""
     context: IExecutionContext = engine.create_execution_context()
     channels = engine.get_tensor_shape(MEANS_NAME)[1]
     cuda: Any = torch.cuda  # typed only in parts
-    # Not the default stream, on which TensorRT would wait at every step.
+    # On the default stream, TensorRT would synchronise at every step.
     stream = cuda.Stream(device) if device.type == "cuda" else None
 
     def run(tensors: dict[str, torch.Tensor]) -> None:
@@ -127,7 +132,7 @@ def _in_engine(engine: ICudaEngine, scale: int, device: torch.device, *, give: b
 
     def upscale(image: Image) -> Image:
         height, width = image.shape[:2]
-        # Given means that are not to be used may be anything, undefined numbers too.
+        # Means that are not used may have any value: undefined numbers would show a use.
         unused = torch.full((1, channels, 1, 1), torch.nan, device=device)
         tensors = {
             INPUT_NAME: torch.from_numpy(np.ascontiguousarray(image[None])).to(device),

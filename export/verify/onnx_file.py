@@ -1,4 +1,4 @@
-"""The check of an ONNX file against the network it was made from."""
+"""The comparison of an ONNX file with the network it was made from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx
 import torch
 
 from overnet.errors import ArtifactError
-from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults, Tolerance, in_openvino
+from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults, in_openvino
 from overnet.export.verify.declared_types import run_exactly, visit_tensors
 from overnet.export.verify.divergence import first_divergence, network_tensors
 from overnet.network.model import OverNet
@@ -17,59 +17,55 @@ from overnet.types import Image, Upscale
 
 
 class NotFiniteError(ArithmeticError):
-    """A tensor inside a graph has numbers that are infinite or undefined."""
+    """A tensor inside a graph has infinite or undefined numbers."""
 
 
 def check_onnx_file(
     file: Path, graph: onnx.ModelProto, exact: onnx.ModelProto, model: OverNet, images: list[Image], *, name: str
 ) -> Parity:
-    """Compare an ONNX file with the network, in OpenVINO and in its declared types, and refuse it if it is too far.
+    """Compare an ONNX file with the network, in OpenVINO and in its declared types.
 
     Args:
-        file: the file as it is to be delivered.
-        graph: what is in it.
-        exact: the same in FP32.
+        file: the ONNX file.
+        graph: its content.
+        exact: the same graph in FP32.
         model: the network it was made from.
         images: H x W x 3 uint8 each, at least one.
-        name: what the file is going to be called, for messages.
+        name: the file's name in messages.
+
+    Returns:
+        The worse of the two measurements.
 
     Raises:
-        ArtifactError: it is too far, or a number inside is not finite; with the first tensor that diverges.
+        ArtifactError: the difference is too large, or a number inside is not finite. The message names the first tensor
+            that diverges.
     """
     properties = {entry.key: entry.value for entry in graph.metadata_props}
     precision, scale = properties["overnet.precision"], int(properties["overnet.scale"])
-    reference_results = ReferenceResults(in_network(model, scale), images)
+    network, declared = in_network(model, scale), in_declared_types(graph)
+    expected = ReferenceResults(network, images)
     try:
-        parity = reference_results.compare(*in_openvino(file)).worse(
-            reference_results.compare(*in_declared_types(graph))
-        )
+        parity = expected.compare(*in_openvino(file)).worse(expected.compare(*declared))
     except NotFiniteError as error:
         raise ArtifactError(f"{name} is refused: {error}") from error
-    gate = TOLERANCES[precision]
-    if gate.holds(parity):
+    tolerance = TOLERANCES[precision]
+    if tolerance.holds(parity):
         return parity
-    raise ArtifactError(f"{gate.refusal(name, parity)}; {_cause(graph, exact, model, scale, images, gate)}")
-
-
-def _cause(
-    graph: onnx.ModelProto, exact: onnx.ModelProto, model: OverNet, scale: int, images: list[Image], gate: Tolerance
-) -> str:
-    """Where it goes wrong, on the image that is hardest for it."""
-    upscale, label = in_declared_types(graph)
-    network = in_network(model, scale)
-    worst = min(images, key=lambda image: ReferenceResults(network, [image]).compare(upscale, label).psnr_db)
-    # The FP32 graph has every tensor by its name; where it is wrong itself, the network's own tensors tell.
-    expected = {**run_exactly(exact, worst[None], None), **network_tensors(model, worst, scale)}
-    return first_divergence(graph, worst[None], expected, least_signal_to_noise_db=gate.diverging_db)
+    # The cause is looked for on the image with the largest error. The FP32 graph has every tensor by its name; where
+    # that graph is wrong itself, the network's own tensors show it.
+    worst = min(images, key=lambda image: ReferenceResults(network, [image]).compare(*declared).psnr_db)
+    tensors = {**run_exactly(exact, worst[None], None), **network_tensors(model, worst, scale)}
+    cause = first_divergence(graph, worst[None], tensors, least_signal_to_noise_db=tolerance.diverging_db)
+    raise ArtifactError(f"{tolerance.refusal(name, parity)}; {cause}")
 
 
 def in_network(model: OverNet, scale: int) -> tuple[Upscale, str]:
-    """Upscale with PyTorch at one scale, as `reference` does; with what to call that."""
+    """Return a function that upscales with `overnet.network.reference.reference`, and PyTorch's name."""
     return lambda image: reference(model, image, scale), "PyTorch"
 
 
 def in_declared_types(model: onnx.ModelProto) -> tuple[Upscale, str]:
-    """Run a graph with every tensor rounded to the type that it declares; with what to call that.
+    """Return a function that runs a graph with every tensor rounded to its declared type, and what to call that.
 
     The function raises `NotFiniteError` where a tensor is not finite, whether or not that shows in the result.
     """

@@ -15,7 +15,7 @@ from overnet.export.exporter import CalibrationOptions, EngineOptions, Options, 
 from overnet.export.graph.network_graph import build_onnx
 from overnet.export.precision import convert as conversion
 from overnet.export.precision import lower as lowering
-from overnet.export.verify.comparison import TOLERANCES, ReferenceResults, check_images, in_openvino
+from overnet.export.verify.comparison import TOLERANCES, ReferenceResults, drawn_images, in_openvino
 from overnet.export.verify.onnx_file import in_declared_types, in_network
 from overnet.files.onnx_metadata import read_artifact
 from overnet.network.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
@@ -173,7 +173,7 @@ def test_bundled_files_come_from_the_bundled_weights(scale):
     assert read_artifact(path).weights_sha256 == weights_sha256(model)
     assert weights_sha256(model) in (bundled_folder() / "MODEL_CARD.md").read_text()
     assert TOLERANCES["fp32"].holds(
-        ReferenceResults(in_network(model, scale), check_images()).compare(*in_openvino(path))
+        ReferenceResults(in_network(model, scale), drawn_images()).compare(*in_openvino(path))
     )
 
 

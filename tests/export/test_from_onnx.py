@@ -169,7 +169,7 @@ def test_an_engine_is_compared_with_the_file_where_a_gpu_is(source, tmp_path, mo
         return Parity(2, 55.0, "TensorRT on a GPU", title)
 
     monkeypatch.setattr(from_onnx, "cuda_device", object)
-    monkeypatch.setattr(engine_gate, "pass_engine_gate", gate)
+    monkeypatch.setattr(engine_gate, "check_engine", gate)
     (file,) = export(source, tmp_path, Options(engine=ENGINE))
     assert file.engine.sidecar.measured_by == "TensorRT on a GPU, against the FP32 ONNX file"
     assert (file.engine.sidecar.psnr_db, file.engine.sidecar.largest_difference) == (55.0, 2)

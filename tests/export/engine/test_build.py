@@ -26,7 +26,7 @@ from overnet.export.graph.costs import count_costs
 from overnet.export.graph.network_graph import build_onnx
 from overnet.export.precision.half import to_half
 from overnet.export.precision.quantizer import candidates, largest_inputs, quantize
-from overnet.export.verify.comparison import check_images
+from overnet.export.verify.comparison import drawn_images
 from overnet.files.engine_sidecar import Profile
 from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
 from overnet.network.checkpoint import load_checkpoint
@@ -45,7 +45,7 @@ WELL_FORMED, MALFORMED = 0, 32
 def graph(network, scale, *, form="default", precision="fp16"):
     model = build_onnx(network, scale, form=form)
     if precision == "int8":
-        largest = largest_inputs(model, check_images()[-3:])
+        largest = largest_inputs(model, drawn_images()[-3:])
         return to_half(quantize(model, largest, set(candidates(model))), "fp16").SerializeToString()
     return (model if precision == "fp32" else to_half(model, precision)).SerializeToString()
 

@@ -3,7 +3,7 @@ import numpy as np
 from overnet.export.graph.network_graph import build_onnx
 from overnet.export.precision.fp16_range import nodes_beyond_half
 from overnet.export.precision.half import must_stay, to_half
-from overnet.export.verify.comparison import check_images
+from overnet.export.verify.comparison import drawn_images
 from overnet.export.verify.declared_types import run_exactly
 from overnet.network.deploy import deploy
 from tests.export.graph.test_network_graph import random_model
@@ -11,13 +11,13 @@ from tests.export.verify.test_divergence import spoiled
 
 
 def test_an_ordinary_network_needs_nothing():
-    assert nodes_beyond_half(build_onnx(deploy(random_model(overscale=3)), 2), check_images()) == {}
+    assert nodes_beyond_half(build_onnx(deploy(random_model(overscale=3)), 2), drawn_images()) == {}
 
 
 def test_layers_near_the_ranges_end_are_found_and_then_all_is_finite():
     """The expansion is made large and its reduction takes that back: the same image, huge numbers between."""
     graph = build_onnx(deploy(random_model(overscale=3)), 2)
-    images = check_images()
+    images = drawn_images()
     activations = run_exactly(graph, images[0][None], ["group.0.block.0.expand.0"])["group.0.block.0.expand.0"]
     factor = 1e5 / np.abs(activations).max()
     for part in ("weight", "bias"):
@@ -36,7 +36,7 @@ def test_layers_near_the_ranges_end_are_found_and_then_all_is_finite():
 
 def test_a_weight_beyond_the_range_is_found():
     graph = spoiled(build_onnx(deploy(random_model(overscale=3)), 2), "fusion.share.0.weight", 1e7)
-    beyond = nodes_beyond_half(graph, check_images()[:1])
+    beyond = nodes_beyond_half(graph, drawn_images()[:1])
     assert beyond["fusion.share.0"] > 65504
     to_half(graph, "fp16", keep=set(beyond))
 

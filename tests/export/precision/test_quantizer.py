@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from overnet.export.graph.network_graph import build_onnx
 from overnet.export.precision.half import to_half
 from overnet.export.precision.quantizer import candidates, largest_inputs, quantize, quantized_weight, step_for
-from overnet.export.verify.comparison import check_images
+from overnet.export.verify.comparison import drawn_images
 from overnet.export.verify.declared_types import run_exactly
 from overnet.network.deploy import deploy
 from tests.export.graph.test_network_graph import random_model
@@ -54,7 +54,7 @@ def test_what_can_be_quantised(exact):
 
 
 def test_ranges_are_those_of_the_images(exact):
-    images = check_images()[:3]
+    images = drawn_images()[:3]
     largest = largest_inputs(exact, images)
     name = next(node.input[0] for node in exact.graph.node if node.name == "group.0.block.0.reduce.0")
     expected = max(np.abs(run_exactly(exact, image[None], [name])[name]).max() for image in images)
@@ -62,7 +62,7 @@ def test_ranges_are_those_of_the_images(exact):
 
 
 def test_the_chosen_layers_alone_are_quantised_symmetrically(exact):
-    images = check_images()
+    images = drawn_images()
     largest = largest_inputs(exact, images)
     chosen = set(candidates(exact)[::2])
     model = quantize(exact, largest, chosen)
@@ -83,7 +83,7 @@ def test_the_chosen_layers_alone_are_quantised_symmetrically(exact):
 
 def test_it_computes_nearly_the_same_in_onnx_runtime_and_ours(exact):
     onnxruntime = pytest.importorskip("onnxruntime")
-    images = check_images()
+    images = drawn_images()
     model = quantize(exact, largest_inputs(exact, images), set(candidates(exact)))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     for image in images[:4]:
@@ -97,7 +97,7 @@ def test_it_computes_nearly_the_same_in_onnx_runtime_and_ours(exact):
 
 
 def test_the_rest_can_be_made_fp16(exact):
-    largest = largest_inputs(exact, check_images())
+    largest = largest_inputs(exact, drawn_images())
     model = to_half(quantize(exact, largest, set(candidates(exact))), "fp16")
     onnx.checker.check_model(model, full_check=True)
     # A step rounded to FP16 would be another step.

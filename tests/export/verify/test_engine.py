@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from overnet.errors import ArtifactError
 from overnet.export.engine.engine_graph import with_means
 from overnet.export.precision.lower import lower
-from overnet.export.verify.comparison import check_images
-from overnet.export.verify.engine import check_engine, fitting, pass_engine_gate
+from overnet.export.verify.comparison import drawn_images
+from overnet.export.verify.engine import check_engine, check_loaded_engine, fitting
 from overnet.export.verify.onnx_file import in_network
 from overnet.files.engine_sidecar import Profile
 from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
@@ -76,13 +76,13 @@ def network(small_checkpoint):
 
 @pytest.fixture(scope="module")
 def graph(network):
-    return lower(deploy(network), 2, "fp16", check_images(), progress=lambda *_: None)
+    return lower(deploy(network), 2, "fp16", drawn_images(), progress=lambda *_: None)
 
 
 def judge(graph, network, **spoil):
     engine = HostEngine(graph.model, **spoil)
-    images = check_images()[:3]
-    return check_engine(
+    images = drawn_images()[:3]
+    return check_loaded_engine(
         engine, torch.device("cpu"), graph.artifact, in_network(network, 2), images, name="a.engine", label="stand-in"
     )
 
@@ -103,7 +103,7 @@ def test_one_that_computes_something_else_is_refused(graph, network, spoilt):
 def test_without_a_gpu_nothing_is_claimed(graph, network):
     profile = Profile((16, 16), (32, 32), (64, 64))
     reference = in_network(network, 2)
-    assert pass_engine_gate(b"", "tensorrt-rtx", profile, graph.artifact, reference, check_images(), name="x") is None
+    assert check_engine(b"", "tensorrt-rtx", profile, graph.artifact, reference, drawn_images(), name="x") is None
 
 
 @given(
