@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from overnet.benchmarks.report.contents import has_quality, speed_is_shown
 from overnet.benchmarks.report.table import (
     NOTHING,
     Column,
@@ -188,7 +187,7 @@ def compare(old: BenchmarkRun, new: BenchmarkRun, *, fail_above_percent: float |
 
 def _compare_case(old: CaseResult, new: CaseResult, limit_percent: float | None) -> CaseComparison:
     latency = throughput = None
-    if old.latency is not None and new.latency is not None and speed_is_shown(old) and speed_is_shown(new):
+    if old.latency is not None and new.latency is not None and old.speed_is_shown and new.speed_is_shown:
         latency = compare_times(old.latency.samples_ms, new.latency.samples_ms)
         if old.images_per_second is not None and new.images_per_second is not None:
             # Of the throughput there is one figure; the machine was as restless while it was measured.
@@ -309,7 +308,7 @@ def _case_differences(old: CaseResult, new: CaseResult) -> list[str]:
     notes += [
         f"{title}: the {which} run has no PSNR, so that its times are not compared"
         for which, result in (("old", old), ("new", new))
-        if not has_quality(result)
+        if not result.has_quality
     ]
     if old.quality is not None and new.quality is not None and old.quality.ground_truth != new.quality.ground_truth:
         notes.append(
@@ -348,7 +347,7 @@ def comparison_table(comparison: RunComparison) -> Table:
     notes += [f"No longer measured: {case.title}" for case in comparison.missing]
     notes += [f"New: {case.title}" for case in comparison.added]
     notes += [f"Differs: {note}" for note in comparison.notes]
-    return table("Compared with the run before", columns, rows, *notes)
+    return table("Compared with the earlier run", columns, rows, *notes)
 
 
 def _comparison_cells(compared: CaseComparison, limit_percent: float | None) -> list[str]:

@@ -1,7 +1,7 @@
-"""What a benchmark found: all of it, as it is measured, reported, kept in a file and compared with another run's.
+"""The results of a benchmark, as they are measured, reported, kept in a file and compared with those of another run.
 
-Nothing here measures or prints. Times are in milliseconds, memory in bytes, power in watts, and the names say so. None
-stands for what could not be measured on the machine at hand, never for a zero.
+Times are in milliseconds, memory in bytes, power in watts, as the names say. None stands for what could not be measured
+on the machine, never for a zero.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from overnet.benchmarks.timing_stats import Spread
 from overnet.errors import InputError
 from overnet.files.atomic import atomic_write, printable
 from overnet.files.checked_json import from_json
@@ -23,15 +24,14 @@ MethodKind = Literal["backend", "baseline"]
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: a method at one scale, for one size.
+    """A method at one scale, for one input size.
 
     Attributes:
         method: a backend's name, such as ``"openvino"``, or a baseline's, such as ``"bicubic"``.
-        kind: which of the two.
         precision: of the arithmetic: ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``.
         scale: from input to output height and width.
         width, height: of the input in pixels.
-        batch: images given at once.
+        batch: images per call.
     """
 
     method: str
@@ -44,49 +44,29 @@ class Case:
 
     @property
     def pixels(self) -> int:
-        """Of the input, of one image."""
+        """Return the pixels of one input image."""
         return self.width * self.height
 
     @property
     def name(self) -> str:
-        """The method with its precision, for people; a baseline's precision says nothing that its name does not."""
+        """Return the method with its precision; a baseline's name implies its precision."""
         return self.method if self.kind == "baseline" else f"{self.method} {self.precision}"
 
     @property
     def title(self) -> str:
-        """All of it in one short line."""
+        """Describe the case in one short line."""
         batch = f", batch {self.batch}" if self.batch > 1 else ""
         return f"{self.name} x{self.scale} {self.width}x{self.height}{batch}"
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Repeated times of one thing, in milliseconds a batch.
-
-    Attributes:
-        runs: how many.
-        p50_ms, p90_ms, p95_ms, p99_ms: percentiles, between the two nearest runs in proportion; p50 is the median.
-        deviation_percent: standard deviation as a share of the mean.
-    """
-
-    runs: int
-    mean_ms: float
-    minimum_ms: float
-    p50_ms: float
-    p90_ms: float
-    p95_ms: float
-    p99_ms: float
-    deviation_percent: float
-
-
-@dataclass(frozen=True)
 class Latency:
-    """How long one batch takes, from an array in the host's memory to an array in the host's memory.
+    """The time of one batch, from an array in the host's memory to an array in the host's memory.
 
     Attributes:
         host: by the host's clock, everything included.
-        copy_in, compute, copy_out: by the GPU's own clock (CUDA events). None on a CPU, where nothing is copied.
-        samples_ms: of `host`, in the order of the runs: another run is compared with them, not with their median alone.
+        samples_ms: the times of `host`, in order, for the comparison with another run.
+        copy_in, compute, copy_out: by the GPU's clock (CUDA events); None on a CPU, where nothing is copied.
     """
 
     host: Spread
@@ -98,16 +78,14 @@ class Latency:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a case takes, measured in a process of its own.
+    """The memory that a case takes, measured in a process of its own.
 
     Attributes:
-        peak_host_bytes: the process's largest resident set, with Python and all libraries.
-        before_host_bytes: its resident set when the method was imported but no model was loaded yet.
-        device_bytes: what the GPU's memory lost between loading and the end; of a Jetson, part of the host's. None
-            without a GPU.
-        activation_bytes: what the engine itself states that it needs for intermediate results; None for other backends.
-        bytes_per_input_pixel: ``(peak - before) / (batch * pixels)``, plus the GPU's share where it is memory of its
-            own.
+        peak_host_bytes: the process's peak resident set, with Python and all libraries.
+        before_host_bytes: its resident set after the imports and before a model was loaded.
+        bytes_per_input_pixel: ``(peak - before) / (batch * pixels)``, plus the GPU's share if it has its own memory.
+        device_bytes: the decrease of the GPU's free memory; on a Jetson part of the host's. None without a GPU.
+        activation_bytes: the engine's own figure for its intermediate results; None for other backends.
     """
 
     peak_host_bytes: int
@@ -119,16 +97,15 @@ class Memory:
 
 @dataclass(frozen=True)
 class QualityFigures:
-    """How good the images are that the case makes.
+    """The quality of a case's images.
 
     Attributes:
-        reference: what the network's exact result was computed by, in words, such as ``"PyTorch 2.13 fp32"``.
-        reference_psnr_db: to the network's exact result, over all channels; None where every level is equal, and for
+        reference: what computed the network's exact result, such as ``"PyTorch 2.13 fp32"``.
+        reference_psnr_db: to the exact result, over all channels; None if the images are identical to it, and for
             methods that are not the network.
-        largest_difference_levels: the largest difference from it, 0 to 255; None for methods that are not the network.
-        ground_truth_psnr_db, ground_truth_ssim: to real high-resolution images, on luma by the papers' protocol; the
-            mean of `ground_truth`.
-        ground_truth: which images, in words; None without.
+        largest_difference_levels: from the exact result, 0 to 255; None for methods that are not the network.
+        ground_truth_psnr_db, ground_truth_ssim: to real high-resolution images, on luma by the papers' protocol; means.
+        ground_truth: the name of these images; None without them.
     """
 
     reference: str
@@ -139,30 +116,25 @@ class QualityFigures:
     ground_truth: str | None = None
 
     @property
-    def words(self) -> str:
-        """The closest figure that there is, in words."""
-        if self.largest_difference_levels == 0:
-            return "identical to the reference"
-        if self.reference_psnr_db is not None:
-            return f"{self.reference_psnr_db:.1f} dB to the reference"
-        return "-" if self.ground_truth_psnr_db is None else f"{self.ground_truth_psnr_db:.2f} dB to the ground truth"
+    def is_known(self) -> bool:
+        """Whether there is any figure: a PSNR, or no difference at all."""
+        known = self.reference_psnr_db is not None or self.ground_truth_psnr_db is not None
+        return known or self.largest_difference_levels == 0
 
 
 @dataclass(frozen=True)
 class Power:
-    """What the machine drew while a case ran without pause.
+    """The power that the machine drew while a case ran without pause.
 
     Attributes:
         source: where the figures come from, such as ``"INA3221"``, ``"NVML"``, ``"RAPL"``.
-        covers: what they cover, in words, such as ``"the whole module (VDD_IN)"`` or ``"CPU packages"``.
-        samples: how many.
-        mean_watts, largest_watts: while it ran.
-        idle_watts: before it ran; None where that was not measured.
-        joules_per_image: mean power times time, by images done.
-        clocks_mhz: means while it ran, by part, such as ``{"gpu": 918.0}``.
-        temperatures_celsius: largest while it ran, by sensor.
-        power_mode: such as ``"MAXN"``; None where there is no such thing.
-        throttled: why it was slowed down, in words; empty: it was not; None: that cannot be known here.
+        covers: the part that they cover, such as ``"the whole module (VDD_IN)"`` or ``"CPU packages"``.
+        joules_per_image: mean power times time, divided by the number of images.
+        idle_watts: before the case ran; None if it was not measured.
+        clocks_mhz: means by part, such as ``{"gpu": 918.0}``.
+        temperatures_celsius: maxima by sensor.
+        power_mode: such as ``"MAXN"``; None if the machine has no such modes.
+        throttled: the reasons why the machine slowed down; empty if it did not; None if that cannot be known.
     """
 
     source: str
@@ -180,12 +152,7 @@ class Power:
 
 @dataclass(frozen=True)
 class Sustained:
-    """How the speed holds while a case runs without pause.
-
-    Attributes:
-        seconds: how long it ran.
-        images_per_second: in each tenth of that time, in order.
-    """
+    """The throughput while a case runs without pause: images per second in each tenth of `seconds`, in order."""
 
     seconds: float
     images_per_second: list[float]
@@ -193,19 +160,18 @@ class Sustained:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What a case came to.
+    """The figures of a case, or the reason why it failed.
 
     Attributes:
-        device: what it ran on, for people.
-        model: the model's file name; empty where there is none.
-        latency, quality: None only where `error` says why.
-        memory: None besides for baselines, which are measured together in one process.
-        images_per_second: with as many on their way at once as the method takes (on a GPU, all slots).
+        device: the name of the device that computed.
+        model: the model's file name; empty if there is none.
+        latency, quality: None only if the case failed.
+        images_per_second: with as many images in flight as the method takes (on a GPU, all slots).
         load_ms: from a model's file to a method that is ready.
-        first_ms: how long the first image took after that.
-        multiply_accumulates: of one image; None where it is not known (baselines that are no network).
-        share_of_peak: the arithmetic done a second, as a share of what the machine was measured to do at most in
-            float32.
+        first_ms: the time of the first image after loading.
+        memory: None for baselines, which are measured together in one process.
+        multiply_accumulates: of one image; None if unknown (baselines that are no network).
+        share_of_peak: arithmetic per second relative to the machine's measured float32 peak.
         warnings: what makes a figure doubtful, one line each.
         error: why it failed, in one line; then there are no figures.
     """
@@ -226,16 +192,25 @@ class CaseResult:
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
 
+    @property
+    def has_quality(self) -> bool:
+        """Whether the quality of the case's images is known; without it, its speed is not shown."""
+        return self.quality is not None and self.quality.is_known
+
+    @property
+    def speed_is_shown(self) -> bool:
+        """Whether the case was timed and its speed may be shown."""
+        return self.error is None and self.latency is not None and self.has_quality
+
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast a case is as a baseline: medians of runs that took turns, in one process.
+    """The speed of a case relative to a baseline of the same scale, size and batch, timed in turns in one process.
 
     Attributes:
-        case, baseline: which; both of the same scale, size and batch.
-        times_as_fast: the baseline's median time by the case's.
+        times_as_fast: the baseline's median time divided by the case's.
         low, high: the 95% confidence interval of that, by resampling the rounds.
-        rounds: how many.
+        rounds: in which both took part.
     """
 
     case: Case
@@ -248,12 +223,12 @@ class Ratio:
 
 @dataclass(frozen=True)
 class MemoryGrowth:
-    """How a method's memory grows with the image: ``fixed_bytes + bytes_per_pixel * pixels``, least squares.
+    """A method's memory by image size: ``fixed_bytes + bytes_per_pixel * pixels``, fitted by least squares.
 
     Attributes:
-        largest_misfit_percent: how far a measured point is from the line at most; a large one makes the line doubtful.
-        available_bytes: what the machine had when it was measured, or what was asked about.
-        largest_pixels: the input that would take all of that.
+        largest_misfit_percent: the largest deviation of a measured point; a large one makes the fit doubtful.
+        available_bytes: the memory available when it was measured, or the given memory.
+        largest_pixels: the input size that takes all of the available memory.
     """
 
     method: str
@@ -268,13 +243,13 @@ class MemoryGrowth:
 
 @dataclass(frozen=True)
 class VideoStages:
-    """A video from file to file, and what each stage could do by itself.
+    """The frame rates of a video, from file to file and of each stage by itself.
 
     Attributes:
-        method, precision, scale, width, height: as of a `Case`.
-        frames: in the video.
-        decode_fps, upscale_fps, encode_fps: frames by the seconds that a stage was at work.
-        total_fps: frames by the time from beginning to end; at best the slowest stage's.
+        method, precision, scale, width, height: as in `Case`.
+        frames: the length of the video.
+        decode_fps, upscale_fps, encode_fps: frames divided by the time that the stage was busy.
+        total_fps: frames divided by the whole time; at best that of the slowest stage.
         codec: of the result.
     """
 
@@ -291,22 +266,21 @@ class VideoStages:
     codec: str
 
     @property
-    def held_back_by(self) -> str:
-        """The slowest stage."""
+    def slowest_stage(self) -> str:
+        """Return the name of the slowest stage."""
         stages = {"decode": self.decode_fps, "upscale": self.upscale_fps, "encode": self.encode_fps}
         return min(stages, key=lambda stage: stages[stage])
 
 
 @dataclass(frozen=True)
 class Peak:
-    """What the machine itself can do at most, measured in the same run.
+    """The highest performance of a device, measured in the same run.
 
     Attributes:
         device: ``"CPU"``, or a GPU's name.
-        gflops_fp32: billions of float32 operations a second in a large product of matrices; a multiply-add counts as
-            two.
+        gflops_fp32: 10^9 float32 operations per second in a large matrix product; a multiply-add counts as two.
         copy_gigabytes_per_second: bytes read and written by a large copy in memory, both counted.
-        measured_by: the library that did it, such as ``"NumPy (OpenBLAS)"``.
+        measured_by: the library that reached it, such as ``"NumPy (OpenBLAS)"``.
     """
 
     device: str
@@ -317,14 +291,14 @@ class Peak:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it ran, and with what.
+    """The hardware and software of the run.
 
     Attributes:
-        name: one line: the board's or the processor's name.
-        cores: that may be used.
-        gpus: by name, with memory and driver, one line each.
+        name: the board's or the processor's name.
+        cores: that this process may use.
+        gpus: name, memory and driver, one line each.
         versions: of Python, overnet and every library in use, by name.
-        settings: what else has a say in speed, by name, such as the governor, the power mode, JetPack's version.
+        settings: other settings that affect the speed, such as the governor, the power mode, JetPack's version.
     """
 
     name: str
@@ -343,10 +317,10 @@ class SampleImages:
 
     Attributes:
         name: of the image.
-        scale: that it was upscaled by.
-        before: bicubic enlargement.
+        scale: by which it was upscaled.
+        before: upscaled by bicubic interpolation.
         after: by the name of a case (``"openvino fp32"``), in the order measured.
-        ground_truth: the high-resolution image; None where there is none.
+        ground_truth: the high-resolution image; None if there is none.
     """
 
     name: str
@@ -358,16 +332,14 @@ class SampleImages:
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """One run of ``overnet-bench``, with all that it takes to repeat it.
+    """One run of ``overnet-bench``, with everything needed to repeat it.
 
     Attributes:
         started: date and time, ISO 8601 with the offset from UTC.
-        command: as it was typed.
-        seconds: how long it took altogether.
-        options: the command's options with their defaults, by name.
-        load_average: of the machine before the run by processors, 0: idle; None where the system does not say.
-        notes: what a reader has to know, one line each.
-        interrupted: whether it was ended before everything was measured.
+        options: the command's options, defaults included, by name.
+        load_average: before the run, divided by the number of processors; None if the system does not report it.
+        notes: remarks for the reader, one line each.
+        interrupted: whether the run ended before everything was measured.
     """
 
     started: str
@@ -386,7 +358,7 @@ class BenchmarkRun:
     interrupted: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Return the run as JSON values."""
         return {"format": FORMAT, **asdict(self)}
 
 
@@ -404,7 +376,7 @@ def read_run(path: Path) -> BenchmarkRun:
     """Read a run that `write_run` wrote.
 
     Raises:
-        InputError: the file cannot be read, is too large, or no such run; the field is named.
+        InputError: the file cannot be read, is too large, or holds no run; the message names the field.
     """
     name = printable(path)
     try:

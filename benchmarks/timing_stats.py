@@ -1,27 +1,43 @@
-"""What repeated measurements say, and how far it can be trusted. Needs NumPy alone."""
+"""Statistics of repeated measurements: percentiles, bootstrap intervals, line fits. Needs only NumPy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from overnet.benchmarks.results import Spread
-
-# Times of a quiet machine spread by less; trtexec warns from 2.5% on, for a GPU's compute time alone.
+# The deviation on an idle machine is smaller; trtexec warns from 2.5% on, but only for a GPU's compute time.
 DOUBTFUL_PERCENT = 10.0
 
 _RESAMPLES = 2000
 
 
-def spread(samples_ms: Sequence[float]) -> Spread:
-    """Summarise times.
+@dataclass(frozen=True)
+class Spread:
+    """The distribution of repeated times, in milliseconds per batch.
 
-    Args:
-        samples_ms: one a run, in milliseconds; at least one.
+    Attributes:
+        runs: how many times were measured.
+        p50_ms, p90_ms, p95_ms, p99_ms: percentiles, interpolated linearly; p50 is the median.
+        deviation_percent: standard deviation relative to the mean.
+    """
+
+    runs: int
+    mean_ms: float
+    minimum_ms: float
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    deviation_percent: float
+
+
+def spread(samples_ms: Sequence[float]) -> Spread:
+    """Summarise times in milliseconds.
 
     Raises:
-        ValueError: there is none.
+        ValueError: `samples_ms` is empty.
     """
     if not len(samples_ms):
         raise ValueError("there is no run to summarise")
@@ -41,34 +57,34 @@ def spread(samples_ms: Sequence[float]) -> Spread:
 
 
 def doubt(what: str, times: Spread, *, limit_percent: float = DOUBTFUL_PERCENT) -> str | None:
-    """A warning where times spread so much that a figure is doubtful; None where they do not.
+    """Return a warning if times vary so much that a figure is doubtful, else None.
 
     Args:
-        what: the figure, as the sentence's beginning.
-        limit_percent: from which standard deviation on.
+        what: the figure, as the beginning of the sentence.
+        limit_percent: the largest relative standard deviation without a warning.
     """
     if times.deviation_percent <= limit_percent:
         return None
     return (
-        f"{what} is doubtful: {times.runs} runs spread by {times.deviation_percent:.0f}% "
+        f"{what} is doubtful: {times.runs} runs vary by {times.deviation_percent:.0f}% "
         f"({times.minimum_ms:.3g} to {times.p99_ms:.3g} ms); is the machine busy, or hot?"
     )
 
 
 def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[float, float, float]:
-    """The ratio of two medians, with its 95% confidence interval by the bootstrap.
+    """Return the ratio of two medians, with its 95% confidence interval by the bootstrap.
 
-    The two are measured in rounds, each round one of both, so that rounds are drawn and not single times: what slows a
-    round down slows both (B. Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979).
+    Both are measured once per round, and rounds are resampled instead of single times, because a disturbance slows down
+    both values of a round (B. Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979).
 
     Args:
-        numerator, denominator: one value a round, in the order of the rounds.
+        numerator, denominator: one value per round, in the order of the rounds.
 
     Returns:
-        The ratio, and the interval's two ends. With one round, all three are the same.
+        The ratio and the two ends of the interval; all three are equal if there is one round.
 
     Raises:
-        ValueError: they are not of the same length, or empty.
+        ValueError: the lengths differ, or are 0.
     """
     if len(numerator) != len(denominator) or not len(numerator):
         raise ValueError(f"{len(numerator)} and {len(denominator)} rounds; as many of both are needed")
@@ -80,13 +96,13 @@ def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float]) -
 
 
 def change_of_medians(old: Sequence[float], new: Sequence[float]) -> tuple[float, float, float]:
-    """By how many percent a median changed from one run to another, with the 95% confidence interval by the bootstrap.
+    """Return the change of a median between two runs in percent, with its 95% confidence interval by the bootstrap.
 
     Args:
         old, new: independent times, at least one each.
 
     Returns:
-        The change in percent (above 0: longer), and the interval's two ends.
+        The change (positive if longer) and the two ends of the interval.
 
     Raises:
         ValueError: one of them is empty.
@@ -105,10 +121,10 @@ def line_through(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, 
     """Fit ``y = start + slope * x`` by least squares.
 
     Returns:
-        Start, slope, and the largest misfit of a point as a percentage of its `y`.
+        Start, slope, and the largest deviation of a point in percent of its `y`.
 
     Raises:
-        ValueError: there are not two different x.
+        ValueError: there are fewer than two different `x`.
     """
     if len(x) != len(y) or len(set(x)) < 2:
         raise ValueError("a line takes at least two points that differ in x")

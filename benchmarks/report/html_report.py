@@ -15,7 +15,7 @@ from importlib.resources import files
 from string import Template
 
 from overnet.benchmarks.compare_runs import RunComparison, comparison_table
-from overnet.benchmarks.report.contents import all_tables, errors_of, quality_words, speed_is_shown, warnings_of
+from overnet.benchmarks.report.contents import all_tables, errors_of, quality_words, warnings_of
 from overnet.benchmarks.report.plots import plots_as_svg
 from overnet.benchmarks.report.slider import slider
 from overnet.benchmarks.report.table import NOTHING, Column, Table, figure, memory_text, printable_text, size_text
@@ -95,7 +95,7 @@ def _header(run: BenchmarkRun) -> str:
 
 def _cards(run: BenchmarkRun) -> str:
     """The fastest backend of each scale, at the largest size that was timed there."""
-    timed = [result for result in run.results if speed_is_shown(result) and result.case.kind == "backend"]
+    timed = [result for result in run.results if result.speed_is_shown and result.case.kind == "backend"]
     cards = []
     for scale in sorted({result.case.scale for result in timed}):
         of_scale = [result for result in timed if result.case.scale == scale]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from overnet.benchmarks.report.contents import has_quality, in_order, speed_is_shown
+from overnet.benchmarks.report.contents import in_order
 from overnet.benchmarks.report.table import printable_text, size_text
 from overnet.benchmarks.results import BenchmarkRun, Case, CaseResult
 from overnet.errors import require
@@ -196,7 +196,7 @@ def _latency_figure(run: BenchmarkRun) -> Figure | None:
             return None
         return _Point(result.case.pixels, result.latency.host.p50_ms, result.latency.host.p99_ms)
 
-    results = [result for result in run.results if speed_is_shown(result)]
+    results = [result for result in run.results if result.speed_is_shown]
     return _figure_by_size(run, results, [(point, {})], "latency, ms (line: median to p99)")
 
 
@@ -222,7 +222,7 @@ def _usual_size(results: Sequence[CaseResult]) -> tuple[int, int]:
 
 
 def _quality_figure(run: BenchmarkRun) -> Figure | None:
-    results = [result for result in run.results if speed_is_shown(result)]
+    results = [result for result in run.results if result.speed_is_shown]
     to_ground_truth = any(result.quality and result.quality.ground_truth_psnr_db is not None for result in results)
 
     def point(result: CaseResult) -> _Point | None:
@@ -251,7 +251,7 @@ def _quality_figure(run: BenchmarkRun) -> Figure | None:
 
 
 def _ratio_figure(run: BenchmarkRun) -> Figure | None:
-    known = {result.case for result in run.results if has_quality(result)}
+    known = {result.case for result in run.results if result.has_quality}
     ratios = [each for each in run.ratios if each.case in known and each.baseline in known and each.low > 0]
     if not ratios:
         return None

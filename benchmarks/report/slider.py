@@ -6,9 +6,9 @@ import base64
 import binascii
 import html
 
-from overnet.benchmarks.report.contents import has_quality, quality_words
-from overnet.benchmarks.report.table import figure, printable_text
-from overnet.benchmarks.results import BenchmarkRun, CaseResult, SampleImages
+from overnet.benchmarks.report.contents import quality_words
+from overnet.benchmarks.report.table import figure, printable_text, size_text
+from overnet.benchmarks.results import BenchmarkRun, SampleImages
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _LARGEST_SIDE = 1 << 14
@@ -82,14 +82,13 @@ def _choice(side: str, label: str, offered: list[tuple[str, str]], chosen: int) 
 
 def _figures(name: str, scale: int, run: BenchmarkRun) -> str:
     """What is known of a method at a scale, at its largest size, to be written after its name."""
-    found = [result for result in run.results if result.case.name == name and result.case.scale == scale]
-    found = [result for result in found if result.latency is not None and has_quality(result)]
+    found = [each for each in run.results if (each.case.name, each.case.scale) == (name, scale) and each.speed_is_shown]
     if not found:
         return ""
-    largest: CaseResult = max(found, key=lambda result: result.case.pixels)
-    case = largest.case
+    largest = max(found, key=lambda result: result.case.pixels)
     milliseconds = figure(largest.latency.host.p50_ms if largest.latency else None)
-    return f" ({quality_words(largest.quality)}; {milliseconds} ms at {case.width}x{case.height})"
+    size = size_text(largest.case.width, largest.case.height)
+    return f" ({quality_words(largest.quality)}; {milliseconds} ms at {size})"
 
 
 def _escaped(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A table of a report before it becomes HTML, Markdown or a terminal's lines; and how figures read."""
+"""Tables of a report as plain text, independent of the output format, and the format of figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 NOTHING = "-"
-"""The cell for what could not be measured."""
+"""The cell of a figure that could not be measured."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Column:
 
     Attributes:
         name: its heading.
-        unit: of its figures, such as ``"ms"``; empty where cells say it themselves.
-        numeric: whether it holds figures, which are set flush right.
+        unit: of its figures, such as ``"ms"``; empty if the cells name it themselves.
+        numeric: whether it holds figures, which are aligned to the right.
     """
 
     name: str
@@ -26,18 +26,18 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """Name and unit in one line."""
+        """Return name and unit in one line."""
         return f"{self.name}, {self.unit}" if self.unit else self.name
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as plain text; whoever shows it escapes it.
+    """A table as plain text; its text is not escaped for any output format.
 
     Attributes:
         title: of the table.
-        columns, rows: as many cells a row as columns.
-        notes: sentences to stand below it.
+        columns, rows: every row has as many cells as there are columns.
+        notes: sentences shown below it.
     """
 
     title: str
@@ -46,12 +46,18 @@ class Table:
     notes: Sequence[str] = field(default_factory=list)
 
 
-def table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], *notes: str) -> Table:
-    """Make a table without the columns that hold nothing in any row.
+def columns(headings: str, *, words: str = "") -> list[Column]:
+    """Make columns from headings such as ``"Method | Median, ms"``: names, after a comma the unit.
 
     Args:
-        title, columns, rows, notes: as of `Table`; empty notes are left out.
+        words: the headings of those columns that hold words instead of figures.
     """
+    split = [(heading, *heading.partition(", ")) for heading in headings.split(" | ")]
+    return [Column(name, unit, numeric=heading not in words.split(" | ")) for heading, name, _, unit in split]
+
+
+def table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], *notes: str) -> Table:
+    """Make a table without the columns that are `NOTHING` in every row, and without empty notes. See `Table`."""
     kept = [index for index in range(len(columns)) if any(row[index] != NOTHING for row in rows)]
     return Table(
         title,
@@ -62,16 +68,16 @@ def table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], 
 
 
 def printable_text(text: str) -> str:
-    """Text on one line, free of control characters: a terminal would obey them, and XML cannot hold them."""
+    """Replace control characters and line breaks: a terminal would obey them, and XML cannot hold them."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def figure(value: float | None, *, digits: int = 3) -> str:
-    """A number with so many significant digits, thousands separated.
+    """Format a number with thousands separators.
 
     Args:
-        value: to be written; None is `NOTHING`.
-        digits: significant ones; whole numbers are not rounded.
+        value: the number; None becomes `NOTHING`.
+        digits: the number of significant digits; digits before the decimal point are never rounded.
     """
     if value is None:
         return NOTHING
@@ -84,30 +90,29 @@ def figure(value: float | None, *, digits: int = 3) -> str:
 
 
 def decibels(value: float | None) -> str:
-    """A PSNR, with the two decimals that papers give."""
+    """Format a PSNR with two decimals, as papers do."""
     return NOTHING if value is None else f"{value:.2f}"
 
 
 def memory_text(value_bytes: float | None) -> str:
-    """Bytes in MB (millions) or, from a thousand of these on, in GB."""
+    """Format bytes in MB (10^6) or, from 1000 MB on, in GB."""
     if value_bytes is None:
         return NOTHING
     return f"{figure(value_bytes / 1e9)} GB" if abs(value_bytes) >= 1e9 else f"{figure(value_bytes / 1e6)} MB"
 
 
 def percent(value: float | None, *, signed: bool = False) -> str:
-    """A share in percent, to one decimal.
+    """Format a percentage with one decimal; None becomes `NOTHING`.
 
     Args:
-        value: in percent; None is `NOTHING`.
-        signed: whether a plus is written.
+        signed: whether to write a plus sign.
     """
     if value is None:
         return NOTHING
-    # Adding nothing makes a positive zero of a negative one.
+    # Adding 0.0 turns a negative zero into a positive one.
     return f"{round(value, 1) + 0.0:{'+' if signed else ''},.1f}%"
 
 
 def size_text(width: int, height: int) -> str:
-    """An image's size in pixels."""
+    """Format an image's size in pixels."""
     return f"{width}x{height}"

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from overnet.benchmarks.report.contents import quality_words
 from overnet.benchmarks.results import (
     FORMAT,
     BenchmarkRun,
@@ -114,10 +115,13 @@ def test_whatever_stands_in_a_field_is_taken_or_refused_in_one_line(value, field
 def test_names_for_people():
     assert CASE.title == "openvino fp32 x2 160x90"
     assert replace(CASE, method="bicubic", kind="baseline", batch=4).title == "bicubic x2 160x90, batch 4"
-    assert QualityFigures("PyTorch", None, 0).words == "identical to the reference"
-    assert QualityFigures("PyTorch", 71.26, 1).words == "71.3 dB to the reference"
-    assert QualityFigures("PyTorch", None, None, ground_truth_psnr_db=33.128).words == "33.13 dB to the ground truth"
-    assert VideoStages("openvino", "fp32", 2, 1, 1, 9, 300, 20, 25, 19, "h264").held_back_by == "upscale"
+    assert quality_words(QualityFigures("PyTorch", None, 0)) == "identical to the reference"
+    assert quality_words(QualityFigures("PyTorch", 71.26, 1)) == "71.3 dB to the reference"
+    real = QualityFigures("PyTorch", None, None, ground_truth_psnr_db=33.128)
+    assert quality_words(real) == "33.13 dB to the ground truth"
+    assert not QualityFigures("PyTorch", None, 3).is_known
+    assert quality_words(QualityFigures("PyTorch", None, None)) == "no PSNR"
+    assert VideoStages("openvino", "fp32", 2, 1, 1, 9, 300, 20, 25, 19, "h264").slowest_stage == "upscale"
 
 
 def test_the_format_is_in_the_file(run):

@@ -28,7 +28,7 @@ def test_percentiles_are_in_order(samples):
 
 def test_doubt_is_for_times_that_spread():
     assert doubt("latency", spread([10.0, 10.1, 9.9])) is None
-    assert doubt("latency", spread([10.0, 20.0])).startswith("latency is doubtful: 2 runs spread by 33%")
+    assert doubt("latency", spread([10.0, 20.0])).startswith("latency is doubtful: 2 runs vary by 33%")
 
 
 def test_a_ratio_and_its_interval():

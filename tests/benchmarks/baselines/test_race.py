@@ -102,7 +102,7 @@ def test_a_batch_is_timed_as_one(request_):
 
 def test_what_libraries_print_does_not_spoil_the_reply(request_):
     noisy = (
-        "import os; from overnet.benchmarks import race_child; kept = race_child.race\n"
+        "import os; from overnet.benchmarks.baselines import race_child; kept = race_child.race\n"
         "def race(request):\n    os.write(1, b'from C'); print('from Python', flush=True); return kept(request)\n"
         "race_child.race = race; race_child.main()"
     )

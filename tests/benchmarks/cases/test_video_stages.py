@@ -38,7 +38,7 @@ def test_the_stages_agree_with_what_is_known(small_models):
     with Sleeping(2, model=small_models, backend="openvino") as upscaler:
         stages = measure_video(upscaler, 2, width=64, height=48, frames=15)
     assert stages.upscale_fps == pytest.approx(1 / FRAME_SECONDS, rel=0.05)
-    assert stages.held_back_by == "upscale"
+    assert stages.slowest_stage == "upscale"
     assert stages.decode_fps > stages.upscale_fps < stages.encode_fps
     # From beginning to end there is opening and closing of files besides.
     assert 0.5 / FRAME_SECONDS < stages.total_fps < 1.05 / FRAME_SECONDS

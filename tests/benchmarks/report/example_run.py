@@ -119,7 +119,7 @@ def _backend_result(case, random, median, spread_percent, runs, quality):
     grown = 9800 if case.precision == "fp32" else 5200
     warnings = []
     if case.method == "openvino" and case.width == 160:
-        warnings.append("Latency is doubtful: 60 runs spread by 14% (28.1 to 41 ms); is the machine busy, or hot?")
+        warnings.append("Latency is doubtful: 60 runs vary by 14% (28.1 to 41 ms); is the machine busy, or hot?")
     return CaseResult(
         case,
         "Orin GPU" if on_gpu else "CPU",

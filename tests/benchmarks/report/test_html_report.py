@@ -76,12 +76,12 @@ def test_it_is_well_formed_and_holds_every_part(report):
     for words in (
         "NVIDIA Jetson Orin Nano Super 8GB",
         "overnet-bench --scale 2 --scale 4 --baselines --report 'my report.html'",
-        "At a glance",
-        "Against baselines",
+        "Summary",
+        "Compared with baselines",
         "95% interval",
         "Latency and throughput",
-        "How memory grows",
-        "Power and heat",
+        "Memory by image size",
+        "Power and temperature",
         "Share of the machine's measured peak",
         "no INT8 model is here",
         "Latency is doubtful",
@@ -168,7 +168,7 @@ def test_without_matplotlib_the_rest_is_there():
     page = html_report(RUN)
     assert "overnet[bench]" in page
     assert "<svg" not in page
-    assert "At a glance" in page
+    assert "Summary" in page
 
 
 @pytest.mark.usefixtures("without_plots")
@@ -176,7 +176,7 @@ def test_a_comparison_comes_first():
     new = with_times(RUN, lambda each: [1.5 * time for time in each])
     text = Reader(html_report(new, compare(RUN, new, fail_above_percent=10))).text
     assert "50.0% slower" in text
-    assert text.index("Compared with the run before") < text.index("At a glance")
+    assert text.index("Compared with the earlier run") < text.index("Summary")
 
 
 def test_a_run_of_nothing_has_a_report():

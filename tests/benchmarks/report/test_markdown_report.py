@@ -80,17 +80,17 @@ def test_a_quality_without_any_figure_is_none():
 def test_the_terminal_shows_every_part():
     shown = on_console(console_tables(RUN))
     for title in (
-        "At a glance",
-        "Against baselines",
+        "Summary",
+        "Compared with baselines",
         "Latency and throughput",
-        "Where the GPU's time goes",
-        "Start",
+        "GPU time",
+        "Start-up",
         "Quality",
         "Memory",
-        "How memory grows",
+        "Memory by image size",
         "Share of the machine's measured peak",
-        "Power and heat",
-        "How the speed holds",
+        "Power and temperature",
+        "Sustained throughput",
         "Video",
         "failed: openvino int8 x2 640x360: no INT8 model is here",
         "warning: openvino fp32 x2 160x90: Latency is doubtful",
@@ -109,7 +109,7 @@ def test_a_comparison_is_shown_with_both():
     new = with_times(RUN, lambda each: [1.5 * time for time in each])
     comparison = compare(RUN, new, fail_above_percent=10)
     for shown in (markdown_report(new, comparison), on_console(console_tables(new, comparison), width=300)):
-        assert "Compared with the run before" in shown
+        assert "Compared with the earlier run" in shown
         assert "50.0% slower" in shown.replace("\\", "")
 
 

@@ -81,7 +81,7 @@ def test_one_command_gives_figures_tables_report_and_plots(measured):
         assert "onnxruntime fp32" in text and "48x32" in text
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (folder / "plots").iterdir())
     assert len(list((folder / "plots").iterdir())) >= 2
-    assert "At a glance" in done.stdout and "openvino fp32" in done.stdout
+    assert "Summary" in done.stdout and "openvino fp32" in done.stdout
     assert re.search(r"\[\d+/\d+\] onnxruntime fp32 x2 64x48", done.stderr)
 
 
