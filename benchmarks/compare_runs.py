@@ -23,17 +23,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from overnet.benchmarks.report.table import (
-    NOTHING,
-    Column,
-    Table,
-    decibels,
-    figure,
-    memory_text,
-    percent,
-    size_text,
-    table,
-)
 from overnet.benchmarks.results import BenchmarkRun, Case, CaseResult, QualityFigures
 from overnet.benchmarks.timing_stats import change_of_medians
 
@@ -315,77 +304,3 @@ def _case_differences(old: CaseResult, new: CaseResult) -> list[str]:
             f"{title}: ground truth {old.quality.ground_truth or 'none'} -> {new.quality.ground_truth or 'none'}"
         )
     return notes
-
-
-def comparison_table(comparison: RunComparison) -> Table:
-    """A comparison as a table, with all that is to be said besides as notes below it.
-
-    Returns:
-        Plain text, for `markdown_table`, `html_table` and `console_table`.
-    """
-    columns = [
-        Column("Method", numeric=False),
-        Column("Scale"),
-        Column("Input"),
-        Column("Batch"),
-        Column("Median before", "ms"),
-        Column("Now", "ms"),
-        Column("Change"),
-        Column("95% interval"),
-        Column("Noise"),
-        Column("Images/s"),
-        Column("Memory"),
-        Column("GPU memory"),
-        Column("To the reference", "dB"),
-        Column("To the ground truth", "dB"),
-        Column("Verdict", numeric=False),
-    ]
-    rows = [_comparison_cells(each, comparison.fail_above_percent) for each in comparison.cases]
-    notes = [f"From {comparison.old_started} to {comparison.new_started}."]
-    notes += [f"Worse than allowed: {line}" for line in comparison.regressions]
-    notes += [f"Failed: {case.title}: {reason}" for case, reason in comparison.failures]
-    notes += [f"No longer measured: {case.title}" for case in comparison.missing]
-    notes += [f"New: {case.title}" for case in comparison.added]
-    notes += [f"Differs: {note}" for note in comparison.notes]
-    return table("Compared with the earlier run", columns, rows, *notes)
-
-
-def _comparison_cells(compared: CaseComparison, limit_percent: float | None) -> list[str]:
-    case, latency = compared.case, compared.latency
-    cells = [case.name, f"x{case.scale}", size_text(case.width, case.height)]
-    cells.append(str(case.batch) if case.batch > 1 else NOTHING)
-    if latency is None:
-        cells += [NOTHING] * 5
-    else:
-        interval = f"{percent(latency.low, signed=True)} to {percent(latency.high, signed=True)}"
-        noise = "not known" if math.isinf(latency.noise_percent) else percent(latency.noise_percent)
-        change = percent(latency.percent, signed=True)
-        cells += [figure(latency.old), figure(latency.new), change, interval, noise]
-    cells.append(NOTHING if compared.throughput is None else percent(compared.throughput.percent, signed=True))
-    for change_of_memory in (compared.host_memory, compared.device_memory):
-        if change_of_memory is None:
-            cells.append(NOTHING)
-        else:
-            cells.append(f"{memory_text(change_of_memory.new)} ({percent(change_of_memory.percent, signed=True)})")
-    cells += [_decibels_changed(compared.reference_change_db), _decibels_changed(compared.ground_truth_change_db)]
-    return [*cells, _verdict(compared, limit_percent)]
-
-
-def _decibels_changed(change_db: float | None) -> str:
-    if change_db is None:
-        return NOTHING
-    if math.isinf(change_db):
-        return "now identical" if change_db > 0 else "no longer identical"
-    return f"+{decibels(change_db)}" if change_db > 0 else decibels(change_db)
-
-
-def _verdict(compared: CaseComparison, limit_percent: float | None) -> str:
-    if compared.regression is not None:
-        return "worse"
-    if compared.latency is None:
-        return "times not compared"
-    if not compared.latency.counts:
-        return "same speed"
-    if compared.latency.percent < 0:
-        return "faster"
-    return "slower" if limit_percent is None or compared.case.kind == "baseline" else "slower, as allowed"

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from string import Template
 
-from overnet.benchmarks.compare_runs import RunComparison, comparison_table
+from overnet.benchmarks.compare_runs import RunComparison
+from overnet.benchmarks.report.comparison_table import comparison_table
 from overnet.benchmarks.report.contents import all_tables, errors_of, quality_words, warnings_of
 from overnet.benchmarks.report.plots import plots_as_svg
 from overnet.benchmarks.report.slider import slider

@@ -11,7 +11,8 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from overnet.benchmarks.compare_runs import RunComparison, comparison_table
+from overnet.benchmarks.compare_runs import RunComparison
+from overnet.benchmarks.report.comparison_table import comparison_table
 from overnet.benchmarks.report.contents import (
     all_tables,
     errors_of,

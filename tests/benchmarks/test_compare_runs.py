@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overnet.benchmarks.compare_runs import BLOCKS, compare, compare_times, comparison_table
+from overnet.benchmarks.compare_runs import BLOCKS, compare, compare_times
+from overnet.benchmarks.report.comparison_table import comparison_table
 from overnet.benchmarks.results import read_run, write_run
 from tests.benchmarks.report.example_run import example_run, with_result, with_times
 
