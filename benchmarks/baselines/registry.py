@@ -11,29 +11,22 @@ ncnn ...                       ncnn with the user's ``.param`` and ``.bin``, suc
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from overnet.benchmarks.baselines.baseline import Baseline, limit_opencv, one_by_one
 from overnet.benchmarks.baselines.model_files import NCNN, SUPERRES_NAME, SUPERRES_SUFFIX, load_ncnn, load_superres
+from overnet.benchmarks.cases.network import checkpoint_of, load_network, multiply_accumulates_per_pixel
 from overnet.errors import InputError, import_library, require
-from overnet.evaluation.model_choice import choose_model
 from overnet.files.atomic import printable
-from overnet.files.onnx_metadata import INPUT_NAME, read_artifact
-from overnet.runtime.backends.base import model_kind
+from overnet.files.onnx_metadata import INPUT_NAME
 from overnet.runtime.backends.torch_backend import TorchBackend
 from overnet.types import ImageBatch
-from overnet.weights import bundled_checkpoint, bundled_folder
-
-if TYPE_CHECKING:
-    from overnet.network.model import OverNet
 
 BICUBIC, EAGER, PLAIN = "bicubic", "eager PyTorch", "plain ONNX graph"
 _MODULES = {
@@ -41,8 +34,6 @@ _MODULES = {
     PLAIN: ("onnxruntime", "torch", "overnet.network.checkpoint", "overnet.export.graph.network_graph"),
 }
 
-# The network's multiply-accumulates are counted on an image of this side: what is done once an image hardly counts.
-_COUNTED_SIDE = 256
 # Overscale 5, x4: measured 21,800; the plain graph keeps the overscaled features several times.
 _PLAIN_BYTES_PER_PIXEL = 26_000
 
@@ -108,29 +99,6 @@ def _files(folder: Path | None) -> list[Path]:
         raise InputError(f"{printable(folder)}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def checkpoint_of(model: Path | None, scale: int) -> Path:
-    """The checkpoint with the weights of a model: what PyTorch runs where backends run the model.
-
-    Args:
-        model: a checkpoint, an ONNX file, an engine or a folder of these; None for the bundled model.
-
-    Raises:
-        InputError: there is no such model, or it was exported from a checkpoint that is not known here.
-    """
-    if model is None or model == bundled_folder():
-        return bundled_checkpoint()
-    if model.is_file() and model_kind(model) == "checkpoint":
-        return model
-    artifact = choose_model(model, scale, None).artifact
-    bundled = read_artifact(next(iter(sorted(bundled_folder().glob("*.onnx")))))
-    if artifact is not None and artifact.weights_sha256 == bundled.weights_sha256:
-        return bundled_checkpoint()
-    raise InputError(
-        f"{printable(Path(model.name))} has other weights than the bundled checkpoint: to see PyTorch run them, give "
-        "the checkpoint itself as the model"
-    )
-
-
 def load_bicubic(scale: int, threads: int | None = None) -> Baseline:
     """OpenCV's bicubic enlargement. It computes uint8 images in whole numbers, so it is an 8-bit method."""
     limit_opencv(threads)
@@ -160,7 +128,7 @@ def load_eager(scale: int, checkpoint: Path, threads: int | None = None) -> Base
     device, name = "cpu", "CPU"
     if torch.cuda.is_available():
         device, name = "cuda", str(torch.cuda.get_device_name(0))
-    counted = _multiply_accumulates_per_pixel(network, scale)
+    counted = multiply_accumulates_per_pixel(network, scale)
     network = network.to(device)
     from overnet.network.reference import reference_batch
 
@@ -206,41 +174,6 @@ def load_plain(scale: int, checkpoint: Path, threads: int | None = None) -> Base
         printable(Path(checkpoint.name)),
         lambda images: np.asarray(session.run(None, {INPUT_NAME: images})[0], np.uint8),
         is_network=True,
-        multiply_accumulates_per_pixel=_multiply_accumulates_per_pixel(network, scale),
+        multiply_accumulates_per_pixel=multiply_accumulates_per_pixel(network, scale),
         bytes_per_pixel=_PLAIN_BYTES_PER_PIXEL,
     )
-
-
-def load_network(checkpoint: Path, scale: int) -> OverNet:
-    """The network of a checkpoint, on the CPU, for a scale that it goes up to.
-
-    Raises:
-        CheckpointError: the checkpoint cannot be loaded.
-        InputError: the scale is beyond the network's.
-    """
-    from overnet.network.checkpoint import load_checkpoint
-
-    network = load_checkpoint(checkpoint).eval()
-    if scale > network.config.overscale:
-        raise InputError(
-            f"{printable(Path(checkpoint.name))} goes up to scale {network.config.overscale}, not to {scale}"
-        )
-    return network
-
-
-def _multiply_accumulates_per_pixel(network: OverNet, scale: int) -> float:
-    """In convolutions, per input pixel, counted while the shape of an image goes through: nothing is computed."""
-    torch = require("torch", extra="torch", purpose="counting a network's arithmetic")
-    counted = 0
-
-    def count(module: Any, _inputs: Any, output: Any) -> None:
-        nonlocal counted
-        counted += output.numel() * module.weight[0].numel()
-
-    shapes = copy.deepcopy(network).to("meta")
-    for module in shapes.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        shapes(torch.zeros(1, 3, _COUNTED_SIDE, _COUNTED_SIDE, device="meta"), scale)
-    return counted / _COUNTED_SIDE**2

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from overnet.benchmarks.baselines.registry import load_eager
+from overnet.benchmarks.cases.network import load_network, multiply_accumulates_per_pixel
 from overnet.benchmarks.cases.quality import fp32_onnx
 from overnet.benchmarks.cases.run import CaseRequest
 from overnet.errors import InputError, MissingDependency, import_library, require
@@ -183,8 +183,7 @@ def _chosen(request: CaseRequest) -> tuple[Path | None, str]:
 def _multiply_accumulates(path: Path, scale: int, pixels: int) -> float | None:
     """Of one image of so many pixels; None without onnx."""
     if model_kind(path) == "checkpoint":
-        per_pixel = load_eager(scale, path).multiply_accumulates_per_pixel
-        return None if per_pixel is None else per_pixel * pixels
+        return multiply_accumulates_per_pixel(load_network(path, scale), scale) * pixels
     # An engine's graph is that of an ONNX file, which may be known.
     file = path if model_kind(path) == "onnx" else fp32_onnx(path, scale)
     if file is None:

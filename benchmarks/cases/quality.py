@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from overnet.benchmarks.baselines.registry import checkpoint_of, load_network
 from overnet.benchmarks.cases.ground_truth import quality_figures, read_ground_truth, upscaled_by
+from overnet.benchmarks.cases.network import checkpoint_of, load_network
 from overnet.benchmarks.cases.workload import image as workload_image
 from overnet.benchmarks.results import QualityFigures
 from overnet.errors import ArtifactError, InputError, MissingDependency, require

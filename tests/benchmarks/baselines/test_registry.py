@@ -13,12 +13,12 @@ from overnet.benchmarks.baselines.registry import (
     EAGER,
     PLAIN,
     BaselineOptions,
-    checkpoint_of,
     find_baselines,
     load_bicubic,
     load_eager,
     load_plain,
 )
+from overnet.benchmarks.cases.network import checkpoint_of
 from overnet.errors import InputError, MissingDependency
 from overnet.weights import bundled_checkpoint, bundled_folder
 

@@ -1,0 +1,78 @@
+"""The network in PyTorch with the weights of a benchmarked model, and its arithmetic."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from overnet.errors import InputError, require
+from overnet.evaluation.model_choice import choose_model
+from overnet.files.atomic import printable
+from overnet.files.onnx_metadata import read_artifact
+from overnet.runtime.backends.base import model_kind
+from overnet.weights import bundled_checkpoint, bundled_folder
+
+if TYPE_CHECKING:
+    from overnet.network.model import OverNet
+
+# The side of the image for counting, large enough that operations done once per image are negligible.
+_COUNTED_SIDE = 256
+
+
+def checkpoint_of(model: Path | None, scale: int) -> Path:
+    """Return the checkpoint with a model's weights, so that PyTorch can run the network that the backends run.
+
+    Args:
+        model: a checkpoint, an ONNX file, an engine or a folder of these; None for the bundled model.
+
+    Raises:
+        InputError: there is no such model, or it was not exported from the bundled checkpoint.
+    """
+    if model is None or model == bundled_folder():
+        return bundled_checkpoint()
+    if model.is_file() and model_kind(model) == "checkpoint":
+        return model
+    artifact = choose_model(model, scale, None).artifact
+    bundled = read_artifact(next(iter(sorted(bundled_folder().glob("*.onnx")))))
+    if artifact is not None and artifact.weights_sha256 == bundled.weights_sha256:
+        return bundled_checkpoint()
+    raise InputError(
+        f"{printable(Path(model.name))} has other weights than the bundled checkpoint: to see PyTorch run them, give "
+        "the checkpoint itself as the model"
+    )
+
+
+def load_network(checkpoint: Path, scale: int) -> OverNet:
+    """Load a checkpoint's network on the CPU and check that it supports a scale.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        InputError: the scale is larger than the network's largest.
+    """
+    from overnet.network.checkpoint import load_checkpoint
+
+    network = load_checkpoint(checkpoint).eval()
+    if scale > network.config.overscale:
+        raise InputError(
+            f"{printable(Path(checkpoint.name))} goes up to scale {network.config.overscale}, not to {scale}"
+        )
+    return network
+
+
+def multiply_accumulates_per_pixel(network: OverNet, scale: int) -> float:
+    """Count the multiply-accumulates of all convolutions per input pixel, from shapes alone: nothing is computed."""
+    torch = require("torch", extra="torch", purpose="counting a network's arithmetic")
+    counted = 0
+
+    def count(module: Any, _inputs: Any, output: Any) -> None:
+        nonlocal counted
+        counted += output.numel() * module.weight[0].numel()
+
+    shapes = copy.deepcopy(network).to("meta")
+    for module in shapes.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        shapes(torch.zeros(1, 3, _COUNTED_SIDE, _COUNTED_SIDE, device="meta"), scale)
+    return counted / _COUNTED_SIDE**2
