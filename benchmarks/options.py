@@ -10,7 +10,6 @@ from overnet.errors import InputError
 from overnet.files.engine_sidecar import LARGEST_BATCH
 from overnet.files.onnx_metadata import PRECISIONS
 
-_LARGEST_SIDE = 16384
 _HIGHEST_SCALE = 8
 
 
@@ -85,8 +84,7 @@ def check_options(options: BenchmarkOptions) -> None:
         if not 2 <= scale <= _HIGHEST_SCALE:
             raise InputError(f"scale is {scale}; it must be from 2 to {_HIGHEST_SCALE}")
     for size in options.sizes:
-        if not (1 <= size.width <= _LARGEST_SIDE and 1 <= size.height <= _LARGEST_SIDE):
-            raise InputError(f"size is {size.width}x{size.height}; each side must be from 1 to {_LARGEST_SIDE}")
+        size.check()
     for precision in options.precisions:
         if precision not in PRECISIONS:
             raise InputError(f"precision is {precision[:40]!r}; it can be {', '.join(PRECISIONS)}")

@@ -13,6 +13,7 @@ from overnet.errors import BackendError, InputError, InterruptedRun, MissingDepe
 from overnet.files.checked_json import from_json
 from overnet.system.child_process import child_environment, exit_reason
 
+_LARGEST_INPUT_SIDE = 1 << 14
 _COMMAND = "from overnet.benchmarks.baselines.race_child import main; main()"
 
 
@@ -30,10 +31,19 @@ class Entrant:
 
 @dataclass(frozen=True)
 class ImageSize:
-    """Of the input, in pixels."""
+    """An input's size in pixels."""
 
     width: int
     height: int
+
+    def check(self) -> None:
+        """Refuse a size that cannot be benchmarked.
+
+        Raises:
+            InputError: a side is out of range.
+        """
+        if not 1 <= min(self.width, self.height) <= max(self.width, self.height) <= _LARGEST_INPUT_SIDE:
+            raise InputError(f"size is {self.width}x{self.height}; each side must be from 1 to {_LARGEST_INPUT_SIDE}")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from overnet.types import ImageBatch
 
 # Of the memory that is there, what a baseline may take: an estimate is no promise.
 _MEMORY_SHARE = 0.7
-_LARGEST_SIDE = 1 << 14
 # Of a run so long, what is done only the first time is a small part.
 _SLOW_SECONDS = 2.0
 
@@ -274,8 +273,7 @@ def check_request(request: RaceRequest) -> None:
     if not request.sizes:
         raise InputError("a race takes at least one size")
     for size in request.sizes:
-        if not 1 <= min(size.width, size.height) <= max(size.width, size.height) <= _LARGEST_SIDE:
-            raise InputError(f"size is {size.width}x{size.height}; sides go from 1 to {_LARGEST_SIDE}")
+        size.check()
     for name, value in (("scale", request.scale), ("batch", request.batch)):
         if value < 1:
             raise InputError(f"{name} is {value}; it must be at least 1")

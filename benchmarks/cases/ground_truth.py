@@ -22,7 +22,7 @@ from overnet.types import Image, Upscale
 # Slow baselines go through all of them: more would take minutes and change little.
 MOST_IMAGES = 5
 # Larger images are cut to their middle; those of Set5 and most of Set14 are not, and come to the published numbers.
-LARGEST_SIDE = 512
+LARGEST_JUDGED_SIDE = 512
 
 _BUNDLED = "photographs that come with overnet"
 
@@ -71,7 +71,7 @@ def read_ground_truth(data: Path | None, scale: int) -> GroundTruth:
     images, cut = [], False
     for pair in chosen:
         low, high = read_pair(pair, scale)
-        image = middle(GroundTruthImage(pair.name, low, high), scale, LARGEST_SIDE)
+        image = middle(GroundTruthImage(pair.name, low, high), scale, LARGEST_JUDGED_SIDE)
         cut |= image.low.shape != low.shape
         images.append(image)
     count = str(len(chosen)) if len(chosen) == len(pairs) else f"{len(chosen)} of {len(pairs)}"

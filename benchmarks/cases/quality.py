@@ -30,8 +30,8 @@ from overnet.runtime.backends.registry import BACKENDS, installed, installed_ver
 from overnet.types import Image, Upscale
 from overnet.weights import bundled_folder
 
-# What is compared is at most so high and wide: PyTorch takes 15 kB for every input pixel.
-_LARGEST_SIDE = 320
+# The largest height and width of the compared image: PyTorch takes 15 kB for every input pixel.
+_LARGEST_COMPARED_SIDE = 320
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def check_image(width: int, height: int) -> Image:
 
     Engines for one size only are so compared on what they are made for, as far as PyTorch's memory allows.
     """
-    return workload_image(min(width, _LARGEST_SIDE), min(height, _LARGEST_SIDE))
+    return workload_image(min(width, _LARGEST_COMPARED_SIDE), min(height, _LARGEST_COMPARED_SIDE))
 
 
 def make_reference(image: Image, scale: int, model: Path | None) -> Reference:

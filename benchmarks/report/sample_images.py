@@ -21,7 +21,7 @@ from overnet.types import Image, Upscale
 # Of the detail, in pixels of the result: several fit beside each other in a report, and into a file of a few 100 kB.
 DETAIL_SIDE = 288
 # Larger images are cut to their middle before: methods take long on them, and one detail is shown.
-_LARGEST_SIDE = 768
+_LARGEST_SEARCHED_SIDE = 768
 # Of a folder, evenly spread over it.
 _MOST_TRIED = 8
 _COMPRESSION = 9
@@ -75,7 +75,7 @@ def _own(scale: int) -> GroundTruthImage:
 def _from_folder(data: Path, scale: int) -> Iterator[GroundTruthImage]:
     for pair in spread_sample(find_pairs(data, scale), _MOST_TRIED):
         low, high = read_pair(pair, scale)
-        yield middle(GroundTruthImage(pair.name, low, high), scale, _LARGEST_SIDE)
+        yield middle(GroundTruthImage(pair.name, low, high), scale, _LARGEST_SEARCHED_SIDE)
 
 
 def _squared_error(image: Image, expected: Image) -> float:

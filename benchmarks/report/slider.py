@@ -11,7 +11,7 @@ from overnet.benchmarks.report.table import figure, printable_text, size_text
 from overnet.benchmarks.results import BenchmarkRun, SampleImages
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
-_LARGEST_SIDE = 1 << 14
+_LARGEST_SHOWN_SIDE = 1 << 14
 
 
 def png_size(image: str) -> tuple[int, int] | None:
@@ -31,7 +31,7 @@ def png_size(image: str) -> tuple[int, int] | None:
         return None
     at = len(_PNG_START)
     width, height = (int.from_bytes(content[start : start + 4], "big") for start in (at, at + 4))
-    return (width, height) if 0 < width <= _LARGEST_SIDE and 0 < height <= _LARGEST_SIDE else None
+    return (width, height) if 0 < width <= _LARGEST_SHOWN_SIDE and 0 < height <= _LARGEST_SHOWN_SIDE else None
 
 
 def slider(samples: SampleImages, run: BenchmarkRun) -> str:

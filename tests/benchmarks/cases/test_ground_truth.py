@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from overnet.benchmarks.cases.ground_truth import (
-    LARGEST_SIDE,
+    LARGEST_JUDGED_SIDE,
     MOST_IMAGES,
     quality_figures,
     read_ground_truth,
@@ -40,7 +40,7 @@ def test_of_large_images_the_middle_is_taken_and_both_sides_still_fit(tmp_path):
     cv2.imwrite(str(tmp_path / "large.png"), large)
     ground_truth = read_ground_truth(tmp_path, 3)
     (image,) = ground_truth.images
-    assert max(image.high.shape) <= LARGEST_SIDE
+    assert max(image.high.shape) <= LARGEST_JUDGED_SIDE
     assert image.high.shape[:2] == tuple(3 * side for side in image.low.shape[:2])
     assert ground_truth.words == f"1 image of {tmp_path.name}, the middle of large ones"
     # Cut elsewhere, the reduction would be that of another part, and the enlargement far off.
