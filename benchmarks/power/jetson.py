@@ -1,12 +1,12 @@
-"""A Jetson board as its kernel shows it: power rails, clocks, temperatures, and what slows it down. Root is not needed.
+"""A Jetson board's power rails, clocks, temperatures and throttling, read from sysfs without root.
 
-What the files are called, by release (NVIDIA's developer guides, and the boards' own listings):
+The names of the files, by release (NVIDIA's developer guides, and listings of boards):
 
 - GPU clock: ``/sys/class/devfreq/17000000.ga10b`` (JetPack 5), ``17000000.gpu`` (6 and 7 on Orin), ``17000000.gv11b``
   (Xavier), ``gpu-gpc-0`` (Thor).
-- Slowed down by heat: cooling devices such as ``gpu-throttle-alert`` or ``devfreq-17000000.gpu``, whose state is above
-  0 as long as it lasts. A fan is one too, and ``hot-surface-alert`` is a warning about the case alone.
-- Slowed down by current: counters ``oc*_event_cnt`` of the monitor ``soctherm_oc``, on Orin and Thor.
+- Thermal throttling: cooling devices such as ``gpu-throttle-alert`` or ``devfreq-17000000.gpu``, whose state is above 0
+  while it lasts. Fans are cooling devices too, and ``hot-surface-alert`` only warns about the case.
+- Over-current throttling: counters ``oc*_event_cnt`` of the monitor ``soctherm_oc``, on Orin and Thor.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ _GPU_CLOCKS = ("*.gpu", "*.ga10b", "*.gv11b", "*.gp10b", "gpu-gpc-*")
 _OVERCURRENT = {
     "oc1_event_cnt": "voltage too low",
     "oc2_event_cnt": "average current too high",
-    "oc3_event_cnt": "current too high for a moment",
+    "oc3_event_cnt": "momentary current too high",
 }
 _CHANNELS = (1, 2, 3)
 _DEVICE_TREES = ("proc/device-tree", "sys/firmware/devicetree/base")
 _INPUT_RAIL = "VIN"
 _NVPMODEL_SECONDS = 10
-# Rails that all others hang on. VIN is of Thor's carrier board (its INA238), VDD_IN of modules of the Nano and NX
-# sizes, POM_5V_IN of the first Nano.
+# Rails that supply all others. VIN is on Thor's carrier board (its INA238), VDD_IN on modules of the Nano and NX sizes,
+# POM_5V_IN on the first Nano.
 _TOTALS = {
     "VIN": "the module and its carrier board (VIN)",
     "VDD_IN": "the whole module (VDD_IN)",
     "POM_5V_IN": "the whole module (POM_5V_IN)",
 }
-# AGX Orin's memory is fed by its 5 V input, which is a rail as well: not to be counted twice.
+# AGX Orin's memory is supplied by its 5 V input, which is a measured rail too; counting both would count it twice.
 _PARTS_OF = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
 
 
 class JetsonBoard:
-    """What a Jetson says besides its power.
+    """A Jetson's clocks, temperatures, throttling and settings.
 
     Args:
         root: of the file system.
-        nvpmodel: the command that says which power mode is set.
+        nvpmodel: the command that prints the power mode.
     """
 
     def __init__(self, root: Path, nvpmodel: str = "nvpmodel") -> None:
@@ -79,16 +79,16 @@ class JetsonBoard:
         ]
 
     def clocks_mhz(self) -> dict[str, float]:
-        """Of GPU and CPU, as far as the system says; of Thor's three clusters of the GPU, the fastest."""
+        """Return the clocks of GPU (of Thor's three clusters the fastest) and CPU, if the system reports them."""
         hertz = [value for folder in self._gpu_folders if (value := read_number(folder / "cur_freq")) is not None]
         return {**({"gpu": max(hertz) / 1e6} if hertz else {}), **cpu_clocks_mhz(self.root)}
 
     def temperatures_celsius(self) -> dict[str, float]:
-        """By sensor, such as ``"gpu"`` or ``"tj"``; without those that are off, as the GPU's when it sleeps."""
+        """Return temperatures by sensor, such as ``"gpu"`` or ``"tj"``, without sensors that are off."""
         return read_celsius(self._sensors)
 
     def slowed_by(self) -> frozenset[str] | None:
-        """What slows it down at this moment, in words; None where that cannot be seen."""
+        """Return what throttles the board at this moment; None if that cannot be read."""
         states = [(words, state) for words, file in self._slowing if (state := read_number(file)) is not None]
         return frozenset(words for words, state in states if state > 0) if states else None
 
@@ -98,14 +98,14 @@ class JetsonBoard:
         return counts or None
 
     def power_mode(self) -> str | None:
-        """The power mode's name, such as ``"MAXN"``; its number is another mode on another board."""
+        """Return the power mode's name, such as ``"MAXN"``; its number differs between boards."""
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             asked = subprocess.run([self._nvpmodel, "-q"], capture_output=True, timeout=_NVPMODEL_SECONDS, check=False)
             return parse_power_mode(asked.stdout.decode("utf-8", "replace"))
         return None
 
     def clocks_are_fixed(self) -> bool | None:
-        """Whether GPU and CPU run at one clock, as ``jetson_clocks`` makes them; None where that cannot be seen."""
+        """Whether the clocks of GPU and CPU are fixed, as by ``jetson_clocks``; None if that cannot be read."""
         policies = sorted((self.root / "sys/devices/system/cpu/cpufreq").glob("policy*"))
         limits = [(read_number(folder / "min_freq"), read_number(folder / "max_freq")) for folder in self._gpu_folders]
         limits += [
@@ -116,19 +116,10 @@ class JetsonBoard:
         return all(lowest == highest for lowest, highest in limits)
 
     def settings(self) -> dict[str, str]:
-        """What has a say in speed, by name, for a report's account of the machine."""
+        """Return the settings that affect the speed, by name."""
         fixed, mode = self.clocks_are_fixed(), self.power_mode()
         found = {"power mode": mode, "jetson_clocks": None if fixed is None else "on" if fixed else "off"}
         return {name: value for name, value in found.items() if value is not None}
-
-    def reading(self, watts: float | None) -> Reading:
-        """A reading of power, with all else that the board says at that moment."""
-        return Reading(
-            watts=watts,
-            clocks_mhz=self.clocks_mhz(),
-            temperatures_celsius=self.temperatures_celsius(),
-            slowed_by=self.slowed_by(),
-        )
 
 
 class RailSource(PowerSource):
@@ -144,7 +135,12 @@ class RailSource(PowerSource):
 
         def read() -> Reading:
             total = total_power(_read_rails(self._rails))
-            return self._board.reading(None if total is None else total[0])
+            return Reading(
+                watts=None if total is None else total[0],
+                clocks_mhz=self._board.clocks_mhz(),
+                temperatures_celsius=self._board.temperatures_celsius(),
+                slowed_by=self._board.slowed_by(),
+            )
 
         yield from paced(read, stop, interval_seconds)
 
@@ -154,19 +150,14 @@ class RailSource(PowerSource):
 
 
 def find_board(root: Path, nvpmodel: str = "nvpmodel") -> JetsonBoard | None:
-    """The board, where this is a Jetson.
-
-    Args:
-        root: of the file system.
-        nvpmodel: see `JetsonBoard`.
-    """
-    # The model's name does not always say Jetson: "NVIDIA Orin Nano Developer Kit" is one.
+    """Return the board if this machine is a Jetson, else None. See `JetsonBoard` for the arguments."""
+    # The name of the model does not always contain "Jetson", as in "NVIDIA Orin Nano Developer Kit".
     chips = [read_text(root / folder / "compatible") or "" for folder in _DEVICE_TREES]
     return JetsonBoard(root, nvpmodel) if any("nvidia,tegra" in chip for chip in chips) else None
 
 
 def find_rails(board: JetsonBoard) -> RailSource:
-    """The board's power monitors.
+    """Find the board's power monitors.
 
     Raises:
         BackendError: there are none, or they cannot be read.
@@ -181,10 +172,10 @@ def find_rails(board: JetsonBoard) -> RailSource:
 
 
 def total_power(rails_milliwatts: Mapping[str, float]) -> tuple[float, str] | None:
-    """The power of a board in watts, and what that covers, in words; None where no rail is known.
+    """Return the power of a board in watts and a description of what it covers; None if no rail is known.
 
     Args:
-        rails_milliwatts: by rail. May be below 0 a little: Thor's GPU rail is when it is off.
+        rails_milliwatts: by rail, named as in NVIDIA's device trees. A rail that is off may be slightly negative.
     """
     for name, words in _TOTALS.items():
         if name in rails_milliwatts:
@@ -192,17 +183,17 @@ def total_power(rails_milliwatts: Mapping[str, float]) -> tuple[float, str] | No
     counted = {name: power for name, power in rails_milliwatts.items() if _PARTS_OF.get(name) not in rails_milliwatts}
     if not counted:
         return None
-    return sum(counted.values()) / 1000, f"the module's rails {', '.join(sorted(counted))} together"
+    return sum(counted.values()) / 1000, f"the sum of the module's rails {', '.join(sorted(counted))}"
 
 
 def parse_power_mode(text: str) -> str | None:
-    """The mode's name in what ``nvpmodel -q`` says; None where it is not there."""
+    """Return the mode's name in the output of ``nvpmodel -q``; None if it is missing."""
     found = re.search(r"NV Power Mode: *(\S[^\r\n]*)", text)
     return found[1].strip() if found else None
 
 
 def _rails(root: Path) -> dict[str, list[Path]]:
-    """Each rail's files: one of microwatts, or millivolts and milliamperes."""
+    """Return the files of each rail: one that holds microwatts, or millivolts and milliamperes."""
     rails: dict[str, list[Path]] = {}
     for driver, folder in hardware_monitors(root):
         if driver == "ina238":
@@ -219,7 +210,7 @@ def _rails(root: Path) -> dict[str, list[Path]]:
 
 
 def _read_rails(rails: dict[str, list[Path]]) -> dict[str, float]:
-    """Milliwatts by rail; none at all where one cannot be read, as a sum without it would be wrong."""
+    """Read milliwatts by rail; return none at all if one cannot be read, because a sum without it would be wrong."""
     milliwatts = {}
     for name, files in rails.items():
         values = [read_number(file) for file in files]
@@ -236,11 +227,11 @@ def _sensor(zone: Path) -> str:
 
 
 def _slowed_by(cooling_device: str) -> str | None:
-    """What it means when a cooling device is at work, in words; None for what slows nothing down."""
+    """Return what the activity of a cooling device means; None if it does not slow the board down."""
     if "throttle-alert" in cooling_device:
         return f"heat ({cooling_device})"
     if "cpufreq" in cooling_device:
-        return "heat (the CPU's clock is held down)"
+        return "heat (CPU clock reduced)"
     if "devfreq" in cooling_device:
-        return "heat (the GPU's clock is held down)"
+        return "heat (GPU clock reduced)"
     return None

@@ -1,7 +1,7 @@
-"""A graphics card's power through NVML, NVIDIA's management library, which comes with the driver.
+"""A graphics card's power from NVML, NVIDIA's management library, which comes with the driver.
 
-NVML's power is that of the whole card, on most cards since Ampere averaged over a second; its energy counter, which
-cards have since Volta, is exact over any time, so that means are taken of that.
+NVML's power is that of the whole card, on most cards since Ampere averaged over a second. Cards since Volta also have
+an energy counter, which is exact over any time; mean values are computed from it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from overnet.system.cuda_device import cuda_device_count, pci_bus_id
 
 T = TypeVar("T")
 
-_PURPOSE = "reading a graphics card's power"
-_EXTRA = "bench"
-# The reasons by which NVML's own clocks are lower than they could be. Left out are those that hold nothing back against
-# the user's will: an idle card, clocks that were set, a display's clock.
+# NVML's bits for the reasons of reduced clocks, without those that the user causes: an idle card, clocks that were set,
+# a display's clock.
 SLOWDOWN_REASONS = {
     0x004: "power limit",
     0x008: "hardware slowdown (heat or power)",
-    0x010: "kept in step with other cards",
+    0x010: "synchronised with other cards",
     0x020: "heat (driver)",
     0x040: "heat (hardware)",
     0x080: "power supply (brake signal)",
@@ -34,7 +32,7 @@ SLOWDOWN_REASONS = {
 
 
 class NvmlSource(PowerSource):
-    """One card.
+    """One graphics card.
 
     Args:
         nvml: the module ``pynvml``.
@@ -55,36 +53,38 @@ class NvmlSource(PowerSource):
 
     def _read(self, handle: Any) -> Reading:
         nvml = self._nvml
-        # What a card does not tell is left out, but not its power: without that the source is of no use.
+        # Values that a card does not report are left out, except its power.
         watts = nvml.nvmlDeviceGetPowerUsage(handle) / 1e3
-        joules = self._if_told(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)
+        joules = self._if_reported(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)
         at_seconds = time.perf_counter()
-        reasons = self._if_told(lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
+        reasons = self._if_reported(lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
         clocks = {
-            "gpu": self._if_told(lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))),
-            "memory": self._if_told(lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM))),
+            "gpu": self._if_reported(lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))),
+            "memory": self._if_reported(lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM))),
         }
-        celsius = self._if_told(lambda: self._celsius(handle))
+        celsius = self._if_reported(lambda: self._celsius(handle))
         return Reading(
             watts=watts,
             joules=joules,
             at_seconds=at_seconds,
             clocks_mhz={part: clock for part, clock in clocks.items() if clock is not None},
             temperatures_celsius={} if celsius is None else {"gpu": celsius},
-            slowed_by=None if reasons is None else frozenset(_words(reasons)),
+            slowed_by=None
+            if reasons is None
+            else frozenset(words for bit, words in SLOWDOWN_REASONS.items() if reasons & bit),
         )
 
     def _celsius(self, handle: Any) -> float:
         nvml = self._nvml
-        # The newer call is not in drivers and packages before 2025, and the older one goes with CUDA 14.
+        # Drivers and packages before 2025 lack the newer call, and CUDA 14 removes the older one.
         newer = getattr(nvml, "nvmlDeviceGetTemperatureV", None)
         if newer is not None:
             with contextlib.suppress(nvml.NVMLError):
                 return float(newer(handle, nvml.NVML_TEMPERATURE_GPU))
         return float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
 
-    def _if_told(self, ask: Callable[[], T]) -> T | None:
-        """An answer; None where the card, its driver or the package does not have it."""
+    def _if_reported(self, ask: Callable[[], T]) -> T | None:
+        """Return a value; None if the card, its driver or the package does not report it."""
         try:
             return ask()
         except (self._nvml.NVMLError, AttributeError):
@@ -92,17 +92,17 @@ class NvmlSource(PowerSource):
 
 
 def find_nvml(gpu: int, bus_id: Callable[[int], str | None] = pci_bus_id) -> NvmlSource:
-    """A card by the number that CUDA gives it.
+    """Find a card by CUDA's number.
 
     Args:
-        gpu: as everywhere here: counted among those that ``CUDA_VISIBLE_DEVICES`` leaves, which NVML knows nothing of.
-        bus_id: tells a card's PCI bus by that number, or None where there is no such card.
+        gpu: counted among those that ``CUDA_VISIBLE_DEVICES`` leaves; NVML ignores that variable.
+        bus_id: returns a card's PCI bus ID for that number, or None if there is no such card.
 
     Raises:
-        BackendError: there is no such card, or it does not tell its power.
+        BackendError: there is no such card, or it does not report its power.
         MissingDependency: nvidia-ml-py is not installed.
     """
-    nvml = require("pynvml", extra=_EXTRA, purpose=_PURPOSE)
+    nvml = require("pynvml", extra="bench", purpose="reading a graphics card's power")
     address = bus_id(gpu)
     if address is None:
         known = cuda_device_count()
@@ -118,7 +118,7 @@ def find_nvml(gpu: int, bus_id: Callable[[int], str | None] = pci_bus_id) -> Nvm
 
 @contextlib.contextmanager
 def opened(nvml: ModuleType) -> Iterator[None]:
-    """NVML ready for use, and given back afterwards; may be opened several times at once.
+    """Initialise NVML and shut it down afterwards; calls may be nested.
 
     Raises:
         BackendError: there is no driver.
@@ -134,12 +134,8 @@ def opened(nvml: ModuleType) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _translated(nvml: ModuleType) -> Iterator[None]:
-    """Turns NVML's errors into ours."""
+    """Raise NVML's errors as `BackendError`."""
     try:
         yield
     except nvml.NVMLError as error:
         raise BackendError(f"NVML: {error}") from error
-
-
-def _words(reasons: int) -> list[str]:
-    return [words for bit, words in SLOWDOWN_REASONS.items() if reasons & bit]

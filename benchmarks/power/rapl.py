@@ -1,7 +1,7 @@
-"""A CPU's power: the energy counters (RAPL) that Intel's and AMD's processors have, as Linux shows them.
+"""A CPU's power from the energy counters (RAPL) of Intel's and AMD's processors, read from Linux's sysfs.
 
-AMD's processors appear under ``intel-rapl`` as well: it is one driver. Since 2020 only root may read the counters, as
-they give away what others compute (CVE-2020-8694).
+AMD's processors appear under ``intel-rapl`` too, because one driver serves both. Since 2020 only root may read the
+counters, because they leak information about other processes (CVE-2020-8694).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from overnet.benchmarks.power.source import (
 from overnet.errors import BackendError
 
 _ZONES = "sys/class/powercap"
-# The temperature of the whole processor in each driver's monitor.
+# The label of the whole processor's temperature, by the monitor's driver.
 _PROCESSOR_SENSORS = {"coretemp": "Package", "k10temp": "Tctl", "zenpower": "Tctl"}
 
 
 class EnergyCounter:
-    """One counter of the processor, which starts anew when it is full.
+    """One energy counter of the processor, which wraps around.
 
     Args:
-        zone: its folder.
+        zone: its sysfs folder.
     """
 
     def __init__(self, zone: Path) -> None:
@@ -42,7 +42,7 @@ class EnergyCounter:
         self._total = 0
 
     def read_joules(self) -> float:
-        """The energy since the first call, in joules; right as long as the counter starts anew once a call at most.
+        """Return the energy since the first call in joules; at most one wrap-around between two calls is noticed.
 
         Raises:
             BackendError: the counter cannot be read.
@@ -55,8 +55,8 @@ class EnergyCounter:
             grown = now - self._last
             if grown < 0:
                 if self._range is None:
-                    raise BackendError(f"{self._file} started anew, and nothing says at which value it does")
-                # The counter takes every value from 0 up to the range's end.
+                    raise BackendError(f"{self._file} wrapped around, and its range is not known")
+                # The counter's range includes its last value.
                 grown += self._range + 1
             self._total += grown
         self._last = now
@@ -64,11 +64,11 @@ class EnergyCounter:
 
 
 class RaplSource(PowerSource):
-    """The counters of all processors, and of their memory where that has its own.
+    """The counters of all processors, and of their memory if it has its own.
 
     Args:
         root: of the file system.
-        zones: the counters' folders.
+        zones: the counters' sysfs folders.
         covers: see `PowerSource`.
     """
 
@@ -100,9 +100,9 @@ class RaplSource(PowerSource):
         yield from paced(read, stop, interval_seconds)
 
     def slowdowns(self) -> dict[str, int] | None:
-        """Heat, as Intel's processors count it for each core and each package; AMD's do not.
+        """Return the thermal throttling events that Intel's processors count; AMD's processors count none.
 
-        All cores of a package say the same of it, so that numbers are of cores and not of events.
+        All cores of a package count the same event, so that the sum is not the number of events.
         """
         folder = self._root / "sys/devices/system/cpu"
         files = [*folder.glob("cpu[0-9]*/thermal_throttle/*_throttle_count")]
@@ -111,19 +111,16 @@ class RaplSource(PowerSource):
 
 
 def find_rapl(root: Path) -> RaplSource:
-    """The counters of this machine.
-
-    Args:
-        root: of the file system.
+    """Find the counters of this machine.
 
     Raises:
         BackendError: there are none, or they may not be read; the message says which.
     """
-    # `intel-rapl-mmio` would be the same packages once more, and `psys` is another part of the machine on each model.
+    # `intel-rapl-mmio` repeats the same packages, and what `psys` covers differs between models.
     packages = [zone for zone in sorted((root / _ZONES).glob("intel-rapl:*")) if _is(zone, "package")]
     memory = [zone for zone in sorted((root / _ZONES).glob("intel-rapl:*:*")) if _is(zone, "dram")]
     if not packages:
-        raise BackendError("the processor's energy counters (RAPL) are not here, as in virtual machines and containers")
+        raise BackendError("this processor has no energy counters (RAPL), as in virtual machines and containers")
     zones = packages + memory
     for zone in zones:
         try:
@@ -131,7 +128,7 @@ def find_rapl(root: Path) -> RaplSource:
         except PermissionError as error:
             raise BackendError(
                 "only root may read the processor's energy counters (RAPL): "
-                "sudo chmod a+r /sys/class/powercap/intel-rapl*/energy_uj lets everyone, until the machine restarts"
+                "sudo chmod a+r /sys/class/powercap/intel-rapl*/energy_uj lets everyone read them until the next boot"
             ) from error
         except OSError as error:
             raise BackendError(f"{zone / 'energy_uj'}: {error.strerror or error}") from error
@@ -140,5 +137,5 @@ def find_rapl(root: Path) -> RaplSource:
 
 
 def _is(zone: Path, kind: str) -> bool:
-    """Whether a zone is of a kind, as its name says: ``package-0``, ``package-0-die-1``, ``dram``."""
+    """Whether a zone's name (``package-0``, ``package-0-die-1``, ``dram``) begins with a kind."""
     return (read_text(zone / "name") or "").startswith(kind)

@@ -1,6 +1,6 @@
-"""Power and heat while something runs: finds what this machine can be asked, asks it in a thread, and sums it up.
+"""Power, clocks and temperatures while something runs: find the machine's power source, read it in a thread, summarise.
 
-As in::
+Example::
 
     source = find_source(None)
     idle = idle_watts(source, 3.0)
@@ -15,9 +15,10 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 from overnet.benchmarks.power.jetson import find_board, find_rails
 from overnet.benchmarks.power.nvml import find_nvml
@@ -26,7 +27,7 @@ from overnet.benchmarks.power.source import PowerSource, Reading
 from overnet.benchmarks.results import Power
 from overnet.errors import OverNetError
 
-# How long a source may take for its first reading, and to end.
+# Time limit of a source for its first reading, and for its end.
 _PATIENCE_SECONDS = 30.0
 
 
@@ -52,10 +53,10 @@ def find_source(gpu: int | None, *, root: Path = Path("/"), nvpmodel: str = "nvp
 
 
 class Recording:
-    """What a source says while something runs; see `record`.
+    """The readings of a source while something runs; see `record`.
 
     Attributes:
-        failure: why there are no figures, in one line; None where there are.
+        failure: why there are no figures, in one line; None if there are.
     """
 
     def __init__(self, source: PowerSource, interval_seconds: float) -> None:
@@ -66,19 +67,19 @@ class Recording:
         self._defect: BaseException | None = None
         self._stop = threading.Event()
         self._started = threading.Event()
-        # A daemon, so that a driver that hangs does not keep the program from ending.
+        # A daemon, because a driver that hangs must not keep the program from ending.
         self._thread = threading.Thread(target=self._read, name=f"power by {source.name}", daemon=True)
         self._slowdowns_before = source.slowdowns()
         self._slowdowns_after = self._slowdowns_before
 
     def start(self) -> None:
-        """Begin, and wait for the first reading, so that it is from before whatever comes next."""
+        """Start, and wait for the first reading, so that the readings enclose what runs next."""
         self._thread.start()
         if not self._started.wait(_PATIENCE_SECONDS):
             self.failure = f"{self._source.name} gave no reading in {_PATIENCE_SECONDS:.0f} s"
 
     def stop(self) -> None:
-        """Make the last reading and end; nothing runs on afterwards."""
+        """Make the last reading and end the thread."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(_PATIENCE_SECONDS)
@@ -96,21 +97,21 @@ class Recording:
                     self._started.set()
         except OverNetError as error:
             self.failure = str(error)
-        except BaseException as error:  # for `stop` to raise where it is seen
+        except BaseException as error:  # `stop` raises it in the caller's thread
             self._defect = error
         finally:
             self._started.set()
 
     def power(self, *, images: int, seconds: float, idle_watts: float | None = None) -> Power | None:
-        """What it comes to, after the recording; None where there is no figure (`failure` says why).
+        """Summarise a finished recording; None if there are no figures (`failure` says why).
 
         Args:
-            images: that were done.
-            seconds: that they took.
-            idle_watts: before it, to be noted beside it; it is not taken off.
+            images: the number of images done.
+            seconds: the time they took.
+            idle_watts: measured before; it is recorded, but not subtracted.
 
         Raises:
-            ValueError: there was no image, or no time.
+            ValueError: `images` or `seconds` is not positive.
         """
         if images < 1 or seconds <= 0:
             raise ValueError(f"{images} images in {seconds} s; at least one, in some time, is needed")
@@ -127,14 +128,14 @@ class Recording:
             largest_watts=largest,
             joules_per_image=mean * seconds / images,
             idle_watts=idle_watts,
-            clocks_mhz=_means(readings),
-            temperatures_celsius=_largest_temperatures(readings),
+            clocks_mhz=_by_name([reading.clocks_mhz for reading in readings], fmean),
+            temperatures_celsius=_by_name([reading.temperatures_celsius for reading in readings], max),
             power_mode=self._source.power_mode,
             throttled=self._throttled(readings),
         )
 
     def mean_watts(self) -> float | None:
-        """The mean power, after the recording; None where there is no figure (`failure` says why)."""
+        """Return the mean power of a finished recording; None if there are no figures (`failure` says why)."""
         watts = self._watts(list(self._readings))
         return None if watts is None else watts[0]
 
@@ -143,7 +144,7 @@ class Recording:
             watts = energy_watts(readings, self._interval_seconds) or momentary_watts(readings)
             if watts is not None:
                 return watts
-            self.failure = f"{self._source.name} gave no figures, or ones that stand still"
+            self.failure = f"{self._source.name} gave no figures, or the same one all the time"
         return None
 
     def _throttled(self, readings: list[Reading]) -> list[str] | None:
@@ -162,12 +163,9 @@ class Recording:
 
 @contextlib.contextmanager
 def record(source: PowerSource, interval_seconds: float = 0.1) -> Iterator[Recording]:
-    """Record what a source says while the block runs, in a thread that ends with it, however it ends.
+    """Read a source in a thread while the block runs.
 
-    A source that fails meanwhile does not disturb the block: `Recording.failure` says so.
-
-    Args:
-        interval_seconds: between readings.
+    A source that fails does not disturb the block: `Recording.failure` says why.
     """
     recording = Recording(source, interval_seconds)
     try:
@@ -178,27 +176,23 @@ def record(source: PowerSource, interval_seconds: float = 0.1) -> Iterator[Recor
 
 
 def idle_watts(source: PowerSource, seconds: float) -> float | None:
-    """The mean power while this program does nothing; None where the source fails.
-
-    Args:
-        seconds: how long to wait and read.
-    """
+    """Return the mean power while this program sleeps for some seconds; None if the source fails."""
     with record(source) as recording:
         time.sleep(seconds)
     return recording.mean_watts()
 
 
 def energy_watts(readings: Sequence[Reading], interval_seconds: float) -> tuple[float, float] | None:
-    """Mean and largest power, in watts, by an energy counter; None without one that moves.
+    """Return mean and largest power in watts by an energy counter; None if there is none or it does not change.
 
     Args:
-        interval_seconds: that readings are apart; two that are much nearer say little about the largest power.
+        interval_seconds: between readings; pairs that are much closer are ignored for the largest power.
     """
     points = [(reading.at_seconds, reading.joules) for reading in readings if reading.joules is not None]
     if len(points) < 2 or points[-1][0] <= points[0][0] or points[-1][1] <= points[0][1]:
         return None
     mean = (points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0])
-    # A counter moves in steps, of up to 0.1 s on graphics cards: those have a momentary power besides, to be taken.
+    # Counters are updated in steps, of up to 0.1 s on graphics cards; those also report a momentary power.
     momentary = [reading.watts for reading in readings if reading.watts is not None]
     between = [
         (joules - earlier_joules) / (at - earlier)
@@ -209,7 +203,7 @@ def energy_watts(readings: Sequence[Reading], interval_seconds: float) -> tuple[
 
 
 def momentary_watts(readings: Sequence[Reading]) -> tuple[float, float] | None:
-    """Mean, weighted by time, and largest of momentary powers, in watts; None without any."""
+    """Return the time-weighted mean and the largest of the momentary powers in watts; None without any."""
     points = [(reading.at_seconds, reading.watts) for reading in readings if reading.watts is not None]
     if not points:
         return None
@@ -221,15 +215,7 @@ def momentary_watts(readings: Sequence[Reading]) -> tuple[float, float] | None:
     return joules / seconds, largest
 
 
-def _means(readings: Sequence[Reading]) -> dict[str, float]:
-    parts = dict.fromkeys(part for reading in readings for part in reading.clocks_mhz)
-    clocks = {part: [each.clocks_mhz[part] for each in readings if part in each.clocks_mhz] for part in parts}
-    return {part: sum(values) / len(values) for part, values in clocks.items()}
-
-
-def _largest_temperatures(readings: Sequence[Reading]) -> dict[str, float]:
-    largest: dict[str, float] = {}
-    for reading in readings:
-        for sensor, celsius in reading.temperatures_celsius.items():
-            largest[sensor] = max(celsius, largest.get(sensor, celsius))
-    return largest
+def _by_name(values: Sequence[Mapping[str, float]], summarise: Callable[[list[float]], float]) -> dict[str, float]:
+    """Summarise the values of each name over all readings that have it."""
+    names = dict.fromkeys(name for each in values for name in each)
+    return {name: summarise([each[name] for each in values if name in each]) for name in names}

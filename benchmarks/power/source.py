@@ -1,4 +1,4 @@
-"""What a source of power is, whatever it reads, and how the kernel's small files are read."""
+"""The interface of power sources, and readers of the kernel's sysfs files."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
-# What sensors that are switched off say on a Jetson: -256 degrees.
+# Sensors that are switched off report -256 degrees on a Jetson.
 _OFFLINE_CELSIUS = -200.0
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a source says at one moment.
+    """One reading of a power source.
 
     Attributes:
-        watts: drawn at that moment; None where the source has an energy counter only.
-        joules: of an energy counter that only grows, from any start; None where there is none.
+        watts: the momentary power; None if the source has only an energy counter.
+        joules: the value of a monotonic energy counter; None if the source has none.
         clocks_mhz: by part, such as ``{"gpu": 918.0}``.
         temperatures_celsius: by sensor.
-        slowed_by: what holds the machine back at that moment, in words; None where that cannot be seen.
-        at_seconds: when, by `time.perf_counter`.
+        slowed_by: the reasons why the clocks are reduced at that moment; None if that cannot be read.
+        at_seconds: the time of the reading, by `time.perf_counter`.
     """
 
     watts: float | None = None
@@ -35,12 +35,12 @@ class Reading:
 
 
 class PowerSource(ABC):
-    """Something that power can be read from.
+    """A source of power readings.
 
     Attributes:
         name: such as ``"RAPL"``.
-        covers: what the power is of, in words.
-        power_mode: that the machine was set to, such as ``"MAXN"``; None where there is no such thing.
+        covers: the part of the machine whose power it reads.
+        power_mode: the machine's setting, such as ``"MAXN"``; None if it has no such modes.
     """
 
     def __init__(self, name: str, covers: str, power_mode: str | None = None) -> None:
@@ -50,26 +50,26 @@ class PowerSource(ABC):
 
     @abstractmethod
     def readings(self, stop: Event, interval_seconds: float) -> Generator[Reading, None, None]:
-        """Read until told to stop; what was opened for it is closed when the generator ends or is closed.
+        """Yield readings until told to stop; the end of the generator releases all resources.
 
         Args:
-            stop: is set, by another thread, when the last reading is to be made.
+            stop: is set by another thread; one last reading follows.
             interval_seconds: between readings.
 
         Raises:
-            BackendError: it cannot be read, or no longer.
+            BackendError: the source cannot be read, or fails later.
         """
 
     def slowdowns(self) -> dict[str, int] | None:
-        """How often something slowed the machine down since it was started, by what, in words.
+        """Return how often the machine was slowed down since it booted, by reason; None if nothing counts that.
 
-        None where nothing counts that. What is new in it after a while happened in the meantime, however briefly.
+        The difference of two calls also reveals events that are shorter than the interval of the readings.
         """
         return None
 
 
 def paced(read: Callable[[], Reading], stop: Event, interval_seconds: float) -> Generator[Reading, None, None]:
-    """Readings at an interval, the first at once and the last when told to stop."""
+    """Yield readings at an interval, the first at once and the last when told to stop."""
     yield read()
     while not stop.wait(interval_seconds):
         yield read()
@@ -77,7 +77,7 @@ def paced(read: Callable[[], Reading], stop: Event, interval_seconds: float) -> 
 
 
 def read_text(path: Path) -> str | None:
-    """A small file's text without white space around it; None where it cannot be read."""
+    """Return a small file's text, stripped; None if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n\t")
     except OSError:
@@ -85,7 +85,7 @@ def read_text(path: Path) -> str | None:
 
 
 def read_number(path: Path) -> int | None:
-    """The whole number in a file; None where it cannot be read, as of a sensor that is off, or holds no number."""
+    """Return the integer in a file; None if it cannot be read (a sensor that is off) or holds no integer."""
     text = read_text(path)
     try:
         return None if text is None else int(text)
@@ -94,29 +94,25 @@ def read_number(path: Path) -> int | None:
 
 
 def hardware_monitors(root: Path) -> list[tuple[str, Path]]:
-    """The kernel's hardware monitors: a driver's name, and its folder in sysfs.
-
-    Args:
-        root: of the file system.
-    """
+    """Return the name of the driver and the sysfs folder of each of the kernel's hardware monitors."""
     folders = sorted((root / "sys/class/hwmon").glob("hwmon*"))
     return [(read_text(folder / "name") or read_text(folder / "device/name") or "", folder) for folder in folders]
 
 
 def read_celsius(sensors: list[tuple[str, Path]]) -> dict[str, float]:
-    """Temperatures by sensor, without those that are off or cannot be read.
+    """Read temperatures by sensor, without those that are off or cannot be read.
 
     Args:
-        sensors: names, and files of thousandths of a degree.
+        sensors: names, and files that hold thousandths of a degree.
     """
     read = {name: value / 1000 for name, file in sensors if (value := read_number(file)) is not None}
     return {name: celsius for name, celsius in read.items() if celsius > _OFFLINE_CELSIUS}
 
 
 def cpu_clocks_mhz(root: Path) -> dict[str, float]:
-    """The mean clock of the CPU's cores, ``{"cpu": ...}``; empty where the system does not say.
+    """Return the mean clock of the CPU's cores, ``{"cpu": ...}``; empty if the system does not report it.
 
-    Of eight groups of cores at most, as each is asked for itself: a large machine is not to be kept busy by that.
+    At most eight groups of cores are read, one file each, to keep the overhead low on large machines.
     """
     files = sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*/scaling_cur_freq"))
     kilohertz = [read_number(file) for file in files[:: max(1, len(files) // 8)][:8]]

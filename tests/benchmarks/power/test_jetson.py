@@ -41,7 +41,7 @@ def test_power_of_a_board_without_a_rail_for_all(orin):
     assert (power.mean_watts, power.largest_watts) == (pytest.approx(watts), pytest.approx(watts))
     assert power.joules_per_image == pytest.approx(watts / 2)
     assert power.source == "INA3221"
-    assert power.covers == "the module's rails VDD_CPU_CV, VDD_GPU_SOC, VIN_SYS_5V0 together"
+    assert power.covers == "the sum of the module's rails VDD_CPU_CV, VDD_GPU_SOC, VIN_SYS_5V0"
     assert power.clocks_mhz == {"gpu": 918.0, "cpu": pytest.approx(1465.6)}
     assert power.temperatures_celsius == {"cpu": 52.968, "gpu": 47.625}
     # The fan is at work, the case is hot, and over-current was counted before: none of it slows the board down now.
@@ -69,9 +69,9 @@ def test_power_of_a_board_with_a_rail_for_all(thor):
         (
             {"VDD_CPU_CV": 800.0, "VDD_GPU_SOC": 4800.0, "VIN_SYS_5V0": 3800.0, "VDDQ_VDD2_1V8AO": 700.0},
             9.4,
-            "the module's rails VDD_CPU_CV, VDD_GPU_SOC, VIN_SYS_5V0 together",
+            "the sum of the module's rails VDD_CPU_CV, VDD_GPU_SOC, VIN_SYS_5V0",
         ),
-        ({"VDD_GPU": -392.0, "VIN_SYS_5V0": 8988.0}, 8.596, "the module's rails VDD_GPU, VIN_SYS_5V0 together"),
+        ({"VDD_GPU": -392.0, "VIN_SYS_5V0": 8988.0}, 8.596, "the sum of the module's rails VDD_GPU, VIN_SYS_5V0"),
     ],
 )
 def test_the_power_of_a_board_by_its_rails(rails, watts, covers):
@@ -93,8 +93,8 @@ def test_heat_and_current_that_slow_it_down(orin):
         time.sleep(0.1)
     throttled = recording.power(images=1, seconds=1.0).throttled
     assert any(words.startswith("heat (gpu-throttle-alert), in ") for words in throttled)
-    assert any(words.startswith("heat (the GPU's clock is held down), in ") for words in throttled)
-    assert "current too high for a moment, counted 2 times" in throttled
+    assert any(words.startswith("heat (GPU clock reduced), in ") for words in throttled)
+    assert "momentary current too high, counted 2 times" in throttled
     assert "voltage too low, counted 1 time" in throttled
     assert len(throttled) == 4
 

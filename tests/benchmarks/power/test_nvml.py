@@ -207,7 +207,7 @@ def test_the_real_package_has_all_names():
     bits = {
         "nvmlClocksEventReasonSwPowerCap": "power limit",
         "nvmlClocksEventReasonHwSlowdown": "hardware slowdown (heat or power)",
-        "nvmlClocksEventReasonSyncBoost": "kept in step with other cards",
+        "nvmlClocksEventReasonSyncBoost": "synchronised with other cards",
         "nvmlClocksEventReasonSwThermalSlowdown": "heat (driver)",
         "nvmlClocksEventReasonHwThermalSlowdown": "heat (hardware)",
         "nvmlClocksEventReasonHwPowerBrakeSlowdown": "power supply (brake signal)",

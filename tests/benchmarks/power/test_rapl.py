@@ -68,7 +68,7 @@ def test_a_counter_without_a_known_end(tmp_path):
     counter = EnergyCounter(tmp_path)
     counter.read_joules()
     put(tmp_path, "energy_uj", 5)
-    with pytest.raises(BackendError, match="started anew"):
+    with pytest.raises(BackendError, match="wrapped around"):
         counter.read_joules()
 
 
@@ -76,7 +76,7 @@ def test_a_counter_that_stands_still_is_no_power_of_zero(xeons):
     with record(find_rapl(xeons), 0.01) as recording:
         time.sleep(0.05)
     assert recording.power(images=1, seconds=1.0) is None
-    assert "stand still" in recording.failure
+    assert "gave no figures, or the same one all the time" in recording.failure
 
 
 def test_a_counter_that_goes_away(xeons):
