@@ -1,17 +1,16 @@
-"""Two runs of the benchmark compared: what changed by more than the runs' own noise, and whether that is a failure.
+"""Compare two runs of the benchmark: what changed by more than the runs' own noise, and whether that is a failure.
 
-When is a change one? The times of one process are no independent draws: a busy neighbour or a hot chip slows many
-runs in a row. Resampling single times takes them for as many independent witnesses, and its interval comes out far too
-narrow. So each run is cut into blocks of consecutive times, and each block speaks with one voice, its median:
+The times of one process are not independent: another process or a hot chip slows down many consecutive runs. An
+interval from resampling single times would therefore be far too narrow. So the times of each run are divided into
+blocks of consecutive times, and each block is represented by its median:
 
-* the 95% interval of the change is of the blocks' medians, drawn anew by whole blocks;
-* the noise is by how much the blocks' medians of one run differ among themselves, the larger of the two runs': what the
-  machine does by itself while nothing changes is no change;
-* below `SMALLEST_CHANGE_PERCENT` nothing counts, for two processes of the same program differ by that much (where the
-  memory lies, how pages are mapped), which no single run can see.
+* the 95% interval of the change is computed by resampling the medians of the blocks;
+* the noise is the range of the medians of one run's blocks, the larger of the two runs': the drift of the machine;
+* changes below `SMALLEST_CHANGE_PERCENT` never count, because two processes of the same program differ by that much
+  (memory layout, page mapping), which a single run cannot show.
 
-A change counts where the interval excludes 0 and the change is larger than that noise. The price: a slow-down that is
-smaller than what the machine does by itself goes unseen; the table shows the noise beside each change.
+A change counts if the interval excludes 0 and the change is larger than the noise. A slow-down smaller than the
+machine's drift is thus not detected; the table shows the noise beside each change.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ from overnet.benchmarks.timing_stats import change_of_medians
 BLOCKS = 10
 SMALLEST_CHANGE_PERCENT = 1.0
 LARGEST_LOSS_DB = 0.1
-"""From here on, PSNR that is lost is a failure: it is what separates two methods in the papers' tables."""
+"""A larger loss of PSNR is a failure: 0.1 dB separates two methods in the papers' tables."""
 
-# An allocator asks for memory in large pieces, and libraries start as many threads, each with a heap, as are free.
+# Allocators request memory in large blocks, and each thread of a library has its own heap.
 MEMORY_NOISE_PERCENT = 2.0
 
-# With fewer times than this, nothing is known about noise.
+# With fewer times, the noise is unknown.
 _FEWEST_RUNS = 5
 
 
 @dataclass(frozen=True)
 class Change:
-    """How one figure of a case changed.
+    """The change of one figure of a case.
 
     Attributes:
         old, new: the figure, in the unit of the results.
-        noise_percent: a change of this size is none; infinite where the noise is not known.
-        more_is_worse: of a time and of memory; not of a speed.
-        low, high: the 95% interval of the change in percent; None where there is one figure and no sample.
+        noise_percent: changes up to this size do not count; infinite if the noise is unknown.
+        more_is_worse: true for a time and for memory, false for a speed.
+        low, high: the 95% interval of the change in percent; None for a single figure without samples.
     """
 
     old: float
@@ -58,19 +57,19 @@ class Change:
 
     @property
     def percent(self) -> float:
-        """From old to new; above 0: more."""
+        """Return the change from old to new; positive if it grew."""
         if self.old == self.new:
             return 0.0
         return 100 * (self.new / self.old - 1) if self.old else math.inf
 
     @property
     def counts(self) -> bool:
-        """Whether it is larger than the noise."""
+        """Whether the change is larger than the noise, and its interval excludes 0."""
         certain = self.low is None or self.high is None or self.low > 0 or self.high < 0
         return certain and abs(self.percent) > self.noise_percent
 
     def is_worse_by(self, limit_percent: float) -> bool:
-        """Whether it counts, and is to the worse by more than so many percent."""
+        """Whether the change counts, and the figure became worse by more than the limit."""
         worse = self.percent if self.more_is_worse else -self.percent
         return self.counts and worse > limit_percent
 
@@ -80,12 +79,12 @@ class CaseComparison:
     """One case in two runs.
 
     Attributes:
-        latency: of the median, in milliseconds. None where a run may not show its times: it has no PSNR.
-        throughput: in images a second.
-        host_memory, device_memory: largest, in bytes.
-        reference_change_db, ground_truth_change_db: of the PSNR; infinite where it was or became identical to the
+        latency: of the median, in milliseconds; None if a run may not show its times because it has no PSNR.
+        throughput: in images per second.
+        host_memory, device_memory: the peaks, in bytes.
+        reference_change_db, ground_truth_change_db: of the PSNR; infinite if it was or became identical to the
             reference.
-        regression: what became worse by more than is allowed, in one line; None: nothing, or it is a baseline.
+        regression: what became worse by more than allowed, in one line; None if nothing did, and for baselines.
     """
 
     case: Case
@@ -100,15 +99,15 @@ class CaseComparison:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Two runs.
+    """The comparison of two runs.
 
     Attributes:
-        fail_above_percent: what is allowed; None: nothing is a failure.
-        cases: those that both runs have figures of.
-        missing, added: cases of the old run alone, and of the new one alone.
-        failures: cases that the new run could not do, with the reason.
-        regressions: why `failed`, one line each.
-        notes: what else differs between the runs and may explain a change, one line each.
+        fail_above_percent: the allowed change; None if nothing is a failure.
+        cases: those for which both runs have figures.
+        missing, added: cases of only the old run, and of only the new run.
+        failures: cases that failed in the new run, with the reason.
+        regressions: what became worse by more than allowed, one line each.
+        notes: other differences of the runs that may explain a change, one line each.
     """
 
     old_started: str
@@ -123,7 +122,7 @@ class RunComparison:
 
     @property
     def failed(self) -> bool:
-        """Whether anything became worse by more than is allowed."""
+        """Whether anything became worse by more than allowed."""
         return bool(self.regressions)
 
 
@@ -131,11 +130,10 @@ def compare(old: BenchmarkRun, new: BenchmarkRun, *, fail_above_percent: float |
     """Compare two runs, case by case.
 
     Args:
-        old, new: the runs. Cases are the same where method, precision, scale, size and batch are.
-        fail_above_percent: a case that is slower, does fewer images a second or takes more memory by more than this and
-            by more than the noise is a failure, and so is one that lost more than `LARGEST_LOSS_DB` of PSNR, one that
-            was done before and fails now, and an old run of which nothing could be compared. Baselines are judged by
-            none of these. None: nothing is a failure.
+        old, new: the runs. Cases match if method, precision, scale, size and batch are equal.
+        fail_above_percent: a case whose time or memory grew, or whose throughput shrank, by more than this and by more
+            than the noise is a failure; so are a loss of more than `LARGEST_LOSS_DB` of PSNR, a case that fails now but
+            did not before, and runs without a common case. Baselines are never failures. None: nothing is a failure.
     """
     before = {result.case: result for result in old.results}
     after = {result.case: result for result in new.results}
@@ -179,7 +177,7 @@ def _compare_case(old: CaseResult, new: CaseResult, limit_percent: float | None)
     if old.latency is not None and new.latency is not None and old.speed_is_shown and new.speed_is_shown:
         latency = compare_times(old.latency.samples_ms, new.latency.samples_ms)
         if old.images_per_second is not None and new.images_per_second is not None:
-            # Of the throughput there is one figure; the machine was as restless while it was measured.
+            # The throughput is a single figure; its noise is taken to be that of the latency.
             throughput = Change(
                 old.images_per_second, new.images_per_second, latency.noise_percent, more_is_worse=False
             )
@@ -190,21 +188,21 @@ def _compare_case(old: CaseResult, new: CaseResult, limit_percent: float | None)
             device = Change(old.memory.device_bytes, new.memory.device_bytes, MEMORY_NOISE_PERCENT)
     to_reference = _change_db(_reference_db(old.quality), _reference_db(new.quality))
     to_ground_truth = None
-    # Of other images, another PSNR is no change.
+    # The PSNR of other images cannot be compared.
     if old.quality is not None and new.quality is not None and old.quality.ground_truth == new.quality.ground_truth:
         to_ground_truth = _change_db(old.quality.ground_truth_psnr_db, new.quality.ground_truth_psnr_db)
     compared = CaseComparison(new.case, latency, throughput, host, device, to_reference, to_ground_truth)
-    # A baseline is not ours to be judged; one that changed says that the machine did.
+    # A baseline is no regression of this program; its change means that the machine changed.
     if limit_percent is None or new.case.kind == "baseline" or not (worse := _what_is_worse(compared, limit_percent)):
         return compared
     return replace(compared, regression=f"{new.case.title}: {', '.join(worse)}")
 
 
 def _what_is_worse(compared: CaseComparison, limit_percent: float) -> list[str]:
-    """What became worse by more than is allowed, a few words each."""
+    """List what became worse by more than allowed, a few words each."""
     figures = (
         ("slower", compared.latency),
-        ("fewer images a second", compared.throughput),
+        ("fewer images per second", compared.throughput),
         ("more host memory", compared.host_memory),
         ("more GPU memory", compared.device_memory),
     )
@@ -224,10 +222,10 @@ def _what_is_worse(compared: CaseComparison, limit_percent: float) -> list[str]:
 
 
 def compare_times(old_ms: Sequence[float], new_ms: Sequence[float]) -> Change:
-    """How a median time changed, with the noise of both runs; see the module's beginning.
+    """Compare the median times of two runs; see the module's docstring.
 
     Args:
-        old_ms, new_ms: times in milliseconds, in the order of the runs; at least one each.
+        old_ms, new_ms: times in milliseconds in the order of measurement; at least one each.
 
     Raises:
         ValueError: one of them is empty.
@@ -253,7 +251,7 @@ def _drift_percent(times_ms: Sequence[float]) -> float:
 
 
 def _reference_db(quality: QualityFigures | None) -> float | None:
-    """The PSNR to the network's exact result, infinite where every level is equal."""
+    """Return the PSNR to the network's exact result, infinite if the images are identical."""
     if quality is None:
         return None
     return math.inf if quality.largest_difference_levels == 0 else quality.reference_psnr_db
@@ -266,7 +264,7 @@ def _change_db(old: float | None, new: float | None) -> float | None:
 
 
 def _differences(old: BenchmarkRun, new: BenchmarkRun) -> list[str]:
-    """What differs between two runs besides their figures."""
+    """List the differences between two runs besides their figures."""
     notes = []
     machines = (old.machine, new.machine)
     for what in ("name", "system", "processor", "cores", "gpus"):
@@ -295,7 +293,7 @@ def _case_differences(old: CaseResult, new: CaseResult) -> list[str]:
         if was != now
     ]
     notes += [
-        f"{title}: the {which} run has no PSNR, so that its times are not compared"
+        f"{title}: the {which} run has no PSNR, so its times are not compared"
         for which, result in (("old", old), ("new", new))
         if not result.has_quality
     ]

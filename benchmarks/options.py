@@ -1,4 +1,4 @@
-"""What a benchmark is asked to measure, and which of that cannot be."""
+"""The options of a benchmark, and their ranges."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _HIGHEST_SCALE = 8
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """What is measured.
+    """What to measure.
 
     Attributes:
         backends: names of `overnet.runtime.backends.registry.BACKENDS`, or ``"auto"``.
-        scales, sizes, precisions: each of them for each backend; without a precision, the backend's usual one.
-        model: as `overnet.runtime.upscaler.Upscaler` takes it; None for the bundled one.
-        seconds: that each figure is measured for at least.
-        batch: images given at once.
-        data: a folder of real images to judge results on; None for the package's own.
-        baselines: whether to race against what a user would pick instead.
+        scales, sizes, precisions: all combinations with each backend; without a precision, the backend's usual one.
+        model: see `overnet.runtime.upscaler.Upscaler`; None for the bundled one.
+        seconds: the minimum duration of each measurement.
+        batch: images per call.
+        data: a folder of real images for the ground truth; None for the bundled photographs.
+        baselines: whether to compare with alternative methods.
         baseline_models: see `overnet.benchmarks.baselines.registry.BaselineOptions`.
         video: whether to upscale a short clip from file to file.
-        power: whether to measure what the machine draws.
-        sustained_seconds: how long each case is kept busy to see whether its speed holds; 0: not.
-        threads, device, provider, slots: as `overnet.runtime.upscaler.Upscaler` takes them.
+        power: whether to measure the machine's power.
+        sustained_seconds: how long to run each case without pause for its sustained throughput; 0: not at all.
+        threads, device, provider, slots: see `overnet.runtime.upscaler.Upscaler`.
         images: whether to make the images for a report.
-        memory_bytes: for which to tell how large an image may be; None for what is available.
+        memory_bytes: the memory for which to report the largest image; None for the available memory.
     """
 
     backends: list[str]
@@ -55,7 +55,7 @@ class BenchmarkOptions:
     memory_bytes: int | None = None
 
     def as_texts(self) -> dict[str, str]:
-        """Each option in words, for a report; of files the name alone."""
+        """Return each option as text for a report; of paths only the name."""
         return {
             "backend": " ".join(self.backends),
             "scale": " ".join(map(str, self.scales)),
@@ -64,7 +64,7 @@ class BenchmarkOptions:
             "model": "bundled" if self.model is None else self.model.name,
             "seconds": f"{self.seconds:g}",
             "batch": str(self.batch),
-            "data": "photographs that come along" if self.data is None else self.data.name,
+            "data": "bundled photographs" if self.data is None else self.data.name,
             "baselines": "yes" if self.baselines else "no",
             "sustained": f"{self.sustained_seconds:g}",
             "threads": "all" if self.threads is None else str(self.threads),
@@ -75,10 +75,10 @@ class BenchmarkOptions:
 
 
 def check_options(options: BenchmarkOptions) -> None:
-    """Refuse what is out of range.
+    """Check the ranges of the options.
 
     Raises:
-        InputError: it is.
+        InputError: an option is out of range.
     """
     for scale in options.scales:
         if not 2 <= scale <= _HIGHEST_SCALE:

@@ -1,1 +1,1 @@
-"""One case: a backend at a scale and a size, in a process of its own."""
+"""The measurement of one case: a backend at a scale and a size, in a process of its own."""

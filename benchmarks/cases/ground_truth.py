@@ -1,7 +1,7 @@
-"""Which real images methods are judged on, and how good their results are: the same for backends and for baselines.
+"""PSNR and SSIM of methods against real images, the same for backends and baselines.
 
-Images come from the user's folder or, where none is given, from the photographs that come with the package; so every
-method has a figure, also one that is no network and has no exact result to be compared with.
+The images come from the user's folder or, by default, from the photographs bundled with the package. So every method
+has a quality figure, even one that is not the network and has no exact result to be compared with.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import numpy as np
 
 from overnet.benchmarks.results import QualityFigures
 from overnet.evaluation.datasets import find_pairs, read_pair, spread_sample
-from overnet.evaluation.measure import Quality, cut_to, mean_quality, measure
+from overnet.evaluation.measure import cut_to, mean_quality, measure
 from overnet.export.precision.calibration import own_folder
 from overnet.files.atomic import printable
 from overnet.types import Image, Upscale
 
-# Slow baselines go through all of them: more would take minutes and change little.
+# More images would take slow baselines minutes and change little.
 MOST_IMAGES = 5
-# Larger images are cut to their middle; those of Set5 and most of Set14 are not, and come to the published numbers.
+# Larger images are cropped to their centre; Set5 and most of Set14 are not, and reach the published numbers.
 LARGEST_JUDGED_SIDE = 512
 
-_BUNDLED = "photographs that come with overnet"
+_BUNDLED = "bundled photographs"
 
 
 @dataclass(frozen=True)
 class GroundTruthImage:
-    """A real image and its reduction.
+    """A real image and its downscaled version.
 
     Attributes:
-        name: of the file, without its ending.
+        name: of the file, without suffix.
         low, high: h x w x 3 and at most scale*h x scale*w x 3, uint8 RGB.
     """
 
@@ -43,11 +43,11 @@ class GroundTruthImage:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The images to judge on at one scale.
+    """The real images for one scale.
 
     Attributes:
         images: at least one.
-        words: which these are, for a report.
+        words: their description in a report.
     """
 
     scale: int
@@ -56,12 +56,12 @@ class GroundTruth:
 
 
 def read_ground_truth(data: Path | None, scale: int) -> GroundTruth:
-    """Read the images to judge on.
+    """Read the real images for one scale.
 
     Args:
-        data: a folder in a form that `overnet.evaluation.datasets.find_pairs` understands; None for the package's own
+        data: a folder in a layout that `overnet.evaluation.datasets.find_pairs` knows; None for the bundled
             photographs.
-        scale: from the low to the high side.
+        scale: from the low-resolution to the high-resolution side.
 
     Raises:
         InputError: see `overnet.evaluation.datasets.find_pairs` and `overnet.evaluation.datasets.read_pair`.
@@ -78,15 +78,15 @@ def read_ground_truth(data: Path | None, scale: int) -> GroundTruth:
     title = printable(Path(data.absolute().name)) if data else _BUNDLED
     plural = "" if count == "1" else "s"
     words = f"{count} {title}" if data is None else f"{count} image{plural} of {title}"
-    return GroundTruth(scale, images, f"{words}, the middle of large ones" if cut else words)
+    return GroundTruth(scale, images, f"{words}, large ones cropped" if cut else words)
 
 
 def middle(image: GroundTruthImage, scale: int, largest_side: int) -> GroundTruthImage:
-    """The middle of an image, cut on whole pixels of the low side.
+    """Crop an image to its centre, at whole pixels of the low-resolution side.
 
     Args:
-        scale: from the low to the high side.
-        largest_side: of the high side of what is left, in pixels; a smaller image stays as it is.
+        scale: from the low-resolution to the high-resolution side.
+        largest_side: the largest height and width of the high-resolution result; smaller images are not cropped.
     """
     largest = largest_side // scale
     height, width = (min(side, largest) for side in image.low.shape[:2])
@@ -96,41 +96,23 @@ def middle(image: GroundTruthImage, scale: int, largest_side: int) -> GroundTrut
     return GroundTruthImage(image.name, np.ascontiguousarray(low), np.ascontiguousarray(high))
 
 
-def upscaled_by(upscale: Upscale, ground_truth: GroundTruth) -> list[Image]:
-    """What a method makes of the images.
+def quality_figures(upscale: Upscale, ground_truth: GroundTruth) -> QualityFigures:
+    """Measure mean PSNR and SSIM of a method against the real images, on luma by the papers' protocol.
 
     Args:
-        upscale: h x w x 3 uint8 to scale*h x scale*w x 3 uint8.
+        upscale: h x w x 3 uint8 RGB to scale*h x scale*w x 3 uint8 RGB.
     """
-    return [upscale(image.low) for image in ground_truth.images]
-
-
-def quality_against_ground_truth(upscaled: list[Image], ground_truth: GroundTruth) -> Quality:
-    """PSNR and SSIM of results against the real images, on luma by the papers' protocol: means over the images.
-
-    Args:
-        upscaled: as `upscaled_by` gives it.
-    """
-    return mean_quality(
+    mean = mean_quality(
         [
-            measure(image.high, cut_to(made, image.high), ground_truth.scale)
-            for image, made in zip(ground_truth.images, upscaled, strict=True)
+            measure(image.high, cut_to(upscale(image.low), image.high), ground_truth.scale)
+            for image in ground_truth.images
         ]
     )
-
-
-def quality_figures(upscaled: list[Image], ground_truth: GroundTruth) -> QualityFigures:
-    """What the real images say of a method's results.
-
-    Args:
-        upscaled: as `upscaled_by` gives it.
-    """
-    to_ground_truth = quality_against_ground_truth(upscaled, ground_truth)
     return QualityFigures(
         reference="",
         reference_psnr_db=None,
         largest_difference_levels=None,
-        ground_truth_psnr_db=to_ground_truth.psnr_db if math.isfinite(to_ground_truth.psnr_db) else None,
-        ground_truth_ssim=to_ground_truth.ssim,
+        ground_truth_psnr_db=mean.psnr_db if math.isfinite(mean.psnr_db) else None,
+        ground_truth_ssim=mean.ssim,
         ground_truth=ground_truth.words,
     )

@@ -1,8 +1,8 @@
-"""How long a method takes, and how many images a second it does with as many on their way as it takes.
+"""Latency of a method, and its throughput with as many images in flight as it takes.
 
-As trtexec measures: after 200 ms of warming up, at least 10 runs and at least so many seconds. Times are the host's,
-from an array in its memory to an array in its memory; a GPU's own times are taken in runs of their own, because what
-marks them takes time too.
+Measured as trtexec does: a warm-up of 200 ms, then at least 10 runs and at least the given seconds. Times are the
+host's, from an array in host memory to an array in host memory. A GPU's own times are measured in separate runs,
+because recording CUDA events takes time too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _Made = TypeVar("_Made")
 
 WARM_UP_MS = 200.0
 LEAST_RUNS = 10
-# From which spread on a GPU's own times are doubtful: nothing but the GPU has a say in them. It is trtexec's limit.
+# The largest deviation of a GPU's own times without a warning: trtexec's limit.
 _DOUBTFUL_GPU_PERCENT = 2.5
 _TENTHS = 10
 
@@ -35,13 +35,13 @@ _TENTHS = 10
 def measure(
     run: Callable[[], object], *, seconds: float, warm_up_ms: float = WARM_UP_MS, least_runs: int = LEAST_RUNS
 ) -> list[float]:
-    """Time a function again and again.
+    """Time a function repeatedly.
 
     Args:
-        run: what is timed; returns when all of it is done.
-        seconds: how long at least.
-        warm_up_ms: for how long, and at least once, it is run before.
-        least_runs: how many times are taken at least, however long that takes.
+        run: the function; it returns when its work is done.
+        seconds: the minimum duration.
+        warm_up_ms: the minimum duration of the warm-up, which is at least one run.
+        least_runs: the minimum number of runs, however long they take.
 
     Returns:
         The time of each run in milliseconds, in order.
@@ -61,7 +61,7 @@ def measure(
 
 
 def timed(work: Callable[[], _Made]) -> tuple[_Made, float]:
-    """What something makes, and how long that took in milliseconds."""
+    """Call a function; return its result and the time in milliseconds."""
     began = time.perf_counter()
     made = work()
     return made, 1000 * (time.perf_counter() - began)
@@ -78,15 +78,15 @@ def measure_latency(
 
     Args:
         run: upscales the batch.
-        seconds, least_runs: as for `measure`; of the GPU's own times again as much.
-        run_timed: upscales the batch and tells the GPU's times; None where there are none.
+        seconds, least_runs: see `measure`; the GPU's own times are measured for as long again.
+        run_timed: upscales the batch and returns the GPU's times; None without a GPU.
     """
     samples_ms = measure(run, seconds=seconds, least_runs=least_runs)
     host = spread(samples_ms)
     if run_timed is None:
         return Latency(host, samples_ms)
     taken: list[StageTimes] = []
-    # Of the warm-up, too, times are taken; they come first and are left out.
+    # `taken` begins with the times of the warm-up, which are left out.
     count = len(measure(lambda: taken.append(run_timed()), seconds=seconds, least_runs=least_runs))
     stages = taken[-count:]
     return Latency(
@@ -99,7 +99,7 @@ def measure_latency(
 
 
 def doubts(latency: Latency) -> list[str]:
-    """Warnings where times spread so much that a figure is doubtful; one line each."""
+    """Return a warning, one line each, for figures whose times vary too much."""
     found = [doubt("the latency", latency.host)]
     if latency.compute is not None:
         found.append(doubt("the GPU's computing time", latency.compute, limit_percent=_DOUBTFUL_GPU_PERCENT))
@@ -114,15 +114,15 @@ def keep_busy(
     warm_up_ms: float = WARM_UP_MS,
     least_runs: int = LEAST_RUNS,
 ) -> list[float]:
-    """Run a function without pause: for methods that do one batch after the other.
+    """Run a function without pause, for methods that process one batch after the other.
 
     Args:
         run: upscales a batch.
-        images: in a batch.
-        seconds, warm_up_ms, least_runs: as for `measure`.
+        images: per batch.
+        seconds, warm_up_ms, least_runs: see `measure`.
 
     Returns:
-        When each image was done, in seconds from the end of the warm-up; those of a batch are done at one time.
+        The time at which each image was done, in seconds from the end of the warm-up; equal within a batch.
     """
     samples_ms = measure(run, seconds=seconds, warm_up_ms=warm_up_ms, least_runs=least_runs)
     return [float(done) for done in np.repeat(np.cumsum(samples_ms) / 1000, images)]
@@ -136,19 +136,19 @@ def keep_stream_busy(
     warm_up_ms: float = WARM_UP_MS,
     least_runs: int = LEAST_RUNS,
 ) -> list[float]:
-    """Keep all of a stream's slots busy, in the pipeline that videos go through.
+    """Keep all of a stream's slots busy, in the pipeline that upscales videos.
 
-    One thread fills the buffers, as a decoder would; one submits them; one fetches the results and leaves them alone.
+    One thread fills the buffers, as a decoder would; one submits them; one fetches the results and discards them.
 
     Args:
         stream: for the images' size; it is stopped afterwards, and the caller closes it.
-        images: H x W x 3 uint8 each, taken in turn.
-        seconds, warm_up_ms: as for `measure`.
-        least_runs: how many images are counted at least.
+        images: H x W x 3 uint8 each, used in rotation.
+        seconds, warm_up_ms: see `measure`.
+        least_runs: the minimum number of images.
 
     Returns:
-        When each image was done, in seconds from when the first after the warm-up was. That one is not among them, so
-        that their number by the last is the number in a second.
+        The time at which each image was done, in seconds from the first image after the warm-up, which is not included:
+        their number divided by the last time is the throughput.
 
     Raises:
         BackendError, MemoryError: as the stream does.
@@ -156,7 +156,7 @@ def keep_stream_busy(
     """
     done: list[float] = []
     enough = threading.Event()
-    # When the first image after the warm-up was done.
+    # The time at which the first image after the warm-up was done.
     counted_from: list[float] = []
 
     def filled() -> Iterator[Image]:
@@ -187,13 +187,13 @@ def keep_stream_busy(
 
 
 def images_per_second(done: Sequence[float]) -> float:
-    """How many images a second a method does without pause.
+    """Return the throughput of a method without pause.
 
     Args:
-        done: as `keep_busy` and `keep_stream_busy` give it, at least one.
+        done: the result of `keep_busy` or `keep_stream_busy`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: `done` is empty.
     """
     if not done:
         raise ValueError("no image was done")
@@ -201,19 +201,19 @@ def images_per_second(done: Sequence[float]) -> float:
 
 
 def sustained(done: Sequence[float]) -> Sustained:
-    """How the speed held, from when each image was done.
+    """Return the throughput in each tenth of the time.
 
-    Each image is spread evenly over the time that it took, so that a tenth in which none ends is no standstill.
+    Each image counts evenly over the time that it took, so that a tenth in which none ends does not count as 0.
 
     Args:
-        done: as for `images_per_second`.
+        done: see `images_per_second`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: `done` is empty.
     """
     if not done:
         raise ValueError("no image was done")
-    # Of images that were done at one time, the last one's number counts.
+    # For images that were done at the same time, use the number of the last one.
     times, last_of = np.unique(np.asarray(done)[::-1], return_index=True)
     numbers = len(done) - last_of
     edges = np.linspace(0, done[-1], _TENTHS + 1)

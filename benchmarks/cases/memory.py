@@ -1,6 +1,6 @@
-"""What a method takes of the host's and of a GPU's memory, and how that grows with the image.
+"""The host's and the GPU's memory that a method takes, and its growth with the size of the image.
 
-The host's memory is a process's largest resident set. It never shrinks, so a case is measured in a process of its own.
+The host's memory is the peak resident set of the process. It never shrinks, so each case runs in its own process.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from overnet.system.environment import is_jetson
 
 _STATUS = Path("/proc/self/status")
 
-# An image alone takes more; what grows by less does not grow, but its figures are not quite equal.
+# Less than an image itself takes: smaller slopes are noise, not growth.
 _LEAST_BYTES_PER_PIXEL = 1.0
 
 
 def resident_host_bytes() -> int:
-    """What this process has in memory now."""
+    """Return the resident set of this process."""
     return int(psutil.Process().memory_info().rss)
 
 
 def peak_host_bytes() -> int:
-    """The most that this process ever had in memory at once, as the system kept note of it."""
+    """Return the peak resident set of this process, as the system recorded it."""
     try:
         found = re.search(r"^VmHWM:\s*(\d+) kB$", _STATUS.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
     except OSError:
@@ -45,16 +45,16 @@ def peak_host_bytes() -> int:
         return int(psutil.Process().memory_info().peak_wset)
     import resource
 
-    # Not asked first: on Linux it begins with what the process had that started this one.
+    # Only the fallback: on Linux it starts with the peak of the parent process.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 class DeviceMemory:
-    """What this process takes of a GPU's memory from the moment on that this is made.
+    """The GPU memory that this process takes from the construction of this object on.
 
-    Where NVIDIA's management library (``pynvml``) knows this process, that is what it says; else by how much less of
-    the memory is free, which counts what other programs do meanwhile.
+    It is NVIDIA's management library's (``pynvml``) figure for this process, if it has one; otherwise the decrease of
+    free memory, which includes what other programs allocate meanwhile.
 
     Args:
         device: the GPU, counted from 0 among those that CUDA_VISIBLE_DEVICES leaves.
@@ -66,7 +66,7 @@ class DeviceMemory:
         self._free_before = free_device_memory_bytes(device)
 
     def taken_bytes(self) -> int | None:
-        """How much was taken since; None where that cannot be known."""
+        """Return the memory taken since; None if it is unknown."""
         used = _used_by_this_process()
         if used is not None:
             return max(0, used - (self._used_before or 0))
@@ -75,9 +75,9 @@ class DeviceMemory:
 
 
 def _used_by_this_process() -> int | None:
-    """GPU memory of this process on all GPUs; None where NVML is not there, or does not know the process."""
+    """Return this process's memory on all GPUs; None if NVML is missing or does not list the process."""
     if is_jetson():
-        return None  # NVML is there on some, and does not see the GPU as others do
+        return None  # some Jetsons have NVML, but it does not report the GPU's memory
     try:
         pynvml = require("pynvml", extra="bench", purpose="measuring a GPU's memory")
         with opened(pynvml), suppress(pynvml.NVMLError):
@@ -92,7 +92,7 @@ def _in_nvml(pynvml: Any) -> int | None:
     for number in range(pynvml.nvmlDeviceGetCount()):
         handle = pynvml.nvmlDeviceGetHandleByIndex(number)
         for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
-            # In a container, processes have other numbers there; some drivers do not say how much.
+            # In a container the process IDs differ; some drivers do not report the memory.
             if process.pid == os.getpid() and process.usedGpuMemory is not None:
                 used.append(int(process.usedGpuMemory))
     return sum(used) if used else None
@@ -107,16 +107,17 @@ def memory_of(
     activation_bytes: int | None,
     device: int = 0,
 ) -> Memory:
-    """Put together what a case takes.
+    """Summarise the memory of a case.
 
     Args:
-        before_host_bytes, peak_bytes: of the host's memory, before the model was loaded and at most.
-        device_bytes: of the GPU's; None without one.
-        activation_bytes: as the engine states it; None where there is none.
-        device: which GPU.
+        before_host_bytes, peak_bytes: the host's memory, before the model was loaded and at its peak.
+        device_bytes: the GPU's; None without one.
+        activation_bytes: the engine's own figure; None without an engine.
+        device: the number of the GPU.
     """
     taken = peak_bytes - before_host_bytes
-    if device_bytes is not None and not _shares_memory(device):
+    gpu = None if device_bytes is None else cuda_device(device)
+    if device_bytes is not None and not (gpu is not None and gpu.shares_memory):
         taken += device_bytes
     return Memory(
         peak_host_bytes=peak_bytes,
@@ -127,25 +128,20 @@ def memory_of(
     )
 
 
-def _shares_memory(device: int) -> bool:
-    gpu = cuda_device(device)
-    return gpu is not None and gpu.shares_memory
-
-
 def growth(
     results: Sequence[CaseResult], available_bytes: int, *, available_device_bytes: int | None = None
 ) -> list[MemoryGrowth]:
-    """How the memory of each method grows over the sizes that it was measured at.
+    """Fit the memory of each method as a line over the measured image sizes.
 
-    Methods on a GPU with memory of its own are judged by that, all others by the host's.
+    For methods on a GPU with its own memory that is the GPU's memory, otherwise the host's.
 
     Args:
-        results: of any cases; those without figures are left out, and methods with fewer than two sizes.
+        results: of any cases; those without figures and methods with fewer than two sizes are left out.
         available_bytes: of the host's memory.
-        available_device_bytes: of the GPU's own; None without one, or where it shares the host's.
+        available_device_bytes: of the GPU's own memory; None without one, or if it shares the host's.
 
     Returns:
-        One a method, precision and scale, in the order of the results. Where no growth is to be seen, there is none.
+        One line per method, precision and scale, in the order of the results; none where the memory does not grow.
     """
     points: dict[tuple[str, str, int], dict[int, float]] = {}
     of_device = set()

@@ -1,4 +1,4 @@
-"""A backend with its model, loaded for one case: what is timed, and what is asked of it besides."""
+"""A backend with its model, loaded for one case and ready to be measured."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Method:
-    """What is measured, loaded and ready.
+    """A method that is loaded and ready.
 
     Attributes:
-        device: what it runs on, for people.
-        model: the model's file name; empty where there is none.
+        device: the name of the device that computes.
+        model: the model's file name; empty if there is none.
         upscale: a batch of the case's size, N x H x W x 3 uint8, to N x scale*H x scale*W x 3 uint8.
         upscale_any: one image of any size, h x w x 3 uint8, to scale*h x scale*w x 3 uint8.
-        upscale_timed: as `upscale`, but tells the GPU's times; None where there are none.
-        open_stream: for images of the case's size; gives None where one after the other is as good.
-        activation_bytes: what the engine states that it needs for intermediate results; None where none does.
-        multiply_accumulates: of one image of the case's size; None where that is not known.
-        pop_notes: the remarks gathered since it was last asked, one line each.
-        close: lets go of everything.
+        upscale_timed: as `upscale`, but returns the GPU's times; None without a GPU.
+        open_stream: opens a stream for images of the case's size; returns None if a stream would not be faster.
+        activation_bytes: returns the engine's own figure for its intermediate results; None without an engine.
+        multiply_accumulates: returns those of one image of the case's size; None if unknown.
+        pop_notes: returns and clears the remarks since the last call, one line each.
+        close: releases all resources.
     """
 
     device: str
@@ -62,28 +62,28 @@ class Method:
     close: Callable[[], None] = _nothing
 
 
-# Told what takes long, makes the method.
+# Loads the method, reporting steps that take long.
 Load = Callable[[Progress], Method]
 
 
 def on_gpu(backend: str, provider: str) -> bool:
-    """Whether a backend computes on an NVIDIA GPU here.
+    """Whether a backend computes on an NVIDIA GPU on this machine.
 
     Args:
-        provider: ONNX Runtime's; it says nothing of other backends.
+        provider: ONNX Runtime's; ignored for other backends.
     """
     if backend == "onnxruntime":
         return provider != "cpu"
-    # PyTorch takes a GPU where it finds one.
+    # PyTorch uses a GPU if it finds one.
     return (backend in BACKENDS and BACKENDS[backend].on_gpu) or (backend == "torch" and cuda_device_count() > 0)
 
 
 def import_backend(request: CaseRequest) -> Load:
-    """Import the libraries that a case's backend needs, so that what is measured from here on is the model alone.
+    """Import the libraries that a case's backend needs, so that later measurements are of the model alone.
 
     Returns:
-        What loads the model; it raises as `overnet.runtime.upscaler.Upscaler` does, and where it does not upscale by
-        the case's very scale.
+        A function that loads the model; it raises as `overnet.runtime.upscaler.Upscaler` does, and an `InputError` if
+        the model is for another scale.
 
     Raises:
         InputError: there is no such backend.
@@ -118,7 +118,7 @@ def open_upscaler(request: CaseRequest, on_progress: Progress | None = None) -> 
 
 
 def _provider(request: CaseRequest) -> str:
-    """ONNX Runtime's, as asked for; other backends have none, and refuse any but the usual one."""
+    """Return the provider for ONNX Runtime; other backends accept only the default."""
     return request.provider if request.case.method == "onnxruntime" else "cpu"
 
 
@@ -164,15 +164,15 @@ def _loaded(request: CaseRequest, on_progress: Progress) -> Method:
 
 
 def _chosen(request: CaseRequest) -> tuple[Path | None, str]:
-    """The model file for a case's precision, and the precision to ask the backend for."""
+    """Return the model for a case's precision, and the precision to request from the backend."""
     case = request.case
     model = Path(request.model) if request.model is not None else None
     if BACKENDS[case.method].on_gpu:
-        return model, case.precision  # of a folder's engines it takes the right one, and builds what is missing
+        return model, case.precision  # the backend chooses among a folder's engines, and builds missing ones
     if model is None and case.method == "torch":
         return bundled_checkpoint(), case.precision
     if _provider(request) != "cpu":
-        # It computes a file in the file's own precision; or one in FP32 in less, where it can.
+        # The provider computes in the file's own precision, or an FP32 file in a lower one where it can.
         with suppress(InputError):
             return choose_model(model or bundled_folder(), case.scale, case.precision).path, case.precision
         return model, case.precision
@@ -181,10 +181,10 @@ def _chosen(request: CaseRequest) -> tuple[Path | None, str]:
 
 
 def _multiply_accumulates(path: Path, scale: int, pixels: int) -> float | None:
-    """Of one image of so many pixels; None without onnx."""
+    """Count the multiply-accumulates of one image; None if onnx is not installed or the graph is unknown."""
     if model_kind(path) == "checkpoint":
         return multiply_accumulates_per_pixel(load_network(path, scale), scale) * pixels
-    # An engine's graph is that of an ONNX file, which may be known.
+    # An engine's arithmetic is that of the ONNX file with the same weights.
     file = path if model_kind(path) == "onnx" else fp32_onnx(path, scale)
     if file is None:
         return None

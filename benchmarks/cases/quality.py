@@ -1,21 +1,20 @@
-"""How good a method's images are: by the network's exact result, and by real images.
+"""The quality of a method's images: PSNR to the network's exact result, and to real images.
 
-The exact result is computed in PyTorch where torch is installed and the checkpoint of the model's weights is known, as
-that of the bundled models is; else from the same weights in an ONNX file in FP32, and the words say so.
+The exact result is computed in PyTorch if torch is installed and the checkpoint of the model's weights is known, as it
+is for the bundled models; otherwise from an FP32 ONNX file with the same weights. The figures say which.
 """
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from overnet.benchmarks.cases.ground_truth import quality_figures, read_ground_truth, upscaled_by
+from overnet.benchmarks.cases.ground_truth import quality_figures, read_ground_truth
 from overnet.benchmarks.cases.network import checkpoint_of, load_network
 from overnet.benchmarks.cases.workload import image as workload_image
 from overnet.benchmarks.results import QualityFigures
@@ -23,7 +22,7 @@ from overnet.errors import ArtifactError, InputError, MissingDependency, require
 from overnet.evaluation.model_choice import choose_model
 from overnet.files.atomic import atomic_write, printable
 from overnet.files.engine_sidecar import read_sidecar
-from overnet.files.onnx_metadata import Artifact, read_artifact
+from overnet.files.onnx_metadata import read_artifact
 from overnet.imaging.metrics import largest_difference, psnr
 from overnet.runtime.backends.base import BackendOptions, model_kind
 from overnet.runtime.backends.registry import BACKENDS, installed, installed_version
@@ -41,7 +40,7 @@ class Reference:
     Attributes:
         image: h x w x 3 uint8 RGB.
         exact: round(h * scale) x round(w * scale) x 3 uint8 RGB.
-        words: what computed it.
+        words: what computed the result.
     """
 
     image: Image
@@ -50,9 +49,9 @@ class Reference:
 
 
 def check_image(width: int, height: int) -> Image:
-    """The image to compare on for cases of a size: of that very size, or of 320 pixels where a side is longer.
+    """Return the image for the comparison with the exact result: of the case's size, each side at most 320 pixels.
 
-    Engines for one size only are so compared on what they are made for, as far as PyTorch's memory allows.
+    Engines for one size only are thus compared at that size, as far as PyTorch's memory allows.
     """
     return workload_image(min(width, _LARGEST_COMPARED_SIDE), min(height, _LARGEST_COMPARED_SIDE))
 
@@ -78,7 +77,8 @@ def make_reference(image: Image, scale: int, model: Path | None) -> Reference:
                 raise
             name = printable(model) if model else "the bundled model"
             raise InputError(
-                f"{name}: nothing tells its exact result at x{scale}; put the FP32 ONNX file of its weights beside it"
+                f"{name}: its exact result at x{scale} cannot be computed; "
+                "put the FP32 ONNX file of its weights beside it"
             ) from None
         exact, words = _in_onnx(file, image, scale)
     return Reference(image, exact, words)
@@ -88,7 +88,7 @@ def _in_torch(checkpoint: Path, image: Image, scale: int) -> tuple[Image, str]:
     torch = require("torch", extra="torch", purpose="the exact result")
     from overnet.network.reference import reference
 
-    # Always on the CPU: on a GPU, convolutions may be computed in TF32.
+    # On the CPU, because a GPU may compute convolutions in TF32.
     exact = reference(load_network(checkpoint, scale), image, scale)
     return exact, f"PyTorch {torch.__version__.partition('+')[0]} fp32"
 
@@ -106,25 +106,28 @@ def _in_onnx(file: Path, image: Image, scale: int) -> tuple[Image, str]:
 
 
 def fp32_onnx(model: Path | None, scale: int) -> Path | None:
-    """The ONNX file in FP32 with a model's weights at a scale: itself, one beside it, or a bundled one.
+    """Find an FP32 ONNX file with a model's weights and scale: the model itself, one beside it, or a bundled one.
 
     Args:
-        model: as for `make_reference`.
+        model: see `make_reference`.
 
     Returns:
-        None where there is no such file, as for a checkpoint.
+        None if there is no such file, as for a checkpoint.
 
     Raises:
         InputError: there is no such model, or it is broken.
     """
-    described = _described(model or bundled_folder(), scale)
-    if described is None:
+    chosen = choose_model(model or bundled_folder(), scale, None)
+    path, artifact = chosen.path, chosen.artifact
+    if artifact is None and model is not None:  # a checkpoint, or a folder of engines
+        engines = ((engine, read_sidecar(engine).artifact) for engine in sorted(model.glob("*.engine")))
+        path, artifact = next((each for each in engines if each[1].scale == scale), (path, None))
+    if artifact is None:
         return None
-    path, artifact = described
     for candidate in (path, *sorted(path.parent.glob("*.onnx")), *sorted(bundled_folder().glob("*.onnx"))):
         if candidate.suffix.lower() != ".onnx":
             continue
-        with suppress(ArtifactError):  # others may lie beside it
+        with suppress(ArtifactError):  # the folder may hold other ONNX files
             found = read_artifact(candidate)
             same = found.weights_sha256 == artifact.weights_sha256 and found.scale == scale
             if same and found.precision == "fp32":
@@ -132,21 +135,8 @@ def fp32_onnx(model: Path | None, scale: int) -> Path | None:
     return None
 
 
-def _described(model: Path, scale: int) -> tuple[Path, Artifact] | None:
-    """The file of a model for a scale with what it says of itself; None for a checkpoint."""
-    chosen = choose_model(model, scale, None)
-    if chosen.artifact is not None:
-        return chosen.path, chosen.artifact
-    return next(((path, artifact) for path, artifact in _engines(model) if artifact.scale == scale), None)
-
-
-def _engines(folder: Path) -> Iterator[tuple[Path, Artifact]]:
-    for path in sorted(folder.glob("*.engine")):
-        yield path, read_sidecar(path).artifact
-
-
 def write_reference(reference: Reference, path: Path) -> None:
-    """Write a reference as NumPy's ``.npz``, so that it is computed once for many cases; replaces what is there.
+    """Write a reference as NumPy's ``.npz``, replacing the file, so that it is computed once for many cases.
 
     Raises:
         OutputError: it cannot be written.
@@ -159,7 +149,7 @@ def read_reference(path: Path) -> Reference:
     """Read what `write_reference` wrote.
 
     Raises:
-        InputError: it cannot be read, or is no such file.
+        InputError: the file cannot be read, or holds no reference.
     """
     try:
         with np.load(path, allow_pickle=False) as entries:
@@ -172,13 +162,13 @@ def read_reference(path: Path) -> Reference:
 
 
 def against_reference(upscale: Upscale, reference: Reference) -> QualityFigures:
-    """How far a method is from the network's exact result, over all channels and without leaving out a border.
+    """Compare a method's image with the network's exact result, over all channels and including the border.
 
     Args:
-        upscale: h x w x 3 uint8 to scale*h x scale*w x 3 uint8.
+        upscale: h x w x 3 uint8 RGB to scale*h x scale*w x 3 uint8 RGB.
 
     Raises:
-        ValueError: the method's result is of another size.
+        ValueError: the method's result has another size.
     """
     upscaled = upscale(reference.image)
     decibels = psnr(reference.exact, upscaled, border=0)
@@ -192,24 +182,21 @@ def against_reference(upscale: Upscale, reference: Reference) -> QualityFigures:
 def quality_of(
     upscale: Upscale, scale: int, *, reference: Reference | None, ground_truth: Path | None
 ) -> QualityFigures:
-    """All that is to be said of how good a method is.
+    """Measure a method's quality against the exact result and the real images.
 
     Args:
-        upscale: as for `against_reference`.
+        upscale: see `against_reference`.
         reference: None for methods that are not the network.
-        ground_truth: a folder of real images as `overnet.benchmarks.cases.ground_truth.read_ground_truth` takes it;
-            None for the package's own.
+        ground_truth: see `overnet.benchmarks.cases.ground_truth.read_ground_truth`.
 
     Raises:
-        InputError: the folder is not as it should be.
+        InputError: the folder of real images is missing or unusable.
     """
-    real = read_ground_truth(ground_truth, scale)
-    figures = quality_figures(upscaled_by(upscale, real), real)
+    figures = quality_figures(upscale, read_ground_truth(ground_truth, scale))
     if reference is None:
         return figures
-    near = against_reference(upscale, reference)
     return replace(
-        near,
+        against_reference(upscale, reference),
         ground_truth_psnr_db=figures.ground_truth_psnr_db,
         ground_truth_ssim=figures.ground_truth_ssim,
         ground_truth=figures.ground_truth,

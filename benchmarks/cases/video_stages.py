@@ -1,4 +1,4 @@
-"""A video from file to file, and how many frames a second each stage could do by itself."""
+"""The frame rate of a video from file to file, and of each stage by itself."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _SUFFIX = ".mp4"
 
 
 def make_clip(path: Path, *, width: int, height: int, frames: int = FRAMES) -> None:
-    """Write a short video of photographs that move, 25 frames a second, without sound.
+    """Write a short video of moving photographs, 25 frames per second, without sound.
 
     Args:
-        path: ``.mp4`` or another that `overnet.runtime.video.formats` knows.
+        path: ``.mp4`` or another suffix that `overnet.runtime.video.formats` knows.
         width, height: in pixels.
-        frames: how many, at least 1.
+        frames: at least 1.
 
     Raises:
         OutputError: this FFmpeg has no encoder for such a file or size.
@@ -54,15 +54,15 @@ def measure_video(
     frames: int = FRAMES,
     codec: str | None = None,
 ) -> VideoStages:
-    """Upscale a video as ``overnet-run`` does, all stages at the same time, and tell them apart.
+    """Upscale a video as ``overnet-run`` does, all stages in parallel, and measure each stage.
 
-    One frame goes through the upscaler before, so that no engine is built while the time runs.
+    One frame is upscaled before, so that the time does not include building an engine.
 
     Args:
         upscaler: for this scale; it is not closed.
         clip: the video; None makes one of `width` x `height` pixels.
-        frames: that are upscaled, of a longer clip the first.
-        codec: of the result, as of `overnet.runtime.video.writer.VideoWriter`; None for the usual one.
+        frames: the number of frames to upscale, from the start of the clip.
+        codec: of the result, as for `overnet.runtime.video.writer.VideoWriter`; None for the usual one.
 
     Raises:
         InputError, OutputError, BackendError: see `overnet.runtime.upscale_file.upscale_video`.
@@ -106,5 +106,5 @@ def _upscaled(upscaler: Upscaler, source: Path, target: Path, *, frames: int, co
 
 
 def _frames_per_second(frames: int, seconds: float) -> float:
-    # No clock is finer than a nanosecond; a stage that took none at all is not to divide by zero.
+    # A stage may take no measurable time; 1 ns avoids a division by zero.
     return frames / max(seconds, 1e-9)

@@ -1,7 +1,7 @@
-"""The images that methods are timed on: photographs that come with the package, side by side up to any size.
+"""The images that methods are timed on: the bundled photographs, tiled to any size.
 
-What a network computes does not depend on the image, but what an encoder does with the result, and how good the
-result is, do. So these are no noise and no flat grey. Needs no torch.
+A network's speed does not depend on the image, but a video encoder's speed and the quality of the result do, so the
+images are neither noise nor uniform. Needs no torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from overnet.errors import InputError
 from overnet.export.precision.calibration import own_images
 from overnet.types import Image
 
-# As far as a frame is moved from the one before, in pixels down and to the right: about what a slow pan does.
+# The movement between two frames in pixels down and to the right, similar to a slow pan.
 _MOVED_ROWS, _MOVED_COLUMNS = 1, 3
 
 
@@ -26,7 +26,7 @@ def _photographs() -> tuple[Image, ...]:
 
 
 def image(width: int, height: int) -> Image:
-    """An image with a photograph's content, the same every time.
+    """Return an image of photographs, the same every time.
 
     Args:
         width, height: in pixels, at least 1.
@@ -35,7 +35,7 @@ def image(width: int, height: int) -> Image:
         height x width x 3 uint8 RGB, C-contiguous.
 
     Raises:
-        InputError: one of them is less than 1.
+        InputError: a side is less than 1.
     """
     if width < 1 or height < 1:
         raise InputError(f"an image of {width}x{height} pixels: both sides must be at least 1")
@@ -44,7 +44,7 @@ def image(width: int, height: int) -> Image:
     whole = np.empty((height, width, 3), np.uint8)
     for row in range(-(-height // side)):
         for column in range(-(-width // side)):
-            # Every row begins with another photograph; where they come again, they are mirrored.
+            # Every row begins with another photograph, and repeated photographs are mirrored.
             index = column + 3 * row
             photograph = photographs[index % len(photographs)]
             if index // len(photographs) % 2:
@@ -55,17 +55,13 @@ def image(width: int, height: int) -> Image:
 
 
 def frames(width: int, height: int, count: int) -> Iterator[Image]:
-    """Images that differ, each the one before moved a little: what leaves on one side comes back on the other.
+    """Yield `count` images, each the previous one moved a little and wrapped around.
 
-    Args:
-        width, height: in pixels, at least 1.
-        count: how many.
-
-    Returns:
-        height x width x 3 uint8 RGB each, arrays of their own.
+    Yields:
+        height x width x 3 uint8 RGB each, in arrays of their own.
 
     Raises:
-        InputError: as for `image`.
+        InputError: see `image`.
     """
     first = image(width, height)
     for index in range(count):
@@ -73,13 +69,13 @@ def frames(width: int, height: int, count: int) -> Iterator[Image]:
 
 
 def batch_of(width: int, height: int, count: int) -> NDArray[np.uint8]:
-    """Several images in one array, no two the same: ``np.stack`` of `frames`.
+    """Return several different images in one array: ``np.stack`` of `frames`.
 
     Returns:
         count x height x width x 3 uint8 RGB, C-contiguous.
 
     Raises:
-        InputError: as for `image`, or `count` is less than 1.
+        InputError: see `image`; or `count` is less than 1.
     """
     if count < 1:
         raise InputError(f"a batch of {count} images; at least 1 is needed")

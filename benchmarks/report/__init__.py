@@ -1,1 +1,1 @@
-"""A run as tables, plots, Markdown and one HTML file."""
+"""The report of a run: tables, plots, Markdown and one HTML file."""

@@ -1,7 +1,7 @@
-"""A run as one HTML file that needs nothing else: no network, no other file, and no script to be read.
+"""A run as one self-contained HTML file, which loads nothing from elsewhere.
 
-Whatever comes from the results is escaped, for they may have been read from a file that somebody else wrote. The page
-forbids itself to load anything, and to run any script but its own, by a Content-Security-Policy.
+All text from the results is escaped, because they may come from an untrusted file. A Content-Security-Policy forbids
+the page to load anything, and to run any script but its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from overnet.benchmarks.report.table import NOTHING, Column, Table, figure, memo
 from overnet.benchmarks.results import BenchmarkRun
 from overnet.errors import MissingDependency
 
-# Cells longer than this may be broken into lines.
+# Longer cells, in characters, may be broken into lines.
 _WIDE_CELL = 32
 
 _COMMON_COLUMNS = ("Scale", "Input", "Batch")
@@ -33,11 +33,11 @@ def html_report(run: BenchmarkRun, comparison: RunComparison | None = None) -> s
     """Make the report.
 
     Args:
-        run: what was measured. Without matplotlib, the report says so in place of its plots.
-        comparison: with an older run; a table of its own, before all others.
+        run: the run. Without matplotlib, the report says so in place of its plots.
+        comparison: with an older run; shown in the first table.
 
     Returns:
-        A whole HTML document, to be written as UTF-8.
+        An HTML document, to be written as UTF-8.
     """
     template = files("overnet.benchmarks.report") / "template"
     style, script, page = (
@@ -71,7 +71,12 @@ def _body(run: BenchmarkRun, comparison: RunComparison | None) -> str:
     sections += tables[:1]
     if run.images:
         sections.append(("Before and after", "", "".join(slider(each, run) for each in run.images)))
-    sections += [("Plots", "", _plots(run)), *tables[1:], ("Machine", "", _machine(run)), ("Again", "", _again(run))]
+    sections += [
+        ("Plots", "", _plots(run)),
+        *tables[1:],
+        ("Machine", "", _machine(run)),
+        ("Repeat this run", "", _repeat(run)),
+    ]
     links = "".join(f'<a href="#part-{index}">{_escaped(title)}</a>' for index, (title, _, _) in enumerate(sections))
     shown = "".join(
         f'<section id="part-{index}" class="{kind}"><h2>{_escaped(title)}</h2>{content}</section>\n'
@@ -95,7 +100,7 @@ def _header(run: BenchmarkRun) -> str:
 
 
 def _cards(run: BenchmarkRun) -> str:
-    """The fastest backend of each scale, at the largest size that was timed there."""
+    """Return a card for the fastest backend of each scale, at the largest size that was timed."""
     timed = [result for result in run.results if result.speed_is_shown and result.case.kind == "backend"]
     cards = []
     for scale in sorted({result.case.scale for result in timed}):
@@ -129,14 +134,14 @@ def _table_section(shown: Table) -> tuple[str, str, str]:
 
 
 def html_table(shown: Table) -> str:
-    """A table as HTML, without its title, its notes below; rows of one scale and size under a line of their own."""
+    """Return a table as HTML, without its title, with its notes below; a heading row for each scale, size and batch."""
     notes = "".join(f"<li>{_escaped(note)}</li>" for note in shown.notes)
     listed = f'<ul class="notes">{notes}</ul>' if notes else ""
     if not shown.rows:
         return listed
     common = [index for index, column in enumerate(shown.columns) if column.name in _COMMON_COLUMNS]
     titles = [", ".join(row[index] for index in common if row[index] != NOTHING) for row in shown.rows]
-    if len(set(titles)) == len(titles):  # a line above each single row would tell nothing more
+    if len(set(titles)) == len(titles):  # every group would be a single row
         common, titles = [], [""] * len(titles)
     own = [index for index in range(len(shown.columns)) if index not in common]
     heads = "".join(_head(shown.columns[index]) for index in own)
@@ -208,9 +213,9 @@ def _machine(run: BenchmarkRun) -> str:
     return f'<div class="columns">{shown}</div>'
 
 
-def _again(run: BenchmarkRun) -> str:
+def _repeat(run: BenchmarkRun) -> str:
     return (
         f"<pre><code>{_escaped(shlex.join(run.command))}</code></pre>"
-        '<p class="muted">With <code>--json before.json</code> besides, its results are kept; with '
-        "<code>--compare before.json --fail-above 5</code>, it says what became worse since.</p>"
+        '<p class="muted">Add <code>--json before.json</code> to keep the results, and later '
+        "<code>--compare before.json --fail-above 5</code> to report what became worse.</p>"
     )

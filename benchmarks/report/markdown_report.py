@@ -1,4 +1,4 @@
-"""A run as Markdown, short enough for a README, and as tables in a terminal."""
+"""A run as Markdown, short enough for a README, and as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from overnet.benchmarks.report.contents import (
 from overnet.benchmarks.report.table import Table, printable_text
 from overnet.benchmarks.results import BenchmarkRun
 
-# What would be read as anything but itself within a line of Markdown, GitHub's included.
+# Characters with a meaning within a line of Markdown, including GitHub's.
 _SPECIAL = frozenset("\\`*_[]|~#$@")
 _AS_ENTITY = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it is, on one line, in a table too."""
+    """Escape text so that Markdown shows it literally and on one line, also in a table."""
     characters = (
         f"\\{character}" if character in _SPECIAL else _AS_ENTITY.get(character, character)
         for character in printable_text(text)
@@ -40,11 +40,7 @@ def escape_markdown(text: str) -> str:
 
 
 def markdown_table(shown: Table) -> str:
-    """A table as Markdown, with its title as a heading and its notes below.
-
-    Returns:
-        Lines, the last with its end.
-    """
+    """Return a table as lines of Markdown, with its title as a heading and its notes below."""
     heading = "| " + " | ".join(escape_markdown(column.heading) for column in shown.columns) + " |"
     rule = "|" + "|".join("---:" if column.numeric else ":---" for column in shown.columns) + "|"
     rows = ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in shown.rows]
@@ -59,14 +55,11 @@ def _listed(lines: Sequence[str]) -> list[str]:
 
 
 def markdown_report(run: BenchmarkRun, comparison: RunComparison | None = None) -> str:
-    """The tables that belong into a README, with the machine and the command that repeats them.
+    """Return the main tables for a README, with the machine and the command that repeats the run.
 
     Args:
-        run: what was measured.
-        comparison: with an older run; a table of its own.
-
-    Returns:
-        Markdown; everything from the results is escaped. All percentiles and parts are in the HTML report and the JSON.
+        run: the run; all text from it is escaped. The HTML report and the JSON also have all percentiles and parts.
+        comparison: with an older run; shown in the first table.
     """
     machine = run.machine
     hardware = ", ".join([machine.processor, f"{machine.cores} cores", *machine.gpus])
@@ -82,14 +75,14 @@ def markdown_report(run: BenchmarkRun, comparison: RunComparison | None = None) 
     for title, lines in (("Notes", [*run.notes, *warnings_of(run)]), ("Failed", errors_of(run))):
         if lines:
             parts.append("\n".join([f"### {title}", "", *_listed(lines)]))
-    parts.append(f"Measured with {escape_markdown(versions)}. Again:\n")
-    # Indented, as no line within ends a block of that kind.
+    parts.append(f"Measured with {escape_markdown(versions)}. To repeat the run:\n")
+    # Indented code, because no text on the line can end such a block.
     parts.append(f"    {printable_text(shlex.join(run.command))}\n")
     return "\n".join(parts)
 
 
 def console_table(shown: Table) -> RenderableType:
-    """A table for a terminal, where nothing in it is taken for markup or for a terminal's command."""
+    """Return a table for a terminal; its text is neither markup nor a control sequence."""
     made = RichTable(title=Text(printable_text(shown.title), style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
     for index, column in enumerate(shown.columns):
         made.add_column(
@@ -105,11 +98,11 @@ def console_table(shown: Table) -> RenderableType:
 
 
 def console_tables(run: BenchmarkRun, comparison: RunComparison | None = None) -> RenderableType:
-    """All tables of a run, its warnings and what failed, for ``rich.console.Console().print``.
+    """Return all tables of a run, its warnings and failures, for ``rich.console.Console().print``.
 
     Args:
-        run: what was measured.
-        comparison: with an older run; shown last, where it is seen.
+        run: the run.
+        comparison: with an older run; shown last, next to the prompt.
     """
     shown: list[RenderableType] = [console_table(each) for each in all_tables(run)]
     for lines, style in (

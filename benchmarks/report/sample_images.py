@@ -1,4 +1,4 @@
-"""Images for a report's before/after slider: a detail of a real image as each method enlarges it."""
+"""Images for a report's before/after slider: a detail of a real image, upscaled by each method."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from overnet.evaluation.side_by_side import largest_gain
 from overnet.imaging.resample import imresize
 from overnet.types import Image, Upscale
 
-# Of the detail, in pixels of the result: several fit beside each other in a report, and into a file of a few 100 kB.
+# Height and width of the detail in the upscaled image; several take a few 100 kB in a report.
 DETAIL_SIDE = 288
-# Larger images are cut to their middle before: methods take long on them, and one detail is shown.
+# Larger images are cropped to their centre first, because methods take long on them and only one detail is shown.
 _LARGEST_SEARCHED_SIDE = 768
-# Of a folder, evenly spread over it.
+# Images of a folder that are tried, evenly spread over it.
 _MOST_TRIED = 8
 _COMPRESSION = 9
 
@@ -30,20 +30,20 @@ _COMPRESSION = 9
 def make_samples(methods: Mapping[str, Upscale], scale: int, data: Path | None = None) -> list[SampleImages]:
     """Make the images of one scale.
 
-    Of the user's images, the one where the first method gains most over bicubic is shown, and of that the square
-    where it gains most. Without any, four of the photographs that come with the package are shown side by side.
+    They show the user's image, and in it the square, in which the first method gains most over bicubic interpolation;
+    without a folder, four of the bundled photographs side by side.
 
     Args:
-        methods: by the name that they have in the report: h x w x 3 uint8 RGB to scale*h x scale*w x 3 uint8.
-        scale: from the low to the high side.
-        data: a folder of real images in a form that `overnet.evaluation.datasets.find_pairs` understands; None without.
+        methods: by their name in the report: h x w x 3 uint8 RGB to scale*h x scale*w x 3 uint8 RGB.
+        scale: from the low-resolution to the high-resolution side.
+        data: a folder of real images in a layout that `overnet.evaluation.datasets.find_pairs` knows, or None.
 
     Returns:
-        One set, all of the same detail and size; none where there are no methods.
+        One set, all of the same detail and size; none without methods.
 
     Raises:
-        InputError: the folder is not as it should be.
-        OverNetError: what a method raises.
+        InputError: the folder of real images is missing or unusable.
+        OverNetError: a method failed.
     """
     if not methods:
         return []
@@ -69,7 +69,7 @@ def _own(scale: int) -> GroundTruthImage:
     side = DETAIL_SIDE // scale
     high = workload_image(side * scale, side * scale)
     low = np.asarray(imresize(high, size=(side, side), edge="replicate"), np.uint8)
-    return GroundTruthImage("photographs that come with overnet", low, high)
+    return GroundTruthImage("bundled photographs", low, high)
 
 
 def _from_folder(data: Path, scale: int) -> Iterator[GroundTruthImage]:
@@ -83,10 +83,10 @@ def _squared_error(image: Image, expected: Image) -> float:
 
 
 def to_png_text(image: Image) -> str:
-    """An image, H x W x 3 uint8 RGB, as a PNG file in base64.
+    """Encode an image, H x W x 3 uint8 RGB, as a PNG file in base64.
 
     Raises:
-        ValueError: it has no pixels, or is no such array.
+        ValueError: the array is empty or has another shape or type.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"an image is H x W x 3 uint8; this is {image.shape} {image.dtype}")

@@ -1,4 +1,4 @@
-"""The before/after slider of a report: samples from a run, checked, as HTML."""
+"""The before/after slider of a report as HTML."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _LARGEST_SHOWN_SIDE = 1 << 14
 
 
 def png_size(image: str) -> tuple[int, int] | None:
-    """Look whether a text is a PNG file in base64, as far as its beginning tells.
+    """Read the size of a PNG file in base64 from its header.
 
     Args:
-        image: base64 text from a file that anyone may have written.
+        image: base64 text from an untrusted file.
 
     Returns:
-        Width and height in pixels; None where it is none.
+        Width and height in pixels; None if it is no PNG file.
     """
     try:
         content = base64.b64decode(image, validate=True)
@@ -35,13 +35,13 @@ def png_size(image: str) -> tuple[int, int] | None:
 
 
 def slider(samples: SampleImages, run: BenchmarkRun) -> str:
-    """The slider for one image, or a sentence why there is none.
+    """Return the slider for one image, or a sentence why there is none.
 
     Args:
-        samples: of which those are left out, and named, that are no PNG or not of the first one's size.
-        run: whose figures stand beside each method's name.
+        samples: those that are no PNG, or have another size than the first, are left out and named.
+        run: its figures are shown beside each method's name.
     """
-    offered = [("bicubic enlargement", samples.before), *samples.after.items()]
+    offered = [("bicubic interpolation", samples.before), *samples.after.items()]
     if samples.ground_truth is not None:
         offered.append(("the ground truth", samples.ground_truth))
     sizes = [png_size(image) for _, image in offered]
@@ -52,9 +52,9 @@ def slider(samples: SampleImages, run: BenchmarkRun) -> str:
     complaint = ""
     if left_out:
         names = _escaped(", ".join(left_out))
-        complaint = f'<p class="muted">Left out, as no PNG image of the same size: {names}.</p>'
+        complaint = f'<p class="muted">Left out because they are no PNG image of the same size: {names}.</p>'
     if size is None or len(shown) < 2:
-        return f'<div>{heading}{complaint}<p class="muted">There are no two images to compare.</p></div>'
+        return f'<div>{heading}{complaint}<p class="muted">There are fewer than two images to compare.</p></div>'
     images = "".join(
         f'<img src="data:image/png;base64,{html.escape(image)}" alt="{_escaped(name)}" draggable="false">'
         for name, image in shown
@@ -76,12 +76,12 @@ def _choice(side: str, label: str, offered: list[tuple[str, str]], chosen: int) 
         f"{_escaped(words)}</option>"
         for index, (name, words) in enumerate(offered)
     )
-    # Without autocomplete: else a browser may keep another choice than the samples show when the page is loaded anew.
+    # With autocomplete, a browser might restore another choice than the images show when the page is reloaded.
     return f'<label>{label} <select name="{side}" autocomplete="off">{options}</select></label>'
 
 
 def _figures(name: str, scale: int, run: BenchmarkRun) -> str:
-    """What is known of a method at a scale, at its largest size, to be written after its name."""
+    """Return the quality and the latency of a method at a scale and its largest size, to follow its name."""
     found = [each for each in run.results if (each.case.name, each.case.scale) == (name, scale) and each.speed_is_shown]
     if not found:
         return ""

@@ -124,7 +124,7 @@ def test_a_baseline_that_became_slower_is_a_note_on_the_machine():
 def test_throughput_that_broke_down_while_latency_held_fails():
     halved = with_result(SHORT, 0, images_per_second=SHORT.results[0].images_per_second / 2)
     (line,) = compare(SHORT, halved, fail_above_percent=10).regressions
-    assert "50.0% fewer images a second" in line
+    assert "50.0% fewer images per second" in line
 
 
 def test_more_memory_fails_and_less_does_not():

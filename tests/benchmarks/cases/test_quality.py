@@ -131,7 +131,7 @@ def test_a_known_difference_comes_out(small):
 
 
 def test_real_images_tell_methods_apart(small):
-    """The photographs that come along: bicubic enlargement is better than repeating pixels."""
+    """Bicubic interpolation of the bundled photographs is better than repeating pixels."""
     smooth = quality_of(bicubic(2), 2, reference=None, ground_truth=None)
     coarse = quality_of(lambda image: image.repeat(2, axis=0).repeat(2, axis=1), 2, reference=None, ground_truth=None)
     assert smooth.ground_truth_psnr_db > coarse.ground_truth_psnr_db + 1

@@ -144,10 +144,10 @@ def test_images_that_are_none_are_left_out_and_named():
     broken = replace(images, after={**images.after, "evil fp32": script, "worse fp16": '"><script>'})
     page = html_report(replace(RUN, images=[broken]))
     assert script not in page
-    assert "Left out, as no PNG image of the same size: evil fp32, worse fp16." in page
+    assert "Left out because they are no PNG image of the same size: evil fp32, worse fp16." in page
     assert page.count("<img ") == 6
     nothing = html_report(replace(RUN, images=[replace(images, before=script, after={}, ground_truth=None)]))
-    assert "There are no two images to compare." in nothing
+    assert "There are fewer than two images to compare." in nothing
     assert "<img " not in nothing
 
 

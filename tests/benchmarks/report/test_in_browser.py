@@ -151,7 +151,7 @@ def test_the_edge_is_moved_by_arrow_keys_and_says_what_it_parts(browser, report)
     edge.send_keys(*[Keys.ARROW_RIGHT] * 5)
     assert float(edge.get_property("value")) == pytest.approx(before + 0.5)
     name = edge.get_attribute("aria-label")
-    assert "bicubic enlargement" in name
+    assert "bicubic interpolation" in name
     assert "tensorrt int8" in name
     assert browser.find_element("css selector", ".side.right").text == "tensorrt int8"
 
