@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from overnet.benchmarks.timing_stats import Spread
-from overnet.errors import InputError
-from overnet.files.atomic import atomic_write, printable
+from overnet.errors import InputError, printable
+from overnet.files.atomic import atomic_write
 from overnet.files.checked_json import from_json
 
 FORMAT = "overnet benchmark 1"

@@ -10,12 +10,11 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from overnet.errors import ArtifactError, InputError
+from overnet.errors import ArtifactError, InputError, printable
 from overnet.export.engine.build import BuiltEngine
 from overnet.export.options import CalibrationOptions, EngineOptions, Options
 from overnet.export.precision.convert import LoweredGraph, converted, labelled
 from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults, in_openvino
-from overnet.files.atomic import printable
 from overnet.files.onnx_metadata import Artifact, read_artifact
 from overnet.system.cuda_device import cuda_device
 from overnet.types import Image, Progress, Upscale

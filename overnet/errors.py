@@ -11,6 +11,26 @@ import sys
 from types import ModuleType
 
 
+def printable(text: object) -> str:
+    """Return a text or a path with "?" for each control character and line break.
+
+    A terminal would obey control characters, XML cannot hold them, and a message has to stay on one line.
+    """
+    return "".join(character if character.isprintable() else "?" for character in str(text))
+
+
+def one_line(error: object, *, line: int | None = None) -> str:
+    """Return an error's message on one printable line of at most 300 characters, without a full stop at its end.
+
+    Args:
+        error: an error, or its text. An error without a message gives the name of its type.
+        line: the number of the only line to keep, such as 0 for the first or -1 for the last; None keeps all lines.
+    """
+    lines = [" ".join(each.split()) for each in str(error).splitlines() if each.strip()]
+    kept = lines if line is None or not lines else [lines[line]]
+    return printable(" ".join(kept)).rstrip(".")[:300] or type(error).__name__
+
+
 class OverNetError(Exception):
     """Base of all expected errors: the message is one line, meant for the user."""
 
@@ -79,7 +99,6 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     except ImportError as error:
         name = module.partition(".")[0]
         package = f"'overnet[{extra}]'" if extra else name
-        reason = "is not installed" if isinstance(error, ModuleNotFoundError) and error.name == name else str(error)
-        raise MissingDependency(
-            f"{purpose} needs {name} ({reason}): pip install {package}".replace("\n", " ")
-        ) from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == name
+        reason = "is not installed" if missing else one_line(error)
+        raise MissingDependency(f"{purpose} needs {name} ({reason}): pip install {package}") from error

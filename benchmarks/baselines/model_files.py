@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 
 from overnet.benchmarks.baselines.baseline import Baseline, limit_opencv, one_by_one
-from overnet.errors import InputError, MissingDependency, require
-from overnet.files.atomic import printable
+from overnet.errors import InputError, MissingDependency, printable, require
 from overnet.types import ImageBatch, Upscale
 
 # What the names of ncnn's baselines begin with.
@@ -36,14 +35,12 @@ def load_superres(path: Path, scale: int, threads: int | None = None) -> Baselin
     """
     if not hasattr(cv2, "dnn_superres"):
         raise MissingDependency(
-            f"{printable(Path(path.name))} needs OpenCV's dnn_superres: pip install opencv-contrib-python"
+            f"{printable(path.name)} needs OpenCV's dnn_superres: pip install opencv-contrib-python"
         )
     limit_opencv(threads)
     named = SUPERRES_NAME.match(path.stem)
     if named is None:
-        raise InputError(
-            f"{printable(Path(path.name))}: the name does not begin with edsr_, espcn_, fsrcnn_ or lapsrn_"
-        )
+        raise InputError(f"{printable(path.name)}: the name does not begin with edsr_, espcn_, fsrcnn_ or lapsrn_")
     network = cv2.dnn_superres.DnnSuperResImpl_create()
 
     def upscale(image: ImageBatch) -> ImageBatch:
@@ -55,10 +52,8 @@ def load_superres(path: Path, scale: int, threads: int | None = None) -> Baselin
         network.setModel(named[1].lower(), scale)
         _check_scale(upscale, scale, path)
     except cv2.error as error:
-        raise InputError(f"{printable(Path(path.name))}: OpenCV cannot run it ({_last_words(error)})") from error
-    return Baseline(
-        f"OpenCV {printable(Path(path.stem))}", "CPU", "fp32", printable(Path(path.name)), one_by_one(upscale)
-    )
+        raise InputError(f"{printable(path.name)}: OpenCV cannot run it ({_last_words(error)})") from error
+    return Baseline(f"OpenCV {printable(path.stem)}", "CPU", "fp32", printable(path.name), one_by_one(upscale))
 
 
 def load_ncnn(path: Path, scale: int, threads: int | None = None) -> Baseline:
@@ -71,11 +66,11 @@ def load_ncnn(path: Path, scale: int, threads: int | None = None) -> Baseline:
         MissingDependency: ncnn is not installed.
         InputError: ncnn cannot read the files, or the model is not one input and one output, or of another scale.
     """
-    ncnn = require("ncnn", extra="", purpose=f"running {printable(Path(path.name))}")
+    ncnn = require("ncnn", extra="", purpose=f"running {printable(path.name)}")
     network = ncnn.Net()
     if threads is not None:
         network.opt.num_threads = threads
-    name = printable(Path(path.name))
+    name = printable(path.name)
     if network.load_param(str(path)) or network.load_model(str(path.with_suffix(".bin"))):
         raise InputError(f"{name}: ncnn cannot read it")
     if len(network.input_names()) != 1 or len(network.output_names()) != 1:
@@ -95,7 +90,7 @@ def load_ncnn(path: Path, scale: int, threads: int | None = None) -> Baseline:
     _check_scale(upscale, scale, path)
     # Left as ncnn sets it: in half precision where the processor is Arm's, in single precision on x86.
     in_half = network.opt.use_fp16_arithmetic and platform.machine().lower() in ("aarch64", "arm64")
-    title = f"{NCNN}{printable(Path(path.stem))}"
+    title = f"{NCNN}{printable(path.stem)}"
     return Baseline(title, "CPU", "fp16" if in_half else "fp32", name, one_by_one(upscale))
 
 
@@ -104,7 +99,7 @@ def _check_scale(upscale: Upscale, scale: int, path: Path) -> None:
     expected = _PROBED_SIDE * scale, _PROBED_SIDE * scale, 3
     if upscaled.shape != expected:
         raise InputError(
-            f"{printable(Path(path.name))} makes {upscaled.shape[1] / _PROBED_SIDE:g} pixels of one, not {scale}"
+            f"{printable(path.name)} makes {upscaled.shape[1] / _PROBED_SIDE:g} pixels of one, not {scale}"
         )
 
 

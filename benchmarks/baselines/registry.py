@@ -22,8 +22,7 @@ import numpy as np
 from overnet.benchmarks.baselines.baseline import Baseline, limit_opencv, one_by_one
 from overnet.benchmarks.baselines.model_files import NCNN, SUPERRES_NAME, SUPERRES_SUFFIX, load_ncnn, load_superres
 from overnet.benchmarks.cases.network import checkpoint_of, load_network, multiply_accumulates_per_pixel
-from overnet.errors import InputError, import_library, require
-from overnet.files.atomic import printable
+from overnet.errors import InputError, import_library, printable, require
 from overnet.files.onnx_metadata import INPUT_NAME
 from overnet.runtime.backends.torch_backend import TorchBackend
 from overnet.types import ImageBatch
@@ -69,7 +68,7 @@ def find_baselines(scale: int, options: BaselineOptions) -> dict[str, Callable[[
         PLAIN: lambda: load_plain(scale, checkpoint_of(options.model, scale), options.threads),
     }
     for path in _files(options.baseline_models):
-        title = printable(Path(path.stem))
+        title = printable(path.stem)
         named = SUPERRES_NAME.match(path.stem)
         if path.suffix == SUPERRES_SUFFIX and named and int(named[2]) == scale:
             loaders[f"OpenCV {title}"] = lambda path=path: load_superres(path, scale, options.threads)  # type: ignore[misc]
@@ -136,7 +135,7 @@ def load_eager(scale: int, checkpoint: Path, threads: int | None = None) -> Base
         EAGER,
         name,
         "fp32",
-        printable(Path(checkpoint.name)),
+        printable(checkpoint.name),
         lambda images: reference_batch(network, images, scale),
         is_network=True,
         multiply_accumulates_per_pixel=counted,
@@ -171,7 +170,7 @@ def load_plain(scale: int, checkpoint: Path, threads: int | None = None) -> Base
         PLAIN,
         "CPU",
         "fp32",
-        printable(Path(checkpoint.name)),
+        printable(checkpoint.name),
         lambda images: np.asarray(session.run(None, {INPUT_NAME: images})[0], np.uint8),
         is_network=True,
         multiply_accumulates_per_pixel=multiply_accumulates_per_pixel(network, scale),

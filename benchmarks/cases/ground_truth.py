@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from overnet.benchmarks.results import QualityFigures
+from overnet.errors import printable
 from overnet.evaluation.datasets import find_pairs, read_pair, spread_sample
 from overnet.evaluation.measure import cut_to, mean_quality, measure
 from overnet.export.precision.calibration import own_folder
-from overnet.files.atomic import printable
 from overnet.types import Image, Upscale
 
 # More images would take slow baselines minutes and change little.
@@ -75,7 +75,7 @@ def read_ground_truth(data: Path | None, scale: int) -> GroundTruth:
         cut |= image.low.shape != low.shape
         images.append(image)
     count = str(len(chosen)) if len(chosen) == len(pairs) else f"{len(chosen)} of {len(pairs)}"
-    title = printable(Path(data.absolute().name)) if data else _BUNDLED
+    title = printable(data.absolute().name) if data else _BUNDLED
     plural = "" if count == "1" else "s"
     words = f"{count} {title}" if data is None else f"{count} image{plural} of {title}"
     return GroundTruth(scale, images, f"{words}, large ones cropped" if cut else words)

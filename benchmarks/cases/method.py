@@ -13,9 +13,8 @@ import numpy as np
 from overnet.benchmarks.cases.network import load_network, multiply_accumulates_per_pixel
 from overnet.benchmarks.cases.quality import fp32_onnx
 from overnet.benchmarks.cases.run import CaseRequest
-from overnet.errors import InputError, MissingDependency, import_library, require
+from overnet.errors import InputError, MissingDependency, import_library, printable, require
 from overnet.evaluation.model_choice import choose_model
-from overnet.files.atomic import printable
 from overnet.runtime.backends.base import model_kind
 from overnet.runtime.backends.registry import BACKENDS
 from overnet.runtime.backends.stream import UpscaleStream
@@ -134,9 +133,7 @@ def _loaded(request: CaseRequest, on_progress: Progress) -> Method:
     path = models.path(models.nearest(case.scale))
     remarks: list[str] = []
     if case.precision not in (backend.precision, "int8"):
-        remarks.append(
-            f"{kind.name} computes {printable(Path(path.name))} in {backend.precision}, not {case.precision}"
-        )
+        remarks.append(f"{kind.name} computes {printable(path.name)} in {backend.precision}, not {case.precision}")
 
     def pop_notes() -> list[str]:
         return [*remarks, *upscaler.pop_notes()]
@@ -151,7 +148,7 @@ def _loaded(request: CaseRequest, on_progress: Progress) -> Method:
     whole = backend.tile_for(case.height, case.width) is None
     return Method(
         device=backend.device,
-        model=printable(Path(path.name)),
+        model=printable(path.name),
         upscale=backend.upscale if whole else lambda images: np.stack([upscaler(each) for each in images]),
         upscale_any=upscaler,
         upscale_timed=getattr(backend, "upscale_timed", None) if whole else None,

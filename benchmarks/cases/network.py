@@ -6,9 +6,8 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from overnet.errors import InputError, require
+from overnet.errors import InputError, printable, require
 from overnet.evaluation.model_choice import choose_model
-from overnet.files.atomic import printable
 from overnet.files.onnx_metadata import read_artifact
 from overnet.runtime.backends.base import model_kind
 from overnet.weights import bundled_checkpoint, bundled_folder
@@ -38,7 +37,7 @@ def checkpoint_of(model: Path | None, scale: int) -> Path:
     if artifact is not None and artifact.weights_sha256 == bundled.weights_sha256:
         return bundled_checkpoint()
     raise InputError(
-        f"{printable(Path(model.name))} has other weights than the bundled checkpoint: to see PyTorch run them, give "
+        f"{printable(model.name)} has other weights than the bundled checkpoint: to see PyTorch run them, give "
         "the checkpoint itself as the model"
     )
 
@@ -54,9 +53,7 @@ def load_network(checkpoint: Path, scale: int) -> OverNet:
 
     network = load_checkpoint(checkpoint).eval()
     if scale > network.config.overscale:
-        raise InputError(
-            f"{printable(Path(checkpoint.name))} goes up to scale {network.config.overscale}, not to {scale}"
-        )
+        raise InputError(f"{printable(checkpoint.name)} goes up to scale {network.config.overscale}, not to {scale}")
     return network
 
 

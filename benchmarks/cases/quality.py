@@ -18,9 +18,9 @@ from overnet.benchmarks.cases.ground_truth import quality_figures, read_ground_t
 from overnet.benchmarks.cases.network import checkpoint_of, load_network
 from overnet.benchmarks.cases.workload import image as workload_image
 from overnet.benchmarks.results import QualityFigures
-from overnet.errors import ArtifactError, InputError, MissingDependency, require
+from overnet.errors import ArtifactError, InputError, MissingDependency, printable, require
 from overnet.evaluation.model_choice import choose_model
-from overnet.files.atomic import atomic_write, printable
+from overnet.files.atomic import atomic_write
 from overnet.files.engine_sidecar import read_sidecar
 from overnet.files.onnx_metadata import read_artifact
 from overnet.imaging.metrics import largest_difference, psnr
@@ -102,7 +102,7 @@ def _in_onnx(file: Path, image: Image, scale: int) -> tuple[Image, str]:
         exact: Image = backend.upscale(image[None])[0]
     finally:
         backend.close()
-    return exact, f"{kinds[0].name} {installed_version(kinds[0])} fp32, from {printable(Path(file.name))}"
+    return exact, f"{kinds[0].name} {installed_version(kinds[0])} fp32, from {printable(file.name)}"
 
 
 def fp32_onnx(model: Path | None, scale: int) -> Path | None:

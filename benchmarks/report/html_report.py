@@ -19,9 +19,9 @@ from overnet.benchmarks.report.comparison_table import comparison_table
 from overnet.benchmarks.report.contents import all_tables, errors_of, quality_words, warnings_of
 from overnet.benchmarks.report.plots import plots_as_svg
 from overnet.benchmarks.report.slider import slider
-from overnet.benchmarks.report.table import NOTHING, Column, Table, figure, memory_text, printable_text, size_text
+from overnet.benchmarks.report.table import NOTHING, Column, Table, figure, memory_text, size_text
 from overnet.benchmarks.results import BenchmarkRun
-from overnet.errors import MissingDependency
+from overnet.errors import MissingDependency, printable
 
 # Longer cells, in characters, may be broken into lines.
 _WIDE_CELL = 32
@@ -54,7 +54,7 @@ def html_report(run: BenchmarkRun, comparison: RunComparison | None = None) -> s
 
 
 def _escaped(text: str) -> str:
-    return html.escape(printable_text(text))
+    return html.escape(printable(text))
 
 
 def _body(run: BenchmarkRun, comparison: RunComparison | None) -> str:

@@ -22,8 +22,9 @@ from overnet.benchmarks.report.contents import (
     video_table,
     warnings_of,
 )
-from overnet.benchmarks.report.table import Table, printable_text
+from overnet.benchmarks.report.table import Table
 from overnet.benchmarks.results import BenchmarkRun
+from overnet.errors import printable
 
 # Characters with a meaning within a line of Markdown, including GitHub's.
 _SPECIAL = frozenset("\\`*_[]|~#$@")
@@ -34,7 +35,7 @@ def escape_markdown(text: str) -> str:
     """Escape text so that Markdown shows it literally and on one line, also in a table."""
     characters = (
         f"\\{character}" if character in _SPECIAL else _AS_ENTITY.get(character, character)
-        for character in printable_text(text)
+        for character in printable(text)
     )
     return "".join(characters)
 
@@ -77,23 +78,23 @@ def markdown_report(run: BenchmarkRun, comparison: RunComparison | None = None) 
             parts.append("\n".join([f"### {title}", "", *_listed(lines)]))
     parts.append(f"Measured with {escape_markdown(versions)}. To repeat the run:\n")
     # Indented code, because no text on the line can end such a block.
-    parts.append(f"    {printable_text(shlex.join(run.command))}\n")
+    parts.append(f"    {printable(shlex.join(run.command))}\n")
     return "\n".join(parts)
 
 
 def console_table(shown: Table) -> RenderableType:
     """Return a table for a terminal; its text is neither markup nor a control sequence."""
-    made = RichTable(title=Text(printable_text(shown.title), style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    made = RichTable(title=Text(printable(shown.title), style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
     for index, column in enumerate(shown.columns):
         made.add_column(
-            Text(printable_text(column.heading)),
+            Text(printable(column.heading)),
             justify="right" if column.numeric else "left",
             overflow="fold",
             no_wrap=index == 0,
         )
     for row in shown.rows:
-        made.add_row(*(Text(printable_text(cell)) for cell in row))
-    notes = [Padding(Text(printable_text(note), style="dim"), (0, 0, 0, 2)) for note in shown.notes]
+        made.add_row(*(Text(printable(cell)) for cell in row))
+    notes = [Padding(Text(printable(note), style="dim"), (0, 0, 0, 2)) for note in shown.notes]
     return Group(*([made] if shown.rows else []), *notes, Text())
 
 
@@ -109,7 +110,7 @@ def console_tables(run: BenchmarkRun, comparison: RunComparison | None = None) -
         ([*run.notes, *(f"warning: {line}" for line in warnings_of(run))], "yellow"),
         ([f"failed: {line}" for line in errors_of(run)], "red"),
     ):
-        shown += [Text(printable_text(line), style=style) for line in lines]
+        shown += [Text(printable(line), style=style) for line in lines]
     if comparison is not None:
         shown.append(console_table(comparison_table(comparison)))
     return Group(*shown)

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overnet.benchmarks.report.contents import in_order
-from overnet.benchmarks.report.table import printable_text, size_text
+from overnet.benchmarks.report.table import size_text
 from overnet.benchmarks.results import BenchmarkRun, Case, CaseResult
-from overnet.errors import require
+from overnet.errors import printable, require
 from overnet.files.atomic import atomic_write, ensure_folder
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ _MakePoint = Callable[[CaseResult], _Point | None]
 
 
 def _label(case: Case, longest: int = _LONGEST_LABEL) -> str:
-    label = printable_text(case.name) + (f", batch {case.batch}" if case.batch > 1 else "")
+    label = printable(case.name) + (f", batch {case.batch}" if case.batch > 1 else "")
     return label if len(label) <= longest else label[: longest - 1] + "…"
 
 

@@ -7,8 +7,9 @@ import binascii
 import html
 
 from overnet.benchmarks.report.contents import quality_words
-from overnet.benchmarks.report.table import figure, printable_text, size_text
+from overnet.benchmarks.report.table import figure, size_text
 from overnet.benchmarks.results import BenchmarkRun, SampleImages
+from overnet.errors import printable
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _LARGEST_SHOWN_SIDE = 1 << 14
@@ -92,4 +93,4 @@ def _figures(name: str, scale: int, run: BenchmarkRun) -> str:
 
 
 def _escaped(text: str) -> str:
-    return html.escape(printable_text(text))
+    return html.escape(printable(text))

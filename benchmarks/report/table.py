@@ -67,11 +67,6 @@ def table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], 
     )
 
 
-def printable_text(text: str) -> str:
-    """Replace control characters and line breaks: a terminal would obey them, and XML cannot hold them."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
 def figure(value: float | None, *, digits: int = 3) -> str:
     """Format a number with thousands separators.
 

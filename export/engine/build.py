@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from overnet.errors import ArtifactError, InputError, MissingDependency, OverNetError
+from overnet.errors import ArtifactError, InputError, MissingDependency, OverNetError, printable
 from overnet.export.engine.engine_graph import with_means
 from overnet.export.engine.messages import BuildMessages, one_line
 from overnet.export.engine.trt_api import Build, Library, Shapes, Tensor
-from overnet.files.atomic import atomic_write, printable
+from overnet.files.atomic import atomic_write
 from overnet.files.engine_sidecar import TITLES, Environment, Profile, RuntimeName
 from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
 from overnet.system.cuda_device import cuda_device

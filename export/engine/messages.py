@@ -8,8 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from overnet.errors import OutputError
-from overnet.files.atomic import printable
+from overnet.errors import OutputError, printable
 from overnet.system.tensorrt_logger import Severity
 
 # Where in the library's source it happened; whichever thread's file that is says nothing to a user.
@@ -88,4 +87,4 @@ def one_line(text: str) -> str:
     """A message of the library on one line, without places in its source."""
     lines = [line for line in text.splitlines() if _NO_DRIVER not in line] or text.splitlines()
     shortened = [_PLACE.sub("", line).strip() for line in lines]
-    return printable(Path(" ".join(" ".join(line for line in shortened if line).split())))[:500]
+    return printable(" ".join(" ".join(shortened).split()))[:500]

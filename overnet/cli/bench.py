@@ -222,8 +222,8 @@ class _Outputs:
             OutputError: a file is there already, or its folder is not.
             MissingDependency: what draws plots is not installed.
         """
-        from overnet.errors import OutputError, require
-        from overnet.files.atomic import exists_already, printable
+        from overnet.errors import OutputError, printable, require
+        from overnet.files.atomic import exists_already
 
         # Of plots the folder is made, and which there are depends on the results.
         for path in (self._report, self._markdown, self._json):

@@ -112,9 +112,8 @@ def evaluate_command(
 
 def _scales(scales: list[int] | None, model: Path | None) -> list[int]:
     """The scales asked for; else the model file's own, or all three of the papers'."""
-    from overnet.errors import InputError
+    from overnet.errors import InputError, printable
     from overnet.evaluation.model_choice import describe, is_folder
-    from overnet.files.atomic import printable
 
     if scales is None:
         if model is None or is_folder(model):
@@ -167,8 +166,7 @@ def _read(path: Path) -> Image:
     """An image as the protocol takes it."""
     import numpy as np
 
-    from overnet.errors import InputError
-    from overnet.files.atomic import printable
+    from overnet.errors import InputError, printable
     from overnet.imaging.image_io import read_image
 
     image = read_image(path)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from overnet.errors import BackendError, InputError, require
+from overnet.errors import BackendError, InputError, one_line, printable, require
 from overnet.evaluation.model_choice import EvaluatedModel
 from overnet.evaluation.quarters import in_quarters
 from overnet.evaluation.upscale_variants import self_ensemble
-from overnet.files.atomic import printable
 from overnet.files.engine_sidecar import TITLES
 from overnet.types import Image, Upscale
 
@@ -127,6 +126,6 @@ def _declared(model: EvaluatedModel, scale: int) -> Method:
         except NotImplementedError as error:
             raise BackendError(f"{printable(model.path)}: {error} is in no graph of ours") from error
         except RuntimeError as error:  # PyTorch's, and above all when memory runs out
-            raise BackendError(f"{printable(model.path)}: {' '.join(str(error).split())[:300]}") from error
+            raise BackendError(f"{printable(model.path)}: {one_line(error)}") from error
 
     return Method(model, upscale, f"in {computed_by}", None, list)

@@ -23,8 +23,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from overnet.errors import InputError
-from overnet.files.atomic import printable
+from overnet.errors import InputError, printable
 from overnet.imaging.resample import imresize
 from overnet.types import Image
 
@@ -87,8 +86,8 @@ def find_pairs(folder: Path, scale: int) -> list[Pair]:
 
 def _check_form(folder: Path, folders: list[Path], images: dict[str, Path]) -> None:
     """Refuse a folder that has test images in two forms: it says nothing about which are meant."""
-    forms = [f"the folder {printable(Path(entry.name))}" for entry in folders]
-    forms += [f"images of its own, as {printable(Path(path.name))}" for path in list(images.values())[:1]]
+    forms = [f"the folder {printable(entry.name)}" for entry in folders]
+    forms += [f"images of its own, as {printable(path.name)}" for path in list(images.values())[:1]]
     if len(forms) > 1:
         raise InputError(f"{printable(folder)} holds {' and '.join(forms)}: name the one that is meant")
 
@@ -109,7 +108,7 @@ def _images(folder: Path) -> dict[str, Path]:
             continue
         other = found.setdefault(entry.stem, entry)
         if other != entry:
-            raise InputError(f"{printable(other)} and {printable(Path(entry.name))} are two images of one name")
+            raise InputError(f"{printable(other)} and {printable(entry.name)} are two images of one name")
     return found
 
 
@@ -122,7 +121,7 @@ def _high_folder(folder: Path, folders: list[Path]) -> Path | None:
     found = [entry for entry in folders if _is_high(entry)]
     found = [entry for entry in found if "train" not in entry.name.lower()] or found
     if len(found) > 1:
-        names = " and ".join(printable(Path(entry.name)) for entry in found)
+        names = " and ".join(printable(entry.name) for entry in found)
         raise InputError(f"{printable(folder)} holds {names}: name the one that is meant")
     return found[0] if found else None
 
@@ -151,7 +150,7 @@ def _by_ending(folder: Path, images: dict[str, Path], scale: int) -> list[Pair]:
     if others:
         raise InputError(
             f"{printable(folder)} holds pairs named *{_HIGH} and *{_LOW} and other images, as "
-            f"{printable(Path(others[0].name))}: keep them apart"
+            f"{printable(others[0].name)}: keep them apart"
         )
     lows = _of_scale(lows, scale)
     return _joined(_of_scale(highs, scale), lows, lows)
@@ -240,7 +239,7 @@ def _read_sides(pair: Pair, scale: int, read: Read) -> tuple[Image | None, Image
         possible = [(side // scale, -(-side // scale)) for side in high.shape[:2]]
         if height not in possible[0] or width not in possible[1]:
             raise InputError(
-                f"{printable(pair.low)} has {width}x{height} pixels and {printable(Path(pair.high.name))} "
+                f"{printable(pair.low)} has {width}x{height} pixels and {printable(pair.high.name)} "
                 f"{high.shape[1]}x{high.shape[0]}: not a pair for scale {scale}"
             )
     high = high[: height * scale, : width * scale]

@@ -8,8 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from overnet.errors import ArtifactError, InputError
-from overnet.files.atomic import printable
+from overnet.errors import ArtifactError, InputError, printable
 from overnet.files.engine_sidecar import read_sidecar
 from overnet.files.onnx_metadata import PRECISIONS, Artifact, read_artifact
 from overnet.weights import bundled_folder
@@ -39,7 +38,7 @@ class EvaluatedModel:
         return max(stored, self.runtime_precision, key=PRECISIONS.index)
 
     def __str__(self) -> str:
-        return f"{printable(Path(self.path.name))} ({self.precision})"
+        return f"{printable(self.path.name)} ({self.precision})"
 
 
 def choose_model(model: Path, scale: int, precision: str | None) -> EvaluatedModel:
@@ -70,7 +69,7 @@ def _from_folder(folder: Path, scale: int, precision: str | None) -> EvaluatedMo
     wanted = min(exactness, default=0) if precision is None else PRECISIONS.index(precision)
     found = [file for file, rank in zip(files, exactness, strict=True) if rank == wanted]
     if len(found) > 1:
-        names = " and ".join(printable(Path(path.name)) for path, _ in found)
+        names = " and ".join(printable(path.name) for path, _ in found)
         raise InputError(
             f"{printable(folder)}: {names} are both for x{scale} in {PRECISIONS[wanted]}; name the one that is meant"
         )

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from overnet.errors import printable
 from overnet.evaluation.measure import Quality, mean_quality
-from overnet.files.atomic import printable
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,13 @@ def as_table(result: SetResult) -> list[str]:
     count = len(result.images)
     given = "low-resolution side made with imresize, " if result.low_made else ""
     reference = f"; loss against {result.reference}" if result.reference else ""
-    heading = f"{printable(Path(result.name))} x{result.scale}, {given}{count} image{'s' if count > 1 else ''}: "
+    heading = f"{printable(result.name)} x{result.scale}, {given}{count} image{'s' if count > 1 else ''}: "
     rows = [
         ["image", "pixels", "bicubic", "", "model", "", "gain"],
         ["", "", "PSNR dB", "SSIM", "PSNR dB", "SSIM", "dB"],
     ]
     for image in result.images:
-        rows.append([printable(Path(image.name)), f"{image.width}x{image.height}", *_cells(image)])
+        rows.append([printable(image.name), f"{image.width}x{image.height}", *_cells(image)])
     rows.append(["mean", "", *_cells(result.mean())])
     if result.reference:
         losses = [image.loss_db for image in (*result.images, result.mean())]

@@ -8,12 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from overnet.errors import OutputError
-
-
-def printable(text: str | Path) -> str:
-    """Return a text or path with "?" for each character that cannot be printed, so that messages keep to one line."""
-    return "".join(character if character.isprintable() else "?" for character in str(text))
+from overnet.errors import OutputError, printable
 
 
 def exists_already(path: Path) -> OutputError:

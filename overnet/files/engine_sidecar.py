@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from overnet.errors import ArtifactError
-from overnet.files.atomic import printable
+from overnet.errors import ArtifactError, printable
 from overnet.files.onnx_metadata import Artifact
 from overnet.files.strict_json import Fields, parse_object
 
@@ -199,7 +198,7 @@ def read_sidecar(engine_path: Path) -> Sidecar:
             content = file.read(_LARGEST_SIDECAR_BYTES + 1)
     except FileNotFoundError as error:
         raise ArtifactError(
-            f"{printable(engine_path)}: no {printable(Path(path.name))} beside it, which says what the engine is"
+            f"{printable(engine_path)}: no {printable(path.name)} beside it, which says what the engine is"
         ) from error
     except OSError as error:
         raise ArtifactError(f"{printable(path)}: {error.strerror or error}") from error

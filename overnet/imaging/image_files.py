@@ -6,8 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from overnet.errors import InputError, OutputError
-from overnet.files.atomic import exists_already, printable
+from overnet.errors import InputError, OutputError, printable
+from overnet.files.atomic import exists_already
 
 
 def _reason(error: OSError) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from overnet.errors import InputError, MissingDependency, OutputError, require
-from overnet.files.atomic import atomic_write, printable
+from overnet.errors import InputError, MissingDependency, OutputError, printable, require
+from overnet.files.atomic import atomic_write
 from overnet.imaging import containers
 from overnet.imaging.image_files import check_target, read_file
 from overnet.imaging.image_inspect import inspect, profile_colours

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from overnet.errors import CheckpointError, require
+from overnet.errors import CheckpointError, one_line, require
 from overnet.files.atomic import atomic_write
 from overnet.network.model import RGB_MEAN, OverNet, OverNetConfig
 
@@ -110,7 +110,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safetensors.safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({_one_line(error)})") from error
+        raise CheckpointError(f"{path}: not a whole safetensors file ({one_line(error, line=0)})") from error
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -129,9 +129,10 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             ) from error
         raise CheckpointError(f"{path}: not a PyTorch checkpoint, or a truncated one") from error
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or a truncated one ({_one_line(error)})") from error
+        reason = one_line(error, line=0)
+        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or a truncated one ({reason})") from error
     except (zipfile.BadZipFile, struct.error, AssertionError, MemoryError, OverflowError, UnicodeError) as error:
-        raise CheckpointError(f"{path}: a damaged PyTorch checkpoint ({_one_line(error)})") from error
+        raise CheckpointError(f"{path}: a damaged PyTorch checkpoint ({one_line(error, line=0)})") from error
     if isinstance(content, Mapping) and isinstance(content.get("model_state_dict"), Mapping):
         content = content["model_state_dict"]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
@@ -144,10 +145,6 @@ def _numpy_scalar() -> list[tuple[Callable[..., Any], str]]:
     rebuild = np.float64(0).__reduce__()[0]
     assert callable(rebuild)
     return [(rebuild, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-
-
-def _one_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0].rstrip(".")[:200] or type(error).__name__
 
 
 def _network(state: dict[str, Tensor], metadata: dict[str, str]) -> OverNet:
@@ -206,7 +203,7 @@ def _config_from_json(text: str) -> OverNetConfig:
     try:
         return OverNetConfig(**json.loads(text))
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"its configuration is damaged ({_one_line(error)})") from error
+        raise CheckpointError(f"its configuration is damaged ({one_line(error, line=0)})") from error
 
 
 def _config_from_shapes(state: dict[str, Tensor]) -> OverNetConfig:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from overnet.errors import MissingDependency, require
+from overnet.errors import MissingDependency, one_line, require
 from overnet.files.engine_sidecar import TITLES, Environment, RuntimeName
 from overnet.system.cuda_device import cuda_device
 
@@ -49,8 +49,9 @@ def bindings(runtime: RuntimeName, *, purpose: str) -> ModuleType:
         raise
     except OSError as error:
         # The bindings load the library itself while they are imported.
-        reason = " ".join(str(error).split())
-        raise MissingDependency(f"{purpose} needs {module}, which is installed but does not load ({reason})") from error
+        raise MissingDependency(
+            f"{purpose} needs {module}, which is installed but does not load ({one_line(error)})"
+        ) from error
 
 
 def is_jetson() -> bool:

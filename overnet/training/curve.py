@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from overnet.errors import OutputError
-from overnet.files.atomic import atomic_write, printable
+from overnet.errors import OutputError, printable
+from overnet.files.atomic import atomic_write
 
 _COLUMNS = ("step", "seconds", "loss", "learning_rate", "patches_per_second")
 _PSNR_COLUMN = re.compile(r"psnr_x(\d+)_db")

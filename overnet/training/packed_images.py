@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from overnet.errors import InputError
-from overnet.files.atomic import atomic_write, ensure_folder, printable
+from overnet.errors import InputError, printable
+from overnet.files.atomic import atomic_write, ensure_folder
 from overnet.types import Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from overnet.errors import BackendError, InputError
+from overnet.errors import BackendError, InputError, one_line
 from overnet.imaging.resample import imresize
 from overnet.training.packed_images import PackedImages
 from overnet.training.settings import FRACTION, TrainSettings, exact
@@ -237,8 +237,7 @@ def lost_worker(error: Exception) -> BackendError | None:
     if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
         # PyTorch's handler would raise it again at the end of every other process.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return BackendError(f"a process that prepares patches was lost or hangs ({reason})")
+    return BackendError(f"a process that prepares patches was lost or hangs ({one_line(error, line=0)})")
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

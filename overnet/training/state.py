@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overnet.errors import CheckpointError
-from overnet.files.atomic import atomic_write, printable
+from overnet.errors import CheckpointError, printable
+from overnet.files.atomic import atomic_write
 from overnet.network.checkpoint import save_checkpoint
 from overnet.network.model import OverNet, OverNetConfig
 from overnet.training.adamp import AdamP

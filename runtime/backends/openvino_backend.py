@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overnet.errors import ArtifactError, BackendError, require
+from overnet.errors import ArtifactError, BackendError, one_line, require
 from overnet.files.onnx_metadata import read_artifact
 from overnet.runtime.backends.base import BackendOptions, HostBackend, check_precision, is_out_of_memory
 from overnet.system.openvino_core import openvino_core
@@ -129,15 +129,10 @@ class OpenVinoBackend(HostBackend):
             yield
         except RuntimeError as error:
             if is_out_of_memory(error):
-                raise MemoryError(_one_line(error)) from error
-            raise BackendError(f"{what} ({_one_line(error)})") from error
+                raise MemoryError(one_line(error, line=-1)) from error
+            raise BackendError(f"{what} ({one_line(error, line=-1)})") from error
 
 
 def _means(graph: Any) -> list[Any]:
     """The nodes that take a mean over height and width, in the order they are computed in."""
     return [node for node in graph.get_ordered_ops() if node.get_type_name() == "ReduceMean"]
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__

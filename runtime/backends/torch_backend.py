@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overnet.errors import BackendError, InputError, require
+from overnet.errors import BackendError, InputError, one_line, require
 from overnet.runtime.backends.base import BackendOptions, HostBackend, check_precision, is_out_of_memory
 from overnet.types import ChannelMeans, ImageBatch
 
@@ -106,4 +106,4 @@ class TorchBackend(HostBackend):
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise MemoryError(str(error)) from error
-            raise BackendError(f"PyTorch failed on {images.shape} ({' '.join(str(error).split())[:300]})") from error
+            raise BackendError(f"PyTorch failed on {images.shape} ({one_line(error)})") from error

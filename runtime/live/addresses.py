@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from overnet.errors import InputError
-from overnet.files.atomic import printable
+from overnet.errors import InputError, printable
 
 AddressKind = Literal["pipe", "camera", "csi", "network", "gst"]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from overnet.errors import ArtifactError, BackendError, OverNetError, require
+from overnet.errors import ArtifactError, BackendError, OverNetError, one_line, require
 from overnet.files.onnx_metadata import read_artifact, scaled_size
 from overnet.runtime.backends.base import BackendOptions, HostBackend, is_out_of_memory
 from overnet.runtime.backends.ort.binding import BoundSession
-from overnet.runtime.backends.ort.providers import Provider, one_line
+from overnet.runtime.backends.ort.providers import Provider
 from overnet.runtime.backends.ort.tile_models import up_to_means, with_given_means
 from overnet.runtime.tile_size import tile_for_memory
 from overnet.types import ChannelMeans, ImageBatch

@@ -27,7 +27,7 @@ from typing import Any
 
 import platformdirs
 
-from overnet.errors import BackendError, InputError, MissingDependency
+from overnet.errors import BackendError, InputError, MissingDependency, one_line
 from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.ort.binding import BoundSession, Memory
 from overnet.system.cuda_device import check_device, free_device_memory_bytes
@@ -56,11 +56,6 @@ _KINDS = {
     "tensorrt-rtx": _Kind("NvTensorRTRTXExecutionProvider", "TensorRT-RTX", "nv_tensorrt_rtx"),
 }
 PROVIDERS = tuple(_KINDS)
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message as one line that is not too long."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def check_provider(provider: str, *, backend: str) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from overnet.errors import BackendError, MissingDependency, OverNetError, require
+from overnet.errors import BackendError, MissingDependency, OverNetError, one_line, require
 from overnet.system.cuda_device import check_device
 
 # Beyond a buffer's content, for readers that load a few bytes more than they use (`overnet.runtime.video.color`).
@@ -284,7 +284,7 @@ def reporting_cuda(what: str) -> Iterator[None]:
     except driver.MemoryError as error:
         raise MemoryError(f"{what}: out of GPU memory") from error
     except driver.Error as error:
-        raise BackendError(f"{what} ({' '.join(str(error).split())[:300]})") from error
+        raise BackendError(f"{what} ({one_line(error)})") from error
 
 
 def _pop_current() -> None:

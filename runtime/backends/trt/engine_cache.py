@@ -19,8 +19,7 @@ import filelock
 import platformdirs
 
 from overnet._version import __version__
-from overnet.errors import ArtifactError, BackendError, OutputError
-from overnet.files.atomic import printable
+from overnet.errors import ArtifactError, BackendError, OutputError, printable
 from overnet.files.engine_sidecar import FORMAT_VERSION, Environment, Profile, RuntimeName, load_engine
 from overnet.runtime.backends.trt.engine_child import build_in_child
 from overnet.system.environment import current_environment

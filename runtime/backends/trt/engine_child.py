@@ -12,8 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any
 
-from overnet.errors import BackendError
-from overnet.files.atomic import printable
+from overnet.errors import BackendError, printable
 from overnet.files.engine_sidecar import Profile, RuntimeName
 from overnet.system.child_process import child_environment, exit_reason, parse_json_line
 from overnet.types import Progress
@@ -57,7 +56,7 @@ def build_in_child(
         said = errors.read().decode("utf-8", "replace")
     if code or report is None:
         reason = exit_reason("the process that builds it", code, said)
-        raise BackendError(f"the engine for {printable(Path(model.name))} cannot be built: {reason}")
+        raise BackendError(f"the engine for {printable(model.name)} cannot be built: {reason}")
     return [str(note) for file in report["files"] for note in file["notes"]]
 
 
