@@ -1,4 +1,4 @@
-"""An FP32 graph of ours in another precision, for which nothing but its numbers need be known. Needs no torch."""
+"""The conversion of an FP32 graph to another precision that needs no calibration. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from overnet.types import Image
 
 @dataclass(frozen=True)
 class LoweredGraph:
-    """A graph ready to be written.
+    """A converted graph, ready to be written.
 
     Attributes:
         model: in the precision that `artifact` states, which is in its metadata.
@@ -32,20 +32,20 @@ class LoweredGraph:
 
 
 def labelled(model: onnx.ModelProto, exact: onnx.ModelProto, artifact: Artifact, notes: list[str]) -> LoweredGraph:
-    """Write into a converted graph what it is, and check that it is whole."""
+    """Write a converted graph's metadata, and check the graph with ``onnx.checker``."""
     helper.set_model_props(model, artifact.to_metadata())
     if artifact.precision != "bf16":
-        # The checker knows no convolution in BF16 up to opset 21, and TensorRT 10.3 no opset above 20.
+        # The checker knows convolutions in BF16 only from opset 22 on, and TensorRT 10.3 reads none above 20.
         onnx.checker.check_model(model, full_check=True)
     return LoweredGraph(model, model.SerializeToString(), exact, artifact, tuple(notes))
 
 
 def converted(exact: onnx.ModelProto, precision: str, images: list[Image]) -> tuple[onnx.ModelProto, list[str]]:
-    """Convert a graph to FP32, FP16 or BF16; with notes for the user.
+    """Convert a graph to FP32, FP16 or BF16, and return it with notes for the user.
 
     Args:
         exact: in FP32, from `overnet.export.graph.network_graph.build_onnx`.
-        images: H x W x 3 uint8 each, on which the numbers inside are looked at: what FP16 cannot hold stays in FP32.
+        images: H x W x 3 uint8 each: nodes whose numbers on them come near FP16's largest stay in FP32.
     """
     if precision == "fp32":
         return exact, []
@@ -56,7 +56,7 @@ def converted(exact: onnx.ModelProto, precision: str, images: list[Image]) -> tu
 
 
 def beyond_notes(beyond: dict[str, float]) -> list[str]:
-    """What to say of nodes that stay in FP32, from `overnet.export.precision.fp16_range.nodes_beyond_half`."""
+    """Return the note on nodes that stay in FP32, from `overnet.export.precision.fp16_range.nodes_beyond_half`."""
     if not beyond:
         return []
     named = ", ".join(f"{node} ({largest:,.0f})" for node, largest in beyond.items())

@@ -1,4 +1,4 @@
-"""Which steps of a graph compute with numbers that FP16 cannot hold, or nearly not. Needs no torch."""
+"""The nodes of a graph whose numbers come near FP16's largest or exceed it. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from onnx import TensorProto, numpy_helper
 from overnet.errors import require
 from overnet.system.openvino_core import openvino_core
 
-# FP16's largest number, and how much room is left under it: images that were not looked at may reach further.
+# FP16's largest number, and the factor by which tensors stay below it: other images may have larger numbers.
 LARGEST_HALF = float(np.finfo(np.float16).max)
 HEADROOM = 4.0
 
 
 def nodes_beyond_half(model: onnx.ModelProto, images: list[NDArray[np.uint8]]) -> dict[str, float]:
-    """Find the nodes that have to stay in FP32 because their numbers, in or out, come near FP16's largest.
+    """Find the nodes that must stay in FP32 because numbers in their inputs or outputs come near FP16's largest.
 
     Args:
         model: in FP32, from `overnet.export.graph.network_graph.build_onnx`.
-        images: H x W x 3 uint8 each, to take the numbers from.
+        images: H x W x 3 uint8 each, to measure the numbers on.
 
     Returns:
-        The largest magnitude met at each such node.
+        The largest magnitude at each such node, by the node's name.
     """
     largest: dict[str, float] = {
         constant.name: float(np.abs(numpy_helper.to_array(constant)).max(initial=0))
@@ -45,16 +45,16 @@ def nodes_beyond_half(model: onnx.ModelProto, images: list[NDArray[np.uint8]]) -
 
 
 def _largest_in_tensors(model: onnx.ModelProto, images: list[NDArray[np.uint8]]) -> dict[str, float]:
-    """The largest magnitude in every floating-point tensor that the graph computes of the images."""
+    """Measure the largest magnitude in every floating-point tensor that the graph computes."""
     openvino = require("openvino", extra="", purpose="converting an ONNX file to FP16")
     operators = openvino.opset13
     graph = openvino_core().read_model(model.SerializeToString())
     wanted = {name for node in model.graph.node for name in node.output}
-    # The magnitudes are computed in the graph: handing all tensors out takes five times the memory and time.
+    # The magnitudes are computed in the graph: returning all tensors takes five times the memory and time.
     names, magnitudes = [], []
     for operation in graph.get_ordered_ops():
         for tensor in operation.outputs():
-            # One tensor can have several names, where a step of the ONNX graph does nothing.
+            # A tensor has several names where a node of the ONNX graph does nothing.
             found = wanted & tensor.get_names()
             if found and tensor.get_element_type() == openvino.Type.f32:
                 axes = operators.constant(np.arange(len(tensor.get_partial_shape())))

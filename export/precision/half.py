@@ -1,9 +1,9 @@
-"""Which number type each step computes in, decided in the graph: TensorRT 11 has no flag for it, and 10.x keeps to it.
+"""The conversion of an FP32 graph to FP16 or BF16.
 
-The graph is written in FP32. Here its convolutions and what lies between them become FP16 or BF16, with casts where the
-types meet. In FP32 stay: the image less its mean; the means over the image, which add up hundreds of thousands of
-numbers; the final addition to the enlarged image, and the rounding to levels; and steps that are named, because
-their numbers leave the range of the smaller type.
+The number type of each node is written into the graph: TensorRT 11 has no flag for it, and 10.x follows the graph.
+Convolutions and the nodes between them become FP16 or BF16, with casts where the types meet. In FP32 stay: the image
+less its mean; the means over the image, which add up hundreds of thousands of numbers; the final addition to the
+enlarged image, and the rounding to levels; and the nodes that are named, whose numbers exceed the smaller type's range.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from overnet.export.graph.builder import rounded
+from overnet.export.graph.builder import rounded, with_nodes
 
 TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-# From the image to where convolutions begin, and from the final addition to the end.
+# The nodes before the first convolution, and from the final addition to the end.
 _ENDS = ("levels", "planar", "centred", "base", "added", "shuffled", "clipped", "rounded", "interleaved")
-# Steps whose result has a type of its own.
-_TYPED_BY_THEMSELVES = ("Cast",)
 _BFLOAT16_BITS = 8
 
 
 def to_half(model: onnx.ModelProto, precision: str, *, keep: Set[str] = frozenset()) -> onnx.ModelProto:
-    """Convert a graph to a smaller number type, but for what must stay.
+    """Convert a graph to a smaller number type, except the nodes that must stay in FP32.
 
     Args:
         model: in FP32, from `overnet.export.graph.network_graph.build_onnx`; with or without quantised convolutions.
@@ -33,91 +31,66 @@ def to_half(model: onnx.ModelProto, precision: str, *, keep: Set[str] = frozense
         keep: names of further nodes to compute in FP32.
 
     Returns:
-        A new model whose metadata still says fp32: see `overnet.export.graph.network_graph`.
+        A new model, whose metadata still says fp32.
 
     Raises:
-        ValueError: `precision` is another.
-        OverflowError: a weight is beyond the type's range, with the node's name.
+        ValueError: `precision` is neither.
+        OverflowError: a weight is beyond the type's range. The message names it.
     """
     if precision not in ("fp16", "bf16"):
         raise ValueError(f"precision is {precision!r}; fp16 or bf16")
-    return _Conversion(model, TYPES[precision], keep).run()
+    return _Conversion(model, precision, keep).run()
 
 
 def must_stay(node: onnx.NodeProto) -> bool:
-    """Whether a node computes in FP32 in every precision."""
+    """Return whether a node computes in FP32 in every precision."""
     return node.op_type == "GlobalAveragePool" or node.name.partition(".")[0] in _ENDS
 
 
 class _Conversion:
-    """One graph's conversion: which type each tensor has by now, and the casts made so far."""
+    """The conversion of one graph: the type of each tensor, and the casts, so far."""
 
-    def __init__(self, model: onnx.ModelProto, half: int, keep: Set[str]) -> None:
-        self._model, self._half, self._keep = model, half, keep
+    def __init__(self, model: onnx.ModelProto, precision: str, keep: Set[str]) -> None:
+        self._model, self._half, self._keep = model, TYPES[precision], keep
+        self._suffixes: dict[int, str] = {TensorProto.FLOAT: "fp32", self._half: precision}
         self._constants = {constant.name: constant for constant in model.graph.initializer}
+        # Of what computing nodes return. A cast's result (levels as FP32) is FP32 and not listed.
         self._types: dict[str, int] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._converted: dict[str, onnx.TensorProto] = {}
-        self._cast: dict[tuple[str, int], str] = {}
+        self._cast: set[str] = set()
 
     def run(self) -> onnx.ModelProto:
         for node in self._model.graph.node:
-            self._add(node)
-        copy = onnx.ModelProto()
-        copy.CopyFrom(self._model)
-        del copy.graph.node[:], copy.graph.initializer[:]
-        copy.graph.node.extend(self._nodes)
-        copy.graph.initializer.extend(self._converted.values())
-        return copy
-
-    def _add(self, node: onnx.NodeProto) -> None:
-        wanted = TensorProto.FLOAT if must_stay(node) or node.name in self._keep else self._half
-        result = onnx.NodeProto()
-        result.CopyFrom(node)
-        if node.op_type in _TYPED_BY_THEMSELVES:
-            self._types[node.output[0]] = TensorProto.UNDEFINED
-        else:
-            for place, name in enumerate(node.input):
-                if name:
-                    # The factors of a resize are FP32 by definition.
-                    factors = node.op_type == "Resize" and place > 0
-                    result.input[place] = self._as(name, TensorProto.FLOAT if factors else wanted)
-            self._types[node.output[0]] = self._result_type(node, wanted)
-        self._nodes.append(result)
-
-    def _result_type(self, node: onnx.NodeProto, wanted: int) -> int:
-        if node.op_type == "QuantizeLinear":
-            return int(TensorProto.INT8)
-        return wanted
+            result = onnx.NodeProto()
+            result.CopyFrom(node)
+            if node.op_type != "Cast":
+                wanted = TensorProto.FLOAT if must_stay(node) or node.name in self._keep else self._half
+                for place, name in enumerate(node.input):
+                    if name:
+                        # The factors of a resize are FP32 by definition.
+                        is_factor = node.op_type == "Resize" and place > 0
+                        result.input[place] = self._as(name, TensorProto.FLOAT if is_factor else wanted)
+                self._types[node.output[0]] = TensorProto.INT8 if node.op_type == "QuantizeLinear" else wanted
+            self._nodes.append(result)
+        return with_nodes(self._model, self._nodes, self._converted.values())
 
     def _as(self, name: str, wanted: int) -> str:
-        """The name of this tensor in the wanted type, with a cast added where it has another."""
-        if name in self._constants:
-            return self._constant(name, wanted)
-        found = self._types.get(name, TensorProto.UNDEFINED)
-        # What is no floating-point number (levels as INT8) is what it is.
-        if found in (wanted, TensorProto.INT8):
+        """Return the name of a tensor in a type, after adding a cast or a converted constant where it has another."""
+        constant = self._constants.get(name)
+        found = self._types.get(name, TensorProto.FLOAT) if constant is None else constant.data_type
+        # Integers (INT8 levels, indices) are not converted.
+        if found == wanted or found not in self._suffixes:
+            if constant is not None:
+                self._converted[name] = constant
             return name
-        if found == TensorProto.UNDEFINED:
-            found = TensorProto.FLOAT
-            if wanted == found:
-                return name
-        if (name, wanted) not in self._cast:
-            suffix = next(key for key, value in TYPES.items() if value == wanted)
-            output = f"{name}.{suffix}"
+        output = f"{name}.{self._suffixes[wanted]}"
+        if constant is not None:
+            if output not in self._converted:
+                self._converted[output] = _converted(constant, output, wanted)
+        elif output not in self._cast:
             self._nodes.append(helper.make_node("Cast", [name], [output], name=output, to=wanted))
-            self._cast[name, wanted] = output
-        return self._cast[name, wanted]
-
-    def _constant(self, name: str, wanted: int) -> str:
-        constant = self._constants[name]
-        if constant.data_type != TensorProto.FLOAT or wanted == TensorProto.FLOAT:
-            self._converted[name] = constant
-            return name
-        suffix = next(key for key, value in TYPES.items() if value == wanted)
-        output = f"{name}.{suffix}"
-        if output not in self._converted:
-            self._converted[output] = _converted(constant, output, wanted)
+            self._cast.add(output)
         return output
 
 

@@ -1,4 +1,4 @@
-"""Which convolutions become INT8: all of them, or as many as the loss that is allowed leaves room for."""
+"""The choice of the convolutions that become INT8: all, or as many as the allowed loss permits."""
 
 from __future__ import annotations
 
@@ -18,12 +18,9 @@ from overnet.export.precision.quantizer import candidates, quantize
 from overnet.export.verify.declared_types import run_exactly, visit_tensors
 from overnet.files.onnx_metadata import OUTPUT_NAME
 from overnet.imaging.metrics import psnr_luma
-from overnet.types import Progress
+from overnet.types import Image, Progress
 
-# What is done just now, how much of it is done, and how much there is; 0 of 0 where that is not known.
-
-# What a layer does alone is measured on the middles of so many images, of so many pixels: it only has to be compared
-# with what the others do.
+# The number and side of the crops that single layers are measured on: their losses only have to be comparable.
 _COMPARED_IMAGES, _COMPARED_SIDE = 4, 40
 
 
@@ -32,7 +29,7 @@ class KeptLayer:
     """A convolution that stays in FP16.
 
     Attributes:
-        loss_db: what it would cost alone, estimated from how far its quantisation moves the result.
+        loss_db: PSNR that it would cost alone, estimated from the change that its quantisation makes to the result.
     """
 
     name: str
@@ -41,14 +38,14 @@ class KeptLayer:
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """What was decided, and what it costs.
+    """The layers in INT8, and their cost.
 
     Attributes:
-        model: in FP32 but for the levels, from `overnet.export.precision.quantizer.quantize`.
+        model: in FP32 except for the levels, from `overnet.export.precision.quantizer.quantize`.
         quantized: names of the convolutions in INT8.
-        kept: the others that could have been, the costliest first.
+        kept: the other candidates, the costliest first.
         loss_db: mean PSNR on luma against the ground truth that is lost to INT8 and FP16 together; negative if gained.
-        share: of the graph's multiply-accumulates, in INT8; 0 to 1.
+        share: the part of the graph's multiply-accumulates that is in INT8, 0 to 1.
     """
 
     model: onnx.ModelProto
@@ -68,26 +65,26 @@ def choose_layers(
     keep: frozenset[str] = frozenset(),
     progress: Progress,
 ) -> LayerChoice:
-    """Quantise as many convolutions as the loss allows, leaving out those that harm most for what they save.
+    """Quantise as many convolutions as the loss allows, leaving out those with the largest loss for their work.
 
     Args:
         model: in FP32, from `overnet.export.graph.network_graph.build_onnx`.
         largest: from `overnet.export.precision.quantizer.largest_inputs`.
         pairs: to measure the loss on, at least one.
-        scale: the graph's; also the border left out when measuring, in pixels.
-        max_loss_db: the most PSNR on luma, mean over the pairs, that may be lost against the FP32 graph.
-        keep: nodes that compute in FP32 (see `overnet.export.precision.fp16_range`), and are not quantised.
-        progress: is told how far it is.
+        scale: the graph's; also the border that is not measured, in pixels.
+        max_loss_db: the largest loss of PSNR on luma against the FP32 graph, mean over the pairs.
+        keep: nodes that compute in FP32 (see `overnet.export.precision.fp16_range`) and are not quantised.
+        progress: called with each step.
 
     Raises:
-        InputError: even with a single convolution quantised, or with none, the loss is larger.
+        InputError: even a single quantised convolution has a larger loss.
     """
     possible = [name for name in candidates(model) if name not in keep]
     exact_db = _psnr_db(model, pairs, scale)
     measured: dict[int, float] = {}
 
     def loss_db(count: int) -> float:
-        """With the first so many of the order left out."""
+        """Measure the loss where the first `count` layers of `order` are left out."""
         if count not in measured:
             chosen = set(possible) - set(order[:count])
             lowered = to_half(quantize(model, largest, chosen), "fp16", keep=keep)
@@ -101,7 +98,7 @@ def choose_layers(
         losses = _losses(model, largest, pairs, possible, exact_db, progress)
         multiply_accumulates = count_costs(model).by_layer
         order = sorted(possible, key=lambda name: -losses[name] / multiply_accumulates[name])
-        # The fewest left out with which it fits; the loss falls as more are.
+        # Bisect for the fewest layers left out: the loss falls with their number.
         too_few, count = 0, len(order)
         while count - too_few > 1:
             between = (too_few + count) // 2
@@ -129,7 +126,7 @@ def choose_layers(
 
 
 def _psnr_db(model: onnx.ModelProto, pairs: list[Pair], scale: int) -> float:
-    """Mean PSNR on luma against the ground truth, computed in the types that the graph declares."""
+    """Return the mean PSNR on luma against the ground truth, computed in the types that the graph declares."""
     return float(
         np.mean(
             [psnr_luma(pair.high, run_exactly(model, pair.low[None])[OUTPUT_NAME][0], border=scale) for pair in pairs]
@@ -145,13 +142,13 @@ def _losses(
     exact_db: float,
     progress: Progress,
 ) -> dict[str, float]:
-    """What each layer would cost alone: the error that its quantisation adds, against the error that is there."""
+    """Estimate each layer's loss alone, in dB: the error that its quantisation adds to the error of the FP32 graph."""
     images = [middle(pair.low, _COMPARED_SIDE) for pair in pairs[:_COMPARED_IMAGES]]
     exact = [_before_rounding(model, image) for image in images]
     there = 255**2 / 10 ** (exact_db / 10)
     losses = {}
     for index, name in enumerate(layers):
-        progress("finding out what each layer costs in INT8", index, len(layers))
+        progress("measuring what each layer costs in INT8", index, len(layers))
         alone = quantize(model, largest, {name})
         added = [
             float(torch.mean((_before_rounding(alone, image) - expected) ** 2))
@@ -161,8 +158,8 @@ def _losses(
     return losses
 
 
-def _before_rounding(model: onnx.ModelProto, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> torch.Tensor:
+def _before_rounding(model: onnx.ModelProto, image: Image) -> torch.Tensor:
     for node, result in visit_tensors(model, image[None]):
         if node.op_type == "Clip":
             return result
-    raise ValueError("the graph clips nothing: it is none of ours")
+    raise ValueError("the graph has no Clip node: it was not made by overnet export")

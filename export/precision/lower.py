@@ -1,4 +1,4 @@
-"""The graph of one scale in the precision that was asked for."""
+"""The graph of one scale in one precision."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from overnet.types import Image, Progress
 
 @dataclass(frozen=True)
 class Calibration:
-    """What INT8 is decided on.
+    """The images for INT8, and the loss allowed on them.
 
     Attributes:
-        images: H x W x 3 uint8 each, from `overnet.export.precision.calibration.calibration_images`; with `remarks` on
-            them.
-        max_loss_db: the most PSNR on luma against the ground truth that it may cost on them.
+        images: H x W x 3 uint8 each, from `overnet.export.precision.calibration.calibration_images`.
+        remarks: on files that were left out.
+        max_loss_db: the largest loss of PSNR on luma against the ground truth, in dB.
     """
 
     images: list[Image]
@@ -48,13 +48,13 @@ def lower(
 
     Args:
         precision: one of `overnet.files.onnx_metadata.PRECISIONS`.
-        images: H x W x 3 uint8 each, on which the numbers inside are looked at: what FP16 cannot hold stays in FP32.
-        form, significant_bits: as in `overnet.export.graph.network_graph.build_onnx`.
-        calibration: for INT8, and needed there.
-        progress: is told what is being done.
+        images: H x W x 3 uint8 each: nodes whose numbers on them come near FP16's largest stay in FP32.
+        form, significant_bits: see `overnet.export.graph.network_graph.build_onnx`.
+        calibration: for INT8, which needs it.
+        progress: called with each step.
 
     Raises:
-        InputError: no layer can be INT8 within the loss allowed.
+        InputError: no layer can be INT8 within the allowed loss.
     """
     exact = build_onnx(network, scale, form=form, significant_bits=significant_bits)
     artifact = replace(artifact_of(network, scale), precision=precision)
@@ -73,7 +73,7 @@ def _quantized(
     beyond = nodes_beyond_half(exact, images)
     choice = choose_layers(
         exact,
-        # The drawn images reach further than photographs; ranges without them cut their contrasts off.
+        # The drawn images have larger activations than photographs; without them, INT8 would clip high contrasts.
         largest_inputs(exact, [*(pair.low for pair in pairs), *drawn_images()]),
         pairs,
         scale,
