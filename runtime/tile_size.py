@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from overnet.files.engine_sidecar import SMALLEST_TILE
 from overnet.system.memory import available_memory_bytes
 
 # Pixels of the input that a tile's result depends on beyond itself. The network's 3x3 convolutions (one in each of 9
@@ -11,8 +12,7 @@ from overnet.system.memory import available_memory_bytes
 # 3 more.
 MARGIN = 16
 # Input pixels over which one tile fades into the next.
-FEATHER = 8
-SMALLEST_TILE = 4 * (MARGIN + FEATHER)
+FEATHER = SMALLEST_TILE // 4 - MARGIN
 
 # Share of the available memory that a tile may take: other programs, and the decoder, need some too.
 _MEMORY_SHARE = 0.5

@@ -18,8 +18,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from overnet.files.engine_sidecar import SMALLEST_TILE
 from overnet.files.onnx_metadata import scaled_size
-from overnet.runtime.tile_size import FEATHER, MARGIN, SMALLEST_TILE
+from overnet.runtime.tile_size import FEATHER, MARGIN
 from overnet.types import ChannelMeans, Image, ImageBatch
 
 # How often the means are taken before tiles are upscaled with them.

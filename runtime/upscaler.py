@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overnet.errors import BackendError, InputError, OverNetError
+from overnet.files.engine_sidecar import SMALLEST_TILE
 from overnet.files.onnx_metadata import scaled_size
 from overnet.imaging.resample import imresize, network_bicubic
 from overnet.runtime.backends.base import Backend, BackendOptions
 from overnet.runtime.backends.ort.providers import check_provider
 from overnet.runtime.backends.stream import DirectStream, FinishedStream, UpscaleStream
 from overnet.runtime.models import find_models
-from overnet.runtime.tile_size import SMALLEST_TILE
 from overnet.runtime.tiling import upscale_in_tiles
 
 # No image file or video frame is this large; what is, is a mistake or an attack.

@@ -1,1 +1,1 @@
-"""An ONNX file to a TensorRT engine."""
+"""TensorRT engines from ONNX files."""

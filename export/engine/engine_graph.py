@@ -1,7 +1,7 @@
-"""The graph that engines are built from: an ONNX file's, whose means over the image can be read and be given.
+"""The graph that engines are built from: an ONNX file's graph, with its means over the image as input and output.
 
-A tile has to be upscaled with the means of the image it was cut from, or it comes out in other shades. In an engine
-nothing can be replaced later, so one engine serves whole images, tiles, and the collecting of their means.
+A tile must be upscaled with the means of the image it was cut from, or its colours differ. An engine cannot be changed
+later, so one engine serves whole images, tiles, and the measuring of their means.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _MEAN = "GlobalAveragePool"
 def with_means(onnx_model: bytes) -> bytes:
     """Add the means over the image to a graph's inputs and outputs.
 
-    All of them lie in one tensor, along the channels, in the graph's order: `MEANS_NAME` is what the graph computes of
-    its image, `GIVEN_MEANS_NAME` what it is to use instead where `USE_GIVEN_MEANS_NAME`, one number, is not 0.
+    All means are one tensor, concatenated along the channels in the graph's order. `MEANS_NAME` are those of the image;
+    `GIVEN_MEANS_NAME` replaces them where `USE_GIVEN_MEANS_NAME`, one number, is not 0.
 
     Args:
-        onnx_model: a graph of ours in any precision, serialised. One without means is none of ours, and returned as it
-            is.
+        onnx_model: a serialised graph from `overnet.export`, in any precision. A graph without means is returned
+            unchanged.
 
     Returns:
-        The graph, serialised. Where the given means are not used, it computes what it did.
+        The graph, serialised. Without given means, its results are the same as before.
 
     Raises:
-        ArtifactError: it is no whole ONNX graph.
+        ArtifactError: the file is not a complete ONNX graph.
     """
     try:
         model = onnx.ModelProto.FromString(onnx_model)
@@ -44,9 +44,9 @@ def with_means(onnx_model: bytes) -> bytes:
     batch = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     graph.input.extend(
         (
-            # The same name for the batch tells a builder that it is the images' own.
+            # The same name as the images' batch dimension tells a builder that they are equal.
             helper.make_tensor_value_info(GIVEN_MEANS_NAME, TensorProto.FLOAT, [batch, total, 1, 1]),
-            # A number, not a truth value: every version of TensorRT takes FP32 at a graph's ends.
+            # A number instead of a boolean: every version of TensorRT takes FP32 as an input.
             helper.make_tensor_value_info(USE_GIVEN_MEANS_NAME, TensorProto.FLOAT, [1, 1, 1, 1]),
         )
     )
@@ -56,9 +56,11 @@ def with_means(onnx_model: bytes) -> bytes:
 
 
 def _make_replaceable(model: onnx.ModelProto) -> int:
-    """Put a choice behind every mean, and all means together at the end; returns how many channels they have."""
-    channels = _channels_of_means(model)
+    """Add a choice after every mean, and the concatenated means. Return their number of channels."""
     graph = model.graph
+    means = {node.output[0] for node in graph.node if node.op_type == _MEAN}
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.value_info
+    channels = {value.name: value.type.tensor_type.shape.dim[1].dim_value for value in inferred if value.name in means}
     nodes = [helper.make_node("Cast", [USE_GIVEN_MEANS_NAME], ["use_given"], name="use_given", to=TensorProto.BOOL)]
     graph.initializer.append(_whole("given.axis", 1))
     chosen: dict[str, str] = {}
@@ -79,17 +81,11 @@ def _make_replaceable(model: onnx.ModelProto) -> int:
             chosen[mean] = used
             start = stop
     nodes.append(helper.make_node("Concat", list(chosen), [MEANS_NAME], name=MEANS_NAME, axis=1))
-    # Built anew: nodes cannot be put between others.
+    # Nodes cannot be inserted between others, so the list is built anew.
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(kept)
     return start
-
-
-def _channels_of_means(model: onnx.ModelProto) -> dict[str, int]:
-    means = {node.output[0] for node in model.graph.node if node.op_type == _MEAN}
-    values = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.value_info
-    return {value.name: value.type.tensor_type.shape.dim[1].dim_value for value in values if value.name in means}
 
 
 def _whole(name: str, value: int) -> onnx.TensorProto:

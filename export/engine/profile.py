@@ -1,4 +1,4 @@
-"""Which images an engine is built for: read from the command line, and made to fit the device's memory."""
+"""The image sizes that an engine is built for: read from text, and reduced to fit the device's memory."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from dataclasses import dataclass
 import psutil
 
 from overnet.errors import InputError
-from overnet.files.engine_sidecar import Profile
+from overnet.files.engine_sidecar import SMALLEST_TILE, Profile
 from overnet.system.cuda_device import cuda_device, free_device_memory_bytes
 
 Size = tuple[int, int]
 
-# From the smallest that the deployed form is exact for, with a quarter of 720p the usual case, to a quarter of 1440p:
-# larger images go in tiles, and memory stays below what the smallest Jetson has.
+# From the smallest size, by a quarter of 720p as the most usual, to a quarter of 1440p: larger images are upscaled in
+# tiles, and the smallest Jetson has enough memory.
 DEFAULT_SHAPE = "16x16:180x320:360x640"
 
-# The runtime's tiles are square, at least this large, and in steps of 16 (`overnet.runtime.tile_size`).
-SMALLEST_TILE = 96
+# The runtime's tiles are square, with sides in steps of 16 pixels.
 _STEP = 16
 
-# What an engine took for each pixel, divided by what `overnet.export.graph.costs` counted for the graph, was 0.95 to
-# 1.24 in builds of TensorRT-RTX 1.7.1 (FP32 and FP16, default and lean-memory), and up to 1.43 in INT8. And how much an
-# engine takes at least.
+# The largest ratio of an engine's activation memory to that of `overnet.export.graph.costs`. In builds of TensorRT-RTX
+# 1.7.1 it was 0.95 to 1.24 (FP32 and FP16, default and lean-memory), and up to 1.43 in INT8.
 _HIGHEST_RATIO = {"fp32": 1.25, "fp16": 1.25, "bf16": 1.25, "int8": 1.45}
+# No engine took less.
 _SMALLEST_ENGINE_BYTES = 70_000_000
-# Share of the free memory to plan with: while it builds, TensorRT tries out ways that need more than the final one,
-# and other programs need some too.
+# Share of the free memory that an engine may need: while it builds, TensorRT tries implementations that need more than
+# the final one, and other programs need some too.
 _MEMORY_SHARE = 0.5
 
 
@@ -37,9 +36,9 @@ class Fitted:
     """A profile that fits the device.
 
     Attributes:
-        profile: as wanted, or smaller.
+        profile: the wanted one, or a smaller one.
         predicted_bytes: memory that an engine for it is expected to need.
-        tile: side of the tiles in pixels that larger images are cut into, where the profile became smaller; else None.
+        tile: side in pixels of the tiles for larger images, where the profile is smaller than wanted; otherwise None.
         notes: what was changed and why, one line each.
     """
 
@@ -49,15 +48,18 @@ class Fitted:
     notes: tuple[str, ...]
 
 
-def parse_shape(text: str) -> tuple[Size, Size, Size]:
-    """Read ``HxW`` (images of that size only) or ``MIN:OPT:MAX``, each ``HxW``.
+def make_profile(text: str | None, batch: int = 1) -> Profile:
+    """Read a profile from ``HxW`` (images of that size only) or ``MIN:OPT:MAX``, each ``HxW``.
 
-    Returns:
-        Height and width in pixels: smallest, most usual, largest.
+    Args:
+        text: heights and widths in pixels; None for `DEFAULT_SHAPE`.
+        batch: the largest number of images at once.
 
     Raises:
-        InputError: it is neither, a side is 0 or too large, or the sizes do not grow from minimum to maximum.
+        InputError: the text is neither, a side or the batch is out of range, or the sizes do not grow from minimum to
+            maximum.
     """
+    text = DEFAULT_SHAPE if text is None else text
     sizes = [re.fullmatch(r"([0-9]{1,9})[xX]([0-9]{1,9})", part.strip()) for part in text.split(":")]
     found = [(int(size[1]), int(size[2])) for size in sizes if size]
     if len(sizes) not in (1, 3) or len(found) < len(sizes):
@@ -65,23 +67,7 @@ def parse_shape(text: str) -> tuple[Size, Size, Size]:
             f"shape is {text[:60]!r}; expected HEIGHTxWIDTH or three of these, MIN:OPT:MAX, such as {DEFAULT_SHAPE}"
         )
     minimum, optimum, maximum = found * 3 if len(found) == 1 else found
-    problem = Profile(minimum, optimum, maximum).problem()
-    if problem:
-        raise InputError(f"shape {text} {problem}")
-    return minimum, optimum, maximum
-
-
-def make_profile(text: str | None, batch: int = 1) -> Profile:
-    """Make the profile that was asked for.
-
-    Args:
-        text: as in `parse_shape`; None for `DEFAULT_SHAPE`.
-        batch: the most images at once.
-
-    Raises:
-        InputError: it is impossible.
-    """
-    profile = Profile(*parse_shape(DEFAULT_SHAPE if text is None else text), batch)
+    profile = Profile(minimum, optimum, maximum, batch)
     problem = profile.problem()
     if problem:
         raise InputError(f"shape {profile} {problem}")
@@ -89,12 +75,12 @@ def make_profile(text: str | None, batch: int = 1) -> Profile:
 
 
 def available_device_memory() -> int | None:
-    """Bytes that an engine can have on the device: what is free, swap not counted. None where there is no GPU."""
+    """Return the free memory of the GPU in bytes, without swap; None where there is no GPU."""
     device = cuda_device()
     if device is None:
         return None
     if device.shares_memory:
-        # CUDA's own figure leaves out what the system would give up on demand.
+        # CUDA's own figure leaves out memory that the system would free on demand.
         return int(psutil.virtual_memory().available)
     return free_device_memory_bytes()
 
@@ -107,19 +93,18 @@ def fit_profile(
     weights_bytes: int = 0,
     precision: str = "fp16",
 ) -> Fitted:
-    """Step down where the device's memory is short: first fewer images at once, then smaller ones.
+    """Reduce a profile that needs too much memory: first to fewer images at once, then to smaller ones.
 
     Args:
-        profile: as asked for.
-        bytes_per_pixel: activation bytes for each pixel of the image, from `overnet.export.graph.costs`.
+        profile: the wanted one.
+        bytes_per_pixel: activation memory for each pixel of the image, from `overnet.export.graph.costs`.
         available_bytes: from `available_device_memory`; None leaves the profile as it is.
         weights_bytes: size of the network's weights.
         precision: one of `overnet.files.onnx_metadata.PRECISIONS`.
 
     Raises:
-        InputError: not even the smallest engine fits.
+        InputError: even the smallest engine does not fit.
     """
-    # From here on, what an engine takes.
     bytes_per_pixel *= _HIGHEST_RATIO[precision]
     predicted = _predicted_bytes(profile, bytes_per_pixel, weights_bytes)
     usable = math.inf if available_bytes is None else available_bytes * _MEMORY_SHARE
@@ -137,17 +122,13 @@ def fit_profile(
     predicted = _predicted_bytes(smaller, bytes_per_pixel, weights_bytes)
     if predicted > usable:
         raise InputError(
-            f"the device's memory is too short: {_megabytes(usable)} can be used, and even {smaller} needs about "
+            f"the device has too little memory: {_megabytes(usable)} can be used, and even {smaller} needs about "
             f"{_megabytes(predicted)}"
         )
     tile = min(smaller.maximum)
     tile = tile // _STEP * _STEP if tile >= SMALLEST_TILE else tile
-    return Fitted(
-        smaller,
-        predicted,
-        tile,
-        (f"{reason}: {smaller} instead, and larger images in tiles of {tile}x{tile}",),
-    )
+    note = f"{reason}: {smaller} instead, and larger images in tiles of {tile}x{tile}"
+    return Fitted(smaller, predicted, tile, (note,))
 
 
 def _predicted_bytes(profile: Profile, bytes_per_pixel: float, weights_bytes: int) -> int:
@@ -156,7 +137,7 @@ def _predicted_bytes(profile: Profile, bytes_per_pixel: float, weights_bytes: in
 
 
 def _largest_within(size: Size, pixels: int) -> Size:
-    """The largest size of about the same shape with so many pixels, or the smallest allowed if that is too few."""
+    """Return the largest size of about the same shape with at most `pixels`, but no smaller than a tile."""
     lowest = min(SMALLEST_TILE, size[0]), min(SMALLEST_TILE, size[1])
     factor = math.sqrt(pixels / (size[0] * size[1]))
     height = max(lowest[0], int(size[0] * factor) // _STEP * _STEP)

@@ -1,10 +1,10 @@
-"""TensorRT and TensorRT-RTX behind one face: every use of their Python bindings for building is in this file.
+"""TensorRT and TensorRT-RTX behind one interface: every use of their Python bindings for building is in this file.
 
 It works with `tensorrt` from 10.3 to 11.x and `tensorrt_rtx` 1.x. Objects of the bindings are annotated with the name
-of their class there, so that tests/export/test_trt_names.py can look up each attribute used on them in the bindings of
-each version. What only one of the two libraries has is used under ``if self.is_rtx`` or ``if not self.is_rtx``.
+of their class there, so that tests/export/engine/test_trt_names.py can look up each attribute in the bindings of each
+version. What only one of the two libraries has is used under ``if self.is_rtx`` or ``if not self.is_rtx``.
 
-Strong typing is asked for throughout: the number types are the graph's, and no version has flags that would matter.
+Networks are strongly typed: number types are those of the graph, and no version's precision flags have an effect.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from overnet.errors import MissingDependency
 from overnet.files.engine_sidecar import TITLES, RuntimeName
 from overnet.system.environment import bindings
 from overnet.system.tensorrt_logger import Listener, listening, tensorrt_logger
@@ -34,7 +35,7 @@ OnnxParser: TypeAlias = Any
 ParserError: TypeAlias = Any
 Runtime: TypeAlias = Any
 
-# Of one tensor: the smallest, the one to be fastest for, the largest.
+# Of one tensor: the smallest, the one to optimise for, and the largest.
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 # Builds in one process run one at a time: they share a logger, and their messages do not name the build.
@@ -42,13 +43,13 @@ _one_at_a_time = threading.Lock()
 
 
 class Watcher(Protocol):
-    """What is told how far a build is. Called from the thread that builds, and nothing may be raised."""
+    """A receiver of a build's progress. The thread that builds calls it, and it must not raise."""
 
     def phase_started(self, phase: str, steps: int) -> None:
-        """A phase of so many steps began."""
+        """Record that a phase began, and its number of steps."""
 
     def step_done(self, phase: str, step: int) -> bool:
-        """A step, counted from 0, is done; False asks the builder to stop."""
+        """Record that a step, counted from 0, is done. Return False to stop the build."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,22 @@ class Tensor:
 
 
 class Library:
-    """One of the two libraries.
-
-    Args:
-        target: which.
+    """TensorRT or TensorRT-RTX.
 
     Raises:
-        MissingDependency: it is not installed.
+        MissingDependency: the library is not installed.
     """
 
     def __init__(self, target: RuntimeName) -> None:
         self.is_rtx = target == "tensorrt-rtx"
         self._trt: Module = bindings(target, purpose=f"building for {TITLES[target]}")
         self._logger: ILogger = tensorrt_logger(self._trt)
+        self._runtime: Runtime = None
+
+    @property
+    def version(self) -> str:
+        """The library's version, such as ``"10.3.0"``."""
+        return str(self._trt.__version__)
 
     @contextmanager
     def listening(self, listener: Listener) -> Iterator[None]:
@@ -82,24 +86,28 @@ class Library:
             yield
 
     def start(self) -> Build | None:
-        """Begin a build; None where the library refuses, which it does for want of a GPU, with messages."""
+        """Begin a build. Return None where the library refuses, such as without a GPU; it sends messages then."""
         try:
             builder: Builder = self._trt.Builder(self._logger)
-        except TypeError:  # how the bindings put it that the library returned nothing
+        except TypeError:  # the bindings raise it where the library returns no builder
             return None
         return Build(self._trt, self._logger, builder, is_rtx=self.is_rtx)
 
     def compute_capabilities(self) -> list[str]:
-        """Those that can be named as the target, such as ``"8.6"``; none for TensorRT, which builds for the device."""
+        """Return those that can be built for, such as ``"8.6"``; none for TensorRT, which builds for the device."""
         if self.is_rtx:
             names = [str(name) for name in self._trt.ComputeCapability.__members__]
             return [f"{name[2:-1]}.{name[-1]}" for name in names if name.startswith("SM")]
         return []
 
+    def load(self, serialized: bytes) -> ICudaEngine | None:
+        """Load an engine, which must not outlive the library; None where it cannot be loaded here."""
+        self._runtime = self._trt.Runtime(self._logger)
+        return self._runtime.deserialize_cuda_engine(serialized)
+
     def activation_memory_bytes(self, serialized: bytes) -> int | None:
-        """What an engine needs beside its weights, by its own account; None where it cannot be loaded here."""
-        runtime: Runtime = self._trt.Runtime(self._logger)
-        engine: ICudaEngine = runtime.deserialize_cuda_engine(serialized)
+        """Return the activation memory that an engine states; None where it cannot be loaded here."""
+        engine: ICudaEngine = self.load(serialized)
         return None if engine is None else int(engine.get_device_memory_size_for_profile_v2(0))
 
 
@@ -107,7 +115,7 @@ class Build:
     """One build, from an ONNX graph to an engine.
 
     Args:
-        trt, logger, builder: the library's.
+        trt, logger, builder: the library's bindings, logger and builder.
         is_rtx: whether it is TensorRT-RTX.
     """
 
@@ -115,7 +123,7 @@ class Build:
         self.is_rtx = is_rtx
         self._trt: Module = trt
         self._builder: Builder = builder
-        # TensorRT 11 and TensorRT-RTX know no other typing and ignore the flag.
+        # TensorRT 11 and TensorRT-RTX have no other typing and ignore the flag.
         strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         # The parser does not keep the network alive, and crashes without it.
         self._network: INetworkDefinition = builder.create_network(strongly_typed)
@@ -123,50 +131,50 @@ class Build:
         self._config: IBuilderConfig = builder.create_builder_config()
 
     def parse(self, onnx_model: bytes) -> list[str]:
-        """Read a graph; returns what is wrong with it, nothing where it was understood."""
+        """Read a graph, and return the parser's errors."""
         if self._parser.parse(onnx_model):
             return []
-        return [self._parser_error(index) for index in range(self._parser.num_errors)]
-
-    def _parser_error(self, index: int) -> str:
-        error: ParserError = self._parser.get_error(index)
-        code = str(error.code()).rpartition(".")[2]
-        node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_operator() else ""
-        return f"{node}{error.desc()} [{code}]"
+        errors = []
+        for index in range(self._parser.num_errors):
+            error: ParserError = self._parser.get_error(index)
+            code = str(error.code()).rpartition(".")[2]
+            node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_operator() else ""
+            errors.append(f"{node}{error.desc()} [{code}]")
+        return errors
 
     @property
     def inputs(self) -> list[Tensor]:
-        """What goes into the graph."""
+        """The graph's inputs."""
         return [_tensor(self._network.get_input(index)) for index in range(self._network.num_inputs)]
 
     @property
     def outputs(self) -> list[Tensor]:
-        """What comes out of the graph."""
+        """The graph's outputs."""
         return [_tensor(self._network.get_output(index)) for index in range(self._network.num_outputs)]
 
     def add_profile(self, shapes: Mapping[str, Shapes]) -> bool:
-        """Build for these shapes of the inputs that vary; False where the library refuses, with messages."""
+        """Set the shapes of the inputs that vary. Return False where the library refuses; it sends messages then."""
         wanted: IOptimizationProfile = self._builder.create_optimization_profile()
         for tensor, (minimum, optimum, maximum) in shapes.items():
             wanted.set_shape(tensor, minimum, optimum, maximum)
-        # The answer is the profile's number, so 0 is well.
+        # The result is the profile's index, or -1.
         return int(self._config.add_optimization_profile(wanted)) >= 0
 
     def limit_workspace(self, workspace_bytes: int) -> None:
-        """Let no step need more scratch memory; without it, all of the device's may be used."""
+        """Limit the scratch memory of each layer, which is otherwise all of the device's."""
         self._config.set_memory_pool_limit(self._trt.MemoryPoolType.WORKSPACE, workspace_bytes)
 
     def set_compute_capability(self, capability: str) -> None:
-        """Build for devices of one kind, from `Library.compute_capabilities`, instead of Ampere and later."""
+        """Build for one of `Library.compute_capabilities` instead of Ampere and later."""
         if self.is_rtx:
             members = self._trt.ComputeCapability.__members__
             self._config.num_compute_capabilities = 1
             self._config.set_compute_capability(members[f"SM{capability.replace('.', '')}"], 0)
 
     def use_timing_cache(self, stored: bytes) -> bool:
-        """Use timings from earlier builds, and keep those of this one; False where those are of no use here.
+        """Use timings of earlier builds and record those of this one. Return False where the earlier ones are unusable.
 
-        Without meaning for TensorRT-RTX, which times nothing while it builds.
+        It has no effect in TensorRT-RTX, which measures nothing while it builds.
         """
         cache: ITimingCache = self._config.create_timing_cache(stored)
         if cache is not None and self._config.set_timing_cache(cache, False):
@@ -175,12 +183,12 @@ class Build:
         return False
 
     def timing_cache(self) -> bytes:
-        """The timings known after the build; empty where `use_timing_cache` was not called."""
+        """Return the timings after the build; empty where `use_timing_cache` was not called."""
         cache: ITimingCache = self._config.get_timing_cache()
         return b"" if cache is None else bytes(cache.serialize())
 
     def run(self, watcher: Watcher) -> bytes | None:
-        """Build. Blocks without holding Python up; None where it failed or was stopped, with messages."""
+        """Build the engine, without blocking other threads. Return None where it fails or is stopped."""
         monitor = _monitor(self._trt, watcher)
         self._config.progress_monitor = monitor
         serialized = self._builder.build_serialized_network(self._network, self._config)
@@ -206,3 +214,12 @@ def _monitor(trt: Module, watcher: Watcher) -> Any:
             return watcher.step_done(phase_name, step)
 
     return Monitor()
+
+
+def is_installed(target: RuntimeName) -> bool:
+    """Return whether a library's bindings can be imported."""
+    try:
+        bindings(target, purpose="building")
+    except MissingDependency:
+        return False
+    return True

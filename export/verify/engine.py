@@ -13,7 +13,7 @@ import torch
 
 from overnet.errors import ArtifactError, BackendError
 from overnet.export.engine.messages import BuildMessages
-from overnet.export.engine.trt_api import ICudaEngine, IExecutionContext, Module, Runtime
+from overnet.export.engine.trt_api import ICudaEngine, IExecutionContext, Library
 from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults
 from overnet.files.engine_sidecar import TITLES, Profile, RuntimeName
 from overnet.files.onnx_metadata import (
@@ -24,8 +24,6 @@ from overnet.files.onnx_metadata import (
     USE_GIVEN_MEANS_NAME,
     Artifact,
 )
-from overnet.system.environment import bindings
-from overnet.system.tensorrt_logger import listening, tensorrt_logger
 from overnet.types import Image, Upscale
 
 
@@ -59,13 +57,12 @@ def check_engine(
     """
     if not torch.cuda.is_available():
         return None
-    trt: Module = bindings(target, purpose="running an engine")
-    with BuildMessages(None, "") as messages, listening(trt, messages.add):
-        runtime: Runtime = trt.Runtime(tensorrt_logger(trt))
-        engine: ICudaEngine = runtime.deserialize_cuda_engine(serialized)
+    library = Library(target)
+    with BuildMessages(None, "") as messages, library.listening(messages.add):
+        engine: ICudaEngine = library.load(serialized)
     if engine is None:
         raise BackendError(f"{name}: {TITLES[target]} cannot load the engine that it has just built: {messages.error}")
-    label = f"{TITLES[target]} {trt.__version__} on {torch.cuda.get_device_name()}"
+    label = f"{TITLES[target]} {library.version} on {torch.cuda.get_device_name()}"
     fitted = [fitting(image, profile) for image in images]
     return check_loaded_engine(engine, torch.device("cuda"), artifact, reference, fitted, name=name, label=label)
 

@@ -29,6 +29,8 @@ TITLES: dict[RuntimeName, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "Tenso
 LARGEST_SIDE = 16384
 LARGEST_PIXELS = 4096 * 2160
 LARGEST_BATCH = 64
+# Side in pixels of the smallest tile that larger images are upscaled in.
+SMALLEST_TILE = 96
 
 _LARGEST_SIDECAR_BYTES = 1 << 16
 _LARGEST_ENGINE_BYTES = 1 << 34

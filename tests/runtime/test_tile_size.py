@@ -1,4 +1,5 @@
-from overnet.runtime.tile_size import SMALLEST_TILE, tile_for_memory
+from overnet.files.engine_sidecar import SMALLEST_TILE
+from overnet.runtime.tile_size import tile_for_memory
 
 
 def test_tile_follows_memory():

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overnet.runtime.tile_size import FEATHER, MARGIN, SMALLEST_TILE
+from overnet.files.engine_sidecar import SMALLEST_TILE
+from overnet.runtime.tile_size import FEATHER, MARGIN
 from overnet.runtime.tiling import spans, upscale_in_tiles
 
 

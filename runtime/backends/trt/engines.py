@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 
 from overnet.errors import BackendError, InputError
-from overnet.files.engine_sidecar import Profile, RuntimeName, Sidecar, load_engine, remarks
+from overnet.files.engine_sidecar import SMALLEST_TILE, Profile, RuntimeName, Sidecar, load_engine, remarks
 from overnet.files.onnx_metadata import read_artifact
 from overnet.imaging.metrics import psnr
 from overnet.runtime.backends.base import BackendOptions
@@ -26,7 +26,6 @@ from overnet.runtime.backends.trt.engine_cache import EngineRequest, cache_folde
 from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
 from overnet.runtime.backends.trt.slot_ring import SlotRing
 from overnet.runtime.backends.trt.slot_stream import SlotStream
-from overnet.runtime.tile_size import SMALLEST_TILE
 from overnet.system.environment import current_environment
 
 Size = tuple[int, int]

@@ -249,7 +249,7 @@ def test_enough_workspace(small_graph):
     assert limited.activation_memory_bytes <= 512 << 20
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.5, "cannot read the graph"), (0.0, "none of ours")])
+@pytest.mark.parametrize(("share", "expected"), [(0.5, "cannot read the graph"), (0.0, "not made by overnet export")])
 def test_a_broken_graph(small_graph, share, expected):
     assert expected in refused(BuildError, small_graph[: int(share * len(small_graph))])
 
@@ -291,7 +291,7 @@ def test_a_type_that_is_not_supported():
 
 
 def test_a_graph_that_is_not_ours():
-    assert "none of ours" in refused(
+    assert "not made by overnet export" in refused(
         BuildError, foreign(helper.make_node("Relu", [INPUT_NAME], [OUTPUT_NAME]), number_type=TensorProto.FLOAT)
     )
 
@@ -314,7 +314,7 @@ def test_a_log_that_cannot_be_written(small_graph, tmp_path):
 
 def test_a_disk_that_is_full_costs_the_log_only(small_graph):
     built = build(small_graph, TINY, log=full_device())
-    assert built.serialized and "the log is not whole" in built.notes[0]
+    assert built.serialized and "the log is incomplete" in built.notes[0]
 
 
 def full_device():

@@ -6,14 +6,11 @@ from hypothesis import strategies as st
 from overnet.errors import InputError
 from overnet.export.engine import profile as profile_module
 from overnet.export.engine.profile import (
-    SMALLEST_TILE,
     available_device_memory,
     fit_profile,
     make_profile,
-    parse_shape,
 )
-from overnet.files.engine_sidecar import LARGEST_PIXELS, Profile
-from overnet.runtime import tile_size
+from overnet.files.engine_sidecar import LARGEST_PIXELS, SMALLEST_TILE, Profile
 from overnet.system.cuda_device import CudaDevice
 
 # Of the bundled network in FP16, as overnet.export.graph.costs counts them.
@@ -21,12 +18,12 @@ BYTES_PER_PIXEL = 2444.0
 
 
 def test_one_size_is_all_three():
-    assert parse_shape("180x320") == ((180, 320),) * 3
+    assert make_profile("180x320") == Profile((180, 320), (180, 320), (180, 320))
     assert make_profile("180x320").is_static
 
 
 def test_three_sizes():
-    assert parse_shape("16x24:180X320: 360x640 ") == ((16, 24), (180, 320), (360, 640))
+    assert make_profile("16x24:180X320: 360x640 ") == Profile((16, 24), (180, 320), (360, 640))
 
 
 def test_the_default():
@@ -84,10 +81,6 @@ def test_any_text_is_read_or_refused(text):
         assert str(error).isprintable()
     else:
         assert profile.problem() is None
-
-
-def test_smallest_tile_is_the_runtime_s():
-    assert SMALLEST_TILE == tile_size.SMALLEST_TILE
 
 
 @pytest.mark.parametrize("available", [None, 10_000_000_000])
