@@ -19,7 +19,8 @@ import cv2
 from overnet.errors import OverNetError
 from overnet.evaluation.measure import Quality, bicubic, evaluate, find_pairs, mean_quality, read_rgb
 from overnet.evaluation.side_by_side import largest_gain, side_by_side
-from overnet.export.exporter import ExportedFile, Options, export
+from overnet.export.exporter import ExportedFile, export
+from overnet.export.options import ExportOptions
 from overnet.files.atomic import atomic_write
 from overnet.imaging.metrics import psnr_luma
 from overnet.network.checkpoint import folded, load_checkpoint, read_metadata, save_checkpoint, weights_sha256
@@ -179,7 +180,7 @@ def bundle(weights: Path, data: Path, folder: Path, readme: Path | None) -> None
     metadata = read_metadata(weights) if weights.suffix == ".safetensors" else {}
     checkpoint = folder / CHECKPOINT_NAME
     save_checkpoint(folded(model), checkpoint, metadata=metadata)
-    options = Options(scales=SCALES, precision="fp32", significant_bits=SIGNIFICANT_BITS)
+    options = ExportOptions(scales=SCALES, precision="fp32", significant_bits=SIGNIFICANT_BITS)
     files = list(export(checkpoint, folder, options, name="overnet", overwrite=True))
     table = results_table(measure(model, data))
     _write(folder / "MODEL_CARD.md", model_card(model, metadata, files, table))

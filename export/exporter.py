@@ -1,4 +1,4 @@
-"""A checkpoint, or an ONNX file, to files for the runtime, one a scale, each checked before it gets its name."""
+"""The export of a checkpoint or an ONNX file to files for the runtime, each compared with its source."""
 
 from __future__ import annotations
 
@@ -14,37 +14,28 @@ from typing import Protocol
 from overnet.export.engine.build import BuiltEngine, build_engine
 from overnet.export.engine.profile import available_device_memory, fit_profile
 from overnet.export.graph.costs import Costs, count_costs
-from overnet.export.options import CalibrationOptions, EngineOptions, Options, is_onnx
+from overnet.export.options import EngineOptions, ExportOptions, is_onnx
 from overnet.export.precision.convert import LoweredGraph
 from overnet.export.verify.comparison import Parity, comparison_images
 from overnet.files.atomic import atomic_write
-from overnet.files.engine_sidecar import RuntimeName, Sidecar, sidecar_path, sidecar_text
+from overnet.files.engine_sidecar import Sidecar, sidecar_path, sidecar_text
 from overnet.files.onnx_metadata import Artifact
 from overnet.system.cuda_device import cuda_device
 from overnet.types import Image, Progress
 
-__all__ = [
-    "CalibrationOptions",
-    "EngineOptions",
-    "ExportedEngine",
-    "ExportedFile",
-    "Options",
-    "Source",
-    "export",
-]
-
 TIMING_CACHE = "timing.cache"
-# TensorRT-RTX builds for Ampere and later unless Turing is named.
+# TensorRT-RTX builds for Ampere and later unless this compute capability is named.
 _TURING = "7.5"
 
 
 @dataclass(frozen=True)
 class ExportedEngine:
-    """An engine that lies beside the ONNX file it was built from.
+    """An engine, beside the ONNX file it was built from.
 
     Attributes:
-        sidecar: what is in its sidecar.
-        parity: how far it, or its graph, was found to be from what it was made from.
+        path: of the engine.
+        sidecar: the content of its sidecar.
+        parity: the difference between the engine, or the ONNX file where no GPU could run the engine, and the source.
     """
 
     path: Path
@@ -54,13 +45,17 @@ class ExportedEngine:
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """What an export made for one scale: where it is, what it is, and how far it was found to be from its source.
+    """The result of an export for one scale.
 
     Attributes:
         path: of the ONNX file.
-        costs: counted in the graph (see `overnet.export.graph.costs`).
-        seconds: that it took to make and check.
-        notes: what the user should know, one line each.
+        artifact: its scale, precision and weights.
+        size_bytes: its size.
+        parity: its difference from the source.
+        costs: counted in its graph.
+        seconds: duration of the export.
+        notes: for the user, one line each.
+        engine: the engine, where one was built.
     """
 
     path: Path
@@ -74,82 +69,77 @@ class ExportedFile:
 
 
 class Source(Protocol):
-    """What files of one scale are made from."""
+    """The source of the files of one scale."""
 
     @property
     def path(self) -> Path:
-        """Of the checkpoint or ONNX file."""
+        """The checkpoint or ONNX file."""
         ...
 
     @property
     def stem(self) -> str:
-        """What the files are called, without the suffix: ``name_x2``, ``name_x2_fp16``."""
+        """The name of the files without suffix, such as ``name_x2_fp16``."""
         ...
 
     def lowered(self, images: list[Image], progress: Progress) -> LoweredGraph:
-        """The graph in the precision asked for; `images` are what its numbers are looked at on."""
+        """Make the graph in the wanted precision. The range of its numbers is measured on `images`."""
         ...
 
     def check(self, file: Path, graph: LoweredGraph, images: list[Image], *, name: str) -> Parity:
-        """Compare a file with the source. Raises an ArtifactError, which calls it `name`, where it is too far."""
+        """Compare a file, called `name` in messages, with the source; raise ArtifactError where it differs too much."""
         ...
 
     def check_engine(
         self, built: BuiltEngine, engine: EngineOptions, artifact: Artifact, images: list[Image], *, name: str
     ) -> Parity | None:
-        """The same for an engine, on the GPU; None where it cannot be run here."""
+        """Compare an engine with the source, on the GPU. See `check`. Return None where it cannot be run here."""
         ...
 
 
 def export(
     source: Path,
     folder: Path,
-    options: Options,
+    options: ExportOptions,
     *,
     name: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[ExportedFile]:
-    """Make the files of all scales, one after the other.
+    """Export the files of each scale in turn.
 
     Args:
-        source: a checkpoint in any form that `overnet.network.checkpoint.load_checkpoint` reads; or an ONNX file of
-            ours, which needs no torch.
-        folder: where the files go; it exists.
-        name: what the files' names begin with; the source's name when left out.
+        source: a checkpoint in any form that `overnet.network.checkpoint.load_checkpoint` reads; or an ONNX file from
+            an earlier export, which needs no torch.
+        folder: an existing folder for the files.
+        name: the beginning of the files' names, by default the source's name.
         overwrite: whether existing files may be replaced.
-        progress: is told what is being done; may be called from another thread.
+        progress: called with each step, also from other threads.
+
+    Yields:
+        The result for each scale.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
-        InputError: a scale is out of the network's range, the ONNX file is none of ours or cannot be brought to what is
-            asked for, and nothing is made then; or no engine fits the device.
-        ArtifactError: a file is too far from its source; what was made before it stays.
+        InputError: a scale is out of the network's range, or the ONNX file cannot be converted as the options say; no
+            file is written then. Or no engine fits the device.
+        ArtifactError: the ONNX file is not from an export, or a file differs too much from its source. Files of earlier
+            scales are kept.
         BuildError: an engine cannot be built.
         OutputError: a file cannot be written.
     """
-    for one in _sources(source, options, name):
-        yield _Export(one, folder / one.stem, options, progress or _silent).run(overwrite=overwrite)
-
-
-def _sources(source: Path, options: Options, name: str | None) -> list[Source]:
-    # Only what a source needs is imported: a checkpoint needs torch.
+    sources: list[Source]
+    # A checkpoint needs torch, and an ONNX file does not.
     if is_onnx(source):
         from overnet.export.from_onnx import OnnxSource
 
-        return [OnnxSource(source, options, name)]
-    from overnet.export.from_checkpoint import checkpoint_sources
+        sources = [OnnxSource(source, options, name)]
+    else:
+        from overnet.export.from_checkpoint import checkpoint_sources
 
-    return [*checkpoint_sources(source, options, name)]
-
-
-def _capability_to_name(target: RuntimeName) -> str | None:
-    device = cuda_device() if target == "tensorrt-rtx" else None
-    return _TURING if device is not None and device.compute_capability == _TURING else None
-
-
-def _silent(doing: str, done: int, total: int) -> None:
-    pass
+        sources = [*checkpoint_sources(source, options, name)]
+    for one in sources:
+        one_export = _Export(one, folder / one.stem, options, progress or (lambda doing, done, total: None))
+        yield one_export.run(overwrite=overwrite)
 
 
 @dataclass(frozen=True)
@@ -158,21 +148,21 @@ class _Export:
 
     source: Source
     stem: Path
-    options: Options
+    options: ExportOptions
     progress: Progress
 
     def run(self, *, overwrite: bool) -> ExportedFile:
-        """Make the files: all of them get their names, or none does."""
+        """Write the files. Either all of them get their names, or none."""
         start = time.perf_counter()
         path = self._path(".onnx")
         with ExitStack() as files:
-            # Of these the last to be opened is the first to get its name: an engine never lies there alone.
+            # The file opened last is named first, so that an engine is never there without its ONNX file.
             temporary_engine = temporary_sidecar = None
             if self.options.engine is not None:
                 temporary_engine = files.enter_context(atomic_write(self._path(".engine"), overwrite=overwrite))
                 sidecar_file = sidecar_path(self._path(".engine"))
                 temporary_sidecar = files.enter_context(atomic_write(sidecar_file, overwrite=overwrite))
-            # The engine of an ONNX file that stays as it is may come to lie beside it.
+            # An ONNX file that is its own source is not written again.
             is_there = path.exists() and path.samefile(self.source.path)
             temporary = path if is_there else files.enter_context(atomic_write(path, overwrite=overwrite))
 
@@ -190,13 +180,13 @@ class _Export:
         return self.stem.with_name(self.stem.name + suffix)
 
     def _graph(self, temporary: Path, path: Path) -> tuple[LoweredGraph, ExportedFile]:
-        """Write the ONNX file, and check it."""
+        """Write the ONNX file, and compare it with the source."""
         images = comparison_images()
         self.progress("making the graph", 0, 0)
         graph = self.source.lowered(images, self.progress)
         if temporary != path:
             temporary.write_bytes(graph.content)
-        self.progress("comparing it with what it was made from", 0, 0)
+        self.progress("comparing it with its source", 0, 0)
         parity = self.source.check(temporary, graph, images, name=path.name)
         costs = count_costs(graph.model)
         return graph, ExportedFile(path, graph.artifact, len(graph.content), parity, costs, 0.0, graph.notes)
@@ -204,7 +194,7 @@ class _Export:
     def _engine(
         self, engine: EngineOptions, graph: LoweredGraph, costs: Costs
     ) -> tuple[BuiltEngine, EngineOptions, tuple[str, ...]]:
-        """Build the engine, for smaller images where the device's memory is short."""
+        """Build the engine, for smaller images where the device has too little memory."""
         fitted = fit_profile(
             engine.profile,
             costs.activation_bytes_per_pixel,
@@ -212,12 +202,14 @@ class _Export:
             weights_bytes=len(graph.content),
             precision=graph.artifact.precision,
         )
+        device = cuda_device() if engine.target == "tensorrt-rtx" else None
+        is_turing = device is not None and device.compute_capability == _TURING
         built = build_engine(
             graph.content,
             fitted.profile,
             target=engine.target,
             workspace_bytes=engine.workspace_bytes,
-            compute_capability=_capability_to_name(engine.target),
+            compute_capability=_TURING if is_turing else None,
             timing_cache=self.stem.with_name(TIMING_CACHE),
             log=self._path(".engine.log"),
             progress=lambda phase, done, total: self.progress(f"building the engine: {phase}", done, total),
@@ -227,7 +219,7 @@ class _Export:
     def _sidecar(
         self, engine: EngineOptions, built: BuiltEngine, exported: ExportedFile, graph: LoweredGraph
     ) -> tuple[Sidecar, Parity]:
-        """Check the engine itself, where a GPU is, and write down what is known of it."""
+        """Compare the engine with the source, where there is a GPU, and describe it."""
         name = self._path(".engine").name
         parity = self.source.check_engine(built, engine, exported.artifact, comparison_images(), name=name)
         parity = parity or exported.parity

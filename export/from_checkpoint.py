@@ -1,4 +1,4 @@
-"""What is made from a checkpoint, and compared with its network in PyTorch."""
+"""The export of a checkpoint, compared with its network in PyTorch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from overnet.errors import InputError
 from overnet.export.engine.build import BuiltEngine
-from overnet.export.options import EngineOptions, Options
+from overnet.export.options import EngineOptions, ExportOptions
 from overnet.export.precision.calibration import calibration_images
 from overnet.export.precision.convert import LoweredGraph
 from overnet.export.precision.lower import Calibration, lower
@@ -24,15 +24,15 @@ from overnet.types import Image, Progress
 USUAL_SCALES = (2, 3, 4)
 
 
-def checkpoint_sources(checkpoint: Path, options: Options, name: str | None) -> Iterator[CheckpointSource]:
-    """Load a checkpoint, once for all scales.
+def checkpoint_sources(checkpoint: Path, options: ExportOptions, name: str | None) -> Iterator[CheckpointSource]:
+    """Load a checkpoint, and yield the source of each scale.
 
     Args:
-        name: what the files' names begin with; the checkpoint's name when left out.
+        name: the beginning of the files' names, by default the checkpoint's name.
 
     Raises:
-        CheckpointError: it cannot be loaded.
-        InputError: a scale is out of the network's range.
+        CheckpointError: the checkpoint cannot be loaded.
+        InputError: a scale is out of the network's range, or there is no calibration image.
     """
     model = load_checkpoint(checkpoint)
     scales = USUAL_SCALES if options.scales is None else options.scales
@@ -53,7 +53,7 @@ def checkpoint_sources(checkpoint: Path, options: Options, name: str | None) -> 
 
 @dataclass(frozen=True)
 class CheckpointSource:
-    """One scale of a network: an `overnet.export.exporter.Source`."""
+    """One scale of a network. See `overnet.export.exporter.Source`."""
 
     path: Path
     stem: str
@@ -61,11 +61,11 @@ class CheckpointSource:
     network: DeployedNetwork
     scale: int
     precision: str
-    options: Options
+    options: ExportOptions
     calibration: Calibration | None
 
     def lowered(self, images: list[Image], progress: Progress) -> LoweredGraph:
-        """Write the graph from the network's weights."""
+        """Build the graph from the network's weights."""
         return lower(
             self.network,
             self.scale,

@@ -1,4 +1,4 @@
-"""What is made from an ONNX file of ours, and compared with it in OpenVINO. Needs no torch."""
+"""The export of an ONNX file from an earlier export, compared with it in OpenVINO. Needs no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from overnet.errors import ArtifactError, InputError, printable
 from overnet.export.engine.build import BuiltEngine
-from overnet.export.options import CalibrationOptions, EngineOptions, Options
+from overnet.export.options import CalibrationOptions, EngineOptions, ExportOptions
 from overnet.export.precision.convert import LoweredGraph, converted, labelled
 from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults, in_openvino
 from overnet.files.onnx_metadata import Artifact, read_artifact
@@ -21,21 +21,21 @@ from overnet.types import Image, Progress, Upscale
 
 
 class OnnxSource:
-    """An ONNX file of ours: an `overnet.export.exporter.Source`.
+    """An ONNX file from an earlier export. See `overnet.export.exporter.Source`.
 
-    One in FP32 is converted to FP16 or BF16. One in a lower precision is taken as it is.
+    A file in FP32 is converted to FP16 or BF16. A file in a lower precision is not changed.
 
     Args:
         path: of the file.
-        options: what is asked for.
-        name: what the files are called, but for the precision; the file's name when left out.
+        options: of the export.
+        name: the files' name without the precision, by default the file's name.
 
     Raises:
-        ArtifactError: the file is broken, or is none of ours.
-        InputError: what is asked for cannot be made from it.
+        ArtifactError: the file is damaged, or is not from an export.
+        InputError: the options are not possible for the file.
     """
 
-    def __init__(self, path: Path, options: Options, name: str | None) -> None:
+    def __init__(self, path: Path, options: ExportOptions, name: str | None) -> None:
         self._source = read_artifact(path)
         precision = options.precision or ("fp16" if self._source.precision == "fp32" else self._source.precision)
         reason = _why_not(self._source, options, precision)
@@ -47,31 +47,31 @@ class OnnxSource:
         self.stem = stem if self.is_kept else f"{stem}_{precision}"
 
     def lowered(self, images: list[Image], progress: Progress) -> LoweredGraph:
-        """The file's graph, converted where another precision is wanted."""
+        """Read the graph, and convert it where another precision is wanted."""
         content = self.path.read_bytes()
         try:
             exact = onnx.ModelProto.FromString(content)
         except DecodeError as error:
-            raise ArtifactError(f"{printable(self.path)}: not a whole ONNX file ({error})") from error
+            raise ArtifactError(f"{printable(self.path)}: not a complete ONNX file ({error})") from error
         if self.is_kept:
             return LoweredGraph(exact, content, exact, self.artifact, ())
         model, notes = converted(exact, self.artifact.precision, images)
         return labelled(model, exact, self.artifact, notes)
 
     def check(self, file: Path, graph: LoweredGraph, images: list[Image], *, name: str) -> Parity:
-        """Compare the converted file with the one that it comes from, both in OpenVINO."""
+        """Compare the converted file with its source, both in OpenVINO."""
         if self.is_kept:
             return Parity(0, math.inf, "nothing, as the ONNX file is unchanged", "")
         parity = ReferenceResults(self._reference(), images).compare(*in_openvino(file))
-        gate = TOLERANCES[self.artifact.precision]
-        if not gate.holds(parity):
-            raise ArtifactError(gate.refusal(name, parity))
+        tolerance = TOLERANCES[self.artifact.precision]
+        if not tolerance.holds(parity):
+            raise ArtifactError(tolerance.refusal(name, parity))
         return parity
 
     def check_engine(
         self, built: BuiltEngine, engine: EngineOptions, artifact: Artifact, images: list[Image], *, name: str
     ) -> Parity | None:
-        """Compare the engine with the file, where there are a GPU and PyTorch, whose buffers are used for it."""
+        """Compare the engine with the file, where there are a GPU and PyTorch, whose buffers it uses."""
         if cuda_device() is None or importlib.util.find_spec("torch") is None:
             return None
         from overnet.export.verify.engine import check_engine
@@ -85,17 +85,17 @@ class OnnxSource:
         return upscale, f"the {self._source.precision.upper()} ONNX file"
 
 
-def _why_not(source: Artifact, options: Options, precision: str) -> str | None:
-    """What makes it impossible, to be put after the file's name; None where nothing does."""
+def _why_not(source: Artifact, options: ExportOptions, precision: str) -> str | None:
+    """Return why the options are not possible for a file, as a text to follow its name; None where they are."""
     if options.scales is not None and options.scales != (source.scale,):
         wanted = ", ".join(map(str, options.scales))
-        return f"is for scale {source.scale:g}, not {wanted}: leave --scale out, or give a checkpoint"
+        return f"is for scale {source.scale:g}, not {wanted}: omit --scale, or give a checkpoint"
     if options.form != "default" or options.calibration != CalibrationOptions():
         return "has the form and the numbers that it was exported with; give a checkpoint for others"
     if precision == source.precision:
         return None if options.engine else f"is an ONNX file in {precision} already; there is nothing to export"
     if source.precision != "fp32":
-        return f"is in {source.precision}, and only FP32 can be brought to another precision; give one in FP32"
+        return f"is in {source.precision}, and only FP32 can be converted to another precision; give a file in FP32"
     if precision == "int8":
-        return "cannot be brought to INT8, which is calibrated on the network itself; give the checkpoint"
+        return "cannot be converted to INT8, which is calibrated on the network itself; give the checkpoint"
     return None

@@ -1,4 +1,4 @@
-"""What an export is to make, and from what. Needs neither torch nor onnx."""
+"""The options of an export. Needs neither torch nor onnx."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Which engine to build from each ONNX file.
+    """The engine to build from each ONNX file.
 
     Attributes:
-        target: the library that is to run it.
-        profile: which images it is to take; smaller where the device's memory is short.
-        workspace_bytes: the most scratch memory that it may need; None sets no limit.
+        target: the library that runs it.
+        profile: the image sizes that it takes; smaller ones where the device has too little memory.
+        workspace_bytes: the largest scratch memory of a layer; None sets no limit.
     """
 
     target: RuntimeName
@@ -29,11 +29,11 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """How to come to INT8.
+    """The calibration of INT8.
 
     Attributes:
-        folder: images to calibrate on; None for the set that comes with the package.
-        max_loss_db: the most PSNR against the ground truth that it may cost on them.
+        folder: images to calibrate on; None for the package's photographs.
+        max_loss_db: the largest loss of PSNR against the ground truth on them, in dB.
     """
 
     folder: Path | None = None
@@ -41,18 +41,17 @@ class CalibrationOptions:
 
 
 @dataclass(frozen=True)
-class Options:
-    """What to make.
+class ExportOptions:
+    """The files to export.
 
     Attributes:
-        scales: whole numbers, each from 1 to the network's overscale factor. None for the usual ones, or an ONNX
-            file's.
-        precision: of the arithmetic inside, one of `overnet.files.onnx_metadata.PRECISIONS`. None for FP16, or that of
-            an ONNX file that is not in FP32.
-        form: which of the forms of the graph; an ONNX file has its own.
-        significant_bits: bits kept of each weight in an FP32 file, 24 being all (see `overnet.export.graph.builder`).
+        scales: whole numbers from 1 to the network's overscale factor. None for 2, 3 and 4, or an ONNX file's scale.
+        precision: one of `overnet.files.onnx_metadata.PRECISIONS`. None for FP16, or the precision of an ONNX file that
+            is not in FP32.
+        form: the form of the graph. An ONNX file keeps its own.
+        significant_bits: bits kept of each weight in an FP32 file; see `overnet.export.graph.builder.GraphBuilder`.
         calibration: for INT8.
-        engine: None for ONNX files alone.
+        engine: the engine to build; None for ONNX files only.
     """
 
     scales: tuple[int, ...] | None = None
@@ -64,5 +63,5 @@ class Options:
 
 
 def is_onnx(source: Path) -> bool:
-    """Whether what is to be exported is an ONNX file, by its name, rather than a checkpoint."""
+    """Return whether a source is an ONNX file, by its name, and not a checkpoint."""
     return source.suffix.lower() == ".onnx"

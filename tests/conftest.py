@@ -44,11 +44,12 @@ def small_checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_models(small_checkpoint):
     """A folder with the small network's ONNX files for x2 and x3."""
-    from overnet.export.exporter import Options, export
+    from overnet.export.exporter import export
+    from overnet.export.options import ExportOptions
 
     folder = small_checkpoint.parent / "onnx"
     folder.mkdir()
-    list(export(small_checkpoint, folder, Options(scales=(2, 3), precision="fp32")))
+    list(export(small_checkpoint, folder, ExportOptions(scales=(2, 3), precision="fp32")))
     return folder
 
 

@@ -36,7 +36,7 @@ def with_means(onnx_model: bytes) -> bytes:
     try:
         model = onnx.ModelProto.FromString(onnx_model)
     except DecodeError as error:
-        raise ArtifactError(f"not a whole ONNX graph ({error})") from error
+        raise ArtifactError(f"not a complete ONNX graph ({error})") from error
     if all(node.op_type != _MEAN for node in model.graph.node):
         return onnx_model
     total = _make_replaceable(model)

@@ -72,7 +72,7 @@ class Library:
         self.is_rtx = target == "tensorrt-rtx"
         self._trt: Module = bindings(target, purpose=f"building for {TITLES[target]}")
         self._logger: ILogger = tensorrt_logger(self._trt)
-        self._runtime: Runtime = None
+        self._runtime: object = None
 
     @property
     def version(self) -> str:
@@ -102,8 +102,10 @@ class Library:
 
     def load(self, serialized: bytes) -> ICudaEngine | None:
         """Load an engine, which must not outlive the library; None where it cannot be loaded here."""
-        self._runtime = self._trt.Runtime(self._logger)
-        return self._runtime.deserialize_cuda_engine(serialized)
+        runtime: Runtime = self._trt.Runtime(self._logger)
+        # The engine needs it as long as it is used.
+        self._runtime = runtime
+        return runtime.deserialize_cuda_engine(serialized)
 
     def activation_memory_bytes(self, serialized: bytes) -> int | None:
         """Return the activation memory that an engine states; None where it cannot be loaded here."""

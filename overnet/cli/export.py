@@ -76,7 +76,7 @@ def export_command(
     too far from the network is not made. From an ONNX file of ours, engines are made without PyTorch.
     """
     from overnet.errors import InputError, require
-    from overnet.export.options import CalibrationOptions, Options, is_onnx
+    from overnet.export.options import CalibrationOptions, ExportOptions, is_onnx
     from overnet.files.atomic import ensure_folder
     from overnet.weights import bundled_checkpoint
 
@@ -97,7 +97,7 @@ def export_command(
             require(module, extra="export", purpose="exporting")
     from overnet.export.exporter import export
 
-    options = Options(
+    options = ExportOptions(
         scales=scales,
         precision=precision,
         form="lean-memory" if lean_memory else "default",

@@ -11,8 +11,9 @@ from overnet.evaluation.measure import evaluate, find_pairs, mean_quality, read_
 from overnet.export import exporter, from_checkpoint
 from overnet.export.engine.build import BuildError
 from overnet.export.engine.profile import make_profile
-from overnet.export.exporter import CalibrationOptions, EngineOptions, Options, export
+from overnet.export.exporter import export
 from overnet.export.graph.network_graph import build_onnx
+from overnet.export.options import CalibrationOptions, EngineOptions, ExportOptions
 from overnet.export.precision import convert as conversion
 from overnet.export.precision import lower as lowering
 from overnet.export.verify.comparison import TOLERANCES, ReferenceResults, drawn_images, in_openvino
@@ -45,7 +46,7 @@ def test_files_agree_with_the_network(tmp_path, overscale, scales, precision):
     save_checkpoint(model, tmp_path / "model.safetensors")
     folder = tmp_path / "out"
     folder.mkdir()
-    files = list(export(tmp_path / "model.safetensors", folder, Options(scales=scales, precision=precision)))
+    files = list(export(tmp_path / "model.safetensors", folder, ExportOptions(scales=scales, precision=precision)))
     suffix = "" if precision == "fp32" else f"_{precision}"
     assert [file.path.name for file in files] == [f"model_x{scale}{suffix}.onnx" for scale in scales]
     assert sorted(folder.iterdir()) == sorted(file.path for file in files)
@@ -65,7 +66,7 @@ def test_int8_with_images_of_the_users(small_checkpoint, tmp_path, image):
     cv2.imwrite(str(images / "a.png"), image)
     (images / "b.png").write_bytes(b"no image")
     doing = []
-    options = Options(scales=(2,), precision="int8", calibration=CalibrationOptions(images, max_loss_db=0.5))
+    options = ExportOptions(scales=(2,), precision="int8", calibration=CalibrationOptions(images, max_loss_db=0.5))
     (file,) = export(small_checkpoint, tmp_path, options, progress=lambda what, done, total: doing.append(what))
     assert file.path.name == "small_x2_int8.onnx"
     assert read_artifact(file.path).precision == file.artifact.precision == "int8"
@@ -80,7 +81,7 @@ def test_int8_with_images_of_the_users(small_checkpoint, tmp_path, image):
 
 
 def test_int8_that_costs_too_much_is_refused(small_checkpoint, tmp_path):
-    options = Options(scales=(2,), precision="int8", calibration=CalibrationOptions(max_loss_db=-50))
+    options = ExportOptions(scales=(2,), precision="int8", calibration=CalibrationOptions(max_loss_db=-50))
     with pytest.raises(InputError, match="no layer can be INT8 within a loss of -50 dB"):
         list(export(small_checkpoint, tmp_path, options))
     assert list(tmp_path.iterdir()) == []
@@ -89,7 +90,7 @@ def test_int8_that_costs_too_much_is_refused(small_checkpoint, tmp_path):
 def test_half_the_precision_is_half_the_size(small_checkpoint, tmp_path):
     sizes = {}
     for precision in ("fp32", "fp16"):
-        (file,) = export(small_checkpoint, tmp_path, Options(scales=(2,), precision=precision))
+        (file,) = export(small_checkpoint, tmp_path, ExportOptions(scales=(2,), precision=precision))
         weights = onnx.load(file.path).graph.initializer
         sizes[precision] = (sum(len(weight.raw_data) for weight in weights), file.costs.activation_bytes_per_pixel)
     assert sizes["fp16"][0] < 0.6 * sizes["fp32"][0]
@@ -99,7 +100,7 @@ def test_half_the_precision_is_half_the_size(small_checkpoint, tmp_path):
 @pytest.mark.parametrize("scale", [0, 4])
 def test_a_scale_beyond_the_network_stops_all(small_checkpoint, tmp_path, scale):
     with pytest.raises(InputError, match="from 1 to 3"):
-        list(export(small_checkpoint, tmp_path, Options(scales=(2, scale), precision="fp32")))
+        list(export(small_checkpoint, tmp_path, ExportOptions(scales=(2, scale), precision="fp32")))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,7 +115,7 @@ def test_the_gate_refuses_a_wrong_graph_and_names_the_layer(small_checkpoint, tm
 
     monkeypatch.setattr(from_checkpoint, "deploy", wrong)
     with pytest.raises(ArtifactError, match=r"small_x2\S* is refused: .* first to diverge is fusion\.relu \(Relu\)"):
-        list(export(small_checkpoint, tmp_path, Options(scales=(2,), precision=precision)))
+        list(export(small_checkpoint, tmp_path, ExportOptions(scales=(2,), precision=precision)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -134,7 +135,7 @@ def test_the_gate_refuses_what_is_not_finite(small_checkpoint, tmp_path, monkeyp
     monkeypatch.setattr(lowering, "build_onnx", overflowing)
     monkeypatch.setattr(conversion, "nodes_beyond_half", lambda model, images: {"entry": 1e5})
     with pytest.raises(ArtifactError, match=r"is refused: .* infinite or undefined"):
-        list(export(small_checkpoint, tmp_path, Options(scales=(2,), precision="fp16")))
+        list(export(small_checkpoint, tmp_path, ExportOptions(scales=(2,), precision="fp16")))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -149,7 +150,7 @@ def test_a_network_with_huge_activations_is_exported_with_them_in_fp32(tmp_path)
             convolution.parametrizations.weight.original0.mul_(factor)
         block.expand.bias.mul_(1e6)
     save_checkpoint(model, tmp_path / "huge.safetensors")
-    (file,) = export(tmp_path / "huge.safetensors", tmp_path, Options(scales=(2,), precision="fp16"))
+    (file,) = export(tmp_path / "huge.safetensors", tmp_path, ExportOptions(scales=(2,), precision="fp16"))
     (note,) = file.notes
     assert "group.0.block.0.expand.0" in note and "65,504" in note
     assert TOLERANCES["fp16"].holds(file.parity)
@@ -158,7 +159,7 @@ def test_a_network_with_huge_activations_is_exported_with_them_in_fp32(tmp_path)
 def test_existing_file_is_kept_unless_asked(small_checkpoint, tmp_path):
     path = tmp_path / "small_x2.onnx"
     path.write_text("mine")
-    options = Options(scales=(2,), precision="fp32")
+    options = ExportOptions(scales=(2,), precision="fp32")
     with pytest.raises(OutputError, match="exists already"):
         list(export(small_checkpoint, tmp_path, options))
     assert path.read_text() == "mine"
@@ -193,7 +194,7 @@ def test_bundled_files_agree_with_the_network_on_real_images(scale):
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_fp16_costs_no_quality(tmp_path, scale):
     """On Set5, in the declared types: the same PSNR within 0.02 dB, and at least 50 dB to the network."""
-    (file,) = export(bundled_checkpoint(), tmp_path, Options(scales=(scale,), precision="fp16"))
+    (file,) = export(bundled_checkpoint(), tmp_path, ExportOptions(scales=(scale,), precision="fp16"))
     model = load_checkpoint(bundled_checkpoint())
     pairs = find_pairs(SHARED / "sets/Set5", scale)
     upscale, _ = in_declared_types(onnx.load(file.path))
@@ -232,7 +233,7 @@ def test_turing_is_named_to_tensorrt_rtx(small_checkpoint, tmp_path, monkeypatch
 
     monkeypatch.setattr(exporter, "cuda_device", lambda: device)
     monkeypatch.setattr(exporter, "build_engine", build)
-    options = Options(scales=(1,), precision="fp32", engine=EngineOptions(target, make_profile("32x32")))
+    options = ExportOptions(scales=(1,), precision="fp32", engine=EngineOptions(target, make_profile("32x32")))
     with pytest.raises(BuildError, match="enough"):
         list(export(small_checkpoint, tmp_path, options))
     assert given["compute_capability"] == named

@@ -11,7 +11,8 @@ from onnx import numpy_helper
 from overnet.errors import ArtifactError, InputError, OutputError
 from overnet.export import from_onnx
 from overnet.export.engine.profile import make_profile
-from overnet.export.exporter import CalibrationOptions, EngineOptions, Options, export
+from overnet.export.exporter import export
+from overnet.export.options import CalibrationOptions, EngineOptions, ExportOptions
 from overnet.export.precision.half import to_half
 from overnet.export.verify import engine as engine_gate
 from overnet.export.verify.comparison import TOLERANCES, Parity
@@ -32,14 +33,14 @@ def small_files(small_checkpoint, tmp_path_factory):
     """The small network for x2 in lower precisions, from its checkpoint."""
     folder = tmp_path_factory.mktemp("files")
     return {
-        precision: next(export(small_checkpoint, folder, Options(scales=(2,), precision=precision))).path
+        precision: next(export(small_checkpoint, folder, ExportOptions(scales=(2,), precision=precision))).path
         for precision in ("fp16", "bf16")
     }
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_it_is_the_file_that_the_checkpoint_gives(source, small_files, tmp_path, precision):
-    (file,) = export(source, tmp_path, Options(precision=precision))
+    (file,) = export(source, tmp_path, ExportOptions(precision=precision))
     assert file.path == tmp_path / f"small_x2_{precision}.onnx"
     assert file.path.read_bytes() == small_files[precision].read_bytes()
     assert file.artifact == read_artifact(file.path) and file.artifact.precision == precision
@@ -50,7 +51,7 @@ def test_it_is_the_file_that_the_checkpoint_gives(source, small_files, tmp_path,
 
 
 def test_fp16_is_the_default_and_names_can_be_given(source, tmp_path):
-    (file,) = export(source, tmp_path, Options(), name="mine")
+    (file,) = export(source, tmp_path, ExportOptions(), name="mine")
     assert file.path.name == "mine_fp16.onnx"
 
 
@@ -60,7 +61,7 @@ def test_what_fp16_cannot_hold_stays_in_fp32(source, tmp_path):
         graph = spoiled(graph, f"group.0.block.0.expand.0.{part}", 1e6)
     graph = spoiled(graph, "group.0.block.0.reduce.0.weight", 1e-6)
     onnx.save(graph, tmp_path / "huge.onnx")
-    (file,) = export(tmp_path / "huge.onnx", tmp_path, Options())
+    (file,) = export(tmp_path / "huge.onnx", tmp_path, ExportOptions())
     (note,) = file.notes
     assert "group.0.block.0.expand.0" in note and "65,504" in note
     assert TOLERANCES["fp16"].holds(file.parity)
@@ -72,14 +73,14 @@ def test_a_conversion_that_is_wrong_is_refused(source, tmp_path, monkeypatch):
 
     monkeypatch.setattr(from_onnx, "converted", wrong)
     with pytest.raises(ArtifactError, match=r"^small_x2_fp16\.onnx is refused: it differs from the FP32 ONNX file by"):
-        list(export(source, tmp_path, Options()))
+        list(export(source, tmp_path, ExportOptions()))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_engines(source, tmp_path, precision):
     pytest.importorskip("tensorrt_rtx")
-    (file,) = export(source, tmp_path, Options(precision=precision, engine=ENGINE))
+    (file,) = export(source, tmp_path, ExportOptions(precision=precision, engine=ENGINE))
     stem = "small_x2" if precision == "fp32" else f"small_x2_{precision}"
     assert file.engine.path == tmp_path / f"{stem}.engine"
     sidecar = read_sidecar(file.engine.path)
@@ -100,31 +101,31 @@ def test_an_engine_comes_to_lie_beside_its_file(small_files, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(small_files["fp16"].read_bytes())
     before = path.stat()
-    (file,) = export(path, tmp_path, Options(engine=ENGINE))
+    (file,) = export(path, tmp_path, ExportOptions(engine=ENGINE))
     assert file.path == path and path.stat() == before
     assert file.engine.path == tmp_path / "model.engine"
     assert file.engine.sidecar.onnx_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert file.engine.sidecar.artifact.precision == "fp16"
     with pytest.raises(OutputError, match=r"model\.engine exists already"):
-        list(export(path, tmp_path, Options(engine=ENGINE)))
+        list(export(path, tmp_path, ExportOptions(engine=ENGINE)))
 
 
 def test_another_file_of_its_name_is_kept(small_files, tmp_path):
     (tmp_path / "small_x2_fp16.onnx").write_text("mine")
     with pytest.raises(OutputError, match="exists already"):
-        list(export(small_files["fp16"], tmp_path, Options(engine=ENGINE)))
+        list(export(small_files["fp16"], tmp_path, ExportOptions(engine=ENGINE)))
     assert (tmp_path / "small_x2_fp16.onnx").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (Options(scales=(3,)), r"is for scale 2, not 3"),
-        (Options(scales=(2, 3)), r"is for scale 2, not 2, 3"),
-        (Options(precision="int8"), r"cannot be brought to INT8, .* give the checkpoint"),
-        (Options(precision="fp32"), r"in fp32 already; there is nothing to export"),
-        (Options(form="lean-memory"), r"the form and the numbers that it was exported with"),
-        (Options(calibration=CalibrationOptions(max_loss_db=1)), r"the form and the numbers"),
+        (ExportOptions(scales=(3,)), r"is for scale 2, not 3"),
+        (ExportOptions(scales=(2, 3)), r"is for scale 2, not 2, 3"),
+        (ExportOptions(precision="int8"), r"cannot be converted to INT8, .* give the checkpoint"),
+        (ExportOptions(precision="fp32"), r"in fp32 already; there is nothing to export"),
+        (ExportOptions(form="lean-memory"), r"the form and the numbers that it was exported with"),
+        (ExportOptions(calibration=CalibrationOptions(max_loss_db=1)), r"the form and the numbers"),
     ],
 )
 def test_what_cannot_be_made_from_it(source, tmp_path, options, expected):
@@ -135,8 +136,8 @@ def test_what_cannot_be_made_from_it(source, tmp_path, options, expected):
 
 @pytest.mark.parametrize("wanted", ["fp32", "bf16", "int8"])
 def test_a_lower_precision_is_taken_as_it_is(small_files, tmp_path, wanted):
-    with pytest.raises(InputError, match="is in fp16, and only FP32 can be brought to another precision"):
-        list(export(small_files["fp16"], tmp_path, Options(precision=wanted, engine=ENGINE)))
+    with pytest.raises(InputError, match="is in fp16, and only FP32 can be converted to another precision"):
+        list(export(small_files["fp16"], tmp_path, ExportOptions(precision=wanted, engine=ENGINE)))
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 100, 0.5])
@@ -145,7 +146,7 @@ def test_a_truncated_file(source, tmp_path, kept_bytes):
     cut = content[: int(kept_bytes * len(content) if kept_bytes < 1 else kept_bytes)]
     (tmp_path / "cut.onnx").write_bytes(cut)
     with pytest.raises(ArtifactError, match=r"cut\.onnx: "):
-        list(export(tmp_path / "cut.onnx", tmp_path, Options()))
+        list(export(tmp_path / "cut.onnx", tmp_path, ExportOptions()))
 
 
 def test_a_file_whose_inside_is_damaged(source, tmp_path):
@@ -155,8 +156,8 @@ def test_a_file_whose_inside_is_damaged(source, tmp_path):
     graph = b"\xff" * 100
     (tmp_path / "odd.onnx").write_bytes(metadata + b"\x3a" + bytes([len(graph)]) + graph)
     assert read_artifact(tmp_path / "odd.onnx").scale == 2
-    with pytest.raises(ArtifactError, match=r"odd\.onnx: not a whole ONNX file"):
-        list(export(tmp_path / "odd.onnx", tmp_path, Options()))
+    with pytest.raises(ArtifactError, match=r"odd\.onnx: not a complete ONNX file"):
+        list(export(tmp_path / "odd.onnx", tmp_path, ExportOptions()))
 
 
 def test_an_engine_is_compared_with_the_file_where_a_gpu_is(source, tmp_path, monkeypatch, image):
@@ -170,7 +171,7 @@ def test_an_engine_is_compared_with_the_file_where_a_gpu_is(source, tmp_path, mo
 
     monkeypatch.setattr(from_onnx, "cuda_device", object)
     monkeypatch.setattr(engine_gate, "check_engine", gate)
-    (file,) = export(source, tmp_path, Options(engine=ENGINE))
+    (file,) = export(source, tmp_path, ExportOptions(engine=ENGINE))
     assert file.engine.sidecar.measured_by == "TensorRT on a GPU, against the FP32 ONNX file"
     assert (file.engine.sidecar.psnr_db, file.engine.sidecar.largest_difference) == (55.0, 2)
     assert (given["target"], given["artifact"].precision) == ("tensorrt-rtx", "fp16")
@@ -182,7 +183,7 @@ def test_an_engine_is_compared_with_the_file_where_a_gpu_is(source, tmp_path, mo
 def test_weights_are_not_touched(source, tmp_path):
     """The file that is converted, and compared with, is the one that was given."""
     before = source.read_bytes()
-    (file,) = export(source, tmp_path, Options())
+    (file,) = export(source, tmp_path, ExportOptions())
     assert source.read_bytes() == before
     kinds = {numpy_helper.to_array(constant).dtype for constant in onnx.load(file.path).graph.initializer}
     assert np.dtype(np.float16) in kinds

@@ -40,11 +40,12 @@ def test_the_bundled_model_enlarges(image):
 @pytest.fixture(scope="session")
 def lower_precisions(small_checkpoint, tmp_path_factory):
     """A folder with the small network's x2 in FP16, BF16 and INT8."""
-    from overnet.export.exporter import Options, export
+    from overnet.export.exporter import export
+    from overnet.export.options import ExportOptions
 
     folder = tmp_path_factory.mktemp("lower")
     for precision in ("fp16", "bf16", "int8"):
-        list(export(small_checkpoint, folder, Options(scales=(2,), precision=precision)))
+        list(export(small_checkpoint, folder, ExportOptions(scales=(2,), precision=precision)))
     return folder
 
 

@@ -101,7 +101,7 @@ def test_nothing_uses_a_mean_itself(small_models):
 
 def test_what_is_no_whole_graph(small_models):
     content = (small_models / "small_x2.onnx").read_bytes()
-    with pytest.raises(ArtifactError, match="not a whole ONNX graph"):
+    with pytest.raises(ArtifactError, match="not a complete ONNX graph"):
         with_means(content[: len(content) // 2])
 
 

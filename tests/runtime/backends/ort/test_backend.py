@@ -123,10 +123,10 @@ def test_a_cache_that_cannot_be_written_is_told(small_models, gpu, tmp_path):
 @pytest.fixture(scope="module")
 def fp16_models(small_checkpoint, tmp_path_factory):
     from overnet.export.exporter import export
-    from overnet.export.options import Options
+    from overnet.export.options import ExportOptions
 
     folder = tmp_path_factory.mktemp("fp16")
-    list(export(small_checkpoint, folder, Options(scales=(2,), precision="fp16")))
+    list(export(small_checkpoint, folder, ExportOptions(scales=(2,), precision="fp16")))
     return folder
 
 

@@ -319,7 +319,7 @@ def test_the_builders_log_is_kept_and_named(engine_request, cache, monkeypatch):
 
 
 def test_what_cannot_be_built(engine_request):
-    with pytest.raises(BackendError, match="cannot be brought to INT8"):
+    with pytest.raises(BackendError, match="cannot be converted to INT8"):
         cached_engine(replace(engine_request, precision="int8"))
 
 
