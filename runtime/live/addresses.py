@@ -1,4 +1,4 @@
-"""What is no file on the command line: cameras, network streams, GStreamer pipelines and pipes; and their passwords."""
+"""Addresses that are not files: cameras, network streams, GStreamer pipelines and pipes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ AddressKind = Literal["pipe", "camera", "csi", "network", "gst"]
 _NETWORK_SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "rtp", "rtmp", "srt")
 _NETWORK = re.compile(rf"(?:{'|'.join(_NETWORK_SCHEMES)})://", re.IGNORECASE)
 _NUMBER = re.compile(r"\d{1,3}")
-# The user and password of an address, up to the last @: unescaped passwords have any characters.
+# The user and password of an address, up to the last @: an unescaped password may contain any character.
 _USER = re.compile(r"(?<=://)[^\s\"']*@")
-# What cameras call a password in the rest of an address, and GStreamer's elements in a pipeline.
+# Names under which cameras take a user or password in the rest of an address, and GStreamer elements in a pipeline.
 _SECRET = re.compile(
     r"(?<![A-Za-z0-9])((?:\w*[-_])?(?:user[-_]?(?:id|pw|name)?|login|pass(?:wd|word|phrase)?|pwd|token|secret|(?:api|stream)?key|auth)"
     r"\s*[=:]\s*)(\"[^\"]*\"|[^\s&_!\"']+)",
@@ -28,10 +28,10 @@ class Address:
     """A live source or sink.
 
     Args:
-        kind: ``pipe``: standard input or output; ``camera``, ``csi``: on this machine; ``network``; ``gst``: a
-            pipeline.
-        target: a device's path or a sensor's number, a URL, or a pipeline.
-        name: as it may be shown: without passwords.
+        kind: ``pipe`` (standard input or output), ``camera`` or ``csi`` (of this machine), ``network``, or ``gst`` (a
+            GStreamer pipeline).
+        target: the path of a device, the number of a CSI sensor, a URL, or a pipeline.
+        name: the address without passwords, for messages.
     """
 
     kind: AddressKind
@@ -40,20 +40,20 @@ class Address:
 
     @property
     def scheme(self) -> str:
-        """How a network stream is spoken to, such as ``rtsp``; empty for all else."""
+        """Return the protocol of a network stream, such as ``rtsp``; empty for other kinds."""
         return self.target.partition("://")[0].lower() if self.kind == "network" else ""
 
     @property
     def is_live(self) -> bool:
-        """Whether frames come by themselves, whether or not anybody takes them. Those in a pipe wait."""
+        """Tell whether frames arrive at their own rate. Those of a pipe wait until they are read."""
         return self.kind != "pipe"
 
 
 def parse_address(text: str) -> Address | None:
-    """Read a command line's input or output; None for what is a file.
+    """Parse an input or output of the command line; return None for a file.
 
     Raises:
-        InputError: it begins like one of ours and goes on wrongly.
+        InputError: the address begins with ``camera:``, ``csi:`` or ``gst:``, and the rest is not valid.
     """
     if text == "-":
         return Address("pipe", text, text)
@@ -75,5 +75,5 @@ def parse_address(text: str) -> Address | None:
 
 
 def without_secrets(text: str) -> str:
-    """An address or a pipeline as it may be shown: on one line, its users and passwords replaced by stars."""
+    """Return an address or pipeline for messages: on one line, with stars in place of users and passwords."""
     return printable(_SECRET.sub(r"\1***", _USER.sub("***@", text)))

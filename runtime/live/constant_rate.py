@@ -1,4 +1,4 @@
-"""Frames that came at any time, for sinks that count frames to know the time."""
+"""Conversion of a variable frame rate to a constant one, for sinks that derive times by counting frames."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 from overnet.runtime.video.frame import Frame, FrameWriter
 
-# A gap longer than this, as after a lost connection, is left out: filling it would hold up what comes now.
+# A longer gap, as after a lost connection, is not filled: writing that many frames would delay the current ones.
 _LONGEST_GAP_SECONDS = 1
 
 
 class ConstantRate(FrameWriter):
-    """Another writer, whose frames come at a constant rate: repeated where some are missing; a context manager.
+    """A writer that passes frames to another at a constant rate, repeating and omitting some.
 
-    A repeated frame is the one that came late: the one before is gone by then.
+    A gap is filled with the frame that ends it: the one before is no longer available by then.
 
     Args:
-        writer: the other.
-        rate: frames a second.
+        writer: the other writer.
+        rate: frames per second.
 
     Attributes:
-        notes: the other's.
+        notes: the other writer's remarks.
     """
 
     def __init__(self, writer: FrameWriter, rate: Fraction) -> None:
@@ -32,7 +32,7 @@ class ConstantRate(FrameWriter):
         self._skipped = 0
 
     def write(self, frame: Frame) -> None:
-        """Write a frame as often as it takes to reach its time; not at all if that is past."""
+        """Write a frame as often as needed to reach its time; not at all if that has passed."""
         due = round(frame.pts * frame.time_base * self._rate) - self._skipped
         missing = due - self._written
         most = int(self._rate * _LONGEST_GAP_SECONDS)
@@ -58,5 +58,5 @@ class ConstantRate(FrameWriter):
         self._writer.abort()
 
     def stop(self) -> None:
-        """Stop the other writer's waiting."""
+        """Stop the other writer's waiting for its reader."""
         self._writer.stop()

@@ -21,14 +21,14 @@ from overnet.runtime.live.source import CapturedFrame, ConnectionLost, Pacer
 from overnet.runtime.video.demux import TAG_OPTIONS, main_stream
 from overnet.runtime.video.frame import VideoInfo, describe_video
 
-# To open, and between two frames: so that a server that died without a word is noticed. FFmpeg asks an RTSP server a
-# second time, so that it takes twice as long; and a playlist's next part is waited for as long as a part lasts.
+# Timeouts for opening, and between two frames, so that a server that died without closing the connection is noticed.
+# FFmpeg asks an RTSP server twice, which doubles the time; the next part of an HTTP playlist may take a part's length.
 OPEN_SECONDS = 5.0
 _READ_SECONDS = {"rtsp": 2.5, "rtsps": 2.5, "http": 30.0, "https": 30.0}
 _USUAL_READ_SECONDS = 5.0
-# What is read to find out what comes is late when it is shown, and so is left out where it can be told without.
+# Frames that are buffered while FFmpeg analyses the stream are late when they are shown: keep that phase short.
 _LOW_LATENCY = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "500000"}
-# Errors that the next attempt meets as well.
+# Errors that another attempt would meet again.
 _FINAL_ERRORS = tuple(
     getattr(av.error, name)
     for name in (
@@ -52,14 +52,14 @@ def connect_network(url: str, *, transport: str = "tcp") -> Iterator[Iterator[Ca
     """Connect to a network stream; see `overnet.runtime.live.source.LiveSource`.
 
     Args:
-        url: ``rtsp://`` and others that FFmpeg knows.
-        transport: of RTSP: ``tcp`` or ``udp``.
+        url: ``rtsp://`` or another protocol that FFmpeg knows.
+        transport: transport of RTSP, ``tcp`` or ``udp``.
 
     Raises:
-        ConnectionLost: it is not there, or not any more.
+        ConnectionLost: the stream is not available, or not any longer.
     """
     scheme = url.partition("://")[0].lower()
-    # What comes through HTTP comes in pieces of some seconds, or as a file, faster than it is to be shown.
+    # HTTP delivers parts of some seconds, or a whole file, faster than the frames are to be shown.
     is_paced = scheme in ("http", "https")
     options = {} if is_paced else dict(_LOW_LATENCY)
     if scheme in ("rtsp", "rtsps"):
@@ -75,15 +75,15 @@ def connect_camera(
     """Open a camera of this machine; see `overnet.runtime.live.source.LiveSource`.
 
     Args:
-        device: such as ``/dev/video0``.
-        size, rate: width and height in pixels, and frames a second; None for what the camera is set to.
-        driver: FFmpeg's name of the kind of device.
+        device: path of the device, such as ``/dev/video0``.
+        size, rate: width and height in pixels, and frames per second; None for the camera's current setting.
+        driver: FFmpeg's name of the input device.
 
     Raises:
-        ConnectionLost: it is not there, is busy, or does not take the size or rate.
+        ConnectionLost: the camera is missing or busy, or does not support the size or rate.
     """
     if driver == "v4l2" and not sys.platform.startswith("linux"):
-        raise ConnectionLost("cameras are read on Linux only", is_final=True)
+        raise ConnectionLost("cameras can be read on Linux only", is_final=True)
     if driver == "v4l2" and not Path(device).exists():
         raise ConnectionLost(f"there is no {device}", is_final=True)
     options = {}
@@ -97,7 +97,7 @@ def connect_camera(
 
 @contextmanager
 def open_live(target: str, *, options: Mapping[str, str], format: str | None = None) -> Iterator[InputContainer]:
-    """Open what FFmpeg reads; errors become `ConnectionLost`, of this and of what is done with it."""
+    """Open a URL or device with FFmpeg; errors of opening it and of the block become `ConnectionLost`."""
     scheme = target.partition("://")[0].lower()
     timeout = OPEN_SECONDS, _READ_SECONDS.get(scheme, _USUAL_READ_SECONDS)
     try:
@@ -109,26 +109,27 @@ def open_live(target: str, *, options: Mapping[str, str], format: str | None = N
         finally:
             container.close()
     except (av.FFmpegError, OSError, ValueError) as error:
-        # A camera that is just starting answers in all kinds of ways that make no sense yet.
+        # A network camera that is starting up may send data that is not yet valid.
         is_starting = isinstance(error, av.error.InvalidDataError) and scheme in ("rtsp", "rtsps")
         is_final = isinstance(error, _FINAL_ERRORS) and not is_starting
         raise ConnectionLost(_reason(error, options), is_final=is_final) from error
 
 
 def decode_live(container: InputContainer, *, pacer: Pacer | None = None) -> Iterator[CapturedFrame]:
-    """Yield the frames of an open stream as they come, each as soon as it can be decoded.
+    """Yield the frames of an open stream, each as soon as it is decoded.
 
     Args:
-        pacer: holds frames back that come before their time.
+        container: the open stream; the caller closes it.
+        pacer: delays frames that arrive before they are to be shown.
 
     Raises:
-        ConnectionLost: there is no video in it.
+        ConnectionLost: the stream has no video.
     """
     try:
         stream = main_stream(container, Path("the stream"))
     except InputError as error:
         raise ConnectionLost(str(error), is_final=True) from error
-    # Decoding several frames at once would hold back as many.
+    # Decoding several frames in parallel would delay each by as many.
     stream.thread_type = "SLICE"
     info: VideoInfo | None = None
     for frame in _decode(container, stream):
@@ -143,22 +144,22 @@ def decode_live(container: InputContainer, *, pacer: Pacer | None = None) -> Ite
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     for packet in container.demux(stream):
-        # The empty one comes last, and gives what the decoder holds back.
+        # The empty packet comes last, and flushes the decoder.
         try:
             frames = stream.codec_context.decode(packet if packet.size else None)
         except av.FFmpegError:
-            continue  # damaged, or in the middle of what began before we came
-        # Grey until the first whole image, or smeared.
+            continue  # damaged, or dependent on images sent before the connection
+        # Corrupt frames are grey or smeared, until the first complete image.
         yield from (frame for frame in frames if not frame.is_corrupt)
 
 
 def _reason(error: Exception, options: Mapping[str, str]) -> str:
-    """Why, without the address, which may have a password in it and which FFmpeg puts into its messages."""
+    """Return the reason without the address, which FFmpeg puts into its messages and which may contain a password."""
     if isinstance(error, av.error.ExitError):
         return "nothing came for some seconds"
     reason: Any = getattr(error, "strerror", None) or type(error).__name__
     if isinstance(error, av.error.InvalidDataError):
-        return "what comes is no video FFmpeg knows"
+        return "the data is not a video FFmpeg can read"
     if "video_size" in options or "framerate" in options:
         asked = " at ".join(options[key] for key in ("video_size", "framerate") if key in options)
         return f"{reason} (asked for {asked})"

@@ -1,4 +1,4 @@
-"""Live sources and sinks through OpenCV, which runs a GStreamer pipeline."""
+"""Live sources and sinks through GStreamer pipelines, which OpenCV runs."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def connect_pipeline(pipeline: str) -> Iterator[Iterator[CapturedFrame]]:
     """Run a pipeline that ends in an ``appsink``; see `overnet.runtime.live.source.LiveSource`.
 
     Raises:
-        ConnectionLost: it cannot be started, or nothing comes.
+        ConnectionLost: the pipeline cannot be started, or does not give BGR images.
     """
     capture = _open_capture(pipeline)
     try:
         if not capture.isOpened():
             raise ConnectionLost(
-                "the pipeline cannot be started: is it right, and is what it opens there?", is_final=True
+                "the pipeline cannot be started: check it, and that the devices or files it opens exist", is_final=True
             )
         yield _read(capture)
     finally:
@@ -47,7 +47,10 @@ def connect_pipeline(pipeline: str) -> Iterator[Iterator[CapturedFrame]]:
 def connect_rtsp_in_hardware(url: str, *, transport: str) -> Iterator[Iterator[CapturedFrame]]:
     """Connect to an RTSP stream through a Jetson's decoder; parameters as for `connect_network`.
 
-    FFmpeg looks at it first: it says what is wrong, which OpenCV does not, and which codec it is.
+    FFmpeg opens the stream first, to find the codec and to report errors, which OpenCV does not.
+
+    Raises:
+        ConnectionLost: the stream is not available, or the decoder does not take its codec.
     """
     with connect_network(url, transport=transport) as frames:
         first = next(frames, None)
@@ -68,20 +71,20 @@ def _open_capture(pipeline: str) -> cv2.VideoCapture:
         if hasattr(cv2, name):
             timeouts += [getattr(cv2, name), int(OPEN_SECONDS * 1000)]
     capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER, timeouts)
-    # Older ones refuse what they do not know.
+    # Older versions of OpenCV refuse the timeouts.
     return capture if capture.isOpened() else cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
 
 
 def _read(capture: cv2.VideoCapture) -> Iterator[CapturedFrame]:
     info: VideoInfo | None = None
     while True:
-        there, bgr = capture.read()
+        is_read, bgr = capture.read()
         at = time.monotonic()
-        if not there:
+        if not is_read:
             return
         if bgr.ndim != 3 or bgr.shape[2] != 3 or bgr.dtype != np.uint8:
             raise ConnectionLost(
-                "the pipeline gives no BGR images: end it in 'video/x-raw,format=BGR ! appsink'", is_final=True
+                "the pipeline does not give BGR images: end it in 'video/x-raw,format=BGR ! appsink'", is_final=True
             )
         height, width = bgr.shape[:2]
         if info is None or (width, height) != (info.width, info.height):
@@ -110,19 +113,17 @@ def _describe(width: int, height: int, rate: float) -> VideoInfo:
 
 
 class GStreamerWriter(FrameWriter):
-    """Writes frames into a pipeline that begins with an ``appsrc``; a context manager.
+    """A writer into a pipeline that begins with an ``appsrc``.
 
-    OpenCV counts frames to time them, so they have to come at a constant rate: see `ConstantRate`.
+    OpenCV derives times by counting frames, so they have to come at a constant rate: see `ConstantRate`.
 
     Args:
         pipeline: the pipeline.
-        name: what messages call it.
-        width, height, rate: of the frames, in pixels, and how many a second.
-        temporary, path: the file that the pipeline writes and its name once it is whole; None if it writes none.
+        name: its name in messages.
+        width, height: size of the frames in pixels.
+        rate: frames per second.
+        temporary, path: the file that the pipeline writes, and its name once it is complete; None if it writes none.
         overwrite: whether an existing file may be replaced.
-
-    Attributes:
-        notes: one-line remarks for the user.
 
     Raises:
         OutputError: the pipeline cannot be started.
@@ -145,17 +146,19 @@ class GStreamerWriter(FrameWriter):
         self._writer = cv2.VideoWriter(pipeline, cv2.CAP_GSTREAMER, 0, float(rate), (width, height))
         if not self._writer.isOpened():
             self.abort()
-            raise OutputError(f"{name}: the pipeline cannot be started: is it right, and is what it opens there?")
+            raise OutputError(
+                f"{name}: the pipeline cannot be started: check it, and that the devices or folders it opens exist"
+            )
 
     def write(self, frame: Frame) -> None:
-        """Hand over a frame: height x width x 3 uint8."""
+        """Pass a frame, H x W x 3 uint8 RGB, to the pipeline."""
         self._writer.write(cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR))
 
     def finish(self) -> Path:
-        """End the stream; a file gets its name.
+        """End the stream, give the file its name, and return that; without a file, return the pipeline's name.
 
         Raises:
-            OutputError: nothing arrived in the file, or it cannot be named.
+            OutputError: the file is empty, or cannot be renamed.
         """
         self._writer.release()
         if self._path is None or self._temporary is None:
@@ -174,11 +177,11 @@ class GStreamerWriter(FrameWriter):
         return self._path
 
     def finish_partial(self) -> Path | None:
-        """As `finish`: what was sent is whole at any time."""
+        """See `finish`: the stream is complete after each frame."""
         return self.finish()
 
     def abort(self) -> None:
-        """End the stream; a file that is not finished is removed."""
+        """End the stream, and remove a file that is not finished."""
         self._writer.release()
         if self._temporary is not None:
             with suppress(OSError):
@@ -188,14 +191,14 @@ class GStreamerWriter(FrameWriter):
 def open_file_in_hardware(
     path: Path, *, width: int, height: int, rate: Fraction, overwrite: bool, hardware: bool = True
 ) -> GStreamerWriter | None:
-    """A file written through a Jetson's encoder; None where that does not work, as on Orin Nanos, which have none.
+    """Return a writer of a file through a Jetson's encoder; None where that fails, as on an Orin Nano, which has none.
 
-    A few frames are encoded first: OpenCV does not say when an encoder fails.
+    A few frames are encoded on trial, because OpenCV does not report that an encoder fails.
 
     Args:
-        path: the file, in a container that GStreamer writes.
+        path: the file.
         width, height, rate, overwrite: as for `GStreamerWriter`.
-        hardware: False for x264, which shows all else on machines without that encoder.
+        hardware: False encodes with x264 instead, which tests the rest of the pipeline without that encoder.
     """
     temporary = temporary_beside(path)
     pipeline = gstreamer.file_sink_pipeline(temporary, size=(width, height), rate=rate, hardware=hardware)

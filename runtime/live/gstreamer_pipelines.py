@@ -1,6 +1,6 @@
-"""GStreamer's pipelines as text: what a Jetson's cameras, decoder and encoder are reached through.
+"""GStreamer pipelines as text, for a Jetson's cameras, decoder and encoder and for pipelines of the user.
 
-OpenCV runs them, where it was built with GStreamer: JetPack's was, pip's was not.
+OpenCV runs them if it was built with GStreamer: JetPack's was, pip's was not.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import cv2
 from overnet.errors import InputError, MissingDependency
 from overnet.runtime.live.addresses import without_secrets
 
-# Characters that mean nothing to GStreamer's parser; all others get a backslash before them.
+# Characters without a meaning to GStreamer's parser; all others are escaped by a backslash.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+=,-]|[^\x00-\x7f]")
-# BGR is what OpenCV takes. NVIDIA's converter does not make it; the CPU's does the last step.
+# OpenCV takes BGR, which NVIDIA's converter cannot produce; the CPU's converter does the last step.
 _FROM_NVMM = "nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR"
 _FROM_MEMORY = "videoconvert ! video/x-raw,format=BGR"
-# OpenCV's end of a source: the newest frame, and no queue.
+# The end of a source that OpenCV reads: it keeps the newest frame only.
 _NEWEST = "appsink drop=1 max-buffers=1"
 _TO_NVMM = "videoconvert ! video/x-raw,format=BGRx ! nvvidconv ! video/x-raw(memory:NVMM),format=NV12"
 _HARDWARE_ENCODER = "nvv4l2h264enc"
@@ -33,32 +33,35 @@ _BITS_PER_PIXEL = 0.12
 
 
 def quoted(value: str) -> str:
-    """A value of a property as a pipeline takes it, whatever characters it has.
+    """Return the value of a property with all special characters escaped, for use in a pipeline.
 
     Raises:
-        InputError: it has a line break or another control character, for which there is no way.
+        InputError: the value has a control character such as a line break, which cannot be escaped.
     """
     if any(ord(character) < 32 for character in value):
         raise InputError("a name with control characters cannot be put into a GStreamer pipeline")
-    # By backslashes, not in quotation marks: the parser takes a backslash before the closing one for part of the value.
+    # Backslashes, not quotation marks: in those the parser takes a backslash before the closing mark for an escape.
     return "".join(character if _PLAIN.fullmatch(character) else f"\\{character}" for character in value)
 
 
 def opencv_has_gstreamer() -> bool:
-    """Whether this OpenCV was built with GStreamer."""
+    """Tell whether this OpenCV was built with GStreamer."""
     return bool(re.search(r"^\s*GStreamer:\s*YES", cv2.getBuildInformation(), re.MULTILINE))
 
 
 def require_gstreamer(purpose: str) -> None:
-    """Refuse to go on without GStreamer.
+    """Check that OpenCV has GStreamer.
+
+    Args:
+        purpose: what needs it, as the beginning of the message.
 
     Raises:
-        MissingDependency: this OpenCV has none.
+        MissingDependency: this OpenCV was built without GStreamer.
     """
     if not opencv_has_gstreamer():
         raise MissingDependency(
-            f"{purpose} needs GStreamer, which this OpenCV ({cv2.__version__}) was built without: pip's is; use the "
-            "system's or JetPack's in a virtual environment made with --system-site-packages"
+            f"{purpose} needs GStreamer, which this OpenCV ({cv2.__version__}) was built without, as pip's are; use "
+            "the system's or JetPack's in a virtual environment made with --system-site-packages"
         )
 
 
@@ -68,7 +71,7 @@ class _Error(ctypes.Structure):
     _fields_ = [("domain", ctypes.c_uint32), ("code", ctypes.c_int), ("message", ctypes.c_char_p)]
 
 
-# Takes GStreamer's remarks on what OpenCV does with it: nothing that a user can help.
+# Discards GStreamer's log messages on how OpenCV uses it, which the user can do nothing about.
 _say_nothing = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(
     lambda domain, level, message, data: None
 )
@@ -76,7 +79,7 @@ _say_nothing = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int, ctypes.c_ch
 
 @functools.cache
 def _gstreamer() -> ctypes.CDLL | None:
-    """The library that OpenCV uses; None where it is not installed."""
+    """Load and return the GStreamer library that OpenCV uses; None where it is not installed."""
     try:
         library, glib = ctypes.CDLL("libgstreamer-1.0.so.0"), ctypes.CDLL("libglib-2.0.so.0")
     except OSError:
@@ -92,19 +95,20 @@ def _gstreamer() -> ctypes.CDLL | None:
 
 
 def has_element(name: str) -> bool:
-    """Whether GStreamer has an element of this name; it does not say that its hardware is there."""
+    """Tell whether GStreamer has an element of this name; its hardware may be missing all the same."""
     library = _gstreamer()
     return library is not None and bool(library.gst_element_factory_find(name.encode()))
 
 
 def check_pipeline(pipeline: str, *, name: str) -> None:
-    """Refuse a pipeline that GStreamer does not understand, of which OpenCV would not say why.
+    """Check that GStreamer can parse a pipeline: OpenCV would not report what is wrong with it.
 
     Args:
-        name: what the message calls it.
+        pipeline: the pipeline.
+        name: its name in messages.
 
     Raises:
-        InputError: a mistake in it, or an element that is not there.
+        InputError: the pipeline has an error, or an element that is not installed.
     """
     library = _gstreamer()
     if library is None:
@@ -114,34 +118,40 @@ def check_pipeline(pipeline: str, *, name: str) -> None:
     if parsed:
         library.gst_object_unref(parsed)
     if error:
-        reason = without_secrets((error.contents.message or b"it is wrong").decode(errors="replace"))
+        reason = without_secrets((error.contents.message or b"it is not a valid pipeline").decode(errors="replace"))
         raise InputError(f"{name}: {reason}")
 
 
 def can_decode_in_hardware() -> bool:
-    """Whether this is a Jetson whose decoder OpenCV can reach."""
+    """Tell whether this is a Jetson whose decoder OpenCV can use."""
     return opencv_has_gstreamer() and has_element(_HARDWARE_DECODER)
 
 
 def can_encode_in_hardware() -> bool:
-    """Whether this may be a Jetson whose encoder OpenCV can reach: Orin Nanos have the element without the hardware."""
+    """Tell whether this may be a Jetson whose encoder OpenCV can use: Orin Nanos have the element, not the hardware."""
     return opencv_has_gstreamer() and has_element(_HARDWARE_ENCODER)
 
 
 def csi_pipeline(sensor: int, *, size: tuple[int, int], rate: Fraction) -> str:
-    """The camera on a Jetson's CSI connector."""
+    """Return the pipeline of a camera on a Jetson's CSI connector."""
     caps = f"video/x-raw(memory:NVMM),width={size[0]},height={size[1]},framerate={rate.numerator}/{rate.denominator}"
     return f"nvarguscamerasrc sensor-id={sensor} ! {caps} ! {_FROM_NVMM} ! {_NEWEST}"
 
 
 def rtsp_pipeline(url: str, *, codec: str, transport: str, timeout_seconds: float) -> str:
-    """An RTSP stream of H.264 or HEVC (FFmpeg's names ``h264`` and ``hevc``) through a Jetson's decoder.
+    """Return the pipeline of an RTSP stream through a Jetson's decoder.
+
+    Args:
+        url: address of the stream.
+        codec: FFmpeg's name of its codec, ``h264`` or ``hevc``.
+        transport: transport of RTSP, ``tcp`` or ``udp``.
+        timeout_seconds: how long to wait for the server.
 
     Raises:
-        InputError: the decoder does not take the codec.
+        InputError: the decoder does not support the codec.
     """
     if codec not in _CODECS:
-        raise InputError(f"the hardware decoder takes h264 and hevc, not {codec}: use --hardware off")
+        raise InputError(f"the hardware decoder supports h264 and hevc, not {codec}: use --hardware off")
     unpack, parse = _CODECS[codec]
     micros = round(timeout_seconds * 1e6)
     source = (
@@ -152,16 +162,17 @@ def rtsp_pipeline(url: str, *, codec: str, transport: str, timeout_seconds: floa
 
 
 def source_pipeline(text: str) -> str:
-    """A user's pipeline, with what OpenCV needs at its end unless it ends in an ``appsink`` already."""
+    """Return a user's pipeline with the end that OpenCV needs, unless it ends in an ``appsink`` already."""
     return text if "appsink" in text.rpartition("!")[2] else f"{text} ! {_FROM_MEMORY} ! {_NEWEST}"
 
 
 def sink_pipeline(text: str, *, hardware: bool, size: tuple[int, int], rate: Fraction) -> str:
-    """A user's pipeline for results, encoded as H.264 unless it begins with an ``appsrc`` itself.
+    """Return a user's pipeline for results; H.264 is encoded for it unless it begins with an ``appsrc`` itself.
 
     Args:
+        text: the user's pipeline.
         hardware: whether a Jetson's encoder is used.
-        size, rate: width and height in pixels, and frames a second, which the bit rate follows from.
+        size, rate: width and height in pixels, and frames per second; the bit rate follows from them.
     """
     if "appsrc" in text.partition("!")[0]:
         return text
@@ -169,10 +180,14 @@ def sink_pipeline(text: str, *, hardware: bool, size: tuple[int, int], rate: Fra
 
 
 def file_sink_pipeline(path: Path, *, size: tuple[int, int], rate: Fraction, hardware: bool = True) -> str | None:
-    """A file, encoded as H.264; None for containers that are not written this way. Parameters as for `sink_pipeline`.
+    """Return the pipeline that writes a file of H.264; None for containers that GStreamer is not used for.
+
+    Args:
+        path: the file.
+        size, rate, hardware: as for `sink_pipeline`.
 
     Raises:
-        InputError: the name has control characters.
+        InputError: the file name has control characters.
     """
     muxer = _MUXERS.get(path.suffix.lower())
     if muxer is None:
@@ -182,7 +197,7 @@ def file_sink_pipeline(path: Path, *, size: tuple[int, int], rate: Fraction, har
 
 
 def encoder_elements(*, hardware: bool, size: tuple[int, int], rate: Fraction) -> str:
-    """From OpenCV's images to H.264."""
+    """Return the elements that encode OpenCV's images as H.264; parameters as for `sink_pipeline`."""
     bits = max(500_000, round(size[0] * size[1] * float(rate) * _BITS_PER_PIXEL))
     if hardware:
         return f"{_TO_NVMM} ! {_HARDWARE_ENCODER} insert-sps-pps=true bitrate={bits} ! h264parse"

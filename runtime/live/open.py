@@ -1,4 +1,4 @@
-"""Which source and which sink an address on the command line is."""
+"""Open the live source and the sink that addresses on the command line name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Hardware = Literal["auto", "on", "off"]
 
 _CSI_SIZE = (1920, 1080)
 _CSI_RATE = Fraction(30)
-# Fast rather than small: an encoder that cannot keep up costs frames.
+# Fast rather than small files: an encoder that cannot keep up costs frames.
 _FAST = {
     "libx264": {"preset": "veryfast"},
     "libx265": {"preset": "veryfast"},
@@ -33,8 +33,8 @@ _FAST = {
     "libsvtav1": {"preset": "12"},
     "libaom-av1": {"usage": "realtime", "cpu-used": "8"},
 }
-# For what is watched meanwhile: an image is sent as soon as it is encoded, and who comes later waits for the next
-# whole image, two seconds or so.
+# For streams that are watched live: each image is sent as soon as it is encoded, and a keyframe every two seconds or so
+# lets viewers join.
 _AT_ONCE = {"tune": "zerolatency", "g": "60"}
 
 
@@ -43,10 +43,10 @@ class SourceOptions:
     """How live sources are opened.
 
     Args:
-        camera_size, camera_rate: width and height in pixels, and frames a second, of cameras.
-        transport: of RTSP: ``tcp`` or ``udp``.
-        attempts: how often in a row to connect again before giving up; None: for ever.
-        hardware: whether a Jetson's decoder and encoder are used: ``auto`` where they are there.
+        camera_size, camera_rate: width and height in pixels, and frames per second, of cameras; None for their own.
+        transport: transport of RTSP, ``tcp`` or ``udp``.
+        attempts: how often in a row to reconnect before giving up; None for no limit.
+        hardware: whether a Jetson's decoder and encoder are used; ``auto`` uses them where they exist.
     """
 
     camera_size: tuple[int, int] | None = None
@@ -57,11 +57,16 @@ class SourceOptions:
 
 
 def open_live_source(address: Address, options: SourceOptions, on_trouble: Callable[[str], None]) -> LiveSource:
-    """Return a live source; it is connected to when its frames are read.
+    """Return a live source; it connects when its frames are read.
+
+    Args:
+        address: the source.
+        options: how it is opened.
+        on_trouble: called with a line about each lost connection.
 
     Raises:
-        MissingDependency: it needs GStreamer.
-        InputError: hardware was asked for that is not here.
+        MissingDependency: the source needs GStreamer, which is missing.
+        InputError: the pipeline is not valid, or there is no hardware decoder though one is required.
     """
     may_end = address.kind == "gst" or address.scheme in ("http", "https")
     return LiveSource(
@@ -79,7 +84,6 @@ def _connector(address: Address, options: SourceOptions) -> Callable[[], Connect
     if address.kind == "network" and not _decodes_in_hardware(address, options):
         return partial(connect_network, address.target, transport=options.transport)
     gstreamer.require_gstreamer(address.name.partition(":")[0] + ": as a source")
-    # Only here, as it imports what runs pipelines.
     from overnet.runtime.live.gstreamer_io import connect_pipeline, connect_rtsp_in_hardware
 
     if address.kind == "network":
@@ -97,20 +101,20 @@ def _connector(address: Address, options: SourceOptions) -> Callable[[], Connect
 def _decodes_in_hardware(address: Address, options: SourceOptions) -> bool:
     if options.hardware == "off" or address.scheme not in ("rtsp", "rtsps"):
         return False
-    there = gstreamer.can_decode_in_hardware()
-    if options.hardware == "on" and not there:
+    is_possible = gstreamer.can_decode_in_hardware()
+    if options.hardware == "on" and not is_possible:
         raise InputError("--hardware on: there is no decoder here that OpenCV's GStreamer can use (nvv4l2decoder)")
-    return there
+    return is_possible
 
 
 @dataclass(frozen=True)
 class LiveSink:
-    """Where live results go; `open` is called with the first of them.
+    """The destination of live results; `open` is called with the first of them.
 
     Args:
         target: a file, or an address: standard output, a server or a pipeline.
-        pipe: standard output, for that.
-        pipe_format, pixel_format: what is written there; the pixel format for ``raw``.
+        pipe: standard output, if that is the target.
+        pipe_format, pixel_format: what is written to standard output; the pixel format is for ``raw``.
         encoding, overwrite: as for `VideoWriter`.
         hardware, transport: as for `SourceOptions`.
     """
@@ -125,21 +129,21 @@ class LiveSink:
     transport: str = "tcp"
 
     def check(self) -> None:
-        """Look for mistakes in a pipeline, as far as they show before it runs.
+        """Check a pipeline before it runs, as far as that is possible; other targets need no check.
 
         Raises:
-            InputError: there is one.
-            MissingDependency: there is no GStreamer.
+            InputError: the pipeline is not valid.
+            MissingDependency: GStreamer is missing.
         """
         if not isinstance(self.target, Path) and self.target.kind == "gst":
             gstreamer.require_gstreamer("gst: as an output")
             gstreamer.check_pipeline(self._pipeline(self.target, (64, 48), Fraction(25)), name=self.target.name)
 
     def open(self, info: VideoInfo, width: int, height: int) -> FrameWriter:
-        """Open it for frames of a size in pixels.
+        """Return a writer for frames of a size in pixels.
 
         Raises:
-            OutputError: it cannot be written to.
+            OutputError: the target cannot be written to.
         """
         if isinstance(self.target, Path):
             return self._open_file(self.target, info, width, height)
@@ -179,7 +183,7 @@ class LiveSink:
                 )
                 if opened is not None:
                     return ConstantRate(opened, info.rate)
-                note = "this machine's encoder does not work for this file: encoded on the CPU"
+                note = "this machine's encoder cannot write this file: encoded on the CPU"
             elif self.hardware == "on" or gstreamer.can_decode_in_hardware():
                 note = "this machine has no encoder (nvv4l2h264enc): encoded on the CPU"
         writer = VideoWriter(

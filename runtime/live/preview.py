@@ -1,4 +1,4 @@
-"""A window that shows the newest result."""
+"""The preview window, which shows the newest result."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ _FIRST_WINDOW = "OverNet"
 
 
 def prepare_display() -> None:
-    """Make ready for windows, or refuse where none can be opened; in the main thread, before PyAV is imported.
+    """Open and close a first window; call it in the main thread, before PyAV is imported.
 
-    Both wheels bring a libxcb, and with PyAV's OpenCV's first window never comes (PyAV issue 978). Whether there can be
-    one is tried in another process: without a display OpenCV's library for windows ends the one that asks.
+    The wheels of both libraries bring a libxcb, and with PyAV's loaded first, OpenCV's first window never appears (PyAV
+    issue 978). A child process tries whether a window can be opened at all: without a display, OpenCV's GUI library
+    ends its process.
 
     Raises:
-        BackendError: there is no display, or this OpenCV has no windows.
+        BackendError: there is no display, or this OpenCV was built without windows.
     """
     if re.search(r"^\s*GUI:\s*NONE", cv2.getBuildInformation(), re.MULTILINE):
-        raise BackendError("--show: this OpenCV has no windows: pip install opencv-python, without -headless")
+        raise BackendError("--show: this OpenCV cannot open windows: pip install opencv-python, without -headless")
     code = "import cv2; cv2.namedWindow('overnet'); cv2.waitKey(1)"
     try:
         tried = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=_PROBE_SECONDS, check=False)
@@ -36,17 +37,17 @@ def prepare_display() -> None:
         raise BackendError("--show: the display does not answer") from error
     if tried.returncode:
         raise BackendError("--show: no window can be opened: is there a display, and DISPLAY or WAYLAND_DISPLAY set?")
-    # Remarks on fonts, which the wheel does not bring.
+    # Qt warns of fonts that the wheel does not contain.
     os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")
     cv2.namedWindow(_FIRST_WINDOW)
     cv2.destroyWindow(_FIRST_WINDOW)
 
 
 class PreviewWindow:
-    """A window with the newest frame and a line of figures; a context manager, used from the main thread alone.
+    """A window with the newest frame and a line of figures; a context manager, for use in the main thread only.
 
     Args:
-        title: of the window.
+        title: title of the window.
     """
 
     def __init__(self, title: str) -> None:
@@ -62,7 +63,7 @@ class PreviewWindow:
             cv2.waitKey(1)
 
     def show(self, rgb: np.ndarray, line: str) -> None:
-        """Show a frame, H x W x 3 uint8, with the line over it."""
+        """Show a frame, H x W x 3 uint8 RGB, with a line of text over it."""
         height, width = rgb.shape[:2]
         if not self._is_open:
             cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
@@ -72,7 +73,7 @@ class PreviewWindow:
         bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
         size = max(0.4, height / 720 * 0.8)
         place = (round(10 * size), round(30 * size))
-        # Dark below light, so that it can be read on any image.
+        # White letters with a black outline can be read on any image.
         for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
             cv2.putText(
                 bgr, line, place, cv2.FONT_HERSHEY_SIMPLEX, size, color, max(1, round(thickness * size)), cv2.LINE_AA
@@ -80,8 +81,8 @@ class PreviewWindow:
         cv2.imshow(self._title, bgr)
 
     def poll(self) -> bool:
-        """Let the window live for some milliseconds; False once q or Esc was pressed in it, or it was closed."""
-        # It also waits for the next frame where there is no window yet.
+        """Process window events for some milliseconds; return False once q or Esc was pressed or the window closed."""
+        # Without a window, this waits for the next frame.
         key = cv2.waitKey(5) & 0xFF
         if key in (ord("q"), _ESCAPE):
             return False

@@ -1,4 +1,4 @@
-"""What a live run did: frames, rate and latency, in memory that does not grow with the hours."""
+"""Figures of a live run: frames, rate and latency, in memory that does not grow with the duration."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-# Latencies are counted in classes that are 2 % wide, from a tenth of a millisecond on.
+# Latencies are counted in a histogram whose classes are 2 % wide and begin at a tenth of a millisecond.
 _CLASS_RATIO = math.log(1.02)
 _SMALLEST_SECONDS = 1e-4
-# Over how long the momentary rate is taken.
+# The current rate is an average over this time.
 _RECENT_SECONDS = 2.0
 
 
 class Latencies:
-    """How long frames took, from their capture until they were written or shown."""
+    """A histogram of latencies, from the capture of a frame until it was written or shown."""
 
     def __init__(self) -> None:
         self._classes: dict[int, int] = {}
@@ -24,14 +24,14 @@ class Latencies:
         self.max_seconds = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one frame's."""
+        """Add the latency of one frame."""
         index = max(0, math.floor(math.log(max(seconds, _SMALLEST_SECONDS) / _SMALLEST_SECONDS) / _CLASS_RATIO))
         self._classes[index] = self._classes.get(index, 0) + 1
         self._count += 1
         self.max_seconds = max(self.max_seconds, seconds)
 
     def quantile(self, share: float) -> float:
-        """The seconds within which this share of the frames was done, to 2 %; 0 without frames."""
+        """Return the latency in seconds, to 2 %, that a share (0 to 1) of the frames did not exceed; 0 without any."""
         wanted, seen = math.ceil(share * self._count), 0
         for index in sorted(self._classes):
             seen += self._classes[index]
@@ -40,7 +40,7 @@ class Latencies:
         return 0.0
 
     def to_json(self) -> dict[str, float]:
-        """In milliseconds."""
+        """Return median, 95th percentile and maximum in milliseconds."""
         return {
             "p50": round(self.quantile(0.5) * 1000, 1),
             "p95": round(self.quantile(0.95) * 1000, 1),
@@ -50,16 +50,16 @@ class Latencies:
 
 @dataclass
 class LiveReport:
-    """The figures of a live run; they grow while it runs.
+    """The figures of a live run, updated while it runs.
 
     Attributes:
-        captured: frames that came.
-        frames: those that were upscaled and written, or shown where nothing is written.
-        shown: those that the window showed.
-        reconnections: how often the source was lost and came again.
-        input_size, output_size: width and height of the last frame; None before the first.
-        seconds: since the first frame came.
-        latency: from a frame's capture until it was written, or shown where nothing is written.
+        captured: number of frames that the source gave.
+        frames: number of those that were written, or shown where nothing is written.
+        shown: number of those that the window showed.
+        reconnections: how often frames came again after a lost connection.
+        input_size, output_size: width and height of the last frame in pixels; None before the first.
+        seconds: time since the first frame was captured.
+        latency: from the capture of a frame until it was written, or shown where nothing is written.
         notes: one-line remarks for the user.
     """
 
@@ -76,22 +76,22 @@ class LiveReport:
 
     @property
     def dropped(self) -> int:
-        """Frames that came while earlier ones were being upscaled, and gave way to newer ones."""
+        """Return the number of frames that newer ones replaced while earlier ones were upscaled."""
         return self.captured - self.frames
 
     @property
     def frames_per_second(self) -> float:
-        """On average; 0 before the first frame."""
+        """Return the average rate; 0 before the first frame."""
         return self.frames / self.seconds if self.seconds > 0 else 0.0
 
     def count(self, latency_seconds: float) -> None:
-        """Count a frame that is done."""
+        """Count a frame that was written or shown."""
         self.frames += 1
         self.latency.add(latency_seconds)
         self._recent.append((time.monotonic(), latency_seconds))
 
     def recent(self) -> tuple[float, float]:
-        """Frames per second and latency in seconds of about the last two seconds; zeros where nothing came."""
+        """Return frames per second and mean latency in seconds over the last two seconds; zeros without frames."""
         now = time.monotonic()
         done = [entry for entry in list(self._recent) if now - entry[0] <= _RECENT_SECONDS]
         if not done:
@@ -100,13 +100,13 @@ class LiveReport:
         return len(done) / span, sum(latency for _, latency in done) / len(done)
 
     def line(self) -> str:
-        """How it goes just now."""
+        """Return a line with the current rate, latency and counts."""
         rate, latency = self.recent()
         text = f"{rate:.1f} fps, latency {latency * 1000:.0f} ms, {self.dropped} dropped"
         return f"{text}, {self.reconnections} reconnections" if self.reconnections else text
 
     def to_json(self) -> dict[str, Any]:
-        """As a dictionary that JSON can hold."""
+        """Return the figures as a dictionary for JSON."""
         scale = self.output_size[1] / self.input_size[1] if self.input_size and self.output_size else None
         return {
             "kind": "live",

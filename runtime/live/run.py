@@ -1,8 +1,8 @@
-"""Live video through the upscaler: always the newest frame, never a queue.
+"""Upscaling of live video: the newest frame is taken, older ones are dropped and counted, none are queued.
 
-Four threads: one takes frames from the source and keeps the newest; one upscales it; one writes the result; and the
-calling one shows it, which windows and Ctrl-C want there. Before the newest frame is taken there has to be room for its
-result, so what a frame waits for is at most the two before it, however slow the model or the sink.
+There are four threads. One receives frames from the source and keeps the newest; one upscales it; one writes the
+result; the calling thread shows it, because windows and Ctrl-C are handled there. The newest frame is taken only when
+there is room for its result, so a frame waits for at most the two before it, however slow the model or the sink is.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from overnet.runtime.upscale_file import ignore_interrupts
 from overnet.runtime.upscaler import Upscaler
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 
-# Frames between being taken and being written: one is computed while the one before is written.
+# Number of frames that were taken and not yet written: one is upscaled while the one before is written.
 _IN_FLIGHT = 2
-# Live frames are timed in milliseconds, which every container stores.
+# Times of live frames are in milliseconds, which every container stores.
 _TICK = Fraction(1, 1000)
 _USUAL_RATE = Fraction(30)
-_LOOK_SECONDS = 0.02
-# The source may be in the middle of a wait for its next frame.
+_POLL_SECONDS = 0.02
+# How long to wait for a source that may be waiting for its next frame.
 _SOURCE_GRACE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class LiveLimits:
-    """When a live run ends by itself.
+    """The limits at which a live run ends.
 
     Args:
-        seconds: after the first frame came; None for no limit.
-        frames: that were written, or shown where nothing is written; None for no limit.
+        seconds: time after the first frame; None for no limit.
+        frames: number of frames that were written, or shown where nothing is written; None for no limit.
     """
 
     seconds: float | None = None
@@ -54,12 +54,12 @@ class LiveLimits:
 
 @dataclass(frozen=True)
 class LiveOutcome:
-    """What became of a live run.
+    """The result of a live run.
 
     Args:
         report: the figures.
-        output: where the result is; None if nothing was written.
-        lost: why the source was lost for good, if it was.
+        output: path or name of the result; None if nothing was written.
+        lost: the error that ended the source for good; None if it did not fail.
     """
 
     report: LiveReport
@@ -68,7 +68,7 @@ class LiveOutcome:
 
 
 class Mailbox:
-    """Holds the newest frame, and only that."""
+    """A slot for the newest frame, shared by two threads."""
 
     def __init__(self) -> None:
         self._newest: CapturedFrame | None = None
@@ -76,14 +76,14 @@ class Mailbox:
         self._changed = threading.Condition()
 
     def put(self, captured: CapturedFrame) -> None:
-        """Put a frame in place of the one that is there."""
+        """Replace the frame in the slot."""
         with self._changed:
             if not self._ended:
                 self._newest = captured
                 self._changed.notify_all()
 
     def take(self, *, wait: bool = True) -> CapturedFrame | None:
-        """Take the newest frame; None at the end, and without `wait` also where there is none."""
+        """Remove and return the newest frame; None at the end, and without `wait` also if there is none."""
         with self._changed:
             if wait:
                 self._changed.wait_for(lambda: self._newest is not None or self._ended)
@@ -91,7 +91,7 @@ class Mailbox:
             return taken
 
     def end(self, *, drop: bool = False) -> None:
-        """Nothing more comes; what is there is still taken, unless it is dropped."""
+        """Accept no more frames; the frame in the slot can still be taken unless it is dropped."""
         with self._changed:
             self._ended = True
             if drop:
@@ -108,24 +108,26 @@ def run_live(
     limits: LiveLimits = LiveLimits(),
     on_status: Callable[[LiveReport], None] = lambda report: None,
 ) -> LiveOutcome:
-    """Upscale what a source gives until it ends, a limit is reached, the window is closed, or Ctrl-C.
+    """Upscale a live source until it ends, a limit is reached, the window is closed, or Ctrl-C is pressed.
 
-    All of these are the normal end: what is written is completed.
+    Each of these ends the run normally, and the output is completed.
 
     Args:
-        open_writer: told what is known of the source, and width and height of the results; None to write nothing.
-        preview: where to show the results.
+        source: the source of frames.
+        upscaler: the upscaler; it is not closed.
+        open_writer: called with the source's `VideoInfo` and width and height of the results; None to write nothing.
+        preview: the window that shows the results.
         limits: when to end.
-        on_status: told the figures about every 20 ms, in the calling thread.
+        on_status: called with the figures about every 20 ms, in the calling thread.
 
     Returns:
         The outcome. A source that was lost for good ends the run as well.
 
     Raises:
         InputError: the source cannot be opened, or ended or was lost for good before its first frame.
-        InterruptedRun: Ctrl-C before the first frame.
-        BrokenPipeError: the results go to a pipe that nobody reads any more.
-        OutputError, BackendError: of the writer and of the upscaler.
+        InterruptedRun: Ctrl-C was pressed before the first frame.
+        BrokenPipeError: the reader of the output pipe has closed it.
+        OutputError, BackendError: the writer or the upscaler failed.
     """
     return _LiveRun(source, upscaler, open_writer, preview, limits, on_status).run()
 
@@ -195,11 +197,11 @@ class _LiveRun:
         return LiveOutcome(self._report, output, self._lost)
 
     def _watch(self, last: Stage) -> None:
-        """Show frames, and look whether it is time to end, until the last stage has."""
-        while not last.wait(_LOOK_SECONDS if self._preview is None else 0):
+        """Show frames and check the limits until the last stage has ended."""
+        while not last.wait(_POLL_SECONDS if self._preview is None else 0):
             if self._preview is not None:
                 shown, self._to_show = self._to_show, None
-                # Not once it is closed: that would open it again.
+                # Showing a frame after the window was closed would open it again.
                 if shown is not None and not self._stopped.is_set():
                     rgb, at = shown
                     self._preview.show(rgb, self._report.line())
@@ -234,12 +236,12 @@ class _LiveRun:
         except BaseException as error:
             self._failures.append(error)
             self._stop()
-            # Wakes the other stage, whichever it is.
+            # Wake the other stage, whichever it is.
             self._room.release(_IN_FLIGHT)
             self._submitted.put(None)
 
     def _capture(self) -> None:
-        """The first stage."""
+        """Keep the newest frame of the source: the first stage."""
         try:
             with contextlib.closing(self._source.frames()) as frames:
                 for captured in frames:
@@ -257,7 +259,7 @@ class _LiveRun:
             self._mailbox.end()
 
     def _upscale(self) -> None:
-        """The second stage."""
+        """Upscale the newest frame: the second stage."""
         while True:
             self._room.acquire()
             captured = self._mailbox.take()
@@ -266,7 +268,7 @@ class _LiveRun:
             size = captured.info.height, captured.info.width
             if size != self._size:
                 self._open_stream(size)
-                # Getting ready takes seconds, in which newer frames came.
+                # Opening the stream takes seconds, in which newer frames have arrived.
                 captured = self._mailbox.take(wait=False) or captured
                 if (captured.info.height, captured.info.width) != size:
                     self._room.release()
@@ -275,7 +277,7 @@ class _LiveRun:
             buffer = self._stream.buffer()
             rgb = captured.pixels(buffer)
             if buffer is not None and rgb is not buffer:
-                # A buffer that was handed out has to be used.
+                # The stream requires that a buffer it has given is used.
                 np.copyto(buffer, rgb)
                 rgb = buffer
             if self._stopped.is_set():
@@ -284,7 +286,7 @@ class _LiveRun:
         self._submitted.put(None)
 
     def _open_stream(self, size: tuple[int, int]) -> None:
-        """Get ready for frames of another size, once all of the earlier ones are delivered."""
+        """Open the stream for frames of another size once all earlier frames are delivered."""
         for _ in range(_IN_FLIGHT - 1):
             self._room.acquire()
         if self._stream is not None:
@@ -292,7 +294,7 @@ class _LiveRun:
         height, width = size
         self._stream = self._upscaler.stream(height, width, even_width=True)
         self._size = size
-        # The first frame compiles and allocates.
+        # The first frame includes compilation and allocation: run it with an empty image.
         warm_up = self._stream.buffer()
         if not self._stopped.is_set():
             with self._stream.submit(np.zeros((height, width, 3), np.uint8) if warm_up is None else warm_up):
@@ -300,7 +302,7 @@ class _LiveRun:
         self._room.release(_IN_FLIGHT - 1)
 
     def _deliver(self) -> None:
-        """The third stage."""
+        """Write and show the results: the third stage."""
         while (submitted := self._submitted.get()) is not None:
             captured, ticket = submitted
             with ticket as rgb:
@@ -309,7 +311,7 @@ class _LiveRun:
                 if self._open_writer is not None:
                     self._write(captured, rgb)
                 if self._preview is not None:
-                    # The array is another frame's once the ticket is given back.
+                    # The array is reused for another frame once the ticket is released.
                     self._to_show = rgb.copy(), captured.at
             if self._open_writer is not None:
                 self._count(captured.at)
@@ -318,7 +320,7 @@ class _LiveRun:
                 break
 
     def _count(self, captured_at: float) -> None:
-        """Count a frame that is written, or shown where nothing is."""
+        """Count a frame that was written, or shown where nothing is written."""
         self._report.count(time.monotonic() - captured_at)
         if self._is_enough():
             self._stop()
@@ -338,7 +340,7 @@ class _LiveRun:
             self._written_size = width, height
         if (width, height) != self._written_size:
             large, small = self._written_size
-            note = f"the source changed its size: later frames are brought to {large}x{small} as well"
+            note = f"the source changed its size: later frames are resized to {large}x{small} as well"
             if note not in self._report.notes:
                 self._report.notes.append(note)
             rgb = np.asarray(cv2.resize(rgb, self._written_size, interpolation=cv2.INTER_AREA), np.uint8)
@@ -351,7 +353,7 @@ class _LiveRun:
             return None
         if any(isinstance(error, (OutputError, OSError)) for error in self._failures) or not self._report.frames:
             return None
-        # Whatever else failed, what is recorded is kept.
+        # The recording is kept whatever else failed.
         output = self._writer.finish()
         self._report.notes.extend(self._writer.notes)
         self._report.notes.extend(self._upscaler.pop_notes())
@@ -359,13 +361,13 @@ class _LiveRun:
 
 
 def live_info(info: VideoInfo) -> VideoInfo:
-    """What a writer is to know of a live source: its frames are timed by their arrival."""
+    """Return a source's information for the writer: frames have the times of their arrival, from 0, in milliseconds."""
     rate = info.frame_rate
-    sane = rate is not None and 1 <= rate <= 240
+    is_plausible = rate is not None and 1 <= rate <= 240
     return replace(
         info,
         time_base=_TICK,
-        frame_rate=rate if sane else _USUAL_RATE,
+        frame_rate=rate if is_plausible else _USUAL_RATE,
         frame_count=None,
         duration_seconds=None,
         origin_seconds=Fraction(0),

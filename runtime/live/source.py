@@ -1,4 +1,4 @@
-"""Frames that come by themselves: from a camera or the network, again and again after what they come from was lost."""
+"""Live sources: frames from a camera or the network, with reconnection after a loss."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from overnet.runtime.video.frame import VideoInfo
 
 _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 10.0
-# Cameras behind one switch come back at once; their clients need not all knock at the same moment.
+# Cameras behind one switch return at the same time; the jitter keeps their clients from connecting all at once.
 _JITTER = 0.25
 
 
 @dataclass(frozen=True)
 class CapturedFrame:
-    """A frame that came.
+    """A frame of a live source.
 
     Args:
-        at: when, by `time.monotonic`.
-        info: what is known of the video; `info.width` and `info.height` are this frame's.
-        pixels: gives the frame as H x W x 3 uint8 RGB, written to the array it is given, or to a new one for None.
-            Frames that are dropped are never converted.
+        at: time of its capture by `time.monotonic`, in seconds.
+        info: information on the video; `info.width` and `info.height` are this frame's.
+        pixels: converts the frame to H x W x 3 uint8 RGB, into the given array, or a new one for None. Dropped frames
+            are never converted.
     """
 
     at: float
@@ -37,11 +37,11 @@ class CapturedFrame:
 
 
 class ConnectionLost(Exception):
-    """A connection is not there, or not any more; the message says why.
+    """A connection could not be made, or was lost.
 
     Args:
-        reason: in a few words.
-        is_final: whether trying again would not help, unless it worked before.
+        reason: the reason in a few words.
+        is_final: whether another attempt is pointless, unless the connection has worked before.
     """
 
     def __init__(self, reason: str, *, is_final: bool = False) -> None:
@@ -53,14 +53,14 @@ Connection = AbstractContextManager[Iterator[CapturedFrame]]
 
 
 class LiveSource:
-    """Frames of one source, through as many connections as it takes.
+    """A source of frames that reconnects after a loss.
 
     Args:
-        name: what messages call it.
-        connect: opens a connection; it, and the frames that it gives, raise `ConnectionLost`.
-        attempts: how often in a row to try again before giving up; None: for ever, 0: never.
-        may_end: whether a connection that ends without an error is the end of the video; else it counts as lost.
-        on_trouble: told in one line what was lost, and when it is tried again.
+        name: its name in messages.
+        connect: opens a connection; it and its iterator of frames raise `ConnectionLost`.
+        attempts: how often in a row to try again before giving up; None for no limit, 0 for never.
+        may_end: whether a connection that ends without an error is the end of the video; otherwise it counts as lost.
+        on_trouble: called with one line that says what was lost, and when the next attempt is.
 
     Attributes:
         reconnections: how often frames came again after a loss.
@@ -84,7 +84,7 @@ class LiveSource:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """End: `frames` gives no more, at the latest when its connection's wait for the next frame times out."""
+        """End `frames`, at the latest when its connection's wait for the next frame times out."""
         self._stopped.set()
 
     def frames(self) -> Generator[CapturedFrame, None, None]:
@@ -127,16 +127,16 @@ class LiveSource:
 
 
 def backoff_seconds(failures: int) -> float:
-    """How long to wait after so many failures in a row: twice as long each time, up to 10 s, give or take a quarter."""
+    """Return the wait after a number of failures in a row: it doubles each time, up to 10 s, with a jitter of 25 %."""
     wait: float = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(failures - 1, 10))
     return wait * random.uniform(1 - _JITTER, 1 + _JITTER)
 
 
 class Pacer:
-    """Lets frames through at the times they are to be shown, of sources that deliver faster than that.
+    """A delay that releases frames at the times they are to be shown, for sources that deliver them faster.
 
     Args:
-        longest_seconds: a time further ahead than this begins a new clock.
+        longest_seconds: a frame that is due later than this restarts the clock.
     """
 
     def __init__(self, longest_seconds: float = 15.0) -> None:
@@ -144,12 +144,16 @@ class Pacer:
         self._offset: float | None = None
 
     def wait(self, shown_seconds: float | None) -> None:
-        """Wait until a frame is due; None for one without a time."""
+        """Wait until a frame is due.
+
+        Args:
+            shown_seconds: when it is to be shown, by the source's clock; None if unknown, which means no wait.
+        """
         if shown_seconds is None:
             return
         now = time.monotonic()
         if self._offset is None or not 0 <= shown_seconds + self._offset - now <= self._longest:
-            # Late: the source is slower than its clock, as after a loss. Catching up would only drop frames.
+            # The source is late by its own clock, as after a loss: catching up would only drop frames.
             self._offset = now - shown_seconds
         else:
             time.sleep(shown_seconds + self._offset - now)

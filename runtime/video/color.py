@@ -1,7 +1,7 @@
-"""Colour: which YUV a video is stored in, and the exact way from it to RGB and back.
+"""Colour conversion between the YUV of a video and RGB, in both directions with the same matrix and range.
 
-Decoding and encoding use the same matrix and range, both named explicitly: swscale's own defaults (BT.601,
-limited) and its fast paths (nearest chroma, truncation) are what shifts colours in most upscalers.
+Both are passed explicitly: swscale's defaults (BT.601, limited range) and its fast paths (nearest chroma, truncation)
+are what shifts colours in most upscalers.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ TRANSFER_HLG = 18
 RANGE_LIMITED = 1
 RANGE_FULL = 2
 
-# swscale's own numbers; PyAV names only some of them before version 17.
+# swscale's constants, which PyAV defines only in part before version 17.
 _SWS_BT709 = 1
 _SWS_BT601 = 5
 _SWS_BICUBIC = 0x4
 _SWS_FULL_CHR_H_INT = 0x2000
 _SWS_FULL_CHR_H_INP = 0x4000
 _SWS_ACCURATE_RND = 0x40000
-# AVColorSpace -> the matrices swscale knows. BT.2020 constant luminance (10) goes both ways by the non-constant
-# rule: what the network sees is slightly off, what is written is in the source's own terms.
+# AVColorSpace -> swscale's matrices. BT.2020 constant luminance (10) is converted by the non-constant rule in both
+# directions: the network's input is slightly off, the output is stored as the source is.
 _SWSCALE_MATRIX = {1: _SWS_BT709, 4: 4, 5: _SWS_BT601, 6: _SWS_BT601, 7: 7, 9: 9, 10: 9}
-# Bicubic chroma, rounded rather than truncated, with chroma computed for every pixel in both directions.
+# Bicubic interpolation of chroma, computed for every pixel in both directions, and rounding in place of truncation.
 _ACCURATE = _SWS_BICUBIC | _SWS_ACCURATE_RND | _SWS_FULL_CHR_H_INT | _SWS_FULL_CHR_H_INP
 
-# How far swscale's widest vector instructions may read past the end of a line.
+# Number of bytes that swscale's widest vector instructions may read past the end of a line.
 _READ_AHEAD_BYTES = 64
 
 
 @dataclass(frozen=True)
 class ColorTags:
-    """How stored samples are to be read, in FFmpeg's integer values (2 = unspecified).
+    """The colour tags of a video, in FFmpeg's integer values (2 = unspecified).
 
     Args:
         matrix: AVColorSpace, such as 1 for BT.709, 5 or 6 for BT.601, 9 for BT.2020.
-        primaries: AVColorPrimaries; carried, never used for a conversion.
-        transfer: AVColorTransferCharacteristic; carried, never used for a conversion.
-        full_range: True for samples over 0..255 ("pc", "jpeg"), False for 16..235 ("tv", "mpeg").
+        primaries: AVColorPrimaries; copied to the output, never used for a conversion.
+        transfer: AVColorTransferCharacteristic; copied to the output, never used for a conversion.
+        full_range: True for samples of 0 to 255 ("pc", "jpeg"), False for 16 to 235 ("tv", "mpeg").
     """
 
     matrix: int
@@ -57,25 +57,30 @@ class ColorTags:
 
     @property
     def is_hdr(self) -> bool:
-        """Whether the transfer is PQ or HLG."""
+        """Tell whether the transfer is PQ or HLG."""
         return self.transfer in (TRANSFER_PQ, TRANSFER_HLG)
 
     @property
     def matrix_is_known(self) -> bool:
-        """Whether the matrix is one that can be converted by."""
+        """Tell whether swscale can convert by the matrix."""
         return self.matrix in _SWSCALE_MATRIX
 
 
 def guess_matrix(width: int, height: int) -> int:
-    """Matrix that players assume for an untagged video of this size in pixels: BT.709 from 720 lines, else BT.601."""
+    """Return the matrix that players assume for an untagged video: BT.709 from 1280 x 720 pixels on, else BT.601."""
     return MATRIX_BT709 if height >= 720 or width >= 1280 else MATRIX_SMPTE170M
 
 
 def resolve(tagged: ColorTags, *, width: int, height: int, has_matrix: bool) -> ColorTags:
-    """Fill in the matrix that a file does not name.
+    """Return the tags with a matrix, guessed from the size where the file does not name one.
 
-    RGB and grey video (GIF, screen captures) has no matrix and is written as limited-range YUV, so it gets what a
+    RGB and grey video (GIF, screen captures) has no matrix and is written as limited-range YUV, with the matrix that a
     video of its size would have.
+
+    Args:
+        tagged: the tags of the file.
+        width, height: size of the video in pixels.
+        has_matrix: whether its pixel format is YUV.
     """
     if not has_matrix:
         return replace(tagged, matrix=guess_matrix(width, height), full_range=False)
@@ -85,24 +90,24 @@ def resolve(tagged: ColorTags, *, width: int, height: int, has_matrix: bool) -> 
 
 
 class _Converter:
-    """One direction of a conversion; keeps swscale's tables, so one instance serves one thread."""
+    """Base of the two conversions; it keeps swscale's tables, so an instance must stay in one thread."""
 
     def __init__(self, tags: ColorTags) -> None:
         self._reformatter = VideoReformatter()
-        # A matrix swscale does not know (YCgCo, ICtCp) goes by BT.709 both ways, which at least cancels out.
+        # BT.709 replaces a matrix that swscale does not support (YCgCo, ICtCp): in both directions, the error cancels.
         self._yuv_matrix = _SWSCALE_MATRIX.get(tags.matrix, _SWS_BT709)
         self._yuv_range = RANGE_FULL if tags.full_range else RANGE_LIMITED
-        # The RGB side has no matrix, but older PyAV skips the whole colour set-up where both sides name the same one.
+        # RGB has no matrix, but older PyAV skips the colour set-up if both sides name the same one: name another.
         self._rgb_matrix = _SWS_BT601 if self._yuv_matrix != _SWS_BT601 else _SWS_BT709
 
 
 class RgbDecoder(_Converter):
-    """Decoded frames to RGB.
+    """A converter of decoded frames to RGB.
 
     Args:
         tags: the resolved tags of the video.
-        width, height: the size in pixels every frame is brought to, should one differ from the first.
-        is_limited_grey: whether the frames are grey over 16..235, which swscale takes for 0..255.
+        width, height: size in pixels that every frame is resized to if it differs.
+        is_limited_grey: whether the frames are grey with values of 16 to 235, which swscale takes for 0 to 255.
     """
 
     def __init__(self, tags: ColorTags, *, width: int, height: int, is_limited_grey: bool = False) -> None:
@@ -113,13 +118,14 @@ class RgbDecoder(_Converter):
         self._stretch = stretched if is_limited_grey else None
 
     def __call__(self, frame: VideoFrame, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the frame as an H x W x 3 uint8 array, C-contiguous.
+        """Return the frame as an H x W x 3 uint8 RGB array, C-contiguous.
 
         Args:
-            out: such an array to write it to; None makes a new one. Either way the pixels are copied once: FFmpeg
-                converts into a buffer of its own, whose lines may be padded.
+            frame: the decoded frame.
+            out: array to write to; None makes a new one. The pixels are copied once in either case: FFmpeg converts
+                into its own buffer, whose lines may be padded.
         """
-        # PyAV 17 does not pass BT.2020 on and goes by the frame's own tag, whose numbers are the same.
+        # PyAV 17 ignores an argument of BT.2020 and uses the frame's tag, which has the same numbers.
         frame.colorspace = self._yuv_matrix
         converted = self._reformatter.reformat(
             frame,
@@ -141,17 +147,17 @@ class RgbDecoder(_Converter):
 
 
 def _pixels(frame: VideoFrame) -> np.ndarray:
-    """What is in an rgb24 frame's own buffer, H x W x 3 uint8, without a copy; not to be kept."""
+    """Return a view of an rgb24 frame's buffer, H x W x 3 uint8; it is valid as long as the frame is."""
     plane: Any = frame.planes[0]  # a buffer, which PyAV's types do not say
     lines: np.ndarray = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
     return lines[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
 
 
 class RgbEncoder(_Converter):
-    """RGB to frames for an encoder.
+    """A converter of RGB to frames for an encoder.
 
     Args:
-        tags: the tags the output carries.
+        tags: the colour tags of the output.
         pixel_format: FFmpeg's name of the encoder's pixel format, such as ``"yuv420p"``.
     """
 
@@ -160,9 +166,9 @@ class RgbEncoder(_Converter):
         self._pixel_format = pixel_format
 
     def __call__(self, rgb: np.ndarray) -> VideoFrame:
-        """Return an H x W x 3 uint8 array as a new frame in the pixel format."""
+        """Return an H x W x 3 uint8 RGB array as a new frame in the pixel format."""
         frame = self._wrapped(np.ascontiguousarray(rgb))
-        # Inherited by the result: see RgbDecoder.
+        # The result inherits the tag: see RgbDecoder.
         frame.colorspace = self._yuv_matrix
         return self._reformatter.reformat(
             frame,
@@ -175,16 +181,16 @@ class RgbEncoder(_Converter):
         )
 
     def _wrapped(self, rgb: np.ndarray) -> VideoFrame:
-        """The array as a frame, without a copy where that is safe."""
+        """Return the array as a frame, without a copy where that is safe."""
         after = _bytes_after(rgb)
         if after < _READ_AHEAD_BYTES or self._pixel_format == "rgb24":
-            # swscale may read past the end of the last line; and what needs no conversion would be kept by the encoder.
+            # swscale may read past the end of the last line; and an encoder would keep a frame it need not convert.
             return VideoFrame.from_ndarray(rgb, format="rgb24")
         return VideoFrame.from_numpy_buffer(rgb, format="rgb24")
 
 
 def _bytes_after(array: np.ndarray) -> int:
-    """How many bytes that are there for certain follow an array, in the array that it is the beginning of."""
+    """Return how many bytes follow an array within the larger array that it is the beginning of."""
     owner = array
     while isinstance(owner.base, np.ndarray):
         owner = owner.base

@@ -1,4 +1,4 @@
-"""A video file as it lies on disk: opening it, and the clock of its streams."""
+"""Opening of media files, their streams and packets, and the repair of timestamps."""
 
 from __future__ import annotations
 
@@ -18,25 +18,28 @@ from overnet.errors import InputError
 UNSCALED_DISPLAY = (65536, 0, 0, 65536)
 _DISPOSITION_ATTACHED_PIC = 0x400
 _FORMAT_TS_DISCONT = 0x200
-# A demuxer that fails this often in a row, without one packet in between, has nothing more to give.
+# A demuxer that fails this often without a packet in between is at the end of what can be read.
 _MAX_READ_FAILURES = 20
-# Formats in which FFmpeg finds "video" in a text file.
-_NOT_VIDEO = {"tty"}
+# Formats as which FFmpeg reads a text file.
+_TEXT_FORMATS = {"tty"}
 
-# Tags in a foreign encoding are carried as they are. PyAV 19 does so by itself and knows no such option any more.
+# Metadata in another encoding than UTF-8 is kept as it is. PyAV 19 does so without this option, which it removed.
 TAG_OPTIONS: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "surrogateescape"}
 
-# FFmpeg reports to its caller; its log belongs on nobody's terminal. SVT-AV1 asks the environment instead.
+# FFmpeg's errors are raised, so its log is not printed. SVT-AV1 has a setting of its own.
 av.logging.set_level(None)
 os.environ.setdefault("SVT_LOG", "1")
 
 
 class TimestampRepair:
-    """Keeps the timestamps of one stream rising where a broken file's do not.
+    """A filter that makes the timestamps of one stream increase where a broken file's do not.
 
     Args:
         time_base: seconds per tick.
-        strictly: whether equal timestamps are a fault as well.
+        strictly: whether equal timestamps are moved apart as well.
+
+    Attributes:
+        repaired: number of timestamps that were changed.
     """
 
     def __init__(self, time_base: Fraction, *, strictly: bool = True) -> None:
@@ -47,12 +50,12 @@ class TimestampRepair:
         self._last: int | None = None
 
     def __call__(self, ticks: int, duration: int) -> int:
-        """Return the time, in ticks, at which what lasts ``duration`` ticks is to be placed."""
+        """Return the time in ticks for a frame or packet that is stamped ``ticks`` and lasts ``duration`` ticks."""
         placed = ticks + self._offset
         if self._last is not None and placed < self._last + self._step:
             self.repaired += 1
             if self._last - placed > self._one_second:
-                # The clock began anew, as in files put together: go on from here by the new clock.
+                # The clock restarted, as in joined files: continue from here by the new clock.
                 self._offset += self._last + max(1, duration) - placed
                 placed = ticks + self._offset
             else:
@@ -74,7 +77,7 @@ def open_source(path: Path) -> InputContainer:
             raise InputError(f"{path} is a folder, not a video")
         if path.is_file() and path.stat().st_size == 0:
             raise InputError(f"{path} is empty")
-        # Absolute, so that a name such as 12:30.mp4 is not taken for a protocol; metadata need not be UTF-8.
+        # Absolute, so that a name such as 12:30.mp4 is not taken for a protocol.
         container: InputContainer = av.open(str(path.absolute()), "r", **TAG_OPTIONS)
     except av.FFmpegError as error:
         if isinstance(error, PermissionError):
@@ -86,36 +89,40 @@ def open_source(path: Path) -> InputContainer:
 
 
 def is_cover(stream: Any) -> bool:
-    """Whether a stream is a still cover image rather than video."""
+    """Tell whether a stream is a cover image rather than video."""
     return bool(disposition(stream) & _DISPOSITION_ATTACHED_PIC)
 
 
 def disposition(stream: Any) -> int:
-    """FFmpeg's disposition flags of a stream: default, forced, cover and the like; 0 where PyAV does not tell."""
+    """Return FFmpeg's disposition flags of a stream: default, forced, cover and the like; 0 where PyAV has none."""
     flags = getattr(stream, "disposition", 0)
     return int(getattr(flags, "value", flags))
 
 
 def codec_name(stream: Any) -> str:
-    """Name of a stream's codec, not of the decoder for it, as far as there is one."""
+    """Return the name of a stream's codec, not of its decoder, or "unknown codec"."""
     codec = getattr(stream.codec_context, "codec", None)
     return str(getattr(codec, "canonical_name", None) or getattr(stream, "name", None) or "unknown codec")
 
 
 def origin_seconds(container: InputContainer) -> Fraction:
-    """Time of the beginning in formats whose clock starts anywhere; 0 in those that begin at 0 by definition."""
+    """Return the start time of formats whose clock starts at any value (MPEG-TS); 0 for all others."""
     if int(container.format.flags) & _FORMAT_TS_DISCONT and container.start_time is not None:
         return Fraction(container.start_time, av.time_base)
     return Fraction(0)
 
 
 def main_stream(container: InputContainer, path: Path) -> VideoStream:
-    """Return the video of a file: its first video stream that is no cover image and can be decoded.
+    """Return the first video stream of a file that is not a cover image and can be decoded.
+
+    Args:
+        container: the open file.
+        path: its name in messages.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or the file is a text file.
     """
-    if container.format.name in _NOT_VIDEO:
+    if container.format.name in _TEXT_FORMATS:
         raise InputError(f"{path} is a text file, not a video")
     images = [stream for stream in container.streams.video if not is_cover(stream)]
     # A stream without a decoder has no codec context.
@@ -123,18 +130,18 @@ def main_stream(container: InputContainer, path: Path) -> VideoStream:
         if stream.codec_context is not None:
             return stream
     if images:
-        raise InputError(f"{path}: its video codec is not one this FFmpeg can decode")
+        raise InputError(f"{path}: this FFmpeg cannot decode its video codec")
     found = sorted({stream.type for stream in container.streams if stream.type != "video"})
     raise InputError(f"{path} has no video stream" + (f", only {' and '.join(found)}" if found else ""))
 
 
 def read_packets(container: InputContainer, streams: Sequence[Any]) -> Iterator[av.Packet[Any]]:
-    """Yield the packets of some streams in the order of the file, going on after damage as far as possible."""
+    """Yield the packets of some streams in the order of the file, continuing after damage as far as possible."""
     failures = 0
     while failures < _MAX_READ_FAILURES:
         try:
             for packet in container.demux(*streams):
-                # The empty packets at the end would flush decoders.
+                # Empty packets, at the end, are for flushing decoders.
                 if packet.size:
                     failures = 0
                     yield packet

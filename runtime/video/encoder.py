@@ -1,4 +1,4 @@
-"""The video stream of an output: the encoder set up to keep the source's times, colour, shape and orientation."""
+"""The video stream of an output, encoded with the source's times, colour, pixel shape and orientation."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ _COARSE_CLOCK = {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "h263"}
 
 
 class VideoTrack:
-    """Encodes frames into a stream of an output.
+    """An encoder of frames into a stream of an output.
 
     Args:
-        output: the file; its header must not be written yet.
-        container: what it is.
-        info: of the source.
-        width, height: of the frames that come, in pixels.
+        output: the output; its header must not be written yet.
+        container: its format.
+        info: information on the source.
+        width, height: size in pixels of the frames that will be encoded.
         encoding: settings of the encoder.
 
     Attributes:
         stream: the stream of the output.
-        time_base: seconds per tick of all times given in ticks here.
-        first_ticks, end_ticks: when the first frame begins and the last one ends, by the source's clock.
+        time_base: seconds per tick of all times in ticks here.
+        first_ticks, end_ticks: start of the first frame and end of the last one, by the source's clock.
         written: number of frames so far.
         notes: one-line remarks for the user.
 
     Raises:
-        OutputError: there is no such encoder, it takes no such size, or the container does not hold it.
+        OutputError: there is no such encoder, it does not support the size, or the container cannot hold its video.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class VideoTrack:
         self._repair = TimestampRepair(self.time_base)
         self.stream = self._add(output, encoding)
         self.stream.codec_context.thread_count = encoding.threads
-        # PyAV's default makes x264 slice every image, which costs quality.
+        # PyAV's default makes x264 divide every image into slices, which costs quality.
         self.stream.codec_context.thread_type = "AUTO"
         try:
             self.stream.codec_context.open()
@@ -88,27 +88,28 @@ class VideoTrack:
             raise open_failure(self._encoder, error) from error
 
     def begin(self, frame: Frame, *, shift_seconds: Fraction | None) -> Fraction:
-        """Fix which time of the source becomes 0: the given one, or None for the first frame's; return it."""
+        """Set which time of the source becomes 0, and return it; None takes the time of the first frame."""
         self.first_ticks = round(frame.pts * frame.time_base / self.time_base)
         self._shift_ticks = self.first_ticks if shift_seconds is None else round(shift_seconds / self.time_base)
         return self._shift_ticks * self.time_base
 
     @property
     def end_seconds(self) -> Fraction:
-        """When the last frame ends, by the source's clock."""
+        """Return the end of the last frame by the source's clock."""
         return self.end_ticks * self.time_base
 
     def encode(self, frame: Frame | None) -> Iterator[tuple[av.Packet[Any], Fraction | None]]:
-        """Encode a frame, or with None what the encoder holds back.
+        """Encode a frame, or flush the encoder with None.
 
-        Yields packets to be written, each with the decoding time it reaches in seconds by the source's clock.
+        Yields:
+            The packets to be written, each with its decoding time in seconds by the source's clock.
 
         Raises:
             ValueError: the frame is not height x width x 3 uint8.
         """
         image = None if frame is None else self._image(frame)
         for packet in self.stream.encode(image):
-            # Not every encoder hands durations through, and the last frame's cannot be told from the next.
+            # Not every encoder keeps durations, and the last frame's cannot be derived from the next one.
             if packet.pts is not None:
                 packet.duration = self._durations.pop(packet.pts, 1)
             reached = packet.dts if packet.dts is not None else packet.pts
@@ -131,12 +132,12 @@ class VideoTrack:
         return image
 
     def _quarter_turns(self) -> int:
-        """Counter-clockwise quarter turns by which the pixels themselves are rotated; 0 where a tag does it."""
+        """Return the counter-clockwise quarter turns to rotate the pixels by; 0 where a tag can store the rotation."""
         can_tag = self._container.keeps_rotation and hasattr(VideoStream, "set_display_matrix")
         return 0 if can_tag else self._info.quarter_turns
 
     def _choose_clock(self) -> Fraction:
-        """Seconds per tick of the encoder: the source's own, wherever the output can store them."""
+        """Return the encoder's seconds per tick: the source's own where the output can store them."""
         name = self._container.name
         if self._container.has_constant_rate or self._encoder in _COARSE_CLOCK:
             rate = self._info.rate.limit_denominator(1001)
@@ -153,7 +154,7 @@ class VideoTrack:
         quality = quality_options(encoder, encoding.crf, width=width, height=height, rate=info.rate)
         options = {**quality, **encoding.options}
         if self._container.has_constant_rate:
-            # AVI has no presentation times, so images can only be stored in the order they are shown.
+            # AVI has no presentation times, so frames can only be stored in the order in which they are shown.
             options["bf"] = "0"
         try:
             stream: Any = output.add_stream(encoder, rate=self._info.rate, options=options)
@@ -189,10 +190,10 @@ class VideoTrack:
         return stream  # type: ignore[no-any-return]
 
     def _pixel_aspect(self) -> Fraction | None:
-        """Aspect ratio of an output pixel that keeps the image's shape."""
+        """Return the aspect ratio of an output pixel that keeps the shape of the image; None for the default."""
         info, (width, height) = self._info, self._size
         stretch = Fraction(info.width * height, info.height * width)
-        # Less than a pixel off is rounding to whole pixels, no stretching.
+        # A difference of less than a pixel comes from rounding the size, not from stretching.
         if abs(stretch - 1) * max(width, height) < 1:
             stretch = Fraction(1)
         ratio = (info.sample_aspect_ratio or 1) * stretch
@@ -204,6 +205,6 @@ class VideoTrack:
         if not self._container.keeps_rotation or not hasattr(stream, "set_display_matrix"):
             self.notes.append(f"the source's display matrix cannot be stored in {self._container.name}: dropped")
             return
-        # The last row moves the turned image back into view, by pixels of the upscaled size.
+        # The last row translates the rotated image back into view, in pixels of the upscaled size.
         scale = Fraction(self._size[0], self._info.width)
         stream.set_display_matrix((*matrix[:6], round(matrix[6] * scale), round(matrix[7] * scale), matrix[8]))

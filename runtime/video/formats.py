@@ -1,4 +1,4 @@
-"""What a video is written as: the container of a suffix, the encoder of a name, its quality and pixel format."""
+"""Output formats: the container of a file suffix, the encoder of a name, its quality and pixel format."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from av.codec.codec import Codec, UnknownCodecError
 
 from overnet.errors import OutputError
 
-# FFmpeg's FF_QP2LAMBDA: the unit in which encoders without a rate factor of their own take a quality.
+# FFmpeg's FF_QP2LAMBDA: the unit of the quality of encoders that have no rate factor.
 _LAMBDA_PER_QP = 118
 
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """A container.
+    """A container format.
 
     Args:
         name: FFmpeg's name of the muxer.
-        encoders: what it is written with by default; the first that is there.
-        options: for the muxer.
+        encoders: the default encoders, of which the first that exists is used.
+        options: options of the muxer.
         keeps_rotation: whether it stores a display matrix.
-        keeps_aspect: whether it stores the shape of a pixel; else only the codec can.
-        tick: seconds its times are rounded to, None if it takes any time base.
+        keeps_aspect: whether it stores the shape of a pixel; otherwise only the codec can.
+        tick: seconds that times are rounded to; None if it stores any time base.
         has_constant_rate: whether it stores a frame rate in place of timestamps.
     """
 
@@ -62,7 +62,7 @@ _HEVC = ("libx265", "libkvazaar", "hevc_videotoolbox", "hevc_nvenc")
 _AV1 = ("libsvtav1", "libaom-av1", "librav1e")
 _VP9 = ("libvpx-vp9",)
 _MILLISECOND = Fraction(1, 1000)
-# The index goes to the front, so that a browser can play while it loads.
+# With the index at the front, a browser can play the file while it loads.
 _FAST_START = (("movflags", "+faststart"),)
 _MP4 = OutputFormat("mp4", _H264, _FAST_START, keeps_rotation=True, keeps_aspect=True)
 _FORMATS = {
@@ -73,7 +73,6 @@ _FORMATS = {
     ".webm": OutputFormat("webm", (*_VP9, *_AV1), tick=_MILLISECOND),
     ".avi": OutputFormat("avi", _H264, has_constant_rate=True),
 }
-# What videos are written as.
 VIDEO_SUFFIXES: frozenset[str] = frozenset(_FORMATS)
 _ALIASES = {
     "h264": _H264,
@@ -88,10 +87,10 @@ _ALIASES = {
 
 
 def output_format(path: Path) -> OutputFormat:
-    """Return the container a file name asks for.
+    """Return the container for the suffix of a file name.
 
     Raises:
-        OutputError: the suffix is not one of ours.
+        OutputError: the suffix is not supported.
     """
     found = _FORMATS.get(path.suffix.lower())
     if found is None:
@@ -100,16 +99,16 @@ def output_format(path: Path) -> OutputFormat:
 
 
 def muxer_options(container: OutputFormat, time_base: Fraction) -> dict[str, str]:
-    """Return the options for writing a container whose video ticks every ``time_base`` seconds."""
+    """Return the muxer's options for a container whose video has a clock of ``time_base`` seconds per tick."""
     options = dict(container.options)
     if "movflags" in options:
-        # The clock that offsets between streams are stored in; its default of 1 ms would round them.
+        # Offsets between streams are stored in this clock; its default of 1 ms would round them.
         options["movie_timescale"] = str(max(1000, time_base.denominator))
     return options
 
 
 def find_encoder(name: str | None, container: OutputFormat) -> Codec:
-    """Return the encoder for a codec's or encoder's name, or the container's default.
+    """Return the encoder for the name of a codec or encoder, or the container's default for None.
 
     Raises:
         OutputError: this FFmpeg has no such video encoder.
@@ -129,11 +128,11 @@ def find_encoder(name: str | None, container: OutputFormat) -> Codec:
 def choose_pixel_format(encoder: Codec, *, width: int, height: int) -> str:
     """Return the pixel format for an output of exactly this size.
 
-    4:2:0 is what every player shows. H.264 and HEVC cannot store an odd size in it; cutting or padding a line would
-    change the image, so such a video is written in 4:4:4.
+    Every player shows 4:2:0. H.264 and HEVC cannot store an odd size in it; cutting or padding a line would change the
+    image, so such a video is written in 4:4:4.
 
     Raises:
-        OutputError: the encoder takes no format that fits.
+        OutputError: the encoder supports no suitable format.
     """
     supported = [pixel_format.name for pixel_format in encoder.video_formats or []]
     odd = bool(width % 2 or height % 2)
@@ -152,12 +151,18 @@ def choose_pixel_format(encoder: Codec, *, width: int, height: int) -> str:
 
 
 def quality_options(encoder: str, crf: int | None, *, width: int, height: int, rate: Fraction) -> dict[str, str]:
-    """Return the encoder's options for a quality on the scale of x264's crf: 0 is best, 18 looks like the source.
+    """Return an encoder's options for a quality on the scale of x264's crf: 0 is best, 18 looks like the source.
 
-    Hardware encoders take the number as their own nearest setting; ``bit_rate`` is for those that know no quality.
+    The number is converted to the nearest setting of hardware encoders.
+
+    Args:
+        encoder: FFmpeg's name of the encoder.
+        crf: the quality; None for one that looks like the source.
+        width, height: size of the video in pixels.
+        rate: frames per second; with the size, it gives a bit rate to encoders that have no setting of quality.
     """
     chosen = 18 if crf is None else crf
-    # At the same number x265, VP9 and AV1 look better than x264, on their scales of 0..51 and 0..63.
+    # At the same number, x265 (0 to 51), VP9 and AV1 (0 to 63) look better than x264.
     newer = str(22 if crf is None else crf)
     wide = str(24 if crf is None else crf)
     quantizer = {"flags": "+qscale", "global_quality": str(_LAMBDA_PER_QP * max(1, round(chosen / 6)))}
@@ -179,7 +184,7 @@ def quality_options(encoder: str, crf: int | None, *, width: int, height: int, r
         "vaapi": {"qp": str(chosen)},
         "amf": {"rc": "cqp", "qp_i": str(chosen), "qp_p": str(chosen)},
         "videotoolbox": {"flags": "+qscale", "global_quality": str(_LAMBDA_PER_QP * max(1, 100 - chosen * 2))},
-        # A tenth of a bit per pixel is a good H.264 image; the drivers' own default is 200 kbit/s.
+        # A tenth of a bit per pixel gives good H.264; the drivers' default is 200 kbit/s.
         "v4l2m2m": {"b": str(int(width * height * rate / 10))},
     }
     if encoder in exact:
@@ -188,8 +193,8 @@ def quality_options(encoder: str, crf: int | None, *, width: int, height: int, r
 
 
 def open_failure(encoder: str, error: av.FFmpegError | ValueError) -> OutputError:
-    """Return the error for an encoder that would not start."""
+    """Return the error for an encoder that cannot start."""
     hardware = "_" in encoder
-    hint = "; is its hardware and driver there? Try codec h264" if hardware else "; try another size or codec"
+    hint = "; check its hardware and driver, or try codec h264" if hardware else "; try another size or codec"
     reason = getattr(error, "strerror", None) or str(error)
     return OutputError(f"encoder {encoder} cannot start: {reason}{hint}".replace("\n", " "))

@@ -1,4 +1,4 @@
-"""What is known of a video, and one frame of it."""
+"""A frame of video, information on a video, and the base of all writers of frames."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ MAX_SIDE_PX = 16384
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known of a video before it is decoded.
+    """Information on a video.
 
     Args:
-        width, height: size in pixels as stored: a rotation is not applied.
+        width, height: size in pixels as stored, without a rotation.
         frame_rate: average, in frames per second, such as 30000/1001; None if unknown.
         time_base: seconds per tick of every ``Frame.pts``.
-        frame_count: frames in the whole file, stated or estimated from the duration; None if unknown.
-        duration_seconds: of the whole file.
-        rotation_degrees: counter-clockwise rotation a player applies, -180 to 180.
-        sample_aspect_ratio: width of a pixel over its height; None if the file does not say.
-        bit_depth: bits per component as stored; frames are delivered in 8.
+        frame_count: frames in the whole file, as stated or estimated from the duration; None if unknown.
+        duration_seconds: duration of the whole file; None if unknown.
+        rotation_degrees: counter-clockwise rotation that a player applies, -180 to 180.
+        sample_aspect_ratio: width of a pixel over its height; None if the file does not state it.
+        bit_depth: bits per component as stored; frames are decoded to 8.
         pixel_format, codec, container: FFmpeg's names.
-        color: how the samples are converted; an unspecified matrix is guessed as players do.
-        color_as_tagged: what the file says, 2 where it says nothing.
-        display_matrix: the nine integers of FFmpeg's display matrix, where it is not the identity.
-        origin_seconds: the time that counts as 0 in formats whose clock starts anywhere (MPEG-TS); else 0.
-        max_frames: how many frames were asked for; None if all.
+        color: the tags for conversion; an unspecified matrix is guessed as players do.
+        color_as_tagged: the tags of the file, 2 where it has none.
+        display_matrix: the nine integers of FFmpeg's display matrix; None for the identity.
+        origin_seconds: the time that counts as 0 in formats whose clock starts at any value (MPEG-TS); otherwise 0.
+        max_frames: number of frames requested; None for all.
     """
 
     width: int
@@ -65,12 +65,12 @@ class VideoInfo:
 
     @property
     def rate(self) -> Fraction:
-        """Return the frame rate, or 25 as FFmpeg does where it is unknown."""
+        """Return the frame rate in frames per second, or FFmpeg's default of 25 where it is unknown."""
         return self.frame_rate or Fraction(25)
 
     @property
     def quarter_turns(self) -> int:
-        """Return the counter-clockwise quarter turns of a player's rotation, 0 to 3; 0 for any other angle."""
+        """Return the rotation in counter-clockwise quarter turns, 0 to 3; 0 for angles that are not a multiple."""
         return 0 if self.rotation_degrees % 90 else self.rotation_degrees // 90 % 4
 
     def rgb_decoder(self) -> RgbDecoder:
@@ -81,13 +81,13 @@ class VideoInfo:
 
 @dataclass
 class Frame:
-    """One image and when it is shown.
+    """An image and the time at which it is shown.
 
     Args:
-        rgb: H x W x 3 uint8, C-contiguous.
+        rgb: H x W x 3 uint8 RGB, C-contiguous.
         pts: presentation time in ticks of ``time_base``, strictly increasing over a video.
         time_base: seconds per tick.
-        duration: in ticks of ``time_base``, at least 1.
+        duration: duration in ticks of ``time_base``, at least 1.
     """
 
     rgb: np.ndarray
@@ -137,14 +137,17 @@ Writer = TypeVar("Writer", bound=FrameWriter)
 def describe_video(
     container: InputContainer, stream: VideoStream, frame: VideoFrame, name: str, *, max_frames: int | None = None
 ) -> VideoInfo:
-    """Describe a video by its container, its stream and the first frame that was decoded.
+    """Return the information on a video.
 
     Args:
-        name: what messages call it.
-        max_frames: how many frames were asked for; None if all.
+        container: the open file or stream.
+        stream: its video stream.
+        frame: the first frame that was decoded.
+        name: its name in messages.
+        max_frames: number of frames requested; None for all.
 
     Raises:
-        InputError: its size is one that no video has.
+        InputError: the size is out of range.
     """
     codec = stream.codec_context
     width, height = frame.width, frame.height
@@ -152,7 +155,7 @@ def describe_video(
     color_range = int(frame.color_range) or int(codec.color_range)
     matrix = int(frame.colorspace)
     is_rgb = frame.format.is_rgb or frame.format.has_palette
-    # Formats that are full range by their name, to swscale as well, whatever the tag says.
+    # These pixel formats are full range by definition, for swscale as well, whatever the tag is.
     is_full_format = is_rgb or frame.format.name.startswith("yuvj")
     tagged = ColorTags(
         matrix=matrix if matrix != MATRIX_UNSPECIFIED else int(codec.colorspace),
@@ -165,7 +168,7 @@ def describe_video(
     counted = stream.frames or (round(duration * rate) if duration and rate else 0)
     display, rotation = _display(frame)
     ratio = stream.sample_aspect_ratio
-    # From PyAV 19 on, its times are of a type of its own.
+    # PyAV 19 has a fraction type of its own.
     time_base = Fraction(stream.time_base or Fraction(1, 90_000))
     return VideoInfo(
         width=width,
@@ -189,17 +192,17 @@ def describe_video(
 
 
 def check_size(width: int, height: int, name: str) -> None:
-    """Refuse a size that no video has.
+    """Check the size of a video in pixels.
 
     Raises:
-        InputError: it is too large, or empty.
+        InputError: a side is out of range.
     """
     if max(width, height) > MAX_SIDE_PX or min(width, height) < 1:
         raise InputError(f"{name} is {width}x{height}: sides of 1 to {MAX_SIDE_PX} pixels are supported")
 
 
 def duration_seconds(container: InputContainer, stream: VideoStream) -> Fraction | None:
-    """How long a video is, as far as its stream or else its container says."""
+    """Return the duration of a video stream, or of its container; None if neither is known."""
     if stream.duration and stream.time_base:
         return stream.duration * Fraction(stream.time_base)
     return Fraction(container.duration, av.time_base) if container.duration else None
@@ -211,7 +214,7 @@ def is_grey(pixel_format: VideoFormat) -> bool:
 
 
 def _display(frame: VideoFrame) -> tuple[tuple[int, ...] | None, int]:
-    """Read the display matrix of a frame and the counter-clockwise rotation in it, in degrees."""
+    """Return a frame's display matrix, None for the identity, and its counter-clockwise rotation in degrees."""
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return None, 0

@@ -1,4 +1,4 @@
-"""Encoded video that goes to no file: Matroska through a pipe, or a stream pushed to a server."""
+"""Encoded video without a file: Matroska through a pipe, or a stream pushed to a server."""
 
 from __future__ import annotations
 
@@ -20,20 +20,17 @@ from overnet.runtime.video.stdio import PipeOutput
 
 PipeFormat = Literal["y4m", "raw", "matroska"]
 
-# Lossless, and cheap to read and write: what comes out of the pipe is encoded by the next program.
+# Uncompressed video is fast to write and to read: the next program in the pipe encodes it.
 _PIPE_FORMAT = OutputFormat("matroska", ("rawvideo",), (("live", "1"),), keeps_rotation=True, tick=Fraction(1, 1000))
 RTSP_FORMAT = OutputFormat("rtsp", ("libx264", "libopenh264", "h264_nvenc", "h264_v4l2m2m"))
-# What a server answers within.
+# Seconds within which a server has to answer: to open the connection, and for each write.
 _TIMEOUT_SECONDS = (5.0, 5.0)
 
 
 class MuxedWriter(FrameWriter):
-    """Encodes frames with their times and colours into something that is no file; a context manager.
+    """An encoder of frames, with their times and colours, into a pipe or to a server.
 
-    Use `to_pipe` or `to_server`.
-
-    Attributes:
-        notes: one-line remarks for the user.
+    Use `to_pipe` or `to_server` to make one.
     """
 
     def __init__(self, output: OutputContainer, track: VideoTrack, *, name: str, pipe: PipeOutput | None) -> None:
@@ -47,10 +44,10 @@ class MuxedWriter(FrameWriter):
     def to_pipe(
         cls, pipe: PipeOutput, *, info: VideoInfo, width: int, height: int, encoding: Encoding = DEFAULT_ENCODING
     ) -> MuxedWriter:
-        """Write Matroska to a pipe, unencoded unless a codec is asked for. Parameters as for `VideoWriter`.
+        """Return a writer of Matroska to a pipe, uncompressed unless a codec is given. Parameters as for `VideoWriter`.
 
         Raises:
-            OutputError: Matroska cannot hold the codec, or the codec not the size.
+            OutputError: Matroska cannot hold the codec, or the codec does not support the size.
         """
         output = av.open(pipe, "w", format="matroska", container_options=dict(_PIPE_FORMAT.options), **TAG_OPTIONS)
         track = VideoTrack(output, _PIPE_FORMAT, info=info, width=width, height=height, encoding=encoding)
@@ -68,16 +65,16 @@ class MuxedWriter(FrameWriter):
         encoding: Encoding = DEFAULT_ENCODING,
         transport: str = "tcp",
     ) -> MuxedWriter:
-        """Push a stream to an RTSP server.
+        """Return a writer that pushes a stream to an RTSP server.
 
         Args:
-            url: where to.
-            name: what messages call it; `url` may have a password in it.
+            url: address of the stream.
+            name: its name in messages; `url` may contain a password.
             transport: ``tcp`` or ``udp``.
             info, width, height, encoding: as for `VideoWriter`.
 
         Raises:
-            OutputError: the server is not there, or refuses.
+            OutputError: the server cannot be reached, or refuses the stream.
         """
         try:
             output = av.open(
@@ -93,26 +90,26 @@ class MuxedWriter(FrameWriter):
         """Encode and send a frame.
 
         Raises:
-            BrokenPipeError: nobody reads the pipe any more.
-            OutputError: the server has gone.
+            BrokenPipeError: the reader has closed the pipe.
+            OutputError: the connection to the server is lost.
         """
         if not self._track.written:
             self._track.begin(frame, shift_seconds=None)
         self._send(frame)
 
     def stop(self) -> None:
-        """Wait for a reader no longer."""
+        """Stop waiting for the reader of a pipe."""
         if self._pipe is not None:
             self._pipe.stop()
 
     def finish(self) -> Path:
-        """Send what the encoder holds back, and end."""
+        """Flush the encoder and end the output."""
         self._send(None)
         self.abort()
         return PIPE
 
     def finish_partial(self) -> Path | None:
-        """As `finish`: what was sent is whole at any time. None if nothing was."""
+        """See `finish`: the output is complete after each frame. Return None if nothing was written."""
         return self.finish() if self._track.written else None
 
     def _send(self, frame: Frame | None) -> None:
@@ -156,7 +153,7 @@ def open_pipe_writer(
         encoding: as for `VideoWriter`, for ``matroska`` only.
 
     Raises:
-        OutputError: Matroska cannot hold the codec, or the codec not the size.
+        OutputError: Matroska cannot hold the codec, or the codec does not support the size.
     """
     if pipe_format == "matroska":
         return MuxedWriter.to_pipe(pipe, info=info, width=width, height=height, encoding=encoding)
@@ -166,6 +163,6 @@ def open_pipe_writer(
 
 
 def _failure(name: str, error: Exception) -> OutputError:
-    # Not the error's own text: FFmpeg puts the whole address into it.
+    # The text of FFmpeg's error is not used: it contains the whole address.
     reason: Any = getattr(error, "strerror", None) or type(error).__name__
     return OutputError(f"{name} cannot be written to: {reason}")

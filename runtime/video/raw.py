@@ -1,4 +1,4 @@
-"""Video without a file: read from a pipe, headerless or in any container, and written to one as Y4M or plain pixels."""
+"""Video from a pipe, headerless or in any container, and to a pipe as Y4M or headerless frames."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _MATRIX_NAMES = {1: "BT.709", 5: "BT.601", 6: "BT.601", 9: "BT.2020"}
 
 @dataclass(frozen=True)
 class RawFormat:
-    """Video that does not say what it is.
+    """The format of headerless video.
 
     Args:
-        width, height: in pixels.
+        width, height: size in pixels.
         pixel_format: FFmpeg's name, such as ``rgb24`` or ``yuv420p``.
         rate: frames per second.
 
     Raises:
-        InputError: a size or rate out of range, or no such pixel format.
+        InputError: the size or rate is out of range, or there is no such pixel format.
     """
 
     width: int
@@ -55,15 +55,15 @@ class RawFormat:
 
     @property
     def frame_bytes(self) -> int:
-        """Size of one frame."""
+        """Return the size of a frame in bytes."""
         return frame_bytes(self.pixel_format, self.width, self.height)
 
 
 def check_pixel_format(name: str) -> None:
-    """Refuse what is no pixel format.
+    """Check that FFmpeg has a pixel format of this name.
 
     Raises:
-        InputError: FFmpeg knows none of that name.
+        InputError: it has none.
     """
     try:
         VideoFormat(name)
@@ -72,24 +72,24 @@ def check_pixel_format(name: str) -> None:
 
 
 def frame_bytes(pixel_format: str, width: int, height: int) -> int:
-    """Size of a frame without padding between its lines."""
+    """Return the size in bytes of a frame without padding between its lines."""
     components = VideoFormat(pixel_format, width, height).components
     if len({component.plane for component in components}) == 1:
-        # Packed formats may have bytes that belong to no component.
+        # Packed formats may have padding bytes that belong to no component.
         return width * height * VideoFormat(pixel_format).padded_bits_per_pixel // 8
     return sum(component.width * component.height * ((component.bits + 7) // 8) for component in components)
 
 
 class PipeReader(VideoReader):
-    """Reads a video from a pipe, in order, as fast as it comes and is taken.
+    """A reader of a video from a pipe.
 
     Args:
         pipe: the pipe.
-        raw: what comes, where it does not say so itself; None for a container that FFmpeg knows by its beginning.
+        raw: the format of headerless video; None for a container, which FFmpeg recognises.
         start_seconds, max_frames: as for `VideoReader`.
 
     Raises:
-        InputError: nothing came, or no video.
+        InputError: the pipe is empty, or its data is not a video.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class PipeReader(VideoReader):
             self.notes.append("only the image is read from a pipe: sound and subtitles are left out")
 
     def stop(self) -> None:
-        """Wait for no more: the pipe counts as ended."""
+        """Stop waiting for data: the pipe counts as ended."""
         self._pipe.stop()
 
     def _open(self) -> InputContainer:
@@ -136,11 +136,11 @@ class PipeReader(VideoReader):
             return container
         except (av.FFmpegError, OSError, ValueError) as error:
             if not self._pipe.count:
-                raise InputError(f"{_NAME} is empty: no video came") from error
+                raise InputError(f"{_NAME} is empty: no video was read") from error
             if self._raw is not None:
                 raise self._too_little() from error
             raise InputError(
-                f"{_NAME} is no video FFmpeg knows; for headerless video give --raw WIDTHxHEIGHT"
+                f"{_NAME} is not a video FFmpeg can read; for headerless video give --raw WIDTHxHEIGHT"
             ) from error
 
     def _too_little(self) -> InputError:
@@ -161,13 +161,13 @@ class PipeReader(VideoReader):
         self.notes.append(f"the last frame was cut off after {cut} of {whole} bytes: left out{hint}")
 
     def _cut_off_bytes(self) -> int:
-        """How much of a frame that is not whole the pipe ended with."""
+        """Return how many bytes of an incomplete frame the pipe ended with."""
         if self._max_frames is not None:
             return 0
         before, each = 0, 0
         header = _Y4M_HEADER.match(self._pipe.head)
         if self._raw is None:
-            # With parameters of their own, frames have headers of any length.
+            # Frame headers with parameters have varying lengths: the number cannot be derived.
             if header is None or not self._pipe.head.startswith(_Y4M_FRAME_HEADER, header.end()):
                 return 0
             before, each = header.end(), len(_Y4M_FRAME_HEADER)
@@ -176,18 +176,15 @@ class PipeReader(VideoReader):
 
 
 class RawWriter(FrameWriter):
-    """Writes frames to a pipe as they are: as Y4M, or without any header; a context manager.
+    """A writer of uncompressed frames to a pipe, as Y4M or without a header.
 
-    Neither has times: frames are taken to be one `VideoInfo.frame_rate` apart.
+    Neither stores times: a reader assumes frames at the constant rate `VideoInfo.frame_rate`.
 
     Args:
         pipe: the pipe.
-        info: of the source.
-        width, height: of the frames that will be written, in pixels.
-        pixel_format: of plain pixels; None for Y4M, which is yuv420p.
-
-    Attributes:
-        notes: one-line remarks for the user.
+        info: information on the source.
+        width, height: size in pixels of the frames that will be written.
+        pixel_format: pixel format of headerless frames; None for Y4M, which is yuv420p.
     """
 
     def __init__(
@@ -208,10 +205,10 @@ class RawWriter(FrameWriter):
             self._remark(info.color)
 
     def write(self, frame: Frame) -> None:
-        """Write a frame: height x width x 3 uint8.
+        """Write a frame: height x width x 3 uint8 RGB.
 
         Raises:
-            BrokenPipeError: nobody reads the pipe any more.
+            BrokenPipeError: the reader has closed the pipe.
         """
         if self._is_y4m:
             self._pipe.write(_Y4M_FRAME_HEADER if self._written else self._header() + _Y4M_FRAME_HEADER)
@@ -221,16 +218,16 @@ class RawWriter(FrameWriter):
         self._written += 1
 
     def stop(self) -> None:
-        """Wait for a reader no longer."""
+        """Stop waiting for the reader."""
         self._pipe.stop()
 
     def finish(self) -> Path:
-        """Close the pipe; what is written is whole at any time."""
+        """Close the pipe: the output is complete after each frame."""
         self._pipe.close()
         return PIPE
 
     def finish_partial(self) -> Path | None:
-        """Close the pipe; None if nothing was written."""
+        """Close the pipe; return None if nothing was written."""
         self._pipe.close()
         return PIPE if self._written else None
 
@@ -245,23 +242,23 @@ class RawWriter(FrameWriter):
         if self._turns % 2 and aspect:
             aspect = 1 / aspect
         shape = f"{aspect.numerator}:{aspect.denominator if aspect else 0}"
-        # Chroma in the middle of its four pixels is what the conversion makes.
+        # The conversion places chroma in the middle of its four pixels.
         color = f"C420jpeg XYSCSS=420JPEG XCOLORRANGE={'FULL' if info.color.full_range else 'LIMITED'}"
         return f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{shape} {color}\n".encode()
 
     def _remark(self, color: ColorTags) -> None:
-        """Say that the colours will be taken for others, where the reader's guess by the size is another matrix."""
-        ours = _MATRIX_NAMES.get(color.matrix, f"matrix {color.matrix}")
+        """Add a note if players, which guess the matrix by the size, will assume another one than is written."""
+        written = _MATRIX_NAMES.get(color.matrix, f"matrix {color.matrix}")
         guessed = _MATRIX_NAMES[guess_matrix(*self._size)]
-        if ours != guessed:
+        if written != guessed:
             self.notes.append(
-                f"the pipe cannot say that the colours are {ours}; players take this size for {guessed} "
-                "(--output-format matroska says it)"
+                f"this format cannot store that the colours are {written}; players assume {guessed} for this size "
+                "(--output-format matroska stores it)"
             )
 
 
 def _plane_lines(image: VideoFrame) -> Iterator[memoryview]:
-    """The planes of a frame, each without the padding of its lines."""
+    """Yield the planes of a frame, each without the padding of its lines."""
     width, height = image.width, image.height
     components = VideoFormat(image.format.name, width, height).components
     packed = len(image.planes) == 1
@@ -273,5 +270,5 @@ def _plane_lines(image: VideoFrame) -> Iterator[memoryview]:
         else:
             line_bytes = sum(component.width * ((component.bits + 7) // 8) for component in of_plane)
         lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:rows, :line_bytes]  # type: ignore[call-overload]
-        contiguous: Any = np.ascontiguousarray(lines)  # a buffer, which older type hints do not say
+        contiguous: Any = np.ascontiguousarray(lines)  # a buffer, which older type hints do not declare
         yield memoryview(contiguous)

@@ -1,4 +1,4 @@
-"""Video in: RGB frames with their own timestamps, and what the writer needs to keep about the file."""
+"""Reading of video files: RGB frames with their timestamps, and the information that the writer keeps."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from overnet.errors import InputError
 from overnet.runtime.video.demux import TimestampRepair, main_stream, open_source, origin_seconds, read_packets
 from overnet.runtime.video.frame import Frame, VideoInfo, describe_video, duration_seconds
 
-# Seeking lands at or before the wanted time only as far as the file's index is right: step back until it does.
+# A seek lands at or before the wanted time only if the file's index is right: if not, seek further back.
 _SEEK_BACK_SECONDS = (0, 2, 20)
-# Times on a command line are rounded; a frame that begins this much before the start still counts as at the start.
+# Times on a command line are rounded: a frame that begins this much before the start still counts.
 _START_TOLERANCE = Fraction(1, 2000)
 
 
 class VideoReader:
-    """Decodes the main video stream of a file, in presentation order; a context manager.
+    """A decoder of the main video stream of a file, in presentation order; a context manager.
 
-    What cannot be decoded is skipped and counted in ``notes``, which grow while frames are read.
+    Damaged packets are skipped and counted in ``notes``, which are complete once all frames are read.
 
     Args:
         path: a local file in any format FFmpeg reads.
-        start_seconds: where to begin; the first frame at or after this time comes first.
-        max_frames: where to stop; None reads to the end.
-        opened: the open container, of what cannot be opened again or gone back in, as a pipe; `path` then only names
-            it. The reader closes it.
+        start_seconds: time of the first frame; the first one at or after it is read first.
+        max_frames: number of frames to read; None for all.
+        opened: the open container of an input that cannot be reopened or rewound, such as a pipe; `path` is then its
+            name in messages. The reader closes it.
 
     Attributes:
-        info: what is known of the video.
+        info: information on the video.
         notes: one-line remarks for the user.
-        expected_frames: how many frames will come, for a progress bar; an estimate, None if unknown.
+        expected_frames: estimate of the number of frames to come, for a progress bar; None if unknown.
 
     Raises:
-        InputError: the file is missing, empty, not a video, has no image that can be decoded, or ends before
+        InputError: the file is missing, empty, not a video, has no frame that can be decoded, or ends before
             ``start_seconds``.
     """
 
@@ -72,7 +72,7 @@ class VideoReader:
             self._stream.thread_type = "AUTO"
             if self._stream.time_base is None:
                 raise InputError(f"{self._path}: the video stream has no clock")
-            # From PyAV 19 on, its times are of a type of its own.
+            # PyAV 19 has a fraction type of its own.
             self._time_base = Fraction(self._stream.time_base)
             self._origin = origin_seconds(self._container)
             self._start = self._origin + Fraction(str(start_seconds)) - _START_TOLERANCE if start_seconds else None
@@ -94,7 +94,7 @@ class VideoReader:
         self.close()
 
     def close(self) -> None:
-        """Close the file; a running iteration ends after its current frame."""
+        """Close the file; an iteration in progress ends after its current frame."""
         with self._lock:
             self._closed = True
             self._container.close()
@@ -107,8 +107,8 @@ class VideoReader:
         """Yield the frames, once.
 
         Args:
-            buffer: gives for each frame the H x W x 3 uint8 array to decode it to, or None for a new one. It may wait,
-                and is not called while the file is locked, so that `close` works meanwhile.
+            buffer: returns for each frame the H x W x 3 uint8 array to decode it to, or None for a new one. It may
+                block: the file is not locked meanwhile, so that `close` works.
         """
         one_frame = max(1, round(1 / self.info.rate / self._time_base))
         repair = TimestampRepair(self._time_base)
@@ -135,13 +135,13 @@ class VideoReader:
             self._note_early_end(next_pts * self._time_base)
 
     def _first_frame(self, start_seconds: float) -> tuple[VideoFrame, Iterator[VideoFrame]]:
-        """Decode up to the first wanted frame; the iterator begins with that frame."""
+        """Return the first wanted frame, and an iterator over it and those after it."""
         seeks = self._start is not None and self._can_seek
         for back in _SEEK_BACK_SECONDS if seeks else ():
             if back >= start_seconds or not self._seek(back):
                 break
             earlier, frame, frames = self._skip_to_start()
-            # Landed after the start: unless an earlier landing has nothing between, the start would be missed.
+            # Only a frame before the start proves that the seek did not land after the wanted frame.
             if earlier and frame is not None:
                 self._damaged_packets = 0
                 return frame, chain([frame], frames)
@@ -151,11 +151,11 @@ class VideoReader:
         if frame is not None:
             return frame, chain([frame], frames)
         if earlier:
-            raise InputError(f"{self._path} ends before the start asked for, {start_seconds:g} seconds")
+            raise InputError(f"{self._path} ends before the start, {start_seconds:g} seconds")
         raise InputError(f"{self._path}: no image in it can be decoded: it is damaged or cut off")
 
     def _skip_to_start(self) -> tuple[bool, VideoFrame | None, Iterator[VideoFrame]]:
-        """Return whether frames came before the start, the first frame from there on, and the frames after it."""
+        """Return whether there were frames before the start, the first frame from the start on, and those after it."""
         earlier = False
         frames = self._decode()
         for frame in frames:
@@ -166,7 +166,7 @@ class VideoReader:
         return earlier, None, frames
 
     def _seek(self, back_seconds: int) -> bool:
-        """Go to the keyframe at or before so many seconds before the start; tell whether the format can."""
+        """Seek to the keyframe at or before a time before the start; tell whether the format supports it."""
         target = max(self._origin, (self._start or 0) - back_seconds)
         try:
             self._container.seek(int(target / self._time_base), stream=self._stream)
@@ -175,7 +175,7 @@ class VideoReader:
         return True
 
     def _rewind(self) -> None:
-        # Opened anew: to seek to the beginning is the one thing formats without an index get wrong.
+        # Reopen the file: formats without an index cannot reliably seek to the beginning.
         self._container.close()
         self._container = open_source(self._path)
         self._stream = main_stream(self._container, self._path)
@@ -191,7 +191,7 @@ class VideoReader:
             return self._stream.codec_context.decode(packet)
         except av.FFmpegError as error:
             if isinstance(error, av.error.BlockingIOError):
-                # Frames of an earlier, failed call are stuck in the decoder; without this no packet gets in again.
+                # Frames of an earlier, failed call are left in the decoder, which accepts no packet until flushed.
                 self._stream.codec_context.flush_buffers()
             if packet is not None:
                 self._damaged_packets += 1
@@ -205,7 +205,7 @@ class VideoReader:
         return min(known, default=None)
 
     def _remark(self, frame: VideoFrame) -> None:
-        """Say what of the input cannot be kept."""
+        """Add notes on properties of the input that are not kept."""
         info = self.info
         if info.color.is_hdr:
             self.notes.append("HDR video is upscaled and encoded as 8 bit; its colour tags are kept")
@@ -231,4 +231,4 @@ class VideoReader:
         slack = 3 / self.info.rate if self._stream.duration else Fraction(1)
         if begin + duration - end > slack:
             stated = float(begin + duration)
-            self.notes.append(f"the video ends at {float(end):.2f} s, although the file promises {stated:.2f} s")
+            self.notes.append(f"the video ends at {float(end):.2f} s, although the file states {stated:.2f} s")

@@ -1,4 +1,4 @@
-"""Standard input and output as ends of a pipe: reads that can be stopped, and writes that nobody has to wait for."""
+"""Standard input and output as pipes whose reads and writes can be stopped by another thread."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import threading
 
 from overnet.errors import InputError, OutputError
 
-# How often a wait looks whether it is to end.
-_LOOK_SECONDS = 0.1
+# Interval at which a waiting read or write checks whether it was stopped.
+_POLL_SECONDS = 0.1
 _READ_BYTES = 1 << 20
-# A pipe that is ready takes this much at once (POSIX's PIPE_BUF), so that such a write never waits.
+# A pipe that is ready for writing accepts this much without blocking (POSIX's PIPE_BUF).
 _CHUNK_BYTES = getattr(select, "PIPE_BUF", 512)
 _KEPT_HEAD_BYTES = 512
-# How long a reader that takes nothing is waited for once the run is to end.
+# How long to wait, once stopped, for a reader that does not read.
 _GRACE_SECONDS = 2.0
-# `select` works on pipes everywhere but there.
+# On Windows, `select` does not support pipes.
 _CAN_SELECT = sys.platform != "win32"
 
 
 class PipeInput:
-    """A file that FFmpeg reads from: the reading end of a pipe.
+    """The reading end of a pipe, as a file object for FFmpeg.
 
     Args:
-        descriptor: of the open file.
+        descriptor: descriptor of the open file.
 
     Attributes:
-        count: bytes read so far.
-        head: the first of them.
+        count: number of bytes read so far.
+        head: the first 512 of them.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -39,9 +39,9 @@ class PipeInput:
         self._stopped = threading.Event()
 
     def read(self, size: int = _READ_BYTES) -> bytes:
-        """Return at most `size` bytes, as soon as there are any; nothing at the end, and after `stop`."""
+        """Return at most `size` bytes as soon as there are any; none at the end and after `stop`."""
         while _CAN_SELECT and not self._stopped.is_set():
-            if select.select([self._descriptor], [], [], _LOOK_SECONDS)[0]:
+            if select.select([self._descriptor], [], [], _POLL_SECONDS)[0]:
                 break
         if self._stopped.is_set():
             return b""
@@ -52,15 +52,15 @@ class PipeInput:
         return data
 
     def stop(self) -> None:
-        """End: whoever waits in `read` is woken."""
+        """Make `read` return no more data, also if it is waiting."""
         self._stopped.set()
 
 
 class PipeOutput:
-    """A file that is written to: the writing end of a pipe, whose reader may be slow, or gone.
+    """The writing end of a pipe, as a file object for FFmpeg.
 
     Args:
-        descriptor: of the open file; closed by `close`.
+        descriptor: descriptor of the open file; `close` closes it.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -69,17 +69,17 @@ class PipeOutput:
         self._closed = False
 
     def write(self, data: bytes | memoryview) -> int:
-        """Write all of it, waiting for the reader; after `stop` only as long as the reader goes on taking it.
+        """Write all data, waiting for the reader; after `stop`, only as long as the reader keeps reading.
 
         Raises:
-            BrokenPipeError: the reader has gone, or does not read any more when `stop` was called.
+            BrokenPipeError: the reader has closed the pipe, or `stop` was called and it does not read.
         """
         view = memoryview(data).cast("B")
         written = 0
         waited = 0.0
         while written < len(view):
-            if _CAN_SELECT and not select.select([], [self._descriptor], [], _LOOK_SECONDS)[1]:
-                waited += _LOOK_SECONDS if self._stopped.is_set() else 0.0
+            if _CAN_SELECT and not select.select([], [self._descriptor], [], _POLL_SECONDS)[1]:
+                waited += _POLL_SECONDS if self._stopped.is_set() else 0.0
                 if waited > _GRACE_SECONDS:
                     raise BrokenPipeError
                 continue
@@ -88,7 +88,7 @@ class PipeOutput:
         return written
 
     def stop(self) -> None:
-        """Wait no longer for a reader that takes nothing."""
+        """Stop waiting for a reader that does not read."""
         self._stopped.set()
 
     def close(self) -> None:
@@ -99,35 +99,35 @@ class PipeOutput:
 
 
 def take_stdin() -> PipeInput:
-    """Take standard input for video.
+    """Return standard input as a pipe for video.
 
     Raises:
-        InputError: it is a terminal, or closed.
+        InputError: standard input is a terminal, or closed.
     """
     try:
         descriptor = sys.stdin.fileno()
     except (AttributeError, ValueError, OSError) as error:
-        raise InputError("standard input is closed: no video can come from it") from error
+        raise InputError("standard input is closed: no video can be read from it") from error
     if os.isatty(descriptor):
         raise InputError("standard input is a terminal: pipe a video into it, as in: cat clip.mkv | overnet-run - -o …")
     return PipeInput(descriptor)
 
 
 def take_stdout() -> PipeOutput:
-    """Take standard output for video; what else is printed there goes to standard error from now on.
+    """Return standard output as a pipe for video; from then on, everything printed there goes to standard error.
 
     Raises:
-        OutputError: it is a terminal, or closed.
+        OutputError: standard output is a terminal, or closed.
     """
     try:
         descriptor = sys.stdout.fileno()
         errors = sys.stderr.fileno()
     except (AttributeError, ValueError, OSError) as error:
-        raise OutputError("standard output is closed: no video can go to it") from error
+        raise OutputError("standard output is closed: no video can be written to it") from error
     if os.isatty(descriptor):
         raise OutputError("standard output is a terminal: pipe it into another program, as in: overnet-run … -o - | …")
     sys.stdout.flush()
     output = os.dup(descriptor)
-    # A library that prints would put its words between the images.
+    # Text that a library prints would corrupt the video.
     os.dup2(errors, descriptor)
     return PipeOutput(output)

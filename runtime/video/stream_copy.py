@@ -1,4 +1,4 @@
-"""Everything of a source but its images: sound, subtitles, attachments, chapters and tags, copied bit for bit."""
+"""Copying of a source's other streams without re-encoding: sound, subtitles, attachments, chapters and tags."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from av.container import InputContainer, OutputContainer
 from overnet.runtime.video.demux import TimestampRepair, codec_name, disposition, is_cover, open_source, read_packets
 from overnet.runtime.video.formats import OutputFormat
 
-# Of the container that was, or of the encoding that was: wrong in the new file.
+# Tags of the source's container or encoding, which are wrong in the new file.
 _STALE_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id", "duration", "rotate"}
 _STALE_STATISTICS = ("BPS", "NUMBER_OF_", "_STATISTICS_")
-# How far the streams of a file may be out of step before the end of a part is taken as passed.
+# Packets this long after the end of a part are taken as proof that all streams have passed it.
 _INTERLEAVE_SLACK_SECONDS = 5
-# Streams of a file are written in chunks: a subtitle may lie behind sound that is heard after it.
+# Streams are stored in chunks, so a subtitle may be stored after sound that is heard later.
 _READ_AHEAD_SECONDS = 1
-# Subtitles that are on screen at the start of a part began earlier.
+# Subtitles that are shown at the start of a part began earlier: read from this long before it.
 _SUBTITLE_LOOKBACK_SECONDS = 10
-# Before, PyAV cannot copy video: what it writes does not decode.
+# Video that PyAV copies before version 15 cannot be decoded.
 _COPIES_VIDEO = int(av.__version__.partition(".")[0]) >= 15
-# How mp4 stores that nothing is to be read; its muxer puts that between the lines by itself.
+# The empty text that MP4 stores between subtitles; its muxer adds them by itself.
 _NO_TEXT = b"\0\0"
-# Most images that any codec holds back to reorder them.
+# The largest number of frames that a codec reorders.
 _MAX_REORDERED = 16
-# Errors of one packet, not of the file that is written.
+# Errors that concern one packet and not the output.
 _PACKET_ERRORS = {errno.EINVAL}
 
 
 def kept_tags(tags: dict[str, str], *, reencoded: bool = False) -> dict[str, str]:
-    """Return the tags that stay true, for a stream that is ``reencoded`` or one that is copied."""
+    """Return the tags that remain true for a stream that is copied, or ``reencoded``."""
     return {
         key: value
         for key, value in tags.items()
@@ -46,21 +46,21 @@ def kept_tags(tags: dict[str, str], *, reencoded: bool = False) -> dict[str, str
 
 
 class StreamCopier:
-    """Copies streams of a source into an output, in step with what else is written there.
+    """A copier of streams from a source into an output, interleaved with the video that is written there.
 
-    Times given to it are in seconds by the source's clock.
+    All times are in seconds by the source's clock.
 
     Args:
-        source: the file to copy from; opened anew, so that packets are read only as they are needed.
-        output: where to; its header must not be written yet.
-        container: what the output is.
-        without: index of the stream that is not copied: the one upscaled.
-        start_seconds, end_seconds: the part that is kept, as far as known yet; None for the file's own.
+        source: the file to copy from; it is opened once more, so that packets are read only when they are needed.
+        output: the output; its header must not be written yet.
+        container: format of the output.
+        without: index of the stream that is upscaled, and so not copied; None to copy all.
+        start_seconds, end_seconds: the part to keep, as far as it is known yet; None for the start and end of the file.
         shift_seconds: subtracted from all times.
 
     Attributes:
-        notes: one line for each thing the output cannot hold.
-        left_out: number of streams among them.
+        notes: one line for each thing that the output cannot hold.
+        left_out: number of streams that are left out.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class StreamCopier:
                 if stream.index != without:
                     self._add(stream, source)
                 elif hasattr(stream, "discard"):
-                    # Its packets are not wanted here, and formats with an index can skip them unread.
+                    # Formats with an index can then skip its packets without reading them.
                     stream.discard = av.stream.Discard.all
             output.metadata.update(kept_tags(self._source.metadata))
             self._copy_chapters(end_seconds)
@@ -102,12 +102,12 @@ class StreamCopier:
         self._waiting: av.Packet[Any] | None = None
 
     def begin(self, *, start_seconds: Fraction | None, shift_seconds: Fraction) -> None:
-        """Set the exact times once the first frame is known; before the first packet."""
+        """Set the exact times once the first frame is known; call it before the first packet is copied."""
         self._start = start_seconds
         self._shift = shift_seconds
 
     def advance(self, until_seconds: Fraction) -> None:
-        """Copy the packets up to a time, so that the output stays interleaved."""
+        """Copy the packets up to a time, so that the output is interleaved."""
         while (packet := self._waiting or next(self._packets, None)) is not None:
             self._waiting = None
             if _seconds(packet) > until_seconds:
@@ -116,7 +116,7 @@ class StreamCopier:
             self._copy(packet, None)
 
     def finish(self, end_seconds: Fraction | None) -> None:
-        """Copy what is left, or what of it begins before ``end_seconds``."""
+        """Copy the remaining packets, or those that begin before ``end_seconds``."""
         while (packet := self._waiting or next(self._packets, None)) is not None:
             self._waiting = None
             if end_seconds is not None and _seconds(packet) > end_seconds + _INTERLEAVE_SLACK_SECONDS:
@@ -133,14 +133,14 @@ class StreamCopier:
         self._source.close()
 
     def _in_order(self) -> Iterator[av.Packet[Any]]:
-        """Yield the packets by time, as far as the file's own order is not off by more than a second."""
+        """Yield the packets ordered by time, if none is stored more than a second after a later one."""
         ahead: list[tuple[Fraction, int, av.Packet[Any]]] = []
         newest = Fraction(0)
         reached: dict[int, Fraction] = {}
         for number, packet in enumerate(self._read()):
             index, at = packet.stream.index, _seconds(packet)
             if index in reached:
-                # Never before an earlier packet of its own stream: images are stored in decoding order.
+                # The order within a stream is kept: frames are stored in decoding order.
                 at = reached[index] if packet.dts is None else max(reached[index], at)
             reached[index] = at
             newest = max(newest, at)
@@ -155,7 +155,7 @@ class StreamCopier:
             return
         if self._start is not None:
             back = max(Fraction(0), self._start - _SUBTITLE_LOOKBACK_SECONDS)
-            # A format that cannot seek is read from its beginning; earlier packets are dropped one by one.
+            # A format that cannot seek is read from its beginning, and earlier packets are dropped.
             with contextlib.suppress(av.FFmpegError):
                 self._source.seek(int(back * av.time_base))
         yield from read_packets(self._source, [s for s in self._source.streams if s.index in self._repairs])
@@ -164,7 +164,7 @@ class StreamCopier:
         is_matroska = self._container.name == "matroska"
         kind = "cover image" if is_cover(stream) else stream.type
         if kind == "data" and getattr(stream, "name", None) in (None, "bin_data"):
-            # QuickTime's time code and chapter tracks, which the muxer makes anew from tags and chapters.
+            # QuickTime's time code and chapter tracks, which the muxer writes from tags and chapters.
             return
         if kind in ("cover image", "attachment") and is_matroska:
             if hasattr(self._output, "add_attachment"):
@@ -188,7 +188,7 @@ class StreamCopier:
         self.notes.append(f"{what} cannot be stored in {self._container.name}: left out")
 
     def _can_hold(self, stream: Any) -> bool:
-        """Try the stream alone in a file in memory: muxers refuse some codecs only when the header is written."""
+        """Tell whether the output can hold a stream, by a trial in memory: some muxers refuse it late."""
         if stream.type == "video" and not _COPIES_VIDEO:
             return False
         try:
@@ -220,7 +220,7 @@ class StreamCopier:
             self._output.set_chapters(kept)
 
     def _decoding_time(self, packet: av.Packet[Any]) -> int:
-        """Return the packet's decoding time in its ticks, made up where the file has none."""
+        """Return a packet's decoding time in its ticks, estimated where the file has none."""
         index = packet.stream.index
         if packet.dts is not None:
             return int(packet.dts)
@@ -228,7 +228,7 @@ class StreamCopier:
             return self._next_dts.get(index, 0)
         if packet.stream.type != "video":
             return int(packet.pts)
-        # Matroska stores none, and FFmpeg can tell them only once as many images have passed as are reordered.
+        # Matroska stores none, and FFmpeg derives them only after as many frames as are reordered.
         first, seen = self._undated.get(index, (int(packet.pts), 0))
         self._undated[index] = (first, seen + 1)
         return min(first, int(packet.pts)) - _MAX_REORDERED + min(seen, _MAX_REORDERED - 1)
@@ -249,7 +249,7 @@ class StreamCopier:
                 late = pts + duration - self._start / tick
                 if packet.stream.type != "subtitle" or late <= 0:
                     return
-                # On screen at the start: shown from the start on.
+                # A subtitle that began earlier is shown from the start on.
                 packet.duration = duration = int(late)
                 pts = dts = round(self._start / tick)
             if end is not None and packet.stream.type == "subtitle":
@@ -273,7 +273,7 @@ def _seconds(packet: av.Packet[Any]) -> Fraction:
 
 
 def _add_from_template(output: OutputContainer, stream: Any) -> Any:
-    # Without "opaque" a video template asks for an encoder of its codec, which a copy does not need.
+    # Without "opaque", a video template requires an encoder of its codec.
     return output.add_stream_from_template(stream, **({"opaque": True} if stream.type == "video" else {}))
 
 

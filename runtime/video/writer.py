@@ -1,4 +1,4 @@
-"""Video out: upscaled frames with the source's own times, colour, orientation, sound and subtitles."""
+"""Writing of video files: upscaled frames with the source's times, colour, orientation, sound and subtitles."""
 
 from __future__ import annotations
 
@@ -36,28 +36,24 @@ def check_target(path: Path, *, overwrite: bool) -> OutputFormat:
 
 
 class VideoWriter(FrameWriter):
-    """Encodes frames into a file that appears, whole, only when it is finished; a context manager.
+    """An encoder of frames into a file, which appears under its name only when it is complete.
 
-    Sound, subtitles, attachments, chapters and tags of the source are copied without re-encoding. A rotation is
-    kept as a tag where the container and PyAV can store it; else the pixels are turned and the tag is dropped.
-    Leaving the context without `finish` or `finish_partial` removes everything.
+    Sound, subtitles, attachments, chapters and tags of the source are copied without re-encoding. A rotation is kept as
+    a tag where the container and PyAV can store it; otherwise the pixels are rotated and the tag is dropped. Leaving
+    the context without `finish` or `finish_partial` removes the file.
 
     Args:
-        path: the file to write; its suffix chooses the container.
-        source: the file the frames come from; None where they come from no file, as from a camera or a pipe: then there
-            is nothing to copy.
-        info: what is known of the source.
-        width, height: of the frames that will be written, in pixels.
+        path: the file to write; its suffix determines the container.
+        source: the file the frames come from, to copy its other streams; None for a camera or a pipe.
+        info: information on the source.
+        width, height: size in pixels of the frames that will be written.
         encoding: settings of the encoder.
         overwrite: whether an existing file may be replaced.
-        start_seconds: where the reader began; the output then starts at 0, and what is copied is cut to the frames.
-
-    Attributes:
-        notes: one-line remarks for the user.
+        start_seconds: where the reader began; the output then starts at 0, and copied streams are cut to the frames.
 
     Raises:
         OutputError: the file exists, cannot be written there, or cannot hold the codec or size; also raised by the
-            methods when the disk is full. Nothing is left behind then.
+            methods when the disk is full. No file is left behind then.
     """
 
     def __init__(
@@ -105,11 +101,11 @@ class VideoWriter(FrameWriter):
             raise
 
     def write(self, frame: Frame) -> None:
-        """Encode the upscaled frame: height x width x 3 uint8, with the source frame's times.
+        """Encode an upscaled frame, height x width x 3 uint8 RGB, with the times of the source's frame.
 
         Raises:
             OutputError: the file cannot be written; it is removed.
-            ValueError: the frame is not of the size that was announced, or the video is closed.
+            ValueError: the frame has another size, or the video is closed.
         """
         with self._lock, self._reporting():
             if self._done:
@@ -124,7 +120,7 @@ class VideoWriter(FrameWriter):
     def finish(self) -> Path:
         """Complete the file, give it its name, and return that.
 
-        Should the name have been taken meanwhile by another file, a free one beside it is used and noted.
+        If another file has taken the name meanwhile, an unused name beside it is chosen and noted.
 
         Raises:
             OutputError: no frame was written, or the file cannot be written; it is removed.
@@ -140,9 +136,9 @@ class VideoWriter(FrameWriter):
             return target
 
     def finish_partial(self) -> Path | None:
-        """Make what is written so far a file that plays, named and tagged as partial; None if there is no frame.
+        """Complete a playable file of the frames so far, named and tagged as partial; return None if there are none.
 
-        ``out.mp4`` becomes ``out.partial.mp4``, which replaces one of an earlier run.
+        ``out.mp4`` becomes ``out.partial.mp4``, which replaces that of an earlier run.
 
         Raises:
             OutputError: the file cannot be written; it is removed.
@@ -155,20 +151,20 @@ class VideoWriter(FrameWriter):
             self._complete(end)
             target = self._path.with_stem(f"{self._path.stem}.partial")
             if not self._tag_partial(end):
-                # Without room for a second copy the name alone has to say it.
+                # Tagging needs space for a second copy: without it, only the name marks the file as partial.
                 self.notes.append("the partial video could not be tagged as such")
             self._temporary.replace(target)
             self._done = True
             return target
 
     def abort(self) -> None:
-        """Remove what was written; does nothing after `finish` or `finish_partial`."""
+        """Remove the file; do nothing after `finish` or `finish_partial`."""
         with self._lock:
             if not self._done:
                 self._remove()
 
     def _take_name(self) -> Path:
-        """Give the completed file its name, or a free one beside it if another file took that."""
+        """Give the complete file its name, or an unused one beside it if another file has taken that."""
         target = self._path
         if self._overwrite:
             self._temporary.replace(target)
@@ -187,7 +183,7 @@ class VideoWriter(FrameWriter):
         return target
 
     def _reserve(self) -> Path:
-        """Create the temporary file, in the folder of the final one: only there is a rename atomic."""
+        """Create the temporary file in the folder of the final one."""
         temporary = temporary_beside(self._path)
         try:
             with temporary.open("xb"):
@@ -202,7 +198,7 @@ class VideoWriter(FrameWriter):
         return output
 
     def _copy_rest(self, source: Path, start_seconds: float) -> StreamCopier:
-        """Copy the video's tags, and make ready to copy all that is not video."""
+        """Copy the video stream's tags, and return a copier of the other streams."""
         info = self._info
         start = info.origin_seconds + Fraction(str(start_seconds)) if self._starts_late else None
         end = None
@@ -229,8 +225,8 @@ class VideoWriter(FrameWriter):
 
     def _encode(self, frame: Frame | None) -> None:
         for packet, reached in self._track.encode(frame):
-            # By what the encoder has delivered, not by what it was given: the muxer would queue the difference. And
-            # before the image: it makes mp4 close every subtitle that nothing was heard of by then.
+            # Copy up to the encoder's output, not its input: the muxer would queue the difference. And copy before the
+            # video packet is written: with it, MP4 ends every subtitle that has no later packet yet.
             if reached is not None and self._copier is not None:
                 self._copier.advance(reached)
             self._output.mux_one(packet)
@@ -244,7 +240,7 @@ class VideoWriter(FrameWriter):
         self._output.close()
 
     def _tag_partial(self, end: Fraction) -> bool:
-        """Write the closed file anew with a tag, as no header can be changed once written; tell whether all went."""
+        """Rewrite the closed file with a tag in its header, and tell whether that lost nothing."""
         tagged = self._temporary.with_stem(f"{self._temporary.stem}-tagged")
         seconds = float(end - self._zero_seconds)
         try:
@@ -287,7 +283,7 @@ class VideoWriter(FrameWriter):
 
     def _remove(self) -> None:
         self._done = True
-        # First the name, then the file: closing would spend time on completing what nobody wants.
+        # Remove the name before closing the file: closing may take time to complete it.
         with contextlib.suppress(OSError):
             self._temporary.unlink(missing_ok=True)
         if self._copier is not None:
@@ -295,6 +291,6 @@ class VideoWriter(FrameWriter):
         if hasattr(self, "_output"):
             with contextlib.suppress(av.FFmpegError, OSError, ValueError):
                 self._output.close()
-        # Where an open file cannot be removed, it goes now.
+        # On systems where an open file cannot be removed, remove it now.
         with contextlib.suppress(OSError):
             self._temporary.unlink(missing_ok=True)

@@ -160,7 +160,7 @@ def test_another_size_in_mid_stream():
     assert {shape for _, shape in sink.frames} == {(96, 128, 3)}
     assert len(sink.opened) == 1
     assert sink.levels[-1] == 59
-    assert report.notes[0].startswith("the source changed its size: later frames are brought to 128x96")
+    assert report.notes[0].startswith("the source changed its size: later frames are resized to 128x96")
     assert report.output_size == (64, 48)
 
 
