@@ -54,10 +54,7 @@ def atomic_write(path: Path, *, overwrite: bool) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        if overwrite:
-            temporary.replace(target)
-        else:
-            move_to_free_name(temporary, target)
+        move_into_place(temporary, target, overwrite=overwrite)
     except FileExistsError as error:
         raise exists_already(path) from error
     except OSError as error:
@@ -67,13 +64,16 @@ def atomic_write(path: Path, *, overwrite: bool) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def move_to_free_name(temporary: Path, target: Path) -> None:
-    """Give a file its name unless another took it in the meantime.
+def move_into_place(temporary: Path, target: Path, *, overwrite: bool) -> None:
+    """Give a complete file its name; without `overwrite`, the temporary name may remain beside it.
 
     Raises:
-        FileExistsError: another did.
+        FileExistsError: the name is taken, and `overwrite` is False.
         OSError: the operating system refuses.
     """
+    if overwrite:
+        temporary.replace(target)
+        return
     try:
         # A rename would replace; a hard link fails where the name is taken.
         os.link(temporary, target)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import av
 from av.container import InputContainer
@@ -18,7 +17,7 @@ from av.video.stream import VideoStream
 
 from overnet.errors import InputError
 from overnet.runtime.live.source import CapturedFrame, ConnectionLost, Pacer
-from overnet.runtime.video.demux import TAG_OPTIONS, main_stream
+from overnet.runtime.video.demux import TAG_OPTIONS, error_reason, main_stream
 from overnet.runtime.video.frame import VideoInfo, describe_video
 
 # Timeouts for opening, and between two frames, so that a server that died without closing the connection is noticed.
@@ -30,19 +29,10 @@ _USUAL_READ_SECONDS = 5.0
 _LOW_LATENCY = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "500000"}
 # Errors that another attempt would meet again.
 _FINAL_ERRORS = tuple(
-    getattr(av.error, name)
+    getattr(av.error, f"{name}Error")
     for name in (
-        "HTTPBadRequestError",
-        "HTTPUnauthorizedError",
-        "HTTPForbiddenError",
-        "HTTPNotFoundError",
-        "HTTPOtherClientError",
-        "InvalidDataError",
-        "ArgumentError",
-        "ProtocolNotFoundError",
-        "DemuxerNotFoundError",
-        "FileNotFoundError",
-        "PermissionError",
+        *("HTTPBadRequest", "HTTPUnauthorized", "HTTPForbidden", "HTTPNotFound", "HTTPOtherClient", "InvalidData"),
+        *("Argument", "ProtocolNotFound", "DemuxerNotFound", "FileNotFound", "Permission"),
     )
 )
 
@@ -157,10 +147,9 @@ def _reason(error: Exception, options: Mapping[str, str]) -> str:
     """Return the reason without the address, which FFmpeg puts into its messages and which may contain a password."""
     if isinstance(error, av.error.ExitError):
         return "nothing came for some seconds"
-    reason: Any = getattr(error, "strerror", None) or type(error).__name__
     if isinstance(error, av.error.InvalidDataError):
         return "the data is not a video FFmpeg can read"
     if "video_size" in options or "framerate" in options:
         asked = " at ".join(options[key] for key in ("video_size", "framerate") if key in options)
-        return f"{reason} (asked for {asked})"
-    return str(reason)
+        return f"{error_reason(error)} (requested: {asked})"
+    return error_reason(error)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from overnet.errors import InputError, OutputError
-from overnet.files.atomic import exists_already, move_to_free_name, temporary_beside
+from overnet.files.atomic import exists_already, move_into_place, temporary_beside
 from overnet.runtime.live import gstreamer_pipelines as gstreamer
 from overnet.runtime.live.ffmpeg_source import OPEN_SECONDS, connect_network
 from overnet.runtime.live.source import CapturedFrame, ConnectionLost
@@ -166,19 +166,12 @@ class GStreamerWriter(FrameWriter):
         try:
             if not self._temporary.stat().st_size:
                 raise OutputError(f"{self._name}: the encoder wrote nothing; try --hardware off")
-            if self._overwrite:
-                self._temporary.replace(self._path)
-            else:
-                move_to_free_name(self._temporary, self._path)
+            move_into_place(self._temporary, self._path, overwrite=self._overwrite)
         except FileExistsError as error:
             raise exists_already(self._path) from error
         except OSError as error:
             raise OutputError(f"{self._name} cannot be written: {error.strerror}") from error
         return self._path
-
-    def finish_partial(self) -> Path | None:
-        """See `finish`: the stream is complete after each frame."""
-        return self.finish()
 
     def abort(self) -> None:
         """End the stream, and remove a file that is not finished."""
@@ -204,9 +197,11 @@ def open_file_in_hardware(
     pipeline = gstreamer.file_sink_pipeline(temporary, size=(width, height), rate=rate, hardware=hardware)
     if pipeline is None:
         return None
-    options = {"name": str(path), "width": width, "height": height, "rate": rate}
+    open_writer = partial(
+        GStreamerWriter, pipeline, name=str(path), width=width, height=height, rate=rate, temporary=temporary
+    )
     try:
-        with GStreamerWriter(pipeline, temporary=temporary, **options) as trial:  # type: ignore[arg-type]
+        with open_writer() as trial:
             black = np.zeros((height, width, 3), np.uint8)
             for index in range(_TRIAL_FRAMES):
                 trial.write(Frame(black, index, 1 / rate, 1))
@@ -215,4 +210,4 @@ def open_file_in_hardware(
                 return None
     except (OutputError, OSError):
         return None
-    return GStreamerWriter(pipeline, temporary=temporary, path=path, overwrite=overwrite, **options)  # type: ignore[arg-type]
+    return open_writer(path=path, overwrite=overwrite)

@@ -94,9 +94,9 @@ def _gstreamer() -> ctypes.CDLL | None:
     return library
 
 
-def has_element(name: str) -> bool:
-    """Tell whether GStreamer has an element of this name; its hardware may be missing all the same."""
-    library = _gstreamer()
+def _has_element(name: str) -> bool:
+    """Tell whether OpenCV's GStreamer has an element of this name; its hardware may be missing all the same."""
+    library = _gstreamer() if opencv_has_gstreamer() else None
     return library is not None and bool(library.gst_element_factory_find(name.encode()))
 
 
@@ -124,12 +124,12 @@ def check_pipeline(pipeline: str, *, name: str) -> None:
 
 def can_decode_in_hardware() -> bool:
     """Tell whether this is a Jetson whose decoder OpenCV can use."""
-    return opencv_has_gstreamer() and has_element(_HARDWARE_DECODER)
+    return _has_element(_HARDWARE_DECODER)
 
 
 def can_encode_in_hardware() -> bool:
     """Tell whether this may be a Jetson whose encoder OpenCV can use: Orin Nanos have the element, not the hardware."""
-    return opencv_has_gstreamer() and has_element(_HARDWARE_ENCODER)
+    return _has_element(_HARDWARE_ENCODER)
 
 
 def csi_pipeline(sensor: int, *, size: tuple[int, int], rate: Fraction) -> str:

@@ -31,6 +31,11 @@ av.logging.set_level(None)
 os.environ.setdefault("SVT_LOG", "1")
 
 
+def error_reason(error: Exception) -> str:
+    """Return the reason of an error of FFmpeg or the operating system: one line, without the file or address."""
+    return str(getattr(error, "strerror", None) or str(error) or type(error).__name__).replace("\n", " ")
+
+
 class TimestampRepair:
     """A filter that makes the timestamps of one stream increase where a broken file's do not.
 

@@ -72,7 +72,9 @@ class VideoTrack:
         self._size = (width, height)
         self._shift_ticks = 0
         self._durations: dict[int, int] = {}
-        self._turns = self._quarter_turns()
+        self._keeps_rotation = container.keeps_rotation and hasattr(VideoStream, "set_display_matrix")
+        # Counter-clockwise quarter turns of the pixels, where a tag cannot store the rotation.
+        self._turns = 0 if self._keeps_rotation else info.quarter_turns
         encoder = find_encoder(encoding.codec, container)
         self._encoder = encoder.name
         self._pixel_format = choose_pixel_format(encoder, width=width, height=height)
@@ -130,11 +132,6 @@ class VideoTrack:
         self.end_ticks = pts + duration + self._shift_ticks
         self.written += 1
         return image
-
-    def _quarter_turns(self) -> int:
-        """Return the counter-clockwise quarter turns to rotate the pixels by; 0 where a tag can store the rotation."""
-        can_tag = self._container.keeps_rotation and hasattr(VideoStream, "set_display_matrix")
-        return 0 if can_tag else self._info.quarter_turns
 
     def _choose_clock(self) -> Fraction:
         """Return the encoder's seconds per tick: the source's own where the output can store them."""
@@ -202,7 +199,7 @@ class VideoTrack:
         return (1 / ratio if self._turns % 2 else ratio).limit_denominator(_MAX_ASPECT_TERM)
 
     def _keep_display(self, stream: Any, matrix: tuple[int, ...]) -> None:
-        if not self._container.keeps_rotation or not hasattr(stream, "set_display_matrix"):
+        if not self._keeps_rotation:
             self.notes.append(f"the source's display matrix cannot be stored in {self._container.name}: dropped")
             return
         # The last row translates the rotated image back into view, in pixels of the upscaled size.

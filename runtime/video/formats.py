@@ -11,6 +11,7 @@ import av
 from av.codec.codec import Codec, UnknownCodecError
 
 from overnet.errors import OutputError
+from overnet.runtime.video.demux import error_reason
 
 # FFmpeg's FF_QP2LAMBDA: the unit of the quality of encoders that have no rate factor.
 _LAMBDA_PER_QP = 118
@@ -75,14 +76,9 @@ _FORMATS = {
 }
 VIDEO_SUFFIXES: frozenset[str] = frozenset(_FORMATS)
 _ALIASES = {
-    "h264": _H264,
-    "avc": _H264,
-    "x264": _H264,
-    "hevc": _HEVC,
-    "h265": _HEVC,
-    "x265": _HEVC,
-    "av1": _AV1,
-    "vp9": _VP9,
+    **dict.fromkeys(("h264", "avc", "x264"), _H264),
+    **dict.fromkeys(("hevc", "h265", "x265"), _HEVC),
+    **{"av1": _AV1, "vp9": _VP9},
 }
 
 
@@ -196,5 +192,4 @@ def open_failure(encoder: str, error: av.FFmpegError | ValueError) -> OutputErro
     """Return the error for an encoder that cannot start."""
     hardware = "_" in encoder
     hint = "; check its hardware and driver, or try codec h264" if hardware else "; try another size or codec"
-    reason = getattr(error, "strerror", None) or str(error)
-    return OutputError(f"encoder {encoder} cannot start: {reason}{hint}".replace("\n", " "))
+    return OutputError(f"encoder {encoder} cannot start: {error_reason(error)}{hint}")

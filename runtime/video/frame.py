@@ -119,9 +119,9 @@ class FrameWriter(ABC):
     def finish(self) -> Path:
         """Complete the output and return where it is."""
 
-    @abstractmethod
     def finish_partial(self) -> Path | None:
-        """Keep what was written until the run was stopped; return None if that is nothing."""
+        """Complete the output of a run that was stopped, and return where it is; None if nothing was written."""
+        return self.finish()
 
     @abstractmethod
     def abort(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import av
 from av.container import OutputContainer
 
 from overnet.errors import OutputError
-from overnet.runtime.video.demux import TAG_OPTIONS
+from overnet.runtime.video.demux import TAG_OPTIONS, error_reason
 from overnet.runtime.video.encoder import VideoTrack
 from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, OutputFormat
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
@@ -83,7 +83,7 @@ class MuxedWriter(FrameWriter):
             track = VideoTrack(output, RTSP_FORMAT, info=info, width=width, height=height, encoding=encoding)
             output.start_encoding()
         except (av.FFmpegError, OSError) as error:
-            raise _failure(name, error) from error
+            raise OutputError(f"{name} cannot be written to: {error_reason(error)}") from error
         return cls(output, track, name=name, pipe=None)
 
     def write(self, frame: Frame) -> None:
@@ -120,7 +120,7 @@ class MuxedWriter(FrameWriter):
         except (av.FFmpegError, OSError) as error:
             if isinstance(error, BrokenPipeError) and self._pipe is not None:
                 raise
-            raise _failure(self._name, error) from error
+            raise OutputError(f"{self._name} cannot be written to: {error_reason(error)}") from error
 
     def abort(self) -> None:
         """Close the output."""
@@ -160,9 +160,3 @@ def open_pipe_writer(
     return RawWriter(
         pipe, info=info, width=width, height=height, pixel_format=pixel_format if pipe_format == "raw" else None
     )
-
-
-def _failure(name: str, error: Exception) -> OutputError:
-    # The text of FFmpeg's error is not used: it contains the whole address.
-    reason: Any = getattr(error, "strerror", None) or type(error).__name__
-    return OutputError(f"{name} cannot be written to: {reason}")

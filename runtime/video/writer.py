@@ -13,8 +13,8 @@ import av
 from av.container import OutputContainer
 
 from overnet.errors import OutputError
-from overnet.files.atomic import exists_already, move_to_free_name, temporary_beside
-from overnet.runtime.video.demux import TAG_OPTIONS, disposition, main_stream, open_source
+from overnet.files.atomic import exists_already, move_into_place, printable, temporary_beside
+from overnet.runtime.video.demux import TAG_OPTIONS, disposition, error_reason, main_stream, open_source
 from overnet.runtime.video.encoder import VideoTrack
 from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, OutputFormat, muxer_options, output_format
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
@@ -83,8 +83,9 @@ class VideoWriter(FrameWriter):
         if source is not None and self._path.is_file() and source.exists() and self._path.samefile(source):
             raise OutputError(f"{self._path} is the source itself: choose another name")
         self._format = check_target(self._path, overwrite=overwrite)
-        self._temporary = self._reserve()
+        self._temporary = temporary_beside(self._path)
         try:
+            self._temporary.open("xb").close()
             self._output = self._open(self._temporary)
             self._track = VideoTrack(
                 self._output, self._format, info=info, width=width, height=height, encoding=encoding
@@ -165,31 +166,18 @@ class VideoWriter(FrameWriter):
 
     def _take_name(self) -> Path:
         """Give the complete file its name, or an unused one beside it if another file has taken that."""
-        target = self._path
-        if self._overwrite:
-            self._temporary.replace(target)
-            return target
+        target, number = self._path, 1
         while True:
             try:
-                move_to_free_name(self._temporary, target)
+                move_into_place(self._temporary, target, overwrite=self._overwrite)
                 break
             except FileExistsError:
-                number = 2
-                while (target := self._path.with_stem(f"{self._path.stem} ({number})")).exists():
-                    number += 1
+                number += 1
+                target = self._path.with_stem(f"{self._path.stem} ({number})")
         self._temporary.unlink(missing_ok=True)
         if target != self._path:
             self.notes.append(f"{self._path.name} appeared meanwhile: written as {target.name}")
         return target
-
-    def _reserve(self) -> Path:
-        """Create the temporary file in the folder of the final one."""
-        temporary = temporary_beside(self._path)
-        try:
-            with temporary.open("xb"):
-                return temporary
-        except OSError as error:
-            raise OutputError(f"{self._path} cannot be written: {error.strerror}") from error
 
     def _open(self, path: Path) -> OutputContainer:
         options = muxer_options(self._format, self._info.time_base)
@@ -278,8 +266,7 @@ class VideoWriter(FrameWriter):
         number = getattr(error, "errno", None)
         if number in (errno.ENOSPC, errno.EDQUOT):
             return OutputError(f"{self._path}: no space is left in {self._path.absolute().parent}")
-        reason = getattr(error, "strerror", None) or str(error)
-        return OutputError(f"{self._path} cannot be written: {reason}".replace("\n", " "))
+        return OutputError(f"{printable(self._path)} cannot be written: {error_reason(error)}")
 
     def _remove(self) -> None:
         self._done = True
