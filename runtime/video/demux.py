@@ -12,7 +12,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from overnet.errors import InputError
+from overnet.errors import InputError, one_line
 
 # The a, b, c, d of a display matrix that changes nothing, in 16.16 fixed point.
 UNSCALED_DISPLAY = (65536, 0, 0, 65536)
@@ -33,7 +33,7 @@ os.environ.setdefault("SVT_LOG", "1")
 
 def error_reason(error: Exception) -> str:
     """Return the reason of an error of FFmpeg or the operating system: one line, without the file or address."""
-    return str(getattr(error, "strerror", None) or str(error) or type(error).__name__).replace("\n", " ")
+    return one_line(getattr(error, "strerror", None) or error)
 
 
 class TimestampRepair:

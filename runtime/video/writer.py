@@ -12,8 +12,8 @@ from typing import Any
 import av
 from av.container import OutputContainer
 
-from overnet.errors import OutputError
-from overnet.files.atomic import exists_already, move_into_place, printable, temporary_beside
+from overnet.errors import OutputError, printable
+from overnet.files.atomic import exists_already, move_into_place, temporary_beside
 from overnet.runtime.video.demux import TAG_OPTIONS, disposition, error_reason, main_stream, open_source
 from overnet.runtime.video.encoder import VideoTrack
 from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, OutputFormat, muxer_options, output_format
