@@ -44,50 +44,48 @@ from overnet.system.memory import available_memory_bytes
 from overnet.types import Progress, Upscale
 from overnet.weights import bundled_checkpoint, bundled_folder
 
-# Told what is being done, how many steps are done, and how many there are.
-
 _FEWEST_FRAMES, _MOST_FRAMES = 10, 300
-# A machine that others use gives other figures each time.
+# The load average per processor above which figures are not reproducible.
 _BUSY_LOAD = 0.25
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One backend in one precision, as it takes part."""
+    """One backend in one precision."""
 
     backend: str
     precision: str
 
     def case(self, scale: int, size: ImageSize, batch: int) -> Case:
-        """Its case at a scale and a size."""
+        """Return its case at a scale and a size."""
         return Case(self.backend, "backend", self.precision, scale, size.width, size.height, batch)
 
 
 def run_benchmark(
     options: BenchmarkOptions, *, command: list[str], on_progress: Progress = lambda doing, done, total: None
 ) -> BenchmarkRun:
-    """Measure all that the options ask for.
+    """Measure everything that the options request.
 
     Args:
-        command: as it was typed, to be kept with the results.
-        on_progress: is told of every step.
+        command: as typed, to be kept with the results.
+        on_progress: is called at every step with its title, the number of finished steps and the number of all steps.
 
     Returns:
-        The run. A case that fails has its error in place of figures, and does not keep the others from being measured.
-        After Ctrl-C it is marked as interrupted, and holds what was measured until then.
+        The run. A case that fails has an error in place of figures, and the others are measured nevertheless. After
+        Ctrl-C the run is marked as interrupted and holds what was measured until then.
 
     Raises:
         KeyboardInterrupt: at Ctrl-C before the first case was measured.
-        InputError: an option is out of range, or the model or the data are not what they should be.
-        ArtifactError: the model is no ONNX file of ours, or broken.
-        MissingDependency: a backend that is asked for by name is not installed.
-        BackendError: a GPU is asked for that is not there.
+        InputError: an option is out of range, or the model or the data are unusable.
+        ArtifactError: the model is no ONNX file of OverNet, or broken.
+        MissingDependency: a backend requested by name is not installed.
+        BackendError: the requested GPU does not exist.
     """
     return _Benchmark(options, on_progress).run(command)
 
 
 class _Benchmark:
-    """One run, as it goes on."""
+    """The state of one run."""
 
     def __init__(self, options: BenchmarkOptions, on_progress: Progress) -> None:
         self.options, self._on_progress = options, on_progress
@@ -98,7 +96,7 @@ class _Benchmark:
         self.notes: list[str] = []
         check_options(options)
         for scale in options.scales:
-            read_ground_truth(options.data, scale)  # what is wrong with it is said before anything is measured
+            read_ground_truth(options.data, scale)  # raises early if the images are unusable
         self.backends = list(dict.fromkeys(self._backend(name) for name in options.backends))
         check_provider(options.provider, backend=max(self.backends, key=lambda name: name == "onnxruntime"))
         self._gpu = options.device if any(on_gpu(name, options.provider) for name in self.backends) else None
@@ -113,7 +111,7 @@ class _Benchmark:
         self._done = 0
 
     def run(self, command: list[str]) -> BenchmarkRun:
-        """Measure everything; at Ctrl-C, what was measured until then is the run."""
+        """Measure everything; after Ctrl-C, return what was measured until then."""
         started, began = datetime.now().astimezone(), time.monotonic()
         load = _load_average()
         if load is not None and load > _BUSY_LOAD:
@@ -136,7 +134,7 @@ class _Benchmark:
             if not self.results:
                 raise
             interrupted = True
-            self.notes.append("interrupted: not everything that was asked for was measured")
+            self.notes.append("interrupted: not everything was measured")
         return BenchmarkRun(
             started=started.isoformat(timespec="seconds"),
             command=command,
@@ -155,7 +153,7 @@ class _Benchmark:
         )
 
     def _measure(self, peaks: list[Peak]) -> None:
-        """The cases first: they are what the run is for."""
+        """Measure the cases first, because they matter most if the run is interrupted."""
         for result in self._cases():
             self.results.append(_with_share(result, peaks))
         if self.options.video:
@@ -169,7 +167,7 @@ class _Benchmark:
             self._make_images()
 
     def _growth(self) -> list[MemoryGrowth]:
-        """How memory grows, up to that of a GPU's own where it has some, or to what was asked for."""
+        """Fit the growth of memory, up to a GPU's own memory, the host's memory or the given memory."""
         given = self.options.memory_bytes
         gpu = None if self._gpu is None else cuda_device(self._gpu)
         device_bytes = None
@@ -182,11 +180,11 @@ class _Benchmark:
         self._done += 1
 
     def _backend(self, name: str) -> str:
-        """The backend's own name: what ``"auto"`` stands for, and whether what is named is there."""
+        """Resolve ``"auto"`` to a backend's name, and check that a named backend is installed."""
         model = self.options.model
         if model is None or not model.is_dir():
             return find_models(model, name, None)[0][0].name
-        # Of a folder the file is chosen by precision, case by case; what is not ours may lie beside it.
+        # A folder's file is chosen by precision for each case; the folder may hold other files.
         return choose_backends(name, "onnx" if name != "torch" else "checkpoint")[0].name
 
     def _entries(self, scale: int) -> Iterator[_Entry]:
@@ -206,7 +204,7 @@ class _Benchmark:
         return choose_model(model or default, scale, None).precision
 
     def _cases(self) -> Iterator[CaseResult]:
-        """Each case in a process of its own."""
+        """Measure each case in a process of its own."""
         options = self.options
         judged: dict[tuple[_Entry, int], QualityFigures] = {}
         with tempfile.TemporaryDirectory(prefix="overnet-bench-") as name:
@@ -228,7 +226,7 @@ class _Benchmark:
                         yield _with_ground_truth(result, known)
 
     def _within(self, doing: str, done: int, total: int) -> None:
-        """What takes long within a step, such as the building of an engine."""
+        """Report progress within a step, such as building an engine."""
         share = f" {done}/{total}" if total else ""
         self._on_progress(f"{doing}{share}", self._done - 1, self._total)
 
@@ -248,7 +246,7 @@ class _Benchmark:
         )
 
     def _videos(self) -> Iterator[VideoStages]:
-        """A clip of the first size at the first scale, through each backend that got that far."""
+        """Upscale a clip of the first size at the first scale with each backend that was measured."""
         size, scale = self.options.sizes[0], self.options.scales[0]
         for result in self.results:
             case = result.case
@@ -274,7 +272,7 @@ class _Benchmark:
 
     def _race(self, scale: int, peaks: list[Peak]) -> None:
         options = self.options
-        self._step(f"x{scale}: the baselines, in turns")
+        self._step(f"x{scale}: baselines")
         request = RaceRequest(
             entrants=[Entrant(entry.backend, entry.precision) for entry in self.entries[scale]],
             scale=scale,
@@ -298,23 +296,23 @@ class _Benchmark:
         self.notes += outcome.notes
 
     def _make_images(self) -> None:
-        """What each method makes of a real image, at each scale."""
+        """Upscale a real image with each method at each scale, for the report."""
         for scale, entries in self.entries.items():
             methods: dict[str, Upscale] = {}
             with ExitStack() as stack:
                 for entry in entries:
-                    # What cannot be loaded has said so in its cases.
+                    # The cases of a method that cannot be loaded report that already.
                     with suppress(OverNetError, MemoryError):
                         case = entry.case(scale, self.options.sizes[0], self.options.batch)
                         methods[case.name] = stack.enter_context(open_upscaler(self._request(case)))
                 try:
                     self.images += make_samples(methods, scale, self.options.data)
-                except (OverNetError, MemoryError) as error:  # not worth losing what was measured for
+                except (OverNetError, MemoryError) as error:
                     self.notes.append(f"x{scale}: no images for the report: {error}")
 
 
 def _with_ground_truth(result: CaseResult, known: QualityFigures | None) -> CaseResult:
-    """With what the same method was found to be worth on real images, which have sizes of their own."""
+    """Add the ground-truth figures of the same method, which do not depend on the case's size."""
     if known is None or result.quality is None:
         return result
     quality = replace(
@@ -327,7 +325,7 @@ def _with_ground_truth(result: CaseResult, known: QualityFigures | None) -> Case
 
 
 def _with_share(result: CaseResult, peaks: list[Peak]) -> CaseResult:
-    """With the share of what the machine can do at most, where both are known."""
+    """Add the share of the machine's peak, if both are known."""
     peak = next((peak for peak in peaks if result.device.startswith(peak.device)), None)
     if peak is None or result.latency is None or result.multiply_accumulates is None:
         return result

@@ -1,8 +1,8 @@
-"""Confirms on this machine's GPU what the tests show over a stand-in of the CUDA driver: the same checks, one command.
+"""Run on this machine's GPU the checks that the tests run with a stand-in for the CUDA driver.
 
 ``python -m overnet.benchmarks.gpu_checks`` builds an engine of the bundled network (or takes one, ``--model``), streams
-frames through it and compares them with the CPU's. It names the device and the versions, and ends with 1 where a check
-fails and with 2 where there is nothing to check on.
+frames through it and compares them with the CPU's results. It prints the device and the versions. The exit code is 1 if
+a check fails, and 2 if there is no GPU to check.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from overnet.types import Image
 
 @dataclass
 class Outcome:
-    """What a check found."""
+    """The outcome of a check."""
 
     name: str
     passed: bool
@@ -47,7 +47,7 @@ class Outcome:
 
 
 def every_frame_in_order(setting: Setting) -> str:
-    """Hundreds of frames come out in order, each as the CPU makes it."""
+    """Check that hundreds of frames are returned in order, equal to the CPU's results."""
     with setting.expected() as on_cpu, setting.upscaler() as upscaler:
         reference = frames(setting.size, setting.frames)
 
@@ -61,7 +61,7 @@ def every_frame_in_order(setting: Setting) -> str:
 
 
 def sizes_that_take_turns(setting: Setting) -> str:
-    """Frames of two sizes, in turn and in streams one after the other."""
+    """Check alternating frames of two sizes, and consecutive streams of two sizes."""
     sizes = (setting.size, setting.other_size)
     with setting.expected() as on_cpu, setting.upscaler() as upscaler:
         for turn in range(4):
@@ -82,7 +82,7 @@ def sizes_that_take_turns(setting: Setting) -> str:
 
 
 def larger_than_the_engine_takes(setting: Setting) -> str:
-    """An image larger than the engine takes goes in tiles, and no seam shows."""
+    """Check that an image larger than the engine's limit is tiled without visible seams."""
     image = photograph_like(setting.too_large)
     with setting.expected() as on_cpu, setting.upscaler() as upscaler:
         found, expected = upscaler(image).astype(int), on_cpu(image).astype(int)
@@ -96,7 +96,7 @@ def larger_than_the_engine_takes(setting: Setting) -> str:
 
 
 def nothing_is_left_behind(setting: Setting) -> str:
-    """After many frames, and after an error in the middle, the GPU has as much free memory as before."""
+    """Check that many frames, and errors during a stream, leave no GPU memory allocated."""
 
     def fail(number: int, upscaled: Image) -> None:
         if number == 5:
@@ -105,7 +105,7 @@ def nothing_is_left_behind(setting: Setting) -> str:
     holder = _Holder()
     gpu = Gpu.acquire(setting.device, holder)
     try:
-        # Once before: libraries keep what they need themselves.
+        # Once before measuring: libraries keep some memory for themselves.
         with setting.upscaler() as upscaler:
             upscaler(next(frames(setting.size, 1)))
         before = _free(gpu)
@@ -117,18 +117,18 @@ def nothing_is_left_behind(setting: Setting) -> str:
                 except ZeroDivisionError:
                     pass
                 else:
-                    raise CheckFailed("an error in the middle got lost")
+                    raise CheckFailed("an error during the stream was lost")
         lost_bytes = before - _free(gpu)
     finally:
         gpu.release(holder)
-    # Drivers hand out memory in steps of 2 MB, and others may use the GPU.
+    # Drivers allocate memory in steps of 2 MB, and other programs may use the GPU.
     if not gpu.shares_memory and lost_bytes > 16_000_000:
-        raise CheckFailed(f"{lost_bytes / 1e6:.1f} MB are not given back")
+        raise CheckFailed(f"{lost_bytes / 1e6:.1f} MB are not released")
     return f"{lost_bytes / 1e6:.1f} MB less free than before"
 
 
 def interrupted_in_the_middle(setting: Setting) -> str:
-    """Ctrl-C in the middle: what was submitted is fetched, and the upscaler goes on working."""
+    """Check that after Ctrl-C during a stream all submitted frames are fetched, and the upscaler still works."""
     with setting.expected() as on_cpu, setting.upscaler() as upscaler:
         received: list[int] = []
 
@@ -144,16 +144,16 @@ def interrupted_in_the_middle(setting: Setting) -> str:
         except KeyboardInterrupt:
             pass
         else:
-            raise CheckFailed("the interruption got lost")
+            raise CheckFailed("the interruption was lost")
         if received != list(range(len(received))):
             raise CheckFailed("frames came out of order")
         image = next(frames(setting.size, 1, seed=3))
-        compare(setting, upscaler(image), on_cpu(image), "the image after it")
+        compare(setting, upscaler(image), on_cpu(image), "the image after the interruption")
     return f"{len(received)} frames fetched"
 
 
 def two_upscalers_in_two_threads(setting: Setting) -> str:
-    """Two upscalers at once, each in threads of its own."""
+    """Check two upscalers in parallel, each in its own threads."""
     failures: list[BaseException] = []
 
     def work(seed: int) -> None:
@@ -180,24 +180,24 @@ def two_upscalers_in_two_threads(setting: Setting) -> str:
 
 
 def ways_to_run_agree(setting: Setting) -> str:
-    """With and without CUDA graphs, with copies and on the host's memory itself, results are the same."""
+    """Check that results agree with and without CUDA graphs, and with and without zero copy."""
     image = next(frames(setting.size, 1, seed=5))
     results: dict[str, Image] = {}
     for graphs in (True, False):
         for zero_copy in (True, False):
             with setting.upscaler(cuda_graphs=graphs, zero_copy=zero_copy) as upscaler:
-                for _ in range(3):  # the first run is not recorded
+                for _ in range(3):  # the first run is not captured as a graph
                     upscaled = upscaler(image)
                 results[f"graphs {graphs}, zero copy {zero_copy}"] = upscaled
     first = next(iter(results.values()))
     for name, upscaled in results.items():
         if np.abs(first.astype(int) - upscaled).max() > (0 if setting.least_psnr_db is None else 1):
-            raise CheckFailed(f"{name} gives another result")
+            raise CheckFailed(f"{name}: the result differs")
     return f"{len(results)} ways"
 
 
 def frames_on_their_way_at_once(setting: Setting) -> str:
-    """Several frames at once are no slower than one; says by how much they are faster."""
+    """Check that three slots are no slower than one, and report the speed-up."""
     rates: dict[int, float] = {}
     for slots in (1, 3, 1, 3):
         with setting.upscaler(slots=slots) as upscaler:
@@ -207,17 +207,17 @@ def frames_on_their_way_at_once(setting: Setting) -> str:
             stream_all(upscaler, setting.size, iter(source), lambda *_: None)
             rates[slots] = max(rates.get(slots, 0.0), len(source) / (time.perf_counter() - began))
     if rates[3] < 0.9 * rates[1]:
-        raise CheckFailed(f"3 slots: {rates[3]:.1f} frames a second, 1 slot: {rates[1]:.1f}")
-    return f"{rates[3]:.1f} frames a second with 3 slots, {rates[3] / rates[1]:.2f} times those of 1 slot"
+        raise CheckFailed(f"3 slots: {rates[3]:.1f} frames per second, 1 slot: {rates[1]:.1f}")
+    return f"{rates[3]:.1f} frames per second with 3 slots, {rates[3] / rates[1]:.2f} times as fast as with 1 slot"
 
 
 def memory_runs_out(setting: Setting) -> str:
-    """With nearly all of the GPU's memory taken, fewer slots or smaller tiles are used, or one error says so."""
+    """Check that with little free GPU memory fewer slots or smaller tiles are used, or a clear error is raised."""
     holder = _Holder()
     gpu = Gpu.acquire(setting.device, holder)
     try:
         if gpu.shares_memory:
-            return "not tried: the memory is the machine's own"
+            return "skipped: the GPU shares the host's memory"
         image = next(frames(setting.size, 1, seed=7))
         with setting.expected() as on_cpu:
             expected = on_cpu(image)
@@ -226,18 +226,18 @@ def memory_runs_out(setting: Setting) -> str:
             with _taken(gpu, left_bytes), setting.upscaler() as upscaler:
                 try:
                     compare(setting, upscaler(image), expected, f"an image with {left_bytes / 1e6:.0f} MB left")
-                    said.append(f"{left_bytes / 1e6:.0f} MB: well")
+                    said.append(f"{left_bytes / 1e6:.0f} MB: passed")
                 except BackendError as error:
                     if "memory" not in str(error):
                         raise
-                    said.append(f"{left_bytes / 1e6:.0f} MB: one error")
+                    said.append(f"{left_bytes / 1e6:.0f} MB: out of memory reported")
         return ", ".join(said)
     finally:
         gpu.release(holder)
 
 
 def times_of_the_stages(setting: Setting) -> str:
-    """What the GPU says an image's stages took fits in the host's time; timing changes no result."""
+    """Check that the GPU's times of the stages fit into the host's time, and that timing changes no result."""
     images = np.stack(list(frames(setting.size, 4, seed=9)))
     said = []
     for zero_copy in (False, True):
@@ -280,7 +280,7 @@ CHECKS: dict[str, Callable[[Setting], str]] = {
 
 
 def run_checks(setting: Setting) -> Iterator[Outcome]:
-    """Run every check, one after the other; what fails does not keep the others."""
+    """Run every check, one after the other; a failure does not stop the others."""
     for name, check in CHECKS.items():
         began = time.perf_counter()
         try:
@@ -291,14 +291,14 @@ def run_checks(setting: Setting) -> Iterator[Outcome]:
 
 
 class _Holder:
-    """Keeps a GPU's context for as long as a check looks at it."""
+    """Holds a GPU's context during a check."""
 
     def close(self) -> None:
         pass
 
 
-class _taken:  # noqa: N801 - used as a function is
-    """Take all of a GPU's free memory but so much, for a while."""
+class _taken:  # noqa: N801 - used like a function
+    """Allocate all but `left_bytes` of a GPU's free memory while the block runs."""
 
     def __init__(self, gpu: Gpu, left_bytes: int) -> None:
         self._gpu, self._left_bytes = gpu, left_bytes
@@ -348,7 +348,7 @@ def command(
     for outcome in run_checks(setting):
         outcomes.append(outcome)
         title = outcome.name.replace("_", " ")
-        _say(f"{'well  ' if outcome.passed else 'FAILED'} {title}: {outcome.detail} ({outcome.seconds:.1f} s)")
+        _say(f"{'passed' if outcome.passed else 'FAILED'} {title}: {outcome.detail} ({outcome.seconds:.1f} s)")
     if as_json:
         versions = {**asdict(environment), "pycuda": pycuda_version}
         typer.echo(json.dumps({"environment": versions, "checks": [asdict(outcome) for outcome in outcomes]}))

@@ -1,4 +1,4 @@
-"""What the checks of a GPU work with: the model and what it is compared with, frames, and a stream for them."""
+"""The setting of the GPU checks: the model and its reference, frames, and a stream for them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Setting:
-    """What is checked, and against what.
+    """The model under test, and its reference.
 
     Attributes:
         model: an engine, or an ONNX file to build engines from.
@@ -34,9 +34,9 @@ class Setting:
         scale: of both.
         size, other_size: heights and widths of frames that the engine takes.
         too_large: height and width of an image that it does not take.
-        frames: how many go through the longest checks.
-        least_psnr_db: how near to the reference results have to be; None: equal to the bit.
-        tile_levels: by how many grey levels tiles may differ from the image in one piece.
+        frames: the number of frames in the longest checks.
+        least_psnr_db: the minimum PSNR to the reference; None requires equality.
+        tile_levels: the largest difference in levels between a tiled and an untiled result.
         device: the GPU.
     """
 
@@ -54,26 +54,26 @@ class Setting:
     device: int = 0
 
     def upscaler(self, **options: Any) -> Upscaler:
-        """An upscaler on the GPU."""
+        """Return an upscaler on the GPU."""
         return Upscaler(self.scale, model=self.model, backend=self.backend, device=self.device, **options)
 
     def expected(self) -> Upscaler:
-        """An upscaler on the CPU, in FP32."""
+        """Return an upscaler on the CPU, in FP32."""
         return Upscaler(self.scale, model=self.reference, backend=self.reference_backend, tile=0)
 
 
 def setting_for(
     model: Path | None, reference: Path | None, runtime: RuntimeName, *, device: int, count: int
 ) -> Setting:
-    """The setting for a model, with frames of sizes that it takes.
+    """Return the setting for a model, with frames of sizes that it supports.
 
     Args:
         model: an engine or an ONNX file; None for the bundled ONNX file.
         reference: an ONNX file in FP32 of the same weights and scale; None for the bundled one.
-        count: frames in the longest checks.
+        count: the number of frames in the longest checks.
 
     Raises:
-        ArtifactError: a file is missing, broken or not ours, or the two are of different scales.
+        ArtifactError: a file is missing, broken or not made by OverNet, or the scales differ.
     """
     reference = reference or bundled_folder() / "overnet_x2.onnx"
     scale = read_artifact(reference).scale
@@ -99,11 +99,11 @@ def _sides(size: Size, profile: Profile) -> list[tuple[int, int, int]]:
 
 
 class CheckFailed(Exception):
-    """A check found something wrong; the message says what."""
+    """A check failed; the message says why."""
 
 
 def frames(size: Size, count: int, *, seed: int = 0) -> Iterator[Image]:
-    """Different frames that can be told apart: a drawn scene that moves, with noise of its own in each."""
+    """Yield distinguishable frames: a moving synthetic scene with different noise in each."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
     for index in range(count):
@@ -120,11 +120,11 @@ def stream_all(
     *,
     in_buffers: bool = True,
 ) -> None:
-    """Send frames through a stream as a video goes: filled, submitted and fetched in three threads.
+    """Send frames through a stream as for a video: filled, submitted and fetched in three threads.
 
     Args:
-        receive: is told each frame's number and its result, which is used for another frame afterwards.
-        in_buffers: whether frames are written to the stream's own buffers; else it has to copy them.
+        receive: is called with each frame's number and its result, whose buffer is reused afterwards.
+        in_buffers: whether to write frames into the stream's own buffers; otherwise it copies them.
     """
     received = 0
     with closing(upscaler.stream(*size)) as stream:
@@ -150,7 +150,7 @@ def stream_all(
 
 
 def compare(setting: Setting, found: Image, expected: Image, what: str) -> None:
-    """Raise `CheckFailed` where a result is too far from what is expected."""
+    """Raise `CheckFailed` if a result differs too much from the expected one."""
     if setting.least_psnr_db is None:
         if not np.array_equal(found, expected):
             raise CheckFailed(f"{what}: {np.count_nonzero(found != expected)} values differ")
@@ -161,7 +161,7 @@ def compare(setting: Setting, found: Image, expected: Image, what: str) -> None:
 
 
 def photograph_like(size: Size) -> Image:
-    """Slopes and edges without noise, whose parts differ as those of a photograph do."""
+    """Return gradients and edges without noise, with varying content like a photograph."""
     rows, columns = np.mgrid[0 : size[0], 0 : size[1]] / max(size)
     waves = [np.sin(6 * rows + phase) * np.cos(5 * columns - phase) for phase in (0.0, 1.3, 2.1)]
     image = 128 + 90 * np.stack(waves, axis=-1)

@@ -1,6 +1,6 @@
-"""What machine this is and what is installed on it, as far as it has a say in speed. Works without torch and anywhere.
+"""The hardware, settings and library versions that affect the speed. Works without torch and on every platform.
 
-Reports are published: names of users, of hosts and of folders are left out.
+Names of users, hosts and folders are left out, because reports are published.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from overnet.system.cuda_device import cuda_device, cuda_device_count, cuda_of_d
 from overnet.system.environment import parse_driver_version, parse_jetpack
 from overnet.system.memory import Limits, read_limits
 
-# By what users call them: the distributions that bring them, the first that is installed counts.
+# The distributions of each library; the first that is installed counts.
 _LIBRARIES = {
     "NumPy": ("numpy",),
     "OpenCV": ("opencv-python", "opencv-contrib-python", "opencv-python-headless", "opencv-contrib-python-headless"),
@@ -43,7 +43,7 @@ _LIBRARIES = {
     "cuda-bindings": ("cuda-bindings",),
     "ncnn": ("ncnn",),
 }
-# They change how many threads libraries start. Only whole numbers and lists of these are shown.
+# Variables that set the number of threads or the GPUs. Only integers and lists of them are recorded.
 _VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -51,7 +51,7 @@ _VARIABLES = (
     "OPENCV_FOR_THREADS_NUM",
     "CUDA_VISIBLE_DEVICES",
 )
-# What computes networks faster, by the kernel's name for it.
+# Vector instructions, by the kernel's names.
 _INSTRUCTIONS = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
@@ -71,16 +71,16 @@ _ASKED_SECONDS = 5
 
 
 def describe_machine(root: Path = Path("/")) -> Machine:
-    """Find out where this runs. What cannot be found out is left out; nothing is raised.
+    """Describe this machine; what cannot be determined is left out.
 
     Args:
-        root: where Linux's ``/proc``, ``/sys`` and ``/etc`` are looked for.
+        root: of the file system, with Linux's ``/proc``, ``/sys`` and ``/etc``.
     """
     limits = read_limits(root)
     processor = _processor(root)
     memory_bytes = int(psutil.virtual_memory().total)
     return Machine(
-        name=_board(root) or processor,
+        name=_text(root / "proc/device-tree/model") or processor,  # a board's name
         system=_system(),
         processor=processor,
         cores=usable_cores(limits),
@@ -92,10 +92,10 @@ def describe_machine(root: Path = Path("/")) -> Machine:
 
 
 def usable_cores(limits: Limits | None = None) -> int:
-    """How many processors this process may use, by its affinity and by its control group's share of time.
+    """Return how many processors this process may use, by its affinity and by its control group's CPU quota.
 
     Args:
-        limits: of the control group; None: they are read.
+        limits: of the control group; None to read them.
     """
     limits = limits or read_limits()
     cores = os.cpu_count() or 1
@@ -111,34 +111,29 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _board(root: Path) -> str:
-    """A board's name as its maker gives it, on a Jetson and its like."""
-    return _text(root / "proc/device-tree/model")
-
-
 def _processor(root: Path) -> str:
     found = re.search(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
     if found:
         return " ".join(found[1].split())
     if sys.platform == "linux":
-        # On Arm the kernel has numbers only; lscpu knows what they mean.
-        listed = re.search(r"^Model name:\s*(.+)$", _said("lscpu"), re.MULTILINE)
+        # On Arm the kernel reports only numbers, which lscpu translates.
+        listed = re.search(r"^Model name:\s*(.+)$", _output("lscpu"), re.MULTILINE)
         if listed and listed[1].strip() != "-":
             return listed[1].strip()
     elif sys.platform == "darwin":
-        brand = _said("sysctl", "-n", "machdep.cpu.brand_string").strip()
+        brand = _output("sysctl", "-n", "machdep.cpu.brand_string").strip()
         if brand:
             return brand
     return platform.processor() or platform.machine() or "unknown"
 
 
 def _flags(root: Path) -> set[str]:
-    """What the kernel says that the processor can do, on x86 and Arm."""
+    """Return the processor's features by the kernel's names, on x86 and Arm."""
     found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
     return set(found[1].split()) if found else set()
 
 
-def _said(*command: str) -> str:
+def _output(*command: str) -> str:
     try:
         done = subprocess.run(
             command,
@@ -162,7 +157,7 @@ def _system() -> str:
 
 
 def _gpus(root: Path) -> list[str]:
-    # On a Jetson, NVML is not there or knows little.
+    # On a Jetson, NVML is missing or incomplete.
     with suppress(OverNetError):
         nvml = require("pynvml", extra="bench", purpose="naming GPUs")
         with opened(nvml), suppress(nvml.NVMLError):
@@ -196,7 +191,7 @@ def _gpus_in_nvml(nvml: Any) -> list[str]:
 
 
 def _words(text: str | bytes) -> str:
-    """Older packages give bytes."""
+    """Decode text; older packages return bytes."""
     return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
 
 
@@ -206,7 +201,7 @@ def _versions() -> dict[str, str]:
         for distribution in distributions:
             with suppress(importlib.metadata.PackageNotFoundError):
                 versions.setdefault(title, importlib.metadata.version(distribution))
-    if "OpenCV" not in versions:  # a build of its own, such as a Jetson's
+    if "OpenCV" not in versions:  # a custom build, such as a Jetson's
         with suppress(ImportError):
             import cv2
 
@@ -217,7 +212,7 @@ def _versions() -> dict[str, str]:
 
 
 def blas_of_numpy() -> str:
-    """The library that NumPy multiplies matrices with, such as ``"OpenBLAS 0.3.31"``."""
+    """Return the library with which NumPy multiplies matrices, such as ``"OpenBLAS 0.3.31"``."""
     found = np.show_config(mode="dicts")
     blas = found.get("Build Dependencies", {}).get("blas", {})
     name, version = str(blas.get("name", "unknown")), str(blas.get("version", ""))

@@ -1,8 +1,7 @@
-"""What a machine can do at most: float32 arithmetic in a large product of matrices, and bytes copied in memory.
+"""The peak performance of a machine: float32 arithmetic in a large matrix product, and bytes copied in memory.
 
-A peak is a maximum: of several sizes, libraries and repetitions the best counts, so that a machine that is busy for a
-moment does not look slower than it is. What a network reaches is given as a share of it (the "roofline" of S. Williams,
-A. Waterman and D. Patterson, 2009).
+A peak is the best of several sizes, libraries and repetitions, so that other processes do not lower it. The arithmetic
+of a network is reported as a share of it (the "roofline" of S. Williams, A. Waterman and D. Patterson, 2009).
 """
 
 from __future__ import annotations
@@ -21,33 +20,33 @@ from overnet.benchmarks.machine import blas_of_numpy, usable_cores
 from overnet.benchmarks.results import Peak
 from overnet.errors import InputError, MissingDependency, require
 
-# Small enough for the caches of a small board, and large enough for all cores of a large machine.
+# From small enough for a small board to large enough for all cores of a large machine.
 _MATRIX_SIDES = (512, 1024, 2048)
 _GPU_MATRIX_SIDES = (2048, 4096, 8192)
 _LEAST_REPETITIONS = 3
-# What is copied is so many times as large as the last cache, so that it comes from memory.
+# The copied bytes are this multiple of the last cache, so that they come from memory.
 _TIMES_CACHE = 4
 _LEAST_COPIED_BYTES, _MOST_COPIED_BYTES = 64 << 20, 1 << 30
-# Of the memory that is free; source and destination each take it.
+# The largest share of the available memory for each of source and destination.
 _MEMORY_SHARE = 0.125
 _CACHE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def measure_peaks(gpu: int | None, seconds: float = 1.0) -> list[Peak]:
-    """Measure the CPU, and a GPU where one is asked for and torch finds it.
+    """Measure the CPU, and a GPU if torch finds it.
 
-    The CPU's product is NumPy's, or PyTorch's where that is installed and faster; `Peak.measured_by` says which. The
-    GPU's was never run on one by its authors: they had none.
+    The CPU's product is NumPy's, or PyTorch's if that is installed and faster; `Peak.measured_by` says which. The
+    measurement of the GPU has not been tried on a GPU.
 
     Args:
-        gpu: its number, counted from 0 among those that CUDA_VISIBLE_DEVICES leaves; None: the CPU alone.
-        seconds: about how long each library multiplies, and each device copies.
+        gpu: its number, counted from 0 among those that CUDA_VISIBLE_DEVICES leaves; None for the CPU alone.
+        seconds: the approximate time of each library's multiplications and each device's copies.
 
     Returns:
-        The CPU's, then the GPU's where it could be measured.
+        The CPU's peak, then the GPU's if it could be measured.
 
     Raises:
-        InputError: no time at all.
+        InputError: `seconds` is not positive.
     """
     if not seconds > 0:
         raise InputError(f"seconds is {seconds:g}; it must be more than 0")
@@ -59,13 +58,13 @@ def measure_peaks(gpu: int | None, seconds: float = 1.0) -> list[Peak]:
 
 
 def share_of_peak(multiply_accumulates: float, seconds: float, peak: Peak) -> float:
-    """The arithmetic done a second, as a share of a peak: 1 is all of it.
+    """Return the arithmetic per second as a share of a peak.
 
-    It can be more than 1 where the arithmetic is less exact than float32, which the peak is of.
+    It can exceed 1 in a lower precision than float32, for which the peak was measured.
 
     Args:
-        multiply_accumulates: done in that time; each counts as two operations.
-        seconds: that it took, more than 0.
+        multiply_accumulates: done in `seconds`; each counts as two operations.
+        seconds: more than 0.
     """
     return 2 * multiply_accumulates / seconds / (peak.gflops_fp32 * 1e9)
 
@@ -101,7 +100,7 @@ def _torch_gflops(torch: Any, seconds: float) -> float:
 
 
 def _best_gflops(prepare: Callable[[int], Callable[[], object]], sides: tuple[int, ...], seconds: float) -> float:
-    """The best over some sizes of matrices, as many as there is time for; `prepare` makes what multiplies two."""
+    """Return the best over the matrix sizes that fit into the time; `prepare` returns a function that multiplies."""
     begin, best = time.perf_counter(), 0.0
     for side in sides:
         best = max(best, 2 * side**3 / _shortest_seconds(prepare(side), seconds / len(sides)) / 1e9)
@@ -111,7 +110,7 @@ def _best_gflops(prepare: Callable[[int], Callable[[], object]], sides: tuple[in
 
 
 def _shortest_seconds(work: Callable[[], object], budget_seconds: float) -> float:
-    """The shortest of several runs after a first one that does not count."""
+    """Return the shortest of several runs after a warm-up run."""
     work()
     shortest, runs, begin = float("inf"), 0, time.perf_counter()
     while runs < _LEAST_REPETITIONS or time.perf_counter() - begin < budget_seconds:
@@ -122,10 +121,10 @@ def _shortest_seconds(work: Callable[[], object], budget_seconds: float) -> floa
 
 
 def _copied_gigabytes_per_second(seconds: float) -> float:
-    """By all cores at once, each its own part; read and written bytes both count."""
+    """Copy on all cores in parallel, each its own part; bytes read and written both count."""
     cores = usable_cores()
     count = copied_bytes(last_cache_bytes(), int(psutil.virtual_memory().available)) // cores
-    # Filled, or the kernel would have nothing but one page of zeros behind it.
+    # Filled, because the kernel maps untouched memory to a single page of zeros.
     parts = [(np.full(count, 1, np.uint8), np.full(count, 2, np.uint8)) for _ in range(cores)]
     with ThreadPoolExecutor(cores) as pool:
 
@@ -136,21 +135,21 @@ def _copied_gigabytes_per_second(seconds: float) -> float:
 
 
 def copied_bytes(cache_bytes: int | None, available_bytes: int) -> int:
-    """How much to copy so that caches do not help: a multiple of the last one, as far as the memory goes.
+    """Return how many bytes to copy so that caches do not help: a multiple of the last one, limited by the memory.
 
     Args:
-        cache_bytes: of the last cache; None where that is not known.
-        available_bytes: memory that is free.
+        cache_bytes: of the last cache; None if unknown.
+        available_bytes: free memory.
     """
     wanted = max(_LEAST_COPIED_BYTES, min(_TIMES_CACHE * (cache_bytes or 0), _MOST_COPIED_BYTES))
     return max(1, min(wanted, int(_MEMORY_SHARE * available_bytes)))
 
 
 def last_cache_bytes(root: Path = Path("/")) -> int | None:
-    """The size of the largest cache of the first processor; None where Linux does not tell.
+    """Return the size of the first processor's largest cache; None if Linux does not report it.
 
     Args:
-        root: where ``/sys`` is looked for.
+        root: of the file system.
     """
     sizes = []
     for path in root.glob("sys/devices/system/cpu/cpu0/cache/index[0-9]*/size"):
@@ -161,7 +160,7 @@ def last_cache_bytes(root: Path = Path("/")) -> int | None:
 
 
 def _gpu(number: int, seconds: float) -> Peak | None:
-    """By PyTorch; None where it is not there, or sees no such GPU."""
+    """Measure a GPU with PyTorch; None if it is not installed or finds no such GPU."""
     try:
         torch = require("torch", extra="torch", purpose="measuring a GPU")
     except MissingDependency:
@@ -181,7 +180,7 @@ def _gpu(number: int, seconds: float) -> Peak | None:
         one, other, product = (torch.rand(side, side, device=device) for _ in range(3))
         return waited_for(lambda: torch.mm(one, other, out=product))
 
-    # In TF32 a product is no float32 one.
+    # TF32 would not be float32 arithmetic.
     matmul = torch.backends.cuda.matmul
     before, matmul.allow_tf32 = matmul.allow_tf32, False
     try:

@@ -1,1 +1,1 @@
-"""What one would use instead, timed in turns with the backends."""
+"""Baselines: alternative methods, timed in turns with the backends."""

@@ -1,4 +1,4 @@
-"""What a baseline is: a method that is no backend of ours, behind one function."""
+"""The interface of baselines: methods other than this package's backends."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ class Baseline:
     """A method that is loaded and ready.
 
     Attributes:
-        name: for people; no two baselines have the same.
-        device: what it runs on, for people.
-        precision: of the arithmetic, as of a `overnet.benchmarks.results.Case`.
-        model: the model's file name; empty where there is none.
+        name: unique among the baselines.
+        device: the name of the device that computes.
+        precision: of the arithmetic, see `overnet.benchmarks.results.Case`.
+        model: the model's file name; empty if there is none.
         upscale: N x H x W x 3 uint8 RGB to N x scale*H x scale*W x 3 uint8 RGB.
-        is_network: whether it computes the very network that the backends compute, so that its exact result applies.
-        multiply_accumulates_per_pixel: of the input; None where that is not known.
-        bytes_per_pixel: memory that a run takes for each input pixel, as a cautious estimate; 0 where that is next to
-            nothing or not known.
+        is_network: whether it computes the same network as the backends, with the same exact result.
+        multiply_accumulates_per_pixel: of the input; None if unknown.
+        bytes_per_pixel: an upper estimate of the memory per input pixel; 0 if negligible or unknown.
     """
 
     name: str
@@ -37,11 +36,11 @@ class Baseline:
 
 
 def one_by_one(upscale: Upscale) -> Upscale:
-    """A batch by a method that takes one image."""
+    """Make a method that takes one image take a batch."""
     return lambda images: np.stack([upscale(image) for image in images])
 
 
 def limit_opencv(threads: int | None) -> None:
-    """Set how many threads OpenCV computes with; None leaves it its own choice."""
+    """Set the number of OpenCV's threads; None keeps its default."""
     if threads is not None:
         cv2.setNumThreads(threads)

@@ -1,4 +1,4 @@
-"""Methods timed in rounds in which all take turns: what slows the machine down for a while slows all of them."""
+"""Interleaved timing: all methods run once per round, so that a temporary slow-down affects all of them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-# With fewer rounds there is no median to speak of.
+# The minimum for a meaningful median.
 LEAST_ROUNDS = 3
-# Doubled so often, a method's rounds are enough for any median.
+# The maximum of doublings of a method's rounds; more would not improve the median.
 _MOST_DOUBLINGS = 6
-# Libraries let their threads spin for a while after they worked (ncnn for 20 ms), in which the next would share cores.
+# Threads of libraries spin for a while after their work (ncnn's for 20 ms) and would take cores from the next method.
 PAUSE_SECONDS = 0.025
 
 
 @dataclass(frozen=True)
 class Times:
-    """What one method's turns took.
+    """The times of one method.
 
     Attributes:
-        rounds: in which rounds it took part.
-        milliseconds: how long each of these turns took.
+        rounds: the numbers of the rounds in which it took part.
+        milliseconds: its time in each of these rounds.
     """
 
     rounds: list[int]
@@ -29,14 +29,14 @@ class Times:
 
 
 def plan_rounds(seconds: Mapping[str, float], budget_seconds: float) -> dict[str, int]:
-    """How many rounds each method is to take part in, so that all of it takes about the budget.
+    """Choose the number of rounds of each method so that all of them together take about the budget.
 
-    All have an equal share of the time, and what the fast ones leave goes to the slow ones. Counts are
-    `LEAST_ROUNDS` doubled some times: so every round of a slow method is one of the faster ones too.
+    All methods have an equal share of the time; time that fast methods do not need goes to the slow ones. Counts are
+    `LEAST_ROUNDS` times a power of two, so that a slow method runs only in rounds in which all faster ones run.
 
     Args:
-        seconds: that one turn takes, by method.
-        budget_seconds: for all turns and the pauses between them. Where it is too little, all have `LEAST_ROUNDS`.
+        seconds: the time of one run, by method.
+        budget_seconds: for all runs and the pauses between them. If it is too small, all have `LEAST_ROUNDS`.
     """
     left, planned = budget_seconds, {}
     by_time = sorted(seconds, key=lambda name: seconds[name])
@@ -61,13 +61,13 @@ def take_turns(
     """Run methods in rounds, each round in another order.
 
     Args:
-        methods: what to run, by name; each has run before, so that nothing is done for the first time.
-        counts: in how many rounds each takes part, as `plan_rounds` gives it. There are as many rounds as the largest.
-        clock: gives seconds.
-        pause: waits for so many seconds.
+        methods: by name; each has run before, so that the times contain no initialisation.
+        counts: the number of rounds of each method, see `plan_rounds`; the largest is the number of all rounds.
+        clock: returns seconds.
+        pause: waits for a number of seconds.
 
     Returns:
-        By name, in the order of `methods`.
+        The times by name, in the order of `methods`.
     """
     times = {name: Times([], []) for name in methods}
     rounds = max(counts.values(), default=0)
@@ -85,14 +85,14 @@ def take_turns(
 
 
 def _in_order(names: tuple[str, ...], turn: int) -> tuple[str, ...]:
-    """Another order at every turn: each comes first as often as the others, and after each of its neighbours."""
+    """Rotate and reverse the order by turn, so that each is first equally often and follows each of its neighbours."""
     first = turn % len(names)
     turned = names[first:] + names[:first]
     return turned[::-1] if turn // len(names) % 2 else turned
 
 
 def in_common(one: Times, other: Times) -> tuple[list[float], list[float]]:
-    """The times in milliseconds of two methods in the rounds in which both took part."""
+    """Return the times in milliseconds of two methods in the rounds in which both took part."""
     ours, theirs = (dict(zip(each.rounds, each.milliseconds, strict=True)) for each in (one, other))
     both = [index for index in one.rounds if index in theirs]
     return [ours[index] for index in both], [theirs[index] for index in both]

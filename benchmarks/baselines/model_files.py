@@ -1,4 +1,4 @@
-"""Baselines that run a user's model files: OpenCV's dnn_superres, and ncnn."""
+"""Baselines that run the user's model files: OpenCV's dnn_superres, and ncnn."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from overnet.benchmarks.baselines.baseline import Baseline, limit_opencv, one_by
 from overnet.errors import InputError, MissingDependency, printable, require
 from overnet.types import ImageBatch, Upscale
 
-# What the names of ncnn's baselines begin with.
+# The prefix of the names of ncnn's baselines.
 NCNN = "ncnn "
-# EDSR_x2.pb, FSRCNN-small_x3.pb: as the models that OpenCV names are called.
+# EDSR_x2.pb, FSRCNN-small_x3.pb: the file names of the models in OpenCV's documentation.
 SUPERRES_NAME = re.compile(r"(edsr|espcn|fsrcnn|lapsrn)[-_].*?x(\d+)", re.IGNORECASE)
-# OpenCV 5 dropped the reader of TensorFlow's files; its dnn_superres reads the same models as ONNX files.
+# OpenCV 5 reads no TensorFlow files; its dnn_superres reads the same models as ONNX files.
 SUPERRES_SUFFIX = ".pb" if int(cv2.__version__.partition(".")[0]) < 5 else ".onnx"
-# Of the image that a user's model is tried on when it is loaded: larger than any kernel.
+# The side of the image on which a user's model is tested when it is loaded; larger than any kernel.
 _PROBED_SIDE = 32
 
 
 def load_superres(path: Path, scale: int, threads: int | None = None) -> Baseline:
-    """A model in OpenCV's dnn_superres; the file's name says which of its four networks it is, as OpenCV names them.
+    """Load a model in OpenCV's dnn_superres; the file's name begins with the name of one of its four networks.
 
     Args:
-        path: ``ESPCN_x2.pb`` and the like; from OpenCV 5 on an ONNX file of the same.
+        path: such as ``ESPCN_x2.pb``; from OpenCV 5 on an ONNX file of the same model.
 
     Raises:
         MissingDependency: this OpenCV is built without dnn_superres.
@@ -57,14 +57,14 @@ def load_superres(path: Path, scale: int, threads: int | None = None) -> Baselin
 
 
 def load_ncnn(path: Path, scale: int, threads: int | None = None) -> Baseline:
-    """A model in ncnn on the CPU: RGB from 0 to 1 in and out, as Real-ESRGAN's are.
+    """Load a model in ncnn on the CPU, with RGB from 0 to 1 as input and output, like Real-ESRGAN's.
 
     Args:
-        path: the ``.param`` file; the ``.bin`` of the same name lies beside it.
+        path: the ``.param`` file; the ``.bin`` file of the same name is beside it.
 
     Raises:
         MissingDependency: ncnn is not installed.
-        InputError: ncnn cannot read the files, or the model is not one input and one output, or of another scale.
+        InputError: ncnn cannot read the files, or the model has not one input and one output, or has another scale.
     """
     ncnn = require("ncnn", extra="", purpose=f"running {printable(path.name)}")
     network = ncnn.Net()
@@ -74,7 +74,7 @@ def load_ncnn(path: Path, scale: int, threads: int | None = None) -> Baseline:
     if network.load_param(str(path)) or network.load_model(str(path.with_suffix(".bin"))):
         raise InputError(f"{name}: ncnn cannot read it")
     if len(network.input_names()) != 1 or len(network.output_names()) != 1:
-        raise InputError(f"{name}: not one image in and one out")
+        raise InputError(f"{name}: the model needs exactly one input and one output")
     (given,), (wanted,) = network.input_names(), network.output_names()
 
     def upscale(image: ImageBatch) -> ImageBatch:
@@ -88,7 +88,7 @@ def load_ncnn(path: Path, scale: int, threads: int | None = None) -> Baseline:
         return np.ascontiguousarray(levels.transpose(1, 2, 0))
 
     _check_scale(upscale, scale, path)
-    # Left as ncnn sets it: in half precision where the processor is Arm's, in single precision on x86.
+    # ncnn's default: half precision on Arm processors, single precision on x86.
     in_half = network.opt.use_fp16_arithmetic and platform.machine().lower() in ("aarch64", "arm64")
     title = f"{NCNN}{printable(path.stem)}"
     return Baseline(title, "CPU", "fp16" if in_half else "fp32", name, one_by_one(upscale))
@@ -99,7 +99,7 @@ def _check_scale(upscale: Upscale, scale: int, path: Path) -> None:
     expected = _PROBED_SIDE * scale, _PROBED_SIDE * scale, 3
     if upscaled.shape != expected:
         raise InputError(
-            f"{printable(path.name)} makes {upscaled.shape[1] / _PROBED_SIDE:g} pixels of one, not {scale}"
+            f"{printable(path.name)} upscales by {upscaled.shape[1] / _PROBED_SIDE:g}, not by {scale}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Our backends and their baselines, timed in turns in one process of their own."""
+"""Backends and baselines, timed in turns in a separate process."""
 
 from __future__ import annotations
 
@@ -19,11 +19,7 @@ _COMMAND = "from overnet.benchmarks.baselines.race_child import main; main()"
 
 @dataclass(frozen=True)
 class Entrant:
-    """A backend that takes part.
-
-    Attributes:
-        backend, precision: as method and precision of a `overnet.benchmarks.results.Case`.
-    """
+    """A backend that takes part, by the method and precision of its `overnet.benchmarks.results.Case`."""
 
     backend: str
     precision: str = "fp32"
@@ -53,15 +49,15 @@ class RaceRequest:
     Attributes:
         entrants: the backends.
         scale: from input to output height and width.
-        sizes: at least one; raced one after the other, the smallest first.
-        batch: images given at once.
-        seconds: what all rounds of all sizes are to take, about. Loading, first runs, and judging the results come on
-            top. A baseline of which even three rounds take longer than a size's share of it is not raced at that size,
-            and its result says so; the smallest size may take all of it.
-        model, threads, device, provider: as `overnet.runtime.upscaler.Upscaler` takes them.
+        sizes: at least one; timed one after the other, the smallest first.
+        batch: images per call.
+        seconds: the approximate time of all rounds of all sizes, without loading, first runs and quality. A baseline
+            whose minimum of rounds takes longer than a size's share is not timed at that size, which a note says; the
+            smallest size may take all of the time.
+        model, threads, device, provider: see `overnet.runtime.upscaler.Upscaler`.
         baseline_models: see `overnet.benchmarks.baselines.registry.BaselineOptions`.
-        data: images to judge the results on; see `overnet.benchmarks.cases.ground_truth.read_ground_truth`.
-        only: the baselines to race, by name; empty for all that are there.
+        data: real images; see `overnet.benchmarks.cases.ground_truth.read_ground_truth`.
+        only: the names of the baselines to time; empty for all.
     """
 
     entrants: list[Entrant]
@@ -80,12 +76,12 @@ class RaceRequest:
 
 @dataclass(frozen=True)
 class RaceOutcome:
-    """What a race came to.
+    """The outcome of a race.
 
     Attributes:
         results: of the baselines, by size; those of the backends are measured each in a process of its own.
         ratios: of each backend to each baseline of the same size.
-        notes: which baselines are not there and why, and what failed; one line each.
+        notes: which baselines are missing and why, and what failed; one line each.
     """
 
     results: list[CaseResult]
@@ -95,7 +91,7 @@ class RaceOutcome:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the process says at its end: the outcome, or the one line of an error and its kind."""
+    """The reply of the process: the outcome, or the message and the class name of an error."""
 
     outcome: RaceOutcome | None = None
     error: str | None = None
@@ -108,11 +104,11 @@ _ERRORS: dict[str, type[OverNetError]] = {
 
 
 def run_race(request: RaceRequest) -> RaceOutcome:
-    """Run a race in a process of its own: whatever libraries do there to threads or memory is gone with it.
+    """Run a race in a separate process, so that what libraries do to threads and memory ends with it.
 
     Raises:
-        InputError: the request cannot be met: a size, the scale, the model, or the images to judge on.
-        MissingDependency: what a backend needs is not installed.
+        InputError: a size, the scale, the model or the real images are unusable.
+        MissingDependency: a backend's library is not installed.
         BackendError: the process crashed, or was killed.
     """
     command = [sys.executable, "-c", _COMMAND]
@@ -138,5 +134,5 @@ def run_race(request: RaceRequest) -> RaceOutcome:
         raise BackendError(f"the race against baselines at x{request.scale} failed: {reason}")
     reply = from_json(Reply, json.loads(said), name="the race")
     if reply.outcome is None:
-        raise _ERRORS.get(reply.kind, BackendError)(reply.error or "the race failed without a word")
+        raise _ERRORS.get(reply.kind, BackendError)(reply.error or "the race failed without an error message")
     return reply.outcome

@@ -1,4 +1,4 @@
-"""The process in which a race is run: a request as JSON on stdin, the reply as JSON on stdout."""
+"""The process that runs a race: the request is JSON on stdin, the reply JSON on stdout."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from overnet.files.checked_json import from_json
 from overnet.system.memory import available_memory_bytes
 from overnet.types import ImageBatch
 
-# Of the memory that is there, what a baseline may take: an estimate is no promise.
+# The share of the available memory that a baseline may take by its estimate.
 _MEMORY_SHARE = 0.7
-# Of a run so long, what is done only the first time is a small part.
+# In a longer run, the initialisation of the first run is negligible.
 _SLOW_SECONDS = 2.0
 
 
@@ -37,9 +37,8 @@ class LoadedBaseline:
     """A baseline that takes part.
 
     Attributes:
-        load_ms: how long it took to load.
         quality: measured once, for all sizes.
-        seconds_per_pixel: of the last size's run; None before the first.
+        seconds_per_pixel: at the last size; None before the first.
     """
 
     baseline: Baseline
@@ -50,7 +49,7 @@ class LoadedBaseline:
 
 @dataclass
 class _Race:
-    """One scale's race, as it goes on."""
+    """The race of one scale."""
 
     request: RaceRequest
     results: list[CaseResult] = field(default_factory=list)
@@ -62,12 +61,12 @@ class _Race:
         baselines = self._judged(self._loaded_baselines(), sizes)
         share = self.request.seconds / len(sizes)
         for index, size in enumerate(sizes):
-            # Even where the machine is slow, there is to be a race against every baseline at one size.
+            # Even on a slow machine, every baseline is timed at one size.
             _OneSize(self, size, share, limit=share if index else self.request.seconds).run(baselines)
         return RaceOutcome(self.results, self.ratios, self.notes)
 
     def _loaded_baselines(self) -> list[tuple[Baseline, float]]:
-        """Those that are installed and asked for, each with how long it took to load in milliseconds."""
+        """Load the requested baselines that are installed; return each with its loading time in milliseconds."""
         request = self.request
         options = BaselineOptions(_path(request.model), _path(request.baseline_models), request.threads)
         loaders = find_baselines(request.scale, options)
@@ -86,10 +85,10 @@ class _Race:
         return loaded
 
     def _judged(self, loaded: list[tuple[Baseline, float]], sizes: list[ImageSize]) -> list[LoadedBaseline]:
-        """Measure the quality of each baseline. One that fails here is out: without it, its speed says nothing."""
+        """Measure the quality of each baseline. One that fails is left out, because its speed would mean nothing."""
         request = self.request
         data = _path(request.data)
-        read_ground_truth(data, request.scale)  # what is wrong with the images is no baseline's fault, and said at once
+        read_ground_truth(data, request.scale)  # raises if the images are unusable, which is no baseline's failure
         reference = None
         if any(baseline.is_network for baseline, _ in loaded):
             image = check_image(sizes[0].width, sizes[0].height)
@@ -103,15 +102,15 @@ class _Race:
                     reference=reference if baseline.is_network else None,
                     ground_truth=data,
                 )
-            except Exception as error:  # others' code: whatever it raises, the race goes on
-                reason = f"it failed on the images that it is judged on: {_line(error)}"
+            except Exception as error:  # third-party code may raise anything; the race goes on
+                reason = f"it failed on the images that measure its quality: {_line(error)}"
                 self.results += [self.failure(baseline, size, reason) for size in sizes]
             else:
                 judged.append(LoadedBaseline(baseline, load_ms, quality))
         return judged
 
     def case(self, method: Baseline | Entrant, size: ImageSize) -> Case:
-        """The case of a method at a size."""
+        """Return the case of a method at a size."""
         request = self.request
         if isinstance(method, Baseline):
             name, kind = method.name, "baseline"
@@ -120,7 +119,7 @@ class _Race:
         return Case(name, kind, method.precision, request.scale, size.width, size.height, request.batch)  # type: ignore[arg-type]
 
     def failure(self, baseline: Baseline, size: ImageSize, reason: str) -> CaseResult:
-        """A baseline's result where it has none."""
+        """Return the result of a baseline that failed."""
         return CaseResult(self.case(baseline, size), baseline.device, baseline.model, error=reason)
 
 
@@ -129,16 +128,16 @@ class _OneSize:
     """The race at one size.
 
     Attributes:
-        seconds: what the rounds are to take.
-        limit: where the fewest rounds of all baselines take longer than this, the slowest are left out. Backends always
-            race.
+        seconds: the approximate time of the rounds.
+        limit: if the minimum of rounds of all baselines takes longer than this, the slowest are left out. Backends are
+            always timed.
     """
 
     race: _Race
     size: ImageSize
     seconds: float
     limit: float
-    # By the case's name: what is run, what a run takes, what the first took.
+    # By the case's name.
     methods: dict[str, Callable[[], object]] = field(default_factory=dict)
     seconds_each: dict[str, float] = field(default_factory=dict)
     first_ms: dict[str, float] = field(default_factory=dict)
@@ -167,7 +166,7 @@ class _OneSize:
         return import_backend(wanted)(lambda doing, done, total: None)
 
     def _first_runs(self, name: str, upscale: Callable[[ImageBatch], ImageBatch], images: ImageBatch) -> None:
-        """Run a method until nothing is done for the first time any more, and see how long it takes."""
+        """Run a method until its initialisation is done, and measure a run."""
         _, first_ms = timed(lambda: upscale(images))
         again_ms = first_ms
         if first_ms < 1000 * _SLOW_SECONDS:
@@ -187,7 +186,7 @@ class _OneSize:
             try:
                 self._check(loaded)
                 self._first_runs(name, loaded.baseline.upscale, images)
-            except Exception as error:  # others' code: whatever it raises, the race goes on
+            except Exception as error:  # third-party code may raise anything; the race goes on
                 race.results.append(race.failure(loaded.baseline, size, _line(error)))
             else:
                 loaded.seconds_per_pixel = self.seconds_each[name] / (size.width * size.height)
@@ -208,10 +207,10 @@ class _OneSize:
                     race.ratios.append(_ratio(backend_case, case, times[backend], times[name]))
 
     def _check(self, loaded: LoadedBaseline) -> None:
-        """Find out whether a baseline can be raced at the size, as far as that can be known before it ran there.
+        """Check that the memory suffices for a baseline at the size.
 
         Raises:
-            BackendError: it takes too much memory.
+            BackendError: it does not.
         """
         pixels = self.size.width * self.size.height
         needed = loaded.baseline.bytes_per_pixel * pixels * self.race.request.batch
@@ -258,14 +257,14 @@ def _path(text: str | None) -> Path | None:
 
 
 def _line(error: Exception) -> str:
-    """An error's message on one line; of those that are not ours, with their kind."""
+    """Return an error's message on one line; for other errors than `OverNetError` with the class name."""
     if isinstance(error, OverNetError):
         return str(error)
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def check_request(request: RaceRequest) -> None:
-    """Refuse a request that no race can meet.
+    """Check a request.
 
     Raises:
         InputError: there is no size, or a number is out of range.
@@ -282,7 +281,7 @@ def check_request(request: RaceRequest) -> None:
 
 
 def race(request: RaceRequest) -> Reply:
-    """Run a race in this process; an expected error is a reply too."""
+    """Run a race in this process; return an `OverNetError` as a reply too."""
     try:
         check_request(request)
         return Reply(_Race(request).run())
@@ -291,7 +290,7 @@ def race(request: RaceRequest) -> Reply:
 
 
 def main() -> None:
-    """The process: its stdout is for the reply alone, and what libraries print there goes to stderr."""
+    """Answer one request. Libraries that print on stdout are redirected to stderr."""
     reply_to = os.dup(1)
     os.dup2(2, 1)
     request = from_json(RaceRequest, json.load(sys.stdin), name="the request")

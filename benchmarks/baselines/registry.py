@@ -1,9 +1,9 @@
-"""What a user would pick instead of OverNet's backends, each behind one function. Only what is installed takes part.
+"""The baselines that are installed on this machine: alternatives to OverNet's backends.
 
 =============================  =========================================================================================
-bicubic                        OpenCV's ``INTER_CUBIC``: no network at all, and the speed to expect of one line of code
+bicubic                        OpenCV's ``INTER_CUBIC``: no network; the speed of one line of code
 eager PyTorch                  the same network as the original runs it: uint8 to float, the network, rounded to uint8
-plain ONNX graph               the same network as it is defined, exported and run by ONNX Runtime
+plain ONNX graph               the same network, exported without any rewriting and run by ONNX Runtime
 OpenCV ESPCN, FSRCNN, ...      OpenCV's ``dnn_superres`` (in opencv-contrib-python) with the user's model files
 ncnn ...                       ncnn with the user's ``.param`` and ``.bin``, such as those of Real-ESRGAN
 =============================  =========================================================================================
@@ -33,20 +33,19 @@ _MODULES = {
     PLAIN: ("onnxruntime", "torch", "overnet.network.checkpoint", "overnet.export.graph.network_graph"),
 }
 
-# Overscale 5, x4: measured 21,800; the plain graph keeps the overscaled features several times.
+# Measured 21,800 with overscale 5 and x4; the plain graph holds several copies of the overscaled features.
 _PLAIN_BYTES_PER_PIXEL = 26_000
 
 
 @dataclass(frozen=True)
 class BaselineOptions:
-    """What baselines are loaded from.
+    """The options of baselines.
 
     Attributes:
-        model: the model that the backends run, as `overnet.runtime.upscaler.Upscaler` takes it; None for the bundled
-            one.
+        model: the model that the backends run, see `overnet.runtime.upscaler.Upscaler`; None for the bundled one.
         baseline_models: a folder with models for OpenCV's dnn_superres (``ESPCN_x2.pb``; ``.onnx`` from OpenCV 5 on)
-            and for ncnn (``.param`` with ``.bin``); None without.
-        threads: of the CPU; None for each library's own choice.
+            and for ncnn (``.param`` with ``.bin``), or None.
+        threads: of the CPU; None for each library's default.
     """
 
     model: Path | None = None
@@ -55,9 +54,9 @@ class BaselineOptions:
 
 
 def find_baselines(scale: int, options: BaselineOptions) -> dict[str, Callable[[], Baseline]]:
-    """The baselines there could be at a scale: by name, what loads each.
+    """Return functions that load the possible baselines at a scale, by name.
 
-    Loading raises an `OverNetError` of one line where a baseline is not installed or its model is for something else.
+    They raise an `OverNetError` if a baseline is not installed or its model is unsuitable.
 
     Raises:
         InputError: the folder of models is missing or cannot be read.
@@ -78,10 +77,10 @@ def find_baselines(scale: int, options: BaselineOptions) -> dict[str, Callable[[
 
 
 def import_libraries(name: str) -> None:
-    """Import what a baseline needs, as far as it is installed: so its loading takes what its model takes, and no more.
+    """Import the libraries of a baseline that are installed, so that its loading time is that of its model alone.
 
     Args:
-        name: as `find_baselines` gives it.
+        name: see `find_baselines`.
     """
     modules = _MODULES.get(name, ("ncnn",) if name.startswith(NCNN) else ())
     for module in modules:
@@ -99,7 +98,7 @@ def _files(folder: Path | None) -> list[Path]:
 
 
 def load_bicubic(scale: int, threads: int | None = None) -> Baseline:
-    """OpenCV's bicubic enlargement. It computes uint8 images in whole numbers, so it is an 8-bit method."""
+    """Load OpenCV's bicubic interpolation, which computes uint8 images in integer arithmetic (an 8-bit method)."""
     limit_opencv(threads)
 
     def upscale(image: ImageBatch) -> ImageBatch:
@@ -110,15 +109,15 @@ def load_bicubic(scale: int, threads: int | None = None) -> Baseline:
 
 
 def load_eager(scale: int, checkpoint: Path, threads: int | None = None) -> Baseline:
-    """The network in eager PyTorch as the original runs it, on a GPU where torch finds one.
+    """Load the network in eager PyTorch as the original runs it, on a GPU if torch finds one.
 
     Args:
-        checkpoint: in any form that `overnet.network.checkpoint.load_checkpoint` reads.
+        checkpoint: see `overnet.network.checkpoint.load_checkpoint`.
 
     Raises:
         MissingDependency: torch is not installed.
         CheckpointError: the checkpoint cannot be loaded.
-        InputError: the scale is beyond the network's.
+        InputError: the scale is larger than the network's largest.
     """
     torch = require("torch", extra="torch", purpose="eager PyTorch")
     if threads is not None:
@@ -144,15 +143,15 @@ def load_eager(scale: int, checkpoint: Path, threads: int | None = None) -> Base
 
 
 def load_plain(scale: int, checkpoint: Path, threads: int | None = None) -> Baseline:
-    """The network's graph as it is defined, with nothing rewritten, in ONNX Runtime on the CPU.
+    """Load the network's graph without any rewriting, in ONNX Runtime on the CPU.
 
     Args:
-        checkpoint: as for `load_eager`.
+        checkpoint: see `load_eager`.
 
     Raises:
         MissingDependency: torch, onnx or onnxruntime is not installed.
         CheckpointError: the checkpoint cannot be loaded.
-        InputError: the scale is beyond the network's.
+        InputError: the scale is larger than the network's largest.
     """
     for module, extra in (("torch", "export"), ("onnx", "export"), ("onnxruntime", "ort")):
         library = require(module, extra=extra, purpose=f"the {PLAIN}")

@@ -1,5 +1,6 @@
-"""The process that measures one case: told what on its stdin, it answers on its stdout. See
-`overnet.benchmarks.cases.run`.
+"""The process that measures one case: the request comes on stdin, the result goes to stdout.
+
+See `overnet.benchmarks.cases.run`.
 
 python -m overnet.benchmarks.cases.child
 """
@@ -49,7 +50,7 @@ _IDLE_SECONDS = 1.0
 
 
 class EngineBuiltError(Exception):
-    """An engine was built while the method was loaded: what was measured now would not be the method's alone."""
+    """An engine was built while the method was loaded, which would distort the measurements."""
 
 
 def measure_case(
@@ -59,15 +60,15 @@ def measure_case(
     on_progress: Progress = lambda doing, done, total: None,
     may_ask_again: bool = False,
 ) -> CaseResult:
-    """Measure a case in this very process, which should have done nothing else before.
+    """Measure a case in this process, which should have done nothing else before.
 
     Args:
-        imports: imports the libraries that a method needs, and returns what loads it.
-        on_progress: is told what is being done.
-        may_ask_again: whether to give up where an engine had to be built.
+        imports: imports the libraries that a method needs, and returns the function that loads it.
+        on_progress: is called with what is being done.
+        may_ask_again: whether to stop if an engine had to be built.
 
     Raises:
-        EngineBuiltError: one had to be; the next process will find it.
+        EngineBuiltError: an engine had to be built; the next process will find it.
         OverNetError, MemoryError: the method cannot be loaded or fails.
     """
     case = request.case
@@ -88,14 +89,14 @@ def measure_case(
     try:
         if built and may_ask_again:
             raise EngineBuiltError
-        warnings = ["the time to load has an engine's building in it, which was not kept"] if built else []
+        warnings = ["the load time includes building an engine, which could not be cached"] if built else []
         _, first_ms = timed(lambda: method.upscale(batch))
         on_progress("latency", 0, 0)
         latency = _latency(request, method, batch)
         on_progress("throughput", 0, 0)
         measured = None if request.sustained_seconds or meter.source is not None else latency
         done, power = meter.during(lambda: _images_done(request, method, batch, measured))
-        # What comes later upscales other images, with other methods, and is not the case's.
+        # Before the quality, which upscales other images with other methods.
         memory = memory_of(
             case,
             before_host_bytes=before_host_bytes,
@@ -136,11 +137,10 @@ def _latency(request: CaseRequest, method: Method, batch: ImageBatch) -> Latency
 
 
 def _images_done(request: CaseRequest, method: Method, batch: ImageBatch, latency: Latency | None) -> list[float]:
-    """When each image was done, with as many on their way as the method takes; see `keep_busy`.
+    """Return when each image was done, with as many in flight as the method takes; see `keep_busy`.
 
     Args:
-        latency: what was measured one batch after the other, and is enough where nothing else has to be measured; None
-            where it has.
+        latency: times of one batch after the other, used if the method has no stream; None to measure again.
     """
     seconds = request.sustained_seconds or request.seconds
     stream = method.open_stream()
@@ -170,12 +170,12 @@ def _quality(request: CaseRequest, method: Method) -> QualityFigures:
 
 
 class _PowerMeter:
-    """What the machine draws, where that is asked for and can be known.
+    """Measures the power, if that is requested and possible.
 
     Attributes:
-        source: None where there is none.
+        source: None if there is none.
         idle_watts: before anything was loaded.
-        warnings: why there is none, one line each.
+        warnings: why there are no figures, one line each.
     """
 
     def __init__(self, request: CaseRequest, gpu: int | None) -> None:
@@ -194,7 +194,7 @@ class _PowerMeter:
             self.idle_watts = idle_watts(self.source, _IDLE_SECONDS)
 
     def during(self, run: Callable[[], list[float]]) -> tuple[list[float], Power | None]:
-        """Call a function that tells when each image was done, and measure meanwhile."""
+        """Call a function that returns when each image was done, and measure the power meanwhile."""
         if self.source is None:
             return run(), None
         from overnet.benchmarks.power.record import record
@@ -208,12 +208,12 @@ class _PowerMeter:
 
 
 def answer(imports: Callable[[CaseRequest], Load] = import_backend) -> None:
-    """Read from stdin what to measure, measure it, and say on stdout what came of it: all that this process does.
+    """Read a request from stdin, measure it, and write the result to stdout.
 
     Args:
-        imports: as for `measure_case`.
+        imports: see `measure_case`.
     """
-    # Libraries print on stdout, from C too; what they do goes to stderr from now on.
+    # Libraries print on stdout, from C too; that output is redirected to stderr.
     reply = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     asked = json.loads(sys.stdin.buffer.readline())
@@ -241,7 +241,7 @@ def answer(imports: Callable[[CaseRequest], Load] = import_backend) -> None:
 
 
 def _end_with_parent() -> None:
-    """End when whoever started this process has gone: nobody is left to measure for."""
+    """End this process when its parent has ended."""
     while os.read(0, 1):
         pass
     os._exit(1)

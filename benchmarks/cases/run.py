@@ -1,4 +1,4 @@
-"""Each case in a process of its own: so its memory is its own, and its end, however bad, is one line in a report."""
+"""Run each case in its own process, so that its memory is its own and a crash is one line in the report."""
 
 from __future__ import annotations
 
@@ -17,32 +17,28 @@ from overnet.files.checked_json import from_json
 from overnet.system.child_process import child_environment, exit_reason, parse_json_line
 from overnet.types import Progress
 
-# Told what is being done, how much of it is done, and how much there is (0 where that is not known).
-
 CHILD: tuple[str, ...] = ("-m", "overnet.benchmarks.cases.child")
-# An engine may be built before, which takes minutes on a small board.
+# A case may include building an engine, which takes minutes on a small board.
 TIMEOUT_SECONDS = 3600.0
-# What the process says, one JSON object a line with one of these keys.
+# The keys of the process's messages, one JSON object per line.
 DOING, RESULT, AGAIN = "doing", "result", "again"
 
 
 @dataclass(frozen=True)
 class CaseRequest:
-    """What a process is to measure.
+    """What a process has to measure.
 
     Attributes:
-        case: the method is a backend's name.
-        model: as `overnet.runtime.upscaler.Upscaler` takes it; None for the bundled one.
-        threads, device, provider, slots: as of `overnet.runtime.backends.base.BackendOptions`; the provider is ONNX
-            Runtime's, and nothing to other backends.
-        seconds: that each figure is measured for at least.
-        least_runs: that each is measured by at least.
-        sustained_seconds: how long it is kept busy without pause to see whether the speed holds; 0: not.
-        reference_file: as `overnet.benchmarks.cases.quality.write_reference` writes it; None: it is computed.
-        ground_truth: a folder of real images; None for the package's own.
-        judge_ground_truth: whether to judge results on these at all; for further sizes of a method that tells nothing
-            new.
-        measure_power: whether to measure what the machine draws, where that can be known.
+        case: its method is a backend's name.
+        model: see `overnet.runtime.upscaler.Upscaler`; None for the bundled one.
+        threads, device, provider, slots: see `overnet.runtime.backends.base.BackendOptions`; the provider is only for
+            ONNX Runtime.
+        seconds, least_runs: the minimum duration and number of runs of each measurement.
+        sustained_seconds: how long to run without pause for the sustained throughput; 0: not at all.
+        reference_file: written by `overnet.benchmarks.cases.quality.write_reference`; None to compute the reference.
+        ground_truth: a folder of real images; None for the bundled photographs.
+        judge_ground_truth: whether to measure the quality on them; once per method and scale is enough.
+        measure_power: whether to measure the power, if possible.
     """
 
     case: Case
@@ -60,12 +56,12 @@ class CaseRequest:
     measure_power: bool = False
 
     def to_text(self) -> str:
-        """As one line of JSON."""
+        """Return the request as one line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_text(cls, text: str) -> CaseRequest:
-        """Read back what `to_text` gave."""
+        """Read the result of `to_text`."""
         value = json.loads(text)
         return cls(case=Case(**value.pop("case")), **value)
 
@@ -77,18 +73,17 @@ def run_case(
     timeout_seconds: float = TIMEOUT_SECONDS,
     child: Sequence[str] = CHILD,
 ) -> CaseResult:
-    """Measure a case in a process of its own.
+    """Measure a case in its own process.
 
-    Where the process had to build an engine first, another one measures: building takes memory of its own.
+    If the process had to build an engine first, a second one measures, because building takes memory too.
 
     Args:
-        on_progress: is told what is being done. What it raises, and Ctrl-C, end the process before they are raised
-            again.
-        timeout_seconds: after which a process is ended.
-        child: Python's arguments that start the process, which is to call `overnet.benchmarks.cases.child.answer`.
+        on_progress: is called with what is being done. If it raises, or at Ctrl-C, the process is ended first.
+        timeout_seconds: after which a process is killed.
+        child: Python's arguments of the process, which calls `overnet.benchmarks.cases.child.answer`.
 
     Returns:
-        The figures; or, where it failed, was killed or took too long, a result whose `error` says why in one line.
+        The figures; if the process failed, was killed or took too long, a result whose `error` says why in one line.
     """
     said = _run(request, on_progress, timeout_seconds, child, may_ask_again=True)
     if said.get(AGAIN):

@@ -1,10 +1,10 @@
-"""What the deployed forms of the graph gain over the plain one: arithmetic, memory, time and error, in one table.
+"""Compare the deployed forms of the graph with the plain one: arithmetic, memory, time and error, in one table.
 
     python -m overnet.benchmarks.studies.deployed_forms
 
-Times are of one image of 160x90 on the CPU, medians of rounds in which all forms take turns; memory is what
-TensorRT-RTX's builder states in FP16 for images up to 640x360, where tensorrt-rtx is installed. `trunk` is the
-default form cut off before the tail: no tail, however fast, can make the whole faster than that.
+Times are of one 160x90 image on the CPU, medians of rounds in which all forms take turns. Memory is the figure of
+TensorRT-RTX's builder in FP16 for images up to 640x360, if tensorrt-rtx is installed. `trunk` is the default form
+without its tail, a lower limit of the time that no faster tail can beat.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _TRUNK = "trunk"
 
 @dataclass
 class FormFigures:
-    """What was found out about one form at one scale.
+    """The figures of one form at one scale.
 
     Attributes:
         multiply_accumulates_per_pixel: of the input.
         activation_memory_bytes: of the FP16 engine; None without TensorRT-RTX.
-        largest_error: from the network in PyTorch, in FP32 before rounding, where 1 is white.
-        times_ms: one a round, by runtime.
+        largest_error: the largest difference from PyTorch in FP32 before rounding, in values from 0 to 1.
+        times_ms: one per round, by runtime.
     """
 
     multiply_accumulates_per_pixel: float
@@ -59,7 +59,7 @@ class FormFigures:
     times_ms: dict[str, list[float]] = field(default_factory=dict)
 
     def median_ms(self, runtime: str) -> float:
-        """The median of the rounds."""
+        """Return the median over the rounds."""
         return statistics.median(self.times_ms[runtime])
 
 
@@ -69,7 +69,7 @@ def compare_forms(model: OverNet, scale: int, *, rounds: int, runtimes: tuple[st
     Args:
         model: the network.
         scale: a whole number from 1 to its overscale factor.
-        rounds: how often each is timed, after one run that is not.
+        rounds: rounds in which each form is timed, after a warm-up run.
         runtimes: of `RUNTIMES`.
     """
     network = deploy(model)
@@ -105,7 +105,7 @@ def _trunk(network: DeployedNetwork, scale: int) -> onnx.ModelProto:
 
 
 def _ending_in(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """The graph up to one tensor."""
+    """Return the part of a graph that computes one tensor."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     names = [node.output[0] for node in copy.graph.node]
@@ -120,7 +120,7 @@ def _ending_in(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 def _largest_error(graph: onnx.ModelProto, model: OverNet, scale: int) -> float:
     images = np.random.default_rng(1).integers(0, 256, (1, 48, 64, 3), dtype=np.uint8)
-    # What is clipped next is the image before rounding.
+    # The input of the Clip node is the image before rounding.
     (clip,) = [node for node in graph.graph.node if node.op_type == "Clip"]
     computed = _loaded("onnxruntime", _ending_in(graph, clip.input[0]))(images) / LEVELS
     with torch.inference_mode():
@@ -129,7 +129,7 @@ def _largest_error(graph: onnx.ModelProto, model: OverNet, scale: int) -> float:
 
 
 def _loaded(runtime: str, model: onnx.ModelProto) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
-    """A function that runs a graph on the CPU and returns its only output."""
+    """Return a function that runs a graph on the CPU and returns its only output."""
     content = model.SerializeToString()
     if runtime == "onnxruntime":
         onnxruntime = require("onnxruntime", extra="ort", purpose="timing ONNX Runtime")
@@ -166,15 +166,15 @@ def _table(scale: int, figures: dict[str, FormFigures], runtimes: tuple[str, ...
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=int, action="append", help="a scale; repeat for more (default: 2 and 4)")
-    parser.add_argument("--rounds", type=int, default=7, help="how often each form is timed (default: 7)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds in which each form is timed (default: 7)")
     options = parser.parse_args()
     header = [
         "scale",
         "form",
-        "multiply-accumulates an input pixel",
+        "multiply-accumulates per input pixel",
         "more than plain",
         "FP16 activation memory, MB",
         "largest error",

@@ -1,17 +1,16 @@
-"""How fast a step of training is, beside the original's step, in one table.
+"""Compare the speed of a training step with that of the original, in one table.
 
     python -m overnet.benchmarks.studies.training_step
 
 Both train the same network (its default shape) on patches of the same sizes at the same scale, with gradients clipped
 and AdamP:
 
-- `overnet` is the step that `overnet train` takes with the preset `multiscale`: bf16 where the processor is faster in
-  it, channels last, channels mixed before the resize, freed memory kept, averaged weights.
-- `original` is the step of the paper's own code: fp32, contiguous, the head as it is written (64 channels are resized,
-  then convolved).
+- `overnet` is the step of `overnet train` with the preset `multiscale`: bf16 if the processor is faster in it, channels
+  last, channels mixed before the resize, freed memory kept, averaged weights.
+- `original` is the step of the paper's own code: fp32, contiguous, 64 channels resized and then convolved in the head.
 
-Each has a process of its own, and they take turns, so that what slows the machine down slows both. A turn of each is a
-round; the figures are medians of rounds, and the ratio has its 95% confidence interval by the bootstrap.
+Each has its own process, and they take turns, so that a slow-down of the machine affects both. The figures are medians
+over rounds of one step each, and the ratio has a 95% confidence interval by the bootstrap.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ SIDES = (OVERNET, ORIGINAL)
 
 @dataclass(frozen=True)
 class StepSetting:
-    """What is trained in a step.
+    """The work of one step.
 
     Attributes:
-        scale: a whole one.
-        batch: patches a step.
-        patch: side of a low-resolution patch in pixels.
-        threads: that each side computes with; None leaves it to PyTorch.
+        scale: an integer.
+        batch: patches per step.
+        patch: height and width of a low-resolution patch in pixels.
+        threads: of each process; None for PyTorch's default.
     """
 
     scale: int
@@ -58,17 +57,17 @@ class StepSetting:
 
 @dataclass
 class StepTimes:
-    """Seconds a step by side, one a round, in the order of the rounds."""
+    """Seconds per step by side, one per round, in the order of the rounds."""
 
     setting: StepSetting
     seconds: dict[str, list[float]] = field(default_factory=lambda: {side: [] for side in SIDES})
 
     def patches_per_second(self, side: str) -> float:
-        """Of the median round."""
+        """Return the speed of the median round."""
         return self.setting.batch / statistics.median(self.seconds[side])
 
     def speedup(self) -> tuple[float, float, float]:
-        """How many times the original's patches per second are reached, and the ends of the confidence interval."""
+        """Return the speed relative to the original's, and the ends of its confidence interval."""
         return ratio_of_medians(self.seconds[ORIGINAL], self.seconds[OVERNET])
 
 
@@ -76,11 +75,11 @@ def compare_steps(setting: StepSetting, *, rounds: int, warm_up: int = 2) -> Ste
     """Time both sides' steps in turns.
 
     Args:
-        rounds: steps of each that are timed.
-        warm_up: steps of each before those.
+        rounds: timed steps of each side.
+        warm_up: steps of each side before them.
 
     Raises:
-        BackendError: a side's process was lost, as it is when memory runs out.
+        BackendError: a side's process ended, for example because memory ran out.
         InputError: the setting is impossible.
         MissingDependency: PyTorch is not installed.
     """
@@ -98,7 +97,7 @@ def compare_steps(setting: StepSetting, *, rounds: int, warm_up: int = 2) -> Ste
 
 @contextmanager
 def _side(side: str, setting: StepSetting) -> Iterator[Callable[[], float]]:
-    """Start a side's process, and give a function that has it take a step and returns the seconds."""
+    """Start a side's process; yield a function that makes it take a step and returns the seconds."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_take_steps, args=(side, setting, there), daemon=True)
@@ -110,7 +109,7 @@ def _side(side: str, setting: StepSetting) -> Iterator[Callable[[], float]]:
             here.send(True)
             return float(here.recv())
         except (EOFError, OSError) as error:
-            raise BackendError(f"the process of the side {side!r} was lost (did memory run out?)") from error
+            raise BackendError(f"the process of the side {side!r} ended (did memory run out?)") from error
 
     try:
         yield step
@@ -121,7 +120,7 @@ def _side(side: str, setting: StepSetting) -> Iterator[Callable[[], float]]:
 
 
 def _take_steps(side: str, setting: StepSetting, commands: Connection) -> None:
-    """A side's process: a step whenever it is told to."""
+    """Run a side's process: take a step at every command."""
     import torch
 
     if setting.threads is not None:
@@ -159,7 +158,7 @@ def _batch(setting: StepSetting) -> Batch:
 
 
 def make_step(setting: StepSetting) -> Callable[[], float]:
-    """A function that takes a step of ours and returns its loss."""
+    """Return a function that takes a step of `overnet train` and returns its loss."""
     import torch
 
     from overnet.network.model import OverNet
@@ -175,7 +174,7 @@ def make_step(setting: StepSetting) -> Callable[[], float]:
 
 
 def make_original_step(setting: StepSetting) -> Callable[[], float]:
-    """A function that takes a step as the original does and returns its loss."""
+    """Return a function that takes a step of the original and returns its loss."""
     import torch
 
     from overnet.network.model import OverNet
@@ -185,7 +184,7 @@ def make_original_step(setting: StepSetting) -> Callable[[], float]:
     settings, batch = _settings(setting), _batch(setting)
     low, high = (image.contiguous().float() / 255 for image in (batch.low, *batch.targets))
     model = OverNet().train()
-    # In evaluation the head does the same as it is written, and as the original computes it.
+    # In evaluation mode the head computes exactly the original's operations.
     model.head.eval()
     optimiser = AdamP(model.parameters(), settings.learning_rate)
 
@@ -202,14 +201,14 @@ def make_original_step(setting: StepSetting) -> Callable[[], float]:
 
 def _finite(loss: float | None) -> float:
     if loss is None or loss != loss:  # noqa: PLR0124 - not a number
-        raise InputError("the loss is not finite: such a step does less than others")
+        raise InputError("the loss is not finite, so the time of the step would not be comparable")
     return loss
 
 
 def table(results: list[StepTimes]) -> list[str]:
-    """The results as lines of Markdown."""
+    """Return the results as lines of Markdown."""
     lines = [
-        "| scale | patches a step | original, patches/s | overnet, patches/s | times as fast | 95% interval |",
+        "| scale | patches per step | original, patches/s | overnet, patches/s | speed-up | 95% interval |",
         "|---|---|---|---|---|---|",
     ]
     for times in results:
@@ -234,11 +233,11 @@ def _machine(threads: int | None) -> str:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=int, action="append", help="a scale; repeat for more (default: 2, 3 and 4)")
     parser.add_argument("--rounds", type=int, default=7, help="steps of each side that are timed (default: 7)")
-    parser.add_argument("--batch", type=int, default=16, help="patches a step (default: 16)")
+    parser.add_argument("--batch", type=int, default=16, help="patches per step (default: 16)")
     parser.add_argument("--patch", type=int, default=32, help="side of a low-resolution patch, pixels (default: 32)")
     parser.add_argument("--threads", type=int, help="CPU threads of each side (default: PyTorch's own choice)")
     options = parser.parse_args()

@@ -155,7 +155,7 @@ def test_ncnn_runs_a_users_model(tmp_path, images):
 
 @needs_ncnn
 def test_ncnn_refuses_models_of_another_scale_and_broken_ones(tmp_path):
-    with pytest.raises(InputError, match=r"nearest\.param makes 3 pixels of one, not 2"):
+    with pytest.raises(InputError, match=r"nearest\.param upscales by 3, not by 2"):
         load_ncnn(_write_ncnn(tmp_path, factor=3), 2)
     (tmp_path / "broken.param").write_text("no model\n")
     (tmp_path / "broken.bin").write_bytes(b"")
