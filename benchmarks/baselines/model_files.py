@@ -98,9 +98,7 @@ def _check_scale(upscale: Upscale, scale: int, path: Path) -> None:
     upscaled = upscale(np.zeros((_PROBED_SIDE, _PROBED_SIDE, 3), np.uint8))
     expected = _PROBED_SIDE * scale, _PROBED_SIDE * scale, 3
     if upscaled.shape != expected:
-        raise InputError(
-            f"{printable(path.name)} upscales by {upscaled.shape[1] / _PROBED_SIDE:g}, not by {scale}"
-        )
+        raise InputError(f"{printable(path.name)} upscales by {upscaled.shape[1] / _PROBED_SIDE:g}, not by {scale}")
 
 
 def _last_words(error: Exception) -> str:
