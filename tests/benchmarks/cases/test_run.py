@@ -127,7 +127,7 @@ def test_power_is_measured_or_it_is_said_why_not(request_for):
         ("raise BackendError('the engine is for another machine')", "the engine is for another machine"),
         ("raise MemoryError('12 GB for one tensor')", "out of memory (12 GB for one tensor)"),
         ("raise RuntimeError('a defect')", "RuntimeError: a defect"),
-        ("sys.exit(3)", "ended with code 3 and without a word"),
+        ("sys.exit(3)", "ended with code 3 and no error output"),
     ],
 )
 @pytest.mark.parametrize("where", ["load", "work"])

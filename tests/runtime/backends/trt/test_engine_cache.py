@@ -296,8 +296,8 @@ def test_what_a_killed_process_left_is_in_nobodys_way(built, engine_request, cac
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL; memory may have run out"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "was ended by SIGSEGV"),
         ("import sys; print('overnet: no room\\n', file=sys.stderr); sys.exit(1)", "cannot be built: no room"),
-        ("import sys; sys.exit(7)", "ended with code 7 and without a word"),
-        ("print('something')", "ended with code 0 and without a word"),
+        ("import sys; sys.exit(7)", "ended with code 7 and no error output"),
+        ("print('something')", "ended with code 0 and no error output"),
         ("raise RuntimeError('a defect')", "RuntimeError: a defect"),
     ],
 )
@@ -414,7 +414,7 @@ BLOCKED = "import sys; sys.modules['torch'] = sys.modules['safetensors'] = None\
 def test_it_needs_no_torch(engine_request):
     """Neither this process nor the child."""
     command = ("-c", f"{BLOCKED}from overnet.cli import main_export; main_export()")
-    in_child = f"from overnet.runtime import engine_child\nengine_child._COMMAND = {command!r}\n"
+    in_child = f"from overnet.runtime.backends.trt import engine_child\nengine_child._COMMAND = {command!r}\n"
     result = subprocess.run(
         [sys.executable, "-c", BLOCKED + in_child + WANTS_IT, engine_request.model],
         capture_output=True,
