@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
+
+# Before the first import that starts threads. Libraries start one for each core, and those of two test processes, or
+# of a test and the process it runs, wait busily for one another: three times the processor time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import av
 import numpy as np
@@ -74,23 +76,3 @@ def write_clip(path, frames=12, size=(64, 48)):
             rgb = np.stack([rows * 4, columns * 3 + index, rows + columns], axis=-1).astype(np.uint8)
             output.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
         output.mux(stream.encode(None))
-
-
-def run_command(*arguments, program="overnet-run", cwd=None, **options):
-    """Run one of the commands as a user does, in a process of its own."""
-    entry = {
-        "overnet-run": "main_run",
-        "overnet-export": "main_export",
-        "overnet": "run_program",
-        "overnet-bench": "main_bench",
-    }[program]
-    return subprocess.run(
-        [sys.executable, "-c", f"from overnet.cli import {entry}; {entry}()", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-        **options,
-    )

@@ -21,7 +21,7 @@ from overnet.cli.bench import bench_command
 from overnet.cli.common import PLAIN, SeveralValuesCommand
 from overnet.errors import ArtifactError, BackendError, InputError, InterruptedRun, MissingDependency, OutputError
 from overnet.weights import bundled_folder
-from tests.conftest import ROOT, run_command
+from tests.support.commands import ROOT, command_line, environment, run_process
 
 app = typer.Typer(**PLAIN)
 app.command(cls=SeveralValuesCommand)(bench_command)
@@ -39,7 +39,7 @@ def bench(*arguments):
 def measured(small_models, tmp_path_factory):
     """Everything that one command writes, of two backends at two sizes."""
     folder = tmp_path_factory.mktemp("bench")
-    done = run_command(
+    done = run_process(
         *("--backend", "openvino", "onnxruntime", "--size", "48x32", "64x48", "--scale", "2", *QUICK),
         *("--model", small_models, "--json", folder / "run.json", "--report", folder / "report.html"),
         *("--markdown", folder / "report.md", "--plots", folder / "plots"),
@@ -286,12 +286,10 @@ def test_ctrl_c_keeps_what_was_measured(small_models, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(shutil.which("timeout") is None, reason="needs coreutils")
 def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path):
+    options = ["--seconds", 60, "--size", "64x48", "--json", tmp_path / "run.json", "-q"]
     done = subprocess.run(
-        [
-            *("timeout", "-s", "INT", "6", sys.executable, "-c", "from overnet.cli import main_bench; main_bench()"),
-            *("--seconds", "60", "--size", "64x48", "--json", str(tmp_path / "run.json"), "-q"),
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        ["timeout", "-s", "INT", "6", *command_line(*options, program="overnet-bench")],
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=120,

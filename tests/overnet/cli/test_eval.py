@@ -19,10 +19,11 @@ from overnet.evaluation.datasets import find_pairs, read_pair
 from overnet.evaluation.measure import bicubic, evaluate, mean_quality
 from overnet.imaging.metrics import psnr_luma
 from overnet.runtime.upscaler import Upscaler
-from tests.conftest import SHARED, needs_shared, run_command
+from tests.conftest import SHARED, needs_shared
 from tests.doubles.running import run_over_stand_in
 from tests.overnet.evaluation.test_measure import BUNDLED_PSNR_DB
 from tests.overnet.evaluation.test_model_choice import relabelled
+from tests.support.commands import run_command, run_process
 
 app = typer.Typer(**PLAIN)
 app.command(cls=SeveralValuesCommand)(evaluate_command)
@@ -339,7 +340,7 @@ def test_hostile_names(folder, small_models, overnet_eval, in_json):
 
 
 def test_as_a_user_calls_it(folder, small_models):
-    result = run_command("eval", "--data", "set", "--scale", 2, "--model", small_models, program="overnet")
+    result = run_process("eval", "--data", "set", "--scale", 2, "--model", small_models, program="overnet")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("mean")
     result = run_command("eval", "--data", "none", program="overnet")

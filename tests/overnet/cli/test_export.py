@@ -13,7 +13,7 @@ import pytest
 
 from overnet.files.engine_sidecar import read_sidecar
 from overnet.files.onnx_metadata import read_artifact
-from tests.conftest import ROOT, run_command
+from tests.support.commands import ROOT, command_line, environment, run_command
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_from_an_onnx_file_without_torch(folder, small_models, target):
         capture_output=True,
         text=True,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -179,11 +179,11 @@ def test_a_file_that_cannot_be_written_is_one_line(folder):
 
 def test_ctrl_c_leaves_nothing(folder):
     process = subprocess.Popen(
-        [sys.executable, "-c", "from overnet.cli import main_export; main_export()", "-o", "out", "--target", "onnx"],
+        command_line("-o", "out", "--target", "onnx", program="overnet-export"),
         cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
     )
     # Its temporary file shows that it is at work.
     deadline = time.monotonic() + 120

@@ -1,4 +1,4 @@
-"""The commands as a user runs them, each in a process of its own."""
+"""``overnet-run`` as a user runs it: in this process, and in one of its own where that is what is tested."""
 
 import json
 import os
@@ -19,7 +19,8 @@ from overnet import Upscaler
 from overnet.runtime.plan import make_plan
 from overnet.runtime.upscale_file import VideoOptions, upscale_video
 from overnet.runtime.video.reader import VideoReader
-from tests.conftest import ROOT, SHARED, needs_shared, run_command, write_clip
+from tests.conftest import ROOT, SHARED, needs_shared, write_clip
+from tests.support.commands import command_line, environment, run_command, run_process
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def assert_refused(result, folder, *expected, code=1):
 
 
 def test_an_image(folder):
-    result = run_command("in.png", "-o", "out.png", cwd=folder)
+    result = run_process("in.png", "-o", "out.png", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert cv2.imread(str(folder / "out.png")).shape == (100, 132, 3)
     assert result.stdout == ""
@@ -171,27 +172,27 @@ def test_wrong_usage(folder, arguments):
     assert_refused(run_command(*arguments, cwd=folder), folder, "overnet-run --help", code=2)
 
 
+@pytest.mark.parametrize("name", ["cut.png", "missing.mp4"])
+def test_a_process_that_is_refused(folder, name):
+    """Its exit code, and no word of OpenCV's or FFmpeg's."""
+    (folder / "cut.png").write_bytes((folder / "in.png").read_bytes()[:400])
+    assert_refused(run_process(name, "-o", f"out{name[-4:]}", cwd=folder), folder, name)
+
+
 def test_an_unwritable_folder(folder):
     (folder / "file").write_text("no folder")
     assert_refused(run_command("in.png", "-o", "file/out.png", cwd=folder), folder, "file")
     assert (folder / "file").read_text() == "no folder"
 
 
-def test_no_memory_for_the_image_itself(folder):
+def test_no_memory_for_the_image_itself(folder, monkeypatch):
     """What cannot be allocated is one line, whoever asked for it."""
-    code = (
-        "from overnet.cli import main_run; import overnet.runtime.upscale_file\n"
-        "def refuse(*_, **__): raise MemoryError('Unable to allocate 9 GiB')\n"
-        "overnet.runtime.upscale_file.read_image = refuse; main_run()"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, "in.png", "-o", "out.png"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+    def refuse(*_, **__):
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr("overnet.runtime.upscale_file.read_image", refuse)
+    result = run_command("in.png", "-o", "out.png", cwd=folder)
     assert_refused(result, folder, "out of memory (Unable to allocate 9 GiB)")
 
 
@@ -242,9 +243,9 @@ def test_a_full_disk(folder, small_models, name):
 def start_and_interrupt(arguments, folder, *, ready, sent=signal.SIGINT):
     """Start a run, wait until `ready()` holds, and interrupt it."""
     process = subprocess.Popen(
-        [sys.executable, "-c", "from overnet.cli import main_run; main_run()", *arguments],
+        command_line(*arguments),
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -294,18 +295,9 @@ def test_progress_on_a_terminal(folder, small_models):
     write_clip(folder / "clip.mp4", frames=30)
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "from overnet.cli import main_run; main_run()",
-            "clip.mp4",
-            "-o",
-            "out.mp4",
-            "--model",
-            str(small_models),
-        ],
+        command_line("clip.mp4", "-o", "out.mp4", "--model", small_models),
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "120"},
+        env=environment(TERM="xterm", COLUMNS="120"),
         stderr=slave,
     )
     os.close(slave)
@@ -322,7 +314,7 @@ def test_progress_on_a_terminal(folder, small_models):
 
 
 def test_info():
-    result = run_command("info", "--json", program="overnet")
+    result = run_process("info", "--json", program="overnet")
     assert result.returncode == 0, result.stderr
     inventory = json.loads(result.stdout)
     assert {backend["name"]: backend["works"] for backend in inventory["backends"]}["openvino"]
@@ -332,7 +324,7 @@ def test_info():
 
 
 def test_help_and_version():
-    assert "Upscale images" in run_command("--help").stdout
+    assert "Upscale images" in run_process("--help").stdout
     assert run_command("--version", program="overnet").stdout.startswith("overnet ")
 
 

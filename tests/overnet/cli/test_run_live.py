@@ -1,26 +1,24 @@
 """Live sources, as a user runs them, each in a process of its own."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 
 import av
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, run_command
 from tests.overnet.cli.test_run import assert_refused
 from tests.runtime.live.needs_live import RtspCamera, VirtualDisplay
+from tests.support.commands import command_line, environment, run_command
 
 
-def start(*arguments, cwd, **environment):
+def start(*arguments, cwd, **variables):
     return subprocess.Popen(
-        [sys.executable, "-c", "from overnet.cli import main_run; main_run()", *map(str, arguments)],
+        command_line(*arguments),
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -3,10 +3,8 @@
 import contextlib
 import io
 import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 
@@ -17,21 +15,14 @@ import pytest
 from overnet import Upscaler
 from overnet.runtime.video.color import RgbEncoder
 from overnet.runtime.video.reader import VideoReader
-from tests.conftest import ROOT, run_command, write_clip
+from tests.conftest import write_clip
 from tests.overnet.cli.test_run import assert_refused
 from tests.runtime.video.test_raw import y4m
-
-_ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def command(*arguments):
-    return [sys.executable, "-c", "from overnet.cli import main_run; main_run()", *map(str, arguments)]
+from tests.support.commands import command_line, environment, run_command, run_process
 
 
 def pipe(data, *arguments, cwd):
-    return subprocess.run(
-        command(*arguments), input=data, capture_output=True, cwd=cwd, env=_ENVIRONMENT, timeout=120, check=False
-    )
+    return run_process(*arguments, cwd=cwd, input=data, text=False, timeout=120)
 
 
 @pytest.mark.parametrize("size", [(64, 48), (33, 25)], ids=str)
@@ -69,17 +60,17 @@ def test_a_file_out_and_a_file_in(tmp_path, small_models):
     """A file to a pipe, through another program, and into a file again: with its times."""
     write_clip(tmp_path / "clip.mp4", frames=10)
     first = subprocess.Popen(
-        command("clip.mp4", "-o", "-", "--output-format", "matroska", "--model", small_models, "-q"),
+        command_line("clip.mp4", "-o", "-", "--output-format", "matroska", "--model", small_models, "-q"),
         stdout=subprocess.PIPE,
         cwd=tmp_path,
-        env=_ENVIRONMENT,
+        env=environment(),
     )
     second = subprocess.run(
-        command("-", "-o", "out.mp4", "--model", small_models, "--json", "-q"),
+        command_line("-", "-o", "out.mp4", "--model", small_models, "--json", "-q"),
         stdin=first.stdout,
         capture_output=True,
         cwd=tmp_path,
-        env=_ENVIRONMENT,
+        env=environment(),
         timeout=120,
         check=False,
     )
@@ -96,10 +87,10 @@ def test_every_frame_waits_for_a_slow_reader(tmp_path, small_models):
     """Back-pressure, and nothing dropped."""
     write_clip(tmp_path / "clip.mp4", frames=60)
     process = subprocess.Popen(
-        command("clip.mp4", "-o", "-", "--model", small_models, "-q"),
+        command_line("clip.mp4", "-o", "-", "--model", small_models, "-q"),
         stdout=subprocess.PIPE,
         cwd=tmp_path,
-        env=_ENVIRONMENT,
+        env=environment(),
     )
     came = process.stdout.read(1000)
     time.sleep(2)
@@ -113,11 +104,11 @@ def test_every_frame_waits_for_a_slow_reader(tmp_path, small_models):
 def test_a_reader_that_goes(tmp_path, small_models):
     write_clip(tmp_path / "clip.mp4", frames=200)
     with subprocess.Popen(
-        command("clip.mp4", "-o", "-", "--model", small_models),
+        command_line("clip.mp4", "-o", "-", "--model", small_models),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=tmp_path,
-        env=_ENVIRONMENT,
+        env=environment(),
     ) as process:
         assert process.stdout.read(100).startswith(b"YUV4MPEG2 ")
         process.stdout.close()
@@ -129,12 +120,12 @@ def test_a_reader_that_goes(tmp_path, small_models):
 def test_ctrl_c_in_the_middle(tmp_path, small_models, reads):
     """The writer of the pipe has stalled; and its reader takes what comes, or does not."""
     process = subprocess.Popen(
-        command("-", "-o", "-", "--model", small_models),
+        command_line("-", "-o", "-", "--model", small_models),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=tmp_path,
-        env=_ENVIRONMENT,
+        env=environment(),
     )
 
     def feed():
@@ -160,11 +151,11 @@ def test_ctrl_c_in_the_middle(tmp_path, small_models, reads):
 
 def test_an_interrupted_pipe_leaves_a_playable_part(tmp_path, small_models):
     process = subprocess.Popen(
-        command("-", "-o", "out.mp4", "--model", small_models, "--json", "-q"),
+        command_line("-", "-o", "out.mp4", "--model", small_models, "--json", "-q"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=tmp_path,
-        env=_ENVIRONMENT,
+        env=environment(),
     )
     process.stdin.write(y4m(30))
     process.stdin.flush()
@@ -206,7 +197,7 @@ def test_a_pipe_that_is_cut_off(tmp_path, small_models):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_cannot_be_done(tmp_path, arguments, expected):
-    result = run_command(*arguments, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    result = run_command(*arguments, cwd=tmp_path)
     assert_refused(result, tmp_path, expected)
 
 
@@ -224,5 +215,5 @@ def test_what_cannot_be_done(tmp_path, arguments, expected):
 )
 def test_wrong_usage(tmp_path, arguments):
     write_clip(tmp_path / "in.mp4", frames=2)
-    result = run_command(*arguments, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    result = run_command(*arguments, cwd=tmp_path)
     assert_refused(result, tmp_path, "overnet-run --help", code=2)

@@ -18,8 +18,8 @@ from overnet.runtime.backends.ort import binding as ort_binding
 from overnet.runtime.backends.ort import providers as ort_providers
 from overnet.runtime.backends.ort.backend import OnnxRuntimeBackend
 from overnet.system.cuda_device import CudaDevice
-from tests.conftest import run_command
 from tests.doubles.onnxruntime_stand_in import CPU, CUDA, RTX, TENSORRT, StandIn
+from tests.support.commands import run_process
 
 
 @pytest.fixture
@@ -317,7 +317,7 @@ def test_the_command_line(tmp_path, small_models):
 
     cv2.imwrite(str(tmp_path / "in.png"), sized(20, 30)[0])
     asked = ("in.png", "-o", "out.png", "--model", small_models / "small_x2.onnx", "--backend", "onnxruntime")
-    result = run_command(*asked, "--provider", "cuda", cwd=tmp_path)
+    result = run_process(*asked, "--provider", "cuda", cwd=tmp_path)
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     assert "built without CUDA" in result.stderr
     assert not (tmp_path / "out.png").exists()
