@@ -7,19 +7,17 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overnet.cli.common import interruptible, print_error, print_status, terminal_bar
+from overnet.cli.common import interruptible, print_error, print_status
+from overnet.cli.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     from overnet.benchmarks.compare_runs import RunComparison
     from overnet.benchmarks.results import BenchmarkRun
-    from overnet.types import Progress
 
 # Standard output, where a file is asked for.
 _STDOUT = Path("-")
@@ -157,8 +155,8 @@ def bench_command(
     if results is not None:
         run = read_run(results)
     else:
-        with _progress(quiet=quiet) as progress:
-            run = run_benchmark(options, command=_command(), on_progress=progress)
+        with ProgressDisplay(quiet=quiet, step_lines=True) as display:
+            run = run_benchmark(options, command=_command(), on_progress=display.step)
     comparison = None if old is None else compare_runs(old, run, fail_above_percent=fail_above)
     if json_file != _STDOUT and not quiet:
         # Before files are written: where that fails, as on a full disk, these are what is left.
@@ -278,17 +276,3 @@ def _print_tables(run: BenchmarkRun, comparison: RunComparison | None) -> None:
     # A pipe or a file has no width; rich would fold tables to 80 characters.
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(console_tables(run, comparison))
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Progress]:
-    """A line on the terminal that says what is being done; elsewhere a line each."""
-    if quiet:
-        yield lambda doing, done, total: None
-        return
-    if not sys.stderr.isatty():
-        yield lambda doing, done, total: print_status(f"[{done + 1}/{total}] {doing}")
-        return
-    with terminal_bar() as bar:
-        task = bar.add_task("", total=None)
-        yield lambda doing, done, total: bar.update(task, description=doing, completed=done, total=total)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
 from overnet.errors import InterruptedRun
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 # Drawing the help with Rich takes longer than everything else that --help does.
 PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
@@ -45,18 +41,6 @@ class SeveralValuesCommand(TyperCommand):
                 written_out.append(written_out[-2])
             written_out.append(word)
         return super().parse_args(ctx, written_out)
-
-
-@contextmanager
-def terminal_bar() -> Iterator[Progress]:
-    """A bar with a count and the time, on the terminal that stderr is; gone when the block ends."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    text = TextColumn("{task.description}", markup=False)
-    columns = text, BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield bar
 
 
 def print_status(text: str, *, quiet: bool = False) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from overnet.cli.common import interruptible, print_status
-from overnet.cli.progress import EvalProgress
+from overnet.cli.progress import ProgressDisplay
 from overnet.files.onnx_metadata import PRECISIONS
 
 if TYPE_CHECKING:
@@ -90,16 +90,16 @@ def evaluate_command(
         raise typer.BadParameter("--overwrite is for --save")
     sets = _find_sets(data, _scales(scale, model))
     way = EvalOptions(backend, tile, threads, quarters, self_ensemble)
-    shown = EvalProgress(quiet=quiet)
-    methods = _load_methods(sets, model, precision, reference, way, shown.building)
-    with shown.steps() as progress:
-        _check_images(sets, progress)
+    display = ProgressDisplay(quiet=quiet)
+    methods = _load_methods(sets, model, precision, reference, way, display.announce)
+    with display:
+        _check_images(sets, display.step)
     targets = None if save is None else Targets(save, sets, overwrite=overwrite)
     results = []
     for (folder, at_scale), pairs in sets.items():
-        with shown.steps() as progress:
-            results.append(_evaluate_set(folder, at_scale, pairs, methods[at_scale], targets, progress))
-        # Not before the progress line has gone: on a terminal each would be written into the other.
+        with display:
+            results.append(_evaluate_set(folder, at_scale, pairs, methods[at_scale], targets, display.step))
+        # After the row of progress is gone: on a terminal the two would be written into each other.
         if not as_json:
             typer.echo("\n".join([*([""] if len(results) > 1 else []), *as_table(results[-1])]))
     notes = _notes(methods)

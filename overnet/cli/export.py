@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from overnet.cli.common import interruptible, print_status
+from overnet.cli.progress import ProgressDisplay
 from overnet.files.onnx_metadata import PRECISIONS
 
 if TYPE_CHECKING:
@@ -105,10 +103,9 @@ def export_command(
         engine=_engine_options(target, shape, batch, workspace),
     )
     ensure_folder(output)
-    files = []
-    with _progress(quiet=quiet, lines=progress_lines) as progress:
-        for file in export(source, output, options, overwrite=overwrite, progress=progress):
-            files.append(file)
+    with ProgressDisplay(quiet=quiet) as display:
+        step = _print_json_step if progress_lines else display.step
+        files = list(export(source, output, options, overwrite=overwrite, progress=step))
     if not quiet:
         _print_table(files)
     if as_json or progress_lines:
@@ -147,23 +144,9 @@ def _engine_options(
     return None
 
 
-@contextmanager
-def _progress(*, quiet: bool, lines: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A line on the terminal that says what is being done; nothing elsewhere, or lines of JSON for another program."""
-    if lines:
-        yield lambda doing, done, total: typer.echo(json.dumps({"doing": doing, "done": done, "total": total}))
-        return
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda doing, done, total: bar.update(task, description=doing, completed=done, total=total or None)
+def _print_json_step(doing: str, done: int, total: int) -> None:
+    """Print a step for the program that started this one."""
+    typer.echo(json.dumps({"doing": doing, "done": done, "total": total}))
 
 
 def _print_table(files: list[ExportedFile]) -> None:

@@ -1,70 +1,122 @@
-"""What ``overnet eval`` shows while it works: how far it is, and that an engine is being built."""
+"""Progress of all commands: rows that vanish when the work is done on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
 from typing import TYPE_CHECKING
 
-from overnet.cli.common import print_status, terminal_bar
+from overnet.cli.common import print_status
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
+    from rich.progress import Progress, TaskID
 
-    from overnet.types import Progress
+    from overnet.runtime.live.report import LiveReport
+    from overnet.runtime.pipeline import PipelineReport
+
+_LIVE_SECONDS = 0.5  # between two updates of a live run's figures, so that they can be read
 
 
-class EvalProgress:
-    """On a terminal a line for each thing that is being done, gone when it is; elsewhere only what takes long is said.
+class ProgressDisplay:
+    """Rows of progress on standard error: a name, a bar, the time since the row appeared, and figures.
+
+    A context manager that may be entered again: rows are shown while it is entered and standard error is a terminal.
 
     Args:
-        quiet: show nothing.
+        quiet: show and print nothing.
+        step_lines: print each step as a line where there are no rows.
     """
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._bar: Bar | None = None
-        self._building: TaskID | None = None
-        self._last = ""
+    def __init__(self, *, quiet: bool, step_lines: bool = False) -> None:
+        self._quiet, self._step_lines = quiet, step_lines
+        self._rows: Progress | None = None
+        self._work: TaskID | None = None
+        self._wait: TaskID | None = None
+        self._announced = ""
 
-    @contextmanager
-    def steps(self) -> Iterator[Progress]:
-        """Show steps that are told within; on a terminal, and not elsewhere."""
-        if self._quiet or not sys.stderr.isatty():
-            yield lambda doing, done, total: None
-            return
-        with terminal_bar() as bar:
-            task = bar.add_task("", total=None)
+    def __enter__(self) -> ProgressDisplay:
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.table import Column
 
-            def step(doing: str, done: int, total: int) -> None:
-                self._end_building()
-                bar.update(task, description=doing, completed=done, total=total)
+            name = TextColumn("{task.description}", markup=False)
+            # On a narrow terminal the names and the bars become shorter, not the times.
+            elapsed = TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7))
+            figures = TextColumn("{task.fields[figures]}", markup=False)
+            columns = name, BarColumn(bar_width=24), elapsed, figures
+            # Standard output is for results, and may be a pipe or a file.
+            self._rows = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+            self._rows.start()
+        return self
 
-            self._bar = bar
-            try:
-                yield step
-            finally:
-                self._bar = self._building = None
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._rows is not None:
+            self._rows.stop()
+        self._rows = self._work = self._wait = None
 
-    def building(self, doing: str, done: int, total: int) -> None:
-        """Show what is done for an engine, as `overnet.runtime.upscaler.Upscaler` tells it, from whichever thread."""
-        if self._quiet:
-            return
-        if self._bar is not None:
-            # Below the line of the images, which wait for it. Only a new one can have no known end.
-            if doing != self._last:
-                self._end_building()
-            if self._building is None:
-                self._building = self._bar.add_task(doing, completed=done, total=total or None)
-            else:
-                self._bar.update(self._building, completed=done, total=total)
-        elif doing != self._last:
-            print_status(doing)
-        self._last = doing
+    def step(self, doing: str, done: int, total: int) -> None:
+        """Show a step of the work; `total` is 0 where the number of steps is not known."""
+        if self._rows is not None:
+            self._show_work(doing, done, total, f"{done}/{total}" if total else "")
+        elif self._step_lines and not self._quiet:
+            print_status(f"[{done + 1}/{total}] {doing}")
 
-    def _end_building(self) -> None:
-        if self._bar is not None and self._building is not None:
-            self._bar.remove_task(self._building)
-            self._building = None
+    def announce(self, doing: str, done: int, total: int) -> None:
+        """Show what the work waits for, such as the building of an engine; may be called from any thread.
+
+        It has a row below that of the work until the work goes on. Where there are no rows, a new `doing` is a line.
+        """
+        if self._rows is not None:
+            # A row that once had a known number of steps cannot lose it, so other work gets another row.
+            if self._wait is not None and doing != self._announced:
+                self._rows.remove_task(self._wait)
+                self._wait = None
+            self._wait = self._show(self._wait, doing, done, total, f"{done}/{total}" if total else "")
+        elif doing != self._announced:
+            print_status(doing, quiet=self._quiet)
+        self._announced = doing
+
+    def frames(self, name: str) -> Callable[[PipelineReport, int | None], None]:
+        """Return a function that shows a video's progress; call it once for each upscaled frame."""
+        counter = itertools.count(1)
+
+        def show(report: PipelineReport, expected: int | None) -> None:
+            done = next(counter)
+            rate = done / max(report.wall_seconds, 1e-9)
+            left = f", {timedelta(seconds=int((expected - done) / rate))} left" if expected and expected >= done else ""
+            self._show_work(name, done, expected, f"{done}/{expected or '?'} frames, {rate:.1f} fps{left}")
+
+        return show
+
+    def live(self) -> Callable[[LiveReport], None]:
+        """Return a function that shows the figures of a live run; call it as often as they change."""
+        shown = 0.0
+
+        def show(report: LiveReport) -> None:
+            nonlocal shown
+            if self._rows is not None and report.frames and time.monotonic() - shown >= _LIVE_SECONDS:
+                shown = time.monotonic()
+                self._show_work(report.line(), 0, None, "")
+
+        return show
+
+    def _show_work(self, name: str, done: int, total: int | None, figures: str) -> None:
+        if self._rows is not None and self._wait is not None:
+            self._rows.remove_task(self._wait)
+            self._wait = None
+        self._work = self._show(self._work, name, done, total, figures)
+
+    def _show(self, row: TaskID | None, name: str, done: int, total: int | None, figures: str) -> TaskID | None:
+        if self._rows is None:
+            return None
+        if row is None:
+            return self._rows.add_task(name, completed=done, total=total or None, figures=figures)
+        self._rows.update(row, description=name, completed=done, total=total or None, figures=figures)
+        return row

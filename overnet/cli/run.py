@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overnet.cli.common import interruptible, print_error, print_status
+from overnet.cli.progress import ProgressDisplay
 from overnet.cli.stream_options import (
     AttemptsOption,
     CameraRateOption,
@@ -139,6 +139,7 @@ def run_command(
 
     if scale is not None and height is not None:
         raise typer.BadParameter("--scale and --height exclude each other")
+    display = ProgressDisplay(quiet=quiet)
     options = VideoOptions(start_seconds=start, max_frames=frames, codec=codec, crf=crf)
     make_upscaler = functools.partial(
         Upscaler,
@@ -154,7 +155,7 @@ def run_command(
         slots=slots,
         zero_copy=zero_copy,
         cuda_graphs=cuda_graphs,
-        on_progress=_BuildProgress(quiet=quiet),
+        on_progress=display.announce,
     )
     stream_options = StreamOptions(
         show=show,
@@ -192,12 +193,14 @@ def run_command(
 
         pipe = PipeRun(stream)
         plan, upscale = Plan([pipe.job], []), pipe.upscale
-    upscaler = make_upscaler()
+    with display:
+        upscaler = make_upscaler()
     outcomes: list[Outcome] = []
     failures: list[tuple[Path, OverNetError]] = []
     for job in plan.jobs:
         try:
-            outcome = _run_job(job, upscaler, options, overwrite=overwrite, quiet=quiet, upscale=upscale)
+            with display:
+                outcome = _run_job(job, upscaler, options, overwrite=overwrite, display=display, upscale=upscale)
         except OverNetError as error:
             if len(plan.jobs) + len(plan.kept) == 1:
                 raise
@@ -248,66 +251,24 @@ def _default_scale(model: Path | None, height: int | None) -> float:
     return 2
 
 
-class _BuildProgress:
-    """Says on a terminal how far the building of an engine is, and elsewhere what is being done, a line each."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet, self._is_terminal = quiet, sys.stderr.isatty()
-        self._last = ""
-
-    def __call__(self, doing: str, done: int, total: int) -> None:
-        """Take a step, from whichever thread."""
-        if self._is_terminal and not self._quiet:
-            share = f" {done}/{total}" if total else ""
-            # Over the line before, which may have been longer.
-            typer.echo(f"\r{f'{doing}{share}'[:78]:<78}\r", err=True, nl=False)
-        elif doing != self._last:
-            print_status(doing, quiet=self._quiet)
-        self._last = doing
-
-
 def _run_job(
     job: Job,
     upscaler: Upscaler,
     options: VideoOptions,
     *,
     overwrite: bool,
-    quiet: bool,
+    display: ProgressDisplay,
     upscale: Callable[..., Outcome] | None,
 ) -> Outcome:
     """Upscale one file, or by `upscale` what goes through a pipe."""
+    from overnet.files.atomic import printable
     from overnet.runtime.upscale_file import upscale_image, upscale_video
 
     if job.kind == "image":
         return upscale_image(job, upscaler, overwrite=overwrite)
 
     upscale = upscale or functools.partial(upscale_video, job, options=options, overwrite=overwrite)
-    if quiet or not sys.stderr.isatty():
-        return upscale(upscaler=upscaler)
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("frames, {task.fields[fps]:.1f} fps,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=Console(stderr=True),
-        transient=True,
-    ) as progress:
-        task = progress.add_task(job.source.name.replace("[", r"\["), total=None, fps=0.0)
-        return upscale(
-            upscaler=upscaler,
-            on_frame=lambda report, expected: progress.update(
-                task,
-                advance=1,
-                total=expected,
-                fps=(progress.tasks[task].completed + 1) / max(report.wall_seconds, 1e-9),
-            ),
-        )
+    return upscale(upscaler=upscaler, on_frame=display.frames(printable(job.source.name)))
 
 
 def _summary(outcome: Outcome) -> str:

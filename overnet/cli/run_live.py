@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from overnet.cli.common import print_error, print_status
+from overnet.cli.progress import ProgressDisplay
 from overnet.cli.stream_options import (
     RAW_ONLY,
     StreamRun,
@@ -27,10 +25,7 @@ from overnet.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from overnet.runtime.live.open import LiveSink
-    from overnet.runtime.live.report import LiveReport
     from overnet.runtime.live.run import LiveOutcome
-
-_STATUS_SECONDS = 0.5
 
 
 def run_live_command(run: StreamRun) -> None:
@@ -76,14 +71,14 @@ def run_live_command(run: StreamRun) -> None:
             stack.callback(sink.pipe.close)
         upscaler = stack.enter_context(run.make_upscaler())
         preview = stack.enter_context(PreviewWindow(f"OverNet: {run.source.name}")) if options.show else None
-        with _status_line(quiet=run.quiet) as on_status:
+        with ProgressDisplay(quiet=run.quiet) as display:
             outcome = run_live(
                 source,
                 upscaler,
                 None if sink is None else sink.open,
                 preview=preview,
                 limits=LiveLimits(options.duration, run.video.max_frames),
-                on_status=on_status,
+                on_status=display.live(),
             )
         backend = upscaler.backend_name
     _tell_live(run, outcome, backend)
@@ -124,28 +119,6 @@ def _live_sink(run: StreamRun, *, transport: str, hardware: Any) -> LiveSink | N
     )
     sink.check()
     return sink
-
-
-@contextlib.contextmanager
-def _status_line(*, quiet: bool) -> Iterator[Callable[[LiveReport], None]]:
-    """A line on the terminal that says how it goes."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda report: None
-        return
-    told = 0.0
-
-    def tell(report: LiveReport) -> None:
-        nonlocal told
-        if report.frames and time.monotonic() - told >= _STATUS_SECONDS:
-            told = time.monotonic()
-            sys.stderr.write(f"\r\x1b[K{report.line()}")
-            sys.stderr.flush()
-
-    try:
-        yield tell
-    finally:
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
 
 
 def _tell_live(run: StreamRun, outcome: LiveOutcome, backend: str) -> None:
