@@ -1,6 +1,6 @@
-"""The commands: ``overnet`` with its subcommands, of which ``overnet-run``, ``-export`` and ``-bench`` are three.
+"""The commands: ``overnet`` with its subcommands, and ``overnet-run``, ``overnet-export`` and ``overnet-bench``.
 
-Each command imports what it needs when it runs, so that ``--help`` answers at once.
+Each command imports its libraries when it runs, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from typer.core import TyperCommand
 
 from overnet._version import __version__
 from overnet.cli.bench import bench_command
-from overnet.cli.common import PLAIN, SeveralValuesCommand, interruptible, print_error
+from overnet.cli.common import PLAIN, SeveralValuesCommand, command, print_error
 from overnet.cli.eval import evaluate_command
 from overnet.cli.export import export_command
+from overnet.cli.options import JsonOption
 from overnet.cli.run import run_command
 from overnet.cli.train import train_command
 from overnet.errors import InterruptedRun, OverNetError
 
 app = typer.Typer(
     name="overnet",
-    help="OverNet super-resolution: upscales images and videos on a plain CPU.",
+    help="OverNet super-resolution: upscale images and videos.",
     **PLAIN,
 )
 
@@ -41,10 +42,10 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _overnet(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """OverNet super-resolution: upscales images and videos on a plain CPU."""
+    """OverNet super-resolution: upscale images and videos."""
 
 
 app.command("run")(run_command)
@@ -55,55 +56,53 @@ app.command("bench", cls=SeveralValuesCommand)(bench_command)
 
 
 @app.command()
-@interruptible
-def info(as_json: Annotated[bool, typer.Option("--json", help="As one line of JSON.")] = False) -> None:
-    """Show versions, the backends that are there and why others are not, and the bundled models."""
+@command
+def info(as_json: JsonOption = False) -> None:
+    """Show versions, which backends work and why others do not, GPUs, and the bundled models."""
     from overnet.runtime.inventory import describe, take_inventory
 
     inventory = take_inventory()
     typer.echo(json.dumps(inventory) if as_json else describe(inventory))
 
 
-# The commands that are programs of their own, and what each means without arguments: where something is missing then,
-# the help says more than an error.
+# The commands that are also programs, and their default arguments: the help where arguments are required.
 _PROGRAMS: dict[str, tuple[Callable[..., None], type[TyperCommand], Sequence[str]]] = {
     "overnet-run": (run_command, TyperCommand, ("--help",)),
     "overnet-export": (export_command, TyperCommand, ("--help",)),
     "overnet-bench": (bench_command, SeveralValuesCommand, ()),
 }
 
-# Options by the names that they had in a README once: they go on working, and are not in the help.
+# Names of options in earlier READMEs, which are still accepted but not in the help.
 _RENAMED_OPTIONS = {"--rivals": "--baselines", "--rival-models": "--baseline-models"}
 
 
-def _command_line(prog: str, argv: Sequence[str]) -> tuple[typer.Typer, Sequence[str]]:
-    """Return the commands of a program, and its arguments or what it means without any."""
-    if prog not in _PROGRAMS:
-        return app, argv or ("--help",)
-    function, kind, default_argv = _PROGRAMS[prog]
-    program = typer.Typer(**PLAIN)
-    program.command(cls=kind)(function)
-    return program, argv or default_argv
-
-
 def _stop(signal_number: int, frame: FrameType | None) -> None:
-    """What a service manager sends ends a run as Ctrl-C does: with a playable file."""
+    """Let SIGTERM, which service managers send, end a run as Ctrl-C does: with a playable file."""
     raise KeyboardInterrupt
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "overnet") -> int:
-    """Run a command line in this process; expected errors become one line on stderr and an exit code.
+    """Run a command line in this process; an expected error becomes one line on standard error and an exit code.
 
     Args:
-        argv: the arguments; those of this process where there are none.
+        argv: the arguments; None for those of this process.
         prog: the program: ``overnet``, or one of its commands by its own name, such as ``overnet-run``.
+
+    Returns:
+        The exit code.
     """
-    # OpenCV would write remarks of its own about damaged files; ours is the one line that is read.
+    # Without this OpenCV prints its own remarks on damaged files.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    words = sys.argv[1:] if argv is None else argv
-    commands, arguments = _command_line(prog, [_RENAMED_OPTIONS.get(word, word) for word in words])
+    program, arguments = app, [_RENAMED_OPTIONS.get(word, word) for word in (sys.argv[1:] if argv is None else argv)]
+    default_arguments: Sequence[str] = ("--help",)
+    if prog in _PROGRAMS:
+        function, kind, default_arguments = _PROGRAMS[prog]
+        program = typer.Typer(**PLAIN)
+        program.command(cls=kind)(function)
     try:
-        result = typer.main.get_command(commands).main(args=list(arguments), prog_name=prog, standalone_mode=False)
+        result = typer.main.get_command(program).main(
+            args=arguments or list(default_arguments), prog_name=prog, standalone_mode=False
+        )
         return result if isinstance(result, int) else 0
     except OverNetError as error:
         print_error(error)
@@ -112,23 +111,24 @@ def main(argv: Sequence[str] | None = None, prog: str = "overnet") -> int:
         print_error(f"out of memory ({error})" if str(error) else "out of memory")
         return 1
     except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody left to tell.
+        # The reader of the output is gone; do not let Python report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        # Wrong usage: Typer's own exceptions, which carry the message and the exit code.
+        # Wrong usage: an exception of Typer, with the message, the exit code and the command it is about.
         if not hasattr(error, "format_message"):
             raise
-        print_error(f"{error.format_message()} ({prog} --help shows how)")
+        context = getattr(error, "ctx", None)
+        print_error(f"{error.format_message()} ({context.command_path if context else prog} --help shows how)")
         return int(getattr(error, "exit_code", 2))
 
 
 def run_program(prog: str = "overnet") -> NoReturn:
-    """Be the program `prog`: run its command line, and end this process with its exit code."""
+    """Run the command line of the program `prog`, and end this process with its exit code."""
     signal.signal(signal.SIGTERM, _stop)
     code = main(prog=prog)
     if code == InterruptedRun.exit_code:
-        # Everything is written or removed; a backend in the middle of a large image is not waited for.
+        # Files are written or removed by now; do not wait for a backend that computes a large image.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -136,15 +136,15 @@ def run_program(prog: str = "overnet") -> NoReturn:
 
 
 def main_run() -> NoReturn:
-    """``overnet-run``: the same as ``overnet run``."""
+    """Run ``overnet-run``, which is ``overnet run``."""
     run_program("overnet-run")
 
 
 def main_export() -> NoReturn:
-    """``overnet-export``: the same as ``overnet export``."""
+    """Run ``overnet-export``, which is ``overnet export``."""
     run_program("overnet-export")
 
 
 def main_bench() -> NoReturn:
-    """``overnet-bench``: the same as ``overnet bench``."""
+    """Run ``overnet-bench``, which is ``overnet bench``."""
     run_program("overnet-bench")

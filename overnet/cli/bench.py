@@ -1,4 +1,4 @@
-"""``overnet bench``, which is ``overnet-bench``: latency, memory, quality and power of backends, in one report."""
+"""``overnet bench`` and ``overnet-bench``: measure latency, memory, quality and power of backends."""
 
 from __future__ import annotations
 
@@ -7,109 +7,178 @@ import math
 import os
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
-from overnet.cli.common import interruptible, print_error, print_status
+from overnet.cli.common import command, print_error, print_status
+from overnet.cli.options import (
+    BackendsOption,
+    DeviceOption,
+    ModelOption,
+    OverwriteOption,
+    PrecisionsOption,
+    ProviderOption,
+    QuietOption,
+    SlotsOption,
+    ThreadsOption,
+)
 from overnet.cli.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     from overnet.benchmarks.compare_runs import RunComparison
     from overnet.benchmarks.results import BenchmarkRun
 
-# Standard output, where a file is asked for.
 _STDOUT = Path("-")
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.1, 3600.0
-# What is still of use where nothing is measured.
+# The options that have an effect with --results, where nothing is measured.
 _REPORTING = ("report", "markdown", "plots", "json_file", "results", "compare", "fail_above", "overwrite", "quiet")
 
 
-@interruptible
+@dataclass(frozen=True)
+class OutputOptions:
+    """Files to write; they are checked before anything is measured."""
+
+    report: Annotated[Path | None, Option(metavar="FILE", help="Write the report: one HTML file, usable offline.")] = (
+        None
+    )
+    markdown: Annotated[Path | None, Option(metavar="FILE", help="Write the tables as Markdown.")] = None
+    plots: Annotated[Path | None, Option(metavar="DIR", help="Write the plots as PNG files.")] = None
+    json_file: Annotated[
+        Path | None, Option("--json", metavar="FILE", help="Write all results as JSON; - for standard output.")
+    ] = None
+    overwrite: OverwriteOption = False
+
+    def check(self) -> None:
+        """Refuse now what could not be written at the end.
+
+        Raises:
+            OutputError: a file exists already, or its folder does not or is not writable.
+            MissingDependency: the library that draws plots is not installed.
+        """
+        from overnet.errors import OutputError, printable, require
+        from overnet.files.atomic import exists_already
+
+        # The folder of the plots is made; which plots there are depends on the results.
+        for path in (self.report, self.markdown, self.json_file):
+            if path is None or path == _STDOUT:
+                continue
+            if path.is_dir():
+                raise OutputError(f"{printable(path)} is a folder")
+            if path.exists() and not self.overwrite:
+                raise exists_already(path)
+            if not path.absolute().parent.is_dir():
+                raise OutputError(f"{printable(path)} cannot be written: there is no such folder")
+            if not os.access(path.absolute().parent, os.W_OK):
+                raise OutputError(f"{printable(path)} cannot be written: its folder is not writable")
+        if self.plots is not None:
+            if self.plots.exists() and not self.plots.is_dir():
+                raise OutputError(f"{printable(self.plots)} is not a folder")
+            require("matplotlib", extra="bench", purpose="drawing plots")
+
+    def write(self, run: BenchmarkRun, comparison: RunComparison | None) -> list[Path]:
+        """Write all files, the results first because they cannot be made again; return their paths."""
+        from overnet.benchmarks.results import write_run
+        from overnet.files.atomic import atomic_write
+
+        written = []
+        if self.json_file == _STDOUT:
+            typer.echo(json.dumps(run.to_json(), allow_nan=False))
+        elif self.json_file is not None:
+            write_run(run, self.json_file, overwrite=self.overwrite)
+            written.append(self.json_file)
+        if self.report is not None:
+            from overnet.benchmarks.report.html_report import html_report
+
+            with atomic_write(self.report, overwrite=self.overwrite) as temporary:
+                temporary.write_text(html_report(run, comparison), encoding="utf-8")
+            written.append(self.report)
+        if self.markdown is not None:
+            from overnet.benchmarks.report.markdown_report import markdown_report
+
+            with atomic_write(self.markdown, overwrite=self.overwrite) as temporary:
+                temporary.write_text(markdown_report(run, comparison), encoding="utf-8")
+            written.append(self.markdown)
+        if self.plots is not None:
+            from overnet.benchmarks.report.plots import write_plots
+
+            written += write_plots(run, self.plots, overwrite=self.overwrite)
+        return written
+
+
+@command
 def bench_command(
     context: typer.Context,
     *,
-    backend: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="auto, openvino, onnxruntime, torch, tensorrt or tensorrt-rtx; repeat for more. Default: auto."
-        ),
+    backend: BackendsOption = None,
+    scale: Annotated[
+        list[int] | None, Option(metavar="N", help="Scale, 2 to 8; repeat for several. Default: 2.")
     ] = None,
-    scale: Annotated[list[int] | None, typer.Option(help="A scale; repeat for more. Default: 2.")] = None,
     size: Annotated[
         list[str] | None,
-        typer.Option(metavar="WIDTHxHEIGHT", help="Of the input; repeat for more. Default: 640x360."),
+        Option(metavar="WIDTHxHEIGHT", help="Size of the input in pixels; repeat for several. Default: 640x360."),
     ] = None,
-    precision: Annotated[
-        list[str] | None,
-        typer.Option(help="fp32, fp16, bf16 or int8; repeat for more. Default: the backend's usual one."),
-    ] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="ONNX file, engine, folder of them, or checkpoint. Default: the bundled one.")
-    ] = None,
-    seconds: Annotated[float, typer.Option(help="How long each case is timed, and at least ten runs.")] = 10.0,
-    batch: Annotated[int, typer.Option(help="Images given at once.")] = 1,
+    precision: PrecisionsOption = None,
+    model: ModelOption = None,
+    seconds: Annotated[
+        float, Option(metavar="SECONDS", help="Time to measure each case for, 0.1 to 3600, and at least ten runs.")
+    ] = 10.0,
+    batch: Annotated[int, Option(metavar="N", help="Images in a batch.")] = 1,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Real images to judge results on. Default: photographs that come along."),
+        Option(metavar="DIR", help="Images to measure quality on. Default: photographs in the package."),
     ] = None,
     baselines: Annotated[
-        bool,
-        typer.Option("--baselines", help="Time, in turns, what one would pick instead; as far as it is installed."),
+        bool, Option("--baselines", help="Also time, in turns, what is installed of the usual alternatives.")
     ] = False,
     baseline_models: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Models for OpenCV's dnn_superres and for ncnn.")
+        Path | None, Option(metavar="DIR", help="With --baselines: models for OpenCV's dnn_superres and for ncnn.")
     ] = None,
     video: Annotated[
-        bool, typer.Option("--video/--no-video", help="Also upscale a short clip from file to file, by stage.")
+        bool, Option("--video/--no-video", help="Also upscale a short clip from file to file, timed by stage.")
     ] = True,
     power: Annotated[
-        bool, typer.Option("--power/--no-power", help="Measure power, clocks and temperatures where they can be read.")
+        bool, Option("--power/--no-power", help="Measure power, clocks and temperatures where they can be read.")
     ] = True,
     sustained: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Also run each case without pause, to see whether speed holds.")
+        float,
+        Option(metavar="SECONDS", help="Also run each case without pause for this time, at most 3600; 0: do not."),
     ] = 0.0,
     memory: Annotated[
         float | None,
-        typer.Option(
-            metavar="GIGABYTES", help="Tell for how large an image so much is enough. Default: what there is."
+        Option(
+            metavar="GIGABYTES",
+            help="Report the largest image that fits in this much memory. Default: the available memory.",
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads to compute with. Default: one a core.")] = None,
-    device: Annotated[int, typer.Option(metavar="N", help="Which GPU, counted from 0.")] = 0,
-    provider: Annotated[
-        str, typer.Option(help="With --backend onnxruntime: cpu, cuda, tensorrt or tensorrt-rtx.")
-    ] = "cpu",
-    slots: Annotated[int, typer.Option(help="Frames that are on their way on a GPU at once, 1 to 16.")] = 3,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the report: one HTML file that needs no network.")
-    ] = None,
-    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the tables for a README.")] = None,
-    plots: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the plots as PNG files.")] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all results; - for standard output.")
-    ] = None,
+    threads: ThreadsOption = None,
+    device: DeviceOption = 0,
+    provider: ProviderOption = "cpu",
+    slots: SlotsOption = 3,
+    outputs: OutputOptions,
     results: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Measure nothing: report on, or compare, an earlier run's JSON."),
+        Option(metavar="FILE", help="Measure nothing: report on, or compare, the JSON of an earlier run."),
     ] = None,
     compare: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="An earlier run's JSON to compare this run with.")
+        Path | None, Option(metavar="FILE", help="JSON of an earlier run to compare this run with.")
     ] = None,
     fail_above: Annotated[
         float | None,
-        typer.Option(
-            metavar="PERCENT", help="With --compare: exit code 1 where a case is worse by more, and not by chance."
+        Option(
+            metavar="PERCENT",
+            help="With --compare: exit with 1 where a case is worse by more than this, and not by chance.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no tables.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Measure latency, throughput, memory, quality and power of backends on this machine.
 
-    Each case runs in a process of its own: a warm-up, then at least ten runs and so many seconds. Beside every speed
-    stands how near its images are to the network's exact result.
+    Each case runs in a process of its own: a warm-up, then at least ten runs and --seconds. Each speed is reported
+    with the distance of its images from the network's exact result.
     """
     from overnet.benchmarks.baselines.race import ImageSize
     from overnet.benchmarks.benchmark import run_benchmark
@@ -119,17 +188,16 @@ def bench_command(
     from overnet.errors import InterruptedRun
 
     if fail_above is not None and compare is None:
-        raise typer.BadParameter("--fail-above is for --compare")
+        raise typer.BadParameter("--fail-above needs --compare")
     if baseline_models is not None and not baselines:
-        raise typer.BadParameter("--baseline-models is for --baselines")
+        raise typer.BadParameter("--baseline-models needs --baselines")
     if results is not None:
-        _check_nothing_to_measure(context)
+        _refuse_measuring_options(context)
     _check_ranges({"--fail-above": fail_above, "--memory": memory}, low=0.0, high=math.inf)
     _check_ranges({"--seconds": seconds}, low=_SHORTEST_SECONDS, high=_LONGEST_SECONDS)
     _check_ranges({"--sustained": sustained}, low=0.0, high=_LONGEST_SECONDS)
-    outputs = _Outputs(report, markdown, plots, json_file, overwrite=overwrite)
     outputs.check()
-    # Before an hour is spent on what is then to be compared with it.
+    # Read before the measurement, so that a broken file is not found after an hour.
     old = None if compare is None else read_run(compare)
     options = BenchmarkOptions(
         backends=list(dict.fromkeys(backend or ["auto"])),
@@ -149,23 +217,22 @@ def bench_command(
         device=device,
         provider=provider,
         slots=slots,
-        images=report is not None or json_file is not None,
+        images=outputs.report is not None or outputs.json_file is not None,
         memory_bytes=None if memory is None else int(memory * 1e9),
     )
     if results is not None:
         run = read_run(results)
     else:
         with ProgressDisplay(quiet=quiet, step_lines=True) as display:
-            run = run_benchmark(options, command=_command(), on_progress=display.step)
+            run = run_benchmark(options, command=[Path(sys.argv[0]).name, *sys.argv[1:]], on_progress=display.step)
     comparison = None if old is None else compare_runs(old, run, fail_above_percent=fail_above)
-    if json_file != _STDOUT and not quiet:
-        # Before files are written: where that fails, as on a full disk, these are what is left.
+    if outputs.json_file != _STDOUT and not quiet:
+        # Printed before files are written: if that fails, as on a full disk, the figures are not lost.
         _print_tables(run, comparison)
-    outputs.write(run, comparison)
-    for path in outputs.written:
-        print_status(f"{path}", quiet=quiet)
+    for path in outputs.write(run, comparison):
+        print_status(str(path), quiet=quiet)
     if run.interrupted and results is None:
-        raise InterruptedRun("interrupted; what was measured until then is kept")
+        raise InterruptedRun("interrupted; the cases measured before that are kept")
     problems = [f"worse than allowed: {line}" for line in (comparison.regressions if comparison is not None else [])]
     if all(result.error for result in run.results):
         problems += [f"no case could be measured: {result.case.title}: {result.error}" for result in run.results[:1]]
@@ -175,13 +242,12 @@ def bench_command(
         raise typer.Exit(1)
 
 
-def _check_nothing_to_measure(context: typer.Context) -> None:
-    """Refuse, beside --results, options that would change what is measured: they would be of no effect."""
+def _refuse_measuring_options(context: typer.Context) -> None:
+    """Refuse options that would change what is measured: with --results they have no effect."""
     for parameter in context.command.params:
-        name = parameter.name or ""
-        source = context.get_parameter_source(name)
-        if name not in _REPORTING and source is not None and source.name == "COMMANDLINE":
-            raise typer.BadParameter(f"{parameter.opts[0]} changes nothing with --results: nothing is measured then")
+        given = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in _REPORTING and given is not None and given.name == "COMMANDLINE":
+            raise typer.BadParameter(f"{parameter.opts[0]} changes nothing with --results, which measures nothing")
 
 
 def _check_ranges(values: dict[str, float | None], *, low: float, high: float) -> None:
@@ -191,11 +257,6 @@ def _check_ranges(values: dict[str, float | None], *, low: float, high: float) -
             raise typer.BadParameter(f"{name} is {value:g}; it must be from {low:g}{most}")
 
 
-def _command() -> list[str]:
-    """What was typed, without the folder that the program lies in."""
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]
-
-
 def _parse_size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
     if not found or not int(found[1]) or not int(found[2]):
@@ -203,76 +264,11 @@ def _parse_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-class _Outputs:
-    """The files to write; all of them are refused before anything is measured, not after."""
-
-    def __init__(
-        self, report: Path | None, markdown: Path | None, plots: Path | None, json_file: Path | None, *, overwrite: bool
-    ) -> None:
-        self._report, self._markdown, self._plots, self._json = report, markdown, plots, json_file
-        self._overwrite = overwrite
-        self.written: list[Path] = []
-
-    def check(self) -> None:
-        """Refuse what would be refused at the end.
-
-        Raises:
-            OutputError: a file is there already, or its folder is not.
-            MissingDependency: what draws plots is not installed.
-        """
-        from overnet.errors import OutputError, printable, require
-        from overnet.files.atomic import exists_already
-
-        # Of plots the folder is made, and which there are depends on the results.
-        for path in (self._report, self._markdown, self._json):
-            if path is None or path == _STDOUT:
-                continue
-            if path.is_dir():
-                raise OutputError(f"{printable(path)} is a folder")
-            if path.exists() and not self._overwrite:
-                raise exists_already(path)
-            if not path.absolute().parent.is_dir():
-                raise OutputError(f"{printable(path)} cannot be written: there is no such folder")
-            if not os.access(path.absolute().parent, os.W_OK):
-                raise OutputError(f"{printable(path)} cannot be written: its folder is not writable")
-        if self._plots is not None:
-            if self._plots.exists() and not self._plots.is_dir():
-                raise OutputError(f"{printable(self._plots)} is no folder")
-            require("matplotlib", extra="bench", purpose="drawing plots")
-
-    def write(self, run: BenchmarkRun, comparison: RunComparison | None) -> None:
-        """Write all of them, the results first: they cannot be had again."""
-        from overnet.benchmarks.results import write_run
-        from overnet.files.atomic import atomic_write
-
-        if self._json == _STDOUT:
-            typer.echo(json.dumps(run.to_json(), allow_nan=False))
-        elif self._json is not None:
-            write_run(run, self._json, overwrite=self._overwrite)
-            self.written.append(self._json)
-        if self._report is not None:
-            from overnet.benchmarks.report.html_report import html_report
-
-            with atomic_write(self._report, overwrite=self._overwrite) as temporary:
-                temporary.write_text(html_report(run, comparison), encoding="utf-8")
-            self.written.append(self._report)
-        if self._markdown is not None:
-            from overnet.benchmarks.report.markdown_report import markdown_report
-
-            with atomic_write(self._markdown, overwrite=self._overwrite) as temporary:
-                temporary.write_text(markdown_report(run, comparison), encoding="utf-8")
-            self.written.append(self._markdown)
-        if self._plots is not None:
-            from overnet.benchmarks.report.plots import write_plots
-
-            self.written += write_plots(run, self._plots, overwrite=self._overwrite)
-
-
 def _print_tables(run: BenchmarkRun, comparison: RunComparison | None) -> None:
     from rich.console import Console
 
     from overnet.benchmarks.report.markdown_report import console_tables
 
-    # A pipe or a file has no width; rich would fold tables to 80 characters.
+    # For a pipe or a file, which have no width, rich would wrap tables to 80 characters.
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(console_tables(run, comparison))

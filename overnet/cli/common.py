@@ -1,8 +1,10 @@
-"""What the commands share: how they are set up, how they speak, and what Ctrl-C is to them."""
+"""Set-up that all commands share: how their functions become commands, and how they print."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -15,40 +17,61 @@ from overnet.errors import InterruptedRun
 PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
 
 
-def interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """Make Ctrl-C an error like others: Typer would end the program without a word."""
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Prepare a function for Typer.
 
-    @functools.wraps(command)
-    def interruptible_command(*arguments: Any, **options: Any) -> None:
+    A parameter whose type is a dataclass becomes one option for each field, and Ctrl-C becomes an `InterruptedRun`:
+    Typer would end the program without a message.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, type[Any]] = {}
+    for parameter in signature.parameters.values():
+        group = parameter.annotation
+        if not (isinstance(group, type) and dataclasses.is_dataclass(group)):
+            parameters.append(parameter)
+            continue
+        groups[parameter.name] = group
+        types = inspect.get_annotations(group, eval_str=True)
+        for field in dataclasses.fields(group):
+            default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+            option = inspect.Parameter(field.name, parameter.kind, default=default, annotation=types[field.name])
+            parameters.append(option)
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **options: Any) -> None:
+        for name, group in groups.items():
+            options[name] = group(**{field.name: options.pop(field.name) for field in dataclasses.fields(group)})
         try:
-            command(*arguments, **options)
+            function(*arguments, **options)
         except KeyboardInterrupt as error:
             raise InterruptedRun("interrupted") from error
 
-    return interruptible_command
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run
 
 
 class SeveralValuesCommand(TyperCommand):
     """A command without arguments, whose repeatable options also take several values at once: ``--scale 2 3 4``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Write ``--scale 2 3`` out as ``--scale 2 --scale 3``, and go on as usual."""
+        """Parse ``--scale 2 3`` as ``--scale 2 --scale 3``."""
         repeatable = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
-        written_out: list[str] = []
+        expanded: list[str] = []
         for word in args:
             # A value that follows another value.
-            if not word.startswith("-") and len(written_out) > 1 and written_out[-2] in repeatable:
-                written_out.append(written_out[-2])
-            written_out.append(word)
-        return super().parse_args(ctx, written_out)
+            if not word.startswith("-") and len(expanded) > 1 and expanded[-2] in repeatable:
+                expanded.append(expanded[-2])
+            expanded.append(word)
+        return super().parse_args(ctx, expanded)
 
 
 def print_status(text: str, *, quiet: bool = False) -> None:
-    """Print a line on stderr, for people; stdout is for results."""
+    """Print a line for people on standard error; standard output is for results."""
     if not quiet:
         typer.echo(text, err=True)
 
 
 def print_error(error: BaseException | str) -> None:
-    """Print an error as one line on stderr."""
+    """Print an error as one line on standard error."""
     typer.echo(f"overnet: {' '.join(str(error).split())}", err=True)

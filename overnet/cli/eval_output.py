@@ -1,4 +1,4 @@
-"""What ``overnet eval --save`` writes: each result, and the detail that gained most by it."""
+"""The files of ``overnet eval --save``: each result, and its most improved detail side by side with others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from overnet.imaging.image_files import check_target
 from overnet.imaging.image_io import DecodedImage, write_image
 from overnet.types import Image
 
-# The side of the square that is shown enlarged, in pixels of the high-resolution image, and how tall it becomes.
+# The side of the square detail in pixels of the high-resolution image, and its height when it is enlarged.
 _DETAIL = 96
 _DETAIL_SHOWN = 288
 
@@ -21,20 +21,19 @@ _ORIGINAL = "original"
 
 
 def set_name(folder: Path) -> str:
-    """What a set is called: as its folder is."""
+    """Return the name of a set: that of its folder."""
     return folder.resolve().name or "set"
 
 
 class Targets:
-    """Where results go: ``FOLDER/SET/x2/NAME.png`` and ``FOLDER/SET/x2/side_by_side/NAME.png``.
+    """The files to write: ``FOLDER/SET/x2/NAME.png`` and ``FOLDER/SET/x2/side_by_side/NAME.png``.
 
     Args:
-        folder: made where it is missing, with those inside.
+        folder: created if missing, with the folders in it.
         sets: the pairs of each set at each scale.
-        overwrite: whether existing files are replaced.
 
     Raises:
-        InputError: two sets are called the same.
+        InputError: two sets have the same name.
         OutputError: a file exists already, is a test image itself, or could not be written.
     """
 
@@ -64,7 +63,7 @@ class Targets:
         return place / f"{pair.name}.png", place / "side_by_side" / f"{pair.name}.png"
 
     def write(self, source: Path, scale: int, comparison: Comparison, *, before: str, after: str) -> None:
-        """Write what the method `after` made of an image, and all methods' results where it gained most on `before`.
+        """Write the image of the method `after`, and beside the others the detail where it gained most over `before`.
 
         Raises:
             OutputError: a file cannot be written.
@@ -75,10 +74,7 @@ class Targets:
 
 
 def draw_comparison(comparison: Comparison, *, before: str, after: str) -> Image:
-    """Draw the original with a frame around where one method gained most over another, and that part of all, enlarged.
-
-    Args:
-        before, after: the two methods.
+    """Draw the original, and enlarged in each image the detail where `after` gained most over `before`.
 
     Returns:
         H x W x 3 uint8 RGB.

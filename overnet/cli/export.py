@@ -1,4 +1,4 @@
-"""``overnet export``, which is ``overnet-export``: turns a checkpoint or an ONNX file into checked files."""
+"""``overnet export`` and ``overnet-export``: make verified ONNX files and engines of a checkpoint or an ONNX file."""
 
 from __future__ import annotations
 
@@ -8,70 +8,74 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from overnet.cli.common import interruptible, print_status
+from overnet.cli.common import command, print_status
+from overnet.cli.options import JsonOption, OverwriteOption, QuietOption
 from overnet.cli.progress import ProgressDisplay
 from overnet.files.onnx_metadata import PRECISIONS
 
 if TYPE_CHECKING:
     from overnet.export.exporter import ExportedFile
     from overnet.export.options import EngineOptions
-    from overnet.export.verify.comparison import Parity
-
-TARGETS = ("onnx", "tensorrt", "tensorrt-rtx")
 
 
-@interruptible
+@command
 def export_command(
     source: Annotated[
         Path | None,
-        typer.Argument(help="A checkpoint, or an ONNX file of ours. Default: the bundled weights.", show_default=False),
+        Argument(help="Checkpoint, or ONNX file of this program. Default: the bundled weights.", show_default=False),
     ] = None,
     scale: Annotated[
-        list[int] | None, typer.Option(help="A scale; repeat for more. Default: 2, 3 and 4, or the ONNX file's.")
+        list[int] | None,
+        Option(metavar="N", help="Scale; repeat for several. Default: 2, 3 and 4, or the ONNX file's own."),
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(
-            help="Of the arithmetic inside: fp32, fp16, bf16 or int8. Default: fp16, or an ONNX file's own below fp32."
+        Option(
+            metavar="TYPE",
+            help="Arithmetic in the graph: fp32, fp16, bf16 or int8. Default: fp16, or an ONNX file's own below fp32.",
         ),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="onnx, tensorrt or tensorrt-rtx. Default: tensorrt where it can be built, else onnx."),
+        Option(metavar="NAME", help="onnx, tensorrt or tensorrt-rtx. Default: tensorrt if it can be built, else onnx."),
     ] = None,
     shape: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="HxW | MIN:OPT:MAX",
-            help="Engines: the input images' size, or the smallest, the usual and the largest, each HxW. "
-            "Default: 16x16:180x320:360x640; larger images go in tiles.",
+            help="Engines: size of the input images in pixels, or the smallest, the usual and the largest, each HxW. "
+            "Default: 16x16:180x320:360x640; larger images are upscaled in tiles.",
         ),
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Engines: the most images at once. Default: 1.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path(),
+    batch: Annotated[int | None, Option(metavar="N", help="Engines: images in the largest batch. Default: 1.")] = None,
+    output: Annotated[Path, Option("--output", "-o", metavar="DIR", help="Folder to write to.")] = Path(),
     calibration: Annotated[
-        Path | None, typer.Option(help="int8: a folder of images to calibrate on. Default: a small set of its own.")
+        Path | None,
+        Option(metavar="DIR", help="int8: images to calibrate with. Default: photographs in the package."),
     ] = None,
     max_loss_db: Annotated[
         float | None,
-        typer.Option(help="int8: the most PSNR that it may cost; layers stay in FP16 until it fits. Default: 0.1."),
+        Option(
+            metavar="DB", help="int8: largest loss of PSNR, 0 to 100; layers stay in FP16 to keep it. Default: 0.1."
+        ),
     ] = None,
     lean_memory: Annotated[
-        bool, typer.Option("--lean-memory", help="The same numbers in smaller steps, with less memory.")
+        bool, Option("--lean-memory", help="Compute the same numbers in smaller steps, with less memory.")
     ] = False,
     workspace: Annotated[
-        int | None, typer.Option(metavar="MIB", help="Engines: the most scratch memory. Default: no limit.")
+        int | None, Option(metavar="MIB", help="Engines: largest scratch memory, at least 1. Default: no limit.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-    progress_lines: Annotated[bool, typer.Option("--progress-lines", hidden=True)] = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    progress_lines: Annotated[bool, Option("--progress-lines", hidden=True)] = False,
 ) -> None:
-    """Turn a checkpoint into ONNX files and engines, one a scale, each compared with the network.
+    """Turn a checkpoint into ONNX files and engines, one for each scale, each compared with the network.
 
-    An engine lies beside the ONNX file it was built from, and a sidecar (.engine.json) says what it is. A file that is
-    too far from the network is not made. From an ONNX file of ours, engines are made without PyTorch.
+    An engine is written beside the ONNX file it is built from, with a sidecar (.engine.json) that describes it. A file
+    that differs too much from the network is not written. Engines of an ONNX file are built without PyTorch.
     """
     from overnet.errors import InputError, require
     from overnet.export.options import CalibrationOptions, ExportOptions, is_onnx
@@ -84,7 +88,7 @@ def export_command(
     if precision is not None:
         _check_choice("precision", precision, PRECISIONS)
     if precision != "int8" and (calibration is not None or max_loss_db is not None):
-        raise typer.BadParameter("--calibration and --max-loss-db are for --precision int8")
+        raise typer.BadParameter("--calibration and --max-loss-db need --precision int8")
     if max_loss_db is not None and not 0 <= max_loss_db <= 100:
         raise typer.BadParameter(f"--max-loss-db is {max_loss_db:g}; it must be from 0 to 100")
     source = source or bundled_checkpoint()
@@ -120,14 +124,14 @@ def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
 def _engine_options(
     target: str | None, shape: str | None, batch: int | None, workspace_mib: int | None
 ) -> EngineOptions | None:
-    """Which engine to build; None for ONNX files alone."""
+    """Return the engine to build, or None for ONNX files alone."""
     from overnet.export.engine.build import buildable_targets
     from overnet.export.engine.profile import make_profile
     from overnet.export.options import EngineOptions
     from overnet.files.engine_sidecar import TITLES
 
     if target is not None:
-        _check_choice("target", target, TARGETS)
+        _check_choice("target", target, ("onnx", "tensorrt", "tensorrt-rtx"))
     elif "tensorrt" in buildable_targets():
         target = "tensorrt"
     if target in TITLES:
@@ -150,24 +154,22 @@ def _print_json_step(doing: str, done: int, total: int) -> None:
 
 
 def _print_table(files: list[ExportedFile]) -> None:
-    """A row a file; then what there is to say about them."""
+    """Print a row for each file, then their costs and notes."""
     rows = [
         ("file", "scale", "precision", "size", "activation memory", "PSNR to reference", "largest difference", "time"),
         ("", "", "", "MB", "MB", "dB", "grey levels", "s"),
     ]
-    for file in files:
-        engine = file.engine.sidecar if file.engine else None
-        memory_bytes = engine.activation_memory_bytes if engine else None
-        decibels = _psnr_db(file)
+    for file, figures in ((file, _as_json(file)) for file in files):
+        memory_bytes, psnr_db = figures["activation_memory_bytes"], figures["psnr_db"]
         rows.append(
             (
-                (file.engine.path if file.engine else file.path).name,
+                Path(figures["path"]).name,
                 f"x{file.artifact.scale:g}",
                 file.artifact.precision,
-                f"{(engine.engine_size_bytes if engine else file.size_bytes) / 1e6:.1f}",
+                f"{figures['size_bytes'] / 1e6:.1f}",
                 "-" if memory_bytes is None else f"{memory_bytes / 1e6:.1f}",
-                "equal" if decibels is None else f"{decibels:.1f}",
-                str(_parity(file).largest_difference),
+                "equal" if psnr_db is None else f"{psnr_db:.1f}",
+                str(figures["largest_difference"]),
                 f"{file.seconds:.1f}",
             )
         )
@@ -178,27 +180,18 @@ def _print_table(files: list[ExportedFile]) -> None:
     for file in files:
         print_status(
             f"x{file.artifact.scale:g}: {file.costs.multiply_accumulates_per_pixel:,.0f} multiply-accumulates and "
-            f"{file.costs.activation_bytes_per_pixel:,.0f} bytes of activations an input pixel"
+            f"{file.costs.activation_bytes_per_pixel:,.0f} bytes of activations for each input pixel"
         )
         for note in file.notes:
             print_status(f"x{file.artifact.scale:g}: note: {note}")
-    for statement in dict.fromkeys(_parity(file).statement for file in files):
+    for statement in dict.fromkeys(_as_json(file)["measured_by"] for file in files):
         print_status(f"measured by {statement}")
 
 
-def _parity(file: ExportedFile) -> Parity:
-    """The engine's own, where there is one."""
-    return file.engine.parity if file.engine else file.parity
-
-
-def _psnr_db(file: ExportedFile) -> float | None:
-    """PSNR to the reference; None where both are equal, which has no finite one."""
-    decibels = _parity(file).psnr_db
-    return decibels if math.isfinite(decibels) else None
-
-
 def _as_json(file: ExportedFile) -> dict[str, Any]:
+    """Return the figures of the engine, or of the ONNX file where there is no engine."""
     engine = file.engine.sidecar if file.engine else None
+    parity = file.engine.parity if file.engine else file.parity
     return {
         "path": str(file.engine.path if file.engine else file.path),
         "onnx": str(file.path),
@@ -207,9 +200,10 @@ def _as_json(file: ExportedFile) -> dict[str, Any]:
         "size_bytes": engine.engine_size_bytes if engine else file.size_bytes,
         "activation_memory_bytes": engine.activation_memory_bytes if engine else None,
         "profile": str(engine.profile) if engine else None,
-        "psnr_db": _psnr_db(file),
-        "largest_difference": _parity(file).largest_difference,
-        "measured_by": _parity(file).statement,
+        # The PSNR of equal images is infinite, which JSON cannot hold.
+        "psnr_db": parity.psnr_db if math.isfinite(parity.psnr_db) else None,
+        "largest_difference": parity.largest_difference,
+        "measured_by": parity.statement,
         "multiply_accumulates_per_pixel": file.costs.multiply_accumulates_per_pixel,
         "activation_bytes_per_pixel": file.costs.activation_bytes_per_pixel,
         "seconds": file.seconds,

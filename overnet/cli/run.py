@@ -1,210 +1,206 @@
-"""``overnet run``, which is ``overnet-run``: upscales images and videos."""
+"""``overnet run`` and ``overnet-run``: upscale images and videos."""
 
 from __future__ import annotations
 
 import functools
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
+from typer import Argument, Option
 
-from overnet.cli.common import interruptible, print_error, print_status
-from overnet.cli.progress import ProgressDisplay
-from overnet.cli.stream_options import (
-    AttemptsOption,
-    CameraRateOption,
-    CameraSizeOption,
-    DurationOption,
-    HardwareOption,
-    OutputFormatOption,
-    PixelFormatOption,
-    RateOption,
-    RawOption,
-    ShowOption,
-    StreamOptions,
-    TransportOption,
-    find_stream,
-    prepare_window,
+from overnet.cli.common import command, print_error, print_status
+from overnet.cli.options import (
+    BackendOption,
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    OverwriteOption,
+    PrecisionOption,
+    ProviderOption,
+    QuietOption,
+    SlotsOption,
+    ThreadsOption,
 )
-from overnet.errors import InterruptedRun, OverNetError
+from overnet.cli.progress import ProgressDisplay
+from overnet.cli.stream_options import StreamOptions, StreamRun
+from overnet.errors import InputError, InterruptedRun, OverNetError, printable
 
 if TYPE_CHECKING:
-    from overnet.runtime.plan import Job, Plan
+    from overnet.runtime.plan import Plan
     from overnet.runtime.upscale_file import Outcome, VideoOptions
     from overnet.runtime.upscaler import Upscaler
 
-
-def _ordinal(text: str | int) -> int:
-    """The number of a GPU, which PyTorch writes as ``cuda:1``; Typer hands over the default too, a number already."""
-    number = str(text).removeprefix("cuda:")
-    if not number.isdecimal():
-        raise typer.BadParameter(f"{text!r} is no number of a GPU, such as 1 or cuda:1")
-    return int(number)
+# An input that could not be upscaled, and why.
+Failure: TypeAlias = tuple[Path, OverNetError]
 
 
-@interruptible
+@dataclass(frozen=True)
+class UpscalerOptions:
+    """Options that `overnet.runtime.upscaler.Upscaler` takes under the same names."""
+
+    height: Annotated[int | None, Option(metavar="PIXELS", help="Height of the result, instead of a scale.")] = None
+    model: ModelOption = None
+    backend: BackendOption = "auto"
+    precision: PrecisionOption = None
+    device: DeviceOption = 0
+    provider: ProviderOption = "cpu"
+    slots: SlotsOption = 3
+    zero_copy: Annotated[
+        bool | None,
+        Option(
+            "--zero-copy/--no-zero-copy",
+            help="Let the GPU work on the host's memory without copies. Default: only where both share it (Jetson).",
+        ),
+    ] = None
+    cuda_graphs: Annotated[
+        bool, Option("--cuda-graphs/--no-cuda-graphs", help="Replay the GPU's work for a frame as one CUDA graph.")
+    ] = True
+    tile: Annotated[
+        int | None, Option(metavar="PIXELS", help="Tile size in input pixels; 0: no tiles. Default: what fits memory.")
+    ] = None
+    threads: ThreadsOption = None
+
+
+@command
 def run_command(
     inputs: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="INPUT",
-            help="Images, videos, or folders of them; or one of: camera:0, csi:0, rtsp://…, http://…, udp://…, "
+            help="Images, videos or folders of them; or one of camera:0, csi:0, rtsp://…, http://…, udp://…, "
             "'gst:PIPELINE', and - for standard input.",
         ),
     ],
     output: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--output",
             "-o",
-            help="The file, or the folder, to write; - for standard output; of live video also rtsp://… or "
-            "'gst:PIPELINE'.",
+            metavar="PATH",
+            help="File or folder to write; - for standard output; live video also to rtsp://… or 'gst:PIPELINE'.",
         ),
     ] = None,
     *,
     scale: Annotated[
-        float | None, typer.Option(help="Factor, fractions allowed. Default: the model's own, or 2.")
+        float | None,
+        Option(metavar="FACTOR", help="Scale, 1 to 64, fractions allowed. Default: the model file's own, or 2."),
     ] = None,
-    height: Annotated[int | None, typer.Option(help="Instead of a scale: the result's height in pixels.")] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="ONNX file, folder of them, or checkpoint. Default: the bundled one.")
+    upscaling: UpscalerOptions,
+    frames: Annotated[int | None, Option(metavar="N", help="Videos: stop after this number of frames.")] = None,
+    start: Annotated[float, Option(metavar="SECONDS", help="Videos: time to start at.")] = 0.0,
+    codec: Annotated[
+        str | None, Option(metavar="NAME", help="Videos: h264, hevc, vp9, av1, or the name of an encoder of FFmpeg.")
     ] = None,
-    backend: Annotated[
-        str, typer.Option(help="auto, openvino, onnxruntime, torch, tensorrt or tensorrt-rtx.")
-    ] = "auto",
-    precision: Annotated[
-        str | None,
-        typer.Option(help="fp32, fp16, bf16 or int8, as far as the backend has it. Default: its usual one."),
-    ] = None,
-    device: Annotated[
-        int,
-        typer.Option(
-            metavar="N", parser=_ordinal, help="Which GPU, counted from 0 among those CUDA_VISIBLE_DEVICES leaves."
-        ),
-    ] = 0,
-    provider: Annotated[
-        str, typer.Option(help="With --backend onnxruntime: cpu, cuda, tensorrt or tensorrt-rtx.")
-    ] = "cpu",
-    slots: Annotated[int, typer.Option(help="Frames that are on their way on a GPU at once, 1 to 16.")] = 3,
-    zero_copy: Annotated[
-        bool | None,
-        typer.Option(
-            "--zero-copy/--no-zero-copy",
-            help="Have the GPU work on the host's memory itself. Default: where both share it, as on a Jetson.",
-        ),
-    ] = None,
-    cuda_graphs: Annotated[
-        bool,
-        typer.Option("--cuda-graphs/--no-cuda-graphs", help="Replay the GPU's work for a frame as one graph."),
-    ] = True,
-    tile: Annotated[
-        int | None,
-        typer.Option(help="Tile size in input pixels; 0: never cut. Default: as large as memory allows."),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads to compute with. Default: one a core.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Videos: stop after so many frames.")] = None,
-    start: Annotated[float, typer.Option(metavar="SECONDS", help="Videos: where to begin.")] = 0.0,
-    codec: Annotated[str | None, typer.Option(help="Videos: h264, hevc, vp9, av1, or FFmpeg's encoder name.")] = None,
-    crf: Annotated[int | None, typer.Option(help="Videos: quality, lower is better.")] = None,
-    show: ShowOption = False,
-    duration: DurationOption = None,
-    hardware: HardwareOption = None,
-    camera_size: CameraSizeOption = None,
-    camera_rate: CameraRateOption = None,
-    rtsp_transport: TransportOption = None,
-    reconnect_attempts: AttemptsOption = None,
-    raw: RawOption = None,
-    rate: RateOption = None,
-    pixel_format: PixelFormatOption = None,
-    output_format: OutputFormatOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    crf: Annotated[int | None, Option(metavar="N", help="Videos: constant rate factor; lower is better.")] = None,
+    stream: StreamOptions,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Upscale images and videos.
 
-    Sound, subtitles, timestamps, colour, EXIF and ICC profiles are kept. Ctrl-C leaves a playable video of what is
-    done, marked as partial.
+    Sound, subtitles, timestamps, colour, EXIF and ICC profiles are kept. Ctrl-C leaves a playable video of the frames
+    done so far, marked as partial.
 
-    Of live video the newest frame is upscaled, and those that come meanwhile are dropped and counted; what was lost is
-    connected to again; and Ctrl-C is the normal end. Through a pipe every frame goes, in order.
+    Of live video the newest frame is upscaled; frames that arrive meanwhile are dropped and counted. A lost source is
+    connected to again, and Ctrl-C is the normal end. Through a pipe every frame is upscaled, in order.
     """
-    # Before anything that imports PyAV.
-    prepare_window(inputs, show=show)
+    from overnet.runtime.live.addresses import parse_address
+
+    source = next(filter(None, map(parse_address, inputs)), None)
+    if stream.show and source is not None and source.is_live:
+        # The window must be prepared before PyAV is imported.
+        from overnet.runtime.live.preview import prepare_display
+
+        prepare_display()
     from overnet.runtime.plan import Plan
-    from overnet.runtime.upscale_file import VideoOptions
+    from overnet.runtime.upscale_file import VideoOptions, upscale_video
     from overnet.runtime.upscaler import Upscaler
 
-    if scale is not None and height is not None:
+    if scale is not None and upscaling.height is not None:
         raise typer.BadParameter("--scale and --height exclude each other")
+    video = VideoOptions(start_seconds=start, max_frames=frames, codec=codec, crf=crf)
     display = ProgressDisplay(quiet=quiet)
-    options = VideoOptions(start_seconds=start, max_frames=frames, codec=codec, crf=crf)
     make_upscaler = functools.partial(
         Upscaler,
-        _default_scale(model, height) if scale is None else scale,
-        height=height,
-        model=model,
-        backend=backend,
-        precision=precision,
-        tile=tile,
-        threads=threads,
-        device=device,
-        provider=provider,
-        slots=slots,
-        zero_copy=zero_copy,
-        cuda_graphs=cuda_graphs,
+        _default_scale(upscaling) if scale is None else scale,
+        **vars(upscaling),
         on_progress=display.announce,
     )
-    stream_options = StreamOptions(
-        show=show,
-        duration=duration,
-        hardware=hardware,
-        camera_size=camera_size,
-        camera_rate=camera_rate,
-        rtsp_transport=rtsp_transport,
-        reconnect_attempts=reconnect_attempts,
-        raw=raw,
-        rate=rate,
-        pixel_format=pixel_format,
-        output_format=output_format,
-    )
-    stream = find_stream(
-        inputs,
-        output,
-        options=stream_options,
-        video=options,
-        make_upscaler=make_upscaler,
-        overwrite=overwrite,
-        as_json=as_json,
-        quiet=quiet,
-    )
-    if stream is None:
-        stream_options.refuse_all()
-        plan, upscale = _plan_files(inputs, output, options, overwrite=overwrite, quiet=quiet), None
-    elif stream.is_live:
-        from overnet.cli.run_live import run_live_command
-
-        run_live_command(stream)
-        return
+    target = None if output is None else parse_address(output) or Path(output)
+    writes_stdout = False
+    if source is None and (target is None or isinstance(target, Path)):
+        stream.refuse("for cameras, streams and pipes, and there is none")
+        plan = _plan_files(inputs, target, video, overwrite=overwrite, quiet=quiet)
+        upscale: Callable[..., Outcome] = functools.partial(upscale_video, options=video, overwrite=overwrite)
+    elif len(inputs) > 1:
+        raise InputError("several inputs at once must be files: start one run for each camera, stream or pipe")
     else:
+        run = StreamRun(source or Path(inputs[0]), target, stream, video, make_upscaler, overwrite, as_json, quiet)
+        if source is not None and source.is_live:
+            from overnet.cli.run_live import run_live_command
+
+            run_live_command(run, display)
+            return
         from overnet.cli.run_pipe import PipeRun
 
-        pipe = PipeRun(stream)
-        plan, upscale = Plan([pipe.job], []), pipe.upscale
+        pipe = PipeRun(run)
+        plan, upscale, writes_stdout = Plan([pipe.job], []), pipe.upscale, run.writes_stdout
     with display:
         upscaler = make_upscaler()
+    outcomes, failures = _run_jobs(plan, upscaler, upscale, display, overwrite=overwrite, quiet=quiet)
+    if as_json:
+        report = _report(outcomes, failures, plan.kept, backend=upscaler.backend_name)
+        typer.echo(json.dumps(report), err=writes_stdout)
+    if any(outcome.partial for outcome in outcomes):
+        raise typer.Exit(InterruptedRun.exit_code)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _plan_files(inputs: list[str], target: Path | None, video: VideoOptions, *, overwrite: bool, quiet: bool) -> Plan:
+    """Plan which file is written for which."""
+    from overnet.runtime.plan import make_plan
+
+    if target is None:
+        raise typer.BadParameter("--output / -o is missing: the file, or the folder, to write")
+    plan = make_plan([Path(text) for text in inputs], target, overwrite=overwrite)
+    for path in plan.kept:
+        print_status(f"{path}: exists already and is kept (--overwrite replaces it)", quiet=quiet)
+    videos = any(job.kind == "video" for job in plan.jobs)
+    if plan.jobs and not videos and video != type(video)():
+        raise typer.BadParameter("--frames, --start, --codec and --crf are for videos, and there is none")
+    return plan
+
+
+def _run_jobs(
+    plan: Plan,
+    upscaler: Upscaler,
+    upscale: Callable[..., Outcome],
+    display: ProgressDisplay,
+    *,
+    overwrite: bool,
+    quiet: bool,
+) -> tuple[list[Outcome], list[Failure]]:
+    """Upscale one file after another, videos by `upscale`, until Ctrl-C; an error in one of several is reported."""
+    from overnet.runtime.upscale_file import upscale_image
+
     outcomes: list[Outcome] = []
-    failures: list[tuple[Path, OverNetError]] = []
+    failures: list[Failure] = []
     for job in plan.jobs:
         try:
             with display:
-                outcome = _run_job(job, upscaler, options, overwrite=overwrite, display=display, upscale=upscale)
+                if job.kind == "image":
+                    outcome = upscale_image(job, upscaler, overwrite=overwrite)
+                else:
+                    outcome = upscale(job, upscaler, on_frame=display.frames(printable(job.source.name)))
         except OverNetError as error:
             if len(plan.jobs) + len(plan.kept) == 1:
                 raise
-            # One broken file among many does not keep the others waiting.
             print_error(error)
             failures.append((job.source, error))
             continue
@@ -214,77 +210,34 @@ def run_command(
             print_status(f"  note: {note}", quiet=quiet)
         if outcome.partial:
             break
-    if as_json:
-        # Standard output may be the video.
-        in_video = stream is not None and stream.writes_stdout
-        typer.echo(json.dumps(_report(outcomes, failures, plan.kept, backend=upscaler.backend_name)), err=in_video)
-    if any(outcome.partial for outcome in outcomes):
-        raise typer.Exit(InterruptedRun.exit_code)
-    if failures:
-        raise typer.Exit(1)
+    return outcomes, failures
 
 
-def _plan_files(inputs: list[str], output: str | None, video: VideoOptions, *, overwrite: bool, quiet: bool) -> Plan:
-    """Decide which file becomes which."""
-    from overnet.runtime.plan import make_plan
-
-    if output is None:
-        raise typer.BadParameter("--output / -o is missing: the file, or the folder, to write")
-    plan = make_plan([Path(text) for text in inputs], Path(output), overwrite=overwrite)
-    for path in plan.kept:
-        print_status(f"{path}: exists already and is kept (--overwrite replaces it)", quiet=quiet)
-    videos = any(job.kind == "video" for job in plan.jobs)
-    if plan.jobs and not videos and video != type(video)():
-        raise typer.BadParameter("--frames, --start, --codec and --crf are for videos, and there is none")
-    return plan
-
-
-def _default_scale(model: Path | None, height: int | None) -> float:
-    """An ONNX file's or an engine's own scale; 2 where there is a choice of scales."""
+def _default_scale(options: UpscalerOptions) -> float:
+    """Return the scale of an ONNX file or an engine; 2 for models with several scales."""
     from overnet.evaluation.model_choice import describe
 
-    # Of a file that is not there, the upscaler says so.
-    if model is not None and height is None and model.suffix.lower() in (".onnx", ".engine") and model.exists():
+    model = options.model
+    # The upscaler reports a model that is missing.
+    if model is not None and options.height is None and model.suffix.lower() in (".onnx", ".engine") and model.exists():
         artifact = describe(model)
         if artifact is not None:
             return artifact.scale
     return 2
 
 
-def _run_job(
-    job: Job,
-    upscaler: Upscaler,
-    options: VideoOptions,
-    *,
-    overwrite: bool,
-    display: ProgressDisplay,
-    upscale: Callable[..., Outcome] | None,
-) -> Outcome:
-    """Upscale one file, or by `upscale` what goes through a pipe."""
-    from overnet.files.atomic import printable
-    from overnet.runtime.upscale_file import upscale_image, upscale_video
-
-    if job.kind == "image":
-        return upscale_image(job, upscaler, overwrite=overwrite)
-
-    upscale = upscale or functools.partial(upscale_video, job, options=options, overwrite=overwrite)
-    return upscale(upscaler=upscaler, on_frame=display.frames(printable(job.source.name)))
-
-
 def _summary(outcome: Outcome) -> str:
     width, height = outcome.output_size
     if outcome.kind == "image":
         return f"{outcome.output}: {width}x{height}, {outcome.seconds.total:.2f} s ({outcome.backend})"
-    done = f"{outcome.frames} frames, {outcome.frames_per_second:.2f} fps ({outcome.backend})"
     if outcome.output is None:
         return "interrupted before the first frame: nothing was written"
+    done = f"{outcome.frames} frames, {outcome.frames_per_second:.2f} fps ({outcome.backend})"
     return f"{'interrupted: ' if outcome.partial else ''}{outcome.output}: {width}x{height}, {done}"
 
 
-def _report(
-    outcomes: list[Outcome], failures: list[tuple[Path, OverNetError]], kept: list[Path], *, backend: str
-) -> dict[str, Any]:
-    """The line of JSON: one file's figures at the top level when there is one, sums over all when there are more."""
+def _report(outcomes: list[Outcome], failures: list[Failure], kept: list[Path], *, backend: str) -> dict[str, Any]:
+    """Return the JSON: with one file its sizes and output at the top level, with several the sums over them."""
     files = [outcome.to_json() for outcome in outcomes]
     only = files[0] if len(files) == 1 else {}
     stages = ("decode", "upscale", "encode", "total")
@@ -295,10 +248,7 @@ def _report(
         "seconds": seconds,
         "fps": round(frames / seconds["total"], 4) if seconds["total"] else 0.0,
         "backend": backend,
-        "scale": only.get("scale"),
-        "input_size": only.get("input_size"),
-        "output_size": only.get("output_size"),
-        "output": only.get("output"),
+        **{name: only.get(name) for name in ("scale", "input_size", "output_size", "output")},
         "partial": any(outcome.partial for outcome in outcomes),
         "files": files,
         "failed": [{"input": str(path), "error": str(error)} for path, error in failures],

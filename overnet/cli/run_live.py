@@ -1,4 +1,4 @@
-"""The part of ``overnet run`` that is for cameras, network streams and GStreamer."""
+"""The part of ``overnet run`` for cameras, network streams and GStreamer."""
 
 from __future__ import annotations
 
@@ -11,16 +11,7 @@ import typer
 
 from overnet.cli.common import print_error, print_status
 from overnet.cli.progress import ProgressDisplay
-from overnet.cli.stream_options import (
-    RAW_ONLY,
-    StreamRun,
-    parse_choice,
-    parse_rate,
-    parse_size,
-    pipe_format,
-    report_json,
-    take_output,
-)
+from overnet.cli.stream_options import RAW_ONLY, StreamRun, parse_choice, parse_rate, parse_size
 from overnet.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -28,12 +19,12 @@ if TYPE_CHECKING:
     from overnet.runtime.live.run import LiveOutcome
 
 
-def run_live_command(run: StreamRun) -> None:
+def run_live_command(run: StreamRun, display: ProgressDisplay) -> None:
     """Upscale a live source until it ends, and report.
 
     Raises:
-        OverNetError: see `overnet.runtime.live.run.run_live`; and options out of range.
-        typer.BadParameter: options that do not go together.
+        OverNetError: an option is out of range; see also `overnet.runtime.live.run.run_live`.
+        typer.BadParameter: options that exclude each other.
     """
     from overnet.runtime.live.open import SourceOptions, open_live_source
     from overnet.runtime.live.preview import PreviewWindow
@@ -41,17 +32,17 @@ def run_live_command(run: StreamRun) -> None:
 
     options = run.options
     assert not isinstance(run.source, Path)
-    options.refuse(RAW_ONLY, "for standard input, and the input is another")
+    options.refuse("only for standard input, and the input is live", RAW_ONLY)
     if run.video.start_seconds:
         raise typer.BadParameter("--start: live video begins now")
     if run.target is None and not options.show:
-        raise typer.BadParameter("--output / -o or --show is missing: nothing would come of it")
+        raise typer.BadParameter("--output / -o or --show is missing: the results would be lost")
     if options.duration is not None and not 0 < options.duration < float("inf"):
         raise InputError(f"--duration is {options.duration:g}; it must be above 0")
     if options.reconnect_attempts is not None and options.reconnect_attempts < 0:
         raise InputError(f"--reconnect-attempts is {options.reconnect_attempts}; it must be 0 or more")
     if run.video.max_frames is not None and run.video.max_frames < 1:
-        raise InputError(f"the number of frames must be 1 or more, not {run.video.max_frames}")
+        raise InputError(f"--frames is {run.video.max_frames}; it must be 1 or more")
     transport = parse_choice("--rtsp-transport", options.rtsp_transport, ("tcp", "udp"))
     hardware: Any = parse_choice("--hardware", options.hardware, ("auto", "on", "off"))
     source = open_live_source(
@@ -71,7 +62,7 @@ def run_live_command(run: StreamRun) -> None:
             stack.callback(sink.pipe.close)
         upscaler = stack.enter_context(run.make_upscaler())
         preview = stack.enter_context(PreviewWindow(f"OverNet: {run.source.name}")) if options.show else None
-        with ProgressDisplay(quiet=run.quiet) as display:
+        with display:
             outcome = run_live(
                 source,
                 upscaler,
@@ -81,7 +72,7 @@ def run_live_command(run: StreamRun) -> None:
                 on_status=display.live(),
             )
         backend = upscaler.backend_name
-    _tell_live(run, outcome, backend)
+    _report(run, outcome, backend)
     if outcome.lost is not None:
         raise outcome.lost
 
@@ -92,25 +83,23 @@ def _live_sink(run: StreamRun, *, transport: str, hardware: Any) -> LiveSink | N
     from overnet.runtime.video.formats import Encoding
     from overnet.runtime.video.writer import check_target
 
-    target, pipe = run.target, None
+    target = run.target
     if target is None:
         return None
     if not run.writes_stdout:
-        run.options.refuse({"output_format", "pixel_format"}, "for standard output, and the output is another")
+        run.options.refuse("only for standard output, and the output is another", {"output_format", "pixel_format"})
     if isinstance(target, Path):
         check_target(target, overwrite=run.overwrite)
         ensure_folder(target.parent)
     elif target.kind == "network" and target.scheme not in ("rtsp", "rtsps"):
-        raise OutputError(f"{target.name}: results can be sent to rtsp://…; for all else use gst: or a pipe to ffmpeg")
+        raise OutputError(f"{target.name}: results can be sent to rtsp://…; use gst: or a pipe to ffmpeg for others")
     elif target.kind in ("camera", "csi"):
         raise OutputError(f"{target.name} is a camera: nothing can be written to it")
-    chosen, pixel_format = pipe_format(run.options)
-    if run.writes_stdout:
-        pipe = take_output(run)
+    pipe_format, pixel_format = run.options.pipe_format()
     sink = LiveSink(
         target,
-        pipe=pipe,
-        pipe_format=chosen,
+        pipe=run.take_stdout() if run.writes_stdout else None,
+        pipe_format=pipe_format,
         pixel_format=pixel_format,
         encoding=Encoding(run.video.codec, run.video.crf),
         overwrite=run.overwrite,
@@ -121,7 +110,7 @@ def _live_sink(run: StreamRun, *, transport: str, hardware: Any) -> LiveSink | N
     return sink
 
 
-def _tell_live(run: StreamRun, outcome: LiveOutcome, backend: str) -> None:
+def _report(run: StreamRun, outcome: LiveOutcome, backend: str) -> None:
     report = outcome.report
     latency = report.latency.to_json()
     size = "" if report.output_size is None else "{}x{}, ".format(*report.output_size)
@@ -129,17 +118,18 @@ def _tell_live(run: StreamRun, outcome: LiveOutcome, backend: str) -> None:
     print_status(
         f"{outcome.output or run.source_name}: {size}{report.frames} frames, {report.frames_per_second:.2f} fps "
         f"({backend}), {report.dropped} dropped{again}, latency {latency['p50']:.0f} ms (95 %: {latency['p95']:.0f}, "
-        f"most: {latency['max']:.0f})",
+        f"max: {latency['max']:.0f})",
         quiet=run.quiet,
     )
     for note in report.notes:
         print_status(f"  note: {note}", quiet=run.quiet)
-    figures = {
-        **report.to_json(),
-        "input": run.source_name,
-        "output": outcome.output,
-        "backend": backend,
-        "partial": False,
-        "error": None if outcome.lost is None else str(outcome.lost),
-    }
-    report_json(run, json.dumps(figures))
+    if run.as_json:
+        figures = {
+            **report.to_json(),
+            "input": run.source_name,
+            "output": outcome.output,
+            "backend": backend,
+            "partial": False,
+            "error": None if outcome.lost is None else str(outcome.lost),
+        }
+        typer.echo(json.dumps(figures), err=run.writes_stdout)

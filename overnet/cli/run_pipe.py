@@ -1,4 +1,4 @@
-"""The part of ``overnet run`` that is for videos through standard input and output: every frame, in order."""
+"""The part of ``overnet run`` for videos through standard input and output: every frame, in order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from overnet.cli.stream_options import LIVE_ONLY, RAW_ONLY, StreamRun, parse_rate, parse_size, pipe_format, take_output
+from overnet.cli.stream_options import LIVE_ONLY, RAW_ONLY, StreamRun, parse_rate, parse_size
 from overnet.errors import InputError, OutputError
 from overnet.files.atomic import ensure_folder
 from overnet.imaging.image_io import IMAGE_SUFFIXES
@@ -32,42 +32,39 @@ if TYPE_CHECKING:
 
 
 class PipeRun:
-    """A video that comes from a pipe, or goes to one, or both.
-
-    Args:
-        run: the command line.
+    """A run that reads a video from a pipe, or writes one to a pipe, or both.
 
     Attributes:
-        job: what becomes what; a pipe's path is ``-``.
+        job: source and target; the path of a pipe is ``-``.
 
     Raises:
         InputError, OutputError: input, output or an option cannot be used.
-        typer.BadParameter: options that do not go together.
+        typer.BadParameter: options that exclude each other.
     """
 
     def __init__(self, run: StreamRun) -> None:
         self._run = run
-        run.options.refuse(LIVE_ONLY, "for live sources, and the input is none")
+        run.options.refuse("only for live sources, and the input is none", LIVE_ONLY)
         source, target = run.source, run.target
         if isinstance(source, Path):
-            run.options.refuse(RAW_ONLY, "for standard input, and the input is a file")
+            run.options.refuse("only for standard input, and the input is a file", RAW_ONLY)
             if source.suffix.lower() in IMAGE_SUFFIXES or source.is_dir():
                 raise InputError(f"{source}: only a video can go to standard output")
         if not run.writes_stdout:
-            run.options.refuse({"output_format"}, "for standard output, and the output is a file")
+            run.options.refuse("only for standard output, and the output is a file", {"output_format"})
         self._raw = self._raw_format()
-        self._format, self._pixel_format = pipe_format(run.options)
+        self._format, self._pixel_format = run.options.pipe_format()
         self.job = Job(source if isinstance(source, Path) else PIPE, self._checked_target(target), "video")
         if isinstance(source, Path):
-            # What is wrong with a file is said before anything is taken or loaded.
+            # Report a damaged file before standard output is taken and the model loaded.
             VideoReader(source, start_seconds=run.video.start_seconds).close()
         self._input: PipeInput | None = None if isinstance(source, Path) else take_stdin()
-        self._output: PipeOutput | None = take_output(run) if run.writes_stdout else None
+        self._output: PipeOutput | None = run.take_stdout() if run.writes_stdout else None
 
     def upscale(
-        self, upscaler: Upscaler, *, on_frame: Callable[[PipelineReport, int | None], None] | None = None
+        self, job: Job, upscaler: Upscaler, *, on_frame: Callable[[PipelineReport, int | None], None]
     ) -> Outcome:
-        """Do it; see `overnet.runtime.upscale_file.upscale_frames`."""
+        """Upscale the video of `job`; see `overnet.runtime.upscale_file.upscale_frames`."""
         started = time.perf_counter()
         with ExitStack() as stack:
             if self._output is not None:
@@ -77,7 +74,7 @@ class PipeRun:
                 reader,
                 upscaler,
                 self._writer,
-                source=self.job.source,
+                source=job.source,
                 started=started,
                 on_frame=on_frame,
                 on_stop=reader.stop if isinstance(reader, PipeReader) else lambda: None,
@@ -87,9 +84,9 @@ class PipeRun:
     def _raw_format(self) -> RawFormat | None:
         options = self._run.options
         if options.raw is None:
-            options.refuse({"rate"}, "for raw input: --raw WIDTHxHEIGHT is missing")
+            options.refuse("only for raw input: --raw WIDTHxHEIGHT is missing", {"rate"})
             if options.output_format != "raw":
-                options.refuse({"pixel_format"}, "for raw video: neither --raw nor --output-format raw is given")
+                options.refuse("only for raw video: neither --raw nor --output-format raw is given", {"pixel_format"})
             return None
         width, height = parse_size("--raw", options.raw)
         rate = Fraction(25) if options.rate is None else parse_rate("--rate", options.rate)
@@ -101,7 +98,7 @@ class PipeRun:
         if self._run.writes_stdout:
             return PIPE
         if not isinstance(target, Path):
-            raise OutputError(f"{target.name}: only live sources can go there")
+            raise OutputError(f"{target.name}: only live sources can be sent there")
         check_target(target, overwrite=self._run.overwrite)
         return target
 

@@ -209,14 +209,14 @@ def test_baselines_are_raced(small_checkpoint):
         (["--seconds", "0"], USAGE_ERROR, "from 0.1"),
         (["--seconds", "nan"], USAGE_ERROR, "from 0.1"),
         (["--sustained", "-1"], USAGE_ERROR, "from 0 to"),
-        (["--fail-above", "5"], USAGE_ERROR, "for --compare"),
+        (["--fail-above", "5"], USAGE_ERROR, "needs --compare"),
         (["--memory", "-1"], USAGE_ERROR, "must be from 0"),
         (["--memory", "inf"], USAGE_ERROR, "must be from 0"),
         (["--results", "none.json"], InputError, "none.json"),
         (["--results", "none.json", "--quiet", "--overwrite"], InputError, "none.json"),
         (["--results", "none.json", "--scale", "3"], USAGE_ERROR, "--scale changes nothing with --results"),
         (["--results", "none.json", "--no-video"], USAGE_ERROR, "--video changes nothing with --results"),
-        (["--baseline-models", "x"], USAGE_ERROR, "for --baselines"),
+        (["--baseline-models", "x"], USAGE_ERROR, "needs --baselines"),
         (["--compare", "none.json", "--fail-above", "-1"], USAGE_ERROR, "must be from 0"),
         (["--compare", "none.json"], InputError, "none.json"),
         (["--scale", "1"], InputError, "from 2 to"),
@@ -226,7 +226,7 @@ def test_baselines_are_raced(small_checkpoint):
         (["--backend", "openvino", "--provider", "cuda"], InputError, "for the backend onnxruntime"),
         (["--provider", "cudo"], InputError, "no provider"),
         (["--json", "."], OutputError, "is a folder"),
-        (["--plots", __file__], OutputError, "is no folder"),
+        (["--plots", __file__], OutputError, "is not a folder"),
         (["--data", "none"], InputError, "none"),
         (["--model", "none.onnx"], InputError, "none.onnx"),
         (["--model", __file__], ArtifactError, "not an ONNX file"),
@@ -277,7 +277,7 @@ def test_ctrl_c_keeps_what_was_measured(small_models, tmp_path, monkeypatch):
 
     monkeypatch.setattr("overnet.benchmarks.benchmark.run_case", stop_at_the_second)
     sizes = ["--size", "48x32", "64x48", "--model", small_models, *QUICK]
-    with pytest.raises(InterruptedRun, match="what was measured until then"):
+    with pytest.raises(InterruptedRun, match="the cases measured before that"):
         bench("--backend", "openvino", *sizes, "--json", tmp_path / "run.json")
     run = read_run(tmp_path / "run.json")
     assert run.interrupted and [result.case.title for result in run.results] == seen[:1]

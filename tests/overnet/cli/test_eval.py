@@ -346,6 +346,10 @@ def test_as_a_user_calls_it(folder, small_models):
     result = run_command("eval", "--data", "none", program="overnet")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == "overnet: none: No such file or directory\n"
+    # Wrong usage names the help of the command that was called.
+    result = run_command("eval", "--data", "set", "--quarters", "--tile", 96, program="overnet")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.endswith("--quarters and --tile exclude each other (overnet eval --help shows how)\n")
 
 
 @needs_shared

@@ -188,7 +188,7 @@ def test_a_pipe_that_is_cut_off(tmp_path, small_models):
         (["-", "-o", "out.mp4", "--raw", "64x48", "--rate", "0"], "--rate is '0'"),
         (["-", "-o", "out.xyz"], "cannot write '.xyz' video"),
         (["-", "-o", "."], "is a folder"),
-        (["-", "-o", "rtsp://h/x"], "only live sources can go there"),
+        (["-", "-o", "rtsp://h/x"], "only live sources can be sent there"),
         (["in.png", "-o", "-"], "only a video can go to standard output"),
         (["missing.mp4", "-o", "-"], "missing.mp4"),
         (["-", "a.mp4", "-o", "out"], "several inputs"),
