@@ -80,7 +80,8 @@ def train_command(
 
     Writes last.pt (to resume from), best.safetensors (by validation), final.safetensors and curve.csv (step, seconds,
     loss, learning rate, patches per second, and the PSNR at each scale where it was validated). Ctrl-C saves and stops.
-    With several GPUs or machines: torchrun --nproc-per-node N -m overnet train ...
+
+    With several GPUs: torchrun --nproc-per-node N -m overnet train ...
     """
     import torch
 
