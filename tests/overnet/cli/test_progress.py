@@ -98,6 +98,7 @@ def test_lines_printed_while_rows_are_shown_stay_whole(shown, capsys):
 
 def test_waiting_before_there_are_rows_is_a_line(monkeypatch):
     """As where an engine is built while a model is loaded."""
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    stderr = Terminal()
+    monkeypatch.setattr(sys, "stderr", stderr)
     ProgressDisplay(quiet=False).announce("choosing kernels", 1, 3)
-    assert sys.stderr.getvalue() == "choosing kernels\n"
+    assert stderr.getvalue() == "choosing kernels\n"
