@@ -1,11 +1,6 @@
-"""Stand-ins for what needs a GPU, so that the CUDA runtime is really run without one.
+"""Stand-ins for the CUDA driver and TensorRT, over which tests run the CUDA runtime without a GPU. See README.md.
 
-- `cuda_driver`: a CUDA driver, for the real PyCUDA (`pycuda_build`) and cuda.core. It runs streams for real, counts,
-  finds operations that are not ordered though they use the same memory, and can fail, be slow, or hold a stream up.
-- `tensorrt_double`, `tensorrt_rtx_double`: the Python modules, which run the ONNX graph in an engine of `engines`.
-- `running`: all of these in a process of its own, as the driver has to be there first.
-
-A test calls a function of a module, with arguments and a result that JSON has::
+A test calls a function of a module. Its arguments and result must be JSON types::
 
     from tests.doubles.running import run_over_stand_in
 
@@ -14,7 +9,7 @@ A test calls a function of a module, with arguments and a result that JSON has::
         found = run_over_stand_in("tests.runtime.backends.trt.cuda_scenarios:frames", str(engine), 10)
         assert found == {"races": [], "live": {}, "wrong": 0}
 
-and the function, in a module that is no test, asks the driver what happened::
+The function, in a module without tests, reads what happened from the driver::
 
     def frames(engine, count):
         driver = CudaDriver()
@@ -23,10 +18,7 @@ and the function, in a module that is no test, asks the driver what happened::
         live = driver.counters().live  # before the context is detached: PyCUDA frees nothing afterwards
         return {"races": driver.races(), "live": live, "wrong": wrong}
 
-All threads of the host count as one: what one of them has waited for is taken to be over for all. So a wait that is
-missing between streams is only sure to be found where no thread waits for the work in the meantime; where one does,
-make launches long (`CudaDriver.set_rates`) or hold a stream up, instead of relying on delays.
-
-For commands, `running.stand_in_environment` gives the environment. Where CUDA's headers or a compiler are missing, both
-skip the test, unless ``OVERNET_REQUIRE_DOUBLES`` is 1. ``python -m tests.doubles.pycuda_build`` builds PyCUDA up front.
+All threads of the host count as one: work that one thread has waited for is complete for all. A missing wait between
+streams is therefore only found reliably where no thread waits for the work in the meantime; where one does, make
+launches long (`CudaDriver.set_rates`) or hold a stream, instead of relying on delays.
 """

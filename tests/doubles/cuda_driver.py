@@ -1,18 +1,18 @@
-"""The stand-in for the CUDA driver: how it is built, and what tests ask of it.
+"""The stand-in for the CUDA driver: its build, and its interface for tests.
 
-`driver_folder` builds cuda_driver.c into a ``libcuda.so.1``, with a stub for each other function of ``cuda.h``, and
-`CudaDriver` is the library as the process that runs over it sees it. Settings for a process are environment variables,
-read by ``cuInit``:
+`driver_folder` builds cuda_driver.c into a ``libcuda.so.1``, with a stub for each other function of ``cuda.h``.
+`CudaDriver` controls the library in the process that runs over it. ``cuInit`` reads a process's settings from
+environment variables:
 
-- ``OVERNET_CUDA_DEVICES``: how many devices, 1 unless set; ``CUDA_VISIBLE_DEVICES`` chooses among them by number
-- ``OVERNET_CUDA_NAME``: ``Stand-in``; followed by the device's number where there are several
-- ``OVERNET_CUDA_CAPABILITY``: ``8.7``
+- ``OVERNET_CUDA_DEVICES``: number of devices, by default 1; ``CUDA_VISIBLE_DEVICES`` chooses among them by number
+- ``OVERNET_CUDA_NAME``: by default ``Stand-in``; followed by the device's number where there are several
+- ``OVERNET_CUDA_CAPABILITY``: compute capability, by default ``8.7``
 - ``OVERNET_CUDA_INTEGRATED``: 1 where the device shares the host's memory, as on a Jetson
 - ``OVERNET_CUDA_CAN_MAP``: 0 where host memory cannot be mapped
-- ``OVERNET_CUDA_MEMORY``: how many bytes each device has, 8 GiB unless set
-- ``OVERNET_CUDA_LIMIT``, ``OVERNET_CUDA_HOST_LIMIT``: how many bytes can be allocated of a device's memory, and of the
-  host's pinned
-- ``OVERNET_CUDA_DELAY``: ``seed:microseconds``, as `CudaDriver.set_delay` takes them
+- ``OVERNET_CUDA_MEMORY``: memory of each device in bytes, by default 8 GiB
+- ``OVERNET_CUDA_LIMIT``, ``OVERNET_CUDA_HOST_LIMIT``: bytes that can be allocated of a device's memory, and of the
+  host's pinned memory
+- ``OVERNET_CUDA_DELAY``: ``seed:microseconds``, the arguments of `CudaDriver.set_delay`
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ READ, WRITE = 1, 2
 
 
 class DoublesUnavailable(Exception):
-    """What the doubles are built with is not on this machine."""
+    """The tools that build the doubles are missing on this machine."""
 
 
 class Counters(NamedTuple):
-    """What there is now and, from `peak_device_bytes` on, what was since `CudaDriver.reset`.
+    """The number of objects now and, from `peak_device_bytes` on, of operations since `CudaDriver.reset`.
 
-    ``contexts`` counts how often contexts are retained, ``pushed`` the entries of all threads' stacks of them, and
-    ``calls`` all calls of the driver but those of stubs.
+    ``contexts`` counts the references to contexts, ``pushed`` the entries of all threads' context stacks, and
+    ``calls`` all calls of the driver except stubs.
     """
 
     device_allocations: int
@@ -88,13 +88,13 @@ class Counters(NamedTuple):
 
     @property
     def live(self) -> dict[str, int]:
-        """What is left of what a program has to free or release; empty where it did."""
+        """The numbers of objects that are not freed or released yet, by kind."""
         counted = ("device_allocations", "host_allocations", "streams", "events", "graphs", "graph_execs", "contexts")
         return {name: getattr(self, name) for name in counted if getattr(self, name)}
 
 
 class Timing(NamedTuple):
-    """When one operation ran: seconds of ``time.monotonic``; of the stream with that `CudaDriver.stream_number`."""
+    """The times of one operation, in seconds of ``time.monotonic``, and its stream's `CudaDriver.stream_number`."""
 
     stream: int
     kind: str
@@ -103,7 +103,7 @@ class Timing(NamedTuple):
 
 
 class Access(NamedTuple):
-    """Memory of a device that a launch touches; `mode` is READ, WRITE or both."""
+    """Device memory that a launch accesses; `mode` is READ, WRITE or both."""
 
     address: int
     size: int
@@ -112,7 +112,7 @@ class Access(NamedTuple):
 
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_size_t)
 _STREAM, _ADDRESS, _TEXT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
-# What each function returns, and then what it takes.
+# The result type of each function, then its argument types.
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "standin_launch": (ctypes.c_int, _STREAM, _CALLBACK, ctypes.c_size_t, _TEXT, ctypes.c_void_p, ctypes.c_int),
     "standin_resolve": (_ADDRESS, _ADDRESS, ctypes.c_size_t),
@@ -133,7 +133,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 
 
 class CudaDriver:
-    """The stand-in, in a process that runs over it; every instance is the same one."""
+    """The stand-in in a process that runs over it. All instances control the same library."""
 
     def __init__(self) -> None:
         library = ctypes.CDLL(SONAME)
@@ -147,28 +147,26 @@ class CudaDriver:
         assert names == Counters._fields
         assert library.standin_counter_name(len(names)) is None
 
-    # what happened
-
     def counters(self) -> Counters:
-        """What there is and what was; see `Counters`."""
+        """Return the numbers of objects and operations."""
         values = (ctypes.c_int64 * len(Counters._fields))()
         self._library.standin_counters(values)
         return Counters(*values)
 
     def thread_depth(self) -> int:
-        """How many contexts are on the calling thread's stack."""
+        """Return the number of contexts on the calling thread's stack."""
         return int(self._library.standin_thread_depth())
 
     def races(self) -> list[str]:
-        """Operations on the same memory with no order between them, each as a sentence."""
+        """Return descriptions of the pairs of operations that use the same memory without an order between them."""
         return _texts(self._library.standin_race)
 
     def messages(self) -> list[str]:
-        """Why calls were refused, each as a sentence: out of bounds, freed, captured, not in the stand-in."""
+        """Return the reasons for refused calls, such as memory out of bounds or freed, or a missing function."""
         return _texts(self._library.standin_message)
 
     def timeline(self) -> list[Timing]:
-        """When each copy, memset and launch ran, in the order in which they ended."""
+        """Return the times of each copy, memset and launch, in the order of their ends."""
         found = []
         stream, kind = ctypes.c_int(), ctypes.create_string_buffer(64)
         start, end = ctypes.c_double(), ctypes.c_double()
@@ -180,32 +178,30 @@ class CudaDriver:
         return found
 
     def callback_errors(self) -> list[BaseException]:
-        """What was raised in functions that `launch` was given, where it is otherwise lost."""
+        """Return the exceptions of launched functions, which are not raised elsewhere."""
         return list(_errors)
 
     def reset(self) -> None:
-        """Forget races, messages, the timeline, errors and totals; what is live stays counted."""
+        """Clear races, messages, the timeline, errors and totals, but not the numbers of live objects."""
         self._library.standin_reset()
         _errors.clear()
 
-    # what is to happen
-
     def set_delay(self, seed: int, most_microseconds: int) -> None:
-        """Let each operation from now on take a random time, the same for the same seed."""
+        """Delay each later operation by a random time, the same for the same seed."""
         self._library.standin_set_delay(seed, most_microseconds)
 
     def set_rates(self, *, copy_bytes_per_second: float = 0, launch_microseconds: int = 0) -> None:
-        """Let copies and launches take at least so long; 0 for as fast as it goes."""
+        """Set the shortest durations of copies and launches; 0 sets none."""
         self._library.standin_set_rates(copy_bytes_per_second, launch_microseconds)
 
     def set_memory_limit(self, device_bytes: int, host_bytes: int | None = None) -> None:
-        """Let allocations beyond these fail, for want of memory."""
+        """Let allocations beyond these sizes fail with an out-of-memory error."""
         self._library.standin_set_limits(device_bytes, (1 << 64) - 1 if host_bytes is None else host_bytes)
 
     def fail_next(self, function: str, code: int, *, after: int = 0, times: int = 1) -> None:
-        """Let a function, such as ``"cuMemAlloc"``, return an error, after so many calls that do not.
+        """Let a function, such as ``"cuMemAlloc"``, return an error `times` times, after `after` calls that do not.
 
-        PyCUDA allocates device memory a second time where the first fails for want of memory: that takes two `times`.
+        PyCUDA tries a failed allocation of device memory a second time, so its failure needs two `times`.
         """
         assert self._library.standin_fail_next(function.encode(), code, after, times), "too many are to fail"
 
@@ -214,37 +210,35 @@ class CudaDriver:
         assert self._library.standin_hold(stream, True), "no such stream"
 
     def release(self, stream: int) -> None:
-        """Let a held stream go on."""
+        """Let a held stream continue."""
         assert self._library.standin_hold(stream, False), "no such stream"
 
     def stream_number(self, stream: int) -> int:
-        """What reports call a stream: counted from 1 in the order in which they were made; 0 for a null stream."""
+        """Return a stream's number in reports: from 1 in the order of creation; 0 for a null stream."""
         return int(self._library.standin_stream_number(stream))
 
-    # taking part
-
     def resolve(self, address: int, size: int) -> int:
-        """Where a device's bytes can be touched by the host; raises where they are no allocation."""
+        """Return the host address of device memory; raise ValueError where it is not allocated."""
         found = int(self._library.standin_resolve(address, size))
         if not found:
             raise ValueError(f"{size} bytes at {address:#x} are not allocated")
         return found
 
     def token(self) -> int:
-        """An address for `Access` that is no memory: of an object that operations use one at a time."""
+        """Return an address for `Access` of an object without memory that operations must use one at a time."""
         return int(self._library.standin_token())
 
     def host_access(self, address: int, size: int, *, writes: bool, label: str = "access") -> None:
-        """Say that the host touches memory now, which the stand-in cannot see, to have its order checked."""
+        """Report an access by the host, which the stand-in cannot see, to have its order checked."""
         self._library.standin_host_access(address, size, writes, label.encode())
 
     def launch_host(
         self, stream: int, function: Callable[[], None], accesses: Sequence[Access], *, label: str = "launch"
     ) -> int:
-        """Enqueue a function, as a kernel; returns the driver's error code, 0 for none.
+        """Enqueue a function as a kernel, and return the driver's error code, 0 for none.
 
-        What it raises is a launch failure, and kept for `callback_errors`. It runs on a thread of the stream's. One
-        that is captured is kept for as long as the process lives, since graphs may call it at any time.
+        It runs on a thread of the stream. An exception is a launch failure, and kept for `callback_errors`. A captured
+        function is kept as long as the process, since graphs may call it at any time.
         """
         number = next(_numbers)
         _functions[number] = function, self.is_capturing(stream)
@@ -256,14 +250,14 @@ class CudaDriver:
         return error
 
     def is_capturing(self, stream: int) -> bool:
-        """Whether what is put into a stream is recorded at present, instead of run."""
+        """Return whether a stream is capturing."""
         status = ctypes.c_int()
         failed = self._library.cuStreamIsCapturing(ctypes.c_void_p(stream), ctypes.byref(status))
         return not failed and status.value != 0
 
 
 _numbers = itertools.count(1)
-# By number; and whether they are captured.
+# By number, with whether they are captured.
 _functions: dict[int, tuple[Callable[[], None], bool]] = {}
 _errors: list[BaseException] = []
 
@@ -291,30 +285,30 @@ def _texts(function: Callable[[int], bytes | None]) -> list[str]:
 
 
 def cuda_root() -> Path:
-    """The CUDA toolkit, of which only the headers are used.
+    """Return the folder of the CUDA toolkit, of which only the headers are used.
 
     Raises:
-        DoublesUnavailable: there is none, or no compiler.
+        DoublesUnavailable: the headers or a compiler are missing.
     """
     root = Path(os.environ.get("CUDA_ROOT", "/usr/local/cuda"))
     if not (root / "include" / "cuda.h").is_file():
-        raise DoublesUnavailable(f"no CUDA headers in {root}; CUDA_ROOT says where they are")
+        raise DoublesUnavailable(f"no CUDA headers in {root}; set CUDA_ROOT to their folder")
     if shutil.which("gcc") is None:
         raise DoublesUnavailable("no gcc")
     return root
 
 
 def cache_folder() -> Path:
-    """Where what was built is kept; ``OVERNET_TEST_CACHE`` says another place."""
+    """Return the folder for what is built; ``OVERNET_TEST_CACHE`` replaces it."""
     folder = os.environ.get("OVERNET_TEST_CACHE")
     return Path(folder) if folder else platformdirs.user_cache_path("overnet-tests")
 
 
 @contextmanager
 def built_once(name: str) -> Iterator[tuple[Path, Path | None]]:
-    """A folder of the cache, and where to build it; None for that where it is built already.
+    """Enter a context with a folder of the cache, and the folder to build it in; None where it is built already.
 
-    One process builds at a time. What is built appears in its place all at once, when the context is left.
+    One process builds at a time. The build is moved to its place at the end of the context.
     """
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
@@ -332,7 +326,7 @@ def built_once(name: str) -> Iterator[tuple[Path, Path | None]]:
 
 
 def driver_folder() -> Path:
-    """The folder with the stand-in's ``libcuda.so.1``, built at first use.
+    """Return the folder with the stand-in's ``libcuda.so.1``, after building it at first use.
 
     Raises:
         DoublesUnavailable: CUDA's headers or a compiler are missing.

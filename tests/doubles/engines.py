@@ -1,4 +1,4 @@
-"""Engines for the doubles of TensorRT: an ONNX graph with a header that says what a builder would have decided."""
+"""Engines for the doubles of TensorRT: an ONNX graph, with a builder's decisions in a header."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def nearest_model(
     switch: int = onnx.TensorProto.FLOAT,
     switch_shape: Sequence[int] = (1, 1, 1, 1),
 ) -> bytes:
-    """A small graph of the form that ours have: each pixel becomes a square of `scale` x `scale`.
+    """Return a small graph with the inputs and outputs of an exported one; each pixel becomes `scale` x `scale` pixels.
 
     Args:
-        means: 3 to have engines' inputs and outputs for the means as well: what is to be in place of the image's means
-            is added to each pixel, and they are taken away.
-        switch, switch_shape: number type and shape of the input that says whether means are given.
+        means: 3 adds engines' inputs and outputs for the means: the difference between the given means and the image's
+            is added to each pixel.
+        switch, switch_shape: number type and shape of the input that selects given means.
     """
     helper, types = onnx.helper, onnx.TensorProto
     node, value = helper.make_node, helper.make_tensor_value_info
@@ -87,14 +87,14 @@ def make_engine(
     library: RuntimeName = "tensorrt",
     version: str | None = None,
 ) -> bytes:
-    """An engine that the doubles load.
+    """Return an engine that the doubles load.
 
     Args:
         onnx_bytes: the graph. Its input `overnet.files.onnx_metadata.INPUT_NAME` takes the profile's images; of its
             other inputs only the first side may vary, with the number of images.
-        profile: which images it takes.
-        activation_bytes_per_pixel: what it needs beside its weights, for each pixel that goes in.
-        library, version: what it was built with; None for the version that the double is unless it is told.
+        profile: the image sizes it takes.
+        activation_bytes_per_pixel: its activation memory for each input pixel.
+        library, version: what it was built with; None is the double's default version.
     """
     shapes: dict[str, list[tuple[int, ...]]] = {
         INPUT_NAME: [
@@ -136,13 +136,13 @@ def write_engine(
     device: str | None = DEVICE,
     capability: str | None = CAPABILITY,
 ) -> Path:
-    """Write an engine and its sidecar, for the device that the stand-in is unless it is told, and return its path.
+    """Write an engine and its sidecar, by default for the stand-in's device, and return its path.
 
     Args:
         path: of the engine.
-        model: an ONNX file of ours, or its content.
-        profile, activation_bytes_per_pixel, library, version: as `make_engine` takes them.
-        device, capability: which the sidecar states.
+        model: an exported ONNX file, or its content.
+        profile, activation_bytes_per_pixel, library, version: see `make_engine`.
+        device, capability: the sidecar's device.
     """
     content = model if isinstance(model, bytes) else model.read_bytes()
     engine = make_engine(

@@ -1,6 +1,6 @@
-"""ONNX Runtime on a machine with GPUs, as far as it speaks of itself and says where buffers lie.
+"""A stand-in for ONNX Runtime on a machine with GPUs: the providers it reports, and the location of buffers.
 
-Sessions, bindings and buffers are real ones, on the CPU.
+Sessions, bindings and buffers are ONNX Runtime's own, on the CPU.
 """
 
 import types
@@ -15,7 +15,7 @@ TENSORRT, RTX = "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"
 class StandIn(types.SimpleNamespace):
     """The module onnxruntime, built for GPUs.
 
-    `opened` has what each session was asked for, `buffers` where each buffer was asked for.
+    `opened` has the providers requested for each session, `buffers` the location requested for each buffer.
     """
 
     def __init__(self, folder):

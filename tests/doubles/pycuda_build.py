@@ -1,6 +1,7 @@
-"""PyCUDA, unmodified, built for the running Python without a CUDA installation beside the headers.
+"""The build of unmodified PyCUDA for the running Python, for which CUDA's headers suffice.
 
-``python -m tests.doubles.pycuda_build`` builds it up front, in about two minutes; tests that need it do so otherwise.
+``python -m tests.doubles.pycuda_build`` builds it in advance, in about two minutes; otherwise the first test that needs
+it does.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ VERSION = "2026.1"
 
 
 def pycuda_folder() -> Path:
-    """The folder with PyCUDA and what it needs beside NumPy, to be put on PYTHONPATH; built at first use.
+    """Return the folder with PyCUDA and its dependencies except NumPy, for PYTHONPATH, after building it at first use.
 
     Raises:
-        DoublesUnavailable: CUDA's headers or a compiler are missing, or the source cannot be had.
+        DoublesUnavailable: CUDA's headers or a compiler are missing, or the source cannot be downloaded.
     """
     root = cuda_root()
     headers = hashlib.sha256((root / "include" / "cuda.h").read_bytes()).hexdigest()[:8]
@@ -41,15 +42,15 @@ def _build(root: Path, work: Path) -> None:
         raise DoublesUnavailable("no g++")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     try:
-        # No isolation, so that it is built with the NumPy that is here.
+        # Without isolation, it is built with the installed NumPy.
         options = ("--no-deps", "--no-binary", "pycuda", "--no-build-isolation")
         _run(*pip, "download", *options, "-d", str(scratch), f"pycuda=={VERSION}")
     except subprocess.CalledProcessError as error:
-        raise DoublesUnavailable(f"PyCUDA's source cannot be had:\n{error.output[-2000:]}") from error
+        raise DoublesUnavailable(f"PyCUDA's source cannot be downloaded:\n{error.output[-2000:]}") from error
     with tarfile.open(scratch / f"pycuda-{VERSION}.tar.gz") as archive:
         archive.extractall(scratch, filter="data")
     source = scratch / f"pycuda-{VERSION}"
-    # Linked against a library with nothing in it: the functions are found in the stand-in, which is loaded before.
+    # It is linked against an empty library: the stand-in, which is loaded before, has the functions.
     empty = scratch / "empty"
     empty.mkdir()
     (empty / "nothing.c").write_text("")

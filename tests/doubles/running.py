@@ -1,4 +1,4 @@
-"""Running something over the doubles, in a process of its own: the driver has to be there before Python starts."""
+"""Running functions over the doubles in another process: the driver must be loaded before Python starts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _TAIL = 6000
 
 
 def stand_in_environment(env: dict[str, str] | None = None, *, rtx: bool = False) -> dict[str, str]:
-    """The environment for a process that is to find the doubles where it looks for CUDA, PyCUDA and TensorRT.
+    """Return the environment for a process that loads the doubles as CUDA, PyCUDA and TensorRT.
 
-    The calling test is skipped where they cannot be built here, unless ``OVERNET_REQUIRE_DOUBLES`` is 1.
+    The calling test is skipped where the doubles cannot be built, unless ``OVERNET_REQUIRE_DOUBLES`` is 1.
 
     Args:
         env: more variables; see `tests.doubles.cuda_driver` for what the driver reads.
-        rtx: whether the double of TensorRT-RTX is to be found as well, in the place of the real library.
+        rtx: whether the double of TensorRT-RTX replaces the real library as well.
     """
     try:
         driver, pycuda = driver_folder(), pycuda_folder()
@@ -46,7 +46,7 @@ def stand_in_environment(env: dict[str, str] | None = None, *, rtx: bool = False
         **inherited,
         "PYTHONPATH": os.pathsep.join(map(str, modules)),
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [str(driver), os.environ.get("LD_LIBRARY_PATH")])),
-        # PyCUDA's extension does not say that it needs the driver.
+        # PyCUDA's extension is not linked against the driver.
         "LD_PRELOAD": str(driver / SONAME),
         "PYTHONFAULTHANDLER": "1",
         **(env or {}),
@@ -56,17 +56,17 @@ def stand_in_environment(env: dict[str, str] | None = None, *, rtx: bool = False
 def run_over_stand_in(
     module_function: str, *args: Any, env: dict[str, str] | None = None, timeout: float = 120, rtx: bool = False
 ) -> Any:
-    """Call a function in a process over the doubles, and return what it returns.
+    """Call a function in a process over the doubles, and return its result.
 
     Args:
         module_function: such as ``"tests.runtime.backends.trt.cuda_scenarios:one_image"``.
-        args: for it; anything that JSON has, as has to be what it returns.
-        env, rtx: for `stand_in_environment`.
+        args: its arguments, JSON types, as must be its result.
+        env, rtx: see `stand_in_environment`.
         timeout: in seconds.
 
     Raises:
-        AssertionError: the process ended with anything but 0, also where that happened after the function was done, as
-            when PyCUDA aborts at exit for a context that is still pushed. Its output is in the message.
+        AssertionError: the exit code is not 0, also after the function returned, such as where PyCUDA aborts at exit
+            because a context is still pushed. The message has the output.
     """
     environment = stand_in_environment(env, rtx=rtx)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What the tests here run over the doubles: functions of JSON's types, each in a process of its own."""
+"""The functions that test_cuda_driver.py runs over the doubles, each in its own process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NON_BLOCKING = 1
 
 @functools.cache
 def primary_context(ordinal: int) -> Any:
-    """A device's primary context, until the process ends: what is made in it may be freed after its last use."""
+    """Retain a device's primary context until the process ends, so that its objects may be freed late."""
     cuda.init()
     primary = cuda.Device(ordinal).retain_primary_context()
     atexit.register(primary.detach)
@@ -32,7 +32,7 @@ def primary_context(ordinal: int) -> Any:
 
 @contextmanager
 def context(ordinal: int = 0) -> Iterator[CudaDriver]:
-    """A device's primary context, current within."""
+    """Make a device's primary context current within a `with` block."""
     primary = primary_context(ordinal)
     primary.push()
     try:
@@ -42,7 +42,7 @@ def context(ordinal: int = 0) -> Iterator[CudaDriver]:
 
 
 def error_of(call: Callable[[], Any]) -> str:
-    """The error that a call ends with; empty where it does not."""
+    """Return the error of a call; empty where there is none."""
     try:
         call()
     except cuda.Error as error:
@@ -51,12 +51,12 @@ def error_of(call: Callable[[], Any]) -> str:
 
 
 def view(driver: CudaDriver, address: int) -> Any:
-    """A device's bytes as an array, for what runs in a launch."""
+    """Return device memory as an array, for functions in a launch."""
     return np.ctypeslib.as_array((ctypes.c_uint8 * SIZE).from_address(driver.resolve(address, SIZE)))
 
 
 def launch_plus_one(driver: CudaDriver, stream: Any, source: int, target: int) -> int:
-    """Begin to write each byte of one memory, plus one, into another."""
+    """Launch a function that writes each byte of one memory, plus one, to another."""
 
     def plus_one() -> None:
         view(driver, target)[:] = view(driver, source) + 1
@@ -65,7 +65,7 @@ def launch_plus_one(driver: CudaDriver, stream: Any, source: int, target: int) -
 
 
 def frames(missing: str, seed: int, most_microseconds: int, *, hold: bool = False) -> dict[str, Any]:
-    """Some frames through three streams and two slots, with one of the waits left out; how it went."""
+    """Process frames in three streams and two slots, with one of the waits missing."""
     with context() as driver:
         driver.reset()
         driver.set_delay(seed, most_microseconds)
@@ -108,7 +108,7 @@ def frames(missing: str, seed: int, most_microseconds: int, *, hold: bool = Fals
 
 
 def many_frames(missing: str, seeds: int, most_microseconds: int) -> list[dict[str, Any]]:
-    """`frames`, once for each seed; and what is left behind in the end."""
+    """Run `frames` for each seed, and return the objects that are left."""
     found = [frames(missing, seed, most_microseconds) for seed in range(seeds)]
     live = CudaDriver().counters().live
     assert live == {"contexts": 1}, live
@@ -116,12 +116,12 @@ def many_frames(missing: str, seeds: int, most_microseconds: int) -> list[dict[s
 
 
 def held_frames() -> dict[str, int]:
-    """How many frames are wrong for each missing wait, with the stream held that was to be waited for."""
+    """Count the wrong frames for each missing wait, while the stream that is not waited for is held."""
     return {missing: frames(missing, 0, 0, hold=True)["wrong"] for missing in ("upload", "compute", "reuse")}
 
 
 def memory() -> dict[str, Any]:
-    """What is wrong with memory, and what is said of it."""
+    """Use memory wrongly, and return the messages."""
     found: dict[str, Any] = {}
     with context() as driver:
         block, array = cuda.mem_alloc(SIZE), np.zeros(SIZE, np.uint8)
@@ -147,7 +147,7 @@ def memory() -> dict[str, Any]:
 
 
 def event_times() -> dict[str, Any]:
-    """The time between events by the stream's clock, while the host waits in between; and what has no time."""
+    """Measure the time between events while the host waits in between, and of events without a time."""
     found: dict[str, Any] = {}
     with context() as driver:
         stream = cuda.Stream(NON_BLOCKING)
@@ -157,7 +157,7 @@ def event_times() -> dict[str, Any]:
         driver.set_rates(launch_microseconds=20_000)
         first.record(stream)
         driver.launch_host(stream.handle, lambda: None, [])
-        # The stream reaches both after this, whenever they were put into it.
+        # The stream reaches both after this, whenever they were enqueued.
         time.sleep(0.3)
         second.record(stream)
         untimed.record(stream)
@@ -172,7 +172,7 @@ def event_times() -> dict[str, Any]:
 
 
 def freed_while_in_use() -> list[int]:
-    """Memory is freed while work that uses it waits: the work still finds what was there."""
+    """Free memory while work that uses it waits: the work still reads its content."""
     with context() as driver:
         stream = cuda.Stream(NON_BLOCKING)
         source, target = cuda.mem_alloc(SIZE), cuda.mem_alloc(SIZE)
@@ -192,7 +192,7 @@ def freed_while_in_use() -> list[int]:
 
 
 def mapped() -> dict[str, Any]:
-    """Memory that host and device share."""
+    """Use memory that host and device share."""
     flags = cuda.host_alloc_flags.DEVICEMAP
     with context() as driver:
         stream = cuda.Stream(NON_BLOCKING)
@@ -222,7 +222,7 @@ def mapped() -> dict[str, Any]:
 
 
 def captured() -> dict[str, Any]:
-    """A graph made with cuda.core in a stream of PyCUDA's, and what a capture does not allow."""
+    """Capture a graph with cuda.core in a stream of PyCUDA, and try what a capture does not allow."""
     core = importlib.import_module("cuda.core")  # without types
     core_error = importlib.import_module("cuda.core._utils.cuda_utils").CUDAError
     found: dict[str, Any] = {}
@@ -233,7 +233,7 @@ def captured() -> dict[str, Any]:
         handle = core.Stream.from_handle(stream.handle)
 
         def capture(work: Callable[[], Any]) -> Any:
-            """The graph, or what was said instead."""
+            """Return the graph, or the error."""
             builder = handle.create_graph_builder()
             builder.begin_building(mode="thread_local")
             said = error_of(work)
@@ -287,7 +287,7 @@ def captured() -> dict[str, Any]:
 
 
 def devices() -> dict[str, Any]:
-    """What there is, and a stream used in another device's context."""
+    """List the devices, and use a stream in another device's context."""
     cuda.init()
     count = cuda.Device.count()
     names = [cuda.Device(ordinal).name() for ordinal in range(count)]
@@ -305,7 +305,7 @@ def devices() -> dict[str, Any]:
 
 
 def what_there_is() -> dict[str, Any]:
-    """What the driver says of its first device, or the error where there is none."""
+    """Return the driver's description of its first device, or the error where there is none."""
     error = error_of(cuda.init)
     if error:
         return {"error": error}
@@ -321,7 +321,7 @@ def what_there_is() -> dict[str, Any]:
 
 
 def overlap() -> dict[str, bool]:
-    """Whether operations of two streams run at the same time, and those of one after each other."""
+    """Return whether operations of two streams overlap, and those of one stream do not."""
     with context() as driver:
         driver.reset()
         driver.set_rates(launch_microseconds=100_000)
@@ -339,7 +339,7 @@ def overlap() -> dict[str, bool]:
 
 
 def failing_launch() -> dict[str, Any]:
-    """A launch fails: all that follows does, and what is freed is."""
+    """Let a launch fail: all later calls fail, except those that free."""
 
     def fail() -> None:
         raise ValueError("on purpose")
@@ -354,7 +354,7 @@ def failing_launch() -> dict[str, Any]:
 
 
 def legacy_stream() -> dict[str, Any]:
-    """The null stream comes before and after all that is in blocking streams, and not those of the other kind."""
+    """Check that the null stream is ordered with blocking streams, but not with non-blocking ones."""
     with context() as driver:
         blocking, free = cuda.Stream(), cuda.Stream(NON_BLOCKING)
         block, result = cuda.mem_alloc(SIZE), cuda.pagelocked_empty(SIZE, np.uint8)
@@ -378,7 +378,7 @@ def legacy_stream() -> dict[str, Any]:
 
 
 def forked() -> int:
-    """What the driver says in a forked process."""
+    """Return the driver's error in a forked process."""
     cuda.init()
     child = os.fork()
     if not child:
@@ -387,12 +387,12 @@ def forked() -> int:
 
 
 def touch_device_memory() -> None:
-    """The host reads a device's memory, which ends the process."""
+    """Read device memory on the host, which ends the process."""
     with context():
         ctypes.string_at(int(cuda.mem_alloc(SIZE)), 1)
 
 
 def leave_context() -> None:
-    """A context stays current, for which PyCUDA ends the process when Python does."""
+    """Leave a context current, for which PyCUDA aborts the process at exit."""
     cuda.init()
     cuda.Device(0).retain_primary_context().push()

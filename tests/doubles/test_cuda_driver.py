@@ -1,4 +1,4 @@
-"""The stand-in for the CUDA driver: that it runs what is right, and finds what is wrong."""
+"""Tests that the stand-in for the CUDA driver runs correct programs and detects errors."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The doubles of TensorRT: they have no name or parameter that the real ones lack; they run, and refuse."""
+"""Tests that the doubles of TensorRT have no name or parameter that the libraries lack, run, and refuse."""
 
 import importlib.util
 import inspect
@@ -23,7 +23,7 @@ def run(name, *args, **options):
 
 
 def double(version, monkeypatch):
-    """The module of a version, as a program over the doubles imports it."""
+    """Import the module of a version as a program over the doubles does."""
     name, number = version.split()
     monkeypatch.setenv("OVERNET_TENSORRT_VERSION" if name == "tensorrt" else "OVERNET_TENSORRT_RTX_VERSION", number)
     spec = importlib.util.spec_from_file_location(f"double_of_{name}", HERE / f"{name}_double" / f"{name}.py")
@@ -39,7 +39,7 @@ def public(thing):
 
 
 def members(double_class):
-    """What a class of the double has that a program can use; of an enumeration its members, which are what counts."""
+    """Return the public names of a class of the double; of an enumeration its members."""
     return list(getattr(double_class, "__members__", None) or public(double_class))
 
 
@@ -75,7 +75,7 @@ def test_the_library_that_is_here_has_the_names(monkeypatch):
 
 
 def parameters(docstring, name):
-    """The names of parameters in each signature that the bindings' docstring gives."""
+    """Return the parameter names of each signature in the bindings' docstring."""
     found = []
     for line in docstring.splitlines():
         signature = re.fullmatch(rf"(?:\d+\. )?{name}\(self: [\w.]+(?:, )?(.*)\) -> .*", line.strip())

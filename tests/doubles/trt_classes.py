@@ -1,8 +1,8 @@
-"""What TensorRT's Python module is made of, as far as running goes, over the stand-in for the CUDA driver.
+"""The classes of TensorRT's Python module for running engines, over the stand-in for the CUDA driver.
 
-`tensorrt_double/tensorrt.py` and `tensorrt_rtx_double/tensorrt_rtx.py` are the modules; each has the names that its
-version has. An engine (`tests.doubles.engines`) is an ONNX graph with a header, and is run with ONNX Runtime. What the
-real library leaves undefined is an error here: it is logged, and the call returns False, or None for an object.
+`tensorrt_double/tensorrt.py` and `tensorrt_rtx_double/tensorrt_rtx.py` are the modules; each has the names of its
+version. An engine (`tests.doubles.engines`) is an ONNX graph with a header, and runs in ONNX Runtime. Undefined
+behaviour of the real library is an error here: it is logged, and the call returns False, or None for an object.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from tests.doubles.cuda_driver import READ, SONAME, WRITE, Access, CudaDriver
 
 MAGIC = b"OVERNET STAND-IN ENGINE\n"
-# Of memory that the library is given.
+# Alignment of the memory that the library is given, in bytes.
 ALIGNMENT_BYTES = 256
 
 
 class _Enum(enum.Enum):
-    """As the bindings' enumerations: to be made an int of, which Python's are not."""
+    """An enumeration that `int` converts, as it does the bindings' and not Python's."""
 
     def __int__(self) -> int:
         return int(self.value)
@@ -84,17 +84,17 @@ _ONNX_TYPES = {
 
 
 def nptype(trt_type: DataType) -> Any:
-    """NumPy's type for one of the library's."""
+    """Return NumPy's type for one of the library's."""
     return _NUMPY_TYPES[trt_type]
 
 
 def volume(iterable: Sequence[int]) -> int:
-    """The product of a shape."""
+    """Return the product of a shape."""
     return int(np.prod(tuple(iterable), dtype=np.int64))
 
 
 class Dims:
-    """A shape. As in the bindings no tuple, but equal to one."""
+    """A shape. As in the bindings, it is not a tuple, but equal to one."""
 
     def __init__(self, shape: Sequence[int] = ()) -> None:
         self._shape = tuple(int(side) for side in shape)
@@ -117,11 +117,11 @@ class Dims:
         return repr(self._shape)
 
 
-_Severity = Severity  # which `ILogger` has as an attribute, and so cannot name it in its annotations
+_Severity = Severity  # `ILogger` has an attribute of this name, so its annotations need another
 
 
 class ILogger:
-    """What programs derive their loggers from; its own constructor has to be called, as with the bindings."""
+    """The base class of loggers. As with the bindings, its constructor must be called."""
 
     Severity: ClassVar[type[_Severity]] = Severity
     INTERNAL_ERROR: ClassVar[_Severity] = Severity.INTERNAL_ERROR
@@ -154,10 +154,10 @@ class Logger(ILogger):
 
 
 class _Cuda:
-    """The driver's functions that the library itself calls, in the context that was current when it was made.
+    """The driver's functions that the library calls, in the context that was current at its creation.
 
-    Where none is, the primary one of the first device is made and left current, as the CUDA runtime does, which the
-    real library uses.
+    Where none was, the first device's primary context becomes current, as in the CUDA runtime, which the real library
+    uses.
     """
 
     def __init__(self) -> None:
@@ -192,7 +192,7 @@ class _Cuda:
 
 
 class _DeviceMemory:
-    """Memory that the library allocates by itself, given back with the object that has it."""
+    """Memory that the library allocates itself, freed with the object that owns it."""
 
     def __init__(self, cuda: _Cuda, size: int) -> None:
         self._cuda = cuda
@@ -204,13 +204,13 @@ class _DeviceMemory:
 
 
 class Runtime:
-    """What loads engines.
+    """The loader of engines.
 
     Args:
-        logger: for everything that its engines say.
+        logger: for the messages of its engines.
     """
 
-    # Of the module that has this class.
+    # The library and version of the module that has this class.
     _library: ClassVar[str]
     _version: ClassVar[str]
     _engine_class: ClassVar[type[ICudaEngine]]
@@ -221,7 +221,7 @@ class Runtime:
         self.logger = logger
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
-        """Load an engine of this library and version; None, and an error, for anything else."""
+        """Load an engine of this library and version; return None and log an error for anything else."""
         content = bytes(serialized_engine)
         start = len(MAGIC) + 4
         if not content.startswith(MAGIC) or len(content) < start:
@@ -245,7 +245,7 @@ class Runtime:
 
 
 class _Graph:
-    """The ONNX graph of an engine: what its tensors are, and how it is computed."""
+    """The ONNX graph of an engine: its tensors, and its computation."""
 
     def __init__(self, content: bytes) -> None:
         self._model = onnx.load_from_string(content)
@@ -262,7 +262,7 @@ class _Graph:
         self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def output_shapes(self, inputs: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        """The outputs' shapes for some of the inputs; -1 for what does not follow."""
+        """Return the outputs' shapes for some of the inputs'; -1 where a side is not known."""
         key = tuple(inputs[name] for name in self.inputs)
         if key not in self._inferred:
             model = onnx.ModelProto()
@@ -282,7 +282,7 @@ class _Graph:
         return self._inferred[key]
 
     def _tried(self, inputs: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        """The shapes where they do not follow from the graph without computing it."""
+        """Return the shapes that only a computation of the graph gives."""
         zeros = {name: np.zeros(shape, nptype(self.types[name])) for name, shape in inputs.items()}
         results = self.session.run(self.outputs, zeros)
         return {name: tuple(result.shape) for name, result in zip(self.outputs, results, strict=True)}
@@ -309,46 +309,46 @@ class ICudaEngine:
 
     @property
     def num_io_tensors(self) -> int:
-        """How many inputs and outputs."""
+        """The number of inputs and outputs."""
         return len(self._names)
 
     @property
     def num_optimization_profiles(self) -> int:
-        """Always one."""
+        """The number of profiles, always one."""
         return 1
 
     @property
     def device_memory_size_v2(self) -> int:
-        """Activation memory for the largest shapes of all profiles."""
+        """Activation memory in bytes for the largest shapes of all profiles."""
         return self.get_device_memory_size_for_profile_v2(0)
 
     def get_device_memory_size_for_profile_v2(self, profile_index: int) -> int:
-        """Activation memory for a profile's largest shapes."""
+        """Return the activation memory in bytes for a profile's largest shapes."""
         if profile_index != 0:
             self._error(f"getDeviceMemorySizeForProfileV2: no profile {profile_index}")
             return 0
         return self._activation_bytes(self._profile[self._image][2])
 
     def get_tensor_name(self, index: int) -> str:
-        """A tensor's name; inputs come first."""
+        """Return a tensor's name; inputs come first."""
         return self._names[index]
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
-        """Whether a tensor goes in or comes out."""
+        """Return whether a tensor is an input or an output."""
         if name not in self._names:
             return TensorIOMode.NONE
         return TensorIOMode.INPUT if name in self._graph.inputs else TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> DataType:
-        """A tensor's number type."""
+        """Return a tensor's number type."""
         return self._graph.types[name]
 
     def get_tensor_shape(self, name: str) -> Dims:
-        """A tensor's shape; -1 for what varies."""
+        """Return a tensor's shape; -1 for sides that vary."""
         return Dims(self._graph.shapes[name])
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Dims]:
-        """An input's smallest, optimal and largest shape."""
+        """Return an input's smallest, optimal and largest shape."""
         if name not in self._profile or profile_index != 0:
             self._error(f"getProfileShape: no input {name} in profile {profile_index}")
             return []
@@ -357,7 +357,7 @@ class ICudaEngine:
     def create_execution_context(
         self, strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC
     ) -> IExecutionContext | None:
-        """Make a state for running it; None, and an error, where its memory cannot be allocated."""
+        """Create an execution context; return None and log an error where its memory cannot be allocated."""
         if not isinstance(strategy, ExecutionContextAllocationStrategy):
             raise TypeError("create_execution_context(): incompatible function arguments")
         memory = None
@@ -378,12 +378,12 @@ class ICudaEngine:
 
 
 class ICudaEngineWithConfig(ICudaEngine):
-    """An engine as versions from 11 on have it."""
+    """An engine of versions from 11 on."""
 
     _config_class: ClassVar[type[IRuntimeConfig]]
 
     def create_runtime_config(self) -> IRuntimeConfig:
-        """Options for `create_execution_context`."""
+        """Return options for `create_execution_context`."""
         return self._config_class()
 
     def create_execution_context(
@@ -392,7 +392,7 @@ class ICudaEngineWithConfig(ICudaEngine):
         *,
         runtime_config: IRuntimeConfig | None = None,
     ) -> IExecutionContext | None:
-        """As in earlier versions, or with a configuration in the place of the strategy."""
+        """Create an execution context with a strategy, as in earlier versions, or with a configuration."""
         config = strategy if isinstance(strategy, IRuntimeConfig) else runtime_config
         if config is not None:
             return super().create_execution_context(config.get_execution_context_allocation_strategy())
@@ -407,32 +407,32 @@ class IRuntimeConfig:
         self._strategy = ExecutionContextAllocationStrategy.STATIC
 
     def get_execution_context_allocation_strategy(self) -> ExecutionContextAllocationStrategy:
-        """Who allocates activation memory."""
+        """The owner of the activation memory."""
         return self._strategy
 
     def set_execution_context_allocation_strategy(
         self, strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC
     ) -> None:
-        """Say who allocates activation memory."""
+        """Set the owner of the activation memory."""
         self._strategy = strategy
 
 
 class IRuntimeCache:
-    """TensorRT-RTX's compiled kernels; here there are none, but their bytes are checked."""
+    """TensorRT-RTX's compiled kernels; the double has none, but checks their bytes."""
 
     _CONTENT = b"kernels of the stand-in"
 
     def serialize(self) -> bytes:
-        """What to store."""
+        """Return the bytes to store."""
         return self._CONTENT
 
     def deserialize(self, blob: bytes) -> bool:
-        """Take what was stored; False for anything else."""
+        """Read stored bytes; return False for others."""
         return bytes(blob) == self._CONTENT
 
 
 class IRuntimeConfigOfRtx(IRuntimeConfig):
-    """TensorRT-RTX's, which knows graphs and compiled kernels as well."""
+    """TensorRT-RTX's options, with CUDA graphs and compiled kernels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -440,11 +440,11 @@ class IRuntimeConfigOfRtx(IRuntimeConfig):
         self._cache: IRuntimeCache | None = None
 
     def create_runtime_cache(self) -> IRuntimeCache:
-        """An empty cache."""
+        """Return an empty cache."""
         return IRuntimeCache()
 
     def get_runtime_cache(self) -> IRuntimeCache | None:
-        """The cache in use."""
+        """Return the cache in use."""
         return self._cache
 
     def set_runtime_cache(self, cache: IRuntimeCache | None = None) -> bool:
@@ -462,13 +462,13 @@ class _Tensor:
         self.size = volume(shape) * self.type.itemsize
 
     def array(self, stand_in: CudaDriver) -> NDArray[Any]:
-        """Where its content lies now."""
+        """Return the host address of its content."""
         memory = (ctypes.c_uint8 * self.size).from_address(stand_in.resolve(self.address, self.size))
         return np.frombuffer(memory, self.type).reshape(self.shape)
 
 
 class IExecutionContext:
-    """A state for running an engine; made by `ICudaEngine.create_execution_context`."""
+    """The state of running an engine; made by `ICudaEngine.create_execution_context`."""
 
     def __init__(self, engine: ICudaEngine, memory: _DeviceMemory | None) -> None:
         self.engine = engine
@@ -478,9 +478,9 @@ class IExecutionContext:
         self._needed = engine.device_memory_size_v2
         self._token = engine._cuda.stand_in.token()
         self._addresses: dict[str, int] = {}
-        # Inputs that have one shape only need not be told it.
+        # Inputs with a single shape need not be set.
         self._shapes = {name: shape for name, shape in engine._graph.shapes.items() if min(shape, default=0) >= 0}
-        # Only an engine's first context is given the profile by itself.
+        # Only an engine's first context has the profile from the start.
         self._profile = -1 if engine._has_made_a_context else 0
         engine._has_made_a_context = True
         self._event = 0
@@ -493,20 +493,20 @@ class IExecutionContext:
 
     @property
     def all_binding_shapes_specified(self) -> bool:
-        """Whether every input has a shape."""
+        """Whether every input's shape is set."""
         return not self.infer_shapes()
 
     @property
     def active_optimization_profile(self) -> int:
-        """The one that was chosen; -1 for none."""
+        """The chosen profile; -1 for none."""
         return self._profile
 
     def infer_shapes(self) -> list[str]:
-        """The inputs whose shapes are missing."""
+        """Return the inputs whose shapes are not set."""
         return [name for name in self.engine._graph.inputs if name not in self._shapes]
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
-        """Fix an input's shape; False, and an error, where the profile does not allow it."""
+        """Set an input's shape; return False and log an error where the profile does not allow it."""
         wanted = tuple(int(side) for side in shape)
         if self._profile < 0:
             return self._error("IExecutionContext::setInputShape: Error Code 3: no optimization profile is chosen")
@@ -529,7 +529,7 @@ class IExecutionContext:
         return True
 
     def get_tensor_shape(self, name: str) -> Dims:
-        """A tensor's shape for the inputs' shapes that are set; -1 for what is missing."""
+        """Return a tensor's shape for the inputs' shapes that are set; -1 where a side is not known."""
         graph = self.engine._graph
         if name in self._shapes:
             return Dims(self._shapes[name])
@@ -538,7 +538,7 @@ class IExecutionContext:
         return Dims(self._output_shapes()[name])
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
-        """Say where a tensor lies."""
+        """Set a tensor's address."""
         if name not in self.engine._names:
             return self._error(f"IExecutionContext::setTensorAddress: {name} is no tensor")
         if memory % ALIGNMENT_BYTES:
@@ -547,11 +547,11 @@ class IExecutionContext:
         return True
 
     def get_tensor_address(self, name: str) -> int:
-        """Where a tensor lies; 0 where that was not said."""
+        """Return a tensor's address; 0 where it is not set."""
         return self._addresses.get(name, 0)
 
     def set_device_memory(self, memory: int, size: int) -> None:
-        """Give it activation memory."""
+        """Set the activation memory."""
         if self._memory is not None:
             self._error("IExecutionContext::setDeviceMemoryV2: the context allocates its memory itself")
             return
@@ -561,7 +561,7 @@ class IExecutionContext:
         self._given = (int(memory), int(size))
 
     def update_device_memory_size_for_shapes(self) -> int:
-        """The activation memory that the shapes that are set need; 0, and an error, where some are missing."""
+        """Return the activation memory for the shapes set; 0 and an error message where some are missing."""
         if self.infer_shapes():
             self._error("IExecutionContext::updateDeviceMemorySizeForShapes: input shapes are missing")
             return 0
@@ -569,23 +569,23 @@ class IExecutionContext:
         return self._needed
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-        """Choose a profile; there is one."""
+        """Choose the profile, of which there is one."""
         if profile_index != 0:
             return self._error(f"setOptimizationProfileAsync: no profile {profile_index}")
         self._profile = 0
         return True
 
     def set_input_consumed_event(self, event: int) -> bool:
-        """Record an event in each run once its inputs have been read, which is before the outputs are there."""
+        """Set an event to record in each run when its inputs have been read, before the outputs are written."""
         self._event = int(event)
         return True
 
     def get_input_consumed_event(self) -> int:
-        """That event; 0 for none."""
+        """Return that event; 0 for none."""
         return self._event
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        """Run in a stream, with the addresses and shapes that are set now."""
+        """Enqueue a run in a stream, with the current addresses and shapes."""
         cuda = self.engine._cuda
         stand_in = cuda.stand_in
         missing = self._missing()
@@ -621,7 +621,7 @@ class IExecutionContext:
         return True
 
     def _missing(self) -> str | None:
-        """What has to be set before it can run."""
+        """Return the settings that are missing for a run."""
         if self._profile < 0:
             return "no optimization profile is chosen"
         shapeless = self.infer_shapes()
@@ -650,7 +650,7 @@ class IExecutionContext:
 
 
 class _Run:
-    """What one enqueue does when its turn comes. Keeps nothing alive but the graph's session."""
+    """The work of one enqueue. It references only the graph's session."""
 
     def __init__(
         self, engine: ICudaEngine, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor], running: set[object]
@@ -661,11 +661,11 @@ class _Run:
         running.add(self)
 
     def read(self) -> None:
-        """Take the inputs."""
+        """Read the inputs."""
         self._content = {tensor.name: tensor.array(self._stand_in).copy() for tensor in self._inputs}
 
     def compute(self) -> None:
-        """Compute, and write the outputs."""
+        """Compute and write the outputs."""
         try:
             results = self._session.run([tensor.name for tensor in self._outputs], self._content)
             for tensor, result in zip(self._outputs, results, strict=True):
@@ -674,6 +674,6 @@ class _Run:
             self._running.discard(self)
 
     def read_and_compute(self) -> None:
-        """Both."""
+        """Read the inputs, and write the outputs."""
         self.read()
         self.compute()

@@ -1,4 +1,4 @@
-"""What test_tensorrt.py runs over the doubles: functions of JSON's types, each in a process of its own."""
+"""The functions that test_tensorrt.py runs over the doubles, each in its own process."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Library:
         self.strategies = self.trt.ExecutionContextAllocationStrategy
 
     def said(self) -> str:
-        """What was logged since this was last asked."""
+        """Return the messages since the last call."""
         text = " | ".join(self.messages)
         self.messages.clear()
         return text
@@ -77,7 +77,7 @@ class Slot:
             self.context.set_device_memory(int(self.activations), size)
 
     def enqueue(self, stream: Any) -> bool:
-        """Begin an image's way to the device and back."""
+        """Enqueue an image's copy to the device, its run, and the copy back."""
         cuda.memcpy_htod_async(self.source, self.image, stream)
         done = bool(self.context.execute_async_v3(stream.handle))
         cuda.memcpy_dtoh_async(self.result, self.target, stream)
@@ -85,7 +85,7 @@ class Slot:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """What an engine says of itself."""
+    """Return an engine's properties."""
     with context():
         library = Library(name, means=3)
         engine = library.engine
@@ -109,7 +109,7 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def images(name: str) -> dict[str, Any]:
-    """Two images in two streams, and what is left behind."""
+    """Run two images in two streams, and return the objects that are left."""
     with context() as driver:
         library = Library(name)
         weights = driver.counters().device_bytes
@@ -131,7 +131,7 @@ def images(name: str) -> dict[str, Any]:
 
 
 def misuse() -> dict[str, Any]:
-    """What the double refuses, and what it says of that."""
+    """Make calls that the double refuses, and return the messages."""
     found: dict[str, Any] = {}
     with context() as driver:
         library = Library()
@@ -184,7 +184,7 @@ def misuse() -> dict[str, Any]:
 
 
 def races(kind: str) -> list[str]:
-    """What is found where two runs share what they may not."""
+    """Let two runs share what they must not, and return the races."""
     with context() as driver:
         library = Library()
         first, second = cuda.Stream(NON_BLOCKING), cuda.Stream(NON_BLOCKING)
@@ -200,8 +200,8 @@ def races(kind: str) -> list[str]:
             slot.enqueue(first)
             other.enqueue(second)
         else:
-            # The inputs' event comes before the outputs are there.
-            driver_itself, event = ctypes.CDLL(SONAME), ctypes.c_void_p()  # PyCUDA does not tell an event's handle
+            # The inputs' event is recorded before the outputs are written.
+            driver_itself, event = ctypes.CDLL(SONAME), ctypes.c_void_p()  # PyCUDA does not expose an event's handle
             driver_itself.cuEventCreate(ctypes.byref(event), 0)
             slot.context.set_input_consumed_event(event.value)
             assert slot.context.execute_async_v3(first.handle)
@@ -216,7 +216,7 @@ def races(kind: str) -> list[str]:
 
 
 def graphs() -> dict[str, Any]:
-    """Runs captured with cuda.core: refused for shapes that did not run before, and repeated with what was set."""
+    """Capture runs with cuda.core: refused for shapes that have not run before, and replayed with the settings."""
     core = importlib.import_module("cuda.core")  # without types
     with context() as driver:
         library = Library()
@@ -247,7 +247,7 @@ def graphs() -> dict[str, Any]:
 
 
 def further_tensors(switch: str, switch_shape: list[int]) -> list[Any]:
-    """An image of one grey level with its own means and with others, by a switch of a type and shape."""
+    """Run an image of one grey level with its own and with given means, for one type and shape of the switch."""
     with context() as driver:
         library = Library(means=3, switch=getattr(onnx.TensorProto, switch), switch_shape=switch_shape)
         stream, slot = cuda.Stream(NON_BLOCKING), Slot(library)
@@ -271,7 +271,7 @@ def further_tensors(switch: str, switch_shape: list[int]) -> list[Any]:
 
 
 def bundled(engine_path: str, image: list[int]) -> list[Any]:
-    """An engine of one of our own graphs from its file, and the shape and mean of what comes out for some noise."""
+    """Run noise through an engine of an exported ONNX file, and return the result's shape and mean."""
     from pathlib import Path
 
     from overnet.files.engine_sidecar import load_engine
@@ -297,7 +297,7 @@ def bundled(engine_path: str, image: list[int]) -> list[Any]:
 
 
 def rtx_config() -> dict[str, Any]:
-    """TensorRT-RTX's options."""
+    """Use TensorRT-RTX's options."""
     with context() as driver:
         library = Library("tensorrt_rtx")
         config = library.engine.create_runtime_config()
@@ -316,7 +316,7 @@ def rtx_config() -> dict[str, Any]:
 
 
 def primary_made_by_the_library() -> dict[str, int]:
-    """An engine is loaded where no context is current: the library makes the primary one, and keeps it."""
+    """Load an engine where no context is current: the library retains the primary context."""
     library = Library()
     assert library.engine is not None
     return CudaDriver().counters().live

@@ -1,4 +1,4 @@
-"""The double of TensorRT's Python module; ``OVERNET_TENSORRT_VERSION`` says which version it is, 10.3.0 unless set."""
+"""The double of TensorRT's Python module, in version ``OVERNET_TENSORRT_VERSION``, by default 10.3.0."""
 
 import os
 
@@ -56,7 +56,7 @@ if int(__version__.partition(".")[0]) >= 11:
 
 
 class Runtime(trt_classes.Runtime):
-    """What loads engines of this version."""
+    """The loader of engines of this version."""
 
     _library, _version = "tensorrt", __version__
     _engine_class = ICudaEngine

@@ -1,4 +1,4 @@
-"""The double of TensorRT-RTX's Python module."""
+"""The double of TensorRT-RTX's Python module, in version ``OVERNET_TENSORRT_RTX_VERSION``, by default 1.7.1."""
 
 import os
 
@@ -58,7 +58,7 @@ class ICudaEngine(trt_classes.ICudaEngineWithConfig):
 
 
 class Runtime(trt_classes.Runtime):
-    """What loads engines of this version."""
+    """The loader of engines of this version."""
 
     _library, _version = "tensorrt-rtx", __version__
     _engine_class = ICudaEngine
