@@ -1,10 +1,9 @@
-"""Makes everything that derives from the bundled weights: run it when there are better ones.
+"""Regenerate everything that derives from the bundled weights: run it when there are better ones.
 
     python -m overnet.export.bundle WEIGHTS --data ../shared/sets
 
-writes into ``overnet/weights/``: the weights as our own checkpoint, one ONNX file a scale, and the model card with the
-quality measured just then; into the README, between its markers, the table of results; and into ``docs/`` the images
-that the README shows.
+writes the weights as a checkpoint, one ONNX file for each scale, and the model card with the measured quality to
+``overnet/weights/``; the table of results to the README, between its markers; and the README's image to ``docs/``.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ from overnet.weights import CHECKPOINT_NAME, bundled_folder
 
 SCALES = (2, 3, 4)
 
-# The ONNX files keep 16 of 24 significant bits of each weight, so that the package stays small enough for all of them:
-# the zeros compress away. On real images that moves no pixel by more than one grey level.
+# The ONNX files keep 16 of 24 significant bits of each weight, because the zeros compress well and the package stays
+# small. On photographs this changes no pixel by more than one grey level.
 SIGNIFICANT_BITS = 16
 
-# The side of the square that the README shows a detail of, in pixels of the large image.
+# Side of the detail in the README's image, in pixels of the large image.
 _DETAIL = 144
 
-# The original's README, from its own weights: three networks, one a scale, trained on DIV2K for 600,000 steps each.
+# From the original's README: three networks, one for each scale, trained on DIV2K for 600,000 steps each.
 _PUBLISHED = {
     "Set5": ("38.11 / 0.9608", "34.46 / 0.9273", "32.26 / 0.8958"),
     "Set14": ("33.71 / 0.9183", "30.41 / 0.8429", "28.64 / 0.7821"),
@@ -74,7 +73,7 @@ def measure(model: OverNet, folder: Path) -> list[Measured]:
 
 
 def results_table(measured: list[Measured]) -> str:
-    """A Markdown table: a row a set, a column a scale."""
+    """Return a Markdown table with rows for each set, and a column for each scale."""
     lines = ["| PSNR / SSIM on Y | x2 | x3 | x4 |", "|---|---|---|---|"]
     for dataset in dict.fromkeys(item.dataset for item in measured):
         rows = [item for item in measured if item.dataset == dataset]
@@ -90,7 +89,7 @@ def results_table(measured: list[Measured]) -> str:
 
 
 def model_card(model: OverNet, metadata: dict[str, str], files: list[ExportedFile], table: str) -> str:
-    """The model card's text."""
+    """Return the model card's text."""
     trained = "\n".join(
         f"- {key.replace('_', ' ')}: {value}"
         for key, value in sorted(metadata.items())
@@ -144,10 +143,10 @@ Written by `python -m overnet.export.bundle`, like everything in this folder.
 
 
 def draw_results(model: OverNet, samples: Path, target: Path) -> None:
-    """Draw the README's image: a detail of the sample by bicubic interpolation, by the network, and as it was.
+    """Draw the README's image: a detail of the sample, upscaled bicubically, by the network, and in the original.
 
     Args:
-        samples: the folder with ``harbour.png`` and ``harbour_large.png``, of which it is the reduction by 4.
+        samples: the folder with ``harbour_large.png``, and ``harbour.png``, which is its reduction by 4.
         target: the PNG to write.
     """
     low, high = read_rgb(samples / "harbour.png"), read_rgb(samples / "harbour_large.png")
@@ -168,13 +167,13 @@ def draw_results(model: OverNet, samples: Path, target: Path) -> None:
 
 
 def bundle(weights: Path, data: Path, folder: Path, readme: Path | None) -> None:
-    """Make everything that derives from `weights`.
+    """Regenerate everything that derives from a checkpoint.
 
     Args:
         weights: a checkpoint in any form.
-        data: a folder of evaluation sets, in the form that `overnet.evaluation.measure.find_pairs` reads.
-        folder: where the bundled files go.
-        readme: the README to bring up to date, or None.
+        data: a folder of evaluation sets; see `overnet.evaluation.datasets.find_pairs`.
+        folder: the folder for the bundled files.
+        readme: the README to update, or None.
     """
     model = load_checkpoint(weights)
     metadata = read_metadata(weights) if weights.suffix == ".safetensors" else {}
@@ -197,11 +196,11 @@ def _write(path: Path, text: str) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path, help="the checkpoint to bundle")
     parser.add_argument("--data", type=Path, required=True, help="folder of evaluation sets (Set5, Set14)")
-    parser.add_argument("--readme", type=Path, default=Path("README.md"), help="the README to bring up to date")
+    parser.add_argument("--readme", type=Path, default=Path("README.md"), help="the README to update")
     options = parser.parse_args()
     try:
         bundle(options.weights, options.data, bundled_folder(), options.readme)
