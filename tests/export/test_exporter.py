@@ -105,7 +105,7 @@ def test_a_scale_beyond_the_network_stops_all(small_checkpoint, tmp_path, scale)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_gate_refuses_a_wrong_graph_and_names_the_layer(small_checkpoint, tmp_path, monkeypatch, precision):
+def test_the_check_refuses_a_wrong_graph_and_names_the_layer(small_checkpoint, tmp_path, monkeypatch, precision):
     honest = from_checkpoint.deploy
 
     def wrong(model):
@@ -119,7 +119,7 @@ def test_the_gate_refuses_a_wrong_graph_and_names_the_layer(small_checkpoint, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_gate_refuses_what_is_not_finite(small_checkpoint, tmp_path, monkeypatch):
+def test_the_check_refuses_what_is_not_finite(small_checkpoint, tmp_path, monkeypatch):
     """An overflow inside that leaves no trace in the result: it might on another image."""
     honest = lowering.build_onnx
 

@@ -1,4 +1,4 @@
-"""Files made from an ONNX file of ours."""
+"""Files exported from an ONNX file of an earlier export."""
 
 import hashlib
 import math
@@ -14,7 +14,7 @@ from overnet.export.engine.profile import make_profile
 from overnet.export.exporter import export
 from overnet.export.options import CalibrationOptions, EngineOptions, ExportOptions
 from overnet.export.precision.half import to_half
-from overnet.export.verify import engine as engine_gate
+from overnet.export.verify import engine as engine_check
 from overnet.export.verify.comparison import TOLERANCES, Parity
 from overnet.files.engine_sidecar import read_sidecar
 from overnet.files.onnx_metadata import read_artifact
@@ -170,7 +170,7 @@ def test_an_engine_is_compared_with_the_file_where_a_gpu_is(source, tmp_path, mo
         return Parity(2, 55.0, "TensorRT on a GPU", title)
 
     monkeypatch.setattr(from_onnx, "cuda_device", object)
-    monkeypatch.setattr(engine_gate, "check_engine", gate)
+    monkeypatch.setattr(engine_check, "check_engine", gate)
     (file,) = export(source, tmp_path, ExportOptions(engine=ENGINE))
     assert file.engine.sidecar.measured_by == "TensorRT on a GPU, against the FP32 ONNX file"
     assert (file.engine.sidecar.psnr_db, file.engine.sidecar.largest_difference) == (55.0, 2)

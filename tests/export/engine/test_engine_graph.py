@@ -1,4 +1,4 @@
-"""The graph that engines are built from, run by ONNX Runtime: what TensorRT makes of it is in test_trt_build.py."""
+"""The graph that engines are built from, run by ONNX Runtime; test_build.py builds engines from it."""
 
 import numpy as np
 import onnx
@@ -43,7 +43,7 @@ def run_variant(content, images, given, use):
 
 @pytest.fixture(params=["small fp32", "small fp16", "small int8", "bundled fp32"])
 def file(request, small_models, tmp_path, image):
-    """An ONNX file of ours. BF16, which ONNX Runtime does not compute in, is the same graph as FP16."""
+    """Return an exported ONNX file. BF16, which ONNX Runtime does not compute, is the same graph as FP16."""
     which, precision = request.param.split()
     source = small_models / "small_x2.onnx" if which == "small" else bundled_folder() / "overnet_x2.onnx"
     path = tmp_path / "model.onnx"

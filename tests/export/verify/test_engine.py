@@ -1,4 +1,4 @@
-"""The engine's gate, over a stand-in for an engine whose buffers lie in the host's memory: no GPU is here."""
+"""The check of engines, with a stand-in for an engine in host memory, as no GPU is needed."""
 
 import ctypes
 

@@ -1,6 +1,6 @@
 """Every name of TensorRT's bindings that the runtime uses, against the bindings of the oldest and the newest version.
 
-The reading itself is checked beside its twin for building, tests/export/test_trt_names.py.
+The reading itself is tested in tests/export/engine/test_trt_names.py.
 """
 
 import json
