@@ -8,8 +8,7 @@ from overnet.errors import InputError, OutputError, printable
 from overnet.evaluation.datasets import Pair
 from overnet.evaluation.measure import Comparison
 from overnet.evaluation.side_by_side import largest_gain, overview_and_detail
-from overnet.files.atomic import ensure_folder
-from overnet.imaging.image_files import check_target
+from overnet.files.atomic import check_target, ensure_folder
 from overnet.imaging.image_io import DecodedImage, write_image
 from overnet.types import Image
 

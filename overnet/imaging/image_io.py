@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from overnet.errors import InputError, MissingDependency, OutputError, printable, require
-from overnet.files.atomic import atomic_write
+from overnet.files.atomic import atomic_write, check_target, read_file
 from overnet.imaging import containers
-from overnet.imaging.image_files import check_target, read_file
 from overnet.imaging.image_inspect import inspect, profile_colours
 from overnet.imaging.tiff import TiffStructureError, exif_for_size, exif_orientation, tiff_with
 
