@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from overnet.cli.options import EvalOptions
 from overnet.errors import BackendError, InputError, one_line, printable, require
 from overnet.evaluation.model_choice import EvaluatedModel
-from overnet.evaluation.quarters import in_quarters
-from overnet.evaluation.upscale_variants import self_ensemble
+from overnet.evaluation.upscale_variants import in_quarters, self_ensemble
 from overnet.files.engine_sidecar import TITLES
 from overnet.types import Image, Progress, Upscale
 
