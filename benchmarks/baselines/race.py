@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 from dataclasses import asdict, dataclass, field
 
 from overnet.benchmarks.results import CaseResult, Ratio
 from overnet.errors import BackendError, InputError, InterruptedRun, MissingDependency, OverNetError
 from overnet.files.checked_json import from_json
-from overnet.system.child_process import child_environment, exit_reason
+from overnet.system.child_process import PythonChild
 
 _LARGEST_INPUT_SIDE = 1 << 14
 _COMMAND = "from overnet.benchmarks.baselines.race_child import main; main()"
@@ -111,28 +107,12 @@ def run_race(request: RaceRequest) -> RaceOutcome:
         MissingDependency: a backend's library is not installed.
         BackendError: the process crashed, or was killed.
     """
-    command = [sys.executable, "-c", _COMMAND]
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            command,
-            env=child_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            encoding="utf-8",
-        )
-        try:
-            said, _ = process.communicate(json.dumps(asdict(request)))
-        finally:
-            # After a regular end this does nothing.
-            process.kill()
-            process.wait()
-        errors.seek(0)
-        complaints = errors.read().decode("utf-8", "replace")
-    if process.returncode:
-        reason = exit_reason("its process", process.returncode, complaints)
-        raise BackendError(f"the race against baselines at x{request.scale} failed: {reason}")
-    reply = from_json(Reply, json.loads(said), name="the race")
+    with PythonChild(("-c", _COMMAND), title="its process") as process:
+        process.send(asdict(request))
+        messages = list(process.messages())
+        if not messages:
+            raise BackendError(f"the race against baselines at x{request.scale} failed: {process.reason()}")
+    reply = from_json(Reply, messages[-1], name="the race")
     if reply.outcome is None:
         raise _ERRORS.get(reply.kind, BackendError)(reply.error or "the race failed without an error message")
     return reply.outcome

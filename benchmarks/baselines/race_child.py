@@ -293,6 +293,6 @@ def main() -> None:
     """Answer one request. Libraries that print on stdout are redirected to stderr."""
     reply_to = os.dup(1)
     os.dup2(2, 1)
-    request = from_json(RaceRequest, json.load(sys.stdin), name="the request")
+    request = from_json(RaceRequest, json.loads(sys.stdin.readline()), name="the request")
     with os.fdopen(reply_to, "w", encoding="utf-8") as file:
-        json.dump(asdict(race(request)), file, allow_nan=False)
+        file.write(json.dumps(asdict(race(request)), allow_nan=False) + "\n")

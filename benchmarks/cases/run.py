@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import tempfile
-import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from overnet.benchmarks.results import Case, CaseResult
 from overnet.files.checked_json import from_json
-from overnet.system.child_process import child_environment, exit_reason, parse_json_line
+from overnet.system.child_process import PythonChild
 from overnet.types import Progress
 
 CHILD: tuple[str, ...] = ("-m", "overnet.benchmarks.cases.child")
@@ -85,12 +80,12 @@ def run_case(
     Returns:
         The figures; if the process failed, was killed or took too long, a result whose `error` says why in one line.
     """
-    said = _run(request, on_progress, timeout_seconds, child, may_ask_again=True)
-    if said.get(AGAIN):
-        said = _run(request, on_progress, timeout_seconds, child, may_ask_again=False)
-    if "error" in said:
-        return CaseResult(request.case, device="", error=said["error"])
-    return from_json(CaseResult, said[RESULT], name="what the process that measures said")
+    message = _run(request, on_progress, timeout_seconds, child, may_ask_again=True)
+    if AGAIN in message:
+        message = _run(request, on_progress, timeout_seconds, child, may_ask_again=False)
+    if "error" in message:
+        return CaseResult(request.case, device="", error=message["error"])
+    return from_json(CaseResult, message[RESULT], name="the result of the process that measures")
 
 
 def _run(
@@ -101,69 +96,15 @@ def _run(
     *,
     may_ask_again: bool,
 ) -> dict[str, Any]:
-    """Run one process to its end; returns what it said last, or why it said nothing."""
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            [sys.executable, *child],
-            env=child_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            encoding="utf-8",
-            errors="replace",
-        )
-        timed_out = threading.Event()
-
-        def give_up() -> None:
-            timed_out.set()
-            process.kill()
-
-        timer = threading.Timer(timeout_seconds, give_up)
-        timer.daemon = True
-        try:
-            timer.start()
-            said = _conversation(process, request, on_progress, may_ask_again=may_ask_again)
-            code = process.wait()
-        finally:
-            timer.cancel()
-            # After a regular end this does nothing.
-            process.kill()
-            process.wait()
-            _close(process)
-        # A result that came is whole, even where a library fails while Python ends.
-        if said is not None:
-            return said
-        if timed_out.is_set():
-            return {"error": f"it took longer than {timeout_seconds:g} s"}
-        errors.seek(0)
-        complaints = errors.read().decode("utf-8", "replace")
-        return {"error": exit_reason("the process that measures", code, complaints)}
-
-
-def _conversation(
-    process: subprocess.Popen[str], request: CaseRequest, on_progress: Progress | None, *, may_ask_again: bool
-) -> dict[str, Any] | None:
-    """Tell a process what to do and listen until it ends; returns its last word where that is one."""
-    assert process.stdin is not None and process.stdout is not None
+    """Run one process to its end; return its last message, or ``{"error": reason}``."""
     last = None
-    try:
-        # It stays open: where it closes, this process is gone, and the other one ends too.
-        process.stdin.write(json.dumps({"may_ask_again": may_ask_again, "request": request.to_text()}) + "\n")
-        process.stdin.flush()
-    except BrokenPipeError:
-        return None  # it ended before it could listen; its own words say why
-    for line in process.stdout:
-        said = parse_json_line(line)
-        if DOING in said:
-            if on_progress is not None:
-                on_progress(str(said[DOING]), int(said["done"]), int(said["total"]))
-        elif RESULT in said or AGAIN in said:
-            last = said
-    return last
-
-
-def _close(process: subprocess.Popen[str]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with suppress(BrokenPipeError):
-                pipe.close()
+    with PythonChild(child, title="the process that measures", timeout_seconds=timeout_seconds) as process:
+        process.send({"may_ask_again": may_ask_again, "request": request.to_text()})
+        for message in process.messages():
+            if DOING in message:
+                if on_progress is not None:
+                    on_progress(str(message[DOING]), int(message["done"]), int(message["total"]))
+            elif RESULT in message or AGAIN in message:
+                last = message
+        # A result is complete even if a library fails while Python ends.
+        return {"error": process.reason()} if last is None else last

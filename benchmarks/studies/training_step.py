@@ -16,19 +16,19 @@ over rounds of one step each, and the ratio has a 95% confidence interval by the
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import json
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from overnet.benchmarks.timing_stats import ratio_of_medians
 from overnet.errors import BackendError, InputError, OverNetError, require
+from overnet.system.child_process import PythonChild
 
 if TYPE_CHECKING:
     from overnet.training.patches import Batch
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 OVERNET, ORIGINAL = "overnet", "original"
 SIDES = (OVERNET, ORIGINAL)
+_CHILD = "from overnet.benchmarks.studies.training_step import take_steps; take_steps()"
 
 
 @dataclass(frozen=True)
@@ -98,42 +99,34 @@ def compare_steps(setting: StepSetting, *, rounds: int, warm_up: int = 2) -> Ste
 @contextmanager
 def _side(side: str, setting: StepSetting) -> Iterator[Callable[[], float]]:
     """Start a side's process; yield a function that makes it take a step and returns the seconds."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_take_steps, args=(side, setting, there), daemon=True)
-    process.start()
-    there.close()
+    with PythonChild(("-c", _CHILD), title=f"the process of the side {side!r}") as process:
+        process.send({"side": side, **asdict(setting)})
+        messages = process.messages()
 
-    def step() -> float:
-        try:
-            here.send(True)
-            return float(here.recv())
-        except (EOFError, OSError) as error:
-            raise BackendError(f"the process of the side {side!r} ended (did memory run out?)") from error
+        def step() -> float:
+            process.send({})
+            message = next(messages, None)
+            if message is None:
+                raise BackendError(process.reason())
+            return float(message["seconds"])
 
-    try:
         yield step
-    finally:
-        here.close()
-        process.join(10)
-        process.kill()
 
 
-def _take_steps(side: str, setting: StepSetting, commands: Connection) -> None:
-    """Run a side's process: take a step at every command."""
+def take_steps() -> None:
+    """Run a side's process: read the setting from stdin, then take a step for every line."""
     import torch
 
+    request = json.loads(sys.stdin.readline())
+    make = {OVERNET: make_step, ORIGINAL: make_original_step}[request.pop("side")]
+    setting = StepSetting(**request)
     if setting.threads is not None:
         torch.set_num_threads(setting.threads)
-    step = {OVERNET: make_step, ORIGINAL: make_original_step}[side](setting)
-    while True:
-        try:
-            commands.recv()
-        except EOFError:
-            return
+    step = make(setting)
+    for _ in sys.stdin:
         start = time.perf_counter()
         step()
-        commands.send(time.perf_counter() - start)
+        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
 
 
 def _settings(setting: StepSetting) -> TrainSettings:

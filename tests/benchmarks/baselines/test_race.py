@@ -136,7 +136,7 @@ def test_a_race_that_cannot_be_is_refused(request_, change, message):
 def test_errors_and_crashes_of_the_process_are_one_line(request_, monkeypatch):
     with pytest.raises(InputError, match="scale is 0"):
         run_race(replace(request_, scale=0))
-    monkeypatch.setattr(race, "_COMMAND", "import sys; sys.stdin.read(); sys.exit('words before\\nits last words')")
+    monkeypatch.setattr(race, "_COMMAND", "import sys; sys.stdin.readline(); sys.exit('words before\\nits last words')")
     with pytest.raises(BackendError, match="the race against baselines at x2 failed: its last words"):
         run_race(request_)
     if sys.platform != "win32":
