@@ -1,9 +1,11 @@
-"""A part of a pipeline that runs in a thread of its own, and that Ctrl-C neither loses nor ends too early."""
+"""Threads and sections of code that Ctrl-C does not end too early."""
 
 from __future__ import annotations
 
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 # How long a thread may take to begin, where Ctrl-C hit while it was started and it is not known whether it was.
 _BEGIN_SECONDS = 1.0
@@ -59,3 +61,20 @@ class Stage:
         if ended:
             self._thread.join()  # it does nothing any more
         return ended
+
+
+@contextmanager
+def ignore_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM while a file is completed: ending the process then would lose all of the file.
+
+    Python lets only the main thread do so; in others this changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

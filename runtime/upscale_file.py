@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from overnet.imaging.resample import network_bicubic
 from overnet.runtime.backends.stream import Ticket
 from overnet.runtime.pipeline import PipelineReport, run_pipeline
 from overnet.runtime.plan import Job
+from overnet.runtime.stage import ignore_interrupts
 from overnet.runtime.upscaler import Upscaler
 from overnet.runtime.video.formats import Encoding
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
@@ -247,17 +246,3 @@ def upscale_frames(
         partial=report.interrupted,
         notes=notes,
     )
-
-
-@contextmanager
-def ignore_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM for a moment: a file is being completed, and stopping now would lose all of it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

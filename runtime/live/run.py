@@ -24,8 +24,7 @@ from overnet.runtime.backends.stream import Ticket, UpscaleStream
 from overnet.runtime.live.preview import PreviewWindow
 from overnet.runtime.live.report import LiveReport
 from overnet.runtime.live.source import CapturedFrame, LiveSource
-from overnet.runtime.stage import Stage
-from overnet.runtime.upscale_file import ignore_interrupts
+from overnet.runtime.stage import Stage, ignore_interrupts
 from overnet.runtime.upscaler import Upscaler
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 
