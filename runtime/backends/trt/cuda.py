@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import importlib
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Protocol
 
@@ -27,6 +28,7 @@ from overnet.system.cuda_device import check_device
 # Beyond a buffer's content, for readers that load a few bytes more than they use (`overnet.runtime.video.color`).
 PADDING_BYTES = 64
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: waits for nothing that the default stream does
+_importing = threading.Lock()
 
 
 class _Closable(Protocol):
@@ -263,6 +265,48 @@ class DeviceBuffer:
         self._allocation.free()
 
 
+class RecordedWork:
+    """A CUDA graph: the many small launches of a frame's work, recorded once and launched as one in the same stream.
+
+    PyCUDA cannot record. `cuda.core` can, in a stream of PyCUDA's, whose handle it is given. Where it is not installed,
+    there are no graphs.
+
+    Args:
+        stream: the handle of a CUDA stream, on whose context the thread is.
+        enqueue: puts the work into the stream. It has run there before, so that nothing is left to be set up.
+
+    Raises:
+        BackendError: `cuda.core` is not installed, or the work cannot be recorded.
+    """
+
+    def __init__(self, stream: int, enqueue: Callable[[], None]) -> None:
+        core = _cuda_core()
+        self._stream = core.Stream.from_handle(stream)
+        builder = self._stream.create_graph_builder()
+        try:
+            # Other threads may copy and allocate meanwhile: only this one's calls are watched.
+            builder.begin_building("thread_local")
+            enqueue()
+            builder.end_building()
+            self._graph = builder.complete()
+            builder.close()
+        except BaseException as error:
+            # Only closing ends a recording that went wrong, and says so a second time.
+            with suppress(Exception):
+                builder.close()
+            if not isinstance(error, Exception):  # Ctrl-C
+                raise
+            raise BackendError(f"the work cannot be recorded ({' '.join(str(error).split())[:200]})") from error
+
+    def launch(self) -> None:
+        """Put all of it into the stream."""
+        self._graph.launch(self._stream)
+
+    def close(self) -> None:
+        """Let go of it, while nothing of it runs."""
+        self._graph.close()
+
+
 def pycuda_driver() -> Any:
     """PyCUDA's driver module.
 
@@ -290,3 +334,12 @@ def reporting_cuda(what: str) -> Iterator[None]:
 def _pop_current() -> None:
     library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
+def _cuda_core() -> Any:
+    # While one thread imports it, another finds it without its names (seen with cuda-core 1.2.2).
+    with _importing:
+        try:
+            return importlib.import_module("cuda.core")
+        except ImportError as error:
+            raise BackendError("cuda-core is not installed: pip install 'overnet[cuda]'") from error

@@ -26,8 +26,7 @@ from overnet.files.onnx_metadata import (
     USE_GIVEN_MEANS_NAME,
     scaled_size,
 )
-from overnet.runtime.backends.trt.cuda import DeviceBuffer, PinnedBuffer
-from overnet.runtime.backends.trt.cuda_graph import RecordedWork
+from overnet.runtime.backends.trt.cuda import DeviceBuffer, PinnedBuffer, RecordedWork
 from overnet.runtime.backends.trt.loaded_engine import ALIGNMENT_BYTES
 from overnet.runtime.backends.trt.slot_shared import FLOAT_BYTES, SlotShared
 from overnet.runtime.backends.trt.stage_times import StageMarks, StageTimes
