@@ -21,7 +21,7 @@ from overnet.runtime.pipeline import run_pipeline
 from overnet.types import Image
 
 if TYPE_CHECKING:
-    from overnet.runtime.backends.trt.stage_times import StageTimes
+    from overnet.runtime.backends.trt.slot import StageTimes
 
 _Made = TypeVar("_Made")
 

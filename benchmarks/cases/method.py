@@ -25,7 +25,7 @@ from overnet.types import ImageBatch, Progress
 from overnet.weights import bundled_checkpoint, bundled_folder
 
 if TYPE_CHECKING:
-    from overnet.runtime.backends.trt.stage_times import StageTimes
+    from overnet.runtime.backends.trt.slot import StageTimes
 
 
 def _nothing() -> None:

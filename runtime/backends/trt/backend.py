@@ -15,9 +15,8 @@ from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.stream import UpscaleStream
 from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.engines import Engines, ReadyEngine, tile_side
-from overnet.runtime.backends.trt.slot import Means, Slot
+from overnet.runtime.backends.trt.slot import Means, Slot, StageTimes
 from overnet.runtime.backends.trt.slot_stream import SlotStream
-from overnet.runtime.backends.trt.stage_times import StageTimes
 from overnet.types import ChannelMeans, ImageBatch
 
 # How long an image waits for those that are on their way: longer than the largest takes.

@@ -10,9 +10,8 @@ from typing import Any
 from overnet.errors import BackendError
 from overnet.runtime.backends.trt.cuda import Gpu, reporting_cuda
 from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
-from overnet.runtime.backends.trt.slot import Slot
+from overnet.runtime.backends.trt.slot import Slot, StageTimes
 from overnet.runtime.backends.trt.slot_shared import SlotShared
-from overnet.runtime.backends.trt.stage_times import StageTimes
 
 
 class SlotRing:

@@ -18,7 +18,7 @@ from overnet.benchmarks.cases.latency import (
 )
 from overnet.benchmarks.results import Latency
 from overnet.benchmarks.timing_stats import spread
-from overnet.runtime.backends.trt.stage_times import StageTimes
+from overnet.runtime.backends.trt.slot import StageTimes
 
 SLEEP_SECONDS = 0.04
 
