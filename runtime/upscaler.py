@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
@@ -22,7 +21,7 @@ from overnet.runtime.tiling import upscale_in_tiles
 
 # No image file or video frame is this large; what is, is a mistake or an attack.
 _LARGEST_SIDE = 1 << 20
-_MOST_SLOTS = 16
+_LARGEST_SCALE = 64
 
 
 class Upscaler:
@@ -39,12 +38,10 @@ class Upscaler:
             (``.safetensors``, ``.pth.tar``: these need torch), or None for the bundled one.
         backend: ``"tensorrt"``, ``"tensorrt-rtx"``, ``"openvino"``, ``"onnxruntime"``, ``"torch"``, or ``"auto"`` for
             the fastest that works here; `pop_notes` says why one that is there does not.
-        precision: of the arithmetic; None for the backend's usual one. On a CPU that is ``"fp32"``, and ``"bf16"``
-            where the backend and the CPU have it; engines are built in ``"fp16"`` unless another is asked for.
         tile: height and width, in input pixels, of the tiles to cut images into; 0 for never; None cuts only what does
             not fit the memory that is available.
-        threads, device, provider, slots, zero_copy, cuda_graphs, on_progress: see
-            `overnet.runtime.backends.base.BackendOptions`.
+        options: the fields of `overnet.runtime.backends.base.BackendOptions` as keywords: the arithmetic's precision,
+            CPU threads, the GPU, ONNX Runtime's provider, and more.
 
     Raises:
         InputError: a parameter out of range, or a model that is missing, broken or not ours.
@@ -59,33 +56,21 @@ class Upscaler:
         height: int | None = None,
         model: str | Path | None = None,
         backend: str = "auto",
-        precision: str | None = None,
         tile: int | None = None,
-        threads: int | None = None,
-        device: int = 0,
-        provider: str = "cpu",
-        slots: int = 3,
-        zero_copy: bool | None = None,
-        cuda_graphs: bool = True,
-        on_progress: Callable[[str, int, int], None] | None = None,
+        **options: Any,
     ) -> None:
-        if not 1 <= scale <= 64:  # also false for NaN
-            raise InputError(f"scale is {scale:g}; it must be at least 1")
+        self._options = BackendOptions(**options)
+        if not 1 <= scale <= _LARGEST_SCALE:  # also false for NaN
+            raise InputError(f"scale is {scale:g}; it must be from 1 to {_LARGEST_SCALE}")
         if height is not None and not 1 <= height <= _LARGEST_SIDE:
             raise InputError(f"height is {height}; it must be from 1 to {_LARGEST_SIDE}")
         if tile is not None and tile != 0 and tile < SMALLEST_TILE:
             raise InputError(f"tile is {tile}; the smallest is {SMALLEST_TILE}, and 0 means never to cut")
-        if threads is not None and threads < 1:
-            raise InputError(f"threads is {threads}; it must be at least 1")
-        check_provider(provider, backend=backend)
-        if device < 0:
-            raise InputError(f"device is {device}; devices are counted from 0")
-        if not 1 <= slots <= _MOST_SLOTS:
-            raise InputError(f"slots is {slots}; it must be from 1 to {_MOST_SLOTS}")
+        self._options.check()
+        check_provider(self._options.provider, backend=backend)
         self._scale, self._height, self._tile = scale, height, tile
-        self._options = BackendOptions(precision, threads, device, provider, slots, zero_copy, cuda_graphs, on_progress)
-        # Of several the first that works is kept.
-        self._choices = find_models(model, backend, precision)
+        # The first backend that works is kept.
+        self._choices = find_models(model, backend, self._options.precision)
         self._backends: dict[float, Backend] = {}
         self._largest_tile: int | None = None
         self._notes: list[str] = []

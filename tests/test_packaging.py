@@ -182,7 +182,6 @@ EXCEPTIONS = {
     ("benchmarks.cases.ground_truth", "export.precision.calibration"),
     ("benchmarks.cases.workload", "export.precision.calibration"),
     ("export.verify.comparison", "export.precision.calibration"),
-    ("runtime.backends.trt.engines", "runtime.backends.openvino_backend"),
 }
 # The only modules that import these libraries, or `bindings`, which imports TensorRT for them. The first is where they
 # are used; others only ask for a version, or load the libraries that come with them.

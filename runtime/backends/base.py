@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from overnet.errors import BackendError
+from overnet.errors import BackendError, InputError
 from overnet.runtime.backends.stream import UpscaleStream
 from overnet.runtime.tile_size import tile_for_memory
 from overnet.types import ChannelMeans, ImageBatch, Progress
@@ -14,6 +15,7 @@ from overnet.types import ChannelMeans, ImageBatch, Progress
 ModelKind = Literal["onnx", "checkpoint", "engine"]
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".tar", ".pth", ".pt", ".ckpt")
+_MOST_SLOTS = 16
 
 
 @dataclass(frozen=True)
@@ -21,15 +23,16 @@ class BackendOptions:
     """How a backend is to compute; each takes from it what it knows.
 
     Attributes:
-        precision: of the arithmetic; None for the backend's own usual one.
-        threads: how many CPU threads to compute with; None for as many as there are cores.
-        device: which GPU, counted from 0 among those that CUDA_VISIBLE_DEVICES leaves.
+        precision: of the arithmetic; None for the backend's default. On a CPU that is ``"fp32"``, and ``"bf16"`` can be
+            chosen where the backend and the CPU support it; engines are built in ``"fp16"`` by default.
+        threads: CPU threads to compute with; None for the library's default, about one for each core.
+        device: the GPU, counted from 0 among those that ``CUDA_VISIBLE_DEVICES`` leaves.
         provider: ONNX Runtime's execution provider: ``"cpu"``, ``"cuda"``, ``"tensorrt"`` or ``"tensorrt-rtx"``.
-        slots: frames that are on their way on a GPU at once.
-        zero_copy: whether the GPU works on the host's memory itself; None: where both are one, as on a Jetson.
-        cuda_graphs: whether the GPU's work for a frame is replayed as one graph where that can be had.
-        on_progress: told what takes long: what is being done, how many of its steps are done, and how many there are (0
-            where that is not known). Perhaps from another thread.
+        slots: frames in flight on a GPU at once, 1 to 16.
+        zero_copy: whether the GPU works on the host's memory without copying frames; None does so where both share
+            their memory, as on a Jetson.
+        cuda_graphs: whether the GPU's work for a frame is recorded and replayed as one CUDA graph where possible.
+        on_progress: called while something takes long, such as building an engine; perhaps from another thread.
     """
 
     precision: str | None = None
@@ -40,6 +43,15 @@ class BackendOptions:
     zero_copy: bool | None = None
     cuda_graphs: bool = True
     on_progress: Progress | None = None
+
+    def check(self) -> None:
+        """Raise InputError for a number out of range."""
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads is {self.threads}; it must be at least 1")
+        if self.device < 0:
+            raise InputError(f"device is {self.device}; devices are counted from 0")
+        if not 1 <= self.slots <= _MOST_SLOTS:
+            raise InputError(f"slots is {self.slots}; it must be from 1 to {_MOST_SLOTS}")
 
 
 class Backend(Protocol):
@@ -124,6 +136,10 @@ class Backend(Protocol):
             MissingDependency: a library that is needed for this alone is not installed.
         """
         ...
+
+
+# Loads a backend from a model file, a scale and options.
+LoadBackend = Callable[[Path, float, BackendOptions], Backend]
 
 
 class HostBackend:

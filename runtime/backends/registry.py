@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from overnet.errors import InputError, MissingDependency
 from overnet.files.engine_sidecar import RuntimeName
-from overnet.runtime.backends.base import Backend, BackendOptions, ModelKind
+from overnet.runtime.backends.base import Backend, BackendOptions, LoadBackend, ModelKind
 from overnet.system.cuda_device import cuda_device_count
 from overnet.system.environment import TENSORRT_ON_JETSON, is_jetson
 
@@ -34,7 +33,7 @@ class BackendKind:
     distribution: str
     extra: str
     takes: frozenset[ModelKind]
-    load: Callable[[Path, float, BackendOptions], Backend]
+    load: LoadBackend
     helpers: tuple[str, ...] = ()
     on_gpu: bool = False
 
@@ -62,11 +61,11 @@ def _load_torch(model: Path, scale: float, options: BackendOptions) -> Backend:
     return TorchBackend(model, scale, options)
 
 
-def _load_tensorrt(runtime: RuntimeName) -> Callable[[Path, float, BackendOptions], Backend]:
+def _load_tensorrt(runtime: RuntimeName) -> LoadBackend:
     def load(model: Path, scale: float, options: BackendOptions) -> Backend:
         from overnet.runtime.backends.trt.backend import TensorRtBackend
 
-        return TensorRtBackend(model, scale, options, runtime)
+        return TensorRtBackend(model, scale, options, runtime, load_reference=_load_openvino)
 
     return load
 

@@ -11,7 +11,7 @@ import numpy as np
 from overnet.errors import ArtifactError, BackendError
 from overnet.files.engine_sidecar import RuntimeName, read_sidecar
 from overnet.files.onnx_metadata import read_artifact, scaled_size
-from overnet.runtime.backends.base import BackendOptions
+from overnet.runtime.backends.base import BackendOptions, LoadBackend
 from overnet.runtime.backends.stream import UpscaleStream
 from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.engines import Engines, ReadyEngine, tile_side
@@ -33,6 +33,7 @@ class TensorRtBackend:
         scale: must be the model's own.
         options: the precision is an engine's own; when engines are built, FP16 is the usual one.
         runtime: the library.
+        load_reference: loads the backend on the CPU that engines built here are compared with.
 
     Raises:
         ArtifactError: the model is broken, not ours, or an engine for another machine.
@@ -44,7 +45,9 @@ class TensorRtBackend:
     # Not asked for: which tiles are needed is known from the engine.
     bytes_per_pixel = 3_000
 
-    def __init__(self, model: Path, scale: float, options: BackendOptions, runtime: RuntimeName) -> None:
+    def __init__(
+        self, model: Path, scale: float, options: BackendOptions, runtime: RuntimeName, *, load_reference: LoadBackend
+    ) -> None:
         self.name: str = runtime
         artifact = read_sidecar(model).artifact if model.suffix.lower() == ".engine" else read_artifact(model)
         self.scale = artifact.scale
@@ -54,7 +57,9 @@ class TensorRtBackend:
         self._gpu = Gpu.acquire(options.device, self)
         self._closed = False
         try:
-            self._engines = Engines(self._gpu, model, runtime, scale, options, self._notes.append)
+            self._engines = Engines(
+                self._gpu, model, runtime, scale, options, self._notes.append, load_reference=load_reference
+            )
         except BaseException:
             self._gpu.release(self)
             raise

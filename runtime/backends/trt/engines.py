@@ -19,8 +19,7 @@ from overnet.errors import BackendError, InputError
 from overnet.files.engine_sidecar import SMALLEST_TILE, Profile, RuntimeName, Sidecar, load_engine, remarks
 from overnet.files.onnx_metadata import read_artifact
 from overnet.imaging.metrics import psnr
-from overnet.runtime.backends.base import BackendOptions
-from overnet.runtime.backends.openvino_backend import OpenVinoBackend
+from overnet.runtime.backends.base import BackendOptions, LoadBackend
 from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.engine_cache import EngineRequest, cache_folder, cached_engine
 from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
@@ -71,7 +70,8 @@ class Engines:
         runtime: the library that runs them.
         scale: must be the model's own.
         options: of the backend.
-        note: is told remarks for the user.
+        note: called with remarks for the user.
+        load_reference: loads the backend on the CPU that engines built here are compared with.
 
     Attributes:
         precision: of the engines' arithmetic.
@@ -88,9 +88,11 @@ class Engines:
         scale: float,
         options: BackendOptions,
         note: Callable[[str], None],
+        *,
+        load_reference: LoadBackend,
     ) -> None:
         self._gpu, self._model, self._runtime, self._scale = gpu, model, runtime, scale
-        self._options, self._note = options, note
+        self._options, self._note, self._load_reference = options, note, load_reference
         self._ready: OrderedDict[Profile, ReadyEngine] = OrderedDict()
         self._given: Profile | None = None
         self._environment = current_environment(runtime, gpu.ordinal)
@@ -181,15 +183,7 @@ class Engines:
                 cuda_graphs=self._options.cuda_graphs,
                 kernel_cache=self._kernels(sidecar),
             )
-        zero_copy = self._gpu.shares_memory if self._options.zero_copy is None else self._options.zero_copy
-        ring = SlotRing(
-            self._gpu,
-            engine,
-            self._scale,
-            count=self._options.slots,
-            zero_copy=zero_copy,
-            cuda_graphs=self._options.cuda_graphs,
-        )
+        ring = SlotRing(self._gpu, engine, self._scale, self._options)
         # Where memory was short, an engine that was built takes smaller images than were wished for.
         self._ready[wished] = ReadyEngine(sidecar.profile, engine, ring)
         return self._ready[wished]
@@ -206,7 +200,7 @@ class Engines:
         stream = SlotStream(ready.ring, image.shape[:2])
         with stream.submit(image) as frame:
             upscaled = frame.copy()
-        expected = OpenVinoBackend(self._model, self._scale, BackendOptions()).upscale(image[None])[0]
+        expected = self._load_reference(self._model, self._scale, BackendOptions()).upscale(image[None])[0]
         found_db = psnr(expected, upscaled, border=0)
         if not found_db >= _LEAST_PSNR_DB[self.precision]:
             raise BackendError(

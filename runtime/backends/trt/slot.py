@@ -119,7 +119,7 @@ class Slot:
     output: Image
 
     def __init__(self, shared: SlotShared) -> None:
-        self._commons, self._gpu = shared, shared.gpu
+        self._shared, self._gpu = shared, shared.gpu
         self.stream = self._gpu.stream()
         self.done = self._gpu.event()
         self.computed = self._gpu.event()
@@ -149,11 +149,11 @@ class Slot:
         self._give_memory()
 
     def _reshape(self, size: tuple[int, int]) -> None:
-        engine = self._commons.engine
-        upscaled = scaled_size(*size, self._commons.scale)
+        engine = self._shared.engine
+        upscaled = scaled_size(*size, self._shared.scale)
         shapes = {INPUT_NAME: (*size, _CHANNELS), OUTPUT_NAME: (*upscaled, _CHANNELS)}
         for name, shape in shapes.items():
-            self._need(name, int(np.prod(shape)), on_device=not self._commons.zero_copy)
+            self._need(name, int(np.prod(shape)), on_device=not self._shared.zero_copy)
         self._context.set_shape(INPUT_NAME, (1, *shapes[INPUT_NAME]))
         # Given anew after every change of shape, as TensorRT asks for.
         self._given_memory = None
@@ -165,10 +165,10 @@ class Slot:
             self._address(GIVEN_MEANS_NAME, self._device[GIVEN_MEANS_NAME].pointer)
             self._address(MEANS_NAME, self._device[MEANS_NAME].pointer)
         for name in shapes:
-            buffer = self._host[name] if self._commons.zero_copy else self._device[name]
+            buffer = self._host[name] if self._shared.zero_copy else self._device[name]
             self._address(name, buffer.pointer)
         known_bytes = self._context.needed_memory_bytes()
-        self._needed_bytes = max(known_bytes or self._commons.engine.device_memory_bytes, ALIGNMENT_BYTES)
+        self._needed_bytes = max(known_bytes or self._shared.engine.device_memory_bytes, ALIGNMENT_BYTES)
         self.input = self._host[INPUT_NAME].shaped(*shapes[INPUT_NAME])
         self.output = self._host[OUTPUT_NAME].shaped(*shapes[OUTPUT_NAME])
         self._forget_recording()
@@ -181,8 +181,8 @@ class Slot:
 
     def _give_memory(self) -> None:
         needed_bytes = self._needed_bytes
-        if self._commons.shares_activations:
-            memory = self._commons.activations(needed_bytes)
+        if self._shared.shares_activations:
+            memory = self._shared.activations(needed_bytes)
         else:
             _grow(self._device, _ACTIVATIONS, needed_bytes, self._gpu.device)
             memory = self._device[_ACTIVATIONS]
@@ -209,29 +209,29 @@ class Slot:
         gpu = self._gpu
         # What is shared may have grown since the slot was made ready.
         self._give_memory()
-        if self._commons.engine.means:
-            self._address(USE_GIVEN_MEANS_NAME, self._commons.switch(on=given_means is not None))
+        if self._shared.engine.means:
+            self._address(USE_GIVEN_MEANS_NAME, self._shared.switch(on=given_means is not None))
         marks = self._begun_marks() if timed else None
         if given_means is not None:
             host = self._host[GIVEN_MEANS_NAME].shaped(given_means.nbytes)
             host[:] = np.ascontiguousarray(given_means).view(np.uint8).reshape(-1)
             gpu.copy_in(self._device[GIVEN_MEANS_NAME], host, self.stream)
-        if not self._commons.zero_copy:
+        if not self._shared.zero_copy:
             gpu.copy_in(self._device[INPUT_NAME], self.input, self.stream)
         if marks is not None:
             marks.copied_in(self.stream)
-        self._commons.before_compute(self.stream)
+        self._shared.before_compute(self.stream)
         self._compute()
         if marks is not None:
             marks.computed(self.stream)
-        self._commons.after_compute(self.stream, self.computed)
+        self._shared.after_compute(self.stream, self.computed)
         if wanted_means:
             gpu.copy_out(
-                self._host[MEANS_NAME].shaped(self._commons.engine.means * FLOAT_BYTES),
+                self._host[MEANS_NAME].shaped(self._shared.engine.means * FLOAT_BYTES),
                 self._device[MEANS_NAME],
                 self.stream,
             )
-        elif not self._commons.zero_copy:
+        elif not self._shared.zero_copy:
             gpu.copy_out(self.output, self._device[OUTPUT_NAME], self.stream)
         if marks is not None:
             marks.copied_out(self.stream)
@@ -244,8 +244,8 @@ class Slot:
         marks, and that time would count as its own.
         """
         if self._marks is None:
-            self._marks = StageMarks(self._gpu, copies=not self._commons.zero_copy)
-        self._commons.before_compute(self.stream)
+            self._marks = StageMarks(self._gpu, copies=not self._shared.zero_copy)
+        self._shared.before_compute(self.stream)
         while self._runs < _SETTLING_RUNS:
             self._compute()
         self._compute()
@@ -254,11 +254,11 @@ class Slot:
 
     def _compute(self) -> None:
         handle = self.stream.handle
-        if self._recorded is None and self._runs > 0 and self._commons.records:
+        if self._recorded is None and self._runs > 0 and self._shared.records:
             try:
                 self._recorded = RecordedWork(handle, lambda: self._context.enqueue(handle))
             except BackendError as error:
-                self._commons.give_up_recording(str(error))
+                self._shared.give_up_recording(str(error))
         if self._recorded is not None:
             self._recorded.launch()
         else:
@@ -282,13 +282,13 @@ class Slot:
 
     def means(self) -> Means:
         """The frame's means, after a run for which they were wanted; a copy."""
-        stored = self._host[MEANS_NAME].shaped(self._commons.engine.means * FLOAT_BYTES)
+        stored = self._host[MEANS_NAME].shaped(self._shared.engine.means * FLOAT_BYTES)
         means: Means = stored.view(np.float32).copy().reshape(1, -1, 1, 1)
         return means
 
     def close(self) -> None:
         """Wait for what runs, and free everything."""
-        self._commons.forget(self.computed)
+        self._shared.forget(self.computed)
         buffers: list[PinnedBuffer | DeviceBuffer] = [*self._host.values(), *self._device.values()]
         steps = [
             self.stream.synchronize,

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from overnet.errors import BackendError
+from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.trt.cuda import Gpu, reporting_cuda
 from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
 from overnet.runtime.backends.trt.slot import Slot, StageTimes
@@ -21,27 +22,13 @@ class SlotRing:
         gpu: the GPU, which is current while the ring is made, opened, run and closed (its methods see to that).
         engine: loaded there.
         scale: of the engine, a whole number.
-        count: how many slots at most; fewer where the memory is short.
-        zero_copy: whether the GPU works on the host's page-locked memory itself, as is right where both are one.
-        cuda_graphs: whether to record the computing and launch it as one.
-        shares_activations: whether all slots compute in the same activation memory; None decides by the free memory.
+        options: of the backend. There are `slots` slots at most; fewer where the memory is short.
     """
 
-    def __init__(
-        self,
-        gpu: Gpu,
-        engine: LoadedEngine,
-        scale: float,
-        *,
-        count: int,
-        zero_copy: bool,
-        cuda_graphs: bool,
-        shares_activations: bool | None = None,
-    ) -> None:
+    def __init__(self, gpu: Gpu, engine: LoadedEngine, scale: float, options: BackendOptions) -> None:
         self.gpu = gpu
-        self._commons = SlotShared(gpu, engine, scale, zero_copy=zero_copy, cuda_graphs=cuda_graphs)
-        self._count = count
-        self._wants_sharing = shares_activations
+        self._shared = SlotShared(gpu, engine, scale, options)
+        self._count = options.slots
         self._slots: list[Slot] = []
         self._free: deque[Slot] = deque()
         self._changed = threading.Condition()
@@ -51,7 +38,7 @@ class SlotRing:
     @property
     def notes(self) -> list[str]:
         """One-line remarks for the user, which whoever takes them clears."""
-        return self._commons.notes
+        return self._shared.notes
 
     @property
     def count(self) -> int:
@@ -70,7 +57,7 @@ class SlotRing:
         """
         wished = self._count if count is None else count
         with self._enqueueing, reporting_cuda("the GPU's memory cannot be set up"), self.gpu.current():
-            self._commons.begin(self._count, shares_activations=self._wants_sharing)
+            self._shared.begin(self._count)
             ready: list[Slot] = []
             while len(ready) < wished:
                 with self._changed:
@@ -103,7 +90,7 @@ class SlotRing:
             slot.close()
 
     def _add(self, size: tuple[int, int]) -> Slot:
-        slot = Slot(self._commons)
+        slot = Slot(self._shared)
         try:
             slot.fit(size)
         except BaseException:
@@ -200,7 +187,7 @@ class SlotRing:
             self._closed = True
             self._changed.notify_all()
         with suppress(BackendError, MemoryError), reporting_cuda("the GPU cannot be used"), self.gpu.current():
-            parts: list[Slot | SlotShared] = [*self._slots, self._commons]
+            parts: list[Slot | SlotShared] = [*self._slots, self._shared]
             for part in parts:
                 # After an error of the GPU nothing in its context works any more, and that error is what counts.
                 with suppress(BackendError, MemoryError), reporting_cuda("the GPU's memory cannot be given back"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.trt.cuda import CudaEvent, CudaStream, DeviceBuffer, Gpu
 from overnet.runtime.backends.trt.loaded_engine import ALIGNMENT_BYTES, LoadedEngine
 
@@ -20,18 +21,19 @@ class SlotShared:
         gpu: the GPU.
         engine: loaded there.
         scale: of the engine, a whole number.
-        zero_copy: whether the GPU works on the host's page-locked memory itself, as is right where both are one.
-        cuda_graphs: whether to record the computing and launch it as one. TensorRT-RTX does so by itself.
+        options: of the backend; this uses `zero_copy` and `cuda_graphs`.
 
     Attributes:
-        records: whether computing is recorded.
+        zero_copy: whether the GPU works on the host's page-locked memory without copying it.
+        records: whether computing is recorded as a CUDA graph. TensorRT-RTX does so by itself.
         shares_activations: whether all slots compute in the same activation memory, one after the other.
         notes: one-line remarks for the user.
     """
 
-    def __init__(self, gpu: Gpu, engine: LoadedEngine, scale: float, *, zero_copy: bool, cuda_graphs: bool) -> None:
-        self.gpu, self.engine, self.scale, self.zero_copy = gpu, engine, scale, zero_copy
-        self.records = cuda_graphs and not engine.is_rtx
+    def __init__(self, gpu: Gpu, engine: LoadedEngine, scale: float, options: BackendOptions) -> None:
+        self.gpu, self.engine, self.scale = gpu, engine, scale
+        self.zero_copy = gpu.shares_memory if options.zero_copy is None else options.zero_copy
+        self.records = options.cuda_graphs and not engine.is_rtx
         self.shares_activations = True
         self.notes: list[str] = []
         self._activations: DeviceBuffer | None = None
@@ -39,7 +41,7 @@ class SlotShared:
         # The event after the last computing in the shared memory.
         self._computed: CudaEvent | None = None
 
-    def begin(self, slots: int, *, shares_activations: bool | None) -> None:
+    def begin(self, slots: int, *, shares_activations: bool | None = None) -> None:
         """Set up what is there once; more than once does no harm.
 
         Args:

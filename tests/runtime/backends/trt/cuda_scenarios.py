@@ -229,9 +229,7 @@ def calls_of_untimed_runs(engine, reference, shares):
     driver = CudaDriver()
     settings = setting(engine, reference)
     begin = SlotShared.begin
-    sharing = mock.patch.object(
-        SlotShared, "begin", lambda self, slots, *, shares_activations: begin(self, slots, shares_activations=shares)
-    )
+    sharing = mock.patch.object(SlotShared, "begin", lambda self, slots: begin(self, slots, shares_activations=shares))
     image = np.stack(list(frames(settings.size, 1)))
     counted = []
     with sharing, settings.upscaler(slots=1) as upscaler:
