@@ -124,7 +124,7 @@ def test_the_window(camera, tmp_path, small_models):
         (["rtsp://h/x", "-o", "."], "is a folder"),
         (["rtsp://h/x", "-o", "udp://h:1"], "results can be sent to rtsp://"),
         (["rtsp://h/x", "-o", "camera:0"], "nothing can be written to it"),
-        (["rtsp://h/x", "in.png", "-o", "out"], "several inputs at once have to be files"),
+        (["rtsp://h/x", "in.png", "-o", "out"], "several inputs at once must be files"),
         (["rtsp://h/x", "--show"], "no window can be opened"),
         (["rtsp://h/x", "-o", "out.mp4", "--hardware", "on"], "no decoder here"),
         (["rtsp://h/x", "-o", "out.mp4", "--hardware", "yes"], "one of auto, on, off"),
