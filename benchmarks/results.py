@@ -14,7 +14,7 @@ from typing import Any, Literal
 from overnet.benchmarks.timing_stats import Spread
 from overnet.errors import InputError, printable
 from overnet.files.atomic import atomic_write
-from overnet.files.checked_json import from_json
+from overnet.files.checked_json import from_json, parse_object
 
 FORMAT = "overnet benchmark 1"
 _LARGEST_FILE_BYTES = 1 << 28
@@ -386,10 +386,7 @@ def read_run(path: Path) -> BenchmarkRun:
         raise InputError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
     if len(content) > _LARGEST_FILE_BYTES:
         raise InputError(f"{name}: larger than any benchmark's results")
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: not JSON, or damaged") from error
-    if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
+    value = parse_object(content, name=name)
+    if value.pop("format", None) != FORMAT:
         raise InputError(f"{name}: not the results of overnet-bench, or of another version of it")
     return from_json(BenchmarkRun, value, name=name)

@@ -12,11 +12,11 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Annotated, Literal
 
 from overnet.errors import ArtifactError, printable
+from overnet.files.checked_json import Pattern, Range, from_json, parse_object
 from overnet.files.onnx_metadata import Artifact
-from overnet.files.strict_json import Fields, parse_object
 
 FORMAT_VERSION = 1
 RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
@@ -33,10 +33,14 @@ LARGEST_BATCH = 64
 SMALLEST_TILE = 96
 
 _LARGEST_SIDECAR_BYTES = 1 << 16
-_LARGEST_ENGINE_BYTES = 1 << 34
-_HASH = r"[0-9a-f]{64}"
-_WORDS = r"[ -~]{1,200}"
-_VERSION = r"\d+(\.\d+){1,3}[0-9A-Za-z.+-]{0,20}"
+# Types of fields, with what may be in the file.
+_Hash = Annotated[str, Pattern(r"[0-9a-f]{64}")]
+_Words = Annotated[str, Pattern(r"[ -~]{1,200}")]
+_Version = Annotated[str, Pattern(r"\d+(\.\d+){1,3}[0-9A-Za-z.+-]{0,20}")]
+_Capability = Annotated[str, Pattern(r"\d{1,2}\.\d")]
+_Side = Annotated[int, Range(1, LARGEST_SIDE)]
+_PerPixel = Annotated[float, Range(0, 1e12)]
+
 # An engine of TensorRT-RTX for which no compute capability was named is for Ampere and later.
 _AMPERE = (8, 0)
 
@@ -68,13 +72,13 @@ class Environment:
     """
 
     runtime: RuntimeName
-    runtime_version: str
-    device_name: str | None
-    compute_capability: str | None
-    driver: str | None
-    jetpack: str | None
-    operating_system: str
-    architecture: str
+    runtime_version: _Version
+    device_name: _Words | None
+    compute_capability: _Capability | None
+    driver: _Words | None
+    jetpack: _Words | None
+    operating_system: _Words
+    architecture: _Words
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,10 @@ class Profile:
         batch: the most images at once. One is the fewest, `batch` what it is to be fastest for.
     """
 
-    minimum: tuple[int, int]
-    optimum: tuple[int, int]
-    maximum: tuple[int, int]
-    batch: int = 1
+    minimum: tuple[_Side, _Side]
+    optimum: tuple[_Side, _Side]
+    maximum: tuple[_Side, _Side]
+    batch: Annotated[int, Range(1, LARGEST_BATCH)] = 1
 
     @property
     def pixels(self) -> int:
@@ -147,17 +151,25 @@ class Sidecar:
     """
 
     artifact: Artifact
-    onnx_sha256: str
-    engine_sha256: str
-    engine_size_bytes: int
+    onnx_sha256: _Hash
+    engine_sha256: _Hash
+    engine_size_bytes: Annotated[int, Range(1, 1 << 34)]
     environment: Environment
     profile: Profile
-    activation_memory_bytes: int | None
-    multiply_accumulates_per_pixel: float
-    activation_bytes_per_pixel: float
-    psnr_db: float | None
-    largest_difference: int
-    measured_by: str
+    activation_memory_bytes: Annotated[int, Range(0, 1 << 48)] | None
+    multiply_accumulates_per_pixel: _PerPixel
+    activation_bytes_per_pixel: _PerPixel
+    psnr_db: Annotated[float, Range(0, 500)] | None
+    largest_difference: Annotated[int, Range(0, 255)]
+    measured_by: _Words
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The fields of the file that `Sidecar` does not hold as they are."""
+
+    format: Annotated[int, Range(1, 1 << 30)]
+    artifact: dict[str, Annotated[str, Pattern(r"[ -~]{0,200}")]]
 
 
 def sidecar_path(engine_path: Path) -> Path:
@@ -286,64 +298,19 @@ def load_engine(path: Path, environment: Environment) -> tuple[bytes, Sidecar]:
 
 
 def _parsed(content: bytes, *, name: str) -> Sidecar:
-    fields = parse_object(content, name=name)
-    version = fields.whole("format", 1, 1 << 30)
-    if version > FORMAT_VERSION:
-        raise ArtifactError(f"{name}: written by a newer overnet (format {version}); upgrade this one")
-    sidecar = Sidecar(
-        artifact=_artifact(fields, name),
-        onnx_sha256=fields.text("onnx_sha256", _HASH),
-        engine_sha256=fields.text("engine_sha256", _HASH),
-        engine_size_bytes=fields.whole("engine_size_bytes", 1, _LARGEST_ENGINE_BYTES),
-        environment=_environment(fields.part("environment")),
-        profile=_profile(fields.part("profile"), name),
-        activation_memory_bytes=fields.or_none("activation_memory_bytes", lambda key: fields.whole(key, 0, 1 << 48)),
-        multiply_accumulates_per_pixel=fields.number("multiply_accumulates_per_pixel", 0, 1e12),
-        activation_bytes_per_pixel=fields.number("activation_bytes_per_pixel", 0, 1e12),
-        psnr_db=fields.or_none("psnr_db", lambda key: fields.number(key, 0, 500)),
-        largest_difference=fields.whole("largest_difference", 0, 255),
-        measured_by=fields.text("measured_by", _WORDS),
-    )
-    fields.finish()
-    return sidecar
-
-
-def _artifact(fields: Fields, name: str) -> Artifact:
-    metadata = fields.texts("artifact", r"[ -~]{0,200}")
-    if "overnet.scale" not in metadata:
+    fields = parse_object(content, name=name, error=ArtifactError)
+    own = {key: fields.pop(key) for key in ("format", "artifact") if key in fields}
+    header = from_json(_Header, own, name=name, error=ArtifactError)
+    if header.format > FORMAT_VERSION:
+        raise ArtifactError(f"{name}: written by a newer overnet (format {header.format}); upgrade this one")
+    if "overnet.scale" not in header.artifact:
         raise ArtifactError(f"{name}: artifact.overnet.scale is missing")
-    return Artifact.from_metadata(metadata, name=name)
-
-
-def _environment(fields: Fields) -> Environment:
-    def words(key: str) -> str:
-        return fields.text(key, _WORDS)
-
-    environment = Environment(
-        runtime=cast(RuntimeName, fields.text("runtime", "tensorrt|tensorrt-rtx")),
-        runtime_version=fields.text("runtime_version", _VERSION),
-        device_name=fields.or_none("device_name", words),
-        compute_capability=fields.or_none("compute_capability", lambda key: fields.text(key, r"\d{1,2}\.\d")),
-        driver=fields.or_none("driver", words),
-        jetpack=fields.or_none("jetpack", words),
-        operating_system=words("operating_system"),
-        architecture=words("architecture"),
-    )
-    fields.finish()
-    return environment
-
-
-def _profile(fields: Fields, name: str) -> Profile:
-    def size(key: str) -> tuple[int, int]:
-        height, width = fields.wholes(key, 2, 1, LARGEST_SIDE)
-        return height, width
-
-    profile = Profile(size("minimum"), size("optimum"), size("maximum"), fields.whole("batch", 1, LARGEST_BATCH))
-    fields.finish()
-    problem = profile.problem()
+    fields["artifact"] = Artifact.from_metadata(header.artifact, name=name)
+    sidecar = from_json(Sidecar, fields, name=name, error=ArtifactError)
+    problem = sidecar.profile.problem()
     if problem:
         raise ArtifactError(f"{name}: profile {problem}")
-    return profile
+    return sidecar
 
 
 def _difference(title: str, there: str, here: str) -> str:

@@ -65,7 +65,7 @@ def test_a_run_comes_back_as_it_was(run, tmp_path):
         (lambda run: run["results"][0]["case"].update(scale=True), r"results\[0\].case.scale is not"),
         (lambda run: run["results"][0]["case"].update(kind="other"), r"results\[0\].case.kind is not"),
         (lambda run: run["results"][0]["latency"].update(samples_ms=[1, None]), r"samples_ms\[1\] is not"),
-        (lambda run: run["results"][0].update(latency=[]), r"results\[0\].latency is no object"),
+        (lambda run: run["results"][0].update(latency=[]), r"results\[0\].latency is not an object"),
         (lambda run: run["results"][0]["power"].update(clocks_mhz={"cpu": "x"}), "clocks_mhz.cpu is not"),
         (lambda run: run.update(seconds=float("inf")), "seconds is not"),
         (lambda run: run.update(format="overnet benchmark 99"), "of another version"),

@@ -137,7 +137,7 @@ def test_text_is_sorted_and_states_its_format():
 def test_what_could_not_be_read_back_is_not_written():
     with pytest.raises(ArtifactError, match=r"environment\.device_name"):
         sidecar_text(replace(SIDECAR, environment=replace(ORIN, device_name="two\nlines")))
-    with pytest.raises(ArtifactError, match="NaN"):
+    with pytest.raises(ArtifactError, match="activation_bytes_per_pixel is not a finite number"):
         sidecar_text(replace(SIDECAR, activation_bytes_per_pixel=float("nan")))
 
 
@@ -149,8 +149,7 @@ NUMBERS = ("multiply_accumulates_per_pixel", "activation_bytes_per_pixel", "psnr
 def test_hostile_numbers(engine, key, value):
     changed(engine, key, to=value)
     message = refused(engine)
-    # What is no number in JSON is found before it is known which field holds it.
-    assert key in message or "is no number" in message or "not JSON" in message
+    assert f"{key} is" in message
 
 
 @pytest.mark.parametrize("value", [None, 3, "", "x" * 300, "two\nlines", "\x1b[31mred", ["Orin"], "ü"])
@@ -165,28 +164,28 @@ def test_hostile_text(engine, keys, value):
 @pytest.mark.parametrize(
     ("keys", "value", "expected"),
     [
-        (("engine_sha256",), "A" * 64, "engine_sha256 holds"),
-        (("environment", "runtime"), "openvino", "environment.runtime holds"),
-        (("environment", "runtime_version"), "10", "environment.runtime_version holds"),
-        (("environment", "compute_capability"), "87", "environment.compute_capability holds"),
-        (("environment",), None, "environment is no object"),
+        (("engine_sha256",), "A" * 64, "engine_sha256 does not have the expected form"),
+        (("environment", "runtime"), "openvino", "environment.runtime is not one of tensorrt, tensorrt-rtx"),
+        (("environment", "runtime_version"), "10", "environment.runtime_version does not have"),
+        (("environment", "compute_capability"), "87", "environment.compute_capability does not have"),
+        (("environment",), None, "environment is not an object"),
         (("environment", "extra"), 1, "environment.extra is unknown"),
         (("extra\x1b[31m",), 1, "extra?[31m is unknown"),
-        (("profile", "minimum"), [16], "profile.minimum is no list of 2"),
-        (("profile", "minimum"), [16, 16, 3], "profile.minimum is no list of 2"),
-        (("profile", "minimum"), [16, True], "profile.minimum.1 is no whole number"),
-        (("profile", "minimum"), [16, 0], "profile.minimum.1 is out of range"),
-        (("profile", "maximum"), [LARGEST_SIDE + 1, 16], "profile.maximum.0 is out of range"),
+        (("profile", "minimum"), [16], "profile.minimum is not a list of 2"),
+        (("profile", "minimum"), [16, 16, 3], "profile.minimum is not a list of 2"),
+        (("profile", "minimum"), [16, True], "profile.minimum[1] is not a whole number"),
+        (("profile", "minimum"), [16, 0], "profile.minimum[1] is out of range"),
+        (("profile", "maximum"), [LARGEST_SIDE + 1, 16], "profile.maximum[0] is out of range"),
         (("profile", "maximum"), [170, 640], "profile has heights of 16, 180 and 170"),
         (("profile", "maximum"), [8000, 8000], "profile takes 64000000 pixels"),
         (("profile", "batch"), 0, "profile.batch is out of range"),
         (("profile", "batch"), 10**30, "profile.batch is out of range"),
         (("artifact", "overnet.scale"), "nan", "damaged"),
-        (("artifact", "overnet.scale"), 2, "artifact.overnet.scale is no text"),
+        (("artifact", "overnet.scale"), 2, "artifact.overnet.scale is not text"),
         (("artifact", "overnet.scale"), KeyError, "artifact.overnet.scale is missing"),
-        (("artifact",), [], "artifact is no object"),
+        (("artifact",), [], "artifact is not an object"),
         (("format",), 2, "newer overnet (format 2)"),
-        (("format",), "1", "format is no whole number"),
+        (("format",), "1", "format is not a whole number"),
         *[((key,), KeyError, f"{key} is missing") for key in json.loads(sidecar_text(SIDECAR))],
         *[
             (("environment", key), KeyError, f"environment.{key} is missing")
@@ -203,8 +202,8 @@ def test_damaged_fields(engine, keys, value, expected):
     ("content", "expected"),
     [
         (b"", "not JSON"),
-        (b"[]", "no JSON object"),
-        (b"null", "no JSON object"),
+        (b"[]", "not a JSON object"),
+        (b"null", "not a JSON object"),
         (b"{", "not JSON"),
         (b"\xff\xfe", "not JSON"),
         (b'{"format": 1, "format": 1}', "a field is there twice"),
