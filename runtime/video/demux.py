@@ -1,4 +1,4 @@
-"""Opening of media files, their streams and packets, and the repair of timestamps."""
+"""Opening of media files, their streams and packets."""
 
 from __future__ import annotations
 
@@ -34,39 +34,6 @@ os.environ.setdefault("SVT_LOG", "1")
 def error_reason(error: Exception) -> str:
     """Return the reason of an error of FFmpeg or the operating system: one line, without the file or address."""
     return one_line(getattr(error, "strerror", None) or error)
-
-
-class TimestampRepair:
-    """A filter that makes the timestamps of one stream increase where a broken file's do not.
-
-    Args:
-        time_base: seconds per tick.
-        strictly: whether equal timestamps are moved apart as well.
-
-    Attributes:
-        repaired: number of timestamps that were changed.
-    """
-
-    def __init__(self, time_base: Fraction, *, strictly: bool = True) -> None:
-        self.repaired = 0
-        self._one_second = int(1 / time_base)
-        self._step = 1 if strictly else 0
-        self._offset = 0
-        self._last: int | None = None
-
-    def __call__(self, ticks: int, duration: int) -> int:
-        """Return the time in ticks for a frame or packet that is stamped ``ticks`` and lasts ``duration`` ticks."""
-        placed = ticks + self._offset
-        if self._last is not None and placed < self._last + self._step:
-            self.repaired += 1
-            if self._last - placed > self._one_second:
-                # The clock restarted, as in joined files: continue from here by the new clock.
-                self._offset += self._last + max(1, duration) - placed
-                placed = ticks + self._offset
-            else:
-                placed = self._last + self._step
-        self._last = placed
-        return placed
 
 
 def open_source(path: Path) -> InputContainer:
@@ -110,9 +77,14 @@ def codec_name(stream: Any) -> str:
     return str(getattr(codec, "canonical_name", None) or getattr(stream, "name", None) or "unknown codec")
 
 
+def has_transport_clock(container: InputContainer) -> bool:
+    """Tell whether a format's clock starts at any value, and may restart (MPEG-TS)."""
+    return bool(int(container.format.flags) & _FORMAT_TS_DISCONT)
+
+
 def origin_seconds(container: InputContainer) -> Fraction:
     """Return the start time of formats whose clock starts at any value (MPEG-TS); 0 for all others."""
-    if int(container.format.flags) & _FORMAT_TS_DISCONT and container.start_time is not None:
+    if has_transport_clock(container) and container.start_time is not None:
         return Fraction(container.start_time, av.time_base)
     return Fraction(0)
 

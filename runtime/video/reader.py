@@ -16,7 +16,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from overnet.errors import InputError
-from overnet.runtime.video.demux import TimestampRepair, main_stream, open_source, origin_seconds, read_packets
+from overnet.runtime.video.clock import SourceClock, TimestampRepair
+from overnet.runtime.video.demux import main_stream, open_source, origin_seconds
 from overnet.runtime.video.frame import Frame, VideoInfo, describe_video, duration_seconds
 
 # A seek lands at or before the wanted time only if the file's index is right: if not, seek further back.
@@ -130,8 +131,11 @@ class VideoReader:
             yield Frame(rgb=rgb, pts=pts, time_base=self._time_base, duration=duration)
         if repair.repaired:
             self.notes.append(f"{repair.repaired} frame times ran backwards or stood still and were moved forward")
+        if self._clock.changes:
+            times = "once" if self._clock.changes == 1 else f"{self._clock.changes} times"
+            self.notes.append(f"the source's clock restarts or jumps {times}: what follows is joined on without a gap")
         self._note_damage()
-        if not self._closed and count != self._max_frames:
+        if not self._closed and not self._clock.changes and count != self._max_frames:
             self._note_early_end(next_pts * self._time_base)
 
     def _first_frame(self, start_seconds: float) -> tuple[VideoFrame, Iterator[VideoFrame]]:
@@ -182,7 +186,9 @@ class VideoReader:
         self._stream.thread_type = "AUTO"
 
     def _decode(self) -> Iterator[VideoFrame]:
-        for packet in read_packets(self._container, [self._stream]):
+        # After a seek, the clock is taken as it is there.
+        self._clock = SourceClock(self._container)
+        for packet in self._clock.packets([self._stream]):
             yield from self._decode_packet(packet)
         yield from self._decode_packet(None)
 
@@ -226,8 +232,9 @@ class VideoReader:
         duration = duration_seconds(self._container, self._stream)
         if duration is None:
             return
-        begin = (self._stream.start_time or 0) * self._time_base
-        # A stream's own duration is exact; a container's covers the longest stream.
+        # A stream's own duration is exact and counts from its start. A container's covers the longest stream, and in
+        # many formats is the time of its end.
+        begin = (self._stream.start_time or 0) * self._time_base if self._stream.duration else self._origin
         slack = 3 / self.info.rate if self._stream.duration else Fraction(1)
         if begin + duration - end > slack:
             stated = float(begin + duration)

@@ -14,7 +14,8 @@ from typing import Any
 import av
 from av.container import InputContainer, OutputContainer
 
-from overnet.runtime.video.demux import TimestampRepair, codec_name, disposition, is_cover, open_source, read_packets
+from overnet.runtime.video.clock import SourceClock, TimestampRepair
+from overnet.runtime.video.demux import codec_name, disposition, is_cover, open_source
 from overnet.runtime.video.formats import OutputFormat
 
 # Tags of the source's container or encoding, which are wrong in the new file.
@@ -81,6 +82,7 @@ class StreamCopier:
         self._start = start_seconds
         self._shift = shift_seconds
         self._source: InputContainer = open_source(source)
+        self._clock = SourceClock(self._source)
         self._copies: dict[int, Any] = {}
         self._repairs: dict[int, TimestampRepair] = {}
         self._next_dts: dict[int, int] = {}
@@ -90,7 +92,7 @@ class StreamCopier:
             for stream in self._source.streams:
                 if stream.index != without:
                     self._add(stream, source)
-                elif hasattr(stream, "discard"):
+                elif hasattr(stream, "discard") and not self._clock.needs(stream):
                     # Formats with an index can then skip its packets without reading them.
                     stream.discard = av.stream.Discard.all
             output.metadata.update(kept_tags(self._source.metadata))
@@ -158,7 +160,7 @@ class StreamCopier:
             # A format that cannot seek is read from its beginning, and earlier packets are dropped.
             with contextlib.suppress(av.FFmpegError):
                 self._source.seek(int(back * av.time_base))
-        yield from read_packets(self._source, [s for s in self._source.streams if s.index in self._repairs])
+        yield from self._clock.packets([s for s in self._source.streams if s.index in self._repairs])
 
     def _add(self, stream: Any, source: Path) -> None:
         is_matroska = self._container.name == "matroska"
@@ -181,7 +183,10 @@ class StreamCopier:
             copy.metadata.update(kept_tags(stream.metadata, reencoded=self._start is not None))
             if hasattr(stream, "disposition"):
                 copy.disposition = disposition(stream)
-            self._repairs[stream.index] = TimestampRepair(Fraction(stream.time_base), strictly=kind == "audio")
+            is_sound = kind == "audio"
+            self._repairs[stream.index] = TimestampRepair(
+                Fraction(stream.time_base), strictly=is_sound, is_sound=is_sound
+            )
             return
         self.left_out += 1
         what = f"{kind} stream {stream.index} ({codec_name(stream)})"
@@ -255,9 +260,12 @@ class StreamCopier:
             if end is not None and packet.stream.type == "subtitle":
                 packet.duration = min(duration, int(end / tick) - pts)
         shift = round(self._shift / tick)
-        placed = self._repairs[index](dts - shift, duration)
+        repair = self._repairs[index]
+        placed = repair(dts - shift, duration)
+        finer = int(tick / repair.time_base)
+        packet.time_base, packet.duration = repair.time_base, (packet.duration or 0) * finer
         packet.dts = placed
-        packet.pts = max(placed, pts - shift + placed - (dts - shift))
+        packet.pts = max(placed, placed + (pts - dts) * finer)
         packet.stream = self._copies[index]
         try:
             self._output.mux_one(packet)
