@@ -16,11 +16,13 @@ from pathlib import Path
 import cv2
 
 from overnet.errors import OverNetError
-from overnet.evaluation.measure import Quality, bicubic, evaluate, find_pairs, mean_quality, read_rgb
+from overnet.evaluation.datasets import find_pairs
+from overnet.evaluation.measure import Quality, bicubic, evaluate, mean_quality
 from overnet.evaluation.side_by_side import largest_gain, side_by_side
 from overnet.export.exporter import ExportedFile, export
 from overnet.export.options import ExportOptions
 from overnet.files.atomic import atomic_write
+from overnet.imaging.image_io import read_rgb
 from overnet.imaging.metrics import psnr_luma
 from overnet.network.checkpoint import folded, load_checkpoint, read_metadata, save_checkpoint, weights_sha256
 from overnet.network.model import OverNet

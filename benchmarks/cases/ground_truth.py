@@ -16,7 +16,7 @@ from overnet.benchmarks.results import QualityFigures
 from overnet.errors import printable
 from overnet.evaluation.datasets import find_pairs, read_pair, spread_sample
 from overnet.evaluation.measure import cut_to, mean_quality, measure
-from overnet.export.precision.calibration import own_folder
+from overnet.imaging.photographs import photographs_folder
 from overnet.types import Image, Upscale
 
 # More images would take slow baselines minutes and change little.
@@ -66,7 +66,7 @@ def read_ground_truth(data: Path | None, scale: int) -> GroundTruth:
     Raises:
         InputError: see `overnet.evaluation.datasets.find_pairs` and `overnet.evaluation.datasets.read_pair`.
     """
-    pairs = find_pairs(data or own_folder(), scale)
+    pairs = find_pairs(data or photographs_folder(), scale)
     chosen = spread_sample(pairs, MOST_IMAGES)
     images, cut = [], False
     for pair in chosen:

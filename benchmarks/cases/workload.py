@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overnet.errors import InputError
-from overnet.export.precision.calibration import own_images
+from overnet.imaging.photographs import sample_photographs
 from overnet.types import Image
 
 # The movement between two frames in pixels down and to the right, similar to a slow pan.
@@ -22,7 +22,7 @@ _MOVED_ROWS, _MOVED_COLUMNS = 1, 3
 
 @cache
 def _photographs() -> tuple[Image, ...]:
-    return tuple(own_images())
+    return tuple(sample_photographs())
 
 
 def image(width: int, height: int) -> Image:

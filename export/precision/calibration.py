@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from overnet.errors import InputError
-from overnet.evaluation.datasets import read_rgb, spread_sample
+from overnet.evaluation.datasets import spread_sample
+from overnet.imaging.image_io import READABLE_SUFFIXES, read_rgb
+from overnet.imaging.photographs import centre_crop, sample_photographs
 from overnet.imaging.resample import imresize
 from overnet.types import Image
 
@@ -17,7 +19,6 @@ from overnet.types import Image
 MOST_IMAGES = 32
 _SIDE = 144
 _SMALLEST_SIDE = 48
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,6 @@ class Pair:
 
     low: Image
     high: Image
-
-
-def own_folder() -> Path:
-    """Where the images lie that come with the package."""
-    return Path(__file__).parent / "images"
-
-
-def own_images() -> list[Image]:
-    """The images that come with the package: photographs, 144 x 144 x 3 uint8 RGB each."""
-    return [read_rgb(path) for path in sorted(own_folder().glob("*.webp"))]
 
 
 def calibration_images(folder: Path | None) -> tuple[list[Image], list[str]]:
@@ -51,10 +42,10 @@ def calibration_images(folder: Path | None) -> tuple[list[Image], list[str]]:
         InputError: the folder is missing, or has no image that can be read and is large enough.
     """
     if folder is None:
-        return own_images(), []
+        return sample_photographs(), []
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in READABLE_SUFFIXES and path.is_file())
     images, remarks = [], []
     for path in spread_sample(files, MOST_IMAGES):
         try:
@@ -65,19 +56,13 @@ def calibration_images(folder: Path | None) -> tuple[list[Image], list[str]]:
         if min(image.shape[:2]) < _SMALLEST_SIDE:
             remarks.append(f"left out: {path} has sides under {_SMALLEST_SIDE} pixels")
             continue
-        images.append(middle(image, _SIDE))
+        images.append(centre_crop(image, _SIDE))
     if not images:
         raise InputError(
             f"{folder}: no image in it that can be read and has sides of {_SMALLEST_SIDE} pixels"
             + (f" ({remarks[0]})" if remarks else "")
         )
     return images, remarks
-
-
-def middle(image: Image, side: int) -> Image:
-    """The middle of an image, at most `side` pixels high and wide."""
-    top, left = (max(0, (length - side) // 2) for length in image.shape[:2])
-    return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
 def pairs_of(images: list[Image], scale: int) -> list[Pair]:

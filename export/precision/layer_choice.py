@@ -12,12 +12,13 @@ import torch
 
 from overnet.errors import InputError
 from overnet.export.graph.costs import count_costs
-from overnet.export.precision.calibration import Pair, middle
+from overnet.export.precision.calibration import Pair
 from overnet.export.precision.half import to_half
 from overnet.export.precision.quantizer import candidates, quantize
 from overnet.export.verify.declared_types import run_exactly, visit_tensors
 from overnet.files.onnx_metadata import OUTPUT_NAME
 from overnet.imaging.metrics import psnr_luma
+from overnet.imaging.photographs import centre_crop
 from overnet.types import Image, Progress
 
 # The number and side of the crops that single layers are measured on: their losses only have to be comparable.
@@ -143,7 +144,7 @@ def _losses(
     progress: Progress,
 ) -> dict[str, float]:
     """Estimate each layer's loss alone, in dB: the error that its quantisation adds to the error of the FP32 graph."""
-    images = [middle(pair.low, _COMPARED_SIDE) for pair in pairs[:_COMPARED_IMAGES]]
+    images = [centre_crop(pair.low, _COMPARED_SIDE) for pair in pairs[:_COMPARED_IMAGES]]
     exact = [_before_rounding(model, image) for image in images]
     there = 255**2 / 10 ** (exact_db / 10)
     losses = {}

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from overnet.errors import require
-from overnet.export.precision.calibration import middle, own_images
 from overnet.imaging.metrics import largest_difference, psnr
+from overnet.imaging.photographs import centre_crop, sample_photographs
 from overnet.system.openvino_core import openvino_core
 from overnet.types import Image, Upscale
 
@@ -130,7 +130,7 @@ def in_openvino(path: Path) -> tuple[Upscale, str]:
 
 def comparison_images() -> list[Image]:
     """Return the images that every file is compared on: crops of photographs, and `drawn_images`."""
-    return [*(middle(image, _PHOTOGRAPH_SIDE) for image in own_images()), *drawn_images()]
+    return [*(centre_crop(image, _PHOTOGRAPH_SIDE) for image in sample_photographs()), *drawn_images()]
 
 
 def drawn_images() -> list[Image]:

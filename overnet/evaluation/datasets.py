@@ -20,17 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
 import numpy as np
 
 from overnet.errors import InputError, printable
+from overnet.imaging.image_io import READABLE_SUFFIXES, read_rgb
 from overnet.imaging.resample import imresize
 from overnet.types import Image
 
 _Member = TypeVar("_Member")
+# Reads a file as H x W x 3 uint8 RGB.
+Read = Callable[[Path], Image]
 
 
-_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"))
 _HIGH, _LOW = "_HR", "_LR"
 _SCALE_FOLDER = re.compile(r"image_SRF_\d+")
 _SCALE_IN_NAME = re.compile(r"_SRF_(\d+)$")
@@ -104,7 +105,7 @@ def _images(folder: Path) -> dict[str, Path]:
     """The images in a folder by their names without suffix, sorted."""
     found: dict[str, Path] = {}
     for entry in _entries(folder):
-        if entry.suffix.lower() not in _SUFFIXES or not entry.is_file():
+        if entry.suffix.lower() not in READABLE_SUFFIXES or not entry.is_file():
             continue
         other = found.setdefault(entry.stem, entry)
         if other != entry:
@@ -178,21 +179,6 @@ def spread_sample(members: Sequence[_Member], most: int) -> list[_Member]:
     """Of many the first, and others at even distances; of no more than `most`, all."""
     step = max(1.0, len(members) / most)
     return [members[int(index * step)] for index in range(min(len(members), most))]
-
-
-def read_rgb(path: Path) -> Image:
-    """Read an image as H x W x 3 uint8 RGB; grey ones get three equal channels.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise InputError(f"{path}: cannot be read as an image")
-    return np.ascontiguousarray(image[..., ::-1], dtype=np.uint8)
-
-
-Read = Callable[[Path], Image]
 
 
 def check_pair(pair: Pair, scale: int, read: Read = read_rgb) -> None:

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from overnet.evaluation.datasets import Pair, Read, find_pairs, read_pair, read_rgb
+from overnet.evaluation.datasets import Pair, Read, read_pair
+from overnet.imaging.image_io import read_rgb
 from overnet.imaging.metrics import psnr_luma, ssim_luma
 from overnet.imaging.resample import imresize
 from overnet.types import Image, Upscale
-
-__all__ = ["Comparison", "Image", "Pair", "Quality", "Upscale", "bicubic", "compare", "evaluate", "find_pairs"]
-__all__ += ["mean_quality", "read_rgb"]
 
 
 @dataclass(frozen=True)

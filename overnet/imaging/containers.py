@@ -25,6 +25,7 @@ _JPEG_PROFILE_PART = _JPEG_SEGMENT - 14
 MOST_JPEG_PROFILE = 255 * _JPEG_PROFILE_PART
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7\x01]", re.DOTALL)  # without those that stand inside pixel data
+_PNM_HEADER = re.compile(rb"P([56])" + 3 * rb"(?:\s|#[^\n]*\n)+(\d{1,9})" + rb"\s")
 
 TRUNCATED = "is truncated: the end of the image is missing"
 
@@ -280,4 +281,16 @@ def inspect_bmp(data: bytes, container: Container) -> None:
     if compression in (0, 3, 6):
         stored = (width * bits + 31) // 32 * 4 * abs(height)
     if pixels + max(stored, 1) > len(data):
+        raise UnusableImageError(TRUNCATED)
+
+
+def inspect_pnm(data: bytes, container: Container) -> None:
+    """Fill `container` with what a binary PPM (colour) or PGM (grey) file states."""
+    header = _PNM_HEADER.match(data)
+    if header is None:
+        raise UnusableImageError("is damaged: its header is not that of a PPM or PGM image")
+    container.grey = header[1] == b"5"
+    container.width, container.height, most = (int(number) for number in header.group(2, 3, 4))
+    samples = container.width * container.height * (1 if container.grey else 3)
+    if header.end() + samples * (1 if most < 256 else 2) > len(data):
         raise UnusableImageError(TRUNCATED)

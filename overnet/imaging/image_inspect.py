@@ -12,6 +12,7 @@ from overnet.imaging.containers import (
     inspect_bmp,
     inspect_jpeg,
     inspect_png,
+    inspect_pnm,
     inspect_webp,
 )
 from overnet.imaging.tiff import TiffStructureError, exif_orientation
@@ -23,6 +24,7 @@ _INSPECTORS: dict[str, Callable[[bytes, Container], None]] = {
     "WebP": inspect_webp,
     "TIFF": inspect_tiff,
     "BMP": inspect_bmp,
+    "PNM": inspect_pnm,
 }
 
 
@@ -62,6 +64,8 @@ def _kind_of(data: bytes) -> str:
         (b"II*\0", "TIFF"),
         (b"MM\0*", "TIFF"),
         (b"BM", "BMP"),
+        (b"P5", "PNM"),
+        (b"P6", "PNM"),
     ):
         if data.startswith(start):
             return kind
@@ -82,7 +86,7 @@ def _kind_of(data: bytes) -> str:
     ):
         if not other and data.startswith(start, position):
             other = f" (it looks like {name})"
-    raise UnusableImageError(f"is not a PNG, JPEG, WebP, TIFF or BMP image{other}")
+    raise UnusableImageError(f"is not a PNG, JPEG, WebP, TIFF, BMP, PPM or PGM image{other}")
 
 
 def _check_metadata(container: Container) -> None:

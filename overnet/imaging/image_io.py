@@ -18,6 +18,7 @@ from overnet.files.atomic import atomic_write, check_target, read_file
 from overnet.imaging import containers
 from overnet.imaging.image_inspect import inspect, profile_colours
 from overnet.imaging.tiff import TiffStructureError, exif_for_size, exif_orientation, tiff_with
+from overnet.types import Image
 
 Pixels = npt.NDArray[Any]  # uint8 or uint16
 
@@ -31,7 +32,9 @@ _KIND_BY_SUFFIX = {
     ".bmp": "BMP",
 }
 
+# The suffixes of images that are written, and of those that a folder is searched for.
 IMAGE_SUFFIXES: frozenset[str] = frozenset(_KIND_BY_SUFFIX)
+READABLE_SUFFIXES = IMAGE_SUFFIXES | {".ppm", ".pgm"}
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,21 @@ def read_image(path: Path, *, max_pixels: int = 1 << 28) -> DecodedImage:
     rgb, alpha = _channels(pixels, container)
     grey = pixels.ndim == 2 if container.grey is None else container.grey
     return DecodedImage(rgb, alpha, grey, container.exif, container.icc_profile, tuple(container.notes))
+
+
+def read_rgb(path: Path) -> Image:
+    """Read an image as H x W x 3 uint8 RGB, turned upright as its EXIF block says.
+
+    Grey images get three equal channels, 16 bits are rounded to 8, and transparency is dropped.
+
+    Raises:
+        InputError: see `read_image`.
+        MissingDependency: OpenCV is not installed.
+    """
+    image = read_image(path)
+    rgb = image.rgb if image.rgb.dtype == np.uint8 else _eight_bits(image.rgb)
+    orientation = 1 if image.exif is None else exif_orientation(image.exif)
+    return np.ascontiguousarray(_TURNS[orientation](rgb))
 
 
 def write_image(image: DecodedImage, path: Path, *, overwrite: bool = False, quality: int = 95) -> list[str]:

@@ -7,21 +7,18 @@ with each image's name, size and place, and 8 bytes with the index's length.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from overnet.errors import InputError, printable
 from overnet.files.atomic import atomic_write, ensure_folder
+from overnet.imaging.image_io import READABLE_SUFFIXES, read_rgb
 from overnet.types import Image
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 _MAGIC = b"overnet images 1\n"
 _LENGTH_BYTES = 8
@@ -105,7 +102,7 @@ def _find_sources(folders: list[Path]) -> Iterator[Path]:
         if not folder.is_dir():
             raise InputError(f"{printable(folder)}: no such folder")
         for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
+            if path.suffix.lower() in READABLE_SUFFIXES and not path.name.startswith(".") and path.is_file():
                 found = True
                 yield path.absolute()
     if not found:
@@ -117,7 +114,7 @@ def _write(file: BinaryIO, sources: list[Path], stamps: dict[str, list[int]], sa
     images: list[dict[str, Any]] = []
     for source in sources:
         try:
-            image = read_intact(source)
+            image = read_rgb(source)
         except InputError as error:
             say(f"{error}, and left out")
             continue
@@ -129,51 +126,6 @@ def _write(file: BinaryIO, sources: list[Path], stamps: dict[str, list[int]], sa
         raise InputError(f"{', '.join(folders[:3])}: no image in it can be read, of {len(sources)}")
     index = json.dumps({"images": images, "sources": stamps}).encode()
     file.write(index + len(index).to_bytes(_LENGTH_BYTES, "little"))
-
-
-def decode(content: bytes) -> Image:
-    """Decode an image's file to H x W x 3 uint8 RGB; grey ones get three equal channels, transparency goes.
-
-    Raises:
-        InputError: it is damaged or truncated, or no image.
-    """
-    # OpenCV fills in what is missing from the end of a file, without a word.
-    if content.startswith(b"\xff\xd8") and b"\xff\xd9" not in content[-4096:]:
-        raise InputError("a truncated JPEG file")
-    if content.startswith(b"\x89PNG\r\n\x1a\n"):
-        _check_png(content)
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-    if image is None:
-        raise InputError("cannot be read as an image")
-    return np.ascontiguousarray(image[..., ::-1], dtype=np.uint8)
-
-
-def read_intact(path: Path) -> Image:
-    """Read an image's file as `decode` does.
-
-    Raises:
-        InputError: it is missing, unreadable or damaged; the message names it.
-    """
-    try:
-        return decode(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{printable(path)}: {error.strerror or error}") from error
-    except InputError as error:
-        raise InputError(f"{printable(path)}: {error}") from error
-
-
-def _check_png(content: bytes) -> None:
-    """Compare every chunk's checksum (https://www.w3.org/TR/png-3/#5Chunk-layout)."""
-    position, kind = 8, b""
-    while kind != b"IEND":
-        length = int.from_bytes(content[position : position + 4], "big")
-        kind = content[position + 4 : position + 8]
-        checksum = content[position + 8 + length : position + 12 + length]
-        if len(checksum) < 4:
-            raise InputError("a truncated PNG file")
-        if zlib.crc32(content[position + 4 : position + 8 + length]) != int.from_bytes(checksum, "big"):
-            raise InputError("a damaged PNG file")
-        position += length + 12
 
 
 def _read_index(path: Path) -> tuple[list[PackedImage], dict[str, list[int]]]:

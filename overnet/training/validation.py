@@ -12,7 +12,6 @@ from overnet.evaluation.measure import cut_to
 from overnet.imaging.metrics import psnr_luma
 from overnet.network.model import OverNet
 from overnet.network.reference import reference
-from overnet.training.packed_images import read_intact
 from overnet.types import Image
 
 
@@ -37,11 +36,7 @@ def load_examples(folder: Path, scales: list[int], *, most: int = 100) -> list[E
         InputError: there is none for a scale, or one is damaged or too small, or see
             `overnet.evaluation.datasets.find_pairs`.
     """
-    return [
-        Example(*read_pair(pair, scale, read_intact), scale)
-        for scale in scales
-        for pair in find_pairs(folder, scale)[:most]
-    ]
+    return [Example(*read_pair(pair, scale), scale) for scale in scales for pair in find_pairs(folder, scale)[:most]]
 
 
 def validate(model: OverNet, examples: list[Example]) -> tuple[dict[int, float], list[Image]]:

@@ -7,7 +7,8 @@ import pytest
 from onnx import numpy_helper
 
 from overnet.errors import ArtifactError, InputError, OutputError
-from overnet.evaluation.measure import evaluate, find_pairs, mean_quality, read_rgb
+from overnet.evaluation.datasets import find_pairs
+from overnet.evaluation.measure import evaluate, mean_quality
 from overnet.export import exporter, from_checkpoint
 from overnet.export.engine.build import BuildError
 from overnet.export.engine.profile import make_profile
@@ -19,6 +20,7 @@ from overnet.export.precision import lower as lowering
 from overnet.export.verify.comparison import TOLERANCES, ReferenceResults, drawn_images, in_openvino
 from overnet.export.verify.onnx_file import in_declared_types, in_network
 from overnet.files.onnx_metadata import read_artifact
+from overnet.imaging.image_io import read_rgb
 from overnet.network.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from overnet.network.deploy import deploy
 from overnet.network.reference import reference

@@ -360,7 +360,7 @@ def test_auto_takes_the_first_that_is_there(monkeypatch):
 @pytest.mark.parametrize("tile", [96, 160])
 def test_tiles_of_real_images(number, tile):
     """The bound of three grey levels, on the bundled weights, with the smallest tiles there are."""
-    from overnet.evaluation.measure import read_rgb
+    from overnet.imaging.image_io import read_rgb
 
     image = read_rgb(SHARED / f"sets/Set14/image_SRF_2/img_{number:03d}_SRF_2_LR.png")
     whole = Upscaler(2, tile=0)(image).astype(int)

@@ -3,13 +3,14 @@ import numpy as np
 import pytest
 
 from overnet.errors import InputError
-from overnet.export.precision.calibration import MOST_IMAGES, calibration_images, middle, own_images, pairs_of
+from overnet.export.precision.calibration import MOST_IMAGES, calibration_images, pairs_of
+from overnet.imaging.photographs import sample_photographs
 from overnet.imaging.resample import imresize
 
 
-def test_the_packages_own_images():
+def test_the_packages_sample_photographs():
     images, remarks = calibration_images(None)
-    assert len(images) == len(own_images()) == 8
+    assert len(images) == len(sample_photographs()) == 8
     assert remarks == []
     for image in images:
         assert image.shape == (144, 144, 3) and image.dtype == np.uint8
@@ -54,8 +55,3 @@ def test_pairs_are_what_the_protocol_makes(image, scale):
     assert pair.low.shape == (height, width, 3) and pair.low.dtype == np.uint8
     assert np.array_equal(pair.high, image[: height * scale, : width * scale])
     assert np.array_equal(pair.low, imresize(pair.high, size=(height, width)))
-
-
-def test_the_middle_of_an_image(image):
-    assert np.array_equal(middle(image, 20), image[15:35, 23:43])
-    assert np.array_equal(middle(image, 60), image[:, 3:63])

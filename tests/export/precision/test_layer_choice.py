@@ -6,7 +6,7 @@ import pytest
 from overnet.errors import InputError
 from overnet.export.graph.costs import count_costs
 from overnet.export.graph.network_graph import build_onnx
-from overnet.export.precision.calibration import Pair, middle
+from overnet.export.precision.calibration import Pair
 from overnet.export.precision.half import to_half
 from overnet.export.precision.layer_choice import choose_layers
 from overnet.export.precision.quantizer import candidates, largest_inputs
@@ -14,6 +14,7 @@ from overnet.export.verify.comparison import drawn_images
 from overnet.export.verify.declared_types import run_exactly
 from overnet.files.onnx_metadata import OUTPUT_NAME
 from overnet.imaging.metrics import psnr_luma
+from overnet.imaging.photographs import centre_crop
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.deploy import deploy
 from tests.export.verify.test_divergence import spoiled
@@ -40,7 +41,7 @@ def pairs(exact):
     computes."""
     random = np.random.default_rng(0)
     pairs = []
-    for low in (middle(image, 32) for image in drawn_images()[-3:]):
+    for low in (centre_crop(image, 32) for image in drawn_images()[-3:]):
         high = run_exactly(exact, low[None])[OUTPUT_NAME][0]
         noise = random.normal(0, 4, high.shape)
         pairs.append(Pair(low, np.clip(high + noise, 0, 255).round().astype(np.uint8)))

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnet.errors import InputError
-from overnet.evaluation.datasets import check_pair, find_pairs, read_pair, read_rgb
+from overnet.evaluation.datasets import check_pair, find_pairs, read_pair
+from overnet.imaging.image_io import read_rgb
 from overnet.imaging.resample import imresize
 from tests.conftest import SHARED, needs_shared
 

@@ -5,10 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnet import Upscaler
-from overnet.evaluation.datasets import find_pairs, read_rgb
+from overnet.evaluation.datasets import find_pairs
 from overnet.evaluation.measure import bicubic, compare, evaluate, mean_quality
 from overnet.evaluation.side_by_side import largest_gain, overview_and_detail, side_by_side
 from overnet.evaluation.upscale_variants import in_quarters, self_ensemble
+from overnet.imaging.image_io import read_rgb
 from overnet.imaging.metrics import psnr_luma
 from overnet.imaging.resample import imresize
 from overnet.weights import bundled_checkpoint

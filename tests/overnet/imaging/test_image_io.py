@@ -24,7 +24,7 @@ from PIL.TiffImagePlugin import IFDRational
 from overnet.errors import InputError, MissingDependency, OutputError
 from overnet.imaging import image_io as images
 from overnet.imaging.containers import MOST_JPEG_EXIF, png_chunk
-from overnet.imaging.image_io import IMAGE_SUFFIXES, DecodedImage, read_image, write_image
+from overnet.imaging.image_io import IMAGE_SUFFIXES, DecodedImage, read_image, read_rgb, write_image
 from overnet.imaging.tiff import exif_for_size
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -284,6 +284,27 @@ def test_compressed_tiff(tmp_path, compression):
     image = Image.fromarray(smooth()).convert("1" if compression == "group4" else "RGB")
     back = read_bytes(tmp_path, encoded(image, "TIFF", compression=compression))
     np.testing.assert_array_equal(back.rgb, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_ppm_and_pgm(tmp_path, mode):
+    image = Image.fromarray(samples(13, 17, 3)).convert(mode)
+    data = encoded(image, "PPM")
+    back = read_bytes(tmp_path, data)
+    np.testing.assert_array_equal(back.rgb, np.asarray(image.convert("RGB")))
+    assert back.grey == (mode == "L")
+    for damaged in (data[:-1], data[:5], data.replace(b"17 13", b"0 13")):
+        with pytest.raises(InputError):
+            read_bytes(tmp_path, damaged)
+
+
+def test_read_rgb_gives_eight_bits_upright(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(smooth()).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png"), np.rot90(smooth(), -1))
+    cv2.imwrite(str(tmp_path / "b.png"), smooth()[..., ::-1].astype(np.uint16) * 257)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "b.png"), smooth())
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from overnet.errors import InputError
-from overnet.training.packed_images import PackedImages, decode, pack, read_intact
+from overnet.imaging.image_io import read_rgb
+from overnet.training.packed_images import PackedImages, pack
 
 
 @pytest.fixture
@@ -76,13 +77,13 @@ def test_interrupted_packing_leaves_nothing_and_starts_clean(folder, tmp_path, m
     path = tmp_path / "out" / "p.packed"
     calls = []
 
-    def interrupted(content):
-        calls.append(content)
+    def interrupted(path):
+        calls.append(path)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return decode(content)
+        return read_rgb(path)
 
-    monkeypatch.setattr("overnet.training.packed_images.decode", interrupted)
+    monkeypatch.setattr("overnet.training.packed_images.read_rgb", interrupted)
     with pytest.raises(KeyboardInterrupt):
         packed(folder, path)
     assert list(path.parent.iterdir()) == []
@@ -113,14 +114,14 @@ def test_folders_without_images_are_refused(tmp_path):
 
 def test_an_image_that_cannot_be_read_is_named(folder):
     (folder / "a.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"a\.png: cannot be read as an image"):
-        read_intact(folder / "a.png")
-    with pytest.raises(InputError, match=r"missing\.png: No such file"):
-        read_intact(folder / "missing.png")
+    with pytest.raises(InputError, match=r"a\.png is empty"):
+        read_rgb(folder / "a.png")
+    with pytest.raises(InputError, match=r"missing\.png does not exist"):
+        read_rgb(folder / "missing.png")
 
 
-def test_grey_and_transparent_images_become_rgb(image):
+def test_grey_and_transparent_images_become_rgb(tmp_path, image):
     for converted in (image[..., 0], np.dstack([image, image[..., 0]]), image.astype(np.uint16) * 257):
-        encoded = cv2.imencode(".png", converted)[1].tobytes()
-        decoded = decode(encoded)
+        cv2.imwrite(str(tmp_path / "a.png"), converted)
+        decoded = read_rgb(tmp_path / "a.png")
         assert (decoded.shape, decoded.dtype) == ((50, 66, 3), np.uint8)
