@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 # Before the first import that starts threads. Libraries start one for each core, and those of two test processes, or
@@ -12,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import av
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from overnet.system.cuda_device import cuda_device_count
 
@@ -19,6 +21,39 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the material in ../shared is not here")
+
+# Without a deadline: how long an example takes depends on what else the machine does.
+settings.register_profile("default", max_examples=25, deadline=None)
+settings.register_profile("ci", max_examples=100, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Run named files in one process, where starting others costs more; None leaves the number to pytest-xdist."""
+    return 0 if any(".py" in argument for argument in config.args) else None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    """Let a test with the marker `timing` run while no other worker of pytest-xdist runs one."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    timing = item.get_closest_marker("timing") is not None
+    folder = item.config._tmp_path_factory.getbasetemp().parent  # the workers' common one
+    with _locked(folder / "queue.lock", exclusive=True) as leave_queue, _locked(folder / "run.lock", exclusive=timing):
+        # Until here a test that waits to be alone keeps others from beginning.
+        leave_queue()
+        return (yield)
+
+
+@contextmanager
+def _locked(path, *, exclusive):
+    import fcntl
+
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield lock.close
 
 
 def pytest_runtest_setup(item):

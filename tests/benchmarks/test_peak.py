@@ -9,6 +9,7 @@ from overnet.errors import InputError
 from overnet.system.cuda_device import cuda_device_count
 
 
+@pytest.mark.timing
 def test_the_processor_s_peak_is_at_least_about_what_a_plain_product_reaches():
     matrix = np.ones((512, 512), np.float32)
     times = []

@@ -17,6 +17,7 @@ def test_frames_keep_their_order():
     assert not report.interrupted
 
 
+@pytest.mark.timing
 def test_stages_overlap():
     """Three stages of 20 ms a frame take little more than 20 ms a frame together, not 60."""
 

@@ -36,6 +36,7 @@ class Sleeper:
         self.took_ms.append(1000 * (time.monotonic() - before))
 
 
+@pytest.mark.timing
 def test_the_latency_agrees_with_an_independent_timing():
     run = Sleeper()
     latency = measure_latency(run, seconds=0.5)
@@ -56,6 +57,7 @@ def test_there_are_as_many_runs_and_as_many_seconds_as_asked_for():
     assert len(many) > 10
 
 
+@pytest.mark.timing
 def test_the_warm_up_is_not_counted():
     """The first runs are slow, as those of any library are that still compiles and allocates."""
     began = time.perf_counter()
@@ -161,6 +163,7 @@ class SlottedTicket:
         self._stream.give_back(self._frame)
 
 
+@pytest.mark.timing
 def test_a_stream_is_kept_full_and_its_images_counted():
     stream = SlottedStream(3, 0.03)
     images = [np.full((48, 64, 3), level, np.uint8) for level in (1, 2)]
@@ -185,6 +188,7 @@ def test_a_stream_s_failure_is_passed_on_at_once():
     stream.close()
 
 
+@pytest.mark.timing
 def test_without_a_stream_batches_go_one_after_the_other():
     run = Sleeper()
     done = keep_busy(run, images=2, seconds=0.4, warm_up_ms=0)

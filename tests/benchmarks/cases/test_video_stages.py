@@ -34,6 +34,7 @@ def test_a_clip_is_a_video_that_moves(tmp_path):
     assert moved < abs(frames[1].astype(int) - frames[0]).mean() / 2
 
 
+@pytest.mark.timing
 def test_the_stages_agree_with_what_is_known(small_models):
     with Sleeping(2, model=small_models, backend="openvino") as upscaler:
         stages = measure_video(upscaler, 2, width=64, height=48, frames=15)

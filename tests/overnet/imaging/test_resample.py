@@ -339,6 +339,7 @@ def test_importing_it_loads_no_torch():
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_halving_a_720p_image_takes_well_under_a_second():
     image = noise((720, 1280, 3))
     imresize(image, scale=0.5)

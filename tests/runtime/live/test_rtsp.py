@@ -60,6 +60,7 @@ def wait_until(holds, seconds=20):
         time.sleep(0.02)
 
 
+@pytest.mark.timing
 @pytest.mark.timeout(300)
 def test_a_server_that_is_killed_and_started_again():
     sink = AgeSink()
@@ -84,6 +85,7 @@ def test_a_server_that_is_killed_and_started_again():
     assert result["outcome"].lost is None
 
 
+@pytest.mark.timing
 @pytest.mark.timeout(300)
 def test_a_model_that_is_slower_than_the_camera():
     """Over seconds, the images do not get older: what cannot be done is dropped, and counted."""
@@ -97,6 +99,7 @@ def test_a_model_that_is_slower_than_the_camera():
     assert report.latency.max_seconds < 0.6
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_server_that_freezes():

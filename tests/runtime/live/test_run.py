@@ -113,6 +113,7 @@ class Sink(FrameWriter):
     finish_partial = finish
 
 
+@pytest.mark.timing
 def test_a_fast_model_takes_every_frame():
     sink = Sink()
     # So slow that a machine that is busy with other things keeps up.
@@ -127,6 +128,7 @@ def test_a_fast_model_takes_every_frame():
     assert report.frames_per_second == pytest.approx(8, rel=0.2)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(("model", "sink_takes"), [(0.05, 0.0), (0.0, 0.05), (0.05, 0.05)])
 def test_a_slow_model_or_sink_drops_frames_and_stays_in_step(model, sink_takes):
     """However long it goes on, no frame is older than the work on it and on the one before."""
@@ -142,6 +144,7 @@ def test_a_slow_model_or_sink_drops_frames_and_stays_in_step(model, sink_takes):
     assert times == sorted(times) and times[-1] == pytest.approx(2000, abs=150), "by when they were captured"
 
 
+@pytest.mark.timing
 def test_limits():
     sink = Sink()
     camera = Camera(10_000)
@@ -203,6 +206,7 @@ class Screen:
         return len(self.shown) < self._closes_after
 
 
+@pytest.mark.timing
 def test_a_preview_alone():
     screen = Screen(closes_after=12)
     outcome = run_live(Camera(10_000), Enlarger(), None, preview=screen)

@@ -109,6 +109,7 @@ def test_the_back_off_doubles_up_to_ten_seconds():
         assert expected * 0.75 <= min(waits) < max(waits) <= expected * 1.25
 
 
+@pytest.mark.timing
 def test_the_pacer_keeps_a_clock_and_begins_a_new_one():
     pacer = Pacer(longest_seconds=1)
     began = time.monotonic()
@@ -120,6 +121,7 @@ def test_the_pacer_keeps_a_clock_and_begins_a_new_one():
     assert time.monotonic() - began < 0.45
 
 
+@pytest.mark.timing
 def test_a_camera():
     """There is no camera on this machine: FFmpeg's test image takes the place of its driver, and of that alone."""
     with connect_camera("testsrc=size=80x60:rate=50,realtime", driver="lavfi") as captured:
