@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib
 import importlib.util
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,11 @@ from tests.doubles.pycuda_build import pycuda_folder
 ROOT = Path(__file__).parents[2]
 needs_cuda_core = pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="cuda-core is not installed")
 _TAIL = 6000
+# Without ONNX Runtime and OpenVINO, which start threads: a process with several threads cannot be forked safely.
+_PRELOADED = (
+    *("av", "cv2", "onnx", "pycuda.driver", "overnet.cli", "overnet.runtime.upscale_file"),
+    *("overnet.runtime.backends.trt.backend", "overnet.benchmarks.gpu_checks"),
+)
 
 
 def stand_in_environment(env: dict[str, str] | None = None, *, rtx: bool = False) -> dict[str, str]:
@@ -70,27 +80,81 @@ def run_over_stand_in(
     """
     environment = stand_in_environment(env, rtx=rtx)
     with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        command = [sys.executable, "-m", __name__, module_function, json.dumps(args), str(result)]
-        try:
-            done = subprocess.run(
-                command, cwd=ROOT, env=environment, timeout=timeout, capture_output=True, text=True, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            output = [text.decode(errors="replace")[-_TAIL:] for text in (error.stdout, error.stderr) if text]
-            raise AssertionError("\n".join([f"{module_function}: not done after {timeout} s", *output])) from error
-        if done.returncode:
-            output = [done.stdout[-_TAIL:], done.stderr[-_TAIL:]]
-            raise AssertionError("\n".join([f"{module_function}: exit code {done.returncode}", *output]))
-        return json.loads(result.read_text())
+        result, output = Path(folder) / "result.json", Path(folder) / "output"
+        request = {"call": module_function, "args": args, "env": environment, "result": result, "output": output}
+        code = _server(rtx).run(json.dumps(request, default=str), timeout)
+        if code == 0:
+            return json.loads(result.read_text())
+        how = f"not done after {timeout} s" if code is None else f"exit code {code}"
+        raise AssertionError(f"{module_function}: {how}\n{output.read_text(errors='replace')[-_TAIL:]}")
 
 
-def _main() -> None:
-    module_function, args, result = sys.argv[1:]
-    module, _, name = module_function.partition(":")
-    value = getattr(importlib.import_module(module), name)(*json.loads(args))
-    Path(result).write_text(json.dumps(value))
+class _Server:
+    """A process over the doubles that has imported what most functions need, and forks a process for each of them."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            cwd=ROOT,
+            env={**environment, "OPENBLAS_NUM_THREADS": "1"},  # NumPy would start threads, too
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,  # so that what was not read yet is seen by `select`
+            start_new_session=True,
+        )
+        atexit.register(self._close)
+
+    def run(self, request: str, timeout: float) -> int | None:
+        """Return the exit code of a request's process; None where it took longer than `timeout` seconds."""
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests is not None and answers is not None
+        requests.write(f"{request}\n".encode())
+        child = int(answers.readline())
+        ready, _, _ = select.select([answers], [], [], timeout)
+        if not ready:
+            os.kill(child, signal.SIGKILL)
+        code = int(answers.readline())
+        return code if ready else None
+
+    def _close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+@functools.cache
+def _server(rtx: bool) -> _Server:
+    return _Server(stand_in_environment(rtx=rtx))
+
+
+def _serve() -> None:
+    """Fork a process for each request on stdin. In that process return, so that Python ends as it does otherwise."""
+    for name in _PRELOADED:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, "an imported module has started a thread"
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            _call(json.loads(line))
+            return
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _call(request: dict[str, Any]) -> None:
+    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for name in set(os.environ) - set(request["env"]):
+        del os.environ[name]
+    os.environ.update(request["env"])
+    module, _, name = request["call"].partition(":")
+    value = getattr(importlib.import_module(module), name)(*request["args"])
+    Path(request["result"]).write_text(json.dumps(value))
 
 
 if __name__ == "__main__":
-    _main()
+    _serve()

@@ -58,6 +58,7 @@ def test_memory():
     assert ["out of memory" in error for error in found["injected"]] == [False, True, False]
 
 
+@pytest.mark.timing
 def test_the_time_between_events():
     found = run("event_times")
     (launch,) = found["launch"]
@@ -145,6 +146,7 @@ def test_no_device():
     assert "no CUDA-capable device" in run("what_there_is", env={"CUDA_VISIBLE_DEVICES": "-1"})["error"]
 
 
+@pytest.mark.timing
 def test_streams_overlap():
     assert run("overlap") == {"two streams": True, "one stream": False}
 

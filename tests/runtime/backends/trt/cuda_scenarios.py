@@ -670,17 +670,18 @@ def loads_for_tiles(model, folder, size, tile):
     from pathlib import Path
 
     from overnet import Upscaler
-    from overnet.export.engine.engine_graph import with_means
     from overnet.runtime.backends.trt import engines
     from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
-    from tests.doubles.engines import write_engine
+    from tests.doubles.engines import nearest_model, write_engine
 
     wished, loaded = [], []
 
     def build(request, *, device, on_progress, on_note):
         wished.append(str(request.profile))
         path = Path(folder) / f"{len(wished)}.engine"
-        return write_engine(path, with_means(Path(request.model).read_bytes()), request.profile)
+        # Another graph, which costs nothing: so it must not be compared with the network.
+        path.with_name(f"{path.name}.checked").touch()
+        return write_engine(path, nearest_model(means=3), request.profile)
 
     class Counted(LoadedEngine):
         def __init__(self, *arguments, **options):

@@ -96,6 +96,7 @@ def test_nothing_is_found_where_nothing_is_missing(engine, model):
     assert found == {"races": [], "wrong": 0}
 
 
+@pytest.mark.timing
 def test_copies_overlap_with_computing(engine, model):
     # So little memory that computing goes one after the other, as on a GPU that one frame fills.
     env = {"OVERNET_CUDA_MEMORY": "10000000"}
@@ -131,6 +132,7 @@ def test_nothing_is_allocated_for_a_frame(engine, model):
     assert later == [0, 0]
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("graphs", [True, False])
 def test_times_of_the_stages(engine, model, graphs):
     found = run("stage_times", engine, model, False, graphs)
@@ -144,6 +146,7 @@ def test_times_of_the_stages(engine, model, graphs):
     assert found["graph launches"] == (4 if graphs else 0)
 
 
+@pytest.mark.timing
 def test_times_where_nothing_is_copied(engine, model):
     found = run("stage_times", engine, model, True, True)
     copy_in, compute, copy_out = found["told"]
@@ -216,6 +219,7 @@ def test_frames_that_are_never_fetched_cost_no_slots(engine, model):
     assert found == {"received": ["failed"] * 6 + [0, 1, 2, 3, 4], "free": 3}
 
 
+@pytest.mark.timing
 def test_live_video_through_an_engine(engine, model):
     found = run("live", engine, model)
     assert found["in order"] and found["frames"] + found["dropped"] == found["captured"] == 120
@@ -294,9 +298,10 @@ def test_auto_takes_the_gpu_for_an_engine(engine):
     assert run("chosen", engine, "auto") == {"backend": "tensorrt", "notes": []}
 
 
-def test_auto_goes_on_with_the_cpu_where_no_engine_can_be_built(model, tmp_path):
-    """The double cannot build."""
-    found = run("chosen", model, "auto", env={"OVERNET_CACHE": str(tmp_path)})
+@pytest.mark.parametrize("rtx", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_auto_goes_on_with_the_cpu_where_no_engine_can_be_built(model, tmp_path, rtx):
+    """The doubles cannot build; the real TensorRT-RTX builds an engine, and cannot load it over the stand-in."""
+    found = run("chosen", model, "auto", env={"OVERNET_CACHE": str(tmp_path)}, rtx=rtx)
     assert found["backend"] == "openvino"
     assert any("tensorrt is not used" in note for note in found["notes"])
 
