@@ -6,24 +6,12 @@ has no quality figure, no table shows its speed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
-from overnet.benchmarks.report.table import (
-    NOTHING,
-    Column,
-    Table,
-    columns,
-    decibels,
-    figure,
-    memory_text,
-    percent,
-    size_text,
-    table,
-)
+from overnet.benchmarks.report.table import NOTHING, Table, decibels, figure, memory_text, percent, size_text, table
 from overnet.benchmarks.results import BenchmarkRun, Case, CaseResult, QualityFigures
 
 NO_QUALITY = "not shown"
-CASE_COLUMNS = columns("Method | Scale | Input | Batch", words="Method")
 
 _WITHOUT_QUALITY = (
     "A speed is shown only beside its quality: where no PSNR could be measured, the speed is left out (not shown)."
@@ -48,34 +36,27 @@ def quality_words(quality: QualityFigures | None) -> str:
     return ", ".join(words) or "no PSNR"
 
 
-def case_cells(case: Case) -> list[str]:
-    """Return the cells of `CASE_COLUMNS`."""
-    batch = str(case.batch) if case.batch > 1 else NOTHING
-    return [case.name, f"x{case.scale}", size_text(case.width, case.height), batch]
+def case_cells(case: Case) -> dict[str, str]:
+    """Return the cells that name a case, by heading."""
+    return {
+        "Method": case.name,
+        "Scale": f"x{case.scale}",
+        "Input": size_text(case.width, case.height),
+        "Batch": str(case.batch) if case.batch > 1 else NOTHING,
+    }
 
 
 def _case_table(
-    title: str,
-    run: BenchmarkRun,
-    own_columns: Sequence[Column],
-    cells: Callable[[CaseResult], list[str] | None],
-    *notes: str,
+    title: str, run: BenchmarkRun, cells: Callable[[CaseResult], dict[str, str] | None], *notes: str
 ) -> Table:
-    """Make a table with one row per case.
+    """Make a table with one row per case; `cells` returns a case's cells by heading, or None if it has no row."""
+    rows = [{**case_cells(result.case), **own} for result in in_order(run.results) if (own := cells(result))]
+    return _speed_table(title, rows, *notes)
 
-    Args:
-        own_columns: besides `CASE_COLUMNS`.
-        cells: returns a case's cells of these columns, or None if the table has no row for it.
-    """
-    rows = [(result, own) for result in in_order(run.results) if (own := cells(result)) is not None]
-    hidden = any(NO_QUALITY in own for _, own in rows)
-    return table(
-        title,
-        [*CASE_COLUMNS, *own_columns],
-        [case_cells(result.case) + own for result, own in rows],
-        *notes,
-        _WITHOUT_QUALITY if hidden else "",
-    )
+
+def _speed_table(title: str, rows: list[dict[str, str]], *notes: str) -> Table:
+    """Make a table; where it lacks a speed, with a note that says why."""
+    return table(title, rows, *notes, *[_WITHOUT_QUALITY for row in rows if NO_QUALITY in row.values()][:1])
 
 
 def _speed(result: CaseResult, value: float | None) -> str:
@@ -83,41 +64,35 @@ def _speed(result: CaseResult, value: float | None) -> str:
     return figure(value) if result.has_quality or value is None else NO_QUALITY
 
 
-def _to_reference(quality: QualityFigures | None) -> str:
+def _psnr_cells(quality: QualityFigures | None) -> dict[str, str]:
     if quality is None:
-        return NOTHING
-    return "identical" if quality.largest_difference_levels == 0 else decibels(quality.reference_psnr_db)
-
-
-def _to_ground_truth(quality: QualityFigures | None) -> str:
-    return decibels(quality.ground_truth_psnr_db if quality else None)
+        return {_TO_REFERENCE: NOTHING, _TO_GROUND_TRUTH: NOTHING}
+    identical = quality.largest_difference_levels == 0
+    return {
+        _TO_REFERENCE: "identical" if identical else decibels(quality.reference_psnr_db),
+        _TO_GROUND_TRUTH: decibels(quality.ground_truth_psnr_db),
+    }
 
 
 def summary_table(run: BenchmarkRun) -> Table:
     """Return the most important figures of each case."""
 
-    def cells(result: CaseResult) -> list[str]:
+    def cells(result: CaseResult) -> dict[str, str]:
         memory, power = result.memory, result.power
         if result.error is not None or result.latency is None:
-            return ["failed", *[NOTHING] * 7, result.device or NOTHING]
-        return [
-            _speed(result, result.latency.host.p50_ms),
-            _speed(result, result.latency.host.p99_ms),
-            _speed(result, result.images_per_second),
-            _to_reference(result.quality),
-            _to_ground_truth(result.quality),
-            memory_text(memory.peak_host_bytes if memory else None),
-            memory_text(memory.device_bytes if memory else None),
-            _speed(result, power.joules_per_image if power else None),
-            result.device or NOTHING,
-        ]
+            return {"Median, ms": "failed", "Device": result.device or NOTHING}
+        return {
+            "Median, ms": _speed(result, result.latency.host.p50_ms),
+            "p99, ms": _speed(result, result.latency.host.p99_ms),
+            "Images/s": _speed(result, result.images_per_second),
+            **_psnr_cells(result.quality),
+            "Peak memory": memory_text(memory.peak_host_bytes if memory else None),
+            "GPU memory": memory_text(memory.device_bytes if memory else None),
+            "Energy, J/image": _speed(result, power.joules_per_image if power else None),
+            "Device": result.device or NOTHING,
+        }
 
-    shown = columns(
-        f"Median, ms | p99, ms | Images/s | {_TO_REFERENCE} | {_TO_GROUND_TRUTH} | Peak memory | GPU memory | "
-        "Energy, J/image | Device",
-        words="Device",
-    )
-    return _case_table("Summary", run, shown, cells, *_quality_notes(run))
+    return _case_table("Summary", run, cells, *_quality_notes(run))
 
 
 def _quality_notes(run: BenchmarkRun) -> list[str]:
@@ -133,204 +108,199 @@ def _quality_notes(run: BenchmarkRun) -> list[str]:
 def latency_table(run: BenchmarkRun) -> Table:
     """Return the percentiles of the latency, from host array to host array."""
 
-    def cells(result: CaseResult) -> list[str] | None:
+    def cells(result: CaseResult) -> dict[str, str] | None:
         if result.latency is None:
             return None
         host = result.latency.host
-        times = [host.p50_ms, host.p90_ms, host.p95_ms, host.p99_ms, host.mean_ms, host.minimum_ms]
-        return [
-            *(_speed(result, each) for each in times),
-            percent(host.deviation_percent),
-            str(host.runs),
-            _speed(result, result.images_per_second),
-        ]
+        return {
+            "Median, ms": _speed(result, host.p50_ms),
+            "p90, ms": _speed(result, host.p90_ms),
+            "p95, ms": _speed(result, host.p95_ms),
+            "p99, ms": _speed(result, host.p99_ms),
+            "Mean, ms": _speed(result, host.mean_ms),
+            "Minimum, ms": _speed(result, host.minimum_ms),
+            "Deviation": percent(host.deviation_percent),
+            "Runs": str(host.runs),
+            "Images/s": _speed(result, result.images_per_second),
+        }
 
-    shown = columns("Median, ms | p90, ms | p95, ms | p99, ms | Mean, ms | Minimum, ms | Deviation | Runs | Images/s")
     note = (
         "Milliseconds per batch, from an array in host memory to an array in host memory; images per second "
         "with as many images in flight as the method takes."
     )
-    return _case_table("Latency and throughput", run, shown, cells, note)
+    return _case_table("Latency and throughput", run, cells, note)
 
 
 def gpu_table(run: BenchmarkRun) -> Table:
     """Return how the latency on a GPU divides into copying and computing."""
 
-    def cells(result: CaseResult) -> list[str] | None:
+    def cells(result: CaseResult) -> dict[str, str] | None:
         latency = result.latency
         if latency is None or latency.compute is None:
             return None
-        parts = (latency.copy_in, latency.compute, latency.copy_out, latency.host)
-        return [_speed(result, part.p50_ms if part else None) for part in parts]
+        parts = {
+            "Copy in, ms": latency.copy_in,
+            "Compute, ms": latency.compute,
+            "Copy out, ms": latency.copy_out,
+            "Host, ms": latency.host,
+        }
+        return {heading: _speed(result, part.p50_ms if part else None) for heading, part in parts.items()}
 
-    shown = columns("Copy in, ms | Compute, ms | Copy out, ms | Host, ms")
-    return _case_table("GPU time", run, shown, cells, "Medians by CUDA events; Host: by the host's clock.")
+    return _case_table("GPU time", run, cells, "Medians by CUDA events; Host: by the host's clock.")
 
 
 def start_table(run: BenchmarkRun) -> Table:
     """Return the time until the first image is done."""
 
-    def cells(result: CaseResult) -> list[str] | None:
+    def cells(result: CaseResult) -> dict[str, str] | None:
         if result.load_ms is None and result.first_ms is None:
             return None
-        return [_speed(result, result.load_ms), _speed(result, result.first_ms)]
+        return {"Load, ms": _speed(result, result.load_ms), "First image, ms": _speed(result, result.first_ms)}
 
-    shown = columns("Load, ms | First image, ms")
-    return _case_table("Start-up", run, shown, cells, "Load: from the model's file to a method that is ready.")
+    return _case_table("Start-up", run, cells, "Load: from the model's file to a method that is ready.")
 
 
 def memory_table(run: BenchmarkRun) -> Table:
     """Return the memory that each case takes."""
 
-    def cells(result: CaseResult) -> list[str] | None:
-        memory = result.memory
-        if memory is None:
+    def cells(result: CaseResult) -> dict[str, str] | None:
+        if (memory := result.memory) is None:
             return None
-        return [
-            memory_text(memory.peak_host_bytes),
-            memory_text(memory.before_host_bytes),
-            memory_text(memory.device_bytes),
-            memory_text(memory.activation_bytes),
-            figure(memory.bytes_per_input_pixel),
-        ]
+        return {
+            "Process peak": memory_text(memory.peak_host_bytes),
+            "Before loading": memory_text(memory.before_host_bytes),
+            "GPU memory": memory_text(memory.device_bytes),
+            "Activations": memory_text(memory.activation_bytes),
+            "Per input pixel, bytes": figure(memory.bytes_per_input_pixel),
+        }
 
-    shown = columns("Process peak | Before loading | GPU memory | Activations | Per input pixel, bytes")
     note = "Each case in a process of its own. Per input pixel: what was added after loading began."
-    return _case_table("Memory", run, shown, cells, note)
+    return _case_table("Memory", run, cells, note)
 
 
 def quality_table(run: BenchmarkRun) -> Table:
     """Return how close the images are to the reference and to the ground truth."""
 
-    def cells(result: CaseResult) -> list[str] | None:
+    def cells(result: CaseResult) -> dict[str, str] | None:
         quality = result.quality
         if quality is None:
             return None
-        levels, ssim = quality.largest_difference_levels, quality.ground_truth_ssim
-        return [
-            _to_reference(quality),
-            NOTHING if levels is None else str(levels),
-            _to_ground_truth(quality),
-            NOTHING if ssim is None else f"{ssim:.4f}",
-        ]
+        levels, ssim, psnr = quality.largest_difference_levels, quality.ground_truth_ssim, _psnr_cells(quality)
+        return {
+            _TO_REFERENCE: psnr[_TO_REFERENCE],
+            "Largest difference, levels": NOTHING if levels is None else str(levels),
+            _TO_GROUND_TRUTH: psnr[_TO_GROUND_TRUTH],
+            "SSIM": NOTHING if ssim is None else f"{ssim:.4f}",
+        }
 
-    shown = columns(f"{_TO_REFERENCE} | Largest difference, levels | {_TO_GROUND_TRUTH} | SSIM")
-    return _case_table("Quality", run, shown, cells, *_quality_notes(run))
+    return _case_table("Quality", run, cells, *_quality_notes(run))
 
 
 def peak_table(run: BenchmarkRun) -> Table:
     """Return how much of the machine's measured peak each case uses."""
 
-    def cells(result: CaseResult) -> list[str] | None:
+    def cells(result: CaseResult) -> dict[str, str] | None:
         if result.multiply_accumulates is None:
             return None
         share = None if result.share_of_peak is None else 100 * result.share_of_peak
-        shown = percent(share) if result.has_quality or share is None else NO_QUALITY
-        return [figure(result.multiply_accumulates / 1e9), shown]
+        return {
+            "Multiply-accumulates, G/image": figure(result.multiply_accumulates / 1e9),
+            "Share of peak": percent(share) if result.has_quality or share is None else NO_QUALITY,
+        }
 
-    shown = columns("Multiply-accumulates, G/image | Share of peak")
     notes = [
         f"{peak.device}: at most {figure(peak.gflops_fp32)} GFLOP/s in float32 and "
         f"{figure(peak.copy_gigabytes_per_second)} GB/s, measured by {peak.measured_by}."
         for peak in run.peaks
     ]
-    return _case_table("Share of the machine's measured peak", run, shown, cells, *notes)
+    return _case_table("Share of the machine's measured peak", run, cells, *notes)
 
 
 def power_table(run: BenchmarkRun) -> Table:
     """Return the power drawn, the clocks and the temperatures."""
 
-    def cells(result: CaseResult) -> list[str] | None:
-        power = result.power
-        if power is None:
-            return None
-        return [
-            figure(power.mean_watts),
-            figure(power.largest_watts),
-            figure(power.idle_watts),
-            _speed(result, power.joules_per_image),
-            ", ".join(f"{name} {clock:.0f}" for name, clock in power.clocks_mhz.items()) or NOTHING,
-            ", ".join(f"{name} {degrees:.0f}" for name, degrees in power.temperatures_celsius.items()) or NOTHING,
-            power.power_mode or NOTHING,
-            NOTHING if power.throttled is None else ", ".join(power.throttled) or "no",
-        ]
+    def listed(values: dict[str, float]) -> str:
+        return ", ".join(f"{name} {value:.0f}" for name, value in values.items()) or NOTHING
 
-    shown = columns(
-        "Mean, W | Largest, W | Idle, W | Energy, J/image | Clocks, MHz | Highest temperature, °C | "
-        "Power mode | Throttled",
-        words="Clocks, MHz | Highest temperature, °C | Power mode | Throttled",
-    )
+    def cells(result: CaseResult) -> dict[str, str] | None:
+        if (power := result.power) is None:
+            return None
+        return {
+            "Mean, W": figure(power.mean_watts),
+            "Largest, W": figure(power.largest_watts),
+            "Idle, W": figure(power.idle_watts),
+            "Energy, J/image": _speed(result, power.joules_per_image),
+            "Clocks, MHz": listed(power.clocks_mhz),
+            "Highest temperature, °C": listed(power.temperatures_celsius),
+            "Power mode": power.power_mode or NOTHING,
+            "Throttled": NOTHING if power.throttled is None else ", ".join(power.throttled) or "no",
+        }
+
     powers = [result.power for result in run.results if result.power is not None]
     covered = dict.fromkeys(f"{power.source} covers {power.covers}." for power in powers)
-    return _case_table("Power and temperature", run, shown, cells, *covered)
+    return _case_table("Power and temperature", run, cells, *covered)
 
 
 def sustained_table(run: BenchmarkRun) -> Table:
     """Return how the throughput changes while a case runs without pause."""
 
-    def cells(result: CaseResult) -> list[str] | None:
+    def cells(result: CaseResult) -> dict[str, str] | None:
         tenths = result.sustained.images_per_second if result.sustained else []
         if result.sustained is None or not tenths:
             return None
         change = 100 * (tenths[-1] / tenths[0] - 1) if tenths[0] else None
-        return [
-            figure(result.sustained.seconds),
-            *(_speed(result, each) for each in (tenths[0], tenths[-1], min(tenths))),
-            percent(change, signed=True) if result.has_quality or change is None else NO_QUALITY,
-        ]
+        return {
+            "Duration, s": figure(result.sustained.seconds),
+            "First tenth, images/s": _speed(result, tenths[0]),
+            "Last tenth, images/s": _speed(result, tenths[-1]),
+            "Slowest tenth, images/s": _speed(result, min(tenths)),
+            "Last relative to first": percent(change, signed=True)
+            if result.has_quality or change is None
+            else NO_QUALITY,
+        }
 
-    shown = columns(
-        "Duration, s | First tenth, images/s | Last tenth, images/s | Slowest tenth, images/s | Last relative to first"
-    )
-    return _case_table("Sustained throughput", run, shown, cells)
+    return _case_table("Sustained throughput", run, cells)
 
 
 def ratio_table(run: BenchmarkRun) -> Table:
     """Return the speed of each case relative to its baselines."""
     results = {result.case: result for result in run.results}
     rows = []
-    hidden = False
     for ratio in sorted(run.ratios, key=lambda each: (each.case.scale, each.case.pixels, each.case.batch)):
-        both = [results.get(ratio.case), results.get(ratio.baseline)]
-        own, baseline = (result.quality if result else None for result in both)
-        if all(result is not None and result.has_quality for result in both):
-            figures = [f"{figure(ratio.times_as_fast)}x", f"{figure(ratio.low)} to {figure(ratio.high)}"]
-        else:
-            figures, hidden = [NO_QUALITY, NO_QUALITY], True
-        psnr = [_to_reference(own), _to_ground_truth(own), _to_ground_truth(baseline)]
-        rows.append([*case_cells(ratio.case), ratio.baseline.name, *figures, str(ratio.rounds), *psnr])
-    shown = [
-        *CASE_COLUMNS,
-        *columns(
-            f"Baseline | Speed-up | 95% interval | Rounds | {_TO_REFERENCE} | {_TO_GROUND_TRUTH} | "
-            "Baseline's PSNR to ground truth, dB",
-            words="Baseline",
-        ),
-    ]
+        own, baseline = results.get(ratio.case), results.get(ratio.baseline)
+        is_shown = own is not None and baseline is not None and own.has_quality and baseline.has_quality
+        baseline_psnr = _psnr_cells(baseline.quality if baseline else None)
+        rows.append(
+            {
+                **case_cells(ratio.case),
+                "Baseline": ratio.baseline.name,
+                "Speed-up": f"{figure(ratio.times_as_fast)}x" if is_shown else NO_QUALITY,
+                "95% interval": f"{figure(ratio.low)} to {figure(ratio.high)}" if is_shown else NO_QUALITY,
+                "Rounds": str(ratio.rounds),
+                **_psnr_cells(own.quality if own else None),
+                "Baseline's PSNR to ground truth, dB": baseline_psnr[_TO_GROUND_TRUTH],
+            }
+        )
     note = "Ratio of median times, measured in turns in one process. Below 1x: slower; around 1: no difference."
-    return table("Compared with baselines", shown, rows, note, _WITHOUT_QUALITY if hidden else "")
+    return _speed_table("Compared with baselines", rows, note)
 
 
 def growth_table(run: BenchmarkRun) -> Table:
     """Return how the memory grows with the size of the image."""
     rows = [
-        [
-            f"{growth.method} {growth.precision}",
-            f"x{growth.scale}",
-            memory_text(growth.fixed_bytes),
-            figure(growth.bytes_per_pixel),
-            percent(growth.largest_misfit_percent),
-            f"{growth.largest_pixels / 1e6:,.1f}",
-            memory_text(growth.available_bytes),
-        ]
+        {
+            "Method": f"{growth.method} {growth.precision}",
+            "Scale": f"x{growth.scale}",
+            "Fixed": memory_text(growth.fixed_bytes),
+            "Per input pixel, bytes": figure(growth.bytes_per_pixel),
+            "Misfit": percent(growth.largest_misfit_percent),
+            "Largest input, megapixels": f"{growth.largest_pixels / 1e6:,.1f}",
+            "Available": memory_text(growth.available_bytes),
+        }
         for growth in run.growth
     ]
-    shown = columns(
-        "Method | Scale | Fixed | Per input pixel, bytes | Misfit | Largest input, megapixels | Available",
-        words="Method",
-    )
     note = "A line fitted to the measured sizes. Largest input: the size at which it reaches the available memory."
-    return table("Memory by image size", shown, rows, note)
+    return table("Memory by image size", rows, note)
 
 
 def video_table(run: BenchmarkRun) -> Table:
@@ -343,30 +313,25 @@ def video_table(run: BenchmarkRun) -> Table:
     rows = []
     for video in run.videos:
         quality = known.get((video.method, video.precision, video.scale))
-        rates = (video.decode_fps, video.upscale_fps, video.encode_fps, video.total_fps)
+        rates = {
+            "Decode, fps": video.decode_fps,
+            "Upscale, fps": video.upscale_fps,
+            "Encode, fps": video.encode_fps,
+            "Whole, fps": video.total_fps,
+        }
         rows.append(
-            [
-                f"{video.method} {video.precision}",
-                f"x{video.scale}",
-                size_text(video.width, video.height),
-                str(video.frames),
-                *(NO_QUALITY if quality is None else figure(rate) for rate in rates),
-                video.slowest_stage,
-                video.codec,
-                _to_reference(quality),
-                _to_ground_truth(quality),
-            ]
+            {
+                "Method": f"{video.method} {video.precision}",
+                "Scale": f"x{video.scale}",
+                "Input": size_text(video.width, video.height),
+                "Frames": str(video.frames),
+                **{heading: NO_QUALITY if quality is None else figure(rate) for heading, rate in rates.items()},
+                "Slowest stage": video.slowest_stage,
+                "Codec": video.codec,
+                **_psnr_cells(quality),
+            }
         )
-    shown = [
-        *CASE_COLUMNS[:3],
-        *columns(
-            "Frames | Decode, fps | Upscale, fps | Encode, fps | Whole, fps | Slowest stage | Codec | "
-            f"{_TO_REFERENCE} | {_TO_GROUND_TRUTH}",
-            words="Slowest stage | Codec",
-        ),
-    ]
-    note = "Each stage by itself, and the whole from file to file."
-    return table("Video", shown, rows, note, _WITHOUT_QUALITY if any(NO_QUALITY in row for row in rows) else "")
+    return _speed_table("Video", rows, "Each stage by itself, and the whole from file to file.")
 
 
 def all_tables(run: BenchmarkRun) -> list[Table]:

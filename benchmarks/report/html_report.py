@@ -10,7 +10,7 @@ import base64
 import hashlib
 import html
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from string import Template
 
@@ -19,7 +19,7 @@ from overnet.benchmarks.report.comparison_table import comparison_table
 from overnet.benchmarks.report.contents import all_tables, errors_of, quality_words, warnings_of
 from overnet.benchmarks.report.plots import plots_as_svg
 from overnet.benchmarks.report.slider import slider
-from overnet.benchmarks.report.table import NOTHING, Column, Table, figure, memory_text, size_text
+from overnet.benchmarks.report.table import NOTHING, WORDS, Table, figure, memory_text, size_text
 from overnet.benchmarks.results import BenchmarkRun
 from overnet.errors import MissingDependency, printable
 
@@ -27,6 +27,10 @@ from overnet.errors import MissingDependency, printable
 _WIDE_CELL = 32
 
 _COMMON_COLUMNS = ("Scale", "Input", "Batch")
+_REPEAT_NOTE = (
+    '<p class="muted">Add <code>--json before.json</code> to keep the results, and later '
+    "<code>--compare before.json --fail-above 5</code> to report what became worse.</p>"
+)
 
 
 def html_report(run: BenchmarkRun, comparison: RunComparison | None = None) -> str:
@@ -58,24 +62,21 @@ def _escaped(text: str) -> str:
 
 
 def _body(run: BenchmarkRun, comparison: RunComparison | None) -> str:
-    sections: list[tuple[str, str, str]] = []
-    errors = errors_of(run)
-    if errors:
-        sections.append(("Failed", "failures", _list(errors)))
-    warnings = [*run.notes, *warnings_of(run)]
-    if warnings:
-        sections.append(("Warnings and notes", "warnings", _list(warnings)))
-    if comparison is not None:
-        sections.append(_table_section(comparison_table(comparison)))
-    tables = [_table_section(each) for each in all_tables(run)]
-    sections += tables[:1]
+    lines = (
+        ("Failed", "failures", errors_of(run)),
+        ("Warnings and notes", "warnings", [*run.notes, *warnings_of(run)]),
+    )
+    sections = [(title, kind, _list(each)) for title, kind, each in lines if each]
+    compared = [] if comparison is None else [comparison_table(comparison)]
+    tables = [(each.title, "", html_table(each)) for each in (*compared, *all_tables(run))]
+    sections += tables[: len(compared) + 1]
     if run.images:
         sections.append(("Before and after", "", "".join(slider(each, run) for each in run.images)))
     sections += [
         ("Plots", "", _plots(run)),
-        *tables[1:],
+        *tables[len(compared) + 1 :],
         ("Machine", "", _machine(run)),
-        ("Repeat this run", "", _repeat(run)),
+        ("Repeat this run", "", f"<pre><code>{_escaped(shlex.join(run.command))}</code></pre>{_REPEAT_NOTE}"),
     ]
     links = "".join(f'<a href="#part-{index}">{_escaped(title)}</a>' for index, (title, _, _) in enumerate(sections))
     shown = "".join(
@@ -125,47 +126,46 @@ def _cards(run: BenchmarkRun) -> str:
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
-def _list(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_escaped(line)}</li>' for line in lines)}</ul>"
-
-
-def _table_section(shown: Table) -> tuple[str, str, str]:
-    return shown.title, "", html_table(shown)
+def _list(lines: Sequence[str], attributes: str = "") -> str:
+    return f"<ul{attributes}>{''.join(f'<li>{_escaped(line)}</li>' for line in lines)}</ul>"
 
 
 def html_table(shown: Table) -> str:
     """Return a table as HTML, without its title, with its notes below; a heading row for each scale, size and batch."""
-    notes = "".join(f"<li>{_escaped(note)}</li>" for note in shown.notes)
-    listed = f'<ul class="notes">{notes}</ul>' if notes else ""
+    listed = _list(shown.notes, ' class="notes"') if shown.notes else ""
     if not shown.rows:
         return listed
-    common = [index for index, column in enumerate(shown.columns) if column.name in _COMMON_COLUMNS]
+    common = [index for index, heading in enumerate(shown.headings) if heading in _COMMON_COLUMNS]
     titles = [", ".join(row[index] for index in common if row[index] != NOTHING) for row in shown.rows]
     if len(set(titles)) == len(titles):  # every group would be a single row
         common, titles = [], [""] * len(titles)
-    own = [index for index in range(len(shown.columns)) if index not in common]
-    heads = "".join(_head(shown.columns[index]) for index in own)
+    own = [index for index in range(len(shown.headings)) if index not in common]
+    heads = ""
+    for name, unit, kind in (
+        (*shown.headings[index].partition(", ")[::2], _kind(shown.headings[index])) for index in own
+    ):
+        small = f"<small>{_escaped(unit)}</small>" if unit else ""
+        heads += f'<th scope="col" class="{kind}">{_escaped(name)}{small}</th>'
     rows = []
     for index, (title, row) in enumerate(zip(titles, shown.rows, strict=True)):
         if title and (index == 0 or titles[index - 1] != title):
             line = f'<th scope="rowgroup"><span>{_escaped(title)}</span></th><td colspan="{len(own) - 1}"></td>'
             rows.append(f'<tr class="group">{line}</tr>')
-        rows.append(f"<tr>{''.join(_cell(shown.columns[each], row[each], first=each == 0) for each in own)}</tr>")
+        rows.append(f"<tr>{''.join(_cell(shown.headings[each], row[each], first=each == 0) for each in own)}</tr>")
     return (
         f'<div class="scroll table" tabindex="0" role="region" aria-label="{_escaped(shown.title)}"><table>'
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{listed}"
     )
 
 
-def _head(column: Column) -> str:
-    unit = f"<small>{_escaped(column.unit)}</small>" if column.unit else ""
-    return f'<th scope="col" class="{"number" if column.numeric else "words"}">{_escaped(column.name)}{unit}</th>'
+def _kind(heading: str) -> str:
+    return "words" if heading in WORDS else "number"
 
 
-def _cell(column: Column, cell: str, *, first: bool) -> str:
+def _cell(heading: str, cell: str, *, first: bool) -> str:
     if first:
         return f'<th scope="row">{_escaped(cell)}</th>'
-    kind = "number" if column.numeric else "words"
+    kind = _kind(heading)
     if cell == NOTHING:
         kind += " absent"
     if len(cell) > _WIDE_CELL:
@@ -188,11 +188,6 @@ def _plots(run: BenchmarkRun) -> str:
     return f'<div class="plots">{shown}</div>'
 
 
-def _facts(facts: Mapping[str, str]) -> str:
-    items = "".join(f"<dt>{_escaped(name)}</dt><dd>{_escaped(value)}</dd>" for name, value in facts.items())
-    return f"<dl>{items}</dl>"
-
-
 def _machine(run: BenchmarkRun) -> str:
     machine = run.machine
     facts = {
@@ -201,21 +196,12 @@ def _machine(run: BenchmarkRun) -> str:
         "Processor": f"{machine.processor}, {machine.cores} cores",
         "Memory": memory_text(machine.memory_bytes),
         **{f"GPU {index}": gpu for index, gpu in enumerate(machine.gpus)},
-        **(
-            {}
-            if run.load_average is None
-            else {"Load before": f"{figure(run.load_average, digits=2)} of each processor"}
-        ),
-        **machine.settings,
     }
-    parts = {"Hardware and settings": facts, "Versions": machine.versions, "Options": run.options}
-    shown = "".join(f"<div><h3>{title}</h3>{_facts(each)}</div>" for title, each in parts.items() if each)
+    if run.load_average is not None:
+        facts["Load before"] = f"{figure(run.load_average, digits=2)} of each processor"
+    parts = {"Hardware and settings": facts | machine.settings, "Versions": machine.versions, "Options": run.options}
+    shown = ""
+    for title, facts in parts.items():
+        items = "".join(f"<dt>{_escaped(name)}</dt><dd>{_escaped(value)}</dd>" for name, value in facts.items())
+        shown += f"<div><h3>{title}</h3><dl>{items}</dl></div>" if facts else ""
     return f'<div class="columns">{shown}</div>'
-
-
-def _repeat(run: BenchmarkRun) -> str:
-    return (
-        f"<pre><code>{_escaped(shlex.join(run.command))}</code></pre>"
-        '<p class="muted">Add <code>--json before.json</code> to keep the results, and later '
-        "<code>--compare before.json --fail-above 5</code> to report what became worse.</p>"
-    )

@@ -22,7 +22,7 @@ from overnet.benchmarks.report.contents import (
     video_table,
     warnings_of,
 )
-from overnet.benchmarks.report.table import Table
+from overnet.benchmarks.report.table import WORDS, Table
 from overnet.benchmarks.results import BenchmarkRun
 from overnet.errors import printable
 
@@ -42,8 +42,8 @@ def escape_markdown(text: str) -> str:
 
 def markdown_table(shown: Table) -> str:
     """Return a table as lines of Markdown, with its title as a heading and its notes below."""
-    heading = "| " + " | ".join(escape_markdown(column.heading) for column in shown.columns) + " |"
-    rule = "|" + "|".join("---:" if column.numeric else ":---" for column in shown.columns) + "|"
+    heading = "| " + " | ".join(escape_markdown(heading) for heading in shown.headings) + " |"
+    rule = "|" + "|".join(":---" if heading in WORDS else "---:" for heading in shown.headings) + "|"
     rows = ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in shown.rows]
     lines = [f"### {escape_markdown(shown.title)}", ""]
     if shown.rows:
@@ -85,10 +85,10 @@ def markdown_report(run: BenchmarkRun, comparison: RunComparison | None = None) 
 def console_table(shown: Table) -> RenderableType:
     """Return a table for a terminal; its text is neither markup nor a control sequence."""
     made = RichTable(title=Text(printable(shown.title), style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
-    for index, column in enumerate(shown.columns):
+    for index, heading in enumerate(shown.headings):
         made.add_column(
-            Text(printable(column.heading)),
-            justify="right" if column.numeric else "left",
+            Text(printable(heading)),
+            justify="left" if heading in WORDS else "right",
             overflow="fold",
             no_wrap=index == 0,
         )

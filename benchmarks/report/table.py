@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 NOTHING = "-"
 """The cell of a figure that could not be measured."""
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column.
-
-    Attributes:
-        name: its heading.
-        unit: of its figures, such as ``"ms"``; empty if the cells name it themselves.
-        numeric: whether it holds figures, which are aligned to the right.
-    """
-
-    name: str
-    unit: str = ""
-    numeric: bool = True
-
-    @property
-    def heading(self) -> str:
-        """Return name and unit in one line."""
-        return f"{self.name}, {self.unit}" if self.unit else self.name
+# The headings of the columns that hold words, which are aligned to the left, instead of figures.
+WORDS = {"Method", "Baseline", "Device", "Verdict", "Clocks, MHz", "Highest temperature, °C", "Power mode", "Throttled"}
+WORDS |= {"Slowest stage", "Codec"}
 
 
 @dataclass(frozen=True)
@@ -36,35 +21,29 @@ class Table:
 
     Attributes:
         title: of the table.
-        columns, rows: every row has as many cells as there are columns.
+        headings: such as ``"Method"`` or, with a unit, ``"Median, ms"``.
+        rows: every row has as many cells as there are headings.
         notes: sentences shown below it.
     """
 
     title: str
-    columns: Sequence[Column]
+    headings: Sequence[str]
     rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = field(default_factory=list)
+    notes: Sequence[str] = ()
 
 
-def columns(headings: str, *, words: str = "") -> list[Column]:
-    """Make columns from headings such as ``"Method | Median, ms"``: names, after a comma the unit.
+def table(title: str, rows: Sequence[Mapping[str, str]], *notes: str) -> Table:
+    """Make a table without the columns that are `NOTHING` in every row.
 
     Args:
-        words: the headings of those columns that hold words instead of figures.
+        rows: cells by heading. The row with most cells determines the order; where another lacks one, it is `NOTHING`.
     """
-    split = [(heading, *heading.partition(", ")) for heading in headings.split(" | ")]
-    return [Column(name, unit, numeric=heading not in words.split(" | ")) for heading, name, _, unit in split]
-
-
-def table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], *notes: str) -> Table:
-    """Make a table without the columns that are `NOTHING` in every row, and without empty notes. See `Table`."""
-    kept = [index for index in range(len(columns)) if any(row[index] != NOTHING for row in rows)]
-    return Table(
-        title,
-        [columns[index] for index in kept],
-        [[row[index] for index in kept] for row in rows],
-        [note for note in notes if note],
-    )
+    headings = [
+        heading
+        for heading in max(rows, key=len, default={})
+        if any(row.get(heading, NOTHING) != NOTHING for row in rows)
+    ]
+    return Table(title, headings, [[row.get(heading, NOTHING) for heading in headings] for row in rows], notes)
 
 
 def figure(value: float | None, *, digits: int = 3) -> str:

@@ -221,8 +221,8 @@ def test_what_else_differs_is_named():
 def test_the_table_tells_it_all():
     new = with_times(SHORT, lambda each: [1.5 * time for time in each])
     made = comparison_table(compare(SHORT, new, fail_above_percent=10))
-    assert all(len(row) == len(made.columns) for row in made.rows)
-    by_name = {row[0]: dict(zip([column.name for column in made.columns], row, strict=True)) for row in made.rows}
+    assert all(len(row) == len(made.headings) for row in made.rows)
+    by_name = {row[0]: dict(zip(made.headings, row, strict=True)) for row in made.rows}
     assert by_name["tensorrt fp16"]["Change"] == "+50.0%"
     assert by_name["tensorrt fp16"]["Verdict"] == "worse"
     assert by_name["bicubic"]["Verdict"] == "slower"
