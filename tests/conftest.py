@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from pathlib import Path
 
 # Before the first import that starts threads. Libraries start one for each core, and those of two test processes, or
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from overnet.system.cuda_device import cuda_device_count
+from tests.support.workers import common_folder, locked
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -40,20 +40,11 @@ def pytest_runtest_protocol(item):
     if not hasattr(item.config, "workerinput"):
         return (yield)
     timing = item.get_closest_marker("timing") is not None
-    folder = item.config._tmp_path_factory.getbasetemp().parent  # the workers' common one
-    with _locked(folder / "queue.lock", exclusive=True) as leave_queue, _locked(folder / "run.lock", exclusive=timing):
+    folder = common_folder(item.config._tmp_path_factory)
+    with locked(folder / "queue.lock") as leave_queue, locked(folder / "run.lock", exclusive=timing):
         # Until here a test that waits to be alone keeps others from beginning.
         leave_queue()
         return (yield)
-
-
-@contextmanager
-def _locked(path, *, exclusive):
-    import fcntl
-
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
-        yield lock.close
 
 
 def pytest_runtest_setup(item):

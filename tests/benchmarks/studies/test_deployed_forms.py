@@ -13,6 +13,7 @@ def model():
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.parametrize("scale", [2, 4])
 def test_the_deployed_forms_keep_their_promises(model, scale):
     """At most a tenth more arithmetic, less memory, no error; many times as fast in ONNX Runtime, as fast in OpenVINO.

@@ -365,6 +365,7 @@ def test_the_real_clip(tmp_path):
 
 @needs_shared
 @pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.timeout(1800)
 def test_what_the_pipeline_costs(tmp_path):
     """End to end at least 0.9 of the bare backend's frames a second: the median of rounds run one beside the other.

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.runtime.live.needs_live import SYSTEM_PYTHON, RtspCamera, missing
+from tests.support.workers import once_for_all_workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -24,7 +25,13 @@ def environment(tmp_path_factory):
     probe = "import cv2; assert 'GStreamer:                   YES' in cv2.getBuildInformation()"
     if subprocess.run([SYSTEM_PYTHON, "-c", probe], capture_output=True, check=False).returncode:
         missing("the system's OpenCV with GStreamer (python3-opencv)")
-    folder = tmp_path_factory.mktemp("system")
+    with once_for_all_workers(tmp_path_factory, "system") as (folder, is_first):
+        if is_first:
+            install(folder)
+    return folder / "venv/bin"
+
+
+def install(folder):
     copy = folder / "project"
     # A copy, because pip builds in the folder that it is given.
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("build", ".git", "*.egg-info", "tests", "__pycache__"))
@@ -33,7 +40,6 @@ def environment(tmp_path_factory):
     subprocess.run([*pip, "install", str(copy), "numpy<2"], check=True, capture_output=True)
     # On a Jetson, which is aarch64, it is not asked for.
     subprocess.run([*pip, "uninstall", "-y", "opencv-python"], check=True, capture_output=True)
-    return folder / "venv/bin"
 
 
 @pytest.fixture

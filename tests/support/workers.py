@@ -1,0 +1,34 @@
+"""What the workers of pytest-xdist share: locks, and folders that one of them makes for all."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+
+
+def common_folder(tmp_path_factory):
+    """Return the temporary folder of this run of pytest, which all its workers have."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@contextmanager
+def locked(path, *, exclusive=True):
+    """Hold a lock while the block runs, with others where it is not exclusive; yield what releases it early."""
+    import fcntl
+
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield lock.close
+
+
+@contextmanager
+def once_for_all_workers(tmp_path_factory, name):
+    """Give a folder of all workers, and whether it is to be filled in the block; others wait until it is."""
+    common = common_folder(tmp_path_factory)
+    folder, done = common / name, common / f"{name}.done"
+    with locked(common / f"{name}.lock"):
+        if is_first := not done.exists():
+            folder.mkdir(exist_ok=True)
+        yield folder, is_first
+        done.touch()
