@@ -24,9 +24,8 @@ from overnet.export.options import ExportOptions
 from overnet.files.atomic import atomic_write
 from overnet.imaging.image_io import read_rgb
 from overnet.imaging.metrics import psnr_luma
-from overnet.network.checkpoint import folded, load_checkpoint, read_metadata, save_checkpoint, weights_sha256
-from overnet.network.model import OverNet
-from overnet.network.reference import reference
+from overnet.network.checkpoint import folded, load_overnet, read_metadata, save_checkpoint, weights_sha256
+from overnet.network.model import OverNet, reference
 from overnet.types import Image
 from overnet.weights import CHECKPOINT_NAME, bundled_folder
 
@@ -177,7 +176,7 @@ def bundle(weights: Path, data: Path, folder: Path, readme: Path | None) -> None
         folder: the folder for the bundled files.
         readme: the README to update, or None.
     """
-    model = load_checkpoint(weights)
+    model = load_overnet(weights)
     metadata = read_metadata(weights) if weights.suffix == ".safetensors" else {}
     checkpoint = folder / CHECKPOINT_NAME
     save_checkpoint(folded(model), checkpoint, metadata=metadata)

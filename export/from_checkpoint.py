@@ -16,7 +16,7 @@ from overnet.export.verify.comparison import Parity
 from overnet.export.verify.engine import check_engine
 from overnet.export.verify.onnx_file import check_onnx_file, in_network
 from overnet.files.onnx_metadata import Artifact
-from overnet.network.checkpoint import load_checkpoint
+from overnet.network.checkpoint import load_overnet
 from overnet.network.deploy import DeployedNetwork, deploy
 from overnet.network.model import OverNet
 from overnet.types import Image, Progress
@@ -34,7 +34,7 @@ def checkpoint_sources(checkpoint: Path, options: ExportOptions, name: str | Non
         CheckpointError: the checkpoint cannot be loaded.
         InputError: a scale is out of the network's range, or there is no calibration image.
     """
-    model = load_checkpoint(checkpoint)
+    model = load_overnet(checkpoint)
     scales = USUAL_SCALES if options.scales is None else options.scales
     for scale in scales:
         if not 1 <= scale <= model.config.overscale:

@@ -29,7 +29,7 @@ from overnet.types import ImageBatch
 
 BICUBIC, EAGER, PLAIN = "bicubic", "eager PyTorch", "plain ONNX graph"
 _MODULES = {
-    EAGER: ("torch", "overnet.network.checkpoint", "overnet.network.reference"),
+    EAGER: ("torch", "overnet.network.checkpoint", "overnet.network.model"),
     PLAIN: ("onnxruntime", "torch", "overnet.network.checkpoint", "overnet.export.graph.network_graph"),
 }
 
@@ -128,7 +128,7 @@ def load_eager(scale: int, checkpoint: Path, threads: int | None = None) -> Base
         device, name = "cuda", str(torch.cuda.get_device_name(0))
     counted = multiply_accumulates_per_pixel(network, scale)
     network = network.to(device)
-    from overnet.network.reference import reference_batch
+    from overnet.network.model import reference_batch
 
     return Baseline(
         EAGER,

@@ -49,9 +49,9 @@ def load_network(checkpoint: Path, scale: int) -> OverNet:
         CheckpointError: the checkpoint cannot be loaded.
         InputError: the scale is larger than the network's largest.
     """
-    from overnet.network.checkpoint import load_checkpoint
+    from overnet.network.checkpoint import load_overnet
 
-    network = load_checkpoint(checkpoint).eval()
+    network = load_overnet(checkpoint).eval()
     if scale > network.config.overscale:
         raise InputError(f"{printable(checkpoint.name)} goes up to scale {network.config.overscale}, not to {scale}")
     return network

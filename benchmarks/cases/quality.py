@@ -86,7 +86,7 @@ def make_reference(image: Image, scale: int, model: Path | None) -> Reference:
 
 def _in_torch(checkpoint: Path, image: Image, scale: int) -> tuple[Image, str]:
     torch = require("torch", extra="torch", purpose="the exact result")
-    from overnet.network.reference import reference
+    from overnet.network.model import reference
 
     # On the CPU, because a GPU may compute convolutions in TF32.
     exact = reference(load_network(checkpoint, scale), image, scale)

@@ -30,7 +30,7 @@ from overnet.export.graph.costs import count_costs
 from overnet.export.graph.network_graph import Form, build_onnx
 from overnet.export.precision.half import to_half
 from overnet.files.onnx_metadata import INPUT_NAME
-from overnet.network.checkpoint import load_checkpoint
+from overnet.network.checkpoint import load_overnet
 from overnet.network.deploy import LEVELS, DeployedNetwork, deploy
 from overnet.network.model import OverNet
 from overnet.system.openvino_core import openvino_core
@@ -183,7 +183,7 @@ def main() -> None:
         header += [f"{runtime}, ms", "times as fast as plain"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     try:
-        model = load_checkpoint(bundled_checkpoint())
+        model = load_overnet(bundled_checkpoint())
         for scale in options.scale or (2, 4):
             figures = compare_forms(model, scale, rounds=max(1, options.rounds), runtimes=RUNTIMES)
             lines += _table(scale, figures, RUNTIMES)

@@ -11,8 +11,7 @@ from overnet.errors import ArtifactError
 from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults, in_openvino
 from overnet.export.verify.declared_types import run_exactly, visit_tensors
 from overnet.export.verify.divergence import first_divergence, network_tensors
-from overnet.network.model import OverNet
-from overnet.network.reference import reference
+from overnet.network.model import OverNet, reference
 from overnet.types import Image, Upscale
 
 
@@ -60,7 +59,7 @@ def check_onnx_file(
 
 
 def in_network(model: OverNet, scale: int) -> tuple[Upscale, str]:
-    """Return a function that upscales with `overnet.network.reference.reference`, and PyTorch's name."""
+    """Return a function that upscales with `overnet.network.model.reference`, and PyTorch's name."""
     return lambda image: reference(model, image, scale), "PyTorch"
 
 

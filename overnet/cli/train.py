@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import torch
 
     from overnet.training.distributed import Team
+    from overnet.training.packed_images import PackedImages
     from overnet.training.state import TrainState
+    from overnet.training.teacher_targets import TeacherTargets
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class RunOptions:
     """Options that say which run is meant: a new one and from what, or the one in the folder."""
 
     preset: Annotated[
-        str, Option(metavar="NAME", help="Settings to start from: multiscale, or original for the paper's.")
+        str, Option(metavar="NAME", help="Settings to start from: multiscale, distil, or original for the paper's.")
     ] = "multiscale"
     config: Annotated[Path | None, Option(metavar="FILE", help="JSON file of settings that replace the preset's.")] = (
         None
@@ -36,6 +38,19 @@ class RunOptions:
         Path | None, Option("--from", metavar="PATH", help="Checkpoint to start from. Default: random weights.")
     ] = None
     resume: Annotated[bool, Option("--resume", help="Continue the run in the folder exactly.")] = False
+    network: Annotated[
+        str | None, Option(metavar="NAME", help="Network to train from random weights: overnet, fast or realtime.")
+    ] = None
+    teacher: Annotated[
+        list[Path] | None,
+        Option(
+            metavar="FILE",
+            help="Network to learn from: an ONNX file of one scale, or a checkpoint of ours; repeat for more scales.",
+        ),
+    ] = None
+    teacher_share: Annotated[
+        float | None, Option(metavar="0..1", help="Share of the loss against the teacher; the rest: true images.")
+    ] = None
 
 
 @command
@@ -95,8 +110,15 @@ def train_command(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    numbers = {"overscale": overscale, "batch": batch, "steps": steps, "minutes": minutes}
-    given: dict[str, object] = {name: value for name, value in numbers.items() if value is not None}
+    single = {
+        "network": run.network,
+        "teacher_share": run.teacher_share,
+        "overscale": overscale,
+        "batch": batch,
+        "steps": steps,
+        "minutes": minutes,
+    }
+    given: dict[str, object] = {name: value for name, value in single.items() if value is not None}
     if scales is not None:
         try:
             given["scales"] = [float(each) for each in scales.split(",")]
@@ -131,10 +153,14 @@ def train_command(
         packed = output / "images.packed"
         if team.is_main:
             with _removed_if_refused(output, packed):
-                Patches(pack(data, packed, say=options.say), state.settings, world=team.world)
+                images = pack(data, packed, say=options.say)
+                teachers = _teachers(state, images, run.teacher or [], fill=True, report=options.say)
+                Patches(images, state.settings, world=team.world, teachers=teachers)
                 ensure_folder(output)
         team.barrier()
-        train(state, pack(data, packed, say=options.say), options, team)
+        images = pack(data, packed, say=options.say)
+        teachers = _teachers(state, images, run.teacher or [], fill=False, report=options.say)
+        train(state, images, options, team, teachers)
     print_status(f"{output}: {state.step} steps in {state.elapsed_seconds / 60:.0f} minutes", quiet=quiet)
 
 
@@ -153,13 +179,37 @@ def _removed_if_refused(folder: Path, packed: Path) -> Iterator[None]:
         raise
 
 
+def _teachers(
+    state: TrainState, images: PackedImages, files: list[Path], *, fill: bool, report: Callable[[str], None]
+) -> dict[int, TeacherTargets]:
+    """Open the teachers' outputs: of the given files, or of a resumed run's teachers where none are given.
+
+    Raises:
+        InputError: see `teacher_targets`; or a resumed run had other teachers.
+    """
+    from overnet.errors import InputError
+    from overnet.training.teacher import teacher_targets
+    from overnet.training.teacher_targets import TeacherTargets
+
+    whole = [int(scale) for scale in state.settings.scales if scale == int(scale)]
+    if state.step and not files:
+        return {scale: TeacherTargets(images, scale, sha256) for scale, sha256 in state.teachers.items()}
+    targets = teacher_targets(files, images, whole, fill=fill, report=report)
+    found = {scale: each.teacher_sha256 for scale, each in targets.items()}
+    if state.step and found != state.teachers:
+        raise InputError("--resume goes on with the teachers that the run began with; give the same files, or none")
+    state.teachers = found
+    return targets
+
+
 def _state(folder: Path, run: RunOptions, given: dict[str, object], device: torch.device, team: Team) -> TrainState:
     """Load the run in the folder, or make a new one."""
     import torch
 
-    from overnet.errors import OutputError
-    from overnet.network.checkpoint import load_checkpoint
-    from overnet.network.model import OverNet, OverNetConfig
+    from overnet.errors import CheckpointError, OutputError
+    from overnet.network.checkpoint import folded, load_checkpoint
+    from overnet.network.family import NETWORKS, build, network_name
+    from overnet.network.model import OverNetConfig
     from overnet.training.settings import PRESETS, read_settings, settings_from
     from overnet.training.state import LAST, PREVIOUS, load_state, new_state
 
@@ -180,8 +230,19 @@ def _state(folder: Path, run: RunOptions, given: dict[str, object], device: torc
         return state
     torch.manual_seed(settings.seed)
     if run.start is None:
-        model = OverNet(OverNetConfig(overscale=settings.overscale))
+        shape = NETWORKS[settings.network]
+        if isinstance(shape, OverNetConfig):
+            shape = replace(shape, overscale=settings.overscale)
+        model = build(shape)
     else:
         model = load_checkpoint(run.start)
-        settings = replace(settings, overscale=model.config.overscale)
+        network = network_name(model.config)
+        if network is None:
+            raise CheckpointError(f"{run.start}: a network of another size than {', '.join(NETWORKS)}")
+        settings = replace(settings, network=network)
+        if isinstance(model.config, OverNetConfig):
+            settings = replace(settings, overscale=model.config.overscale)
+            if settings.optimiser == "muon":
+                # Muon's rule is for whole weights, not for their lengths and directions apart.
+                model = folded(model)
     return new_state(settings, model, device)

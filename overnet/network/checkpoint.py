@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,9 +25,13 @@ from torch import Tensor, nn
 
 from overnet.errors import CheckpointError, one_line, require
 from overnet.files.atomic import atomic_write
-from overnet.network.model import RGB_MEAN, OverNet, OverNetConfig
+from overnet.network.family import Network, NetworkConfig, architecture, build, config_from
+from overnet.network.model import RGB_MEAN, LearnedScale, OverNet, OverNetConfig
+from overnet.network.plain import PlainNet, PlainNetConfig, ReparameterisedConvolution
 
-_CONFIG_KEY = "overnet.config"
+NetworkT = TypeVar("NetworkT", bound=OverNet | PlainNet)
+
+_CONFIG_KEY, _ARCHITECTURE_KEY = "overnet.config", "overnet.architecture"
 
 # The original's names of the frozen layers that subtract and add the mean colour; ours is a constant of the network.
 _MEAN_LAYERS = ("sub_mean.shifter", "add_mean.shifter")
@@ -66,11 +70,12 @@ def _block(match: re.Match[str]) -> str:
     return f"trunk.members.{int(match[1]) - 1}.members.{int(match[2]) - 1}"
 
 
-def load_checkpoint(path: str | Path) -> OverNet:
+def load_checkpoint(path: str | Path) -> Network:
     """Load a network from any of the three forms, told apart by content, not by the file's name.
 
     Returns:
-        The network in evaluation mode, on the CPU, float32; `OverNet.config` as read from the file.
+        The network in evaluation mode, on the CPU, float32, with ``config`` as read from the file: an `OverNet`, or a
+        `PlainNet` where a safetensors file's metadata states that architecture.
 
     Raises:
         CheckpointError: the file is missing, empty, truncated, of another network, of the wrong shapes, or carries
@@ -93,6 +98,18 @@ def load_checkpoint(path: str | Path) -> OverNet:
         raise CheckpointError(f"{path}: neither a PyTorch checkpoint nor a safetensors file")
     with _naming(path):
         return _network(state, metadata).eval()
+
+
+def load_overnet(path: str | Path) -> OverNet:
+    """Load a checkpoint as `load_checkpoint` does, where only an OverNet will do.
+
+    Raises:
+        CheckpointError: it holds another network, or see `load_checkpoint`.
+    """
+    model = load_checkpoint(path)
+    if not isinstance(model, OverNet):
+        raise CheckpointError(f"{path}: holds a plain network; this needs an OverNet")
+    return model
 
 
 @contextmanager
@@ -147,20 +164,23 @@ def _numpy_scalar() -> list[tuple[Callable[..., Any], str]]:
     return [(rebuild, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 
 
-def _network(state: dict[str, Tensor], metadata: dict[str, str]) -> OverNet:
+def _network(state: dict[str, Tensor], metadata: dict[str, str]) -> Network:
     if _CONFIG_KEY in metadata:
-        config = _config_from_json(metadata[_CONFIG_KEY])
+        config = _config_from_json(metadata.get(_ARCHITECTURE_KEY, "overnet"), metadata[_CONFIG_KEY])
     else:
         state = _translated(state)
         config = _config_from_shapes(state)
     # Shapes are compared before anything of the file's size is allocated for the network itself.
     with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in OverNet(config).state_dict().items()}
+        expected = {name: tensor.shape for name, tensor in build(config).state_dict().items()}
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing:
         raise CheckpointError(f"{len(missing)} tensors are missing, the first is {missing[0]}")
     if unexpected:
-        raise CheckpointError(f"{len(unexpected)} tensors do not belong to OverNet, the first is {unexpected[0]}")
+        raise CheckpointError(
+            f"{len(unexpected)} tensors do not belong to {type(config).__name__.removesuffix('Config')}, "
+            f"the first is {unexpected[0]}"
+        )
     for name, shape in expected.items():
         tensor = state[name]
         if tensor.shape != shape:
@@ -169,7 +189,7 @@ def _network(state: dict[str, Tensor], metadata: dict[str, str]) -> OverNet:
             raise CheckpointError(f"{name} is {tensor.dtype}, expected floating-point numbers")
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{name} holds NaN or infinity")
-    model = OverNet(config)
+    model = build(config)
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return model
 
@@ -199,9 +219,9 @@ def _check_mean(name: str, layer: str, leaf: str, tensor: Tensor) -> None:
         raise CheckpointError(f"{name} is not the mean colour {RGB_MEAN} that OverNet is defined with")
 
 
-def _config_from_json(text: str) -> OverNetConfig:
+def _config_from_json(name: str, text: str) -> NetworkConfig:
     try:
-        return OverNetConfig(**json.loads(text))
+        return config_from(name, json.loads(text))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"its configuration is damaged ({one_line(error, line=0)})") from error
 
@@ -241,7 +261,7 @@ def _config_from_shapes(state: dict[str, Tensor]) -> OverNetConfig:
         raise CheckpointError(f"no OverNet has these shapes: {error}") from error
 
 
-def save_checkpoint(model: OverNet, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
+def save_checkpoint(model: Network, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write a network as ``.safetensors``, the configuration in its metadata; the file appears when it is whole.
 
     Args:
@@ -254,7 +274,8 @@ def save_checkpoint(model: OverNet, path: str | Path, *, metadata: Mapping[str, 
     """
     safetensors = require("safetensors.torch", extra="torch", purpose="writing a .safetensors file")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    content = safetensors.save(state, {**(metadata or {}), _CONFIG_KEY: json.dumps(asdict(model.config))})
+    kind = {_CONFIG_KEY: json.dumps(asdict(model.config)), _ARCHITECTURE_KEY: architecture(model.config)}
+    content = safetensors.save(state, {**(metadata or {}), **kind})
     with atomic_write(Path(path), overwrite=True) as temporary:
         temporary.write_bytes(_in_order(content))
 
@@ -272,24 +293,34 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     return _read_safetensors(Path(path))[1]
 
 
-def folded(model: OverNet) -> OverNet:
-    """Return the same network with weight normalisation folded into plain weights; a copy in evaluation mode."""
-    plain = OverNet(replace(model.config, weight_normalised=False)).eval()
+def folded(model: NetworkT) -> NetworkT:
+    """Return the same network with plain weights; a copy in evaluation mode.
+
+    Weight normalisation, and the sums of re-parameterised convolutions, are folded into one weight each.
+    """
+    config = model.config
+    plain_config: NetworkConfig = (
+        replace(config, expansion=0) if isinstance(config, PlainNetConfig) else replace(config, weight_normalised=False)
+    )
+    plain = build(plain_config).eval()
+    assert isinstance(plain, type(model))
     sources = dict(model.named_modules())
     with torch.no_grad():
         for name, target in plain.named_modules():
             if isinstance(target, nn.Conv2d):
                 source = sources[name]
-                assert isinstance(source, nn.Conv2d)
+                assert isinstance(source, nn.Conv2d | ReparameterisedConvolution)
                 assert target.bias is not None and source.bias is not None
-                target.weight.copy_(source.weight)
+                target.weight.copy_(
+                    source.folded_weight() if isinstance(source, ReparameterisedConvolution) else source.weight
+                )
                 target.bias.copy_(source.bias)
-            elif name.endswith(("residual_scale", "skip_scale")):
+            elif isinstance(target, LearnedScale | nn.PReLU):
                 target.load_state_dict(sources[name].state_dict())
     return plain
 
 
-def weights_sha256(model: OverNet) -> str:
+def weights_sha256(model: Network) -> str:
     """Hash of the folded weights (hexadecimal SHA-256): equal for the same weights in any of the three forms.
 
     Over, for each tensor in order of our names: the name, the shape, and the values as little-endian float32.

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
@@ -58,6 +60,15 @@ class OverNetConfig:
             raise ValueError(f"width is {self.width}; it must be a multiple of 4 and of squeeze ({self.squeeze})")
         if not 0 < self.bottleneck <= 1:
             raise ValueError(f"bottleneck is {self.bottleneck}; it must be above 0 and at most 1")
+
+    def serves(self, scale: float) -> bool:
+        """Return whether a network of this shape has a scale."""
+        return 1 <= scale <= self.overscale
+
+    @property
+    def scales_text(self) -> str:
+        """The scales, for messages that begin with "this network"."""
+        return f"goes from 1 to {self.overscale}"
 
     @property
     def expanded_width(self) -> int:
@@ -261,7 +272,7 @@ class OverNet(nn.Module):
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(f"the input has shape {tuple(x.shape)}; it must be N x 3 x H x W")
         for scale in scales:
-            if not 1 <= scale <= self.config.overscale:
+            if not self.config.serves(scale):
                 raise ValueError(
                     f"scale is {scale}; it must be from 1 to the overscale factor, {self.config.overscale}"
                 )
@@ -269,3 +280,29 @@ class OverNet(nn.Module):
         features = self.features(centred)
         sizes = [scaled_size(x.shape[2], x.shape[3], scale) for scale in scales]
         return [self.head(features, size) + bicubic(centred, size) + self.mean for size in sizes]
+
+
+def reference(model: nn.Module, image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+    """Upscale an image as a whole with PyTorch: what every other form of a network is compared with.
+
+    Args:
+        model: an `OverNet` or any network that is called with images and a scale as it is; it computes where its
+            weights are, in their format.
+        image: H x W x 3 uint8, RGB.
+        scale: one that the model has.
+
+    Returns:
+        round(H * scale) x round(W * scale) x 3 uint8, clipped and rounded at the end.
+    """
+    upscaled: NDArray[np.uint8] = reference_batch(model, image[None], scale)[0]
+    return upscaled
+
+
+def reference_batch(model: nn.Module, images: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+    """Upscale images of one size at once; otherwise as `reference`, N x H x W x 3 in and N x ... x 3 out."""
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        batch = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
+        upscaled = model(batch / 255, scale)
+        levels = (upscaled.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return np.ascontiguousarray(levels.cpu().numpy())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from overnet.training.report import Reporter
 from overnet.training.schedule import learning_rate, share_done
 from overnet.training.state import BEST, CURVE, FINAL, TrainState
 from overnet.training.step import TrainStep
+from overnet.training.teacher_targets import TeacherTargets
 from overnet.training.validation import Example, validate
 
 
@@ -54,7 +55,13 @@ class _Stopped(Exception):
     """Somebody asked the run to stop, and the step at hand is done."""
 
 
-def train(state: TrainState, images: PackedImages, options: TrainOptions, team: Team | None = None) -> TrainState:
+def train(
+    state: TrainState,
+    images: PackedImages,
+    options: TrainOptions,
+    team: Team | None = None,
+    teachers: Mapping[int, TeacherTargets] | None = None,
+) -> TrainState:
     """Train until the run's length is reached.
 
     On a CPU, what the process frees stays its own from then on (`overnet.training.malloc.keep_freed_memory`).
@@ -65,6 +72,7 @@ def train(state: TrainState, images: PackedImages, options: TrainOptions, team: 
         options: how.
         team: which process this is, of those that `overnet.training.distributed.joined` brought together; left out,
             there is one.
+        teachers: outputs of teachers on `images`, by scale; those of the run, `TrainState.teachers`.
 
     Returns:
         `state`, at its end. ``last.pt``, ``best.safetensors``, ``final.safetensors`` and ``curve.csv`` are in the
@@ -77,7 +85,7 @@ def train(state: TrainState, images: PackedImages, options: TrainOptions, team: 
         OverNetError: the loss was not finite too many times in a row.
     """
     team = team or Team()
-    patches = Patches(images, state.settings, rank=team.rank, world=team.world)
+    patches = Patches(images, state.settings, rank=team.rank, world=team.world, teachers=teachers)
     with ExitStack() as stack:
         stop_wanted = stack.enter_context(_stop_signals())
         reporter = stack.enter_context(closing(_reporter(state, options, team)))

@@ -6,6 +6,7 @@ with each image's name, size and place, and 8 bytes with the index's length.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class PackedImages:
         self.path = path
         self.images, self.sources = _read_index(path)
         self._bytes: NDArray[np.uint8] | None = None
+        self._sha256: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,6 +60,17 @@ class PackedImages:
         image = self.images[index]
         end = image.offset + image.height * image.width * 3
         return self._bytes[image.offset : end].reshape(image.height, image.width, 3)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all sizes and pixels in their order, hexadecimal; computed once, from the whole file."""
+        if self._sha256 is None:
+            digest = hashlib.sha256()
+            for index, image in enumerate(self.images):
+                digest.update(f"{image.height} x {image.width};".encode())
+                digest.update(self[index].data)
+            self._sha256 = digest.hexdigest()
+        return self._sha256
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_bytes": None}

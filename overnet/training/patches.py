@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from multiprocessing import resource_tracker
 
@@ -25,6 +25,7 @@ from overnet.errors import BackendError, InputError, one_line
 from overnet.imaging.resample import imresize
 from overnet.training.packed_images import PackedImages
 from overnet.training.settings import FRACTION, TrainSettings, exact
+from overnet.training.teacher_targets import TeacherTargets
 from overnet.types import Image
 
 # Low-resolution pixels around a patch within reach of the antialiased kernel, whose half width is two of them.
@@ -36,15 +37,28 @@ _STEPS = 1 << 63
 
 @dataclass(frozen=True)
 class Batch:
-    """Low-resolution patches N x 3 x P x P and their targets, one tensor a scale, N x 3 x sP x sP; all uint8 RGB."""
+    """Low-resolution patches N x 3 x P x P and their targets, one tensor a scale, N x 3 x sP x sP; all uint8 RGB.
+
+    Attributes:
+        low: the patches.
+        targets: the true images, one tensor for each of `scales`.
+        scales: of the targets.
+        teacher_targets: a teacher's outputs, as `targets`; empty where there is no teacher for the scale.
+    """
 
     low: Tensor
     targets: list[Tensor]
     scales: list[float]
+    teacher_targets: list[Tensor] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
-        """The same in memory that a GPU copies from by itself."""
-        return Batch(self.low.pin_memory(), [target.pin_memory() for target in self.targets], self.scales)
+        """Return the same in memory that a GPU copies from by itself."""
+        return Batch(
+            self.low.pin_memory(),
+            [target.pin_memory() for target in self.targets],
+            self.scales,
+            [target.pin_memory() for target in self.teacher_targets],
+        )
 
 
 class Patches(Dataset[Batch]):
@@ -54,18 +68,30 @@ class Patches(Dataset[Batch]):
         images: what the patches are cut from.
         settings: the run's.
         rank, world: which of how many processes this is; each has an equal share of the batch.
+        teachers: outputs of teachers on the same images, by scale.
 
     Raises:
-        InputError: no image is large enough, or the batch cannot be shared equally.
+        InputError: no image is large enough, the batch cannot be shared equally, or teachers are to teach several
+            scales from one low-resolution patch.
     """
 
-    def __init__(self, images: PackedImages, settings: TrainSettings, *, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        images: PackedImages,
+        settings: TrainSettings,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        teachers: Mapping[int, TeacherTargets] | None = None,
+    ) -> None:
         if settings.batch % (world * settings.accumulate):
             raise InputError(
                 f"training: a batch of {settings.batch} cannot be shared by {world} processes in "
                 f"{settings.accumulate} parts each"
             )
-        self.images, self.settings = images, settings
+        if teachers and settings.joint_scales:
+            raise InputError("training: joint_scales cannot be used with a teacher, whose input differs for each scale")
+        self.images, self.settings, self.teachers = images, settings, dict(teachers or {})
         self.share = settings.batch // world
         self.first = rank * self.share
         self._sizes = np.array([(image.height, image.width) for image in images.images])
@@ -77,7 +103,8 @@ class Patches(Dataset[Batch]):
         numbers = range(step * self.settings.batch + self.first, step * self.settings.batch + self.first + self.share)
         patches = [self._patch(self._random(number), scales) for number in numbers]
         low, *targets = (torch.from_numpy(np.stack(each)).permute(0, 3, 1, 2) for each in zip(*patches, strict=True))
-        return Batch(low, targets, [float(scale) for scale in scales])
+        count = len(scales)
+        return Batch(low, targets[:count], [float(scale) for scale in scales], targets[count:])
 
     def scales(self, step: int) -> list[Fraction]:
         """The scales of a step: one of the settings' or one in between; or all of them, the largest first."""
@@ -86,7 +113,7 @@ class Patches(Dataset[Batch]):
         if settings.joint_scales:
             return whole
         random = self._random(_STEPS + step)
-        if random.random() < settings.fractional_share:
+        if settings.has_fractional_scales and random.random() < settings.fractional_share:
             # From just above 1, since a network for x2 and up is used for less as well.
             return [Fraction(int(random.integers(int(1 / FRACTION) + 1, int(whole[0] / FRACTION) + 1))) * FRACTION]
         return [whole[random.integers(len(whole))]]
@@ -103,10 +130,14 @@ class Patches(Dataset[Batch]):
         return chosen
 
     def _patch(self, random: Generator, scales: list[Fraction]) -> list[Image]:
-        """A low-resolution patch and its target at each scale, P x P x 3 and sP x sP x 3."""
+        """Return a low-resolution patch, its target at each scale and, where there is one, a teacher's output.
+
+        P x P x 3, and sP x sP x 3.
+        """
         settings = self.settings
         chosen = self._large_enough(scales[0])
-        image = self.images[int(chosen[random.integers(len(chosen))])]
+        number = int(chosen[random.integers(len(chosen))])
+        image = self.images[number]
         # Both corners of a patch lie on whole pixels at all of its scales.
         unit = int(np.lcm.reduce([scale.denominator for scale in scales]))
         grid = [int(side / scales[0]) // unit * unit for side in image.shape[:2]]
@@ -115,7 +146,16 @@ class Patches(Dataset[Batch]):
             for _ in range(settings.candidates)
         ]
         top, left = max(places, key=lambda place: _activity(_cut(image, place, settings.patch, scales[0])))
-        patches = cut_patch(image, (top, left), settings.patch, scales)
+        teacher = self.teachers.get(int(scales[0])) if scales[0].denominator == 1 else None
+        if teacher is None:
+            patches = cut_patch(image, (top, left), settings.patch, scales)
+        else:
+            low, output = teacher[number]
+            place = [top, left]
+            patches = [
+                _cut(low, place, settings.patch, Fraction(1)),
+                *(_cut(each, place, settings.patch, scales[0]) for each in (image, output)),
+            ]
         if settings.augment:
             turns, mirrored = int(random.integers(4)), bool(random.integers(2))
             patches = [np.rot90(patch[:, ::-1] if mirrored else patch, turns) for patch in patches]

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from overnet.errors import InputError
+from overnet.network.family import NETWORKS
 from overnet.network.model import OVERSCALE_FACTORS
+from overnet.network.plain import PlainNetConfig
 
 SCHEDULES = ("constant", "halving", "cosine")
-OPTIMISERS = ("adamp", "adam")
+OPTIMISERS = ("adamp", "adam", "muon")
 LOSSES = ("l1", "l2")
 AUTOCASTS = ("auto", "off", "bf16", "fp16")
 
@@ -28,8 +30,10 @@ class TrainSettings:
 
     Attributes:
         scales: the scales to train for; each a multiple of one of the fractions whose denominator divides `patch`.
-        overscale: the network's overscale factor, where training starts from nothing.
-        fractional_share: share of the batches, 0 to 1, whose scale is drawn between the whole ones, in steps of 1/8.
+        network: "overnet", or one of the smaller plain networks, "fast" and "realtime".
+        overscale: OverNet's overscale factor, where training starts from random weights.
+        fractional_share: share of the batches, 0 to 1, whose scale is drawn between the whole ones, in steps of 1/8;
+            for OverNet, since the other networks have whole scales only.
         joint_scales: every batch is trained for all of `scales` at once, as the paper's multi-scale loss does it: the
             low side is made for the largest, and the other targets are the high side reduced.
         patch: side of the low-resolution patches in pixels.
@@ -43,7 +47,9 @@ class TrainSettings:
         learning_rate: after the warm-up.
         schedule: "constant", "halving" every `halve_every` steps, or "cosine" down to `final_share` of the rate.
         warm_up: steps over which the rate rises linearly.
-        optimiser: "adamp" or "adam".
+        optimiser: "adamp", "adam" or "muon".
+        teacher_share: share of the loss, 0 to 1, that is taken against a teacher's output; the rest is taken against
+            the true image. At a scale that has no teacher, the true image is the only target.
         loss: "l1", the mean absolute error of the paper, or "l2", the mean squared error, which PSNR measures; trained
             with "l1" and then for some time with "l2" at a low rate, a network's PSNR is a little higher.
         clip: largest norm of the gradient; 0 clips nothing.
@@ -56,6 +62,7 @@ class TrainSettings:
     """
 
     scales: tuple[float, ...] = (2.0, 3.0, 4.0)
+    network: str = "overnet"
     overscale: int = 5
     fractional_share: float = 0.15
     joint_scales: bool = False
@@ -72,6 +79,7 @@ class TrainSettings:
     final_share: float = 0.0
     warm_up: int = 200
     optimiser: str = "adamp"
+    teacher_share: float = 0.5
     loss: str = "l1"
     clip: float = 10.0
     ema: float = 0.999
@@ -85,6 +93,11 @@ class TrainSettings:
         problem = _problem(self)
         if problem:
             raise InputError(f"training: {problem}")
+
+    @property
+    def has_fractional_scales(self) -> bool:
+        """Whether some batches have a scale between the whole ones."""
+        return self.network == "overnet" and self.fractional_share > 0
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain numbers, words and lists."""
@@ -155,13 +168,15 @@ def _problem(settings: TrainSettings) -> str | None:
         "optimiser": OPTIMISERS,
         "loss": LOSSES,
         "autocast": AUTOCASTS,
+        "network": tuple(NETWORKS),
         "overscale": OVERSCALE_FACTORS,
     }
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:
             return f"{name} is {getattr(settings, name)!r}; it must be one of {', '.join(map(str, allowed))}"
     ranges = {
-        "fractional_share": (0, 1), "patch": (8, 4096), "batch": (1, 1 << 20), "accumulate": (1, 1 << 20),
+        "fractional_share": (0, 1), "teacher_share": (0, 1), "patch": (8, 4096), "batch": (1, 1 << 20),
+        "accumulate": (1, 1 << 20),
         "candidates": (1, 100), "learning_rate": (0, 100), "halve_every": (1, 1 << 40), "final_share": (0, 1),
         "warm_up": (0, 1 << 40), "clip": (0, math.inf), "ema": (0, 1 - 1e-9), "seed": (0, (1 << 63) - 1),
         "validate_every": (1, 1 << 40),
@@ -181,12 +196,16 @@ def _problem(settings: TrainSettings) -> str | None:
 def _problem_of_scales(settings: TrainSettings) -> str | None:
     if not settings.scales:
         return "there is no scale to train for"
+    plain = NETWORKS[settings.network]
     for scale in settings.scales:
-        if not 1 < scale <= settings.overscale:
+        if isinstance(plain, PlainNetConfig):
+            if scale not in plain.scales:
+                return f"scale is {scale:g}; the network {settings.network!r} has {', '.join(map(str, plain.scales))}"
+        elif not 1 < scale <= settings.overscale:
             return f"scale is {scale:g}; it must be above 1 and at most the overscale factor, {settings.overscale}"
         if settings.patch % exact(scale).denominator:
             return f"a patch of {settings.patch} has no whole number of pixels at scale {scale:g}"
-    if settings.fractional_share and settings.patch % FRACTION.denominator:
+    if settings.has_fractional_scales and settings.patch % FRACTION.denominator:
         return f"with fractional scales the patch must be a multiple of {FRACTION.denominator}, not {settings.patch}"
     return None
 
@@ -197,7 +216,7 @@ def exact(scale: float) -> Fraction:
 
 
 # The original's recipe, as its paper and its repository give it, for one scale (and an overscale factor one above it),
-# and ours for all scales at once.
+# ours for all scales at once, and ours for learning from a teacher.
 PRESETS: dict[str, TrainSettings] = {
     "original": TrainSettings(
         scales=(4.0,),
@@ -214,4 +233,7 @@ PRESETS: dict[str, TrainSettings] = {
         validate_every=1000,
     ),
     "multiscale": TrainSettings(),
+    "distil": TrainSettings(
+        fractional_share=0.0, learning_rate=4e-3, warm_up=100, optimiser="muon", teacher_share=0.5, validate_every=1000
+    ),
 }

@@ -14,8 +14,9 @@ from torch import Tensor
 from overnet.errors import CheckpointError, printable
 from overnet.files.atomic import atomic_write
 from overnet.network.checkpoint import save_checkpoint
-from overnet.network.model import OverNet, OverNetConfig
+from overnet.network.family import Network, architecture, build, config_from
 from overnet.training.adamp import AdamP
+from overnet.training.muon import Muon
 from overnet.training.settings import TrainSettings, settings_from
 
 LAST, PREVIOUS, BEST, FINAL = "last.pt", "previous.pt", "best.safetensors", "final.safetensors"
@@ -34,13 +35,15 @@ class TrainState:
         skipped: steps that changed nothing because the loss or the gradient was not finite, and `skipped_in_a_row` now.
         best_psnr_db: the best validation so far.
         average: the averaged weights by name; empty where `TrainSettings.ema` is 0.
+        teachers: SHA-256 of the teacher's file for each scale that has one.
     """
 
     settings: TrainSettings
-    model: OverNet
+    model: Network
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: dict[str, Tensor] = field(default_factory=dict)
+    teachers: dict[int, str] = field(default_factory=dict)
     step: int = 0
     elapsed_seconds: float = 0.0
     skipped: int = 0
@@ -56,9 +59,9 @@ class TrainState:
                 list(self.average.values()), [parameters[name] for name in self.average], 1 - self.settings.ema
             )
 
-    def averaged_model(self) -> OverNet:
+    def averaged_model(self) -> Network:
         """A copy of the network with the averaged weights, or the present ones where none are averaged."""
-        copy = OverNet(self.model.config)
+        copy = build(self.model.config)
         copy.load_state_dict({**self.model.state_dict(), **self.average})
         device = next(self.model.parameters()).device
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
@@ -73,11 +76,13 @@ class TrainState:
         content = {
             "format": _FORMAT,
             "settings": self.settings.to_json(),
+            "architecture": architecture(self.model.config),
             "config": asdict(self.model.config),
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average,
+            "teachers": self.teachers,
             **{name: getattr(self, name) for name in _PROGRESS},
         }
         with atomic_write(folder / LAST, overwrite=True) as temporary:
@@ -94,11 +99,11 @@ class TrainState:
 _PROGRESS = ("step", "elapsed_seconds", "skipped", "skipped_in_a_row", "best_psnr_db")
 
 
-def new_state(settings: TrainSettings, model: OverNet, device: torch.device) -> TrainState:
+def new_state(settings: TrainSettings, model: Network, device: torch.device) -> TrainState:
     """Begin a run with a network as it is."""
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     model = model.to(device=device).to(memory_format=layout).train()  # type: ignore[call-overload]
-    make: Any = AdamP if settings.optimiser == "adamp" else torch.optim.Adam
+    make: Any = {"adamp": AdamP, "adam": torch.optim.Adam, "muon": Muon}[settings.optimiser]
     scaler = torch.amp.GradScaler(device.type, enabled=settings.autocast == "fp16")
     state = TrainState(settings, model, make(model.parameters(), settings.learning_rate), scaler)
     if settings.ema:
@@ -137,11 +142,13 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _restored(content: Mapping[str, Any], device: torch.device) -> TrainState:
     try:
         settings = settings_from(content["settings"], TrainSettings(), name="the checkpoint")
-        state = new_state(settings, OverNet(OverNetConfig(**content["config"])), device)
+        config = config_from(content.get("architecture", "overnet"), content["config"])
+        state = new_state(settings, build(config), device)
         state.model.load_state_dict(content["model"])
         state.optimiser.load_state_dict(content["optimiser"])
         state.scaler.load_state_dict(content["scaler"])
         state.average = {name: content["average"][name].to(tensor) for name, tensor in state.average.items()}
+        state.teachers = dict(content.get("teachers", {}))
         for name in _PROGRESS:
             setattr(state, name, content[name])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -12,7 +12,8 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from overnet.errors import OverNetError
-from overnet.network.model import OverNet
+from overnet.network.family import Network
+from overnet.network.plain import PlainNet
 from overnet.training.distributed import Team
 from overnet.training.patches import Batch
 from overnet.training.state import TrainState
@@ -22,18 +23,32 @@ _MOST_SKIPPED_IN_A_ROW = 20
 
 
 class Objective(nn.Module):
-    """The network with its loss: what is computed, and differentiated, for one part of a batch."""
+    """The network with its loss: what is computed, and differentiated, for one part of a batch.
 
-    def __init__(self, model: OverNet, loss: str) -> None:
+    Args:
+        model: the network.
+        loss: "l1" or "l2".
+        teacher_share: how much of the loss is against a teacher's outputs, where there are some.
+    """
+
+    def __init__(self, model: Network, loss: str, teacher_share: float = 0.0) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.teacher_share = model, teacher_share
         self.loss = {"l1": functional.l1_loss, "l2": functional.mse_loss}[loss]
 
-    def forward(self, low: Tensor, targets: list[Tensor], scales: list[float]) -> Tensor:
-        """Mean error over the targets, uint8 images all, as a scalar of images in [0, 1]."""
+    def forward(
+        self, low: Tensor, targets: list[Tensor], scales: list[float], teacher_targets: list[Tensor] | None = None
+    ) -> Tensor:
+        """Return the mean error over the targets, uint8 images all, as a scalar of images in [0, 1]."""
         images = self.model.upscale_to(low.float() / 255, scales)
-        losses = [self.loss(image.float(), target.float() / 255) for image, target in zip(images, targets, strict=True)]
-        return torch.stack(losses).mean()
+        share = self.teacher_share if teacher_targets else 0.0
+        total = torch.zeros((), device=low.device)
+        for each, weight in ((targets, 1 - share), (teacher_targets or [], share)):
+            if weight > 0:
+                pairs = zip(images, each, strict=True)
+                errors = [self.loss(image.float(), target.float() / 255) for image, target in pairs]
+                total = total + weight * torch.stack(errors).mean()
+        return total
 
 
 class TrainStep:
@@ -50,14 +65,16 @@ class TrainStep:
         self.device = next(state.model.parameters()).device
         self.autocast = _autocast_type(self.settings.autocast, self.device)
         if self.settings.compile:
-            state.model.features = torch.compile(state.model.features)  # type: ignore[method-assign]
-        objective = Objective(state.model, self.settings.loss)
+            state.model.features = torch.compile(state.model.features)  # type: ignore[method-assign, assignment]
+        objective = Objective(state.model, self.settings.loss, self.settings.teacher_share)
         self.objective: nn.Module = objective
         if self.team.world > 1:
             self.objective = DistributedDataParallel(
                 objective,
                 device_ids=[self.device.index] if self.device.type == "cuda" else None,
                 broadcast_buffers=False,  # the network's are constants
+                # A step at one scale uses one of the heads.
+                find_unused_parameters=isinstance(state.model, PlainNet),
             )
 
     def __call__(self, batch: Batch, rate: float) -> float | None:
@@ -95,13 +112,17 @@ class TrainStep:
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         total = torch.zeros((), device=self.device)
         lows = batch.low.to(self.device, non_blocking=True).contiguous(memory_format=layout).chunk(parts)
-        targets = [target.to(self.device, non_blocking=True).chunk(parts) for target in batch.targets]
+        targets, teacher_targets = (
+            [target.to(self.device, non_blocking=True).chunk(parts) for target in each]
+            for each in (batch.targets, batch.teacher_targets)
+        )
         for part, low in enumerate(lows):
             with ExitStack() as stack:
                 if isinstance(self.objective, DistributedDataParallel) and part + 1 < parts:
                     stack.enter_context(self.objective.no_sync())
                 with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-                    loss = self.objective(low, [each[part] for each in targets], batch.scales) / parts
+                    true, taught = ([each[part] for each in group] for group in (targets, teacher_targets))
+                    loss = self.objective(low, true, batch.scales, taught) / parts
                 self.state.scaler.scale(loss).backward()
                 total += loss.detach()
         return total

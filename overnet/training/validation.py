@@ -10,8 +10,8 @@ import numpy as np
 from overnet.evaluation.datasets import find_pairs, read_pair
 from overnet.evaluation.measure import cut_to
 from overnet.imaging.metrics import psnr_luma
-from overnet.network.model import OverNet
-from overnet.network.reference import reference
+from overnet.network.family import Network
+from overnet.network.model import reference
 from overnet.types import Image
 
 
@@ -39,7 +39,7 @@ def load_examples(folder: Path, scales: list[int], *, most: int = 100) -> list[E
     return [Example(*read_pair(pair, scale), scale) for scale in scales for pair in find_pairs(folder, scale)[:most]]
 
 
-def validate(model: OverNet, examples: list[Example]) -> tuple[dict[int, float], list[Image]]:
+def validate(model: Network, examples: list[Example]) -> tuple[dict[int, float], list[Image]]:
     """Measure a network.
 
     Returns:

@@ -40,8 +40,8 @@ class TorchBackend(HostBackend):
         self.scale, self.precision = scale, options.precision or "fp32"
         check_precision(self.precision, ("fp32", "bf16"), backend=self.name)
         network = folded(load_checkpoint(model))
-        if not 1 <= scale <= network.config.overscale:
-            raise InputError(f"{model}: scale is {scale:g}; this network goes from 1 to {network.config.overscale}")
+        if not network.config.serves(scale):
+            raise InputError(f"{model}: scale is {scale:g}; this network {network.config.scales_text}")
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         self._device, self.device = torch.device("cpu"), "CPU"

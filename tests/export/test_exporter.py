@@ -23,7 +23,7 @@ from overnet.files.onnx_metadata import read_artifact
 from overnet.imaging.image_io import read_rgb
 from overnet.network.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from overnet.network.deploy import deploy
-from overnet.network.reference import reference
+from overnet.network.model import reference
 from overnet.system.cuda_device import CudaDevice
 from overnet.weights import bundled_checkpoint, bundled_folder
 from tests.conftest import SHARED, needs_shared

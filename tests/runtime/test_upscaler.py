@@ -21,7 +21,7 @@ from tests.conftest import ROOT, SHARED, needs_shared
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
 def test_backends_agree(image, small_models, small_checkpoint, backend):
     from overnet.network.checkpoint import load_checkpoint
-    from overnet.network.reference import reference
+    from overnet.network.model import reference
 
     model = small_checkpoint if backend == "torch" else small_models
     upscaled = Upscaler(3, model=model, backend=backend)(image)
@@ -115,7 +115,7 @@ def test_a_scale_without_a_model_of_its_own(image, small_models, scale):
 
 def test_a_checkpoint_computes_fractional_scales_itself(image, small_checkpoint):
     from overnet.network.checkpoint import load_checkpoint
-    from overnet.network.reference import reference
+    from overnet.network.model import reference
 
     upscaler = Upscaler(1.5, model=small_checkpoint)
     expected = reference(load_checkpoint(small_checkpoint), image, 1.5)

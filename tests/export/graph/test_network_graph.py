@@ -8,8 +8,7 @@ from overnet.export.graph.builder import rounded
 from overnet.export.graph.network_graph import build_onnx
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.deploy import deploy
-from overnet.network.model import OverNet, OverNetConfig
-from overnet.network.reference import reference
+from overnet.network.model import OverNet, OverNetConfig, reference
 from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.ort.backend import OnnxRuntimeBackend
 

@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 from overnet.cli.common import PLAIN
 from overnet.cli.train import train_command
 from overnet.errors import InputError
-from overnet.network.checkpoint import load_checkpoint, save_checkpoint
+from overnet.network.checkpoint import load_checkpoint, load_overnet, save_checkpoint
+from overnet.network.family import NETWORKS, build
+from overnet.network.plain import PlainNetConfig
 from overnet.training.state import CURVE, load_state
 from tests.conftest import ROOT
 from tests.overnet.training.small_run import CPU, start, tiny_state
@@ -177,3 +179,57 @@ def test_torchrun_runs_it(tmp_path, folder, weights):
         timeout=200,
     )  # fmt: skip
     assert load_state(tmp_path / "run", torch.device("cpu")).step == 3
+
+
+def test_a_small_network_learns_from_a_teacher_and_goes_on_without_it(tmp_path, folder):
+    teacher = tmp_path / "teacher.safetensors"
+    torch.manual_seed(0)
+    save_checkpoint(build(PlainNetConfig(width=4, depth=1)), teacher)
+    out = tmp_path / "run"
+    arguments = ["--data", folder, "-o", out, "--preset", "distil", "--network", "realtime", "--steps", "2", *QUICK]
+    result, error = train(*arguments, "--teacher", teacher, "--teacher-share", "0.75")
+    assert (result.exit_code, error) == (0, "")
+    assert sorted(path.name.split(".")[1] for path in out.glob("*.targets")) == ["x2", "x3", "x4"]
+    state = load_state(out, CPU)
+    assert (state.settings.optimiser, state.settings.teacher_share) == ("muon", 0.75)
+    assert sorted(state.teachers) == [2, 3, 4]
+    assert load_checkpoint(out / "final.safetensors").config == NETWORKS["realtime"]
+    # The teacher is not needed any more, and another is refused.
+    resumed = ["--data", folder, "-o", out, "--resume", "--workers", "0", "--no-tensorboard"]
+    teacher.unlink()
+    result, error = train(*resumed)
+    assert (result.exit_code, error) == (0, "")
+    save_checkpoint(build(PlainNetConfig(width=4, depth=2)), teacher)
+    _, error = train(*resumed, "--teacher", teacher)
+    assert "teachers that the run began with" in error
+    next(out.glob("*.x2.*.targets")).write_bytes(b"")
+    _, error = train(*resumed)
+    assert "not this teacher's outputs" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--network", "edsr"], "network is 'edsr'; it must be one of overnet, fast, realtime"),
+        (["--network", "fast", "--scales", "2,2.5"], "the network 'fast' has 2, 3, 4"),
+        (["--teacher-share", "2"], "teacher_share is 2.0; it must be from 0 to 1"),
+        (["--teacher", "none.onnx"], "none.onnx: No such file"),
+    ],
+)
+def test_networks_and_teachers_that_cannot_be_are_refused(tmp_path, folder, arguments, message):
+    result, error = train("--data", folder, "-o", tmp_path / "run", *QUICK, *arguments)
+    assert message in error + result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_of_no_known_size_is_refused(tmp_path, folder):
+    save_checkpoint(build(PlainNetConfig(width=4, depth=1)), tmp_path / "small.safetensors")
+    _, error = train("--data", folder, "-o", tmp_path / "run", *QUICK, "--from", tmp_path / "small.safetensors")
+    assert "small.safetensors: a network of another size than overnet, fast, realtime" in error
+
+
+def test_muon_trains_an_overnet_with_plain_weights(tmp_path, folder, weights):
+    options = ["--from", weights, "--scales", "2,3", "--preset", "distil", "--steps", "1", *QUICK]
+    result, error = train("--data", folder, "-o", tmp_path / "run", *options)
+    assert (result.exit_code, error) == (0, "")
+    assert not load_overnet(tmp_path / "run" / "final.safetensors").config.weight_normalised

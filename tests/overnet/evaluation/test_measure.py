@@ -199,7 +199,7 @@ def test_quarters_of_the_bundled_weights_cost_little():
 def test_quality_of_the_bundled_weights(dataset, scale):
     """What users run has the quality of the network in PyTorch, and that is what it was."""
     from overnet.network.checkpoint import load_checkpoint
-    from overnet.network.reference import reference
+    from overnet.network.model import reference
 
     pairs = find_pairs(SHARED / "sets" / dataset, scale)
     model = load_checkpoint(bundled_checkpoint())

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from overnet.errors import CheckpointError, OutputError
-from overnet.network.checkpoint import folded, load_checkpoint, read_metadata, save_checkpoint, weights_sha256
+from overnet.network.checkpoint import (
+    folded,
+    load_checkpoint,
+    load_overnet,
+    read_metadata,
+    save_checkpoint,
+    weights_sha256,
+)
 from overnet.network.model import OverNet, OverNetConfig
 from overnet.weights import bundled_checkpoint
 from tests.conftest import SHARED, needs_shared
@@ -49,7 +56,7 @@ def test_golden_outputs_of_the_folded_form(golden, tmp_path):
         elif not name.endswith("weight_g"):
             plain[name] = tensor
     torch.save({"step": 1, "model_state_dict": plain}, tmp_path / "folded.pth.tar")
-    model = load_checkpoint(tmp_path / "folded.pth.tar")
+    model = load_overnet(tmp_path / "folded.pth.tar")
     assert not model.config.weight_normalised
     with torch.no_grad():
         upscaled = model(torch.from_numpy(recorded["input"]), scale).numpy()
@@ -92,7 +99,7 @@ def test_best_psnr_as_a_numpy_number(tmp_path):
     content = torch.load(SHARED / "golden/overnet_random_x2.pth.tar", weights_only=True)
     content["best_psnr"] = np.float64(38.11)
     torch.save(content, tmp_path / "trained.pth.tar")
-    assert load_checkpoint(tmp_path / "trained.pth.tar").config.overscale == 3
+    assert load_overnet(tmp_path / "trained.pth.tar").config.overscale == 3
 
 
 @needs_shared
@@ -100,11 +107,11 @@ def test_names_of_a_data_parallel_network(tmp_path):
     content = torch.load(SHARED / "golden/overnet_random_x2.pth.tar", weights_only=True)
     content["model_state_dict"] = {f"module.{name}": value for name, value in content["model_state_dict"].items()}
     torch.save(content, tmp_path / "parallel.pth.tar")
-    assert load_checkpoint(tmp_path / "parallel.pth.tar").config.overscale == 3
+    assert load_overnet(tmp_path / "parallel.pth.tar").config.overscale == 3
 
 
 def test_bundled_weights():
-    model = load_checkpoint(bundled_checkpoint())
+    model = load_overnet(bundled_checkpoint())
     assert model.config.overscale == 5
     assert sum(p.numel() for p in model.parameters()) == 1_071_814
 

@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from overnet.files.onnx_metadata import scaled_size
-from overnet.network.model import OVERSCALE_FACTORS, OverNet, OverNetConfig, OverscalingHead
+from overnet.network.model import OVERSCALE_FACTORS, OverNet, OverNetConfig, OverscalingHead, reference
 
 SMALL = {"width": 16, "groups": 2, "blocks": 2, "expansion": 2, "squeeze": 4}
 
@@ -73,3 +74,20 @@ def test_gradients_reach_every_parameter():
     model = OverNet(OverNetConfig(**SMALL))
     model(torch.rand(1, 3, 8, 8), 2.5).abs().mean().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+class Constant(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch, scale):
+        size = (round(side * scale) for side in batch.shape[2:])
+        return torch.tensor([-0.5, 100.6 / 255, 2.0]).view(1, 3, 1, 1).expand(1, 3, *size)
+
+
+def test_upscaled_images_are_clipped_and_rounded():
+    image = reference(Constant(), np.zeros((2, 3, 3), np.uint8), 2)
+    assert (image.dtype, image.shape) == (np.uint8, (4, 6, 3))
+    assert (image == [0, 101, 255]).all()
+    assert image.flags.c_contiguous

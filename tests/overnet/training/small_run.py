@@ -8,7 +8,9 @@ import sys
 
 import torch
 
-from overnet.network.model import OverNet, OverNetConfig
+from overnet.network.family import build
+from overnet.network.model import OverNetConfig
+from overnet.network.plain import PlainNetConfig
 from overnet.training.loop import TrainOptions, train
 from overnet.training.settings import PRESETS, settings_from
 from overnet.training.state import load_state, new_state
@@ -25,7 +27,10 @@ def tiny_settings(**changes):
 def tiny_state(**changes):
     settings = tiny_settings(**changes)
     torch.manual_seed(settings.seed)
-    model = OverNet(OverNetConfig(width=8, groups=1, blocks=1, expansion=1, overscale=3, squeeze=4))
+    if settings.network == "overnet":
+        model = build(OverNetConfig(width=8, groups=1, blocks=1, expansion=1, overscale=3, squeeze=4))
+    else:
+        model = build(PlainNetConfig(width=4, depth=1, scales=(2, 3)))
     return new_state(settings, model, CPU)
 
 

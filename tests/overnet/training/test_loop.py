@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 
 import cv2
 import numpy as np
@@ -12,11 +13,12 @@ import torch
 from overnet.errors import CheckpointError, InputError, InterruptedRun, OverNetError
 from overnet.network.checkpoint import load_checkpoint, save_checkpoint
 from overnet.network.model import OverNet
-from overnet.training.loop import pick_device
+from overnet.training.loop import pick_device, train
 from overnet.training.packed_images import pack
 from overnet.training.patches import Patches
 from overnet.training.state import BEST, CURVE, FINAL, LAST, PREVIOUS, load_state
 from overnet.training.step import Objective, computes_in_bf16
+from overnet.training.teacher_targets import fill_targets
 from overnet.training.validation import Example
 from tests.overnet.training.small_run import CPU, assert_same_run, run, start, tiny_settings, tiny_state
 
@@ -71,15 +73,23 @@ def test_training_lowers_the_loss_and_writes_what_it_says(tmp_path, images, exam
         {"optimiser": "adam", "channels_last": False},
         {"accumulate": 2, "joint_scales": True, "ema": 0.0, "schedule": "halving", "halve_every": 2},
         {"autocast": "bf16"},
+        {"optimiser": "muon", "teacher_share": 0.5, "fractional_share": 0.0},
+        {"optimiser": "muon", "network": "realtime"},
     ],
 )
 def test_a_run_resumed_at_any_step_is_the_uninterrupted_one(tmp_path, images, examples, monkeypatch, changes):
+    teachers = {}
+    if changes.get("optimiser") == "muon":
+        for scale in (2, 3):
+            repeat = partial(np.kron, b=np.ones((scale, scale, 1), np.uint8))
+            teachers[scale] = fill_targets(images, scale, "0" * 64, repeat, report=print)
+    monkeypatch.setattr("tests.overnet.training.small_run.train", partial(train, teachers=teachers))
     whole = run(tmp_path / "whole", images, with_options={"examples": examples}, **changes)
     for last in (1, 3, 5):
-        monkeypatch.setattr("overnet.training.loop.Reporter.step", _interrupting_after(last))
-        with pytest.raises(InterruptedRun, match=f"after step {last}"):
-            run(tmp_path / str(last), images, with_options={"examples": examples}, **changes)
-        monkeypatch.undo()
+        with monkeypatch.context() as interrupted:
+            interrupted.setattr("overnet.training.loop.Reporter.step", _interrupting_after(last))
+            with pytest.raises(InterruptedRun, match=f"after step {last}"):
+                run(tmp_path / str(last), images, with_options={"examples": examples}, **changes)
         resumed = run(tmp_path / str(last), images, resume=True, with_options={"examples": examples})
         assert_same_run(resumed, whole)
         finals = [(tmp_path / name / FINAL).read_bytes() for name in ("whole", str(last))]
@@ -167,8 +177,8 @@ class Poisoned(Objective):
     poisoned = ()
     calls = 0
 
-    def forward(self, low, targets, scales):
-        loss = super().forward(low, targets, scales)
+    def forward(self, low, targets, scales, teacher_targets=None):
+        loss = super().forward(low, targets, scales, teacher_targets)
         self.calls += 1
         return loss * float("nan") if self.calls in self.poisoned else loss
 

@@ -7,8 +7,7 @@ from overnet.evaluation.datasets import find_pairs
 from overnet.evaluation.measure import evaluate
 from overnet.imaging.resample import imresize
 from overnet.network.checkpoint import load_checkpoint
-from overnet.network.model import OverNet, OverNetConfig
-from overnet.network.reference import reference
+from overnet.network.model import OverNet, OverNetConfig, reference
 from overnet.training.validation import load_examples, validate
 from overnet.weights import bundled_checkpoint
 from tests.conftest import SHARED, needs_shared
