@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from overnet.benchmarks.compare_runs import BLOCKS, compare, compare_times
 from overnet.benchmarks.report.comparison_table import comparison_table
 from overnet.benchmarks.results import read_run, write_run
-from tests.benchmarks.report.example_run import example_run, with_result, with_times
+from tests.support.example_run import example_run, with_result, with_times
 
 OLD = example_run(seed=0)
 SHORT = replace(OLD, results=OLD.results[:6])

@@ -6,7 +6,7 @@ A test calls a function of a module. Its arguments and result must be JSON types
 
     def test_frames(tmp_path):
         engine = write_engine(tmp_path / "x2.engine", onnx_path, Profile((16, 16), (64, 64), (128, 128)))
-        found = run_over_stand_in("tests.runtime.backends.trt.cuda_scenarios:frames", str(engine), 10)
+        found = run_over_stand_in("tests.support.cuda_scenarios:frames", str(engine), 10)
         assert found == {"races": [], "live": {}, "wrong": 0}
 
 The function, in a module without tests, reads what happened from the driver::

@@ -69,7 +69,7 @@ def run_over_stand_in(
     """Call a function in a process over the doubles, and return its result.
 
     Args:
-        module_function: such as ``"tests.runtime.backends.trt.cuda_scenarios:one_image"``.
+        module_function: such as ``"tests.support.cuda_scenarios:one_image"``.
         args: its arguments, JSON types, as must be its result.
         env, rtx: see `stand_in_environment`.
         timeout: in seconds.

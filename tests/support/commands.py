@@ -15,8 +15,8 @@ from unittest import mock
 import cv2
 
 from overnet.cli import main
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 _ENTRY_POINTS = {
     "overnet": "run_program",
     "overnet-run": "main_run",

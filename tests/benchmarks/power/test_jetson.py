@@ -9,7 +9,7 @@ import pytest
 from overnet.benchmarks.power.jetson import find_board, find_rails, parse_power_mode, total_power
 from overnet.benchmarks.power.record import record
 from overnet.errors import BackendError
-from tests.benchmarks.power.recorded_files import RECORDED, lay_out, put, write_program
+from tests.support.recorded_files import RECORDED, lay_out, put, write_program
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from overnet.benchmarks.power.rapl import EnergyCounter, find_rapl
 from overnet.benchmarks.power.record import find_source, record
 from overnet.errors import BackendError
-from tests.benchmarks.power.recorded_files import lay_out, put
+from tests.support.recorded_files import lay_out, put
 
 ZONES = "sys/class/powercap"
 RANGE = 262143328850

@@ -19,7 +19,7 @@ from overnet.benchmarks.power.record import (
 from overnet.benchmarks.power.source import PowerSource, Reading, cpu_clocks_mhz, paced
 from overnet.benchmarks.results import Power
 from overnet.errors import BackendError
-from tests.benchmarks.power.recorded_files import lay_out, put
+from tests.support.recorded_files import lay_out, put
 
 
 class Scripted(PowerSource):

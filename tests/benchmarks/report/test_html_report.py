@@ -10,7 +10,7 @@ from overnet.benchmarks.compare_runs import compare
 from overnet.benchmarks.report.html_report import html_report
 from overnet.benchmarks.report.slider import png_size
 from overnet.benchmarks.results import Case
-from tests.benchmarks.report.example_run import example_run, sample_images, with_result, with_times
+from tests.support.example_run import example_run, sample_images, with_result, with_times
 
 RUN = example_run(runs=20)
 HOSTILE = "</script></style></svg>--><script>alert(1)</script><img src=x onerror=alert(1)>\"'`&\x00"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from overnet.benchmarks.report.html_report import html_report
-from tests.benchmarks.report.example_run import example_run
-from tests.benchmarks.report.needs_browser import browser_programs
+from tests.support.example_run import example_run
+from tests.support.needs_browser import browser_programs
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from overnet.benchmarks.compare_runs import compare
 from overnet.benchmarks.report.markdown_report import console_tables, escape_markdown, markdown_report
-from tests.benchmarks.report.example_run import example_run, with_result, with_times
+from tests.support.example_run import example_run, with_result, with_times
 
 RUN = example_run(runs=20)
 

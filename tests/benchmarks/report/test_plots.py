@@ -17,7 +17,7 @@ from overnet.benchmarks.report.plots import (
     write_plots,
 )
 from overnet.errors import MissingDependency, OutputError
-from tests.benchmarks.report.example_run import example_run, with_result
+from tests.support.example_run import example_run, with_result
 
 RUN = example_run(runs=20)
 

@@ -21,7 +21,8 @@ from overnet.cli.bench import bench_command
 from overnet.cli.common import PLAIN, SeveralValuesCommand
 from overnet.errors import ArtifactError, BackendError, InputError, InterruptedRun, MissingDependency, OutputError
 from overnet.weights import bundled_folder
-from tests.support.commands import ROOT, command_line, environment, run_process
+from tests.conftest import ROOT
+from tests.support.commands import command_line, environment, run_process
 
 app = typer.Typer(**PLAIN)
 app.command(cls=SeveralValuesCommand)(bench_command)

@@ -120,7 +120,7 @@ def test_an_engine_that_is_built_meanwhile_is_told(folder, small_models, on_term
 
     def said(*options):
         arguments = str(small_models / "small_x2.onnx"), str(folder / "set"), str(folder), options, on_terminal
-        return run_over_stand_in("tests.overnet.cli.eval_scenarios:said_while_building", *arguments, env=terminal)
+        return run_over_stand_in("tests.support.eval_scenarios:said_while_building", *arguments, env=terminal)
 
     lines = said()
     waiting = "another process builds this engine; waiting"

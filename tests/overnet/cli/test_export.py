@@ -13,7 +13,8 @@ import pytest
 
 from overnet.files.engine_sidecar import read_sidecar
 from overnet.files.onnx_metadata import read_artifact
-from tests.support.commands import ROOT, command_line, environment, run_command
+from tests.conftest import ROOT
+from tests.support.commands import command_line, environment, run_command
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import av
 import pytest
 
 from tests.conftest import ROOT
-from tests.runtime.live.needs_live import SYSTEM_PYTHON, RtspCamera, missing
+from tests.support.needs_live import SYSTEM_PYTHON, RtspCamera, missing
 from tests.support.workers import once_for_all_workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

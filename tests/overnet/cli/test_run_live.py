@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.overnet.cli.test_run import assert_refused
-from tests.runtime.live.needs_live import RtspCamera, VirtualDisplay
 from tests.support.commands import command_line, environment, run_command
+from tests.support.needs_live import RtspCamera, VirtualDisplay
 
 
 def start(*arguments, cwd, **variables):

@@ -22,7 +22,7 @@ from overnet.network.family import NETWORKS, build
 from overnet.network.plain import PlainNetConfig
 from overnet.training.state import CURVE, load_state
 from tests.conftest import ROOT
-from tests.overnet.training.small_run import CPU, start, tiny_state
+from tests.support.small_run import CPU, start, tiny_state
 
 QUICK = ["--set", "patch=8", "--set", "warm_up=0", "--batch", "2", "--workers", "0", "--no-tensorboard"]
 

@@ -13,7 +13,7 @@ from overnet.errors import InputError, OverNetError
 from overnet.training.distributed import Team, joined, team_from_environment
 from overnet.training.packed_images import pack
 from overnet.training.state import load_state
-from tests.overnet.training.small_run import CPU, run
+from tests.support.small_run import CPU, run
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no distributed part")
 

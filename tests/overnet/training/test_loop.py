@@ -20,7 +20,7 @@ from overnet.training.state import BEST, CURVE, FINAL, LAST, PREVIOUS, load_stat
 from overnet.training.step import Objective, computes_in_bf16
 from overnet.training.teacher_targets import fill_targets
 from overnet.training.validation import Example
-from tests.overnet.training.small_run import CPU, assert_same_run, run, start, tiny_settings, tiny_state
+from tests.support.small_run import CPU, assert_same_run, run, start, tiny_settings, tiny_state
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.runtime.live.needs_live import VirtualDisplay
+from tests.support.needs_live import VirtualDisplay
 
 # In a process of its own: a window's library connects to one display for good.
 _SHOW = """

@@ -15,9 +15,9 @@ from overnet.errors import InputError, OutputError
 from overnet.runtime.live.addresses import parse_address
 from overnet.runtime.live.open import LiveSink, SourceOptions, open_live_source
 from overnet.runtime.live.run import LiveLimits, run_live
-from tests.runtime.live.needs_live import RtspCamera, free_port
-from tests.runtime.live.rtsp_server import age_of
 from tests.runtime.live.test_run import Enlarger, Sink
+from tests.support.needs_live import RtspCamera, free_port
+from tests.support.rtsp_server import age_of
 
 
 class AgeSink(Sink):

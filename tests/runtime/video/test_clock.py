@@ -9,7 +9,7 @@ import pytest
 
 from overnet.runtime.video.clock import TimestampRepair
 from tests.conftest import SHARED, needs_shared
-from tests.runtime.video.clips import Clip, images, packets_of, times_of, upscale
+from tests.support.clips import Clip, images, packets_of, times_of, upscale
 
 CASES = SHARED / "cases/files"
 MILLISECOND = Fraction(1, 1000)

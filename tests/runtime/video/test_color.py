@@ -8,7 +8,7 @@ import pytest
 
 from overnet.runtime.video.color import ColorTags, RgbDecoder, RgbEncoder, guess_matrix, resolve
 from overnet.runtime.video.reader import VideoReader
-from tests.runtime.video.clips import Clip, from_planes, planes_of, to_planes, upscale, yuv_frame
+from tests.support.clips import Clip, from_planes, planes_of, to_planes, upscale, yuv_frame
 
 # Saturated, but inside every gamut used here and off the ends of the scale, so that no clipping hides an error.
 COLOURS = [(235, 235, 235), (230, 220, 20), (20, 220, 230), (30, 210, 30), (220, 30, 220), (220, 30, 30), (30, 30, 220)]

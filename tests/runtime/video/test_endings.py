@@ -9,7 +9,7 @@ import pytest
 
 from overnet.errors import OutputError
 from overnet.runtime.video.reader import VideoReader
-from tests.runtime.video.clips import NTSC, Clip, enlarged, images, names, open_writer, packets_of, times_of, upscale
+from tests.support.clips import NTSC, Clip, enlarged, images, names, open_writer, packets_of, times_of, upscale
 
 
 @pytest.fixture

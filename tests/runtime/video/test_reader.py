@@ -9,7 +9,7 @@ import pytest
 
 from overnet.errors import InputError
 from overnet.runtime.video.reader import VideoReader
-from tests.runtime.video.clips import NTSC, TICK, Clip, images
+from tests.support.clips import NTSC, TICK, Clip, images
 
 IRREGULAR = [0, 1001, 1500, 4004, 9009, 9010, 12000, 20000, 20500, 30030, 30500, 45000]
 SHARED = Path(__file__).parents[3].parent / "shared/clips/bbb_320x180.mp4"

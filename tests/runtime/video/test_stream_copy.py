@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from overnet.runtime.video.demux import disposition
-from tests.runtime.video.clips import FONT, Clip, images, packets_of, times_of, upscale
+from tests.support.clips import FONT, Clip, images, packets_of, times_of, upscale
 
 
 def copied(path):

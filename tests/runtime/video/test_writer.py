@@ -10,7 +10,7 @@ import pytest
 from overnet.runtime.video import encoder as video_track
 from overnet.runtime.video.formats import find_encoder, output_format, quality_options
 from overnet.runtime.video.reader import VideoReader
-from tests.runtime.video.clips import (
+from tests.support.clips import (
     NTSC,
     Clip,
     enlarged,

@@ -26,7 +26,7 @@ from tests.doubles.running import run_over_stand_in, stand_in_environment
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-SCENARIOS = "tests.runtime.backends.trt.cuda_scenarios"
+SCENARIOS = "tests.support.cuda_scenarios"
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from overnet.benchmarks.results import (
 )
 from overnet.benchmarks.timing_stats import spread
 
-SAMPLES = Path(__file__).parents[3] / "samples"
+SAMPLES = Path(__file__).parents[2] / "samples"
 SIZES = ((160, 90), (320, 180), (640, 360))
 
 # Milliseconds a megapixel of input at x2, PSNR to the reference, largest difference, PSNR to the ground truth.

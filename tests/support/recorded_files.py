@@ -1,4 +1,4 @@
-"""What programs and kernels of real machines said, as files (tests/benchmarks/recorded)."""
+"""What programs and kernels of real machines said, as files (tests/benchmarks/power/recorded)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import stat
 import sys
 from pathlib import Path
 
-RECORDED = Path(__file__).parent / "recorded"
+RECORDED = Path(__file__).parents[1] / "benchmarks/power/recorded"
 
 
 def lay_out(name: str, root: Path) -> Path:
