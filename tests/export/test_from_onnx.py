@@ -128,7 +128,7 @@ def test_another_file_of_its_name_is_kept(small_files, tmp_path):
         (ExportOptions(calibration=CalibrationOptions(max_loss_db=1)), r"the form and the numbers"),
     ],
 )
-def test_what_cannot_be_made_from_it(source, tmp_path, options, expected):
+def test_refused_conversions(source, tmp_path, options, expected):
     with pytest.raises(InputError, match=rf"small_x2\.onnx .*{expected}"):
         list(export(source, tmp_path, options))
     assert list(tmp_path.iterdir()) == []

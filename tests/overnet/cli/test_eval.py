@@ -273,7 +273,7 @@ def transparent(image):
         (lambda image: Path("out").write_bytes(b""), [], "out"),
     ],
 )
-def test_what_cannot_be_measured(folder, image, small_models, overnet_eval, capsys, spoil, arguments, message):
+def test_refused_sets_and_options(folder, image, small_models, overnet_eval, capsys, spoil, arguments, message):
     """Found before anything is computed: an error of one line, nothing on stdout, and nothing written."""
     spoil(image)
     usual = {"--data": "set", "--scale": 2, "--model": small_models, "--save": "out"}

@@ -152,7 +152,7 @@ def broken(name):
         pytest.param(lambda folder: ["in.png", "-o", "out.png", "--tile", "3"], "tile", id="tile"),
     ],
 )
-def test_what_cannot_be_done(folder, make, expected):
+def test_refused_files_and_options(folder, make, expected):
     assert_refused(run_command(*make(folder), cwd=folder), folder, expected)
 
 

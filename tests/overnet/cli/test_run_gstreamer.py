@@ -106,7 +106,7 @@ def test_rtsp_through_a_pipeline(run, tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_done(run, tmp_path, arguments, expected):
+def test_refused_pipelines(run, tmp_path, arguments, expected):
     result = run(*arguments)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.count("\n") == 1 and expected in result.stderr

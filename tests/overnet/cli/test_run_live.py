@@ -135,7 +135,7 @@ def test_the_window(camera, tmp_path, small_models):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_done(tmp_path, monkeypatch, arguments, expected):
+def test_refused_live_runs(tmp_path, monkeypatch, arguments, expected):
     monkeypatch.delenv("DISPLAY", raising=False)
     result = run_command(*arguments, cwd=tmp_path)
     assert_refused(result, tmp_path, expected)

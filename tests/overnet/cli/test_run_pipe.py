@@ -196,7 +196,7 @@ def test_a_pipe_that_is_cut_off(tmp_path, small_models):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_done(tmp_path, arguments, expected):
+def test_refused_pipes(tmp_path, arguments, expected):
     result = run_command(*arguments, cwd=tmp_path)
     assert_refused(result, tmp_path, expected)
 

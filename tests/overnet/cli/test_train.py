@@ -103,7 +103,7 @@ def test_a_preset_a_file_and_options_go_over_one_another(tmp_path, folder, weigh
         (["--set", "patch=64"], "no image has 256 x 256 pixels"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(tmp_path, folder, arguments, message):
+def test_refused_options_are_one_line(tmp_path, folder, arguments, message):
     result, error = train("--data", folder, "-o", tmp_path / "run", *arguments)
     assert message in error + result.output
     assert result.exit_code != 0

@@ -70,7 +70,7 @@ def test_of_a_folder_the_file_for_the_scale_and_the_precision(folder, half, smal
         ("nul\0", 2, None, "null"),
     ],
 )
-def test_what_cannot_be_run(folder, half, name, scale, precision, message):
+def test_refused_models(folder, half, name, scale, precision, message):
     with pytest.raises(InputError, match=message) as caught:
         choose_model(folder / (half.name if name == "half" else name), scale, precision)
     assert "\n" not in str(caught.value)

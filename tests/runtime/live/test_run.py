@@ -167,7 +167,7 @@ def test_another_size_in_mid_stream():
     assert report.output_size == (64, 48)
 
 
-def test_what_goes_wrong():
+def test_failures_of_model_sink_and_source():
     with pytest.raises(InputError, match="camera: it ended before the first frame"):
         run_live(Camera(0), Enlarger(), Sink().open)
     with pytest.raises(InputError, match="no such camera"):

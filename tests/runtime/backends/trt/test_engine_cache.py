@@ -318,7 +318,7 @@ def test_the_builders_log_is_kept_and_named(engine_request, cache, monkeypatch):
     assert str(cache / name) in str(caught.value) and (cache / name).read_text() == "what it said"
 
 
-def test_what_cannot_be_built(engine_request):
+def test_a_precision_that_cannot_be_built(engine_request):
     with pytest.raises(BackendError, match="cannot be converted to INT8"):
         cached_engine(replace(engine_request, precision="int8"))
 
