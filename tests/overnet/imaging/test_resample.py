@@ -276,6 +276,16 @@ def test_network_bicubic_rounds_integers_once(height, width, size, dtype):
     np.testing.assert_array_equal(network_bicubic(image, size), expected)
 
 
+@settings(max_examples=60, deadline=None)
+@given(height=sides, width=sides, size=st.tuples(st.integers(1, 90), st.integers(1, 90)), seed=st.integers(0, 99))
+def test_network_bicubic_by_opencv_is_that_in_float64(height, width, size, seed):
+    for image in (noise((height, width, 3), np.uint8, seed), noise((height, width), np.uint8, seed)):
+        by_opencv = network_bicubic(image.astype(np.float32), size)
+        exact = network_bicubic(image.astype(np.float64), size)
+        assert by_opencv.dtype == np.float32
+        np.testing.assert_allclose(by_opencv, exact, rtol=0, atol=1e-3)
+
+
 # --- what is refused
 
 
