@@ -1,4 +1,4 @@
-"""What is on this machine: versions, backends, models. What ``overnet info`` prints."""
+"""The inventory that ``overnet info`` prints: versions, machine, GPUs, backends and models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LIBRARIES = ("numpy", "opencv-python", "av", "openvino", "onnxruntime", "onnx",
 
 
 def take_inventory() -> dict[str, Any]:
-    """Look around: a dictionary that JSON can hold, with versions, machine, GPUs, backends and bundled models."""
+    """Return versions, machine, GPUs, backends and bundled models as a dictionary for JSON."""
     return {
         "overnet": __version__,
         "python": platform.python_version(),
@@ -49,7 +49,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _opencv() -> dict[str, Any] | None:
-    """OpenCV as it imports, whoever installed it; whether it has GStreamer, as Jetson's own build does."""
+    """Return the version of the OpenCV that is imported, and whether it has GStreamer, as Jetson's own build does."""
     try:
         import cv2
     except ImportError:
@@ -69,7 +69,7 @@ def _gpu(number: int) -> dict[str, Any]:
 
 
 def _backend(kind: BackendKind) -> dict[str, Any]:
-    """Whether a backend works here, found out by loading it on a bundled model; if not, why and what to do."""
+    """Load a backend with a bundled model; return whether it works, and if not, why and what to do."""
     version = installed_version(kind)
     entry: dict[str, Any] = {"name": kind.name, "version": version, "works": False, "device": None, "reason": None}
     try:
@@ -94,15 +94,15 @@ def _model(name: str) -> dict[str, Any]:
 
 def _described(number: int, gpu: dict[str, Any]) -> str:
     if gpu["name"] is None:
-        return f"  {number}: does not say what it is"
+        return f"  {number}: unknown device"
     free = gpu["free_memory_bytes"]
-    memory = "memory that is not known" if free is None else f"{free / 1e9:.1f} GB free"
+    memory = "unknown free memory" if free is None else f"{free / 1e9:.1f} GB free"
     shared = ", shared with the CPU" if gpu["shares_memory"] else ""
     return f"  {number}: {gpu['name']}, compute capability {gpu['compute_capability']}, {memory}{shared}"
 
 
 def describe(inventory: dict[str, Any]) -> str:
-    """The inventory as text for a terminal."""
+    """Return the inventory as text for a terminal."""
     memory = f"{inventory['available_memory_bytes'] / 1e9:.1f} of {inventory['memory_bytes'] / 1e9:.1f} GB free"
     lines = [
         f"overnet {inventory['overnet']}, Python {inventory['python']}, {inventory['system']}, "
@@ -117,7 +117,7 @@ def describe(inventory: dict[str, Any]) -> str:
         lines.append(f"  providers of onnxruntime: {', '.join(inventory['onnxruntime_providers'])}")
     lines += ["", "NVIDIA GPUs", *(_described(number, gpu) for number, gpu in enumerate(inventory["gpus"]))]
     if not inventory["gpus"]:
-        lines.append("  none, or no driver for it")
+        lines.append("  none, or no driver")
     lines += ["", "bundled models"]
     lines.extend(
         f"  {model['name']:<18} x{model['scale']:g}, {model['precision']}, overscale {model['overscale']}, "

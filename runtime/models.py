@@ -1,4 +1,4 @@
-"""Which model files there are to choose from, by scale."""
+"""The model files to choose from, by scale."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Models:
         self.checkpoint, self._files = checkpoint, files or {}
 
     def nearest(self, scale: float) -> float:
-        """The scale of the model to use: this very one, or the nearest larger.
+        """Return the scale of the model to use: this one, or the nearest larger one.
 
         Raises:
-            InputError: no model goes that far.
+            InputError: no model is for a scale as large as this.
         """
         if self.checkpoint is not None:
             return scale
@@ -32,22 +32,22 @@ class Models:
         return min(larger)
 
     def path(self, scale: float) -> Path:
-        """The model file for a scale that `nearest` gave."""
+        """Return the model file for a scale that `nearest` returned."""
         return self.checkpoint or self._files[scale]
 
 
 def find_models(model: str | Path | None, backend: str, precision: str | None) -> list[tuple[BackendKind, Models]]:
-    """The backends to try, one after the other, each with the models that it is to run.
+    """Return the backends to try, in this order, each with the models that it is to run.
 
     Args:
         model: a file, a folder of ONNX files or engines, or None for the bundled model.
         backend: a backend's name, or ``"auto"``.
-        precision: which of several engines in a folder is meant; None: the most exact.
+        precision: of the engine to choose from several in a folder; None chooses the most exact.
 
     Raises:
-        InputError: there is no such file or folder, nothing in it is for the backend, or it is not clear what is meant.
-        ArtifactError: a file is broken, or not ours.
-        MissingDependency: nothing that would run it is installed.
+        InputError: there is no such file or folder, nothing in it is for the backend, or two files suit equally.
+        ArtifactError: a file is broken, or not made by OverNet.
+        MissingDependency: no library that runs it is installed.
     """
     if model is None:
         if backend == "torch":
@@ -86,7 +86,7 @@ def _in_folder(folder: Path, backend: str, precision: str | None) -> list[tuple[
 
 
 def _most_exact(folder: Path, files: list[tuple[Path, Artifact]]) -> dict[float, Path]:
-    """The file for each scale; where there are several, the one computed most exactly."""
+    """Return the file for each scale; of several, the one in the most exact precision."""
     found: dict[float, tuple[int, Path]] = {}
     for file, artifact in files:
         rank = PRECISIONS.index(artifact.precision)

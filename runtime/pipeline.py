@@ -1,4 +1,4 @@
-"""Decode, upscale and encode at the same time: bounded in memory, and ended at once by the first error anywhere."""
+"""Three stages at the same time (decode, upscale, encode), with bounded memory; the first error ends all of them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ U = TypeVar("U")
 
 @dataclass
 class PipelineReport:
-    """What a run did.
+    """The figures of one run.
 
     Attributes:
-        frames: how many frames went all the way.
+        frames: the number of frames encoded.
         decode_seconds, upscale_seconds, encode_seconds: time spent working in each stage; they overlap.
         wall_seconds: from beginning to end.
         interrupted: whether it was stopped by Ctrl-C; everything upscaled until then was encoded.
@@ -35,14 +35,14 @@ class PipelineReport:
 
     @property
     def frames_per_second(self) -> float:
-        """Frames per second of wall time; 0 where nothing ran."""
+        """Return the frames per second of wall time; 0 where nothing ran."""
         return self.frames / self.wall_seconds if self.wall_seconds > 0 else 0.0
 
 
 class _Channel(Generic[T]):
     """A bounded queue between two threads that either side can close.
 
-    Closing from the reading side (`abandon`) wakes a writer that waits for room, which a plain queue cannot.
+    `abandon`, called by the reading side, wakes a writer that waits for room, which a plain queue cannot.
     """
 
     def __init__(self, depth: int) -> None:
@@ -53,7 +53,7 @@ class _Channel(Generic[T]):
         self._changed = threading.Condition()
 
     def put(self, item: T) -> bool:
-        """Add an item, waiting for room. False when the reading side has gone: stop producing."""
+        """Add an item, waiting for room; return False once the channel was abandoned."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._items) < self._depth or self._abandoned)
             if self._abandoned:
@@ -63,7 +63,7 @@ class _Channel(Generic[T]):
             return True
 
     def items(self) -> Iterator[T]:
-        """Take items one by one, waiting for each, until the last or until abandoned."""
+        """Yield the items, waiting for each, until the last one or until the channel is abandoned."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._items or self._ended or self._abandoned)
@@ -74,13 +74,13 @@ class _Channel(Generic[T]):
             yield item
 
     def end(self) -> None:
-        """Nothing more comes; what is queued is still read."""
+        """Mark the end: no more items are put, and those in the queue are still read."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def abandon(self) -> None:
-        """Nothing more is read; what is queued is dropped."""
+        """Drop the items in the queue, and read no more."""
         with self._changed:
             self._abandoned = True
             self._items.clear()
@@ -88,7 +88,7 @@ class _Channel(Generic[T]):
 
 
 class _Pipeline(Generic[T, U]):
-    """The state that the three stages of one run share."""
+    """The three stages of one run and the state that they share."""
 
     def __init__(self, depth: int, on_stop: Callable[[], None], on_interrupt: Callable[[], None]) -> None:
         self.report = PipelineReport()
@@ -99,18 +99,18 @@ class _Pipeline(Generic[T, U]):
         self.failures: list[BaseException] = []
 
     def fail(self, error: BaseException) -> None:
-        """Keep the error and wake every stage, so that all end at once."""
+        """Store the error and wake every stage, so that all end at once."""
         self.failures.append(error)
         self.stop_decoding()
         self.upscaled.abandon()
 
     def stop_decoding(self) -> None:
-        """Make the first stage end, whatever it waits for."""
+        """Make the first stage end, also where it waits."""
         self.decoded.abandon()
         self.on_stop()
 
     def decode(self, frames: Iterable[T]) -> None:
-        """The first stage, in a thread of its own."""
+        """Run the first stage, in a thread of its own."""
         try:
             iterator = iter(frames)
             while True:
@@ -127,7 +127,7 @@ class _Pipeline(Generic[T, U]):
             self.fail(error)
 
     def upscale(self, upscale: Callable[[T], U], on_frame: Callable[[PipelineReport], None] | None) -> None:
-        """The second stage, in the calling thread."""
+        """Run the second stage, in the calling thread."""
         began = time.perf_counter()
         for frame in self.decoded.items():
             started = time.perf_counter()
@@ -140,7 +140,7 @@ class _Pipeline(Generic[T, U]):
                 on_frame(self.report)
 
     def encode(self, encode: Callable[[U], None]) -> None:
-        """The third stage, in a thread of its own."""
+        """Run the third stage, in a thread of its own."""
         try:
             for frame in self.upscaled.items():
                 started = time.perf_counter()
@@ -151,7 +151,7 @@ class _Pipeline(Generic[T, U]):
             self.fail(error)
 
     def despite_interruption(self, step: Callable[[], object]) -> None:
-        """Take a step that can be taken again, until it was taken without Ctrl-C meanwhile; which is noted."""
+        """Repeat a step, which must be repeatable, until no Ctrl-C comes during it; note whether one came."""
         interrupted = False
         while True:
             try:
@@ -184,13 +184,13 @@ def run_pipeline(
         upscale: called in the calling thread, which is where Ctrl-C arrives.
         encode: called in a thread of its own, in order.
         depth: frames that may wait between two stages, 1 or more.
-        on_frame: told the report so far after each upscaled frame, in the calling thread.
-        on_stop: called when no more frames are wanted, from any of the threads and perhaps more than once: to wake
-            `frames` where it waits for something that now never comes.
-        on_interrupt: called at Ctrl-C, in the calling thread: to wake `encode` where it waits for something outside.
+        on_frame: called with the report so far after each upscaled frame, in the calling thread.
+        on_stop: called when no more frames are needed, from any of the threads and perhaps more than once: it wakes
+            `frames` where that waits for something that will not come.
+        on_interrupt: called at Ctrl-C, in the calling thread: it wakes `encode` where that waits for another process.
 
     Returns:
-        The report. After Ctrl-C its `interrupted` is set, and all that was upscaled has been encoded.
+        The report. After Ctrl-C its `interrupted` is set, and all upscaled frames have been encoded.
 
     Raises:
         The first exception of any stage, after both other stages have stopped.
@@ -208,7 +208,7 @@ def run_pipeline(
         run.fail(error)
     if run.report.interrupted:
         run.despite_interruption(run.on_interrupt)
-    # Whatever ended the second stage, the first must stop waiting for room, and the third finish what it was given.
+    # Whatever ended the second stage, the first must stop waiting for room, and the third encode the frames it has.
     run.despite_interruption(run.stop_decoding)
     run.despite_interruption(run.upscaled.end)
     for stage in stages:

@@ -1,4 +1,4 @@
-"""What a run has to do: which file becomes which, decided and checked before any work is done."""
+"""The plan of a run: which file becomes which, decided and checked before any work is done."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from overnet.runtime.video.formats import VIDEO_SUFFIXES
 
 Kind = Literal["image", "video"]
 
-# In folders only what is likely a video is taken, so that a text file beside the images is no error. A file named
-# itself is tried whatever its name is.
+# Only files with these suffixes are taken from folders, so that a text file beside the images is not an error. A file
+# that is named itself is tried whatever its suffix is.
 _READABLE_VIDEO_SUFFIXES = VIDEO_SUFFIXES | frozenset(
     {".3gp", ".flv", ".gif", ".m2ts", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".wmv", ".y4m"}
 )
-# Holds nearly any codec, subtitles and attachments: for videos whose own container is not written.
+# Holds nearly any codec, subtitles and attachments: for videos whose own container cannot be written.
 _FALLBACK_SUFFIX = ".mkv"
 
 
@@ -41,24 +41,24 @@ class Plan:
 
 
 def make_plan(inputs: list[Path], output: Path, *, overwrite: bool) -> Plan:
-    """Decide what becomes what.
+    """Decide which file becomes which.
 
     Args:
         inputs: files, or folders that are searched through.
         output: a file, for one input file; or a folder. It is a folder if it is one already, if it ends in a slash, if
             it has no suffix, or if there are several inputs.
-        overwrite: whether existing files are replaced. If not, one that a single input would become is refused; of
-            several inputs, those whose results exist are left out, so that a run can be repeated to go on.
+        overwrite: whether existing files are replaced. If not, an existing result of a single input is refused; of
+            several inputs, those whose results exist are left out, so that an interrupted run can be repeated.
 
     Raises:
         InputError: an input does not exist, a folder holds nothing to upscale, or two inputs would write the same file.
-        OutputError: the output exists, is an input itself, or is of a kind that the input cannot become.
+        OutputError: the output exists, is itself an input, or is of a kind that the input cannot become.
     """
     sources = _sources(inputs)
     several = len(inputs) > 1 or any(path.is_dir() for path in inputs)
     as_folder = several or output.is_dir() or str(output).endswith(os.sep) or not output.suffix
     if several and output.exists() and not output.is_dir():
-        raise OutputError(f"{output}: several inputs need a folder to go to, and this is a file")
+        raise OutputError(f"{output}: several inputs need a folder as output, and this is a file")
     jobs, taken = [], dict[Path, Path]()
     for source, relative in sources:
         kind: Kind = "image" if source.suffix.lower() in IMAGE_SUFFIXES else "video"
@@ -72,7 +72,7 @@ def make_plan(inputs: list[Path], output: Path, *, overwrite: bool) -> Plan:
     inputs_resolved = {source.resolve() for source, _ in sources}
     for job in jobs:
         if job.target.resolve() in inputs_resolved:
-            raise OutputError(f"{job.target} is an input itself: choose another output")
+            raise OutputError(f"{job.target} is itself an input: choose another output")
     kept = [job.target for job in jobs if job.target.exists() and not overwrite]
     if kept and not several:
         raise exists_already(kept[0])
@@ -80,7 +80,7 @@ def make_plan(inputs: list[Path], output: Path, *, overwrite: bool) -> Plan:
 
 
 def _sources(inputs: list[Path]) -> list[tuple[Path, Path]]:
-    """Each file, with its path relative to the folder it was found in (its name, for a file given itself)."""
+    """Return each file, with its path relative to the folder searched; for a file given itself, its name."""
     sources: list[tuple[Path, Path]] = []
     for path in inputs:
         if path.is_dir():
@@ -110,4 +110,4 @@ def _check_kind(source: Path, kind: Kind, target: Path) -> None:
     if kind == "image" and suffix not in IMAGE_SUFFIXES:
         raise OutputError(f"{target}: {source.name} is an image; write it as {', '.join(sorted(IMAGE_SUFFIXES))}")
     if kind == "video" and suffix not in VIDEO_SUFFIXES:
-        raise OutputError(f"{target}: {source.name} is no image; write it as {', '.join(sorted(VIDEO_SUFFIXES))}")
+        raise OutputError(f"{target}: {source.name} is not an image; write it as {', '.join(sorted(VIDEO_SUFFIXES))}")

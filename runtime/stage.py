@@ -7,20 +7,20 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# How long a thread may take to begin, where Ctrl-C hit while it was started and it is not known whether it was.
+# Seconds to wait for a thread to begin, where Ctrl-C came during its start and it is unknown whether it started.
 _BEGIN_SECONDS = 1.0
 
 
 class Stage:
-    """Runs a function in a thread.
+    """A function that runs in a thread.
 
-    Waiting for it is waiting for an event of its own: until Python 3.12, Ctrl-C inside ``Thread.join`` marks a thread
-    as ended that still runs, so that what it uses would be given back under it.
+    `wait` waits for an event, not in ``Thread.join``: until Python 3.12, Ctrl-C in there marks a thread as ended that
+    still runs, so that resources would be freed while it uses them.
 
     Args:
-        work: the function; what it raises is its own affair.
+        work: the function; it has to handle its own exceptions.
         name: of the thread.
-        daemon: whether Python's end does not wait for it, as for one that may hang in a library.
+        daemon: whether Python may exit while it runs, as is right for one that may hang in a library.
     """
 
     def __init__(self, work: Callable[[], None], name: str, *, daemon: bool = False) -> None:
@@ -37,10 +37,11 @@ class Stage:
             self._ended.set()
 
     def start(self) -> None:
-        """Begin.
+        """Start the thread.
 
         Raises:
-            KeyboardInterrupt: at Ctrl-C meanwhile; it may run all the same, and `wait` knows.
+            KeyboardInterrupt: Ctrl-C was pressed meanwhile; where the thread has started all the same, `wait` waits for
+                it.
         """
         try:
             self._thread.start()
@@ -50,16 +51,16 @@ class Stage:
             raise
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until it has ended; True where it has, or was never started.
+        """Wait until the function has ended; return True where it has, or was never started.
 
         Raises:
-            KeyboardInterrupt: at Ctrl-C meanwhile; it still runs, and can be waited for again.
+            KeyboardInterrupt: Ctrl-C was pressed meanwhile; the function still runs, and can be waited for again.
         """
         if not self._started:
             return True
         ended = self._ended.wait(timeout_seconds)
         if ended:
-            self._thread.join()  # it does nothing any more
+            self._thread.join()  # returns at once
         return ended
 
 

@@ -1,11 +1,12 @@
-"""Images too large for memory: cut into overlapping tiles, and joined so that no seam shows.
+"""Upscaling of images too large for memory: overlapping tiles, joined without a visible seam.
 
-The network looks about 14 pixels far, so a tile's outermost `MARGIN` pixels are thrown away where the image goes on.
-It also weighs its channels by means over the whole image, which a tile does not see: tiles alone would come out in
-other shades, by up to 13 grey levels on Set14 with the bundled weights. So the image is gone through several times.
-First the means of all its parts are averaged. But a later mean follows from the earlier ones, and those were a part's
-own: so the means are taken again, with the averages in place of each part's (`_PASSES`). Then each tile is upscaled
-with these: 3 levels at most (tests/runtime/test_upscaler.py), and over `FEATHER` pixels a tile fades into the next.
+A result depends on about 14 input pixels around it, so a tile's outermost `MARGIN` pixels are discarded where the image
+continues. The network also weighs its channels by means over the whole image, which a tile does not contain: tiles
+upscaled alone would differ in shade, by up to 13 grey levels on Set14 with the bundled weights. So the image is
+processed several times. First the means of all its parts are averaged. But a later mean depends on the earlier ones,
+which were each part's own: so the means are computed again, with the averages in place of each part's (`_PASSES`).
+Then each tile is upscaled with these, which leaves a difference of 3 levels at most (tests/runtime/test_upscaler.py),
+and over `FEATHER` pixels a tile fades into the next.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from overnet.files.onnx_metadata import scaled_size
 from overnet.runtime.tile_size import FEATHER, MARGIN
 from overnet.types import ChannelMeans, Image, ImageBatch
 
-# How often the means are taken before tiles are upscaled with them.
+# Number of times that the means are computed before tiles are upscaled with them.
 _PASSES = 2
 
 
@@ -32,9 +33,9 @@ class Span:
     """One tile along one axis, in input pixels.
 
     Attributes:
-        start, stop: what the network is given.
-        keep_start, keep_stop: the part of it whose result is used.
-        fade: over how many pixels from `keep_start` it fades in over the tile before; 0 for the first.
+        start, stop: the pixels that the network is given.
+        keep_start, keep_stop: those whose result is used.
+        fade: the number of pixels from `keep_start` on which the tile before fades into this one; 0 for the first.
     """
 
     start: int
@@ -45,17 +46,17 @@ class Span:
 
 
 def spans(length: int, tile: int) -> list[Span]:
-    """Cut one axis into tiles of equal size that overlap.
+    """Cut one axis into overlapping tiles of equal size.
 
     Args:
         length: of the axis, in pixels.
-        tile: of a tile, overlaps included; at least `SMALLEST_TILE` unless the axis is shorter.
+        tile: the length of a tile, overlaps included; at least `SMALLEST_TILE` unless the axis is shorter.
     """
     if length <= tile:
         return [Span(0, length, 0, length, 0)]
     overlap = 2 * MARGIN + FEATHER
     count = math.ceil((length - overlap) / (tile - overlap))
-    # Tiles of one size, spread evenly, so that a backend sees one shape only.
+    # Tiles of one size, evenly spread, so that a backend compiles for one shape only.
     starts = [round(index * (length - tile) / (count - 1)) for index in range(count)]
     cut: list[Span] = []
     for index, start in enumerate(starts):
@@ -79,15 +80,15 @@ def upscale_in_tiles(
         image: H x W x 3 uint8.
         tile: height and width of a tile in input pixels, overlaps included; at least `SMALLEST_TILE`.
         scale: factor of `upscale`; a whole number, so that tiles meet on whole pixels.
-        upscale: 1 x h x w x 3 uint8, and means to use, to 1 x scale*h x scale*w x 3 uint8; as `Backend.upscale`.
-        channel_means: 1 x h x w x 3 uint8, and means to use, to its means; as `Backend.channel_means`. None upscales
-            each tile with its own.
+        upscale: from 1 x h x w x 3 uint8, and means to use, to 1 x scale*h x scale*w x 3 uint8; see `Backend.upscale`.
+        channel_means: from 1 x h x w x 3 uint8, and means to use, to its means; see `Backend.channel_means`. None
+            upscales each tile with its own.
 
     Returns:
         scale*H x scale*W x 3 uint8.
 
     Raises:
-        ValueError: the tile is too small, or the scale is no whole number.
+        ValueError: the tile is too small, or the scale is not a whole number.
     """
     if tile < SMALLEST_TILE or scale != int(scale):
         raise ValueError(f"tiles of {tile} at scale {scale:g}; at least {SMALLEST_TILE} and a whole scale are needed")
@@ -111,10 +112,10 @@ def upscale_in_tiles(
 def _means_of_whole(
     image: Image, tile: int, channel_means: Callable[[ImageBatch, ChannelMeans | None], ChannelMeans]
 ) -> ChannelMeans:
-    """The means over the whole image, from those of parts that do not overlap, weighted by their area.
+    """Return the means over the whole image, averaged from parts that do not overlap.
 
-    Exact but for the parts' borders for as many of the network's means, one after the other, as there are passes; what
-    later ones are wrong by shrinks with each pass as well.
+    Each pass makes one more of the network's successive means exact, except for the parts' borders, and reduces the
+    error of all later ones.
     """
     means: ChannelMeans | None = None
     for _ in range(_PASSES):
@@ -129,7 +130,7 @@ def _averaged(
     channel_means: Callable[[ImageBatch, ChannelMeans | None], ChannelMeans],
     given: ChannelMeans | None,
 ) -> ChannelMeans:
-    """The means over the image, of parts that go on with the given means, or with their own."""
+    """Return the area-weighted average of the parts' means, computed with the given means or with the parts' own."""
     height, width = image.shape[:2]
     total: ChannelMeans = []
     for top, bottom in pairwise(_even_cuts(height, tile)):
@@ -151,13 +152,13 @@ def _scaled(span: Span, factor: int) -> slice:
 
 
 def _fade_in(target: Image, kept: Image, fade_rows: int, fade_columns: int) -> None:
-    """Write a tile over what is there: gradually from its upper and left edge where it overlaps earlier tiles."""
+    """Write a tile into `target`, fading it in at its upper and left edge where it overlaps earlier tiles."""
     if not fade_rows and not fade_columns:
         target[:] = kept
         return
     weight = np.minimum(_ramp(kept.shape[0], fade_rows)[:, None], _ramp(kept.shape[1], fade_columns)[None, :])
     before = target.astype(np.float32)
-    # Where nothing was written before, the weight is 1, except in the corner that both ramps share, where it was.
+    # The weight is below 1 only where an earlier tile was written; the corner that both ramps share is such a place.
     mixed = before + weight[..., None] * (kept - before)
     target[:] = np.rint(mixed).astype(np.uint8)
 

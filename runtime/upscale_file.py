@@ -1,4 +1,4 @@
-"""One file from input to output: an image, or a video through the pipeline."""
+"""Upscaling of one file: an image, or a video through the pipeline."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from overnet.runtime.video.writer import VideoWriter
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """How a video is read and encoded; see `VideoReader` and `VideoWriter`."""
+    """Options for reading and encoding a video; see `VideoReader` and `VideoWriter`."""
 
     start_seconds: float = 0.0
     max_frames: int | None = None
@@ -38,7 +38,7 @@ class VideoOptions:
 
 @dataclass
 class Seconds:
-    """Time spent in each stage; in videos the stages overlap, so that `total` is less than their sum."""
+    """Seconds spent in each stage; those of a video overlap, so that `total` is less than their sum."""
 
     decode: float = 0.0
     upscale: float = 0.0
@@ -48,10 +48,10 @@ class Seconds:
 
 @dataclass
 class Outcome:
-    """What became of one file.
+    """The result of one file.
 
     Attributes:
-        output: where the result is; None where an interrupted video had no frame yet.
+        output: the file written; None where a video was interrupted before its first frame.
         frames: frames written, 1 for an image.
         input_size, output_size: width and height in pixels.
         partial: whether it was interrupted.
@@ -71,11 +71,11 @@ class Outcome:
 
     @property
     def frames_per_second(self) -> float:
-        """Frames per second from beginning to end."""
+        """Return the frames per second from beginning to end."""
         return self.frames / self.seconds.total if self.seconds.total > 0 else 0.0
 
     def to_json(self) -> dict[str, object]:
-        """As a dictionary that JSON can hold."""
+        """Return the fields as a dictionary for JSON."""
         return {
             **asdict(self),
             "input": str(self.input),
@@ -122,7 +122,7 @@ def upscale_image(job: Job, upscaler: Upscaler, *, overwrite: bool) -> Outcome:
 
 
 def _grey(rgb: NDArray[Any]) -> NDArray[Any]:
-    """Three equal channels: here and there the network tints grey by a level, which is not to make the file colour."""
+    """Return three equal channels: the network tints some grey pixels by a level, and the file is to stay grey."""
     mean = np.rint(rgb.mean(axis=2, keepdims=True)).astype(rgb.dtype)
     return np.ascontiguousarray(np.broadcast_to(mean, rgb.shape))
 
@@ -138,10 +138,10 @@ def upscale_video(
     """Upscale one video: decoding, upscaling and encoding at the same time.
 
     Args:
-        on_frame: told the report so far, and how many frames are expected (None: unknown), after each frame.
+        on_frame: called after each frame with the report so far and the number of frames expected (None: unknown).
 
     Returns:
-        The outcome. After Ctrl-C it is `partial`, and its `output` a playable file of what was done, or None.
+        The outcome. After Ctrl-C it is `partial`, and its `output` is a playable file of the frames so far, or None.
 
     Raises:
         InputError, OutputError, BackendError: see `VideoReader`, `VideoWriter` and `Upscaler`.
@@ -176,17 +176,18 @@ def upscale_frames(
     on_stop: Callable[[], None] = lambda: None,
     on_interrupt: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Upscale what a reader gives into what a writer takes, each frame, in order.
+    """Upscale every frame of a reader into a writer, in order.
 
     Args:
-        open_writer: told what is known of the source, and width and height of the results.
-        source: what the outcome names as the input.
-        started: the `time.perf_counter` at which opening the reader began.
-        on_frame: as for `upscale_video`.
-        on_stop, on_interrupt: as for `run_pipeline`.
+        open_writer: called with the properties of the source, and width and height of the results.
+        source: the input that the outcome names.
+        started: the value of `time.perf_counter` when opening the reader began.
+        on_frame: see `upscale_video`.
+        on_stop, on_interrupt: see `run_pipeline`.
 
     Raises:
-        As for `upscale_video`; and BrokenPipeError where the writer is a pipe that nobody reads any more.
+        InputError, OutputError, BackendError: see `upscale_video`.
+        BrokenPipeError: the writer is a pipe whose reader has ended.
     """
     info = reader.info
     height, width = upscaler.output_size(info.height, info.width, even_width=True)
@@ -238,7 +239,7 @@ def upscale_frames(
         output_size=(width, height),
         seconds=Seconds(
             report.decode_seconds,
-            # What the encoder's thread waited for the GPU is not its own work.
+            # Time that the encoder's thread waited for the GPU counts as upscaling.
             report.upscale_seconds + waited_seconds,
             report.encode_seconds - waited_seconds + finishing,
             time.perf_counter() - started,

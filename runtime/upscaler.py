@@ -1,4 +1,4 @@
-"""One image: any size, any scale, in one piece or in tiles."""
+"""Upscaling of one image: any size, any scale, whole or in tiles."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ from overnet.runtime.backends.stream import DirectStream, FinishedStream, Upscal
 from overnet.runtime.models import find_models
 from overnet.runtime.tiling import upscale_in_tiles
 
-# No image file or video frame is this large; what is, is a mistake or an attack.
+# No image file or video frame is as large as this; a larger size is a mistake or an attack.
 _LARGEST_SIDE = 1 << 20
 _LARGEST_SCALE = 64
 
 
 class Upscaler:
-    """Upscales images with OverNet; one image or stream at a time, so for several threads one each.
+    """An image upscaler; it takes one image or stream at a time, so several threads need one each.
 
     >>> upscaler = Upscaler(scale=2)
     >>> upscaler(image).shape    # H x W x 3 uint8 in, 2H x 2W x 3 uint8 out
 
     Args:
-        scale: factor from input to output height and width, 1 or more, fractions allowed. Where no model is for that
-            very scale, the nearest larger one is used and its result reduced, antialiased; `pop_notes` says so.
-        height: instead of a scale: the height of the result in pixels; the width follows.
+        scale: factor from input to output height and width, from 1 to 64, fractions allowed. Where there is no model
+            for exactly this scale, the next larger one is used and its result reduced with antialiasing; `pop_notes`
+            says so.
+        height: the height of the result in pixels, instead of a scale; the width follows.
         model: an ONNX file, an engine, a folder of these (the one for the scale is chosen), a checkpoint
-            (``.safetensors``, ``.pth.tar``: these need torch), or None for the bundled one.
+            (``.safetensors`` or ``.pth.tar``, which need torch), or None for the bundled one.
         backend: ``"tensorrt"``, ``"tensorrt-rtx"``, ``"openvino"``, ``"onnxruntime"``, ``"torch"``, or ``"auto"`` for
-            the fastest that works here; `pop_notes` says why one that is there does not.
-        tile: height and width, in input pixels, of the tiles to cut images into; 0 for never; None cuts only what does
-            not fit the memory that is available.
+            the fastest that works here; `pop_notes` says why an installed one does not work.
+        tile: height and width, in input pixels, of the tiles to cut images into; 0 never cuts; None cuts only images
+            that do not fit the available memory.
         options: the fields of `overnet.runtime.backends.base.BackendOptions` as keywords: the arithmetic's precision,
             CPU threads, the GPU, ONNX Runtime's provider, and more.
 
     Raises:
-        InputError: a parameter out of range, or a model that is missing, broken or not ours.
-        MissingDependency: what the backend needs is not installed.
+        InputError: a parameter is out of range, or the model is missing, broken or not made by OverNet.
+        MissingDependency: a library that the backend needs is not installed.
         BackendError: the backend cannot load the model.
     """
 
@@ -65,7 +66,7 @@ class Upscaler:
         if height is not None and not 1 <= height <= _LARGEST_SIDE:
             raise InputError(f"height is {height}; it must be from 1 to {_LARGEST_SIDE}")
         if tile is not None and tile != 0 and tile < SMALLEST_TILE:
-            raise InputError(f"tile is {tile}; the smallest is {SMALLEST_TILE}, and 0 means never to cut")
+            raise InputError(f"tile is {tile}; the smallest is {SMALLEST_TILE}, and 0 never cuts")
         self._options.check()
         check_provider(self._options.provider, backend=backend)
         self._scale, self._height, self._tile = scale, height, tile
@@ -75,18 +76,19 @@ class Upscaler:
         self._largest_tile: int | None = None
         self._notes: list[str] = []
         if height is None:
-            # Loaded now, so that what is wrong with it is said before any image is touched.
+            # Loaded now, so that a broken model is reported before any image is read.
             self.backend_for(scale)
 
     @property
     def backend_name(self) -> str:
-        """The name of the backend in use."""
+        """Return the name of the backend in use."""
         return self._choices[0][0].name
 
     def output_size(self, height: int, width: int, *, even_width: bool = False) -> tuple[int, int]:
-        """Height and width of the result for an image of this height and width.
+        """Return height and width of the result for an image of this height and width.
 
-        With `even_width`, where a height was asked for, the width is rounded to a multiple of two, as video wants it.
+        With `even_width`, where a height was given instead of a scale, the width is rounded to a multiple of two, as
+        video encoders need it.
         """
         if self._height is None:
             return scaled_size(height, width, self._scale)
@@ -94,10 +96,10 @@ class Upscaler:
         return self._height, max(step, int(width * self._height / height / step + 0.5) * step)
 
     def backend_for(self, scale: float) -> Backend:
-        """The backend that upscales by at least `scale`, loaded at first use.
+        """Return the backend that upscales by at least `scale`, loaded at first use.
 
         Raises:
-            InputError: no model goes that far.
+            InputError: no model is for a scale as large as this.
         """
         while True:
             try:
@@ -110,13 +112,13 @@ class Upscaler:
         graph_scale = models.nearest(scale)
         if graph_scale not in self._backends:
             if models.checkpoint is not None:
-                # Images of many sizes brought to one height need as many scales; only the last is kept.
+                # Images of many sizes brought to one height need one scale each; only the last is kept.
                 self.close()
             self._backends[graph_scale] = kind.load(models.path(graph_scale), graph_scale, self._options)
         return self._backends[graph_scale]
 
     def _next_choice(self, error: OverNetError | MemoryError) -> None:
-        """Go on with the next backend where the first does not work; raise the error where there is no other."""
+        """Choose the next backend where the first does not work; raise the error where there is no other."""
         if len(self._choices) == 1 or isinstance(error, InputError):
             if isinstance(error, MemoryError):
                 raise BackendError(f"out of memory with the backend {self.backend_name} ({error})") from error
@@ -133,19 +135,19 @@ class Upscaler:
         """Upscale one image.
 
         Args:
-            image: H x W x 3, RGB; uint8, or uint16 (levels 0 to 65535). The network sees 8 bits; of 16-bit images, what
-                lies below is carried by bicubic interpolation, so that smooth gradients stay smooth.
-            even_width: as in `output_size`.
+            image: H x W x 3, RGB; uint8, or uint16 (levels 0 to 65535). The network sees 8 bits; the lower bits of a
+                16-bit image are interpolated bicubically, so that smooth gradients stay smooth.
+            even_width: see `output_size`.
 
         Returns:
-            The upscaled image, same dtype, of `output_size`.
+            The upscaled image, of the same dtype and of the size that `output_size` gives.
 
         Raises:
-            InputError: the array is no such image, or no model goes as far as its scale.
+            InputError: the array is not such an image, or no model is for a scale as large as this.
             BackendError: the image does not fit into memory even in the smallest tiles, or the backend failed.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
-            raise InputError(f"an image is H x W x 3 uint8 or uint16; this is {image.shape} {image.dtype}")
+            raise InputError(f"an image must be H x W x 3 uint8 or uint16; this is {image.shape} {image.dtype}")
         if not 1 <= min(image.shape[:2]) <= max(image.shape[:2]) <= _LARGEST_SIDE:
             raise InputError(f"an image of {image.shape[1]}x{image.shape[0]} pixels cannot be upscaled")
         size = self.output_size(*image.shape[:2], even_width=even_width)
@@ -154,16 +156,16 @@ class Upscaler:
         return self._upscale_8_bit(np.ascontiguousarray(image), size)
 
     def stream(self, height: int, width: int, *, even_width: bool = False) -> UpscaleStream:
-        """Make ready for many frames of one size, as of a video: on a GPU, several are then on their way at once.
+        """Open a stream for many uint8 frames of one size, such as those of a video; a GPU works on several at once.
 
         Close it before anything else is upscaled, and before the upscaler is closed.
 
         Args:
-            height, width: of the frames, in pixels; they are uint8.
-            even_width: as in `output_size`, which is the size of the results.
+            height, width: of the frames, in pixels.
+            even_width: see `output_size`, which is the size of the results.
 
         Raises:
-            InputError: no model goes as far as the scale.
+            InputError: no model is for a scale as large as this.
             BackendError: the backend failed.
         """
         size = self.output_size(height, width, even_width=even_width)
@@ -181,7 +183,7 @@ class Upscaler:
         return FinishedStream(opened, lambda upscaled: self._reduced(upscaled, size, backend.scale))
 
     def close(self) -> None:
-        """Let go of what the backends hold, such as a GPU's memory; what is needed again is loaded again."""
+        """Free what the backends hold, such as a GPU's memory; they are loaded again when needed."""
         for backend in self._backends.values():
             backend.close()
         self._backends.clear()
@@ -195,10 +197,10 @@ class Upscaler:
         self.close()
 
     def _prepared(self, height: int, width: int, size: tuple[int, int]) -> Backend:
-        """The backend for images of this size, ready for them."""
+        """Return the backend for images of this size, prepared for them."""
         while True:
             backend = self.backend_for(max(size[0] / height, 1.0) if self._height else self._scale)
-            # Of an image that goes in tiles, the backend sees no more than these.
+            # The backend sees no more than a tile of an image that is cut.
             most = self._tile or max(height, width)
             try:
                 backend.prepare(min(height, most), min(width, most))
@@ -212,19 +214,19 @@ class Upscaler:
         return self._reduced(self._in_tiles(backend, image), size, backend.scale)
 
     def _reduced(self, upscaled: NDArray[np.uint8], size: tuple[int, int], scale: float) -> NDArray[np.uint8]:
-        """The result at the size that was asked for, where no model is for that very scale."""
+        """Return the result reduced to the requested size, where there is no model for exactly that scale."""
         if upscaled.shape[:2] == size:
             return upscaled
-        self._note(f"upscaled by {scale:g}, then reduced to {size[1]}x{size[0]}: no model is for that scale")
+        self._note(f"upscaled by {scale:g}, then reduced to {size[1]}x{size[0]}: there is no model for that scale")
         return np.asarray(imresize(upscaled, size=size), dtype=np.uint8)
 
     def _tile_side(self, backend: Backend, height: int, width: int) -> int | None:
-        """Side of the tiles to cut an image into; None where it goes whole."""
+        """Return the side of the tiles to cut an image into; None where it is upscaled whole."""
         tile = self._tile
         if tile is None:
             tile = backend.tile_for(height, width)
         elif tile and self._choices[0][0].on_gpu:
-            # An engine takes no more than it was built for.
+            # An engine accepts no image larger than it was built for.
             tile = min(tile, backend.tile_for(min(height, tile), min(width, tile)) or tile)
         if self._largest_tile is not None:
             tile = min(tile or self._largest_tile, self._largest_tile)
@@ -253,10 +255,10 @@ class Upscaler:
                 self._largest_tile = smaller
 
     def _upscale_16_bit(self, image: NDArray[np.uint16], size: tuple[int, int]) -> NDArray[np.uint16]:
-        """The network's detail on the 8-bit image, added to a bicubic enlargement of all 16 bits.
+        """Add the network's detail of the 8-bit image to a bicubic enlargement of all 16 bits.
 
-        The network's result is only known to half an 8-bit level, so detail below that counts as none: in smooth
-        gradients the bicubic enlargement alone remains, without steps.
+        The network's result is exact to half an 8-bit level only, so smaller detail is set to 0: in smooth gradients
+        the bicubic enlargement alone remains, without steps.
         """
         levels = image.astype(np.float32) / 257
         coarse = np.rint(levels).astype(np.uint8)
@@ -268,7 +270,7 @@ class Upscaler:
         return levels_16_bit
 
     def pop_notes(self) -> list[str]:
-        """The remarks gathered since this was last asked: one line each, about what was done to fit scale or memory."""
+        """Return and clear the remarks since the last call, one line each: what was done to fit the scale or memory."""
         for backend in self._backends.values():
             for note in backend.pop_notes():
                 self._note(note)

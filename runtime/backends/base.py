@@ -1,4 +1,4 @@
-"""What every backend is: its interface, the options it is made from, and what those on the host have in common."""
+"""The interface of all backends, the options they are made from, and what those on the host have in common."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_SLOTS = 16
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """How a backend is to compute; each takes from it what it knows.
+    """Options of a backend; each backend uses those that apply to it.
 
     Attributes:
         precision: of the arithmetic; None for the backend's default. On a CPU that is ``"fp32"``, and ``"bf16"`` can be
@@ -59,10 +59,11 @@ class Backend(Protocol):
 
     Attributes:
         name: one of `overnet.runtime.backends.registry.BACKENDS`.
-        device: the device it runs on, for people.
+        device: the name of the device it runs on.
         scale: the factor from input to output height and width.
         precision: of the arithmetic, one of `overnet.files.onnx_metadata.PRECISIONS`.
-        bytes_per_pixel: memory a run takes for each input pixel, as a cautious estimate; tiles are chosen by it.
+        bytes_per_pixel: a cautious estimate of the memory that a run takes for each input pixel; the size of tiles
+            follows from it.
     """
 
     name: str
@@ -76,19 +77,19 @@ class Backend(Protocol):
 
         Args:
             images: N x H x W x 3 uint8, RGB, C-contiguous.
-            channel_means: means to use in place of the images' own, as `channel_means` gives them.
+            channel_means: means to use in place of the images' own, as `channel_means` returns them.
 
         Returns:
-            N x round(H * scale) x round(W * scale) x 3 uint8, RGB: the caller's own, not overwritten by the next call.
+            N x round(H * scale) x round(W * scale) x 3 uint8, RGB: a new array, not overwritten by the next call.
 
         Raises:
-            MemoryError: the image is too large for the memory there is; a smaller one may work.
-            BackendError: anything else that fails in the library underneath.
+            MemoryError: the image is too large for the available memory; a smaller one may work.
+            BackendError: the library failed in another way.
         """
         ...
 
     def prepare(self, height: int, width: int) -> None:
-        """Do what is to be done once for images of this size and takes long, such as building an engine.
+        """Do the long work that images of this size need once, such as building an engine.
 
         Raises:
             OverNetError: it cannot be done.
@@ -97,43 +98,43 @@ class Backend(Protocol):
         ...
 
     def tile_for(self, height: int, width: int) -> int | None:
-        """Side, in input pixels, of the tiles that an image of this size has to be cut into; None if it goes whole."""
+        """Return the side in input pixels of the tiles to cut an image of this size into; None where it fits whole."""
         ...
 
     def open_stream(self, height: int, width: int) -> UpscaleStream | None:
-        """Make ready for many frames of one size, each of which goes whole.
+        """Open a stream for many frames of one size, each of which is upscaled whole.
 
         Returns:
-            None where frames one by one are as good.
+            None where `upscale` for each frame is as fast.
 
         Raises:
-            MemoryError: there is too little memory even for one frame at a time.
+            MemoryError: there is too little memory for even one frame at a time.
         """
         ...
 
     def pop_notes(self) -> list[str]:
-        """The remarks for the user gathered since this was last asked."""
+        """Return and clear the remarks for the user since the last call."""
         ...
 
     def close(self) -> None:
-        """Let go of everything; the backend is of no use afterwards. More than once does no harm."""
+        """Free everything; the backend cannot be used afterwards. Closing it again does nothing."""
         ...
 
     def channel_means(self, images: ImageBatch, given: ChannelMeans | None = None) -> ChannelMeans:
-        """The means over the whole image by which the network weighs its channels.
+        """Return the means over the whole image by which the network weighs its channels.
 
-        A tile has to be upscaled with the means of the image it was cut from, or it comes out in other shades.
+        A tile has to be upscaled with the means of the image it was cut from; with its own, its shade would differ.
 
         Args:
-            images: as for `upscale`.
-            given: means to weigh channels by in place of the images' own: later means follow from earlier ones.
+            images: see `upscale`.
+            given: means to weigh channels by in place of the images' own: later means depend on earlier ones.
 
         Returns:
             One array N x C x 1 x 1 float32 for each mean in the network, in the network's order.
 
         Raises:
-            MemoryError, BackendError: as for `upscale`.
-            MissingDependency: a library that is needed for this alone is not installed.
+            MemoryError, BackendError: see `upscale`.
+            MissingDependency: a library that only this needs is not installed.
         """
         ...
 
@@ -143,31 +144,31 @@ LoadBackend = Callable[[Path, float, BackendOptions], Backend]
 
 
 class HostBackend:
-    """The part of `Backend` that is the same for all backends on the host."""
+    """The part of `Backend` that all backends on the host share."""
 
     bytes_per_pixel: int
 
     def prepare(self, height: int, width: int) -> None:
-        """Nothing is to be done; see `Backend.prepare`."""
+        """Do nothing; see `Backend.prepare`."""
 
     def tile_for(self, height: int, width: int) -> int | None:
-        """As large as the memory allows; see `Backend.tile_for`."""
+        """Return the largest tile that fits the memory; see `Backend.tile_for`."""
         return tile_for_memory(height, width, self.bytes_per_pixel)
 
     def open_stream(self, height: int, width: int) -> UpscaleStream | None:
-        """None: nothing is gained by it; see `Backend.open_stream`."""
+        """Return None: a stream would not be faster; see `Backend.open_stream`."""
         return None
 
     def pop_notes(self) -> list[str]:
-        """None; see `Backend.pop_notes`."""
+        """Return no remarks; see `Backend.pop_notes`."""
         return []
 
     def close(self) -> None:
-        """Nothing outlives the object; see `Backend.close`."""
+        """Do nothing: the libraries free everything with the object; see `Backend.close`."""
 
 
 def model_kind(model: Path) -> ModelKind:
-    """Which kind of model a file is, by its name: an ONNX file unless it is called otherwise."""
+    """Return the kind of model that a file's suffix stands for; an unknown suffix counts as an ONNX file."""
     suffix = model.suffix.lower()
     if suffix == ".engine":
         return "engine"
@@ -175,17 +176,17 @@ def model_kind(model: Path) -> ModelKind:
 
 
 def check_precision(precision: str, supported: tuple[str, ...], *, backend: str) -> None:
-    """Refuse a precision that a backend does not compute in.
+    """Check that a backend supports a precision.
 
     Raises:
-        BackendError: it is not among the supported ones.
+        BackendError: it does not.
     """
     if precision not in supported:
         raise BackendError(f"{backend} computes here in {' or '.join(supported)}, not in {precision!r}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a library's error means that memory ran out; C++ libraries say so only in the message."""
+    """Return whether a library's error means that memory ran out; C++ libraries say so only in the message."""
     message = str(error).lower()
     signs = (
         "bad_alloc",

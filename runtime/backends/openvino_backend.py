@@ -24,13 +24,13 @@ class OpenVinoBackend(HostBackend):
     """An ONNX file compiled by OpenVINO for the CPU. See `overnet.runtime.backends.base.Backend`.
 
     Args:
-        model: an ONNX file of ours.
+        model: an ONNX file that OverNet exported.
         scale: must be the file's own.
-        options: the precision is ``"fp32"``, the usual one, or ``"bf16"`` where the CPU has it.
+        options: the precision is ``"fp32"``, the default, or ``"bf16"`` where the CPU supports it.
 
     Raises:
-        ArtifactError: the file is broken or not ours.
-        BackendError: OpenVINO cannot compile it, or the CPU lacks the precision.
+        ArtifactError: the file is broken or not made by OverNet.
+        BackendError: OpenVINO cannot compile it, or the CPU does not support the precision.
     """
 
     name = "openvino"
@@ -54,8 +54,8 @@ class OpenVinoBackend(HostBackend):
             properties["INFERENCE_NUM_THREADS"] = str(options.threads)
         self._model, self._core, self._properties = model, core, properties
         self._request = self._compiled(self._read())
-        # Made at the first tile; most runs never need them. By whether means are given.
-        self._statistics_requests: dict[bool, Any] = {}
+        # Compiled at the first tile; most runs never need them. The key is whether means are given.
+        self._means_requests: dict[bool, Any] = {}
         self._tile_request: Any = None
         self._abandoned_inputs: list[NDArray[Any]] = []
 
@@ -68,11 +68,11 @@ class OpenVinoBackend(HostBackend):
         return np.asarray(self._run(self._tile_request, [images, *channel_means])[0])
 
     def channel_means(self, images: ImageBatch, given: ChannelMeans | None = None) -> ChannelMeans:
-        """The network's means; see `overnet.runtime.backends.base.Backend.channel_means`."""
+        """Return the network's means; see `overnet.runtime.backends.base.Backend.channel_means`."""
         are_given = given is not None
-        if are_given not in self._statistics_requests:
-            self._statistics_requests[are_given] = self._compiled(self._up_to_means(given=are_given))
-        return self._run(self._statistics_requests[are_given], [images, *(given or [])])
+        if are_given not in self._means_requests:
+            self._means_requests[are_given] = self._compiled(self._up_to_means(given=are_given))
+        return self._run(self._means_requests[are_given], [images, *(given or [])])
 
     def _read(self) -> Any:
         with self._reporting(f"{self._model}: OpenVINO cannot load it"):
@@ -83,7 +83,7 @@ class OpenVinoBackend(HostBackend):
             return self._core.compile_model(graph, "CPU", self._properties).create_infer_request()
 
     def _up_to_means(self, *, given: bool) -> Any:
-        """The graph that ends in the means over the image, and may take others as inputs."""
+        """Return the graph that outputs the means over the image, and with `given` has means as further inputs."""
         graph = self._read()
         means = _means(graph)
         parameters = graph.get_parameters() + (self._given(means) if given else [])
@@ -91,13 +91,13 @@ class OpenVinoBackend(HostBackend):
         return self._openvino.Model(ends, parameters, "channel_means")
 
     def _with_given_means(self) -> Any:
-        """The graph that takes the means over the image as inputs."""
+        """Return the graph with the means over the image as further inputs."""
         graph = self._read()
         graph.add_parameters(self._given(_means(graph)))
         return graph
 
     def _given(self, means: list[Any]) -> list[Any]:
-        """Have the graph go on with inputs in place of its own means."""
+        """Replace the means of a graph by new inputs, and return these."""
         given = []
         for mean in means:
             parameter = self._operators.parameter(mean.output(0).get_partial_shape(), np.float32)
@@ -110,21 +110,21 @@ class OpenVinoBackend(HostBackend):
         with self._reporting(f"OpenVINO failed on {inputs[0].shape}"):
             request.start_async(inputs, share_inputs=True)
             try:
-                # In slices, because Python hears of Ctrl-C only between them; a large image takes a minute.
+                # In slices, because Python handles Ctrl-C only between them; a large image takes a minute.
                 while not request.wait_for(_SLICE_MS):
                     pass
-                request.wait()  # raises what went wrong
+                request.wait()  # raises the error of a failed run
             except KeyboardInterrupt:
                 request.cancel()
-                # Cancelling does not stop a run at once: it goes on reading these.
+                # Cancelling does not stop a run at once: it continues to read these.
                 self._abandoned_inputs = inputs
                 raise
-        # The request's output buffers are reused by its next run: the caller gets copies of its own.
+        # The request's output buffers are reused by its next run, so the caller gets copies.
         return [np.array(tensor.data, copy=True) for tensor in request.output_tensors]
 
     @contextmanager
     def _reporting(self, what: str) -> Iterator[None]:
-        """Turn OpenVINO's errors into ours."""
+        """Raise OpenVINO's errors as MemoryError or BackendError."""
         try:
             yield
         except RuntimeError as error:
@@ -134,5 +134,5 @@ class OpenVinoBackend(HostBackend):
 
 
 def _means(graph: Any) -> list[Any]:
-    """The nodes that take a mean over height and width, in the order they are computed in."""
+    """Return the nodes that compute a mean over height and width, in the order of computation."""
     return [node for node in graph.get_ordered_ops() if node.get_type_name() == "ReduceMean"]

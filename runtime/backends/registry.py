@@ -1,4 +1,4 @@
-"""Which backends there are, and which is taken for a model."""
+"""The known backends, and the choice between them for a model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from overnet.system.environment import TENSORRT_ON_JETSON, is_jetson
 
 @dataclass(frozen=True)
 class BackendKind:
-    """A backend that may be installed.
+    """A backend that OverNet can use where its library is installed.
 
     Attributes:
-        name: what users call it.
-        module, distribution: the library it needs, as it is imported and as it is installed.
-        extra: the extra of this package that brings the library; empty where the base does.
-        load: makes the backend from a model file, a scale and options.
-        takes: which kinds of models it takes.
-        helpers: further modules that it needs, as they are imported.
+        name: the name that users give.
+        module, distribution: the library it needs, by its import name and by its package name.
+        extra: the extra of this package that installs the library; empty where the base installation does.
+        load: loads the backend from a model file, a scale and options.
+        takes: the kinds of models that it runs.
+        helpers: further modules that it needs, by their import names.
         on_gpu: whether it needs an NVIDIA GPU.
     """
 
@@ -39,7 +39,7 @@ class BackendKind:
 
     @property
     def runs_onnx(self) -> bool:
-        """Whether it takes ONNX files."""
+        """Return whether it runs ONNX files."""
         return "onnx" in self.takes
 
 
@@ -73,9 +73,9 @@ def _load_tensorrt(runtime: RuntimeName) -> LoadBackend:
 _ONNX: frozenset[ModelKind] = frozenset({"onnx"})
 _CHECKPOINT: frozenset[ModelKind] = frozenset({"checkpoint"})
 _ENGINE: frozenset[ModelKind] = frozenset({"engine", "onnx"})
-# What builds engines at first use reads ONNX files with the library of that name.
+# Engines are built at first use from ONNX files, which are read with the library onnx.
 _FOR_ENGINES = ("pycuda", "onnx")
-# In order of preference: GPUs first, then as measured.
+# In order of preference: those on a GPU first, then the fastest as measured.
 BACKENDS: dict[str, BackendKind] = {
     kind.name: kind
     for kind in (
@@ -100,12 +100,12 @@ BACKENDS: dict[str, BackendKind] = {
 
 
 def installed(kind: BackendKind) -> bool:
-    """Whether the library a backend needs is there; it is not imported."""
+    """Return whether the library that a backend needs is installed, without importing it."""
     return _is_there(kind.module)
 
 
 def usable(kind: BackendKind) -> bool:
-    """Whether a backend has all that it needs here, as far as can be seen without loading it."""
+    """Return whether all modules of a backend are installed and a GPU is there if it needs one, without loading it."""
     if not installed(kind) or not all(_is_there(module) for module in kind.helpers):
         return False
     return not kind.on_gpu or cuda_device_count() > 0
@@ -114,12 +114,12 @@ def usable(kind: BackendKind) -> bool:
 def _is_there(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # an installation that is broken, or hidden on purpose
+    except (ImportError, ValueError):  # the installation is broken, or hidden on purpose
         return False
 
 
 def installed_version(kind: BackendKind) -> str | None:
-    """The version of the library a backend needs, or None where it is not installed."""
+    """Return the version of the library that a backend needs, or None where it is not installed."""
     try:
         return importlib.metadata.version(kind.distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -127,31 +127,31 @@ def installed_version(kind: BackendKind) -> str | None:
 
 
 def how_to_install(kind: BackendKind) -> str:
-    """The command that installs what a backend needs."""
+    """Return the command that installs the library that a backend needs."""
     if kind.name == "tensorrt" and is_jetson():
         return TENSORRT_ON_JETSON
     return f"pip install 'overnet[{kind.extra}]'" if kind.extra else f"pip install {kind.distribution}"
 
 
 def choose_backends(name: str, model: ModelKind, *, runtime: RuntimeName | None = None) -> list[BackendKind]:
-    """The backends to try for a model, one after the other; the first that loads is the one.
+    """Return the backends to try for a model, in this order; the first that loads is used.
 
     Args:
-        name: a backend's name, or ``"auto"`` for those on a GPU that are usable and take the model, and the fastest
-            without one.
-        model: which kind of model it is.
-        runtime: of an engine, the library that it is for.
+        name: a backend's name, or ``"auto"`` for the usable ones on a GPU that run the model, followed by the fastest
+            one without a GPU.
+        model: the kind of model.
+        runtime: for an engine, the library that it was built for.
 
     Raises:
-        InputError: no such backend, or it does not take this kind of model.
-        MissingDependency: it, or for ``"auto"`` all that would do, are not installed.
+        InputError: there is no such backend, or it does not run this kind of model.
+        MissingDependency: the backend, or for ``"auto"`` every backend that runs the model, is not installed.
     """
     if name == "auto":
         fitting = [kind for kind in BACKENDS.values() if model in kind.takes and runtime in (None, kind.name)]
-        # An engine needs a GPU: what stands in the way is said when it is loaded.
+        # An engine needs a GPU in any case: loading it reports a missing one.
         found = [kind for kind in fitting if (installed(kind) if model == "engine" else usable(kind))]
         if found:
-            # What can go wrong on a GPU is nothing to a CPU; one of those is enough.
+            # A backend on the CPU does not fail for a GPU's reasons; one of those is enough.
             on_cpu = [kind for kind in found if not kind.on_gpu]
             return [kind for kind in found if kind.on_gpu] + on_cpu[:1]
         wanted = [kind for kind in fitting if model == "engine" or not kind.on_gpu]

@@ -1,8 +1,8 @@
-"""Many frames of one size on their way through an upscaler: handed over, and fetched later, in the same order.
+"""Streams of frames of one size: several are in flight, submitted first and fetched later in the same order.
 
 A GPU copies, computes and copies back while the host decodes the next frame and encodes the one before. So a frame is
-decoded into a buffer of the stream's (`UpscaleStream.buffer`), submitted from one thread, and fetched and released in
-another. Three threads at most: one for each of these.
+decoded into a buffer of the stream (`UpscaleStream.buffer`) in one thread, submitted from another, and fetched and
+released in a third.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from overnet.types import Image
 
 
 class Ticket(Protocol):
-    """One frame that was submitted; a context, within which its result may be used.
+    """One submitted frame; a context manager, within which its result may be used.
 
-    Entering waits until the frame is upscaled and gives scale*H x scale*W x 3 uint8. The array belongs to the stream:
-    on leaving it is used for another frame. A ticket is entered once, in the order of submission.
+    Entering waits until the frame is upscaled and returns scale*H x scale*W x 3 uint8. The array belongs to the stream,
+    which reuses it for another frame on leaving. Tickets are entered once, in the order of submission.
     """
 
     def __enter__(self) -> Image:
-        """Wait for the frame.
+        """Wait for the upscaled frame and return it.
 
         Raises:
             BackendError: it could not be computed.
@@ -35,12 +35,12 @@ class Ticket(Protocol):
 
 
 class UpscaleStream(Protocol):
-    """A way for frames of one size."""
+    """An upscaler for frames of one size."""
 
     def buffer(self) -> Image | None:
-        """Where to decode the next frame to: H x W x 3 uint8, or None where any array of the caller's own will do.
+        """Return the H x W x 3 uint8 array to decode the next frame into, or None where the caller is to allocate one.
 
-        Waits for a free one, so what it gives has to be submitted. After `stop` it is None at once.
+        Waits until one is free, so each array has to be submitted. After `stop` the result is None at once.
         """
         ...
 
@@ -48,25 +48,25 @@ class UpscaleStream(Protocol):
         """Begin to upscale a frame, without waiting for it.
 
         Args:
-            frame: H x W x 3 uint8 RGB: an array that `buffer` gave, filled; or any other of that size, which is copied
-                then, or has been upscaled when this returns.
+            frame: H x W x 3 uint8 RGB: a filled array of `buffer`'s, or any other of that size, which may be changed as
+                soon as this returns.
 
         Raises:
-            BackendError, MemoryError: as for `overnet.runtime.backends.base.Backend.upscale`.
+            BackendError, MemoryError: see `overnet.runtime.backends.base.Backend.upscale`.
         """
         ...
 
     def stop(self) -> None:
-        """Wake whoever waits for a buffer: no more frames come. What was submitted can still be fetched."""
+        """Wake the thread that waits for a buffer: no more frames come. Submitted frames can still be fetched."""
         ...
 
     def close(self) -> None:
-        """Wait for what is on its way, and let go of everything. No ticket may be used afterwards."""
+        """Wait for the frames in flight and free everything. No ticket may be used afterwards."""
         ...
 
 
 class _Done:
-    """A ticket for a frame that is upscaled already."""
+    """A ticket for a frame that is already upscaled."""
 
     def __init__(self, upscaled: Image) -> None:
         self._upscaled = upscaled
@@ -81,17 +81,17 @@ class _Done:
 
 
 class DirectStream:
-    """A stream whose frames are upscaled as they are submitted, by a function. See `UpscaleStream`.
+    """A stream that upscales each frame by a function while it is submitted. See `UpscaleStream`.
 
     Args:
-        upscale: H x W x 3 uint8 to the upscaled frame, an array of its own.
+        upscale: from H x W x 3 uint8 to a new array with the upscaled frame.
     """
 
     def __init__(self, upscale: Callable[[Image], Image]) -> None:
         self._upscale = upscale
 
     def buffer(self) -> Image | None:
-        """None: any array will do; see `UpscaleStream.buffer`."""
+        """Return None: the caller allocates the arrays; see `UpscaleStream.buffer`."""
         return None
 
     def submit(self, frame: Image) -> Ticket:
@@ -99,10 +99,10 @@ class DirectStream:
         return _Done(self._upscale(frame))
 
     def stop(self) -> None:
-        """Nothing waits; see `UpscaleStream.stop`."""
+        """Do nothing: no thread waits; see `UpscaleStream.stop`."""
 
     def close(self) -> None:
-        """Nothing is held; see `UpscaleStream.close`."""
+        """Do nothing: there is nothing to free; see `UpscaleStream.close`."""
 
 
 class _FinishedTicket:
@@ -124,11 +124,11 @@ class _FinishedTicket:
 
 
 class FinishedStream:
-    """Another stream, with a last step on the CPU in the thread that fetches. See `UpscaleStream`.
+    """A stream with one more step on the CPU in the thread that fetches. See `UpscaleStream`.
 
     Args:
-        stream: the other.
-        finish: what the other makes to what is wanted.
+        stream: the other stream.
+        finish: the last step, from an upscaled frame of that stream to a new array.
     """
 
     def __init__(self, stream: UpscaleStream, finish: Callable[[Image], Image]) -> None:

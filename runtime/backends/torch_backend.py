@@ -1,4 +1,4 @@
-"""PyTorch: runs a checkpoint as it is, at any scale up to its overscale factor."""
+"""PyTorch: runs a checkpoint without export, at any scale up to its overscale factor."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class TorchBackend(HostBackend):
 
     Args:
         model: a checkpoint in any form that `overnet.network.checkpoint.load_checkpoint` reads.
-        scale: 1 to the network's overscale factor; fractions are computed by the network itself.
-        options: the precision is ``"fp32"``, the usual one, or ``"bf16"`` (autocast); without a number of threads it is
-            torch's own choice; `device` is the GPU where there is one.
+        scale: from 1 to the network's overscale factor; fractions are computed by the network itself.
+        options: the precision is ``"fp32"``, the default, or ``"bf16"`` (autocast); `threads` is torch's default where
+            it is None; `device` is the GPU where there is one.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -53,8 +53,8 @@ class TorchBackend(HostBackend):
         # Convolutions on the CPU are faster with channels last.
         self._network = network.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch
 
-        # What follows a mean over the image: it is there that means are listened to and replaced.
-        self._listeners = [
+        # The modules whose input is a mean over the image: hooks on them read and replace the means.
+        self._hooked_modules = [
             module
             for name, module in self._network.named_modules()
             if name.endswith("excitation.narrow") or name == "global_skip"
@@ -65,28 +65,28 @@ class TorchBackend(HostBackend):
         if channel_means is None:
             return self._run(images)
         given = self._on_device(channel_means)
-        return self._hooked(images, lambda index, mean: given[index])
+        return self._run_with_hooks(images, lambda index, mean: given[index])
 
     def channel_means(self, images: ImageBatch, given: ChannelMeans | None = None) -> ChannelMeans:
-        """The network's means; see `overnet.runtime.backends.base.Backend.channel_means`."""
-        means: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(self._listeners)
+        """Return the network's means; see `overnet.runtime.backends.base.Backend.channel_means`."""
+        means: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(self._hooked_modules)
         others = None if given is None else self._on_device(given)
 
-        def listen(index: int, mean: Any) -> Any:
+        def record(index: int, mean: Any) -> Any:
             means[index] = mean.float().cpu().numpy()
             return mean if others is None else others[index]
 
-        self._hooked(images, listen)
+        self._run_with_hooks(images, record)
         return means
 
     def _on_device(self, means: ChannelMeans) -> list[Any]:
         return [self._torch.from_numpy(mean).to(self._device) for mean in means]
 
-    def _hooked(self, images: ImageBatch, replace: Callable[[int, Any], Any]) -> ImageBatch:
-        """Run with each mean handed to `replace`, which gives the one to go on with."""
+    def _run_with_hooks(self, images: ImageBatch, replace: Callable[[int, Any], Any]) -> ImageBatch:
+        """Run with `replace` called for each mean, which returns the mean to continue with."""
         hooks = [
             module.register_forward_pre_hook(lambda module, inputs, index=index: (replace(index, inputs[0]),))
-            for index, module in enumerate(self._listeners)
+            for index, module in enumerate(self._hooked_modules)
         ]
         try:
             return self._run(images)

@@ -23,8 +23,8 @@ def test_gpus(monkeypatch):
     assert json.loads(json.dumps(taken)) == taken
     lines = describe(taken).splitlines()
     assert "  0: Orin, compute capability 8.7, 5.0 GB free, shared with the CPU" in lines
-    assert "  1: RTX, compute capability 8.9, memory that is not known" in lines
-    assert "  2: does not say what it is" in lines
+    assert "  1: RTX, compute capability 8.9, unknown free memory" in lines
+    assert "  2: unknown device" in lines
     assert "  providers of onnxruntime: cpu, tensorrt-rtx" in lines
 
 
@@ -35,5 +35,5 @@ def test_no_gpu_and_no_onnxruntime(monkeypatch):
     taken = take_inventory()
     assert (taken["gpus"], taken["onnxruntime_providers"]) == ([], [])
     text = describe(taken)
-    assert "NVIDIA GPUs\n  none, or no driver for it" in text
+    assert "NVIDIA GPUs\n  none, or no driver" in text
     assert "providers" not in text

@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU or, by another of its execution providers, on a GPU."""
+"""ONNX Runtime: on the CPU, or with another of its execution providers on a GPU."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from overnet.types import ChannelMeans, ImageBatch
 
 # Overscale 5, x4, on the CPU: measured 5,500 (tests/runtime/test_memory.py).
 _CPU_BYTES_PER_PIXEL = 6_500
-# Not measured: the CPU's figure and as much again, for what convolutions take to work in.
+# Not measured: twice the CPU's figure, for the workspace of convolutions.
 _GPU_BYTES_PER_PIXEL = 13_000
 
 
 class OnnxRuntimeBackend(HostBackend):
     """An ONNX file run by ONNX Runtime. See `overnet.runtime.backends.base.Backend`.
 
-    Of the options, `provider` and `device` say what computes; `overnet.runtime.backends.ort.providers` has what each
-    of them needs. `slots`, `zero_copy` and `cuda_graphs` change nothing here: a frame is copied to the GPU, computed
-    and copied back before the next.
+    The options `provider` and `device` choose what computes; `overnet.runtime.backends.ort.providers` says what each
+    provider needs. `slots`, `zero_copy` and `cuda_graphs` have no effect: a frame is copied to the GPU, computed and
+    copied back before the next one.
 
     Args:
-        model: an ONNX file of ours.
+        model: an ONNX file that OverNet exported.
         scale: must be the file's own.
-        options: on the CPU the precision is ``"fp32"``; on a GPU the file's own, and TensorRT computes a file for FP32
-            in ``"fp16"`` too.
+        options: the precision is ``"fp32"`` on the CPU, and the file's own on a GPU, where TensorRT can also compute an
+            FP32 file in ``"fp16"``.
 
     Raises:
-        ArtifactError: the file is broken or not ours.
+        ArtifactError: the file is broken or not made by OverNet.
         InputError: there is no such device.
-        MissingDependency: what the provider needs is not installed.
-        BackendError: ONNX Runtime or the provider cannot load it, or another precision is asked for.
+        MissingDependency: a library that the provider needs is not installed.
+        BackendError: ONNX Runtime or the provider cannot load it, or does not support the precision.
     """
 
     name = "onnxruntime"
@@ -57,10 +57,11 @@ class OnnxRuntimeBackend(HostBackend):
         self.bytes_per_pixel = _GPU_BYTES_PER_PIXEL if self._provider.on_gpu else _CPU_BYTES_PER_PIXEL
         self._model = model
         self._session = self._loaded(model.read_bytes())
-        # Asked once, before the first run: what that leaves behind in ONNX Runtime's arena counts as used, and is not.
+        # Read once, before the first run: memory that ONNX Runtime's arena keeps after a run counts as used, though the
+        # next run can use it.
         self._gpu_bytes = self._provider.free_memory_bytes()
-        # Made at the first tile; most runs never need them. By whether means are given.
-        self._statistics_sessions: dict[bool, BoundSession] = {}
+        # Opened at the first tile; most runs never need them. The key is whether means are given.
+        self._means_sessions: dict[bool, BoundSession] = {}
         self._tile_session: BoundSession | None = None
 
     def upscale(self, images: ImageBatch, channel_means: ChannelMeans | None = None) -> ImageBatch:
@@ -74,20 +75,20 @@ class OnnxRuntimeBackend(HostBackend):
         return self._run(self._tile_session, [images, *channel_means], upscaled)[0]
 
     def channel_means(self, images: ImageBatch, given: ChannelMeans | None = None) -> ChannelMeans:
-        """The network's means; see `overnet.runtime.backends.base.Backend.channel_means`."""
+        """Return the network's means; see `overnet.runtime.backends.base.Backend.channel_means`."""
         are_given = given is not None
-        if are_given not in self._statistics_sessions:
-            self._statistics_sessions[are_given] = self._loaded(up_to_means(self._model, given=are_given))
-        return self._run(self._statistics_sessions[are_given], [images, *(given or [])], None)
+        if are_given not in self._means_sessions:
+            self._means_sessions[are_given] = self._loaded(up_to_means(self._model, given=are_given))
+        return self._run(self._means_sessions[are_given], [images, *(given or [])], None)
 
     def tile_for(self, height: int, width: int) -> int | None:
-        """As large as the memory of what computes allows; see `overnet.runtime.backends.base.Backend.tile_for`."""
+        """Return the largest tile that fits the device's memory; see `overnet.runtime.backends.base.Backend.tile_for`."""
         if self._gpu_bytes is None:
             return super().tile_for(height, width)
         return tile_for_memory(height, width, self.bytes_per_pixel, available_bytes=self._gpu_bytes)
 
     def pop_notes(self) -> list[str]:
-        """What the provider has to remark; see `overnet.runtime.backends.base.Backend.pop_notes`."""
+        """Return and clear the provider's remarks; see `overnet.runtime.backends.base.Backend.pop_notes`."""
         notes, self._provider.notes = self._provider.notes, []
         return notes
 
@@ -103,13 +104,13 @@ class OnnxRuntimeBackend(HostBackend):
 
     @contextmanager
     def _reporting(self, what: str) -> Iterator[None]:
-        """Turn ONNX Runtime's errors, which derive from Exception alone, into ours."""
+        """Raise ONNX Runtime's errors, which derive from Exception alone, as MemoryError or BackendError."""
         try:
             yield
         except OverNetError:
             raise
         except Exception as error:
-            # "Can't allocate memory on the device using this package": no memory of that kind at all, however small.
+            # "Can't allocate memory on the device using this package": that kind of memory is not supported at all.
             if is_out_of_memory(error) and "using this package" not in str(error):
                 raise MemoryError(one_line(error)) from error
             raise BackendError(f"{what} ({one_line(error)})") from error

@@ -1,4 +1,4 @@
-"""A session of ONNX Runtime whose inputs and outputs lie in buffers of ours, on a GPU or in the host's memory."""
+"""ONNX Runtime sessions whose inputs and outputs lie in preallocated buffers, on a GPU or in the host's memory."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Sizes that buffers are kept for: a video beside its thumbnails, or the tiles of an image and those at its edges.
+# Number of input sizes that buffers are kept for, such as those of an image's tiles and of its parts for the means.
 _KEPT_SIZES = 2
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Where buffers lie, in the words of ONNX Runtime.
+    """The memory that buffers lie in, as ONNX Runtime names it.
 
     Attributes:
-        kind: ``"cpu"``; ``"cuda"``; or ``"gpu"`` for a provider that is a library of its own, beside its vendor.
-        ordinal: of the device.
-        vendor: the maker's PCI number; -1 where the kind says it.
+        kind: ``"cpu"``; ``"cuda"``; or ``"gpu"``, with a vendor, for a provider that is a library of its own.
+        ordinal: the number of the device.
+        vendor: the PCI number of the vendor; -1 where the kind implies it.
     """
 
     kind: str = "cpu"
@@ -30,15 +30,15 @@ class Memory:
 
 
 class BoundSession:
-    """A session that runs on buffers of its own, one set for each size of input.
+    """A session with buffers of its own, one set for each size of the inputs.
 
-    A run copies the inputs into their buffers, and the outputs into new arrays, which are the caller's; nothing else is
-    allocated for it once there are buffers of that size. Runs from several threads wait for one another.
+    A run copies the inputs into their buffers and the outputs into new arrays; once there are buffers of that size,
+    nothing else is allocated. Runs from several threads wait for one another.
 
     Args:
         onnxruntime: the module.
-        session: its inputs are given to `run` in order.
-        memory: where to make the buffers.
+        session: the session; `run` takes its inputs in order.
+        memory: where to allocate the buffers.
     """
 
     def __init__(self, onnxruntime: Any, session: Any, memory: Memory) -> None:
@@ -52,12 +52,12 @@ class BoundSession:
         """Run once.
 
         Args:
-            inputs: one array for each of the session's inputs, C-contiguous.
-            output_shape: of the only output, which is uint8; None for outputs that are small and whose shapes are not
-                known: ONNX Runtime then makes room for them in the host's memory.
+            inputs: one C-contiguous array for each of the session's inputs.
+            output_shape: the shape of the only output, which is uint8; None for small outputs of unknown shapes, which
+                ONNX Runtime then allocates in the host's memory.
 
         Returns:
-            An array for each output, the caller's own.
+            A new array for each output.
         """
         size = tuple(array.shape for array in inputs)
         with self._lock:
@@ -73,7 +73,7 @@ class BoundSession:
                 buffers.binding.synchronize_outputs()
                 outputs: list[NDArray[Any]] = buffers.binding.copy_outputs_to_cpu()
             except Exception:
-                # It may be their memory that is missing; the image comes again in tiles.
+                # Their memory may be what is missing; the image is tried again in tiles.
                 self._buffers.clear()
                 raise
             self._buffers[size] = buffers
@@ -102,7 +102,7 @@ class BoundSession:
 
 @dataclass
 class _Buffers:
-    """What belongs to one size: ONNX Runtime's binding, which holds the output's buffer too, and the inputs'."""
+    """The buffers for one size: those of the inputs, and ONNX Runtime's binding, which also holds the output's."""
 
     binding: Any
     inputs: list[Any]

@@ -1,12 +1,12 @@
 """ONNX Runtime's execution providers: the CPU, CUDA, TensorRT, and TensorRT for RTX.
 
-ONNX Runtime takes what it is asked for as a wish: a provider that it was built without, or whose libraries do not load,
-is left out, and everything is computed on the CPU. Here that is an error that says why.
+ONNX Runtime skips a requested provider that it was built without, or whose libraries do not load, and computes
+everything on the CPU. Here that is an error that says why.
 
-Two providers keep what they compile, so that the next start does not take minutes again, under the user's cache folder
-(``~/.cache/overnet/onnxruntime`` on Linux), which can be deleted at any time. TensorRT's engines are found again by the
-names in the graph alone, so that of two models with one structure the second would be given the first one's weights
-(microsoft/onnxruntime#6455): each file, version and device has a folder of its own.
+Two providers store what they compile, so that the next start does not take minutes again, in the user's cache folder
+(``~/.cache/overnet/onnxruntime`` on Linux), which can be deleted at any time. ONNX Runtime identifies an engine of
+TensorRT by the names in the graph alone, so that of two models with one structure the second would run with the first
+one's weights (microsoft/onnxruntime#6455): each file, version and device has a folder of its own.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _CUDA = "CUDAExecutionProvider"
 
 @dataclass(frozen=True)
 class _Kind:
-    """A provider: as ONNX Runtime calls it, as people call it, and the end of its library's name."""
+    """A provider: ONNX Runtime's name for it, its title in messages, and the end of its library's file name."""
 
     provider: str
     title: str
@@ -59,10 +59,10 @@ PROVIDERS = tuple(_KINDS)
 
 
 def check_provider(provider: str, *, backend: str) -> None:
-    """Refuse a provider that there is not, or that would be ignored.
+    """Check that a provider exists and that the backend uses it.
 
     Raises:
-        InputError: no such provider, or one is chosen for another backend than ONNX Runtime.
+        InputError: there is no such provider, or one is chosen for another backend than ONNX Runtime.
     """
     if provider not in _KINDS:
         raise InputError(f"there is no provider {provider!r}; choose from {', '.join(PROVIDERS)}")
@@ -71,9 +71,9 @@ def check_provider(provider: str, *, backend: str) -> None:
 
 
 def known_providers() -> list[str]:
-    """Our names for those of the providers that the installed ONNX Runtime was built with; empty without it.
+    """Return the names of the providers that the installed ONNX Runtime was built with; empty without it.
 
-    That a provider is there does not mean that its libraries load.
+    The libraries of a provider in the list may still fail to load.
     """
     try:
         onnxruntime = importlib.import_module("onnxruntime")
@@ -87,24 +87,23 @@ def known_providers() -> list[str]:
 
 
 class Provider:
-    """A provider on one device, from which sessions are opened.
+    """A provider on one device, which opens sessions.
 
     Args:
         onnxruntime: the module.
-        options: which provider, which device, how many threads.
-        file_precision: what the model file is for.
+        options: of the backend; this uses `provider`, `device`, `threads` and `precision`.
+        file_precision: the precision of the model file.
 
     Attributes:
-        device: the device, for people.
-        precision: of the arithmetic. On the CPU ``"fp32"``, whatever the file; on a GPU the file's, but that TensorRT
-            may be told to compute a file for FP32 in FP16. FP32 convolutions are TF32 on GPUs that have it, as
-            elsewhere.
-        on_gpu: whether it is one.
+        device: the name of the device.
+        precision: of the arithmetic: ``"fp32"`` on the CPU for every file; on a GPU the file's, except that TensorRT
+            can compute an FP32 file in FP16. GPUs that support TF32 compute FP32 convolutions in it.
+        on_gpu: whether the device is a GPU.
 
     Raises:
-        InputError: no such device.
-        MissingDependency: the package that the provider comes in is not installed.
-        BackendError: the provider is not there, there is no GPU, or the precision is none of its.
+        InputError: there is no such device.
+        MissingDependency: the package of the provider is not installed.
+        BackendError: ONNX Runtime lacks the provider, there is no GPU, or the precision is not supported.
     """
 
     def __init__(self, onnxruntime: Any, options: BackendOptions, file_precision: str) -> None:
@@ -116,7 +115,7 @@ class Provider:
         self.notes: list[str] = []
         self.device, self._device_folder = "CPU", ""
         self._memory = Memory()
-        # Of a provider that is a library of its own, ONNX Runtime's object for the device.
+        # ONNX Runtime's object for the device, where the provider is a library of its own.
         self._plugin_device = self._found() if self.on_gpu else None
         if not self.on_gpu:
             return
@@ -130,36 +129,36 @@ class Provider:
         self._device_folder = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", word) for word in words)
 
     def free_memory_bytes(self) -> int | None:
-        """Memory that is free on the GPU now; None for the CPU, or where the driver does not say."""
+        """Return the free memory of the GPU; None for the CPU, or where the driver does not report it."""
         return free_device_memory_bytes(self._options.device) if self.on_gpu else None
 
     def open_session(self, content: bytes) -> BoundSession:
         """Load a graph.
 
         Raises:
-            BackendError: the provider does not load. What is wrong with the graph is ONNX Runtime's own error.
+            BackendError: the provider does not load. Errors in the graph are raised as ONNX Runtime's own exceptions.
         """
         onnxruntime = self._onnxruntime
         session_options = onnxruntime.SessionOptions()
-        # Warnings about the machine (no GPU, unknown CPU) are not the user's business; errors arrive as exceptions.
+        # Warnings about the machine (no GPU, unknown CPU) do not help users; errors arrive as exceptions.
         session_options.log_severity_level = _QUIET
         session_options.intra_op_num_threads = self._options.threads or os.cpu_count() or 1
         providers: list[Any] | None = None
         if self._plugin_device is None:
             providers = self._providers(content)
         else:
-            # By its name alone ONNX Runtime would not find it, and take the CPU.
+            # By its name alone ONNX Runtime would not find the provider, and use the CPU.
             session_options.add_provider_for_devices([self._plugin_device], self._own_options(content))
         with self._quiet():
             try:
-                # Its own way out of an error is to print it on stdout and take the CPU.
+                # With the fallback enabled, ONNX Runtime prints an error on stdout and uses the CPU.
                 session = onnxruntime.InferenceSession(content, session_options, providers, enable_fallback=0)
             except Exception:
                 if (reason := self._library_error()) is not None:
                     raise self._not_loading(reason) from None
                 raise
         if session.get_providers()[0] != self._kind.provider:
-            raise self._not_loading(self._library_error() or "ONNX Runtime does not say why")
+            raise self._not_loading(self._library_error() or "ONNX Runtime gives no reason")
         return BoundSession(onnxruntime, session, self._memory)
 
     def _precision(self, file_precision: str) -> str:
@@ -173,21 +172,21 @@ class Provider:
         if (self._options.provider, file_precision, wanted) == ("tensorrt", "fp32", "fp16"):
             return wanted
         raise BackendError(
-            f"the provider {self._options.provider} computes in what the file is for, {file_precision}, not in "
-            f"{wanted!r}: make a file with overnet-export --precision"
+            f"the provider {self._options.provider} computes in the precision of the file, {file_precision}, not in "
+            f"{wanted!r}: export a file with overnet-export --precision"
         )
 
     def _found(self) -> Any:
-        """Make sure that ONNX Runtime knows the provider; the device where it is a library of its own, else None."""
+        """Check that ONNX Runtime has the provider; return its device where it is a library of its own, else None."""
         onnxruntime, kind, ordinal = self._onnxruntime, self._kind, self._options.device
         if self._options.provider == "tensorrt-rtx":
             if kind.provider not in onnxruntime.get_available_providers():
                 self._register_plugin()
             devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == kind.provider]
             if not devices:
-                raise self._not_loading("it takes none of the GPUs here; it is for RTX ones, Ampere or later")
+                raise self._not_loading("it supports none of the GPUs here; it needs an RTX GPU, Ampere or later")
             if ordinal >= len(devices):
-                raise InputError(f"device is {ordinal}; {kind.title} takes {len(devices)} here")
+                raise InputError(f"device is {ordinal}; {kind.title} supports {len(devices)} here")
             return devices[ordinal]
         if kind.provider not in onnxruntime.get_available_providers():
             raise BackendError(
@@ -211,7 +210,7 @@ class Provider:
             raise self._not_loading(one_line(error)) from error
 
     def _providers(self, content: bytes) -> list[Any]:
-        """The provider, then those that take what it leaves: ONNX Runtime gives each node to the first that can."""
+        """Return the provider and its fallbacks: ONNX Runtime assigns each node to the first one that supports it."""
         if not self.on_gpu:
             return [_CPU]
         providers: list[Any] = [(self._kind.provider, self._own_options(content))]
@@ -229,33 +228,35 @@ class Provider:
         if folder:
             for cache in ("engine", "timing"):
                 options |= {f"trt_{cache}_cache_enable": "True", f"trt_{cache}_cache_path": folder}
-        # Without such a flag TensorRT keeps to the types in the graph, as files for a lower precision need it.
+        # Without such a flag TensorRT computes in the types of the graph, as files in a lower precision need.
         return options | ({"trt_fp16_enable": "True"} if self._lowers_to_fp16 else {})
 
     def _cuda_options(self) -> dict[str, str]:
         return {
             "device_id": str(self._options.device),
-            # The default tries out every algorithm at each new size of image, which takes seconds each time.
+            # The default tries every algorithm at each new size of image, which takes seconds each time.
             "cudnn_conv_algo_search": "HEURISTIC",
-            # The default doubles what it takes, and so runs out of memory with half of it unused.
+            # The default doubles each allocation, and so runs out of memory with half of it unused.
             "arena_extend_strategy": "kSameAsRequested",
             "do_copy_in_default_stream": "1",
         }
 
     def _cache_folder(self, content: bytes) -> str | None:
-        """Where what is compiled from this graph is kept; None where that cannot be."""
+        """Return the folder that stores what is compiled from this graph; None where it cannot be created."""
         root = platformdirs.user_cache_path("overnet") / "onnxruntime" / self._options.provider
         folder = root / self._device_folder / hashlib.sha256(content).hexdigest()[:16]
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            self.notes.append(f"what {self._kind.title} compiles is not kept for the next time ({one_line(error)})")
+            self.notes.append(
+                f"what {self._kind.title} compiles cannot be stored for the next start ({one_line(error)})"
+            )
             return None
         return str(folder)
 
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:
-        """Keep off stderr what ONNX Runtime writes about providers that do not load: it is in our own error."""
+        """Suppress what ONNX Runtime logs about providers that do not load: the error raised here contains it."""
         if not self.on_gpu:
             yield
             return
@@ -266,11 +267,11 @@ class Provider:
             self._onnxruntime.set_default_logger_severity(_USUAL)
 
     def _library_error(self) -> str | None:
-        """Why the provider's library does not load, which ONNX Runtime only logs; None where it does."""
+        """Return why the provider's library does not load, which ONNX Runtime only logs; None where it loads."""
         if not self.on_gpu or self._plugin_device is not None:
             return None
         folder = Path(self._onnxruntime.__file__).parent / "capi"
-        # The provider's library takes names from the shared one, which has to be there first.
+        # The provider's library uses symbols of the shared one, which has to be loaded first.
         for name, mode in (("shared", ctypes.RTLD_GLOBAL), (self._kind.library, ctypes.RTLD_LOCAL)):
             for library in folder.glob(f"*onnxruntime_providers_{name}.*"):
                 try:
@@ -284,14 +285,14 @@ class Provider:
 
 
 def _load_libraries(onnxruntime: Any, provider: str) -> list[str]:
-    """Load the libraries that a provider needs from where pip has put them; the versions of those that have one.
+    """Load the libraries that a provider needs from pip's packages; return the versions of those that have one.
 
-    What is not there is told when the provider does not load.
+    A missing library is reported when the provider does not load.
     """
     if provider == "tensorrt-rtx":
-        return []  # brings its own
+        return []  # its package contains them
     if hasattr(onnxruntime, "preload_dlls"):
-        # It says on stdout, which is for results, what it does not find.
+        # It reports missing libraries on stdout, which is for results.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(RuntimeError):
             onnxruntime.preload_dlls()
     if provider == "tensorrt":
@@ -301,7 +302,7 @@ def _load_libraries(onnxruntime: Any, provider: str) -> list[str]:
 
 
 def _advice(reason: str) -> str:
-    """What to do about a library that is missing."""
+    """Return what to do about a missing library, as the end of a message."""
     if "libcuda.so" in reason or "nvcuda" in reason:
         return ": the NVIDIA driver is not installed"
     if tensorrt := re.search(r"libnvinfer\.so\.(\d+)|nvinfer_(\d+)\.dll", reason):

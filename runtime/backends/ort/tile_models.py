@@ -1,6 +1,6 @@
-"""Variants of an ONNX file of ours, for tiles: some end in the means over the image, some are given them.
+"""Variants of an exported ONNX file for tiles: some output the means over the image, some have them as inputs.
 
-Needs onnx, which the extra for ONNX Runtime brings.
+Needs onnx, which the extra ``ort`` installs.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 from overnet.errors import require
 
 _MEAN = "GlobalAveragePool"
-# Put after the name of a mean that is computed where another goes by its name.
+# Suffix for the name of a computed mean where a given mean has the name itself.
 _COMPUTED = "_computed"
 
 
 def up_to_means(path: Path, *, given: bool = False) -> bytes:
-    """The graph that computes nothing but the means: one output a mean, in the network's order.
+    """Return the graph that computes only the means: one output for each, in the network's order.
 
-    With `given` the means to go on with are further inputs, as in `with_given_means`.
+    With `given`, the means that later layers use are further inputs, as in `with_given_means`.
     """
     onnx, model = _load(path)
     graph = model.graph
@@ -31,13 +31,13 @@ def up_to_means(path: Path, *, given: bool = False) -> bytes:
         names = [name + _COMPUTED for name in names]
     del graph.output[:]
     graph.output.extend(_value(onnx, name) for name in names)
-    # What comes after the last mean serves the image alone; runtimes leave out what no output needs.
+    # Nodes after the last mean contribute to the image only; runtimes skip nodes that no output needs.
     content: bytes = model.SerializeToString()
     return content
 
 
 def with_given_means(path: Path) -> bytes:
-    """The graph whose means are further inputs, after the image and in the network's order."""
+    """Return the graph whose means are further inputs, after the image and in the network's order."""
     onnx, model = _load(path)
     graph = model.graph
     means = [node for node in graph.node if node.op_type == _MEAN]

@@ -131,7 +131,7 @@ def fp16_models(small_checkpoint, tmp_path_factory):
 
 
 def test_precision(small_models, fp16_models, gpu):
-    """A GPU computes in what the file is for; TensorRT alone lowers one for FP32, when asked to."""
+    """A GPU computes in the file's precision; only TensorRT lowers an FP32 file, where that is asked for."""
     lowered = backend(small_models, provider="tensorrt", precision="fp16")
     assert lowered.precision == "fp16"
     assert gpu.opened[-1].providers[0][1]["trt_fp16_enable"] == "True"
@@ -176,7 +176,7 @@ def test_tensorrt_rtx(small_models, gpu, plugin):
     image = sized(20, 30)
     assert np.array_equal(loaded.upscale(image), plain(small_models, image))
     assert {buffer[:3] for buffer in gpu.buffers} == {("gpu", 1, 0x10DE)}
-    with pytest.raises(InputError, match="device is 2; TensorRT-RTX takes 2 here"):
+    with pytest.raises(InputError, match="device is 2; TensorRT-RTX supports 2 here"):
         backend(small_models, provider="tensorrt-rtx", device=2)
 
 
@@ -185,7 +185,7 @@ def test_tensorrt_rtx_that_does_not_load(small_models, gpu, plugin, monkeypatch)
     with pytest.raises(BackendError, match=r"TensorRT-RTX does not load \(.*libcuda.*\): the NVIDIA driver"):
         backend(small_models, provider="tensorrt-rtx")
     gpu.available = [RTX]
-    with pytest.raises(BackendError, match="takes none of the GPUs"):
+    with pytest.raises(BackendError, match="supports none of the GPUs"):
         backend(small_models, provider="tensorrt-rtx")
     gpu.available = [CPU]
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", None)
@@ -196,7 +196,7 @@ def test_tensorrt_rtx_that_does_not_load(small_models, gpu, plugin, monkeypatch)
 def test_a_provider_that_was_left_out(small_models, gpu):
     """ONNX Runtime goes on with the CPU without an error; here it is one, with what the loader says."""
     gpu.leaves_out = (CUDA,)
-    with pytest.raises(BackendError, match=r"CUDA does not load \(ONNX Runtime does not say why\)$"):
+    with pytest.raises(BackendError, match=r"CUDA does not load \(ONNX Runtime gives no reason\)$"):
         backend(small_models, provider="cuda")
     capi = Path(gpu.__file__).parent / "capi"
     capi.mkdir(parents=True)
