@@ -1,4 +1,4 @@
-"""OverNet, the edge super-resolution toolkit. Importing it loads neither torch nor a backend."""
+"""OverNet, the edge super-resolution toolkit; importing it loads neither torch nor a backend."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _checkout = Path(__file__).parent.parent
 if (_checkout / "pyproject.toml").is_file() and (_checkout / "runtime").is_dir():
     __path__.append(str(_checkout))
 
-# Public names and the module each comes from: loaded at first use, so that a runtime without torch imports.
+# Public names and their modules, loaded at first use, so that the runtime works without torch.
 _LAZY = {
     "OverNet": "overnet.network.model",
     "OverNetConfig": "overnet.network.model",

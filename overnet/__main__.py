@@ -1,4 +1,4 @@
-"""``python -m overnet``, as ``torchrun -m overnet train`` starts it: the same as ``overnet``."""
+"""Run the command ``overnet`` as ``python -m overnet``, which ``torchrun -m overnet train`` needs."""
 
 from overnet.cli import run_program
 

@@ -1,7 +1,7 @@
 """The errors a user can cause or meet, each with a message of one line that says what to do.
 
 The command line prints the message alone (no traceback) and exits with the class's ``exit_code``.
-Anything that is not an `OverNetError` is a defect of ours and keeps its traceback.
+Any other exception is a defect of OverNet and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ class OverNetError(Exception):
 
 
 class InputError(OverNetError):
-    """What was given cannot be used: missing, empty, truncated, of another kind, or out of range."""
+    """An input that cannot be used: missing, empty, truncated, of another kind, or out of range."""
 
 
 class OutputError(OverNetError):
-    """The result cannot be written: it exists already, the folder is unwritable, the disk is full."""
+    """A result that cannot be written: it exists already, the folder is unwritable, the disk is full."""
 
 
 class CheckpointError(InputError):
-    """A checkpoint is foreign, truncated, of the wrong shapes, or carries code."""
+    """A checkpoint that is foreign, truncated, of the wrong shapes, or contains code."""
 
 
 class ArtifactError(InputError):
-    """An exported file (ONNX, engine) is broken or is not one of ours."""
+    """An exported file (ONNX, engine) that is broken or not made by OverNet."""
 
 
 class BackendError(OverNetError):
-    """A backend cannot be loaded or failed while it ran."""
+    """A backend that cannot be loaded, or that failed during a run."""
 
 
 class InterruptedRun(OverNetError):
-    """The user stopped it (Ctrl-C) before there was anything to keep."""
+    """A run that the user stopped (Ctrl-C) before there was a result to keep."""
 
     exit_code = 130  # 128 + SIGINT, as shells report it
 
 
 class MissingDependency(OverNetError):
-    """An optional library is not installed; the message says which extra brings it."""
+    """An optional library that is not installed; the message says which extra installs it."""
 
 
 # Importing OpenVINO sends a usage event through this package and leaves an identity in ~/intel. Where the package is
@@ -88,7 +88,7 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
 
     Args:
         module: the module to import, such as ``"torch"``.
-        extra: the extra of this package that brings it, such as ``"export"``; empty where the base installation does.
+        extra: the extra that installs it, such as ``"export"``; empty where the base installation does.
         purpose: what needs it, as the beginning of a sentence: ``"loading a checkpoint"``.
 
     Raises:

@@ -14,9 +14,9 @@ ImageBatch = NDArray[np.uint8]
 # From a low-resolution image to the upscaled one.
 Upscale = Callable[[Image], Image]
 
-# The means over a whole image by which the network weighs its channels: an array N x C x 1 x 1 for each of them, in the
+# The means over a whole image by which the network weighs its channels: one array N x C x 1 x 1 for each mean, in the
 # network's order.
 ChannelMeans = list[NDArray[np.float32]]
 
-# Told what is being done, how many of its steps are done, and how many there are (0 where that is not known).
+# Called with what is being done, the number of steps done, and the number of all steps (0 where that is unknown).
 Progress = Callable[[str, int, int], None]

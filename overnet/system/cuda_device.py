@@ -1,7 +1,7 @@
-"""CUDA devices, asked of the driver itself: no CUDA toolkit, PyCUDA or PyTorch is needed.
+"""CUDA devices, read from the driver's library: no CUDA toolkit, PyCUDA or PyTorch is needed.
 
 Functions and constants are those of CUDA's driver API. Devices are counted from 0 among those that
-``CUDA_VISIBLE_DEVICES`` leaves. Where there is no driver or no such device, the answer is None.
+``CUDA_VISIBLE_DEVICES`` leaves. Where there is no driver or no such device, the result is None.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True)
 class CudaDevice:
-    """One GPU.
+    """The properties of one GPU.
 
     Attributes:
         name: such as ``"NVIDIA GeForce RTX 4070"`` or ``"Orin"``.
         compute_capability: such as ``"8.9"``.
-        shares_memory: whether its memory is the machine's, as on a Jetson.
+        shares_memory: whether it shares the host's memory, as on a Jetson.
     """
 
     name: str
@@ -36,13 +36,13 @@ class CudaDevice:
 
 
 def cuda_device_count() -> int:
-    """How many devices there are; 0 without a driver."""
+    """Return the number of devices; 0 without a driver."""
     driver = _driver()
     return 0 if driver is None else _count(driver)
 
 
 def cuda_device(ordinal: int = 0) -> CudaDevice | None:
-    """A device by its number; 0 is the one that CUDA programs use unless told otherwise. None without it."""
+    """Return a device by its number; 0 is the default of CUDA programs. None where there is no such device."""
     driver = _driver()
     device = None if driver is None else _device(driver, ordinal)
     if driver is None or device is None:
@@ -58,11 +58,11 @@ def cuda_device(ordinal: int = 0) -> CudaDevice | None:
 
 
 def check_device(ordinal: int) -> CudaDevice:
-    """The device with this number.
+    """Return the device with this number.
 
     Raises:
-        InputError: there are devices, but not this one; the message names them.
-        BackendError: there is no device at all.
+        InputError: there are other devices; the message names them.
+        BackendError: there is no device.
     """
     device = cuda_device(ordinal)
     if device is not None:
@@ -73,14 +73,14 @@ def check_device(ordinal: int) -> CudaDevice:
     if not count:
         raise BackendError(f"there is no NVIDIA GPU here, or no driver for it{setting}")
     known = (cuda_device(number) for number in range(count))
-    names = ", ".join("one that gives no name" if other is None else other.name for other in known)
+    names = ", ".join("a device without a name" if other is None else other.name for other in known)
     raise InputError(f"device is {ordinal}; there {'is' if count == 1 else 'are'} {count}: {names}{setting}")
 
 
 def free_device_memory_bytes(ordinal: int = 0) -> int | None:
-    """Memory of a device that nothing uses; None without the device.
+    """Return the free memory of a device; None where there is no such device.
 
-    For the answer the device's primary context is made, which other libraries use too, and let go again.
+    This retains the device's primary context, which other libraries use too, and releases it again.
     """
     driver = _driver()
     device = None if driver is None else _device(driver, ordinal)
@@ -99,7 +99,7 @@ def free_device_memory_bytes(ordinal: int = 0) -> int | None:
 
 
 def pci_bus_id(ordinal: int) -> str | None:
-    """Where a device is, such as ``"0000:01:00.0"``, by which other libraries know it; None without it."""
+    """Return the PCI address of a device, such as ``"0000:01:00.0"``; None where there is no such device."""
     driver = _driver()
     device = None if driver is None else _device(driver, ordinal)
     text = ctypes.create_string_buffer(32)
@@ -109,7 +109,7 @@ def pci_bus_id(ordinal: int) -> str | None:
 
 
 def cuda_of_driver() -> str | None:
-    """The newest CUDA that the driver runs, such as ``"13.0"``; None without a driver."""
+    """Return the newest CUDA version that the driver supports, such as ``"13.0"``; None without a driver."""
     driver, version = _library(), ctypes.c_int()
     if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)):
         return None
@@ -117,7 +117,7 @@ def cuda_of_driver() -> str | None:
 
 
 def _library() -> ctypes.CDLL | None:
-    """The driver's library."""
+    """Return the driver's library; None where it is not installed."""
     try:
         return ctypes.CDLL(_DRIVERS.get(sys.platform, _DRIVER_ELSEWHERE))
     except OSError:
@@ -125,7 +125,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _driver() -> ctypes.CDLL | None:
-    """The driver, initialised, with at least one device."""
+    """Return the initialised driver; None where it finds no device."""
     driver = _library()
     return None if driver is None or driver.cuInit(0) or _count(driver) < 1 else driver
 

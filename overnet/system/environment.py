@@ -1,4 +1,4 @@
-"""What machine this is, as far as a TensorRT engine is tied to it."""
+"""The properties of this machine that a TensorRT engine depends on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from overnet.errors import MissingDependency, one_line, require
 from overnet.files.engine_sidecar import TITLES, Environment, RuntimeName
 from overnet.system.cuda_device import cuda_device
 
-# Where NVIDIA's kernel module, L4T and Debian's package manager say their versions.
+# The files with the versions of NVIDIA's kernel module, of L4T, and of Debian's packages.
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 _L4T_FILE = Path("/etc/nv_tegra_release")
 _PACKAGES_FILE = Path("/var/lib/dpkg/status")
 
-# How TensorRT gets into a virtual environment on a Jetson.
+# How to get TensorRT into a virtual environment on a Jetson.
 TENSORRT_ON_JETSON = (
     "sudo apt install python3-libnvinfer-dev, and a virtual environment made with --system-site-packages"
 )
@@ -36,7 +36,7 @@ def bindings(runtime: RuntimeName, *, purpose: str) -> ModuleType:
         purpose: what needs it, as the beginning of a sentence.
 
     Raises:
-        MissingDependency: they are not installed, or a library that they need is missing.
+        MissingDependency: the bindings are not installed, or a library that they need is missing.
     """
     module, extra = _MODULES[runtime]
     try:
@@ -55,12 +55,12 @@ def bindings(runtime: RuntimeName, *, purpose: str) -> ModuleType:
 
 
 def is_jetson() -> bool:
-    """Whether this machine is a Jetson."""
+    """Return whether this machine is a Jetson."""
     return _L4T_FILE.exists()
 
 
 def current_environment(runtime: RuntimeName, device: int = 0) -> Environment:
-    """Find out what an engine built here is tied to. What cannot be found out, such as a GPU where none is, is None.
+    """Return the properties that an engine built here depends on; unknown ones, such as a missing GPU, are None.
 
     Args:
         device: the GPU, counted from 0 among those that CUDA_VISIBLE_DEVICES leaves.
@@ -83,19 +83,19 @@ def current_environment(runtime: RuntimeName, device: int = 0) -> Environment:
 
 
 def parse_driver_version(text: str) -> str | None:
-    """The driver's version in the text of ``/proc/driver/nvidia/version``, such as ``"560.35.03"``."""
+    """Return the driver's version in the text of ``/proc/driver/nvidia/version``, such as ``"560.35.03"``."""
     found = re.search(r"^NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", text, re.MULTILINE)
     return found[1] if found else None
 
 
 def parse_l4t_version(text: str) -> str | None:
-    """The version of L4T in the text of ``/etc/nv_tegra_release``, such as ``"36.4.3"``."""
+    """Return the version of L4T in the text of ``/etc/nv_tegra_release``, such as ``"36.4.3"``."""
     found = re.search(r"^# R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", text)
     return f"{found[1]}.{found[2]}" if found else None
 
 
 def parse_jetpack_version(packages: str) -> str | None:
-    """The version of the installed package ``nvidia-jetpack`` in the text of dpkg's status file, such as ``"6.2"``."""
+    """Return the version of the installed package ``nvidia-jetpack`` in dpkg's status file, such as ``"6.2"``."""
     for entry in packages.split("\n\n"):
         if not entry.lstrip("\n").startswith("Package: nvidia-jetpack\n") or " installed\n" not in entry:
             continue
@@ -105,16 +105,16 @@ def parse_jetpack_version(packages: str) -> str | None:
 
 
 def parse_jetpack(release: str, read_packages: Callable[[], str]) -> str | None:
-    """JetPack and L4T in words, such as ``"6.2 (L4T 36.4.3)"``; None where this is no Jetson.
+    """Return the versions of JetPack and L4T, such as ``"6.2 (L4T 36.4.3)"``; None where this is not a Jetson.
 
     Args:
         release: the text of ``/etc/nv_tegra_release``.
-        read_packages: gives that of dpkg's status file, which is long, and read on a Jetson alone.
+        read_packages: returns the text of dpkg's status file, which is long and therefore read on a Jetson only.
     """
     l4t = parse_l4t_version(release)
     if l4t is None:
         return None
-    # The package that states JetPack's own version is there only where all of JetPack was installed.
+    # The package with JetPack's version is installed only where all of JetPack is.
     jetpack = parse_jetpack_version(read_packages())
     return f"{jetpack} (L4T {l4t})" if jetpack else f"L4T {l4t}"
 

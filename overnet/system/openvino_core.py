@@ -1,4 +1,4 @@
-"""OpenVINO's core, one for the whole process. Needs no torch."""
+"""The one OpenVINO core of a process."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from overnet.errors import require
 
 @cache
 def openvino_core() -> Any:
-    """The core that everything compiles with; it lives as long as the process.
+    """Return the core that compiles all models; it exists as long as the process.
 
-    A core's CPU plugin gives signals a stack of its own, and when it goes puts back the one that was there before.
-    With two that go in the order in which they came, that is one that is gone already, and the next signal, Ctrl-C for
-    one, ends the process with a segmentation fault (seen with OpenVINO 2026.4).
+    A core's CPU plugin installs a signal stack, and restores the previous one when the core is destroyed. Of two cores
+    that are destroyed in the order of their creation, the second restores the stack of the first, which is freed, and
+    the next signal, such as Ctrl-C, ends the process with a segmentation fault (seen with OpenVINO 2026.4).
 
     Raises:
         MissingDependency: OpenVINO is not installed, or does not load.

@@ -56,9 +56,9 @@ def test_the_same_input_twice(folder):
 
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_an_output_that_is_an_input(folder, overwrite):
-    with pytest.raises(OutputError, match="input itself"):
+    with pytest.raises(OutputError, match="itself an input"):
         targets(["in/a.png"], "in/a.png", folder, overwrite=overwrite)
-    with pytest.raises(OutputError, match="input itself"):
+    with pytest.raises(OutputError, match="itself an input"):
         targets(["in"], "in", folder, overwrite=overwrite)
 
 
@@ -82,8 +82,8 @@ def test_existing_outputs_of_several_inputs_are_kept_and_the_rest_done(folder):
     [
         (["in/none.png"], "out.png", InputError, "no such file"),
         (["in/a.png"], "out.mp4", OutputError, "is an image"),
-        (["in/clip.mp4"], "out.png", OutputError, "is no image"),
-        (["in/clip.mp4"], "out.xyz", OutputError, "is no image"),
+        (["in/clip.mp4"], "out.png", OutputError, "is not an image"),
+        (["in/clip.mp4"], "out.xyz", OutputError, "is not an image"),
         (["in/a.png", "in/b.JPG"], "in/notes.txt", OutputError, "need a folder"),
     ],
 )

@@ -82,7 +82,7 @@ class OnnxRuntimeBackend(HostBackend):
         return self._run(self._means_sessions[are_given], [images, *(given or [])], None)
 
     def tile_for(self, height: int, width: int) -> int | None:
-        """Return the largest tile that fits the device's memory; see `overnet.runtime.backends.base.Backend.tile_for`."""
+        """Return the largest tile that fits the memory; see `overnet.runtime.backends.base.Backend.tile_for`."""
         if self._gpu_bytes is None:
             return super().tile_for(height, width)
         return tile_for_memory(height, width, self.bytes_per_pixel, available_bytes=self._gpu_bytes)

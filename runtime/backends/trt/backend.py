@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: engines on an NVIDIA GPU, with several frames on their way at once."""
+"""TensorRT and TensorRT-RTX: engines on an NVIDIA GPU, with several frames in flight."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from overnet.runtime.backends.base import BackendOptions, LoadBackend
 from overnet.runtime.backends.stream import UpscaleStream
 from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.engines import Engines, ReadyEngine, tile_side
-from overnet.runtime.backends.trt.slot import Means, Slot, StageTimes
+from overnet.runtime.backends.trt.slot import MeanVector, Slot, StageTimes
 from overnet.runtime.backends.trt.slot_stream import SlotStream
 from overnet.types import ChannelMeans, ImageBatch
 
-# How long an image waits for those that are on their way: longer than the largest takes.
+# Seconds that an image waits for those in flight: more than the largest image takes.
 _SLOT_SECONDS = 60.0
 
 
 class TensorRtBackend:
-    """Engines of one model run on one GPU. See `overnet.runtime.backends.base.Backend`.
+    """The engines of one model on one GPU. See `overnet.runtime.backends.base.Backend`.
 
     One image or stream at a time; for several threads, one backend each.
 
     Args:
-        model: an engine with its sidecar; or an ONNX file of ours, from which engines are built at first use and kept.
+        model: an engine with its sidecar; or an exported ONNX file, from which engines are built at first use and
+            stored.
         scale: must be the model's own.
-        options: the precision is an engine's own; when engines are built, FP16 is the usual one.
+        options: the precision of a given engine is fixed; engines built here are in FP16 by default.
         runtime: the library.
         load_reference: loads the backend on the CPU that engines built here are compared with.
 
     Raises:
-        ArtifactError: the model is broken, not ours, or an engine for another machine.
+        ArtifactError: the model is broken, not made by OverNet, or an engine for another machine.
         MissingDependency: TensorRT or PyCUDA is not installed.
         InputError: there is no such device.
         BackendError: the engine cannot be loaded.
     """
 
-    # Not asked for: which tiles are needed is known from the engine.
+    # Not used here: `tile_for` follows from the engine.
     bytes_per_pixel = 3_000
 
     def __init__(
@@ -71,13 +72,13 @@ class TensorRtBackend:
         self._ready((height, width))
 
     def tile_for(self, height: int, width: int) -> int | None:
-        """As large as the engine takes; see `overnet.runtime.backends.base.Backend.tile_for`."""
+        """Return the largest tile of the engine; see `overnet.runtime.backends.base.Backend.tile_for`."""
         return tile_side(self._ready((height, width)).profile, (height, width))
 
     def open_stream(self, height: int, width: int) -> UpscaleStream | None:
-        """Slots for frames of this size; see `overnet.runtime.backends.base.Backend.open_stream`.
+        """Return a stream of slots for this size; see `overnet.runtime.backends.base.Backend.open_stream`.
 
-        None where frames are smaller than the engine takes, and have to be padded.
+        The result is None where frames are smaller than the engine's smallest size and have to be padded.
         """
         ready = self._ready((height, width))
         if not _takes(ready, (height, width)):
@@ -91,7 +92,7 @@ class TensorRtBackend:
         if channel_means is not None and not ready.engine.means:
             raise BackendError(
                 f"this engine takes images up to {ready.profile.maximum[1]}x{ready.profile.maximum[0]}, and no "
-                "tiles of larger ones: it is of an older overnet; export it again"
+                "tiles of larger ones: an older version of overnet made it; export it again"
             )
         height, width = scaled_size(images.shape[1], images.shape[2], self.scale)
         upscaled = np.empty((len(images), height, width, 3), np.uint8)
@@ -100,22 +101,22 @@ class TensorRtBackend:
         return upscaled
 
     def upscale_timed(self, images: ImageBatch) -> StageTimes:
-        """Upscale a batch for its times alone: how long the GPU copies in, computes and copies out.
+        """Measure how long the GPU copies in, computes and copies out when it upscales a batch.
 
-        The work is that of `upscale`, with the recorded graph where there is one, and by the GPU's own clock: what the
-        host does is in none of the times, and neither is what is done once for a size. The call itself takes longer
-        than `upscale`, since every image is computed twice, so that the GPU does not wait for the host.
+        The work is that of `upscale`, with the recorded graph where there is one, timed by the GPU's own clock: the
+        times include neither the host's work nor what is done once for a size. The call takes longer than `upscale`,
+        since every image is computed twice, so that the GPU does not wait for the host.
 
         Args:
-            images: N x H x W x 3 uint8, RGB, C-contiguous, of a size for which `tile_for` gives None. Smaller ones than
-                the engine takes are padded, as for `upscale`, and the times are those of the padded ones.
+            images: N x H x W x 3 uint8, RGB, C-contiguous, of a size for which `tile_for` returns None. Images smaller
+                than the engine's smallest size are padded, as in `upscale`, and timed with the padding.
 
         Returns:
-            Sums over the batch, whose images go one after the other.
+            Sums over the batch, whose images are computed one after the other.
 
         Raises:
             MemoryError: there is too little memory.
-            BackendError: the engine takes no images of this size, or the GPU fails.
+            BackendError: the engine does not take images of this size, or the GPU fails.
         """
         ready = self._ready(images.shape[1:3])
         times = StageTimes()
@@ -128,11 +129,10 @@ class TensorRtBackend:
 
     @property
     def activation_memory_bytes(self) -> int | None:
-        """GPU memory for intermediate results, as the engine states it for the largest image that it takes.
+        """Return the GPU memory for intermediate results that the engine states for its largest image.
 
-        It is the engine that the last image went to, or the one that was given; None before the first is built. Each
-        frame on its way has so much, except where `overnet.runtime.backends.trt.slot_shared.SlotShared` has them
-        share it.
+        The engine is the one that ran last, or the given one; the result is None before the first is built. Each frame
+        in flight has this much memory, except where `overnet.runtime.backends.trt.slot_shared.SlotShared` shares it.
         """
         latest = self._engines.latest
         if latest is None:
@@ -141,11 +141,13 @@ class TensorRtBackend:
             return latest.engine.device_memory_bytes
 
     def channel_means(self, images: ImageBatch, given: ChannelMeans | None = None) -> ChannelMeans:
-        """The network's means, over all channels in one array; see
+        """Return the network's means, over all channels in one array; see
         `overnet.runtime.backends.base.Backend.channel_means`."""
         ready = self._ready(images.shape[1:3])
         if not ready.engine.means:
-            raise BackendError("this engine does not tell its means: it is of an older overnet; export it again")
+            raise BackendError(
+                "this engine does not output its means: an older version of overnet made it; export it again"
+            )
         means = [
             self._run(ready, image, given_means=_of_image(given, index), wanted_means=True)
             for index, image in enumerate(images)
@@ -162,11 +164,11 @@ class TensorRtBackend:
         ready: ReadyEngine,
         image: ImageBatch,
         *,
-        given_means: Means | None = None,
+        given_means: MeanVector | None = None,
         wanted_means: bool = False,
         upscaled: ImageBatch | None = None,
-    ) -> Means | None:
-        """Run one image and wait for it."""
+    ) -> MeanVector | None:
+        """Run one image and wait for its result."""
         with self._slot_with(ready, image) as slot:
             ready.ring.run(slot, given_means=given_means, wanted_means=wanted_means)
             ready.ring.wait(slot)
@@ -176,12 +178,14 @@ class TensorRtBackend:
 
     @contextmanager
     def _slot_with(self, ready: ReadyEngine, image: ImageBatch) -> Iterator[Slot]:
-        """A slot with one image to run, padded where it is smaller than the engine takes; given back at the end."""
+        """Lend a slot filled with one image, which is padded to the engine's smallest size where it is smaller."""
         size = (image.shape[0], image.shape[1])
         padded = image
         if not _takes(ready, size):
             padded = _padded(image, ready.profile.minimum)
-            self._notes.append(f"padded to {padded.shape[1]}x{padded.shape[0]}, the smallest that the engine takes")
+            self._notes.append(
+                f"padded to {padded.shape[1]}x{padded.shape[0]}, the smallest size that the engine takes"
+            )
         ring = ready.ring
         ring.open((padded.shape[0], padded.shape[1]), count=1)
         slot = ring.take(most_seconds=_SLOT_SECONDS)
@@ -203,7 +207,7 @@ class TensorRtBackend:
         return list(dict.fromkeys(notes))
 
     def close(self) -> None:
-        """Wait for what runs, and give the GPU's memory back; see `overnet.runtime.backends.base.Backend.close`."""
+        """Wait for running work and free the GPU's memory; see `overnet.runtime.backends.base.Backend.close`."""
         if not self._closed:
             self._closed = True
             try:
@@ -212,13 +216,13 @@ class TensorRtBackend:
                 self._gpu.release(self)
 
     def __del__(self) -> None:
-        # A backend that was forgotten; at the end of Python, `Gpu.close_all` came first.
+        # A backend that was never closed. At the end of Python, `Gpu.close_all` has closed it already.
         if hasattr(self, "_engines") and not self._closed:
             self.close()
 
 
-def _of_image(channel_means: ChannelMeans | None, index: int) -> Means | None:
-    """One image's means, over all channels."""
+def _of_image(channel_means: ChannelMeans | None, index: int) -> MeanVector | None:
+    """Return one image's means, over all channels."""
     return None if channel_means is None else np.concatenate([mean[index].ravel() for mean in channel_means])
 
 
@@ -227,6 +231,6 @@ def _takes(ready: ReadyEngine, size: tuple[int, int]) -> bool:
 
 
 def _padded(image: ImageBatch, minimum: tuple[int, int]) -> ImageBatch:
-    """An image made at least as large, by mirroring it: so it keeps about the means that it has."""
+    """Return an image mirrored at its edges to at least this size, which nearly preserves its means."""
     missing = [max(0, low - side) for side, low in zip(image.shape[:2], minimum, strict=True)]
     return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")

@@ -1,9 +1,9 @@
-"""CUDA through PyCUDA: a GPU's one primary context, and the few kinds of objects that streaming needs.
+"""CUDA through PyCUDA: a GPU's primary context, and the kinds of objects that streaming needs.
 
-The primary context is the one that PyTorch, ONNX Runtime and TensorRT use as well, so that all of them see the same
-memory. It is not tied to a thread: whoever calls CUDA makes it current for the moment (`Gpu.current`), and what was
-current before is current again afterwards. All objects are freed by hand, within the context: PyCUDA would leak what
-Python's collector frees in a thread that has none.
+PyTorch, ONNX Runtime and TensorRT use the same primary context, so that all of them share its memory. It is not tied to
+a thread: each use of CUDA makes it current for its duration (`Gpu.current`) and restores the previous context
+afterwards. All objects are freed explicitly, within the context: PyCUDA leaks objects that Python's garbage collector
+frees in a thread without one.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from overnet.errors import BackendError, MissingDependency, OverNetError, one_line, require
 from overnet.system.cuda_device import check_device
 
-# Beyond a buffer's content, for readers that load a few bytes more than they use (`overnet.runtime.video.color`).
+# Bytes after a buffer's content, for readers that load a few more than they use (`overnet.runtime.video.color`).
 PADDING_BYTES = 64
-_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: waits for nothing that the default stream does
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream
 _importing = threading.Lock()
 
 
@@ -36,12 +36,12 @@ class _Closable(Protocol):
 
 
 class Gpu:
-    """A GPU whose primary context is retained; made by `acquire`, one for each device in a process.
+    """A GPU whose primary context is retained; `acquire` creates one for each device in a process.
 
     Attributes:
-        ordinal: its number among those that CUDA_VISIBLE_DEVICES leaves.
+        ordinal: its number among the devices that ``CUDA_VISIBLE_DEVICES`` leaves.
         name: such as ``"NVIDIA GeForce RTX 4070"``.
-        shares_memory: whether its memory is the machine's own, as on a Jetson.
+        shares_memory: whether it shares the host's memory, as on a Jetson.
     """
 
     _known: ClassVar[dict[int, Gpu]] = {}
@@ -58,12 +58,12 @@ class Gpu:
 
     @classmethod
     def acquire(cls, ordinal: int, user: _Closable) -> Gpu:
-        """Retain a GPU for a user, which calls `release`; what is still in use when Python ends is closed then.
+        """Retain a GPU for a user, which calls `release`; users that are left when Python ends are closed then.
 
         Raises:
             MissingDependency: PyCUDA is not installed, or does not load.
             InputError: there is no such device.
-            BackendError: the driver refuses.
+            BackendError: the driver reports an error.
         """
         driver = pycuda_driver()
         check_device(ordinal)
@@ -76,13 +76,13 @@ class Gpu:
             return gpu
 
     def release(self, user: _Closable) -> None:
-        """Give the GPU back; with its last user the context goes, unless others in the process hold it."""
+        """Release the GPU; with its last user the context is released too, unless another library retains it."""
         with self._lock:
             self._users.discard(user)
             if not self._users and self._known.get(self.ordinal) is self:
                 del self._known[self.ordinal]
-                # Detached while it is current, which PyCUDA allows in any thread. The driver's own stack keeps an
-                # entry then, which PyCUDA does not know of.
+                # Detached while it is current, which PyCUDA allows in any thread. An entry then remains on the driver's
+                # own stack, which PyCUDA does not remove.
                 with suppress(self._driver.Error):
                     self._context.push()
                     self._context.detach()
@@ -90,7 +90,7 @@ class Gpu:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make the context the current one of this thread."""
+        """Make the context current in this thread."""
         self._context.push()
         try:
             yield
@@ -98,45 +98,45 @@ class Gpu:
             self._context.pop()
 
     def free_memory_bytes(self) -> tuple[int, int]:
-        """Free and total memory, by the driver's account. Within `current`."""
+        """Return free and total memory as the driver reports them. Within `current`."""
         free, total = self._driver.mem_get_info()
         return int(free), int(total)
 
     def pinned(self, size_bytes: int) -> PinnedBuffer:
-        """Memory of the host that the GPU can reach. Within `current`.
+        """Allocate memory of the host that the GPU can access. Within `current`.
 
         Raises:
-            MemoryError: there is not so much.
+            MemoryError: there is too little memory.
         """
         try:
             return PinnedBuffer(self._driver, size_bytes)
         except self._driver.MemoryError as error:
             free = psutil.virtual_memory().available
             raise MemoryError(
-                f"{size_bytes / 1e6:.0f} MB of page-locked memory wanted; {free / 1e6:.0f} MB of the host's are free"
+                f"{size_bytes / 1e6:.0f} MB of page-locked memory needed; {free / 1e6:.0f} MB of the host's are free"
             ) from error
 
     def device(self, size_bytes: int) -> DeviceBuffer:
-        """Memory of the GPU. Within `current`.
+        """Allocate memory of the GPU. Within `current`.
 
         Raises:
-            MemoryError: there is not so much.
+            MemoryError: there is too little memory.
         """
         try:
             return DeviceBuffer(self._driver, size_bytes)
         except self._driver.MemoryError as error:
             free, total = self.free_memory_bytes()
             raise MemoryError(
-                f"{size_bytes / 1e6:.0f} MB of GPU memory wanted; of {self.name}'s {total / 1e6:.0f} MB "
+                f"{size_bytes / 1e6:.0f} MB of GPU memory needed; of {self.name}'s {total / 1e6:.0f} MB "
                 f"{free / 1e6:.0f} MB are free"
             ) from error
 
     def stream(self) -> CudaStream:
-        """A queue of work. Within `current`."""
+        """Create a stream. Within `current`."""
         return CudaStream(self._driver)
 
     def event(self, *, timed: bool = False) -> CudaEvent:
-        """A mark in a queue, which tells when it was reached if it is `timed`. Within `current`."""
+        """Create an event, which stores the time when it is reached if it is `timed`. Within `current`."""
         return CudaEvent(self._driver, timed=timed)
 
     def copy_in(self, target: DeviceBuffer, source: NDArray[Any], stream: CudaStream) -> None:
@@ -149,9 +149,9 @@ class Gpu:
 
     @classmethod
     def close_all(cls) -> None:
-        """Close whatever still uses a GPU, and leave none current in this thread."""
+        """Close all users of GPUs, and leave no context current in this thread."""
         for gpu in list(cls._known.values()):
-            # Left current by an interruption at the very moment, which PyCUDA would abort the process for.
+            # An interruption may have left it current, for which PyCUDA would abort the process.
             while gpu._driver.Context.get_current() == gpu._context:
                 gpu._context.pop()
             for user in list(gpu._users):
@@ -159,19 +159,19 @@ class Gpu:
                     user.close()
 
 
-# Before PyCUDA's own end, which aborts the process where a context is left.
+# Runs before PyCUDA's own exit handler, which aborts the process where a context is left.
 atexit.register(Gpu.close_all)
 
 
 class CudaStream:
-    """A queue of work, which waits for nothing that the default stream does. All methods within `Gpu.current`.
+    """A stream of work that does not wait for the default stream. All methods within `Gpu.current`.
 
-    PyCUDA destroys a stream when it is forgotten, and leaks it where no context is current then, as when an error's
-    traceback held it. So what others hold is this.
+    PyCUDA destroys a stream with its last reference, and leaks it where no context is current then, as when an error's
+    traceback held it. This object holds the only reference, which `close` drops.
 
     Attributes:
-        handle: for other libraries.
-        inner: PyCUDA's object, not to be kept.
+        handle: the handle for other libraries.
+        inner: PyCUDA's object; callers may not store it.
     """
 
     def __init__(self, driver: Any) -> None:
@@ -179,54 +179,54 @@ class CudaStream:
         self.handle = int(self.inner.handle)
 
     def wait_for(self, event: CudaEvent) -> None:
-        """Let what is put into it from now on wait for an event."""
+        """Let all work submitted from now on wait for an event."""
         self.inner.wait_for_event(event.inner)
 
     def synchronize(self) -> None:
-        """Wait until all in it is done."""
+        """Wait for all work in the stream."""
         self.inner.synchronize()
 
     def close(self) -> None:
-        """Destroy it, when all in it is done."""
+        """Destroy the stream, whose work has ended."""
         self.inner = None
 
 
 class CudaEvent:
-    """A mark in a queue, that can be waited for. All methods within `Gpu.current`; for `inner` see `CudaStream`.
+    """An event in a stream. All methods within `Gpu.current`; for `inner` see `CudaStream`.
 
     Args:
-        timed: whether the GPU notes the time when it is reached, which costs a little each time.
+        timed: whether the GPU stores the time when it reaches the event, which costs a little time.
     """
 
     def __init__(self, driver: Any, *, timed: bool = False) -> None:
         flags = driver.event_flags
-        # Whoever waits for it sleeps: the CPU has frames to decode and encode meanwhile.
+        # A thread that waits for it sleeps: the CPU has frames to decode and encode meanwhile.
         self.inner = driver.Event(flags.BLOCKING_SYNC | (flags.DEFAULT if timed else flags.DISABLE_TIMING))
 
     def record(self, stream: CudaStream) -> None:
-        """Put the mark at the end of a queue."""
+        """Put the event at the end of a stream."""
         self.inner.record(stream.inner)
 
     def synchronize(self) -> None:
-        """Wait until it is reached."""
+        """Wait until the GPU reaches the event."""
         self.inner.synchronize()
 
     def milliseconds_since(self, earlier: CudaEvent) -> float:
-        """The GPU's time from another mark to this one; both are timed, and were reached."""
+        """Return the GPU's time since another event; both are timed and were reached."""
         return float(earlier.inner.time_till(self.inner))
 
     def close(self) -> None:
-        """Destroy it."""
+        """Destroy the event."""
         self.inner = None
 
 
 class PinnedBuffer:
-    """Page-locked memory of the host: copies to and from it need no help of the CPU.
+    """Page-locked memory of the host: the GPU copies to and from it without the CPU.
 
     Attributes:
-        array: 1-D uint8, all of it and `PADDING_BYTES` more.
-        pointer: its address for the GPU, which can work on it without a copy.
-        size_bytes: without the padding.
+        array: 1-D uint8 of `size_bytes` and `PADDING_BYTES`.
+        pointer: the address for the GPU, which can work on this memory without a copy.
+        size_bytes: the size without the padding.
     """
 
     def __init__(self, driver: Any, size_bytes: int) -> None:
@@ -239,11 +239,11 @@ class PinnedBuffer:
         self.pointer = int(self._allocation.get_device_pointer())
 
     def shaped(self, *shape: int) -> NDArray[np.uint8]:
-        """Its beginning as a uint8 array of a shape."""
+        """Return the beginning of the buffer as a uint8 array of a shape."""
         return self.array[: int(np.prod(shape))].reshape(shape)
 
     def free(self) -> None:
-        """Give it back. Within `Gpu.current`; no array of it may be used afterwards."""
+        """Free the memory. Within `Gpu.current`; no array of it may be used afterwards."""
         self._allocation.free()
 
 
@@ -251,8 +251,8 @@ class DeviceBuffer:
     """Memory of the GPU.
 
     Attributes:
-        pointer: its address.
-        size_bytes: how much it is.
+        pointer: the address.
+        size_bytes: the size.
     """
 
     def __init__(self, driver: Any, size_bytes: int) -> None:
@@ -261,19 +261,18 @@ class DeviceBuffer:
         self.pointer = int(self._allocation)
 
     def free(self) -> None:
-        """Give it back. Within `Gpu.current`."""
+        """Free the memory. Within `Gpu.current`."""
         self._allocation.free()
 
 
 class RecordedWork:
     """A CUDA graph: the many small launches of a frame's work, recorded once and launched as one in the same stream.
 
-    PyCUDA cannot record. `cuda.core` can, in a stream of PyCUDA's, whose handle it is given. Where it is not installed,
-    there are no graphs.
+    PyCUDA cannot record; `cuda.core` can, in a stream of PyCUDA's. Where it is not installed, there are no graphs.
 
     Args:
-        stream: the handle of a CUDA stream, on whose context the thread is.
-        enqueue: puts the work into the stream. It has run there before, so that nothing is left to be set up.
+        stream: the handle of a CUDA stream, whose context is current.
+        enqueue: submits the work to the stream. It has run there before, so that nothing is left to be initialised.
 
     Raises:
         BackendError: `cuda.core` is not installed, or the work cannot be recorded.
@@ -284,14 +283,14 @@ class RecordedWork:
         self._stream = core.Stream.from_handle(stream)
         builder = self._stream.create_graph_builder()
         try:
-            # Other threads may copy and allocate meanwhile: only this one's calls are watched.
+            # Other threads may copy and allocate meanwhile: only this thread's calls are recorded.
             builder.begin_building("thread_local")
             enqueue()
             builder.end_building()
             self._graph = builder.complete()
             builder.close()
         except BaseException as error:
-            # Only closing ends a recording that went wrong, and says so a second time.
+            # Only closing ends a failed recording, and raises the error again.
             with suppress(Exception):
                 builder.close()
             if not isinstance(error, Exception):  # Ctrl-C
@@ -299,19 +298,19 @@ class RecordedWork:
             raise BackendError(f"the work cannot be recorded ({' '.join(str(error).split())[:200]})") from error
 
     def launch(self) -> None:
-        """Put all of it into the stream."""
+        """Launch the graph in the stream."""
         self._graph.launch(self._stream)
 
     def close(self) -> None:
-        """Let go of it, while nothing of it runs."""
+        """Destroy the graph, which may not be running."""
         self._graph.close()
 
 
 def pycuda_driver() -> Any:
-    """PyCUDA's driver module.
+    """Return PyCUDA's driver module.
 
     Raises:
-        MissingDependency: it is not installed, or the driver's library is missing.
+        MissingDependency: PyCUDA is not installed, or the driver's library is missing.
     """
     try:
         return require("pycuda.driver", extra="cuda", purpose="running an engine")
@@ -321,7 +320,7 @@ def pycuda_driver() -> Any:
 
 @contextmanager
 def reporting_cuda(what: str) -> Iterator[None]:
-    """Turn PyCUDA's errors into ours; running out of memory into MemoryError."""
+    """Raise PyCUDA's errors as BackendError, those about memory as MemoryError."""
     driver = pycuda_driver()
     try:
         yield
@@ -337,7 +336,7 @@ def _pop_current() -> None:
 
 
 def _cuda_core() -> Any:
-    # While one thread imports it, another finds it without its names (seen with cuda-core 1.2.2).
+    # While one thread imports it, another sees the module without its names (cuda-core 1.2.2).
     with _importing:
         try:
             return importlib.import_module("cuda.core")

@@ -1,6 +1,7 @@
-"""Engines built at first use and kept: one that was built here for the same model, sizes and machine is used again.
+"""The cache of engines: each is built at first use, and used again for the same model, sizes and machine.
 
-Each lies in a folder of its own, whose name holds a hash of all that it depends on and which appears whole.
+Each engine has a folder, whose name contains a hash of everything that the engine depends on. The folder gets its name
+when it is complete.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from overnet.runtime.backends.trt.engine_child import build_in_child
 from overnet.system.environment import current_environment
 from overnet.types import Progress
 
-# Names another folder than the user's usual one for caches.
+# The environment variable that sets another folder than the user's cache folder.
 CACHE_VARIABLE = "OVERNET_CACHE"
-# Of more, those that were not used for longest are removed.
+# Beyond this number, the least recently used are removed.
 MOST_ENGINES = 20
 
 _LOCKS = "locks"
@@ -37,13 +38,13 @@ _TIMINGS = "timing.cache"
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """Which engine is wanted.
+    """The engine to find or build.
 
     Attributes:
-        model: an ONNX file of ours.
-        runtime: the library that is to run it.
+        model: an ONNX file that OverNet exported.
+        runtime: the library that is to run the engine.
         precision: of the arithmetic, one of `overnet.files.onnx_metadata.PRECISIONS`.
-        profile: which images it is to take.
+        profile: the sizes of images that the engine is to take.
     """
 
     model: Path
@@ -53,7 +54,7 @@ class EngineRequest:
 
 
 def cache_folder() -> Path:
-    """Where engines are kept; it may not exist yet."""
+    """Return the folder of the engines, which may not exist yet."""
     named = os.environ.get(CACHE_VARIABLE)
     return (Path(named) if named else platformdirs.user_cache_path("overnet")) / "engines"
 
@@ -65,24 +66,24 @@ def cached_engine(
     on_progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Path:
-    """Find an engine, or build it. Of several processes that want the same one, one builds, and the others wait.
+    """Find an engine, or build it. Of several processes that need the same one, one builds and the others wait.
 
     Args:
-        request: which engine.
-        device: for which GPU, counted from 0 among those that ``CUDA_VISIBLE_DEVICES`` leaves.
-        on_progress: is told what is being done while an engine is built, how much of it is done, and how much there is.
-        on_note: is told what the user should know, one line each.
+        request: the engine.
+        device: the GPU, counted from 0 among those that ``CUDA_VISIBLE_DEVICES`` leaves.
+        on_progress: called with the builder's progress reports.
+        on_note: called with remarks for the user, one line each.
 
     Returns:
-        The engine, with its sidecar beside it. Where the device's memory is short, it is for smaller images than wished
-        for; the sidecar says which.
+        The engine, with its sidecar beside it. Where the device's memory is short, it is for smaller images than
+        requested; the sidecar says which.
 
     Raises:
         MissingDependency: the library is not installed.
         ArtifactError: the ONNX file cannot be read.
-        BackendError: the engine cannot be built; with the name of the builder's log.
+        BackendError: the engine cannot be built; the message names the builder's log.
         OutputError: the folder cannot be written.
-        KeyboardInterrupt: the user stopped it; nothing that is not whole stays.
+        KeyboardInterrupt: the user stopped it; no incomplete engine is left behind.
     """
     note = on_note or _silent
     environment = current_environment(request.runtime, device)
@@ -96,21 +97,21 @@ def cached_engine(
                 path = _built(entry, request, device, on_progress, note)
                 _remove_oldest(entry)
     with suppress(OSError):
-        # When it was last used, for which its time stands; a cache that can only be read does as well.
+        # The time stamp says when it was last used; a read-only cache works without.
         os.utime(path.parent)
     return path
 
 
 def cache_size_bytes() -> int:
-    """How much the cache takes."""
+    """Return the size of the cache."""
     return _size_bytes(cache_folder())
 
 
 def clear_cache() -> int:
-    """Remove everything from the cache but what is just being built; returns how many bytes that were.
+    """Remove everything from the cache except engines being built, and return the number of bytes removed.
 
     Raises:
-        OutputError: something cannot be removed.
+        OutputError: a file cannot be removed.
     """
     cache = cache_folder()
     before = _size_bytes(cache)
@@ -126,7 +127,7 @@ def clear_cache() -> int:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One engine's place in the cache."""
+    """The place of one engine in the cache."""
 
     cache: Path
     name: str
@@ -137,7 +138,7 @@ class _Entry:
         return self.cache / self.name
 
     def find(self, note: Callable[[str], None]) -> Path | None:
-        """The engine if it is there and whole; told to `note` if it is there and not."""
+        """Return the engine if it is there and usable; call `note` if it is there and unusable."""
         if not self.folder.is_dir():
             return None
         path = next(iter(sorted(self.folder.glob("*.engine"))), None)
@@ -154,26 +155,26 @@ class _Entry:
 def _built(
     entry: _Entry, request: EngineRequest, device: int, on_progress: Progress | None, note: Callable[[str], None]
 ) -> Path:
-    """Build an engine beside its place, and put it there when it is whole."""
+    """Build an engine in a folder beside its place, and rename the folder when it is complete."""
     folder = entry.cache / f"{entry.name}{_BEING_BUILT}"
-    # What a builder found out about this machine serves later builds on it.
+    # The builder's timings of this machine speed up later builds on it.
     tied_to = hashlib.sha256(json.dumps(vars(entry.environment), sort_keys=True).encode()).hexdigest()
     timings = entry.cache / f"{tied_to[:16]}.{_TIMINGS}"
     try:
         with _writing(entry.cache):
-            # A process that was killed may have left it.
+            # A killed process may have left it behind.
             _remove(folder)
             folder.mkdir()
             if timings.exists():
                 shutil.copyfile(timings, folder / _TIMINGS)
         notes = _run_builder(entry, request, folder, device, on_progress)
         built = next(folder.glob("*.engine"))
-        # As for one that lies there: what failed then would be built again and again.
+        # The same check as at each later start: an engine that fails it would be built again every time.
         load_engine(built, entry.environment)
         with _writing(entry.cache):
             if (folder / _TIMINGS).exists():
                 (folder / _TIMINGS).replace(timings)
-            # Engines are run, and the file that they were made from is where it was.
+            # The cache needs the engine only, not the builder's copy of the ONNX file.
             for path in folder.glob("*.onnx"):
                 path.unlink()
             _remove(entry.folder)
@@ -205,7 +206,7 @@ def _run_builder(
 
 
 def _kept_log(entry: _Entry, folder: Path) -> str:
-    """Put the builder's log where it can be read; returns how to name it in a message."""
+    """Move the builder's log out of the temporary folder; return its name as the end of a message."""
     for log in folder.glob("*.engine.log"):
         kept = entry.cache / f"{entry.name}.log"
         with suppress(OSError):
@@ -215,7 +216,7 @@ def _kept_log(entry: _Entry, folder: Path) -> str:
 
 
 def _name(request: EngineRequest, environment: Environment) -> str:
-    """The name of an engine's folder: for people, and a hash of all that it depends on."""
+    """Return the name of an engine's folder: model, precision, and a hash of everything that the engine depends on."""
     try:
         onnx_sha256 = hashlib.sha256(request.model.read_bytes()).hexdigest()
     except OSError as error:
@@ -234,14 +235,14 @@ def _name(request: EngineRequest, environment: Environment) -> str:
 
 
 def _lock(cache: Path, name: str) -> filelock.BaseFileLock:
-    # Lock files stay: removing one that another process waits for would let two have it.
+    # Lock files are never removed: if one were while another process waits for it, two processes could hold the lock.
     (cache / _LOCKS).mkdir(parents=True, exist_ok=True)
     return filelock.FileLock(cache / _LOCKS / f"{name}.lock")
 
 
 @contextmanager
 def _locked(entry: _Entry, note: Callable[[str], None]) -> Iterator[None]:
-    """Be the only one to change an engine; waits for whoever is."""
+    """Hold the lock of an engine, waiting for the process that holds it."""
     with _writing(entry.cache):
         lock = _lock(entry.cache, entry.name)
         try:
@@ -257,7 +258,7 @@ def _locked(entry: _Entry, note: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def _writing(cache: Path) -> Iterator[None]:
-    """Turn the operating system's errors into ours."""
+    """Raise the operating system's errors as OutputError."""
     try:
         yield
     except OSError as error:
@@ -267,7 +268,7 @@ def _writing(cache: Path) -> Iterator[None]:
 
 
 def _remove_oldest(used: _Entry) -> None:
-    """Keep the cache small. What another process is building stays."""
+    """Remove the least recently used engines beyond `MOST_ENGINES`, except those in use by another process."""
     folders = [path for path in used.cache.iterdir() if path.is_dir() and path.name not in (_LOCKS, used.name)]
     kept = [path for path in folders if not path.name.endswith(_BEING_BUILT)]
     kept.sort(key=lambda path: path.stat().st_mtime)

@@ -1,7 +1,7 @@
-"""Which engine to run for an image's size: the one that was given, or one built at first use and kept.
+"""The choice of the engine for an image's size: the given one, or one built at first use and stored.
 
-An engine takes images up to the size that it was built for. So there are a few sizes to build for, and an image goes
-into the smallest that holds it; where the GPU's memory is too short for that, into a smaller one, in tiles.
+An engine takes images up to the size that it was built for. So engines are built for a few sizes, and an image goes to
+the smallest engine that takes it; where the GPU's memory is too short for that, to a smaller one, in tiles.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from overnet.system.environment import current_environment
 
 Size = tuple[int, int]
 
-# The smallest that the deployed graph is exact for.
+# The smallest image that the deployed graph is exact for.
 _MINIMUM = (16, 16)
-# Height and width that engines are built for, for images that lie; for those that stand, the other way round.
+# Height and width that engines are built for, for landscape images; portrait images have them swapped.
 _SIZES: tuple[Size, ...] = ((360, 640), (540, 960), (720, 1280), (1080, 1920), (2160, 4096))
-# Where the memory is short, everything goes in tiles of at most this.
+# Where the memory is short, images are cut into tiles of at most this size.
 _SMALLEST: Size = (192, 192)
-# Activation memory for each input pixel, as builds of TensorRT-RTX 1.7.1 stated it for the bundled network, and a
-# quarter more. How much of the free memory to plan with: building takes more than running.
+# Activation memory for each input pixel: a quarter more than builds of TensorRT-RTX 1.7.1 stated for the bundled
+# network. And the share of the free memory to plan with: building takes more than running.
 _BYTES_PER_PIXEL = {"fp32": 6_000, "fp16": 3_000, "bf16": 3_000, "int8": 4_500}
 _MEMORY_SHARE = 0.5
-# An engine for one size and one for another, such as images that lie and that stand.
+# Number of engines kept loaded, such as one for landscape and one for portrait images.
 _KEPT_ENGINES = 2
-# How near to the same network on the CPU, in FP32, an engine that was built here has to be on a test image.
+# Lowest PSNR of a newly built engine on a test image, against the same network on the CPU in FP32.
 _LEAST_PSNR_DB = {"fp32": 50, "fp16": 40, "bf16": 35, "int8": 25}
 
 
 @dataclass(frozen=True)
 class ReadyEngine:
-    """An engine that is loaded, with its slots."""
+    """A loaded engine with its slots."""
 
     profile: Profile
     engine: LoadedEngine
     ring: SlotRing
 
     def close(self) -> None:
-        """Give everything back."""
+        """Free everything."""
         self.ring.close()
         with self.ring.gpu.current():
             self.engine.keep_kernels()
@@ -65,7 +65,7 @@ class Engines:
     """The engines for one model at one scale on one GPU.
 
     Args:
-        gpu: where they run.
+        gpu: the GPU that runs them.
         model: an engine, or an ONNX file to build engines from.
         runtime: the library that runs them.
         scale: must be the model's own.
@@ -77,7 +77,7 @@ class Engines:
         precision: of the engines' arithmetic.
 
     Raises:
-        ArtifactError: the model is broken, not ours, or an engine for another machine.
+        ArtifactError: the model is broken, not made by OverNet, or an engine for another machine.
     """
 
     def __init__(
@@ -110,13 +110,13 @@ class Engines:
             self.precision = options.precision or ("fp16" if stored == "fp32" else stored)
 
     def for_size(self, size: Size) -> ReadyEngine:
-        """The engine that an image of this size goes to, whole or in tiles; built and loaded if it is not yet.
+        """Return the engine for images of this size, whole or in tiles, after building and loading it where needed.
 
         Raises:
             OverNetError: it cannot be built or loaded.
-            MemoryError: the GPU has no room for it.
+            MemoryError: the GPU has too little memory for it.
         """
-        profile = self._given or self._loaded(size) or self._wished(size)
+        profile = self._given or self._loaded(size) or self._planned(size)
         if profile not in self._ready:
             self._load_cached(profile)
         self._ready.move_to_end(profile)
@@ -124,36 +124,38 @@ class Engines:
 
     @property
     def latest(self) -> ReadyEngine | None:
-        """The engine that the last image went to, or is loaded without one; None before the first is built."""
+        """Return the engine that ran last, or the given one; None before the first is built."""
         return next(reversed(self._ready.values()), None)
 
     def _loaded(self, size: Size) -> Profile | None:
-        """The engine that is loaded and takes this size, the one used last if several do: so the tiles of an image,
-        and the parts that its means are gathered from, go to the engine that they were cut for."""
+        """Return the most recently used loaded engine that takes this size.
+
+        So the tiles of an image, and the parts that its means are computed from, go to the engine they were cut for.
+        """
         for profile, ready in reversed(self._ready.items()):
             if all(side <= most for side, most in zip(size, ready.profile.maximum, strict=True)):
                 return profile
         return None
 
-    def _wished(self, size: Size) -> Profile:
-        stands = size[0] > size[1]
-        lying = (size[1], size[0]) if stands else size
-        holding = [known for known in _SIZES if known[0] >= lying[0] and known[1] >= lying[1]]
+    def _planned(self, size: Size) -> Profile:
+        portrait = size[0] > size[1]
+        landscape = (size[1], size[0]) if portrait else size
+        holding = [known for known in _SIZES if known[0] >= landscape[0] and known[1] >= landscape[1]]
         wanted = holding[0] if holding else _SIZES[-1]
         usable_bytes = self._free_memory_bytes() * _MEMORY_SHARE
-        # What is loaded already needs no memory to be found for it.
+        # An engine that is already loaded needs no further memory.
         fitting = [
             known
             for known in (_SMALLEST, *_SIZES[: _SIZES.index(wanted) + 1])
             if known[0] * known[1] * _BYTES_PER_PIXEL[self.precision] <= usable_bytes
-            or _profile(known, stands=stands) in self._ready
+            or _profile(known, portrait=portrait) in self._ready
         ]
-        return _profile(fitting[-1] if fitting else _SMALLEST, stands=stands)
+        return _profile(fitting[-1] if fitting else _SMALLEST, portrait=portrait)
 
     def _load_cached(self, profile: Profile) -> None:
         request = EngineRequest(self._model, self._runtime, self.precision, profile)
         path = cached_engine(
-            request, device=self._gpu.ordinal, on_progress=self._options.on_progress, on_note=self._say_and_note
+            request, device=self._gpu.ordinal, on_progress=self._options.on_progress, on_note=self._report_and_note
         )
         serialized, sidecar = load_engine(path, self._environment)
         ready = self._load(serialized, sidecar, profile)
@@ -164,16 +166,16 @@ class Engines:
             except BaseException:
                 self._ready.pop(profile).close()
                 raise
-            with suppress(OSError):  # where it cannot be kept, it is found out again
+            with suppress(OSError):  # where this cannot be stored, the next start checks again
                 checked.touch()
 
-    def _say_and_note(self, line: str) -> None:
-        """Say at once what is going on, such as that another process builds the engine; and keep it for the end."""
+    def _report_and_note(self, line: str) -> None:
+        """Report a line at once, such as that another process builds the engine, and note it for the end."""
         self._note(line)
         if self._options.on_progress is not None:
             self._options.on_progress(line, 0, 0)
 
-    def _load(self, serialized: bytes, sidecar: Sidecar, wished: Profile) -> ReadyEngine:
+    def _load(self, serialized: bytes, sidecar: Sidecar, requested: Profile) -> ReadyEngine:
         while len(self._ready) >= _KEPT_ENGINES:
             self._ready.popitem(last=False)[1].close()
         with self._gpu.current():
@@ -184,17 +186,17 @@ class Engines:
                 kernel_cache=self._kernels(sidecar),
             )
         ring = SlotRing(self._gpu, engine, self._scale, self._options)
-        # Where memory was short, an engine that was built takes smaller images than were wished for.
-        self._ready[wished] = ReadyEngine(sidecar.profile, engine, ring)
-        return self._ready[wished]
+        # Where memory was short, the engine was built for smaller images than requested.
+        self._ready[requested] = ReadyEngine(sidecar.profile, engine, ring)
+        return self._ready[requested]
 
     def _kernels(self, sidecar: Sidecar) -> Path:
-        """Where TensorRT-RTX keeps what it compiles of an engine for this kind of GPU."""
+        """Return the file for the kernels that TensorRT-RTX compiles of an engine for this kind of GPU."""
         capability = self._environment.compute_capability
         return cache_folder().with_name("kernels") / f"{sidecar.engine_sha256[:16]}-{capability}.kernels"
 
     def _check(self, ready: ReadyEngine, path: Path) -> None:
-        """Compare an engine that was built here with the same network on the CPU: FP16 can fail on one GPU alone."""
+        """Compare a newly built engine with the same network on the CPU: FP16 can fail on one kind of GPU only."""
         image = _check_image()
         ready.ring.open(image.shape[:2], count=1)
         stream = SlotStream(ready.ring, image.shape[:2])
@@ -210,13 +212,13 @@ class Engines:
 
     def _free_memory_bytes(self) -> int:
         if self._gpu.shares_memory:
-            # CUDA's own figure leaves out what the system would give up on demand.
+            # CUDA's figure does not include caches that the system frees on demand.
             return int(psutil.virtual_memory().available)
         with self._gpu.current():
             return self._gpu.free_memory_bytes()[0]
 
     def pop_notes(self) -> list[str]:
-        """The remarks of the slots since this was last asked."""
+        """Return and clear the remarks of the slots since the last call."""
         notes = []
         for ready in self._ready.values():
             notes.extend(ready.ring.notes)
@@ -224,17 +226,17 @@ class Engines:
         return notes
 
     def close(self) -> None:
-        """Give everything back."""
+        """Free everything."""
         for ready in self._ready.values():
             ready.close()
         self._ready.clear()
 
 
 def tile_side(profile: Profile, size: Size) -> int | None:
-    """Side of the tiles to cut an image into for an engine; None where it goes whole.
+    """Return the side of the tiles to cut an image into for an engine; None where it takes the image whole.
 
     Raises:
-        BackendError: the engine is for images smaller than the smallest tile.
+        BackendError: the engine's largest image is smaller than the smallest tile.
     """
     if size[0] <= profile.maximum[0] and size[1] <= profile.maximum[1]:
         return None
@@ -248,13 +250,13 @@ def tile_side(profile: Profile, size: Size) -> int | None:
     return side
 
 
-def _profile(maximum: Size, *, stands: bool) -> Profile:
-    size = maximum[::-1] if stands else maximum
+def _profile(maximum: Size, *, portrait: bool) -> Profile:
+    size = maximum[::-1] if portrait else maximum
     return Profile(_MINIMUM, size, size)
 
 
 def _check_image() -> np.ndarray:
-    """An image with slopes, edges and noise, 96 x 128: the same every time."""
+    """Return a 96 x 128 image with gradients, edges and noise, the same at every call."""
     rows, columns = np.mgrid[0:96, 0:128]
     smooth = np.stack([rows * 2, columns * 2, 255 - rows - columns], axis=-1).astype(np.float64)
     smooth[20:60, 30:70] = (250, 5, 128)

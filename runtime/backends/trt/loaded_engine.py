@@ -1,8 +1,8 @@
-"""TensorRT and TensorRT-RTX behind one face: every use of their Python bindings for running is in this file.
+"""One interface to TensorRT and TensorRT-RTX: every use of their Python bindings for running is in this file.
 
 It works with `tensorrt` from 10.3 to 11.x and `tensorrt_rtx` 1.x. Objects of the bindings are annotated with the name
-of their class there, so that tests/runtime/test_trt_names.py can look up each attribute used on them in the bindings of
-each version. What only one of the two libraries has is used under ``if self.is_rtx``.
+of their class, so that tests/runtime/backends/trt/test_trt_names.py can look up each attribute used on them in the
+bindings of each version. Attributes that only TensorRT-RTX has are used under ``if self.is_rtx``.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ IRuntimeConfig: TypeAlias = Any
 Runtime: TypeAlias = Any
 
 _KNOWN_TENSORS = {INPUT_NAME, OUTPUT_NAME, GIVEN_MEANS_NAME, USE_GIVEN_MEANS_NAME, MEANS_NAME}
-# Alignment that TensorRT wants of memory it is given.
+# Alignment that TensorRT requires of the memory it is given.
 ALIGNMENT_BYTES = 256
 
 
 class LoadedEngine:
-    """An engine on the GPU that is current while it is made and used.
+    """An engine on the GPU, whose context is current while the object is made and used.
 
     Args:
-        serialized: the engine, from `overnet.files.engine_sidecar.load_engine`: deserialising is running its code.
+        serialized: the engine, from `overnet.files.engine_sidecar.load_engine`: deserialising can run code in it.
         runtime: the library it is for.
-        cuda_graphs: whether TensorRT-RTX is to replay its work as CUDA graphs.
-        kernel_cache: a file for the kernels that TensorRT-RTX compiles for the device at first use; None keeps none.
+        cuda_graphs: whether TensorRT-RTX is to record and replay its work as CUDA graphs.
+        kernel_cache: a file for the kernels that TensorRT-RTX compiles for the device at first use; None stores none.
 
     Attributes:
         is_rtx: whether the library is TensorRT-RTX, which captures CUDA graphs by itself.
         minimum, maximum: height and width of the smallest and of the largest image that it takes, in pixels.
-        means: how many means over the image it takes and gives, over all channels; 0 if it does neither.
+        means: the number of means over the image that it takes and outputs, over all channels; 0 if it does neither.
 
     Raises:
         MissingDependency: the library is not installed.
-        BackendError: it cannot load the engine.
-        MemoryError: the GPU has no room for it.
+        BackendError: the library cannot load the engine.
+        MemoryError: the GPU has too little memory for it.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class LoadedEngine:
         engine: ICudaEngine = self._engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         if not {INPUT_NAME, OUTPUT_NAME} <= set(names) <= _KNOWN_TENSORS:
-            raise BackendError(f"the engine is none of ours: its tensors are {', '.join(map(str, names))[:200]}")
+            raise BackendError(f"OverNet did not make this engine: its tensors are {', '.join(map(str, names))[:200]}")
         shapes = engine.get_tensor_profile_shape(INPUT_NAME, 0)
         self.minimum, _, self.maximum = [(int(shape[1]), int(shape[2])) for shape in shapes]
         self.means = int(engine.get_tensor_shape(MEANS_NAME)[1]) if MEANS_NAME in names else 0
@@ -89,7 +89,7 @@ class LoadedEngine:
                 config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             cache: IRuntimeCache = config.create_runtime_cache()
             if self._kernel_cache_file is not None:
-                # What is damaged or of another version is refused by the library, and compiled anew.
+                # The library rejects a damaged file or another version, and compiles again.
                 with suppress(OSError):
                     cache.deserialize(self._kernel_cache_file.read_bytes())
             config.set_runtime_cache(cache)
@@ -98,13 +98,13 @@ class LoadedEngine:
         return None
 
     def context(self, stream: int) -> EngineContext:
-        """A state for running it, of which each frame on its way needs one. Its memory comes from `set_memory`.
+        """Create an execution context; each frame in flight needs one. Its memory is set by `set_memory`.
 
         Args:
-            stream: the handle of a CUDA stream, in which it is set up.
+            stream: the handle of a CUDA stream, in which the context is initialised.
 
         Raises:
-            MemoryError, BackendError: the library cannot make one.
+            MemoryError, BackendError: the library cannot create one.
         """
         engine: ICudaEngine = self._engine
         self._errors.clear()
@@ -112,19 +112,19 @@ class LoadedEngine:
         context: IExecutionContext = engine.create_execution_context(self._config if self.is_rtx else strategy)
         if context is None:
             raise self._failure("cannot make an execution context")
-        # Only the first context of an engine is sure to have the profile. From TensorRT 10 on they can share it.
+        # Only the first context of an engine has the profile by default. From TensorRT 10 on, several can share it.
         if context.active_optimization_profile != 0 and not context.set_optimization_profile_async(0, stream):
             raise self._failure("cannot choose the profile")
         return EngineContext(context, self._errors, self._title)
 
     @property
     def device_memory_bytes(self) -> int:
-        """Activation memory for the largest image."""
+        """Return the activation memory for the largest image."""
         engine: ICudaEngine = self._engine
         return int(engine.get_device_memory_size_for_profile_v2(0))
 
     def keep_kernels(self) -> None:
-        """Store the kernels compiled so far, for the next start; what cannot be stored is compiled again then."""
+        """Store the kernels compiled so far for the next start, which compiles them again where storing fails."""
         if self.is_rtx:
             cache: IRuntimeCache = self._kernel_cache
             kernels = None if cache is None or self._kernel_cache_file is None else cache.serialize()
@@ -135,7 +135,7 @@ class LoadedEngine:
                         temporary.write_bytes(bytes(kernels))
 
     def close(self) -> None:
-        """Give its memory back. No context of it may be used afterwards."""
+        """Free its memory. No context of it may be used afterwards."""
         # In this order: each needs the one after it.
         self._kernel_cache = self._config = self._engine = self._runtime = None
 
@@ -144,52 +144,52 @@ class LoadedEngine:
 
 
 class EngineContext:
-    """One state for running an engine. All calls from one thread at a time."""
+    """An execution context of an engine. All calls from one thread at a time."""
 
     def __init__(self, context: IExecutionContext, errors: _Errors, title: str) -> None:
         self._context: IExecutionContext = context
         self._errors, self._title = errors, title
 
     def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        """Fix an input's shape.
+        """Set the shape of an input.
 
         Raises:
-            BackendError: it is not in the engine's profile.
+            BackendError: the shape is not in the engine's profile.
         """
         self._errors.clear()
         if not self._context.set_input_shape(name, shape):
             raise self._errors.failure(f"{self._title} does not take {name} of {shape}")
 
     def needed_memory_bytes(self) -> int:
-        """Activation memory that the shapes set now take; 0 where it is not known."""
+        """Return the activation memory that the current shapes need; 0 where that is unknown."""
         return int(self._context.update_device_memory_size_for_shapes())
 
     def set_memory(self, pointer: int, size_bytes: int) -> None:
-        """Give it its activation memory, which nothing else may use while it runs."""
+        """Set the activation memory, which nothing else may use during a run."""
         self._context.set_device_memory(pointer, size_bytes)
 
     def set_address(self, name: str, pointer: int) -> None:
-        """Say where a tensor lies on the GPU."""
+        """Set the address of a tensor on the GPU."""
         if not self._context.set_tensor_address(name, pointer):
             raise self._errors.failure(f"{self._title} does not take the address of {name}")
 
     def enqueue(self, stream: int) -> None:
-        """Begin to run, in a CUDA stream.
+        """Submit a run to a CUDA stream.
 
         Raises:
-            MemoryError, BackendError: the library refuses.
+            MemoryError, BackendError: the library reports an error.
         """
         self._errors.clear()
         if not self._context.execute_async_v3(stream):
             raise self._errors.failure(f"{self._title} cannot run the engine")
 
     def close(self) -> None:
-        """Let go of it, while nothing of it runs."""
+        """Destroy the context, which may not be running."""
         self._context = None
 
 
 class _Errors:
-    """What a library said went wrong, the last few messages."""
+    """The last few error messages of a library."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -201,17 +201,17 @@ class _Errors:
                 self._last.append(" ".join(text.split()))
 
     def clear(self) -> None:
-        """Forget them, before a call whose own are wanted: some are logged by calls that do not fail."""
+        """Drop the messages, before a call whose own are needed: calls that do not fail log some too."""
         with self._lock:
             self._last.clear()
 
     def failure(self, what: str) -> BackendError | MemoryError:
-        """The error for what went wrong: with the first message, from which others follow."""
+        """Return the error for a failed call, with the first message, which the others result from."""
         with self._lock:
-            said = list(self._last)
+            messages = list(self._last)
             self._last.clear()
-        message = f"{what} ({said[0][:300]})" if said else what
-        if any(is_out_of_memory(RuntimeError(text)) for text in said):
+        message = f"{what} ({messages[0][:300]})" if messages else what
+        if any(is_out_of_memory(RuntimeError(text)) for text in messages):
             return MemoryError(message)
         return BackendError(message)
 

@@ -1,11 +1,11 @@
-"""A slot: all that one frame needs on its way through a GPU.
+"""A slot: everything that a GPU needs to upscale one frame.
 
-A slot has a CUDA stream, an execution context of the engine, page-locked buffers of the host and buffers of the GPU,
-and an event. In its stream a frame is copied in, upscaled and copied out; the streams of several slots overlap, so that
-one frame is copied while another is computed. Where slots share the activation memory, the computing itself goes one
-after the other, in the order of submission, which an event sees to.
+A slot has a CUDA stream, an execution context of the engine, page-locked buffers of the host, buffers of the GPU, and
+events. In its stream a frame is copied in, upscaled and copied out; the streams of several slots overlap, so that one
+frame is copied while another is computed. Where slots share the activation memory, an event makes each frame's
+computation wait for the one before.
 
-Nothing is allocated for a frame: buffers grow to the largest size seen and stay. Two sizes that take turns reuse them.
+No memory is allocated for a frame: buffers grow to the largest size so far and are reused by smaller ones.
 """
 
 from __future__ import annotations
@@ -32,22 +32,24 @@ from overnet.runtime.backends.trt.loaded_engine import ALIGNMENT_BYTES
 from overnet.runtime.backends.trt.slot_shared import FLOAT_BYTES, SlotShared
 from overnet.types import Image
 
-Means = NDArray[np.float32]
+# One frame's means over all channels: 1 x C x 1 x 1.
+MeanVector = NDArray[np.float32]
 
 _CHANNELS = 3
 _ACTIVATIONS = "activations"
-# Runs that set things up and record, or have the library do so, and are slow.
+# The first runs, which are slow: they initialise the library and record the CUDA graph.
 _SETTLING_RUNS = 2
 
 
 @dataclass(frozen=True)
 class StageTimes:
-    """What the GPU took for one or several images, in milliseconds, summed over them.
+    """The time a GPU took for one or several images, in milliseconds, summed over them.
 
     Attributes:
-        copy_in_ms: from page-locked memory of the host to the GPU's; 0 where the GPU works on the host's memory itself.
-        compute_ms: the engine.
-        copy_out_ms: from the GPU's memory to page-locked memory of the host; 0 as for `copy_in_ms`.
+        copy_in_ms: copying from page-locked memory of the host to the GPU's; 0 where the GPU works on the host's
+            memory.
+        compute_ms: running the engine.
+        copy_out_ms: copying back; 0 like `copy_in_ms`.
     """
 
     copy_in_ms: float = 0.0
@@ -63,10 +65,13 @@ class StageTimes:
 
 
 class StageMarks:
-    """The marks around the stages in a slot's queue. All methods within `Gpu.current`.
+    """Timed events around the stages in a slot's stream. All methods within `Gpu.current`.
+
+    The GPU sets their times when it reaches them, so they measure the GPU's work alone. Only the TensorRT backends have
+    them: ONNX Runtime copies and computes in one call.
 
     Args:
-        gpu: the slot's.
+        gpu: of the slot.
         copies: whether images are copied at all.
     """
 
@@ -76,23 +81,23 @@ class StageMarks:
         self._began, self._copied_in, self._computed, self._copied_out = self._events
 
     def begin(self, stream: CudaStream) -> None:
-        """Mark that copying in is next."""
+        """Mark the start of copying in."""
         self._began.record(stream)
 
     def copied_in(self, stream: CudaStream) -> None:
-        """Mark that computing is next."""
+        """Mark the start of computing."""
         self._copied_in.record(stream)
 
     def computed(self, stream: CudaStream) -> None:
-        """Mark that copying out is next."""
+        """Mark the start of copying out."""
         self._computed.record(stream)
 
     def copied_out(self, stream: CudaStream) -> None:
-        """Mark the end."""
+        """Mark the end of copying out."""
         self._copied_out.record(stream)
 
     def times(self) -> StageTimes:
-        """The times between the marks, all of which have been set and reached."""
+        """Return the times between the marks, all of which the GPU has reached."""
         compute_ms = self._computed.milliseconds_since(self._copied_in)
         if not self._copies:
             return StageTimes(compute_ms=compute_ms)
@@ -103,16 +108,16 @@ class StageMarks:
         )
 
     def close(self) -> None:
-        """Destroy them."""
+        """Destroy the events."""
         for event in self._events:
             event.close()
 
 
 class Slot:
-    """One frame's way; see the module. All its methods within `Gpu.current`, by one thread at a time.
+    """The stream, context and buffers for one frame. All methods within `Gpu.current`, by one thread at a time.
 
     Attributes:
-        input, output: H x W x 3 and scale*H x scale*W x 3 uint8, page-locked; of the size given to `fit` last.
+        input, output: H x W x 3 and scale*H x scale*W x 3 uint8, page-locked, for the size last given to `fit`.
     """
 
     input: Image
@@ -132,14 +137,14 @@ class Slot:
         self._needed_bytes = 0
         self._recorded: RecordedWork | None = None
         self._marks: StageMarks | None = None
-        # Runs since anything changed that a recording holds: the first sets things up and cannot be recorded.
+        # Runs since an address or shape changed that a recording contains; the first initialises and is not recorded.
         self._runs = 0
 
     def fit(self, size: tuple[int, int]) -> None:
-        """Make ready for frames of this height and width.
+        """Prepare for frames of this height and width.
 
         Raises:
-            MemoryError: there is not enough for them.
+            MemoryError: there is too little memory.
             BackendError: the engine does not take this size.
         """
         if size != self._size:
@@ -155,7 +160,7 @@ class Slot:
         for name, shape in shapes.items():
             self._need(name, int(np.prod(shape)), on_device=not self._shared.zero_copy)
         self._context.set_shape(INPUT_NAME, (1, *shapes[INPUT_NAME]))
-        # Given anew after every change of shape, as TensorRT asks for.
+        # Set again after every change of shape, as TensorRT requires.
         self._given_memory = None
         if engine.means:
             self._need(MEANS_NAME, engine.means * FLOAT_BYTES)
@@ -174,7 +179,7 @@ class Slot:
         self._forget_recording()
 
     def _need(self, name: str, size_bytes: int, *, on_device: bool = True) -> None:
-        """Have a buffer of the host, and one of the GPU, of at least this size."""
+        """Make sure that a buffer of the host, and one of the GPU, has at least this size."""
         _grow(self._host, name, size_bytes, self._gpu.pinned)
         if on_device:
             _grow(self._device, name, size_bytes, self._gpu.device)
@@ -198,20 +203,20 @@ class Slot:
             self._addresses[name] = pointer
             self._forget_recording()
 
-    def run(self, *, given_means: Means | None = None, wanted_means: bool = False, timed: bool = False) -> None:
-        """Begin to copy in, compute and copy out; `done` is set in the stream at the end.
+    def run(self, *, given_means: MeanVector | None = None, wanted_means: bool = False, timed: bool = False) -> None:
+        """Begin to copy in, compute and copy out; `done` is recorded in the stream at the end.
 
         Args:
-            given_means: over all channels, to use in place of the frame's own.
-            wanted_means: whether it is the frame's means that are wanted, and not the upscaled frame.
-            timed: whether `stage_times` is to tell how long each stage took. It takes about twice as long.
+            given_means: means to use in place of the frame's own.
+            wanted_means: whether to copy out the frame's means in place of the upscaled frame.
+            timed: whether to measure each stage for `stage_times`, which makes the run take about twice as long.
         """
         gpu = self._gpu
-        # What is shared may have grown since the slot was made ready.
+        # The shared memory may have grown since the slot was prepared.
         self._give_memory()
         if self._shared.engine.means:
             self._address(USE_GIVEN_MEANS_NAME, self._shared.switch(on=given_means is not None))
-        marks = self._begun_marks() if timed else None
+        marks = self._start_marks() if timed else None
         if given_means is not None:
             host = self._host[GIVEN_MEANS_NAME].shaped(given_means.nbytes)
             host[:] = np.ascontiguousarray(given_means).view(np.uint8).reshape(-1)
@@ -237,11 +242,11 @@ class Slot:
             marks.copied_out(self.stream)
         self.done.record(self.stream)
 
-    def _begun_marks(self) -> StageMarks:
-        """Marks, of which the first is in the queue, behind computing for nothing.
+    def _start_marks(self) -> StageMarks:
+        """Put one untimed computation and then the first mark into the stream, and return the marks.
 
-        It keeps the GPU busy while the host puts in what is timed. Else the GPU would wait for the host between two
-        marks, and that time would count as its own.
+        The untimed computation keeps the GPU busy while the host submits the timed work. Otherwise the GPU would wait
+        for the host between two marks, and the times would include that.
         """
         if self._marks is None:
             self._marks = StageMarks(self._gpu, copies=not self._shared.zero_copy)
@@ -272,22 +277,22 @@ class Slot:
             self._recorded = None
 
     def wait(self) -> None:
-        """Wait until `done`."""
+        """Wait for the end of the last run."""
         self.done.synchronize()
 
     def stage_times(self) -> StageTimes:
-        """How long the stages of the last run took, which was timed and is done."""
+        """Return how long the stages of the last run took, which was timed and has ended."""
         assert self._marks is not None
         return self._marks.times()
 
-    def means(self) -> Means:
-        """The frame's means, after a run for which they were wanted; a copy."""
+    def means(self) -> MeanVector:
+        """Return a copy of the frame's means, after a run with `wanted_means`."""
         stored = self._host[MEANS_NAME].shaped(self._shared.engine.means * FLOAT_BYTES)
-        means: Means = stored.view(np.float32).copy().reshape(1, -1, 1, 1)
+        means: MeanVector = stored.view(np.float32).copy().reshape(1, -1, 1, 1)
         return means
 
     def close(self) -> None:
-        """Wait for what runs, and free everything."""
+        """Wait for running work and free everything."""
         self._shared.forget(self.computed)
         buffers: list[PinnedBuffer | DeviceBuffer] = [*self._host.values(), *self._device.values()]
         steps = [
@@ -301,7 +306,7 @@ class Slot:
         self._host.clear()
         self._device.clear()
         with ExitStack() as stack:
-            # Each is tried whatever becomes of those before it; the last failure is raised.
+            # Each step is tried, also where one before it fails; the last failure is raised.
             for step in reversed(steps):
                 stack.callback(step)
 
@@ -310,7 +315,7 @@ _Buffer = TypeVar("_Buffer", PinnedBuffer, DeviceBuffer)
 
 
 def _grow(buffers: dict[str, _Buffer], name: str, size_bytes: int, allocate: Callable[[int], _Buffer]) -> None:
-    """Have a buffer of at least this size under a name. The old one goes first: both might not fit."""
+    """Make sure that the named buffer has at least this size. The old one is freed first: both might not fit."""
     if name in buffers and buffers[name].size_bytes < size_bytes:
         buffers.pop(name).free()
     if name not in buffers:

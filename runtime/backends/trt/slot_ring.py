@@ -1,4 +1,4 @@
-"""A ring of slots for one engine: handed out in turn, and taken back when their frame is fetched."""
+"""A ring of slots for one engine: each is lent for a frame and returned when the frame is fetched."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from overnet.runtime.backends.trt.slot_shared import SlotShared
 
 
 class SlotRing:
-    """Slots for one engine, handed out in turn.
+    """The slots of one engine, lent in turn.
 
     Args:
-        gpu: the GPU, which is current while the ring is made, opened, run and closed (its methods see to that).
-        engine: loaded there.
+        gpu: the GPU; the methods make it current.
+        engine: loaded on that GPU.
         scale: of the engine, a whole number.
         options: of the backend. There are `slots` slots at most; fewer where the memory is short.
     """
@@ -37,29 +37,29 @@ class SlotRing:
 
     @property
     def notes(self) -> list[str]:
-        """One-line remarks for the user, which whoever takes them clears."""
+        """Return the list of one-line remarks for the user; the caller clears it."""
         return self._shared.notes
 
     @property
     def count(self) -> int:
-        """How many slots there are."""
+        """Return the number of slots."""
         return len(self._slots)
 
     def open(self, size: tuple[int, int], *, count: int | None = None) -> None:
-        """Have free slots ready for frames of a height and width; fewer than wished where memory is short.
+        """Prepare free slots for frames of a height and width; fewer than requested where memory is short.
 
         Args:
-            count: how many are wished; None for as many as the ring may have.
+            count: the number of slots; None for as many as the ring may have.
 
         Raises:
-            MemoryError: not even one fits; with the numbers.
+            MemoryError: not even one slot fits; the message says how much memory is needed.
             BackendError: the engine does not take this size.
         """
-        wished = self._count if count is None else count
+        requested = self._count if count is None else count
         with self._enqueueing, reporting_cuda("the GPU's memory cannot be set up"), self.gpu.current():
             self._shared.begin(self._count)
             ready: list[Slot] = []
-            while len(ready) < wished:
+            while len(ready) < requested:
                 with self._changed:
                     waiting = [slot for slot in self._free if slot not in ready]
                 try:
@@ -69,9 +69,9 @@ class SlotRing:
                     elif len(self._slots) < self._count:
                         ready.append(self._add(size))
                     else:
-                        return  # the others are on their way
+                        return  # the others are in use
                 except MemoryError:
-                    # What others hold for another size may make room for this one.
+                    # Freeing slots for another size may make room for this one.
                     if len(waiting) > 1:
                         self._drop(waiting[1:])
                         continue
@@ -79,7 +79,7 @@ class SlotRing:
                     if not ready:
                         raise
                     self._count = len(self._slots)
-                    self.notes.append(f"{self._count} of {wished} frames at once on the GPU: its memory is short")
+                    self.notes.append(f"{self._count} of {requested} frames at once on the GPU: its memory is short")
                     return
 
     def _drop(self, slots: list[Slot]) -> None:
@@ -101,14 +101,14 @@ class SlotRing:
         return slot
 
     def take(self, *, stopped: threading.Event | None = None, most_seconds: float | None = None) -> Slot | None:
-        """Wait for a free slot, which `give_back` returns.
+        """Wait for a free slot and take it; `give_back` returns it.
 
         Args:
-            stopped: where this is set, there is none.
-            most_seconds: how long to wait; None without end.
+            stopped: ends the waiting when it is set.
+            most_seconds: how long to wait at most; None waits without limit.
 
         Returns:
-            None once `stopped` is set, after `close`, and where none became free in time.
+            The slot; None once `stopped` is set, after `close`, and where none became free in time.
         """
 
         def is_over() -> bool:
@@ -119,41 +119,41 @@ class SlotRing:
             return None if is_over() or not self._free else self._free.popleft()
 
     def give_back(self, slot: Slot) -> None:
-        """Return a slot, of which nothing runs any more."""
+        """Return a slot whose work has ended."""
         with self._changed:
             self._free.append(slot)
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """Make those that wait for a slot look again whether they are stopped."""
+        """Wake the threads that wait for a slot, so that they check whether they are stopped."""
         with self._changed:
             self._changed.notify_all()
 
-    def run(self, slot: Slot, **what: Any) -> None:
-        """Begin to run a slot that is fitted and filled.
+    def run(self, slot: Slot, **arguments: Any) -> None:
+        """Begin to run a prepared and filled slot; the arguments are those of `Slot.run`.
 
         Raises:
-            BackendError, MemoryError: it cannot be run; the slot has to be given back all the same.
+            BackendError, MemoryError: it cannot be run; the slot still has to be given back.
         """
         with self._enqueueing, reporting_cuda("the GPU cannot run the engine"), self.gpu.current():
             try:
-                slot.run(**what)
+                slot.run(**arguments)
             except BaseException:
-                # What was begun must not touch buffers that are given back.
+                # Work that was begun must not use the buffers after the slot is given back.
                 with suppress(Exception):
                     slot.stream.synchronize()
                 raise
 
     def fit(self, slot: Slot, size: tuple[int, int]) -> None:
-        """Make a slot that was taken ready for a size; as `Slot.fit`."""
+        """Prepare a taken slot for a size; see `Slot.fit`."""
         with self._enqueueing, reporting_cuda("the GPU's memory cannot be set up"), self.gpu.current():
             slot.fit(size)
 
     def wait(self, slot: Slot) -> None:
-        """Wait until what runs in a slot is done.
+        """Wait for the end of a slot's run.
 
         Raises:
-            BackendError: it failed, or the ring is closed.
+            BackendError: the run failed, or the ring is closed.
         """
         if self._closed:
             raise BackendError("the upscaler was closed before the frame was fetched")
@@ -161,26 +161,26 @@ class SlotRing:
             slot.wait()
 
     def stage_times(self, slot: Slot) -> StageTimes:
-        """How long the stages of a slot's last run took, which was timed and was waited for.
+        """Return how long the stages of a slot's last run took, which was timed and has ended.
 
         Raises:
-            BackendError: the GPU cannot tell.
+            BackendError: the times cannot be read.
         """
-        with reporting_cuda("the GPU cannot tell the times of a frame"), self.gpu.current():
+        with reporting_cuda("the times of a frame cannot be read from the GPU"), self.gpu.current():
             return slot.stage_times()
 
     def drain(self, slot: Slot) -> None:
-        """Wait until nothing of a slot runs any more, whether or not anything was submitted.
+        """Wait for all work in a slot's stream, whether or not a frame was submitted.
 
         Raises:
-            BackendError: it failed.
+            BackendError: the work failed.
         """
-        if not self._closed:  # which waits itself
+        if not self._closed:  # `close` has waited already
             with reporting_cuda("the GPU failed on a frame"), self.gpu.current():
                 slot.stream.synchronize()
 
     def close(self) -> None:
-        """Wait for what runs, and free everything. No slot may be used afterwards."""
+        """Wait for running work and free everything. No slot may be used afterwards."""
         with self._changed:
             if self._closed:
                 return
@@ -189,8 +189,8 @@ class SlotRing:
         with suppress(BackendError, MemoryError), reporting_cuda("the GPU cannot be used"), self.gpu.current():
             parts: list[Slot | SlotShared] = [*self._slots, self._shared]
             for part in parts:
-                # After an error of the GPU nothing in its context works any more, and that error is what counts.
-                with suppress(BackendError, MemoryError), reporting_cuda("the GPU's memory cannot be given back"):
+                # After an error of the GPU every call in its context fails; the first error is the one to report.
+                with suppress(BackendError, MemoryError), reporting_cuda("the GPU's memory cannot be freed"):
                     part.close()
             self._slots.clear()
             self._free.clear()

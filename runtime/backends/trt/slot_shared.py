@@ -1,4 +1,4 @@
-"""What the slots of a ring share: the engine with its weights, and, where memory is short, the activation memory."""
+"""The parts that the slots of a ring share: the engine, and the activation memory where memory is short."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from overnet.runtime.backends.trt.cuda import CudaEvent, CudaStream, DeviceBuffe
 from overnet.runtime.backends.trt.loaded_engine import ALIGNMENT_BYTES, LoadedEngine
 
 FLOAT_BYTES = 4
-# Of the GPU's free memory, how much activation memory of its own for each slot may take: other programs, and the
-# images themselves, need some too.
+# Share of the GPU's free memory up to which each slot has activation memory of its own: other programs, and the images
+# themselves, need some too.
 _ACTIVATION_SHARE = 0.25
 
 
 class SlotShared:
-    """The engine on its GPU, and what more its slots have in common. All methods within `Gpu.current`.
+    """The engine on its GPU and the memory that its slots share. All methods within `Gpu.current`.
 
     Args:
         gpu: the GPU.
-        engine: loaded there.
-        scale: of the engine, a whole number.
+        engine: loaded on that GPU.
+        scale: of the engine; a whole number.
         options: of the backend; this uses `zero_copy` and `cuda_graphs`.
 
     Attributes:
         zero_copy: whether the GPU works on the host's page-locked memory without copying it.
         records: whether computing is recorded as a CUDA graph. TensorRT-RTX does so by itself.
-        shares_activations: whether all slots compute in the same activation memory, one after the other.
+        shares_activations: whether all slots compute one after the other in the same activation memory.
         notes: one-line remarks for the user.
     """
 
@@ -38,16 +38,16 @@ class SlotShared:
         self.notes: list[str] = []
         self._activations: DeviceBuffer | None = None
         self._switches: DeviceBuffer | None = None
-        # The event after the last computing in the shared memory.
+        # The event after the last computation in the shared memory.
         self._computed: CudaEvent | None = None
 
     def begin(self, slots: int, *, shares_activations: bool | None = None) -> None:
-        """Set up what is there once; more than once does no harm.
+        """Allocate the shared memory; later calls do nothing.
 
         Args:
-            slots: how many there are to be.
-            shares_activations: None decides by the free memory: where one frame does not fill the GPU, several are
-                better computed at once, each in memory of its own.
+            slots: the number of slots.
+            shares_activations: None decides by the free memory: where one frame does not fill the GPU, computing
+                several at once, each in memory of its own, is faster.
         """
         if self._switches is not None:
             return
@@ -71,7 +71,7 @@ class SlotShared:
             finally:
                 stream.close()
         except BaseException:
-            # What they hold is not what it should be.
+            # Their content is not initialised.
             if switches is not None:
                 switches.free()
             raise
@@ -80,12 +80,12 @@ class SlotShared:
         self._switches = switches
 
     def switch(self, *, on: bool) -> int:
-        """Address of a number on the GPU that is 1 or 0."""
+        """Return the address of a float on the GPU that is 1 or 0."""
         assert self._switches is not None
         return self._switches.pointer + (ALIGNMENT_BYTES if on else 0)
 
     def activations(self, needed_bytes: int) -> DeviceBuffer:
-        """The shared activation memory, at least so much."""
+        """Return the shared activation memory, grown to at least this size."""
         if self._activations is None or self._activations.size_bytes < needed_bytes:
             if self._activations is not None:
                 if self._computed is not None:
@@ -96,28 +96,28 @@ class SlotShared:
         return self._activations
 
     def before_compute(self, stream: CudaStream) -> None:
-        """Order computing in a stream after the one before, whose memory it takes."""
+        """Let a stream wait for the computation before, which uses the same memory."""
         if self.shares_activations and self._computed is not None:
             stream.wait_for(self._computed)
 
     def after_compute(self, stream: CudaStream, computed: CudaEvent) -> None:
-        """Mark the end of computing in a stream with the slot's event."""
+        """Record the slot's event at the end of its computation."""
         if self.shares_activations:
             computed.record(stream)
             self._computed = computed
 
     def forget(self, computed: CudaEvent) -> None:
-        """A slot goes, of which nothing runs any more."""
+        """Drop the event of a slot that is closed."""
         if self._computed is computed:
             self._computed = None
 
     def give_up_recording(self, reason: str) -> None:
-        """Go on without CUDA graphs."""
+        """Continue without CUDA graphs, and note why."""
         self.records = False
         self.notes.append(f"CUDA graphs are not used: {reason}")
 
     def close(self) -> None:
-        """Free everything, after all slots."""
+        """Free everything, after all slots are closed."""
         for buffer in (self._activations, self._switches):
             if buffer is not None:
                 buffer.free()

@@ -1,4 +1,4 @@
-"""Frames of one size on their way through a ring of slots."""
+"""A stream of frames of one size, computed in the slots of a ring."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from overnet.types import Image
 
 
 class SlotTicket:
-    """A frame on its way in a slot. See `overnet.runtime.backends.stream.Ticket`."""
+    """A frame submitted in a slot. See `overnet.runtime.backends.stream.Ticket`."""
 
     def __init__(self, stream: SlotStream, slot: Slot) -> None:
         self._stream, self._slot = stream, slot
@@ -35,10 +35,10 @@ class SlotTicket:
 
 
 class SlotStream:
-    """Frames of one size on their way through a ring. See `overnet.runtime.backends.stream.UpscaleStream`.
+    """A stream of frames of one size through a ring. See `overnet.runtime.backends.stream.UpscaleStream`.
 
     Args:
-        ring: open for the size.
+        ring: opened for the size.
         size: height and width of the frames.
     """
 
@@ -46,12 +46,12 @@ class SlotStream:
         self._ring, self._size = ring, size
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        # Slots whose buffer was handed out, by its address; and all that are not in the ring, these among them.
+        # The slots whose buffer a caller is filling, by its address; and all slots that this stream has taken.
         self._filling: dict[int, Slot] = {}
         self._taken: set[Slot] = set()
 
     def buffer(self) -> Image | None:
-        """A slot's page-locked input; see `UpscaleStream.buffer`."""
+        """Return a slot's page-locked input; see `UpscaleStream.buffer`."""
         slot = self._take()
         if slot is None:
             return None
@@ -95,11 +95,11 @@ class SlotStream:
             np.copyto(slot.input, frame)
 
     def wait(self, slot: Slot) -> None:
-        """Wait until a submitted slot's frame is upscaled; as `SlotRing.wait`."""
+        """Wait until a submitted frame is upscaled; see `SlotRing.wait`."""
         self._ring.wait(slot)
 
     def give_back(self, slot: Slot) -> None:
-        """Return a slot to the ring, unless `close` did."""
+        """Return a slot to the ring, unless `close` has done so."""
         with self._lock:
             if slot not in self._taken:
                 return
@@ -107,12 +107,12 @@ class SlotStream:
         self._ring.give_back(slot)
 
     def stop(self) -> None:
-        """See `UpscaleStream.stop`."""
+        """Wake the thread that waits for a buffer; see `UpscaleStream.stop`."""
         self._stopped.set()
         self._ring.wake()
 
     def close(self) -> None:
-        """Wait for what was submitted and never fetched, as after an error; see `UpscaleStream.close`."""
+        """Wait for frames that were submitted but not fetched, as after an error; see `UpscaleStream.close`."""
         self.stop()
         with self._lock:
             left = list(self._taken)

@@ -116,7 +116,7 @@ def test_a_cache_that_cannot_be_written_is_told(small_models, gpu, tmp_path):
     loaded = backend(small_models, provider="tensorrt")
     assert "trt_engine_cache_enable" not in gpu.opened[0].providers[0][1]
     (note,) = loaded.pop_notes()
-    assert note.startswith("what TensorRT compiles is not kept")
+    assert note.startswith("what TensorRT compiles cannot be stored")
     assert loaded.pop_notes() == []
 
 

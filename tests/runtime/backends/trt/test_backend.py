@@ -192,7 +192,7 @@ def test_no_memory_at_all_is_one_error_with_the_numbers(engine, model, limit_byt
     """Too little for the smallest tile, and for the engine itself."""
     found = short_of_memory(engine, model, (96, 96), limit_bytes)
     assert "out of memory" in found["error"] and "\n" not in found["error"]
-    assert re.search(r"\d+ MB of GPU memory wanted; of Stand-in's \d+ MB \d+ MB are free|\d+ bytes", found["error"])
+    assert re.search(r"\d+ MB of GPU memory needed; of Stand-in's \d+ MB \d+ MB are free|\d+ bytes", found["error"])
 
 
 def test_the_context_is_shared_and_given_back(engine, model):
