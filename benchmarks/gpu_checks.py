@@ -30,7 +30,7 @@ from overnet.benchmarks.gpu_setting import (
 from overnet.errors import BackendError, OverNetError
 from overnet.files.engine_sidecar import TITLES, RuntimeName
 from overnet.runtime.backends.trt.backend import TensorRtBackend
-from overnet.runtime.backends.trt.cuda import Gpu, pycuda_driver
+from overnet.runtime.backends.trt.cuda import Gpu, pycuda_version
 from overnet.system.cuda_device import check_device
 from overnet.system.environment import current_environment
 from overnet.types import Image
@@ -336,13 +336,13 @@ def command(
         gpu = check_device(device)
         environment = current_environment(name, device)
         setting = setting_for(model, reference, name, device=device, count=frame_count)
-        pycuda_version = ".".join(map(str, __import__("pycuda").VERSION)) if pycuda_driver() else ""
+        pycuda = pycuda_version()
     except OverNetError as error:
         typer.echo(f"overnet: {error}", err=True)
         raise typer.Exit(2) from error
     _say(
         f"{gpu.name}, compute capability {gpu.compute_capability}, driver {environment.driver or 'unknown'}, "
-        f"{environment.jetpack or 'no JetPack'}, {TITLES[name]} {environment.runtime_version}, PyCUDA {pycuda_version}"
+        f"{environment.jetpack or 'no JetPack'}, {TITLES[name]} {environment.runtime_version}, PyCUDA {pycuda}"
     )
     outcomes = []
     for outcome in run_checks(setting):
@@ -350,7 +350,7 @@ def command(
         title = outcome.name.replace("_", " ")
         _say(f"{'passed' if outcome.passed else 'FAILED'} {title}: {outcome.detail} ({outcome.seconds:.1f} s)")
     if as_json:
-        versions = {**asdict(environment), "pycuda": pycuda_version}
+        versions = {**asdict(environment), "pycuda": pycuda}
         typer.echo(json.dumps({"environment": versions, "checks": [asdict(outcome) for outcome in outcomes]}))
     if not all(outcome.passed for outcome in outcomes):
         raise typer.Exit(1)

@@ -177,12 +177,6 @@ IMPORTS = {
     "benchmarks.report": f"benchmarks benchmarks.cases evaluation {BELOW}",
     "benchmarks.studies": f"benchmarks export.* network training {BELOW}",
 }
-# Temporary: imports that are still to be removed. Nothing may be added.
-EXCEPTIONS = {
-    ("benchmarks.cases.ground_truth", "export.precision.calibration"),
-    ("benchmarks.cases.workload", "export.precision.calibration"),
-    ("export.verify.comparison", "export.precision.calibration"),
-}
 # The only modules that import these libraries, or `bindings`, which imports TensorRT for them. The first is where they
 # are used; others only ask for a version, or load the libraries that come with them.
 LIBRARIES = {
@@ -194,13 +188,6 @@ LIBRARIES = {
     },
     "pycuda": {"runtime.backends.trt.cuda"},
 }
-# Temporary, as above.
-LIBRARY_EXCEPTIONS = {
-    ("benchmarks.cases.method", "pycuda"),
-    ("benchmarks.gpu_checks", "pycuda"),
-}
-
-
 # Imports in a string that is code for a child process, and names of modules that are loaded lazily.
 CODE = r"(?:-m |from |import |^)(overnet\.[\w.]+)(?: import (\w+)|$)?"
 
@@ -272,7 +259,7 @@ def test_modules_import_only_what_the_table_allows():
     for module, path in modules().items():
         assert _row(module) or path.name == "__init__.py", f"{module} has no row in IMPORTS"
         for target in sorted(imports_of(path) & modules().keys()):
-            if (module, target) not in EXCEPTIONS and not _allows(_row(module), target):
+            if not _allows(_row(module), target):
                 wrong.append(f"{module} imports {target}")
     assert wrong == []
 
@@ -289,7 +276,7 @@ def test_few_modules_import_the_libraries_of_gpus():
         if module != "system.environment" and re.search(r"\bbindings\(", path.read_text()):
             imported.add("tensorrt")
         for library, users in LIBRARIES.items():
-            if library in imported and module not in users and (module, library) not in LIBRARY_EXCEPTIONS:
+            if library in imported and module not in users:
                 wrong.append(f"{module} imports {library}")
     assert wrong == []
 

@@ -318,6 +318,16 @@ def pycuda_driver() -> Any:
         raise MissingDependency(f"running an engine needs pycuda, which does not load ({error})") from error
 
 
+def pycuda_version() -> str:
+    """Return PyCUDA's version, such as ``"2026.1"``.
+
+    Raises:
+        MissingDependency: see `pycuda_driver`.
+    """
+    pycuda_driver()
+    return ".".join(map(str, importlib.import_module("pycuda").VERSION))
+
+
 @contextmanager
 def reporting_cuda(what: str) -> Iterator[None]:
     """Raise PyCUDA's errors as BackendError, those about memory as MemoryError."""
