@@ -34,7 +34,7 @@ class OpenVinoBackend(HostBackend):
     """
 
     name = "openvino"
-    # Overscale 5, x4: measured 12,900 (tests/runtime/test_memory.py).
+    # Overscale 5, x4: measured 12,900 (tests/runtime/backends/test_memory.py).
     bytes_per_pixel = 14_000
 
     def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:

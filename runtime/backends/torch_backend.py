@@ -30,7 +30,7 @@ class TorchBackend(HostBackend):
     """
 
     name = "torch"
-    # Overscale 5, x4: measured 14,600 (tests/runtime/test_memory.py).
+    # Overscale 5, x4: measured 14,600 (tests/runtime/backends/test_memory.py).
     bytes_per_pixel = 17_000
 
     def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:

@@ -18,7 +18,7 @@ from overnet.runtime.backends.ort.tile_models import up_to_means, with_given_mea
 from overnet.runtime.tile_size import tile_for_memory
 from overnet.types import ChannelMeans, ImageBatch
 
-# Overscale 5, x4, on the CPU: measured 5,500 (tests/runtime/test_memory.py).
+# Overscale 5, x4, on the CPU: measured 5,500 (tests/runtime/backends/test_memory.py).
 _CPU_BYTES_PER_PIXEL = 6_500
 # Not measured: twice the CPU's figure, for the workspace of convolutions.
 _GPU_BYTES_PER_PIXEL = 13_000
