@@ -76,12 +76,14 @@ class Outcome:
 
     def to_json(self) -> dict[str, object]:
         """Return the fields as a dictionary for JSON."""
+        (width, height), (input_width, input_height) = self.output_size, self.input_size
+        is_turned = (width - height) * (input_width - input_height) < 0
         return {
             **asdict(self),
             "input": str(self.input),
             "output": None if self.output is None else str(self.output),
             "fps": round(self.frames_per_second, 4),
-            "scale": round(self.output_size[1] / self.input_size[1], 6),
+            "scale": round((width if is_turned else height) / input_height, 6),
             "seconds": {stage: round(spent, 4) for stage, spent in asdict(self.seconds).items()},
         }
 
@@ -236,7 +238,7 @@ def upscale_frames(
         backend=upscaler.backend_name,
         frames=report.frames,
         input_size=(info.width, info.height),
-        output_size=(width, height),
+        output_size=writer.size or (width, height),
         seconds=Seconds(
             report.decode_seconds,
             # Time that the encoder's thread waited for the GPU counts as upscaling.

@@ -24,12 +24,16 @@ from overnet.runtime.video.formats import (
     open_failure,
     quality_options,
 )
-from overnet.runtime.video.frame import Frame, VideoInfo
+from overnet.runtime.video.frame import UPRIGHT, Frame, VideoInfo
 
 # H.264 stores the two sides of a pixel in 16 bits each.
 _MAX_ASPECT_TERM = 65535
 # MPEG-4 part 2 and its predecessors store times in a clock of at most 16 bits: the time base has to be near the rate.
 _COARSE_CLOCK = {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "h263"}
+# Rates above this are those of clocks, and not of frames.
+_FASTEST_GRID = 120
+# Apple's players want the parameters of HEVC in the header only, which this tag says.
+_HEVC_TAG = "hvc1"
 
 
 class VideoTrack:
@@ -45,6 +49,7 @@ class VideoTrack:
     Attributes:
         stream: the stream of the output.
         time_base: seconds per tick of all times in ticks here.
+        size: width and height of the images in the stream, in pixels.
         first_ticks, end_ticks: start of the first frame and end of the last one, by the source's clock.
         written: number of frames so far.
         notes: one-line remarks for the user.
@@ -72,9 +77,12 @@ class VideoTrack:
         self._size = (width, height)
         self._shift_ticks = 0
         self._durations: dict[int, int] = {}
+        self._last_image: VideoFrame | None = None
+        self._filled_ticks = 0
         self._keeps_rotation = container.keeps_rotation and hasattr(VideoStream, "set_display_matrix")
-        # Counter-clockwise quarter turns of the pixels, where a tag cannot store the rotation.
-        self._turns = 0 if self._keeps_rotation else info.quarter_turns
+        # Pixels are turned and mirrored where a tag cannot say it.
+        self._orientation = UPRIGHT if self._keeps_rotation else info.orientation
+        self.size = self._orientation.size(width, height)
         encoder = find_encoder(encoding.codec, container)
         self._encoder = encoder.name
         self._pixel_format = choose_pixel_format(encoder, width=width, height=height)
@@ -109,8 +117,7 @@ class VideoTrack:
         Raises:
             ValueError: the frame is not height x width x 3 uint8.
         """
-        image = None if frame is None else self._image(frame)
-        for packet in self.stream.encode(image):
+        for packet in self._encoded(frame):
             # Not every encoder keeps durations, and the last frame's cannot be derived from the next one.
             if packet.pts is not None:
                 packet.duration = self._durations.pop(packet.pts, 1)
@@ -119,13 +126,31 @@ class VideoTrack:
         if frame is None and self._repair.repaired:
             self.notes.append(f"{self._repair.repaired} frame times were moved to keep them apart")
 
+    def _encoded(self, frame: Frame | None) -> Iterator[av.Packet[Any]]:
+        """Yield the packets of a frame; a constant rate is filled with repetitions of the image that is on screen."""
+        image = None if frame is None else self._image(frame)
+        if self._container.has_constant_rate:
+            until = self.end_ticks - self._shift_ticks if image is None else image.pts
+            # Until the first image is due, it is shown as well.
+            shown, self._last_image = self._last_image or image, image
+            assert until is not None
+            if shown is not None:
+                for ticks in range(self._filled_ticks, until):
+                    shown.pts = ticks
+                    self._durations[ticks] = 1
+                    yield from self.stream.encode(shown)
+            self._filled_ticks = until + 1
+            if image is not None:
+                image.pts = until
+        yield from self.stream.encode(image)
+
     def _image(self, frame: Frame) -> VideoFrame:
         width, height = self._size
         if frame.rgb.shape != (height, width, 3) or frame.rgb.dtype != np.uint8:
             raise ValueError(f"expected uint8 {height}x{width}x3, got {frame.rgb.dtype} {frame.rgb.shape}")
         duration = max(1, round(frame.duration * frame.time_base / self.time_base))
         pts = self._repair(round(frame.pts * frame.time_base / self.time_base) - self._shift_ticks, duration)
-        image = self._to_frame(np.rot90(frame.rgb, self._turns) if self._turns else frame.rgb)
+        image = self._to_frame(np.ascontiguousarray(self._orientation.apply(frame.rgb)))
         image.pts = pts
         image.time_base = self.time_base
         self._durations[pts] = duration
@@ -137,8 +162,10 @@ class VideoTrack:
         """Return the encoder's seconds per tick: the source's own where the output can store them."""
         name = self._container.name
         if self._container.has_constant_rate or self._encoder in _COARSE_CLOCK:
-            rate = self._info.rate.limit_denominator(1001)
-            self.notes.append(f"{self._encoder} in {name} stores a constant {float(rate):.5g} frames per second")
+            rate = _grid_rate(self._info).limit_denominator(1001)
+            note = f"{self._encoder} in {name} stores a constant {float(rate):.5g} frames per second"
+            is_slower = self._info.rate < rate * Fraction(99, 100)
+            self.notes.append(f"{note}: frames that last longer are repeated" if is_slower else note)
             return 1 / rate
         tick = self._container.tick
         if tick is not None and (self._info.time_base / tick).denominator != 1:
@@ -147,7 +174,7 @@ class VideoTrack:
 
     def _add(self, output: OutputContainer, encoding: Encoding) -> VideoStream:
         info, pixel_format, encoder = self._info, self._pixel_format, self._encoder
-        width, height = self._size if self._turns % 2 == 0 else self._size[::-1]
+        width, height = self.size
         quality = quality_options(encoder, encoding.crf, width=width, height=height, rate=info.rate)
         options = {**quality, **encoding.options}
         if self._container.has_constant_rate:
@@ -166,6 +193,8 @@ class VideoTrack:
         )
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, pixel_format
+        if self._container.name in ("mp4", "mov") and stream.codec_context.codec.canonical_name == "hevc":
+            context.codec_tag = _HEVC_TAG
         context.time_base = stream.time_base = self.time_base
         context.colorspace, context.color_range = tags.matrix, RANGE_FULL if tags.full_range else RANGE_LIMITED
         context.color_primaries, context.color_trc = tags.primaries, tags.transfer
@@ -179,7 +208,7 @@ class VideoTrack:
                 self.notes.append(
                     f"{encoder} in {self._container.name} cannot store pixels of {shape}: use h264 or .mp4"
                 )
-        if info.display_matrix is not None and not self._turns:
+        if info.display_matrix is not None and self._orientation == UPRIGHT:
             self._keep_display(stream, info.display_matrix)
         if pixel_format == "yuv444p":
             self.notes.append(f"the odd size {width}x{height} is encoded as 4:4:4, which not every player shows")
@@ -196,7 +225,7 @@ class VideoTrack:
         ratio = (info.sample_aspect_ratio or 1) * stretch
         if info.sample_aspect_ratio is None and ratio == 1:
             return None
-        return (1 / ratio if self._turns % 2 else ratio).limit_denominator(_MAX_ASPECT_TERM)
+        return (1 / ratio if self._orientation.transposed else ratio).limit_denominator(_MAX_ASPECT_TERM)
 
     def _keep_display(self, stream: Any, matrix: tuple[int, ...]) -> None:
         if not self._keeps_rotation:
@@ -205,3 +234,9 @@ class VideoTrack:
         # The last row translates the rotated image back into view, in pixels of the upscaled size.
         scale = Fraction(self._size[0], self._info.width)
         stream.set_display_matrix((*matrix[:6], round(matrix[6] * scale), round(matrix[7] * scale), matrix[8]))
+
+
+def _grid_rate(info: VideoInfo) -> Fraction:
+    """Return the constant rate, in frames per second, whose grid is nearest to the frame times of a source."""
+    finest = info.finest_rate
+    return finest if finest is not None and info.rate < finest <= _FASTEST_GRID else info.rate

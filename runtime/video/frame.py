@@ -25,6 +25,32 @@ MAX_SIDE_PX = 16384
 
 
 @dataclass(frozen=True)
+class Orientation:
+    """A change of pixels to how they are shown.
+
+    Args:
+        transposed: whether rows become columns, first.
+        row_step, column_step: -1 reverses the order of rows or columns, 1 keeps it.
+    """
+
+    transposed: bool
+    row_step: int
+    column_step: int
+
+    def apply(self, rgb: np.ndarray) -> np.ndarray:
+        """Return a view of an image, H x W x 3, as it is shown."""
+        turned = rgb.transpose(1, 0, 2) if self.transposed else rgb
+        return turned[:: self.row_step, :: self.column_step]
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height as they are shown."""
+        return (height, width) if self.transposed else (width, height)
+
+
+UPRIGHT = Orientation(False, 1, 1)
+
+
+@dataclass(frozen=True)
 class VideoInfo:
     """Information on a video.
 
@@ -32,6 +58,7 @@ class VideoInfo:
         width, height: size in pixels as stored, without a rotation.
         frame_rate: average, in frames per second, such as 30000/1001; None if unknown.
         time_base: seconds per tick of every ``Frame.pts``.
+        finest_rate: the lowest rate, in frames per second, on whose grid the first frame times lie; None if unknown.
         frame_count: frames in the whole file, as stated or estimated from the duration; None if unknown.
         duration_seconds: duration of the whole file; None if unknown.
         rotation_degrees: counter-clockwise rotation that a player applies, -180 to 180.
@@ -62,6 +89,7 @@ class VideoInfo:
     display_matrix: tuple[int, ...] | None = None
     origin_seconds: Fraction = field(default=Fraction(0))
     max_frames: int | None = None
+    finest_rate: Fraction | None = None
 
     @property
     def rate(self) -> Fraction:
@@ -69,9 +97,16 @@ class VideoInfo:
         return self.frame_rate or Fraction(25)
 
     @property
-    def quarter_turns(self) -> int:
-        """Return the rotation in counter-clockwise quarter turns, 0 to 3; 0 for angles that are not a multiple."""
-        return 0 if self.rotation_degrees % 90 else self.rotation_degrees // 90 % 4
+    def orientation(self) -> Orientation:
+        """Return how pixels are turned and mirrored to be shown; the identity for angles between quarter turns."""
+        if self.display_matrix is None:
+            return UPRIGHT
+        a, b, _, c, d = (int(np.sign(term)) for term in self.display_matrix[:5])
+        if a and d and not (b or c):
+            return Orientation(False, d, a)
+        if b and c and not (a or d):
+            return Orientation(True, b, c)
+        return UPRIGHT
 
     def rgb_decoder(self) -> RgbDecoder:
         """Return a decoder to RGB for the frames of this video."""
@@ -101,9 +136,11 @@ class FrameWriter(ABC):
 
     Attributes:
         notes: one-line remarks for the user.
+        size: width and height as written, in pixels; None if the frames are written as they are.
     """
 
     notes: list[str]
+    size: tuple[int, int] | None = None
 
     def __enter__(self: Writer) -> Writer:
         return self
@@ -188,6 +225,7 @@ def describe_video(
         display_matrix=display,
         origin_seconds=origin_seconds(container),
         max_frames=max_frames,
+        finest_rate=Fraction(stream.base_rate) if stream.base_rate else None,
     )
 
 

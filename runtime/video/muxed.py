@@ -35,6 +35,7 @@ class MuxedWriter(FrameWriter):
 
     def __init__(self, output: OutputContainer, track: VideoTrack, *, name: str, pipe: PipeOutput | None) -> None:
         self.notes = track.notes
+        self.size = track.size
         self._output: OutputContainer | None = output
         self._track = track
         self._name = name

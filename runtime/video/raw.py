@@ -193,8 +193,8 @@ class RawWriter(FrameWriter):
         self.notes: list[str] = []
         self._pipe = pipe
         self._info = info
-        self._turns = info.quarter_turns
-        self._size = (width, height) if self._turns % 2 == 0 else (height, width)
+        self._orientation = info.orientation
+        self.size: tuple[int, int] = self._orientation.size(width, height)
         self._is_y4m = pixel_format is None
         self._written = 0
         stored = pixel_format or "yuv420p"
@@ -212,7 +212,7 @@ class RawWriter(FrameWriter):
         """
         if self._is_y4m:
             self._pipe.write(_Y4M_FRAME_HEADER if self._written else self._header() + _Y4M_FRAME_HEADER)
-        image = self._to_frame(np.rot90(frame.rgb, self._turns) if self._turns else frame.rgb)
+        image = self._to_frame(np.ascontiguousarray(self._orientation.apply(frame.rgb)))
         for lines in _plane_lines(image):
             self._pipe.write(lines)
         self._written += 1
@@ -236,10 +236,10 @@ class RawWriter(FrameWriter):
         self._pipe.close()
 
     def _header(self) -> bytes:
-        (width, height), info = self._size, self._info
+        (width, height), info = self.size, self._info
         rate = info.rate.limit_denominator(1001)
         aspect = info.sample_aspect_ratio or Fraction(0)
-        if self._turns % 2 and aspect:
+        if self._orientation.transposed and aspect:
             aspect = 1 / aspect
         shape = f"{aspect.numerator}:{aspect.denominator if aspect else 0}"
         # The conversion places chroma in the middle of its four pixels.
@@ -249,7 +249,7 @@ class RawWriter(FrameWriter):
     def _remark(self, color: ColorTags) -> None:
         """Add a note if players, which guess the matrix by the size, will assume another one than is written."""
         written = _MATRIX_NAMES.get(color.matrix, f"matrix {color.matrix}")
-        guessed = _MATRIX_NAMES[guess_matrix(*self._size)]
+        guessed = _MATRIX_NAMES[guess_matrix(*self.size)]
         if written != guessed:
             self.notes.append(
                 f"this format cannot store that the colours are {written}; players assume {guessed} for this size "

@@ -17,6 +17,7 @@ from av.container import InputContainer, OutputContainer
 from overnet.runtime.video.clock import SourceClock, TimestampRepair
 from overnet.runtime.video.demux import codec_name, disposition, is_cover, open_source
 from overnet.runtime.video.formats import OutputFormat
+from overnet.runtime.video.silence import silence
 
 # Tags of the source's container or encoding, which are wrong in the new file.
 _STALE_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id", "duration", "rotate"}
@@ -29,6 +30,8 @@ _READ_AHEAD_SECONDS = 1
 _SUBTITLE_LOOKBACK_SECONDS = 10
 # Video that PyAV copies before version 15 cannot be decoded.
 _COPIES_VIDEO = int(av.__version__.partition(".")[0]) >= 15
+# Silence before sound that begins later than this is written where there are no timestamps.
+_SHORTEST_LEAD_SECONDS = Fraction(1, 50)
 # The empty text that MP4 stores between subtitles; its muxer adds them by itself.
 _NO_TEXT = b"\0\0"
 # The largest number of frames that a codec reorders.
@@ -87,6 +90,7 @@ class StreamCopier:
         self._repairs: dict[int, TimestampRepair] = {}
         self._next_dts: dict[int, int] = {}
         self._undated: dict[int, tuple[int, int]] = {}
+        self._begun: set[int] = set()
         self._refused = 0
         try:
             for stream in self._source.streams:
@@ -266,6 +270,8 @@ class StreamCopier:
         packet.time_base, packet.duration = repair.time_base, (packet.duration or 0) * finer
         packet.dts = placed
         packet.pts = max(placed, placed + (pts - dts) * finer)
+        if self._container.has_constant_rate and packet.stream.type == "audio" and index not in self._begun:
+            self._fill_lead(packet.stream, packet.pts * repair.time_base)
         packet.stream = self._copies[index]
         try:
             self._output.mux_one(packet)
@@ -273,6 +279,21 @@ class StreamCopier:
             if error.errno not in _PACKET_ERRORS and not isinstance(error, av.error.InvalidDataError):
                 raise
             self._refused += 1
+
+    def _fill_lead(self, stream: Any, lead_seconds: Fraction) -> None:
+        """Write silence before the first packet of sound: a format without timestamps begins all streams at once."""
+        self._begun.add(stream.index)
+        if lead_seconds < _SHORTEST_LEAD_SECONDS:
+            return
+        packets = silence(stream, lead_seconds)
+        if not packets:
+            self.notes.append(
+                f"audio stream {stream.index} begins {float(lead_seconds):.2f} s after the start, which "
+                f"{self._container.name} cannot store: it is heard that much too early"
+            )
+        for packet in packets:
+            packet.stream = self._copies[stream.index]
+            self._output.mux_one(packet)
 
 
 def _seconds(packet: av.Packet[Any]) -> Fraction:

@@ -90,6 +90,7 @@ class VideoWriter(FrameWriter):
             self._track = VideoTrack(
                 self._output, self._format, info=info, width=width, height=height, encoding=encoding
             )
+            self.size = self._track.size
             if source is not None:
                 self._copier = self._copy_rest(source, start_seconds)
             self.notes.extend(self._track.notes)

@@ -1,0 +1,138 @@
+"""What a container cannot say is written into pixels and samples, or named."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from av.video.stream import VideoStream
+
+from overnet.runtime.video.reader import VideoReader
+from tests.conftest import SHARED, needs_shared
+from tests.runtime.video.clips import Clip, enlarged, images, open_writer, times_of, upscale
+
+CASES = SHARED / "cases/files"
+RATE = Fraction(25)
+UNIT = 65536
+# Display matrices by the rows of their upper left part, and what they do to an image.
+MATRICES = {
+    "mirrored": ((-UNIT, 0, 0, UNIT), np.fliplr),
+    "upside down": ((UNIT, 0, 0, -UNIT), np.flipud),
+    "half a turn": ((-UNIT, 0, 0, -UNIT), lambda image: np.rot90(image, 2)),
+    "a turn to the left": ((0, -UNIT, UNIT, 0), np.rot90),
+    "a turn to the right": ((0, UNIT, -UNIT, 0), lambda image: np.rot90(image, -1)),
+    "transposed": ((0, UNIT, UNIT, 0), lambda image: image.transpose(1, 0, 2)),
+}
+
+
+def with_matrix(path, terms):
+    """Write a clip with a display matrix."""
+    a, b, c, d = terms
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=25, options={"crf": "1", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.set_display_matrix((a, b, 0, c, d, 0, 0, 0, 1 << 30))
+        for image in images(4):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+        output.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.skipif(not hasattr(VideoStream, "set_display_matrix"), reason="older PyAV cannot make the source")
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
+def test_orientation(tmp_path, name, suffix):
+    terms, shown = MATRICES[name]
+    source = with_matrix(tmp_path / "in.mp4", terms)
+    path = upscale(source, tmp_path / f"out{suffix}", crf=1).path
+    with VideoReader(source) as reader, VideoReader(path) as written:
+        expected = shown(enlarged(next(iter(reader)).rgb, 2))
+        frame = written.info.orientation.apply(next(iter(written)).rgb)
+    assert frame.shape == expected.shape
+    assert np.abs(frame.astype(int) - expected).mean() < 4
+    if suffix == ".avi":
+        with open_writer(source, tmp_path / "sized.avi") as writer:
+            assert writer.size == (expected.shape[1], expected.shape[0])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_hevc_has_the_tag_that_every_player_takes(tmp_path, suffix):
+    path = upscale(Clip(frames=images(3)).make(tmp_path / "in.mp4"), tmp_path / f"out{suffix}", codec="hevc").path
+    with av.open(str(path)) as made:
+        assert made.streams.video[0].codec_context.codec_tag == "hvc1"
+
+
+def shown_at(path, seconds):
+    """Return the mean level of the image that is on screen at a time counted from the first one."""
+    with av.open(str(path)) as made:
+        frames = [
+            (frame.pts * frame.time_base, frame.to_ndarray(format="gray").mean()) for frame in made.decode(video=0)
+        ]
+    return [level for at, level in frames if at - frames[0][0] <= seconds + Fraction(1, 1000)][-1]
+
+
+def test_a_variable_rate_keeps_its_times_on_a_constant_grid(tmp_path):
+    ticks = [0, 40, 80, 800, 880, 1000, 2040, 2080]
+    frames = [np.full((48, 64, 3), 20 + 25 * index, np.uint8) for index in range(8)]
+    clip = Clip(frames=frames, rate=RATE, time_base=Fraction(1, 1000), pts=ticks, options={"bf": "0", "crf": "1"})
+    source = clip.make(tmp_path / "in.mp4")
+    result = upscale(source, tmp_path / "out.avi", crf=1)
+    assert len(times_of(result.path)) == 53
+    assert any("constant 25 frames per second: frames that last longer are repeated" in note for note in result.notes)
+    for seconds in (0, 0.04, 0.5, 0.8, 0.9, 1.5, 2.04, 2.08):
+        assert shown_at(result.path, seconds) == pytest.approx(shown_at(source, seconds), abs=3)
+
+
+def test_the_last_image_is_held_on_a_constant_grid(tmp_path):
+    frames = images(4)
+    source = tmp_path / "in.apng"
+    with av.open(str(source), "w", format="apng") as output:
+        stream = output.add_stream("apng", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
+        stream.codec_context.time_base = Fraction(1, 10)
+        for index, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image)
+            frame.pts, frame.time_base = (index if index < 3 else 30), Fraction(1, 10)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    with VideoReader(source) as reader:
+        given = [(frame.pts + frame.duration) * frame.time_base for frame in reader][-1]
+    result = upscale(source, tmp_path / "out.avi")
+    with av.open(str(result.path)) as made:
+        assert made.duration / av.time_base == pytest.approx(float(given), abs=0.11)
+
+
+@needs_shared
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".avi"])
+def test_an_animation_that_holds_its_last_image(tmp_path, suffix):
+    result = upscale(CASES / "hold.apng", tmp_path / f"out{suffix}")
+    with av.open(str(result.path)) as made:
+        assert made.duration / av.time_base == pytest.approx(3.55, abs=0.06)
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "aac", "mp2", "ac3"])
+def test_sound_that_begins_later_begins_later_in_avi(tmp_path, codec):
+    clip = Clip(frames=images(30), rate=RATE, time_base=Fraction(1, 1000), audio=[codec], audio_start_seconds=0.5)
+    source = clip.make(tmp_path / "in.mkv")
+    result = upscale(source, tmp_path / "out.avi")
+    starts = []
+    for path in (source, result.path):
+        with av.open(str(path)) as made:
+            first = None
+            for frame in made.decode(audio=0):
+                level = frame.to_ndarray().astype(float)
+                loud = np.nonzero(np.abs(level).max(0) > 0.02 * np.abs(level).max() + 1e-3)[0]
+                if len(loud) and np.abs(level).max() > 0.05:
+                    first = float(frame.pts * frame.time_base) + loud[0] / frame.sample_rate
+                    break
+            starts.append(first)
+    assert starts[1] == pytest.approx(starts[0], abs=0.04)
+
+
+def test_a_late_first_image_in_avi(tmp_path):
+    clip = Clip(frames=images(10), rate=RATE, time_base=Fraction(1, 1000), pts=[1000 + 40 * i for i in range(10)])
+    result = upscale(clip.make(tmp_path / "in.mkv"), tmp_path / "out.avi")
+    times = times_of(result.path)
+    assert float(times[-1] - times[0]) == pytest.approx(1.36, abs=0.001)
