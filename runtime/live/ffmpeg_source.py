@@ -27,6 +27,8 @@ _READ_SECONDS = {"rtsp": 2.5, "rtsps": 2.5, "http": 30.0, "https": 30.0}
 _USUAL_READ_SECONDS = 5.0
 # Frames that are buffered while FFmpeg analyses the stream are late when they are shown: keep that phase short.
 _LOW_LATENCY = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "500000"}
+_WEB_PROTOCOLS = "http,https,httpproxy,tcp,tls,crypto,data"
+_NETWORK_PROTOCOLS = f"{_WEB_PROTOCOLS},udp,udplite,rtp,srtp,rtmp,rtmps,rtmpt,rtmpe,srt"
 # Errors that another attempt would meet again.
 _FINAL_ERRORS = tuple(
     getattr(av.error, f"{name}Error")
@@ -54,7 +56,15 @@ def connect_network(url: str, *, transport: str = "tcp") -> Iterator[Iterator[Ca
     options = {} if is_paced else dict(_LOW_LATENCY)
     if scheme in ("rtsp", "rtsps"):
         options["rtsp_transport"] = transport
+    # A playlist of a server does not determine that files of this machine are opened.
+    options["protocol_whitelist"] = _WEB_PROTOCOLS if is_paced else _NETWORK_PROTOCOLS
     with open_live(url, options=options) as container:
+        if is_paced and container.duration and container.streams.video:
+            raise ConnectionLost(
+                f"this is a finite video of {container.duration / av.time_base:.1f} s, not a live stream: "
+                "download it first, as with curl -O, or with ffmpeg -i ADDRESS -c copy clip.mkv",
+                is_final=True,
+            )
         yield decode_live(container, pacer=Pacer() if is_paced else None)
 
 

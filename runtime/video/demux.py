@@ -26,6 +26,14 @@ _TEXT_FORMATS = {"tty"}
 # Metadata in another encoding than UTF-8 is kept as it is. PyAV 19 does so without this option, which it removed.
 TAG_OPTIONS: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "surrogateescape"}
 
+# Formats of text that name other files or addresses, which FFmpeg would open.
+_SCRIPT_FORMATS = {"concat", "dash", "ffmetadata", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}
+# A file's content does not determine what else is opened.
+MEDIA_ONLY = {
+    "format_whitelist": ",".join(sorted(name for name in av.formats_available if name not in _SCRIPT_FORMATS)),
+    "protocol_whitelist": "file,pipe",
+}
+
 # FFmpeg's errors are raised, so its log is not printed. SVT-AV1 has a setting of its own.
 av.logging.set_level(None)
 os.environ.setdefault("SVT_LOG", "1")
@@ -50,8 +58,12 @@ def open_source(path: Path) -> InputContainer:
         if path.is_file() and path.stat().st_size == 0:
             raise InputError(f"{path} is empty")
         # Absolute, so that a name such as 12:30.mp4 is not taken for a protocol.
-        container: InputContainer = av.open(str(path.absolute()), "r", **TAG_OPTIONS)
+        container: InputContainer = av.open(str(path.absolute()), "r", options=MEDIA_ONLY, **TAG_OPTIONS)
     except av.FFmpegError as error:
+        if isinstance(error, av.error.ArgumentError):
+            raise InputError(
+                f"{path} is not a video FFmpeg can read; playlists and scripts that name other files are not opened"
+            ) from error
         if isinstance(error, PermissionError):
             raise InputError(f"{path} cannot be read: permission denied") from error
         raise InputError(f"{path} is not a video FFmpeg can read, or is damaged or cut off") from error

@@ -82,6 +82,10 @@ _ALIASES = {
 }
 
 
+# Each second of Matroska is closed and written out; other formats ignore the first option.
+_SURVIVING = {"cluster_time_limit": "1000", "flush_packets": "1"}
+
+
 def output_format(path: Path) -> OutputFormat:
     """Return the container for the suffix of a file name.
 
@@ -94,10 +98,23 @@ def output_format(path: Path) -> OutputFormat:
     return found
 
 
-def muxer_options(container: OutputFormat, time_base: Fraction) -> dict[str, str]:
-    """Return the muxer's options for a container whose video has a clock of ``time_base`` seconds per tick."""
+def muxer_options(
+    container: OutputFormat, time_base: Fraction, *, is_live: bool = False, has_apple_tags: bool = False
+) -> dict[str, str]:
+    """Return the muxer's options for a container.
+
+    Args:
+        container: the container.
+        time_base: seconds per tick of the video's clock.
+        is_live: whether what is written has to survive a power cut, about a second of it apart.
+        has_apple_tags: whether the tags include those of an Apple device.
+    """
     options = dict(container.options)
+    if is_live:
+        options |= _SURVIVING
     if "movflags" in options:
+        if has_apple_tags:
+            options["movflags"] += "+use_metadata_tags"
         # Offsets between streams are stored in this clock; its default of 1 ms would round them.
         options["movie_timescale"] = str(max(1000, time_base.denominator))
     return options

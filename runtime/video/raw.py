@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 
 from overnet.errors import InputError
 from overnet.runtime.video.color import MATRIX_RGB, ColorTags, RgbEncoder, guess_matrix
-from overnet.runtime.video.demux import TAG_OPTIONS
+from overnet.runtime.video.demux import MEDIA_ONLY, TAG_OPTIONS
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo, check_size
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.stdio import PipeInput, PipeOutput
@@ -117,9 +117,9 @@ class PipeReader(VideoReader):
         self._pipe.stop()
 
     def _open(self) -> InputContainer:
-        options = {}
+        options = dict(MEDIA_ONLY)
         if self._raw is not None:
-            options = {
+            options |= {
                 "video_size": f"{self._raw.width}x{self._raw.height}",
                 "pixel_format": self._raw.pixel_format,
                 "framerate": str(self._raw.rate),

@@ -25,6 +25,20 @@ _SEEK_BACK_SECONDS = (0, 2, 20)
 # Times on a command line are rounded: a frame that begins this much before the start still counts.
 _START_TOLERANCE = Fraction(1, 2000)
 
+# Side data of frames that describe the whole video and that PyAV cannot write.
+_LOST_SIDE_DATA = {
+    "MASTERING_DISPLAY_METADATA": "mastering display data",
+    "CONTENT_LIGHT_LEVEL": "content light levels",
+    "DYNAMIC_HDR_PLUS": "HDR10+ data",
+    "DOVI_METADATA": "Dolby Vision data",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid data",
+    "AMBIENT_VIEWING_ENVIRONMENT": "ambient viewing data",
+    "STEREO3D": "the stereo layout",
+    "SPHERICAL": "the spherical projection",
+    "ICC_PROFILE": "the ICC profile",
+    "FILM_GRAIN_PARAMS": "film grain parameters",
+}
+
 
 class VideoReader:
     """A decoder of the main video stream of a file, in presentation order; a context manager.
@@ -65,6 +79,7 @@ class VideoReader:
         self._lock = threading.Lock()
         self._max_frames = max_frames
         self._damaged_packets = 0
+        self._has_captions = False
         self._closed = False
         self._can_seek = opened is None
         self._container: InputContainer = opened or open_source(self._path)
@@ -120,6 +135,9 @@ class VideoReader:
                 decoded = None if self._closed else next(self._frames, None)
             if decoded is None:
                 break
+            if not self._has_captions and decoded.side_data.get("A53_CC") is not None:
+                self._has_captions = True
+                self.notes.append("closed captions inside the video are left out")
             out = buffer()
             with self._lock:
                 stated = decoded.pts if decoded.pts is not None else decoded.dts
@@ -217,11 +235,16 @@ class VideoReader:
             self.notes.append("HDR video is upscaled and encoded as 8 bit; its colour tags are kept")
         elif info.bit_depth > 8:
             self.notes.append(f"{info.bit_depth}-bit input is read and encoded as 8 bit")
+        lost = [name for kind, name in _LOST_SIDE_DATA.items() if frame.side_data.get(kind) is not None]
+        if lost:
+            self.notes.append(f"{', '.join(lost)} cannot be kept: left out")
         if not info.color.matrix_is_known:
             self.notes.append(f"colour matrix {info.color.matrix} is converted as if it were BT.709")
         if frame.interlaced_frame:
             self.notes.append("interlaced video is upscaled as if it were progressive: deinterlace it first")
-        if len(frame.format.components) in (2, 4):
+        # FFmpeg's decoder of VP8 and VP9 leaves out the transparency that Matroska stores beside the image.
+        has_alpha_beside = self._stream.metadata.get("alpha_mode", self._stream.metadata.get("ALPHA_MODE")) == "1"
+        if len(frame.format.components) in (2, 4) or has_alpha_beside:
             self.notes.append("transparency is dropped")
 
     def _note_damage(self) -> None:

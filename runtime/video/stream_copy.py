@@ -20,7 +20,16 @@ from overnet.runtime.video.formats import OutputFormat
 from overnet.runtime.video.silence import silence
 
 # Tags of the source's container or encoding, which are wrong in the new file.
-_STALE_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id", "duration", "rotate"}
+_STALE_TAGS = {
+    "alpha_mode",
+    "major_brand",
+    "minor_version",
+    "compatible_brands",
+    "encoder",
+    "vendor_id",
+    "duration",
+    "rotate",
+}
 _STALE_STATISTICS = ("BPS", "NUMBER_OF_", "_STATISTICS_")
 # Packets this long after the end of a part are taken as proof that all streams have passed it.
 _INTERLEAVE_SLACK_SECONDS = 5
@@ -170,7 +179,12 @@ class StreamCopier:
         is_matroska = self._container.name == "matroska"
         kind = "cover image" if is_cover(stream) else stream.type
         if kind == "data" and getattr(stream, "name", None) in (None, "bin_data"):
-            # QuickTime's time code and chapter tracks, which the muxer writes from tags and chapters.
+            # QuickTime's time code and chapter tracks are written by the muxer, from tags and chapters.
+            chapters = self._source.chapters() if hasattr(self._source, "chapters") else []
+            if "timecode" not in stream.metadata and not (chapters and stream.frames == len(chapters)):
+                self.left_out += 1
+                name = stream.metadata.get("handler_name") or "unknown kind"
+                self.notes.append(f"data stream {stream.index} ({name}) cannot be copied: left out")
             return
         if kind in ("cover image", "attachment") and is_matroska:
             if hasattr(self._output, "add_attachment"):
@@ -180,7 +194,7 @@ class StreamCopier:
                 name = tags.get("filename") or ("cover.png" if mime == "image/png" else "cover.jpg")
                 self._output.add_attachment(name, mime, data)
                 return
-        elif self._can_hold(stream) and not (kind == "cover image" and self._container.name in ("avi", "webm")):
+        elif self._can_hold(stream) and not (kind == "cover image" and self._container.name in ("avi", "webm", "mov")):
             if kind == "video":
                 self.notes.append(f"video stream {stream.index} is copied as it is: only the first is upscaled")
             self._copies[stream.index] = copy = _add_from_template(self._output, stream)

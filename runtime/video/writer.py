@@ -20,6 +20,9 @@ from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, OutputForm
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.stream_copy import StreamCopier, kept_tags
 
+# Tags of an Apple device, which MP4 and MOV store under their own names only if asked to.
+_APPLE_TAGS = "com.apple.quicktime."
+
 
 def check_target(path: Path, *, overwrite: bool) -> OutputFormat:
     """Return the container of a video file that is to be written.
@@ -40,7 +43,8 @@ class VideoWriter(FrameWriter):
 
     Sound, subtitles, attachments, chapters and tags of the source are copied without re-encoding. A rotation is kept as
     a tag where the container and PyAV can store it; otherwise the pixels are rotated and the tag is dropped. Leaving
-    the context without `finish` or `finish_partial` removes the file.
+    the context without `finish` or `finish_partial` removes the file. A live recording has the name of a partial file
+    until then, so that what a power cut leaves is found.
 
     Args:
         path: the file to write; its suffix determines the container.
@@ -83,9 +87,14 @@ class VideoWriter(FrameWriter):
         if source is not None and self._path.is_file() and source.exists() and self._path.samefile(source):
             raise OutputError(f"{self._path} is the source itself: choose another name")
         self._format = check_target(self._path, overwrite=overwrite)
-        self._temporary = temporary_beside(self._path)
+        self._is_live = source is None
+        self._has_apple_tags = False
+        self._temporary = self._free_partial() if self._is_live else temporary_beside(self._path)
         try:
             self._temporary.open("xb").close()
+            if source is not None:
+                with open_source(source) as opened:
+                    self._has_apple_tags = any(key.startswith(_APPLE_TAGS) for key in opened.metadata)
             self._output = self._open(self._temporary)
             self._track = VideoTrack(
                 self._output, self._format, info=info, width=width, height=height, encoding=encoding
@@ -165,6 +174,15 @@ class VideoWriter(FrameWriter):
             if not self._done:
                 self._remove()
 
+    def _free_partial(self) -> Path:
+        """Return an unused visible name for a recording in progress, and note those that earlier ones have left."""
+        target, number = self._path.with_stem(f"{self._path.stem}.partial"), 1
+        while target.exists():
+            self.notes.append(f"{target.name} is left of an earlier recording that was cut off: it is kept")
+            number += 1
+            target = self._path.with_stem(f"{self._path.stem}.partial ({number})")
+        return target
+
     def _take_name(self) -> Path:
         """Give the complete file its name, or an unused one beside it if another file has taken that."""
         target, number = self._path, 1
@@ -181,7 +199,9 @@ class VideoWriter(FrameWriter):
         return target
 
     def _open(self, path: Path) -> OutputContainer:
-        options = muxer_options(self._format, self._info.time_base)
+        options = muxer_options(
+            self._format, self._info.time_base, is_live=self._is_live, has_apple_tags=self._has_apple_tags
+        )
         name = str(path.absolute())
         output: OutputContainer = av.open(name, "w", format=self._format.name, container_options=options, **TAG_OPTIONS)
         return output

@@ -6,6 +6,7 @@ import threading
 import time
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
@@ -163,13 +164,39 @@ def web(tmp_path):
     server.server_close()
 
 
-def test_a_file_over_http_comes_at_its_own_pace(web):
+def test_a_stream_over_http_comes_at_its_own_pace(web):
     url, folder = web
     write_clip(folder / "clip.mp4", frames=20)
+    # As a server sends it: without a duration.
+    live = av.open(str(folder / "live.mkv"), "w", container_options={"live": "1"})
+    with av.open(str(folder / "clip.mp4")) as given, live as output:
+        copy = output.add_stream_from_template(given.streams.video[0], opaque=True)
+        for packet in given.demux():
+            if packet.size:
+                packet.stream = copy
+                output.mux(packet)
     began = time.monotonic()
-    source = LiveSource("web", lambda: connect_network(f"{url}/clip.mp4"), may_end=True)
+    source = LiveSource("web", lambda: connect_network(f"{url}/live.mkv"), may_end=True)
     assert len(list(source.frames())) == 20
     assert 0.5 < time.monotonic() - began < 3
+
+
+def test_a_finite_video_over_http_is_not_taken_for_live(web):
+    url, folder = web
+    write_clip(folder / "clip.mp4", frames=20)
+    source = LiveSource("web", lambda: connect_network(f"{url}/clip.mp4"), may_end=True)
+    with pytest.raises(InputError, match=r"finite video of 0.8 s.*download it first"):
+        list(source.frames())
+
+
+def test_a_playlist_over_http_opens_no_file_of_this_machine(web):
+    url, folder = web
+    write_clip(folder / "clip.mp4", frames=20)
+    (folder / "list.ffconcat").write_text(f"ffconcat version 1.0\nfile file:{folder / 'clip.mp4'}\n")
+    (folder / "list.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{folder / 'clip.mp4'}\n")
+    for name in ("list.ffconcat", "list.m3u8"):
+        with pytest.raises(InputError):
+            list(LiveSource("web", lambda: connect_network(f"{url}/{name}"), attempts=0).frames())  # noqa: B023
 
 
 @pytest.mark.parametrize(

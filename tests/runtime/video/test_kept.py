@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -9,7 +10,11 @@ import numpy as np
 import pytest
 from av.video.stream import VideoStream
 
+from overnet.errors import InputError
+from overnet.runtime.video.formats import Encoding
+from overnet.runtime.video.frame import Frame
 from overnet.runtime.video.reader import VideoReader
+from overnet.runtime.video.writer import VideoWriter
 from tests.conftest import SHARED, needs_shared
 from tests.runtime.video.clips import Clip, enlarged, images, open_writer, times_of, upscale
 
@@ -136,3 +141,73 @@ def test_a_late_first_image_in_avi(tmp_path):
     result = upscale(clip.make(tmp_path / "in.mkv"), tmp_path / "out.avi")
     times = times_of(result.path)
     assert float(times[-1] - times[0]) == pytest.approx(1.36, abs=0.001)
+
+
+SIDE = {
+    "gopro.mp4": (".mp4", "data stream 2 (GoPro MET) cannot be copied"),
+    "cc.ts": (".mkv", "closed captions"),
+    "hdr10.mp4": (".mp4", "mastering display data, content light levels cannot be kept"),
+    "alpha.webm": (".webm", "transparency is dropped"),
+    "cover.mp4": (".mov", "cover image stream 1 (png) cannot be stored in mov"),
+}
+
+
+@needs_shared
+@pytest.mark.parametrize("name", SIDE)
+def test_what_is_lost_is_named(tmp_path, name):
+    suffix, expected = SIDE[name]
+    result = upscale(CASES / name, tmp_path / f"out{suffix}")
+    assert sum(expected in note for note in result.notes) == 1
+    with av.open(str(result.path)) as made:
+        assert "alpha_mode" not in {key.lower() for key in made.streams.video[0].metadata}
+
+
+@pytest.mark.parametrize("kind", ["concat", "sdp", "m3u8"])
+def test_a_script_named_as_a_video_opens_no_other_file(tmp_path, kind):
+    other = Clip(frames=images(3)).make(tmp_path / "other.ts")
+    source = tmp_path / "in.mp4"
+    source.write_text(
+        {
+            "concat": f"ffconcat version 1.0\nfile {other.name}\n",
+            "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+            "a=rtpmap:96 H264/90000\n",
+            "m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{other.name}\n#EXT-X-ENDLIST\n",
+        }[kind]
+    )
+    with pytest.raises(InputError, match="is not a video FFmpeg can read"):
+        VideoReader(source)
+
+
+@needs_shared
+@pytest.mark.parametrize("suffix", [".mov", ".mp4"])
+def test_tags_of_an_apple_device(tmp_path, suffix):
+    path = upscale(CASES / "iphone.mov", tmp_path / f"out{suffix}").path
+    with av.open(str(path)) as made:
+        assert made.metadata["com.apple.quicktime.location.ISO6709"] == "+48.1371+011.5754+519.000/"
+        assert made.metadata["com.apple.quicktime.make"] == "Apple"
+        assert made.metadata["creation_time"].startswith("2024-05-06T07:08:09")
+
+
+def test_a_live_recording_survives_being_killed(tmp_path):
+    info = VideoReader(Clip(frames=images(1)).make(tmp_path / "in.mp4")).info
+    live = replace(info, time_base=Fraction(1, 1000), frame_rate=RATE)
+    still = np.zeros((96, 128, 3), np.uint8)
+    encoding = Encoding(options={"tune": "zerolatency"})
+    options = {"source": None, "info": live, "width": 128, "height": 96, "encoding": encoding}
+    writer = VideoWriter(tmp_path / "rec.mkv", **options)
+    for index in range(250):
+        writer.write(Frame(still, index * 40, Fraction(1, 1000), 40))
+    # As a killed process leaves it: without the end, under a name that is seen.
+    left = (tmp_path / "rec.partial.mkv").read_bytes()
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(left)
+    assert len(times_of(cut)) > 220
+    assert writer.finish() == tmp_path / "rec.mkv"
+    (tmp_path / "rec.mkv").unlink()
+    (tmp_path / "rec.partial.mkv").write_bytes(left)
+    with VideoWriter(tmp_path / "rec.mkv", **options) as second:
+        assert second.notes[0].startswith("rec.partial.mkv is left of an earlier recording")
+        second.write(Frame(still, 0, Fraction(1, 1000), 40))
+        second.finish()
+    assert (tmp_path / "rec.partial.mkv").read_bytes() == left
+    assert (tmp_path / "rec.mkv").is_file()
