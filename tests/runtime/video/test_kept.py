@@ -16,7 +16,7 @@ from overnet.runtime.video.frame import Frame
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.writer import VideoWriter
 from tests.conftest import SHARED, needs_shared
-from tests.runtime.video.clips import Clip, enlarged, images, open_writer, times_of, upscale
+from tests.support.clips import Clip, enlarged, images, open_writer, times_of, upscale
 
 CASES = SHARED / "cases/files"
 RATE = Fraction(25)
