@@ -1,6 +1,6 @@
-"""The network in the form it is deployed in: everything that can be folded is, and what is left is plain arrays.
+"""The networks in the form they are deployed in: everything that can be folded is, and plain arrays are left.
 
-An exact rewriting of the trained network, up to rounding in the last place:
+An exact rewriting of the trained network, up to rounding in the last place. Of OverNet:
 
 * weight normalisation becomes plain weights, the division by 255 goes into the first and the last convolution;
 * the learned scalars go into the small tensors beside them;
@@ -9,6 +9,9 @@ An exact rewriting of the trained network, up to rounding in the last place:
 
 The mean colour is subtracted in the graph, not folded into the first convolution's bias: at the border that convolution
 pads the *centred* image with zeros, which a bias cannot express.
+
+Of the plain networks, re-parameterised convolutions become one 3x3 weight each, and 255 goes into the first convolution
+and the heads.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from torch import nn
 
 from overnet.network.checkpoint import folded, weights_sha256
 from overnet.network.model import DenseGroup, OverNet, OverNetConfig, ResidualBlock
+from overnet.network.plain import PlainNet, PlainNetConfig
 
 Array = NDArray[np.float32]
 
@@ -84,6 +88,46 @@ class DeployedNetwork:
     stage_factors: list[int]
     mix: Array
     exit_bias: Array
+
+
+@dataclass(frozen=True)
+class DeployedPlainNetwork:
+    """All arrays of a plain network in the order they are used; images in levels 0 to 255.
+
+    With x the image, N x 3 x H x W: each of `trunk` is a 3x3 convolution with zeros around the image, followed by a
+    rectifier. The head of a scale is one such convolution without a rectifier, to 3 s^2 channels. Each channel of x,
+    repeated s^2 times in place (r r r r g g g g b b b b at x2), is added to it, and the sum goes through depth to space
+    in the order of `torch.nn.functional.pixel_shuffle` (ONNX's DepthToSpace in mode "CRD"). The result is in levels.
+
+    Attributes:
+        trunk: the first convolution, which divides by 255, and `PlainNetConfig.depth` more.
+        slopes: for "prelu", each rectifier's slope below 0 for each channel; for "relu", empty.
+        heads: by scale.
+    """
+
+    config: PlainNetConfig
+    weights_sha256: str
+    trunk: list[Convolution]
+    slopes: list[Array]
+    heads: dict[int, Convolution]
+
+
+def deploy_plain(model: PlainNet) -> DeployedPlainNetwork:
+    """Rewrite a trained plain network into its deployed form; the model is left as it is."""
+    plain = folded(model)
+    entry, *body = (_convolution(each) for each in [plain.entry, *plain.body])
+    heads = {scale: _convolution(plain.heads[str(scale)]) for scale in plain.config.scales}
+    levels = np.float32(LEVELS)
+    return DeployedPlainNetwork(
+        config=plain.config,
+        weights_sha256=weights_sha256(model),
+        trunk=[Convolution(entry.weight / levels, entry.bias), *body],
+        slopes=[_array(each.weight) for each in plain.activations if isinstance(each, nn.PReLU)],
+        heads={
+            scale: Convolution(head.weight * levels, None if head.bias is None else head.bias * levels)
+            for scale, head in heads.items()
+        },
+    )
 
 
 def deploy(model: OverNet) -> DeployedNetwork:

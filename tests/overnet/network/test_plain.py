@@ -1,11 +1,13 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from overnet.errors import CheckpointError
 from overnet.network.checkpoint import folded, load_checkpoint, load_overnet, save_checkpoint, weights_sha256
+from overnet.network.deploy import deploy_plain
 from overnet.network.family import NETWORKS, build, network_name
 from overnet.network.model import OverNetConfig
 from overnet.network.plain import PlainNet, PlainNetConfig
@@ -65,6 +67,28 @@ def test_a_margin_of_its_reach_makes_tiles_exact(model):
     with torch.no_grad():
         tile = model(x[:, :, 10 - reach : 20 + reach], 2)[:, :, 2 * reach : 2 * (reach + 10)]
         torch.testing.assert_close(tile, model(x, 2)[:, :, 20:40], rtol=0, atol=1e-6)
+
+
+def test_the_deployed_arrays_compute_the_same_in_levels(model):
+    network = deploy_plain(model)
+    assert network.weights_sha256 == weights_sha256(model)
+    assert len(network.trunk) == model.config.depth + 1
+    levels = torch.randint(0, 256, (1, 3, 6, 7)).float()
+
+    def convolved(x, convolution):
+        return nn.functional.conv2d(
+            x, torch.from_numpy(convolution.weight), torch.from_numpy(convolution.bias), padding=1
+        )
+
+    features = levels
+    slopes = network.slopes or [np.zeros(model.config.width, np.float32)] * len(network.trunk)
+    for convolution, slope in zip(network.trunk, slopes, strict=True):
+        features = nn.functional.prelu(convolved(features, convolution), torch.from_numpy(slope))
+    for scale, head in network.heads.items():
+        repeated = torch.stack([levels] * scale**2, dim=2).flatten(1, 2)
+        image = nn.functional.pixel_shuffle(convolved(features, head) + repeated, scale)
+        with torch.no_grad():
+            torch.testing.assert_close(image / 255, model(levels / 255, scale), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "least", "most"), [("fast", 80_000, 110_000), ("realtime", 15_000, 25_000)])
