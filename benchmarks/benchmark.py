@@ -102,7 +102,14 @@ class _Benchmark:
         self._gpu = options.device if any(on_gpu(name, options.provider) for name in self.backends) else None
         if self._gpu is not None:
             check_device(self._gpu)
-        self.entries = {scale: list(dict.fromkeys(self._entries(scale))) for scale in options.scales}
+        self.entries = {
+            scale: [
+                _Entry(backend, precision)
+                for backend in self.backends
+                for precision in dict.fromkeys(options.precisions or [self._usual_precision(backend, scale)])
+            ]
+            for scale in options.scales
+        }
         self._has_power = options.power
         self._total = 2 + sum(
             len(entries) * (len(options.sizes) + int(options.video and scale == options.scales[0])) + options.baselines
@@ -154,11 +161,9 @@ class _Benchmark:
 
     def _measure(self, peaks: list[Peak]) -> None:
         """Measure the cases first, because they matter most if the run is interrupted."""
-        for result in self._cases():
-            self.results.append(_with_share(result, peaks))
+        self.results.extend(_with_share(result, peaks) for result in self._cases())
         if self.options.video:
-            for stages in self._videos():
-                self.videos.append(stages)
+            self.videos.extend(self._videos())
         if self.options.baselines:
             for scale in self.options.scales:
                 self._race(scale, peaks)
@@ -187,11 +192,6 @@ class _Benchmark:
         # A folder's file is chosen by precision for each case; the folder may hold other files.
         return choose_backends(name, "onnx" if name != "torch" else "checkpoint")[0].name
 
-    def _entries(self, scale: int) -> Iterator[_Entry]:
-        for backend in self.backends:
-            for precision in self.options.precisions or [self._usual_precision(backend, scale)]:
-                yield _Entry(backend, precision)
-
     def _usual_precision(self, backend: str, scale: int) -> str:
         model = self.options.model
         if model is not None and model.suffix.lower() in (".onnx", ".engine"):
@@ -217,9 +217,7 @@ class _Benchmark:
                         case = entry.case(scale, size, options.batch)
                         self._step(case.title)
                         known = judged.get((entry, scale))
-                        request = replace(
-                            self._request(case), reference_file=str(file), judge_ground_truth=known is None
-                        )
+                        request = replace(self._request(case), reference_file=file, judge_ground_truth=known is None)
                         result = run_case(request, on_progress=self._within)
                         if result.quality is not None:
                             judged.setdefault((entry, scale), result.quality)
@@ -234,14 +232,14 @@ class _Benchmark:
         options = self.options
         return CaseRequest(
             case,
-            model=None if options.model is None else str(options.model),
+            model=options.model,
             threads=options.threads,
             device=options.device,
             provider=options.provider,
             slots=options.slots,
             seconds=options.seconds,
             sustained_seconds=options.sustained_seconds,
-            ground_truth=None if options.data is None else str(options.data),
+            ground_truth=options.data,
             measure_power=self._has_power,
         )
 
@@ -279,12 +277,12 @@ class _Benchmark:
             sizes=options.sizes,
             batch=options.batch,
             seconds=2 * options.seconds * len(options.sizes),
-            model=None if options.model is None else str(options.model),
+            model=options.model,
             threads=options.threads,
             device=options.device,
             provider=options.provider,
-            baseline_models=None if options.baseline_models is None else str(options.baseline_models),
-            data=None if options.data is None else str(options.data),
+            baseline_models=options.baseline_models,
+            data=options.data,
         )
         try:
             outcome = run_race(request)
@@ -315,13 +313,7 @@ def _with_ground_truth(result: CaseResult, known: QualityFigures | None) -> Case
     """Add the ground-truth figures of the same method, which do not depend on the case's size."""
     if known is None or result.quality is None:
         return result
-    quality = replace(
-        result.quality,
-        ground_truth_psnr_db=known.ground_truth_psnr_db,
-        ground_truth_ssim=known.ground_truth_ssim,
-        ground_truth=known.ground_truth,
-    )
-    return replace(result, quality=quality)
+    return replace(result, quality=result.quality.with_ground_truth_of(known))
 
 
 def _with_share(result: CaseResult, peaks: list[Peak]) -> CaseResult:

@@ -25,7 +25,7 @@ from overnet.benchmarks.power.nvml import opened
 from overnet.benchmarks.results import Machine
 from overnet.errors import OverNetError, require
 from overnet.system.cuda_device import cuda_device, cuda_device_count, cuda_of_driver
-from overnet.system.environment import parse_driver_version, parse_jetpack
+from overnet.system.environment import parse_driver_version, parse_jetpack, read_text
 from overnet.system.memory import Limits, read_limits
 
 # The distributions of each library; the first that is installed counts.
@@ -80,7 +80,7 @@ def describe_machine(root: Path = Path("/")) -> Machine:
     processor = _processor(root)
     memory_bytes = int(psutil.virtual_memory().total)
     return Machine(
-        name=_text(root / "proc/device-tree/model") or processor,  # a board's name
+        name=read_text(root / "proc/device-tree/model") or processor,  # a board's name
         system=_system(),
         processor=processor,
         cores=usable_cores(limits),
@@ -104,15 +104,8 @@ def usable_cores(limits: Limits | None = None) -> int:
     return cores if limits.cores is None else max(1, min(cores, math.ceil(limits.cores)))
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
-
-
 def _processor(root: Path) -> str:
-    found = re.search(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
+    found = re.search(r"^model name\s*:\s*(.+)$", read_text(root / "proc/cpuinfo"), re.MULTILINE)
     if found:
         return " ".join(found[1].split())
     if sys.platform == "linux":
@@ -129,7 +122,7 @@ def _processor(root: Path) -> str:
 
 def _flags(root: Path) -> set[str]:
     """Return the processor's features by the kernel's names, on x86 and Arm."""
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", read_text(root / "proc/cpuinfo"), re.MULTILINE)
     return set(found[1].split()) if found else set()
 
 
@@ -164,7 +157,7 @@ def _gpus(root: Path) -> list[str]:
             found = _gpus_in_nvml(nvml)
             if found:
                 return found
-    driver = parse_driver_version(_text(root / "proc/driver/nvidia/version"))
+    driver = parse_driver_version(read_text(root / "proc/driver/nvidia/version"))
     devices = [cuda_device(number) for number in range(cuda_device_count())]
     return [
         ", ".join(
@@ -222,15 +215,15 @@ def blas_of_numpy() -> str:
 
 def _settings(root: Path, limits: Limits) -> dict[str, str]:
     settings = {"processors of the machine": str(os.cpu_count() or "unknown")}
-    governors = {_text(path) for path in root.glob(f"{_CPUS}/cpu[0-9]*/cpufreq/scaling_governor")} - {""}
+    governors = {read_text(path) for path in root.glob(f"{_CPUS}/cpu[0-9]*/cpufreq/scaling_governor")} - {""}
     if governors:
         settings["governor"] = ", ".join(sorted(governors))
-    clocks = {_text(path) for path in root.glob(f"{_CPUS}/cpu[0-9]*/cpufreq/scaling_max_freq")}
+    clocks = {read_text(path) for path in root.glob(f"{_CPUS}/cpu[0-9]*/cpufreq/scaling_max_freq")}
     highest = [int(clock) // 1000 for clock in clocks if clock.isdecimal()]
     if highest:
         settings["highest clock allowed"] = f"{max(highest)} MHz"
     for name, on in ((f"{_CPUS}/intel_pstate/no_turbo", "0"), (f"{_CPUS}/cpufreq/boost", "1")):
-        switch = _text(root / name)
+        switch = read_text(root / name)
         if switch:
             settings["turbo"] = "on" if switch == on else "off"
     flags = _flags(root)
@@ -243,7 +236,7 @@ def _settings(root: Path, limits: Limits) -> dict[str, str]:
         settings["processor time, at most"] = f"{limits.cores:g} cores (control group)"
     if limits.memory_bytes is not None:
         settings["memory, at most"] = f"{limits.memory_bytes / 1e9:.1f} GB (control group)"
-    jetpack = parse_jetpack(_text(root / "etc/nv_tegra_release"), lambda: _text(root / "var/lib/dpkg/status"))
+    jetpack = parse_jetpack(read_text(root / "etc/nv_tegra_release"), lambda: read_text(root / "var/lib/dpkg/status"))
     if jetpack is not None:
         settings["JetPack"] = jetpack
     board = find_board(root)

@@ -7,7 +7,7 @@ on the machine, never for a zero.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,6 +120,15 @@ class QualityFigures:
         """Whether there is any figure: a PSNR, or no difference at all."""
         known = self.reference_psnr_db is not None or self.ground_truth_psnr_db is not None
         return known or self.largest_difference_levels == 0
+
+    def with_ground_truth_of(self, other: QualityFigures) -> QualityFigures:
+        """Return these figures with another's figures of the ground truth."""
+        return replace(
+            self,
+            ground_truth_psnr_db=other.ground_truth_psnr_db,
+            ground_truth_ssim=other.ground_truth_ssim,
+            ground_truth=other.ground_truth,
+        )
 
 
 @dataclass(frozen=True)

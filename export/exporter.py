@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from overnet.export.engine.build import BuiltEngine, build_engine
 from overnet.export.engine.profile import available_device_memory, fit_profile
@@ -21,7 +21,14 @@ from overnet.files.atomic import atomic_write
 from overnet.files.engine_sidecar import Sidecar, sidecar_path, sidecar_text
 from overnet.files.onnx_metadata import Artifact
 from overnet.system.cuda_device import cuda_device
-from overnet.types import Image, Progress
+from overnet.types import Progress
+
+if TYPE_CHECKING:
+    from overnet.export.from_checkpoint import CheckpointSource
+    from overnet.export.from_onnx import OnnxSource
+
+# What the files of one scale are made from.
+Source: TypeAlias = "CheckpointSource | OnnxSource"
 
 TIMING_CACHE = "timing.cache"
 # TensorRT-RTX builds for Ampere and later unless this compute capability is named.
@@ -66,34 +73,6 @@ class ExportedFile:
     seconds: float
     notes: tuple[str, ...] = ()
     engine: ExportedEngine | None = None
-
-
-class Source(Protocol):
-    """The source of the files of one scale."""
-
-    @property
-    def path(self) -> Path:
-        """The checkpoint or ONNX file."""
-        ...
-
-    @property
-    def stem(self) -> str:
-        """The name of the files without suffix, such as ``name_x2_fp16``."""
-        ...
-
-    def lowered(self, images: list[Image], progress: Progress) -> LoweredGraph:
-        """Make the graph in the wanted precision. The range of its numbers is measured on `images`."""
-        ...
-
-    def check(self, file: Path, graph: LoweredGraph, images: list[Image], *, name: str) -> Parity:
-        """Compare a file, called `name` in messages, with the source; raise ArtifactError where it differs too much."""
-        ...
-
-    def check_engine(
-        self, built: BuiltEngine, engine: EngineOptions, artifact: Artifact, images: list[Image], *, name: str
-    ) -> Parity | None:
-        """Compare an engine with the source, on the GPU. See `check`. Return None where it cannot be run here."""
-        ...
 
 
 def export(

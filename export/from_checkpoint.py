@@ -53,7 +53,15 @@ def checkpoint_sources(checkpoint: Path, options: ExportOptions, name: str | Non
 
 @dataclass(frozen=True)
 class CheckpointSource:
-    """One scale of a network. See `overnet.export.exporter.Source`."""
+    """One scale of a network.
+
+    Attributes:
+        path: of the checkpoint.
+        stem: the name of the files without suffix, such as ``name_x2_fp16``.
+        model, network: the network, and its deployed form.
+        precision: of the files.
+        calibration: for INT8.
+    """
 
     path: Path
     stem: str
@@ -65,7 +73,7 @@ class CheckpointSource:
     calibration: Calibration | None
 
     def lowered(self, images: list[Image], progress: Progress) -> LoweredGraph:
-        """Build the graph from the network's weights."""
+        """Build the graph in the wanted precision. The range of its numbers is measured on `images`."""
         return lower(
             self.network,
             self.scale,

@@ -21,7 +21,7 @@ from overnet.types import Image, Progress, Upscale
 
 
 class OnnxSource:
-    """An ONNX file from an earlier export. See `overnet.export.exporter.Source`.
+    """An ONNX file from an earlier export, with the same methods as `CheckpointSource`.
 
     A file in FP32 is converted to FP16 or BF16. A file in a lower precision is not changed.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from overnet.benchmarks.results import CaseResult, Ratio
 from overnet.errors import BackendError, InputError, InterruptedRun, MissingDependency, OverNetError
@@ -61,12 +62,12 @@ class RaceRequest:
     sizes: list[ImageSize]
     batch: int = 1
     seconds: float = 30.0
-    model: str | None = None
+    model: Path | None = None
     threads: int | None = None
     device: int = 0
     provider: str = "cpu"
-    baseline_models: str | None = None
-    data: str | None = None
+    baseline_models: Path | None = None
+    data: Path | None = None
     only: list[str] = field(default_factory=list)
 
 

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from overnet.benchmarks.baselines.baseline import Baseline
 from overnet.benchmarks.baselines.interleave import LEAST_ROUNDS, Times, in_common, plan_rounds, take_turns
@@ -68,7 +67,7 @@ class _Race:
     def _loaded_baselines(self) -> list[tuple[Baseline, float]]:
         """Load the requested baselines that are installed; return each with its loading time in milliseconds."""
         request = self.request
-        options = BaselineOptions(_path(request.model), _path(request.baseline_models), request.threads)
+        options = BaselineOptions(request.model, request.baseline_models, request.threads)
         loaders = find_baselines(request.scale, options)
         self.notes += [
             f"there is no baseline {name!r} at x{request.scale}" for name in request.only if name not in loaders
@@ -87,12 +86,13 @@ class _Race:
     def _judged(self, loaded: list[tuple[Baseline, float]], sizes: list[ImageSize]) -> list[LoadedBaseline]:
         """Measure the quality of each baseline. One that fails is left out, because its speed would mean nothing."""
         request = self.request
-        data = _path(request.data)
-        read_ground_truth(data, request.scale)  # raises if the images are unusable, which is no baseline's failure
+        read_ground_truth(
+            request.data, request.scale
+        )  # raises if the images are unusable, which is no baseline's failure
         reference = None
         if any(baseline.is_network for baseline, _ in loaded):
             image = check_image(sizes[0].width, sizes[0].height)
-            reference = make_reference(image, request.scale, _path(request.model))
+            reference = make_reference(image, request.scale, request.model)
         judged = []
         for baseline, load_ms in loaded:
             try:
@@ -100,7 +100,7 @@ class _Race:
                     lambda image, baseline=baseline: baseline.upscale(image[None])[0],  # type: ignore[misc]
                     request.scale,
                     reference=reference if baseline.is_network else None,
-                    ground_truth=data,
+                    ground_truth=request.data,
                 )
             except Exception as error:  # third-party code may raise anything; the race goes on
                 reason = f"it failed on the images that measure its quality: {_line(error)}"
@@ -143,13 +143,17 @@ class _OneSize:
     first_ms: dict[str, float] = field(default_factory=dict)
 
     def run(self, baselines: list[LoadedBaseline]) -> None:
-        images = batch_of(self.size.width, self.size.height, self.race.request.batch)
+        race = self.race.request
+        images = batch_of(self.size.width, self.size.height, race.batch)
         backends: dict[str, tuple[Case, Method]] = {}
         try:
-            for entrant in self.race.request.entrants:
+            for entrant in race.entrants:
                 case = self.race.case(entrant, self.size)
                 try:
-                    backends[case.name] = case, self._loaded(case)
+                    wanted = CaseRequest(
+                        case, model=race.model, threads=race.threads, device=race.device, provider=race.provider
+                    )
+                    backends[case.name] = case, import_backend(wanted)(lambda doing, done, total: None)
                     self._first_runs(case.name, backends[case.name][1].upscale, images)
                 except (OverNetError, MemoryError) as error:
                     self.race.notes.append(f"{case.title} is not raced: {_line(error)}")
@@ -157,13 +161,6 @@ class _OneSize:
         finally:
             for _, method in backends.values():
                 method.close()
-
-    def _loaded(self, case: Case) -> Method:
-        request = self.race.request
-        wanted = CaseRequest(
-            case, model=request.model, threads=request.threads, device=request.device, provider=request.provider
-        )
-        return import_backend(wanted)(lambda doing, done, total: None)
 
     def _first_runs(self, name: str, upscale: Callable[[ImageBatch], ImageBatch], images: ImageBatch) -> None:
         """Run a method until its initialisation is done, and measure a run."""
@@ -204,7 +201,8 @@ class _OneSize:
             race.results.append(_result(loaded, case, times[name], self.first_ms[name]))
             for backend, backend_case in backends.items():
                 if backend in times:
-                    race.ratios.append(_ratio(backend_case, case, times[backend], times[name]))
+                    ours, theirs = in_common(times[backend], times[name])
+                    race.ratios.append(Ratio(backend_case, case, *ratio_of_medians(theirs, ours), len(ours)))
 
     def _check(self, loaded: LoadedBaseline) -> None:
         """Check that the memory suffices for a baseline at the size.
@@ -244,16 +242,6 @@ def _result(loaded: LoadedBaseline, case: Case, times: Times, first_ms: float) -
         multiply_accumulates=None if per_pixel is None else per_pixel * case.pixels,
         warnings=[] if doubts is None else [doubts],
     )
-
-
-def _ratio(backend: Case, baseline: Case, backend_times: Times, baseline_times: Times) -> Ratio:
-    ours, theirs = in_common(backend_times, baseline_times)
-    ratio, low, high = ratio_of_medians(theirs, ours)
-    return Ratio(backend, baseline, ratio, low, high, len(ours))
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
 
 
 def _line(error: Exception) -> str:

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +40,7 @@ from overnet.benchmarks.cases.run import AGAIN, DOING, RESULT, CaseRequest
 from overnet.benchmarks.cases.workload import batch_of
 from overnet.benchmarks.results import CaseResult, Latency, Power, QualityFigures
 from overnet.errors import OverNetError
+from overnet.files.checked_json import from_json
 from overnet.types import ImageBatch, Progress
 
 if TYPE_CHECKING:
@@ -159,14 +159,12 @@ def _images_done(request: CaseRequest, method: Method, batch: ImageBatch, latenc
 def _quality(request: CaseRequest, method: Method) -> QualityFigures:
     case = request.case
     if request.reference_file is not None:
-        reference = read_reference(Path(request.reference_file))
+        reference = read_reference(request.reference_file)
     else:
-        model = None if request.model is None else Path(request.model)
-        reference = make_reference(check_image(case.width, case.height), case.scale, model)
+        reference = make_reference(check_image(case.width, case.height), case.scale, request.model)
     if not request.judge_ground_truth:
         return against_reference(method.upscale_any, reference)
-    ground_truth = None if request.ground_truth is None else Path(request.ground_truth)
-    return quality_of(method.upscale_any, case.scale, reference=reference, ground_truth=ground_truth)
+    return quality_of(method.upscale_any, case.scale, reference=reference, ground_truth=request.ground_truth)
 
 
 class _PowerMeter:
@@ -218,7 +216,7 @@ def answer(imports: Callable[[CaseRequest], Load] = import_backend) -> None:
     os.dup2(2, 1)
     asked = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    request = CaseRequest.from_text(asked["request"])
+    request = from_json(CaseRequest, asked["request"], name="the request")
 
     def say(said: dict[str, Any]) -> None:
         reply.write(json.dumps(said, allow_nan=False) + "\n")

@@ -162,8 +162,7 @@ def _loaded(request: CaseRequest, on_progress: Progress) -> Method:
 
 def _chosen(request: CaseRequest) -> tuple[Path | None, str]:
     """Return the model for a case's precision, and the precision to request from the backend."""
-    case = request.case
-    model = Path(request.model) if request.model is not None else None
+    case, model = request.case, request.model
     if BACKENDS[case.method].on_gpu:
         return model, case.precision  # the backend chooses among a folder's engines, and builds missing ones
     if model is None and case.method == "torch":

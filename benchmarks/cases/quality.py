@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zipfile
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -195,9 +195,4 @@ def quality_of(
     figures = quality_figures(upscale, read_ground_truth(ground_truth, scale))
     if reference is None:
         return figures
-    return replace(
-        against_reference(upscale, reference),
-        ground_truth_psnr_db=figures.ground_truth_psnr_db,
-        ground_truth_ssim=figures.ground_truth_ssim,
-        ground_truth=figures.ground_truth,
-    )
+    return against_reference(upscale, reference).with_ground_truth_of(figures)

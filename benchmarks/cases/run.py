@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from overnet.benchmarks.results import Case, CaseResult
@@ -37,7 +37,7 @@ class CaseRequest:
     """
 
     case: Case
-    model: str | None = None
+    model: Path | None = None
     threads: int | None = None
     device: int = 0
     provider: str = "cpu"
@@ -45,20 +45,10 @@ class CaseRequest:
     seconds: float = 3.0
     least_runs: int = 10
     sustained_seconds: float = 0.0
-    reference_file: str | None = None
-    ground_truth: str | None = None
+    reference_file: Path | None = None
+    ground_truth: Path | None = None
     judge_ground_truth: bool = True
     measure_power: bool = False
-
-    def to_text(self) -> str:
-        """Return the request as one line of JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_text(cls, text: str) -> CaseRequest:
-        """Read the result of `to_text`."""
-        value = json.loads(text)
-        return cls(case=Case(**value.pop("case")), **value)
 
 
 def run_case(
@@ -99,7 +89,7 @@ def _run(
     """Run one process to its end; return its last message, or ``{"error": reason}``."""
     last = None
     with PythonChild(child, title="the process that measures", timeout_seconds=timeout_seconds) as process:
-        process.send({"may_ask_again": may_ask_again, "request": request.to_text()})
+        process.send({"may_ask_again": may_ask_again, "request": asdict(request)})
         for message in process.messages():
             if DOING in message:
                 if on_progress is not None:

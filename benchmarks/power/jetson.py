@@ -26,9 +26,9 @@ from overnet.benchmarks.power.source import (
     paced,
     read_celsius,
     read_number,
-    read_text,
 )
 from overnet.errors import BackendError
+from overnet.system.environment import read_text
 
 _GPU_CLOCKS = ("*.gpu", "*.ga10b", "*.gv11b", "*.gp10b", "gpu-gpc-*")
 _OVERCURRENT = {
@@ -69,7 +69,7 @@ class JetsonBoard:
         self._slowing = [
             (words, device / "cur_state")
             for device in sorted(thermal.glob("cooling_device*"))
-            if (words := _slowed_by(read_text(device / "type") or ""))
+            if (words := _slowed_by(read_text(device / "type")))
         ]
         self._overcurrent = [
             (words, folder / name)
@@ -152,7 +152,7 @@ class RailSource(PowerSource):
 def find_board(root: Path, nvpmodel: str = "nvpmodel") -> JetsonBoard | None:
     """Return the board if this machine is a Jetson, else None. See `JetsonBoard` for the arguments."""
     # The name of the model does not always contain "Jetson", as in "NVIDIA Orin Nano Developer Kit".
-    chips = [read_text(root / folder / "compatible") or "" for folder in _DEVICE_TREES]
+    chips = [read_text(root / folder / "compatible") for folder in _DEVICE_TREES]
     return JetsonBoard(root, nvpmodel) if any("nvidia,tegra" in chip for chip in chips) else None
 
 

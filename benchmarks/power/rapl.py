@@ -19,9 +19,9 @@ from overnet.benchmarks.power.source import (
     paced,
     read_celsius,
     read_number,
-    read_text,
 )
 from overnet.errors import BackendError
+from overnet.system.environment import read_text
 
 _ZONES = "sys/class/powercap"
 # The label of the whole processor's temperature, by the monitor's driver.
@@ -81,7 +81,7 @@ class RaplSource(PowerSource):
             for driver, folder in hardware_monitors(root)
             if driver in _PROCESSOR_SENSORS
             for file in sorted(folder.glob("temp*_label"))
-            if (label := read_text(file) or "").startswith(_PROCESSOR_SENSORS[driver])
+            if (label := read_text(file)).startswith(_PROCESSOR_SENSORS[driver])
         ]
 
     def readings(self, stop: Event, interval_seconds: float) -> Generator[Reading, None, None]:
@@ -117,8 +117,12 @@ def find_rapl(root: Path) -> RaplSource:
         BackendError: there are none, or they may not be read; the message says which.
     """
     # `intel-rapl-mmio` repeats the same packages, and what `psys` covers differs between models.
-    packages = [zone for zone in sorted((root / _ZONES).glob("intel-rapl:*")) if _is(zone, "package")]
-    memory = [zone for zone in sorted((root / _ZONES).glob("intel-rapl:*:*")) if _is(zone, "dram")]
+    packages = [
+        zone for zone in sorted((root / _ZONES).glob("intel-rapl:*")) if read_text(zone / "name").startswith("package")
+    ]
+    memory = [
+        zone for zone in sorted((root / _ZONES).glob("intel-rapl:*:*")) if read_text(zone / "name").startswith("dram")
+    ]
     if not packages:
         raise BackendError("this processor has no energy counters (RAPL), as in virtual machines and containers")
     zones = packages + memory
@@ -134,8 +138,3 @@ def find_rapl(root: Path) -> RaplSource:
             raise BackendError(f"{zone / 'energy_uj'}: {error.strerror or error}") from error
     covers = "CPU package" if len(packages) == 1 else f"{len(packages)} CPU packages"
     return RaplSource(root, zones, f"{covers} and memory" if memory else covers)
-
-
-def _is(zone: Path, kind: str) -> bool:
-    """Whether a zone's name (``package-0``, ``package-0-die-1``, ``dram``) begins with a kind."""
-    return (read_text(zone / "name") or "").startswith(kind)

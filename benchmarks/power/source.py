@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
+from overnet.system.environment import read_text
+
 # Sensors that are switched off report -256 degrees on a Jetson.
 _OFFLINE_CELSIUS = -200.0
 
@@ -76,19 +78,10 @@ def paced(read: Callable[[], Reading], stop: Event, interval_seconds: float) -> 
     yield read()
 
 
-def read_text(path: Path) -> str | None:
-    """Return a small file's text, stripped; None if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n\t")
-    except OSError:
-        return None
-
-
 def read_number(path: Path) -> int | None:
     """Return the integer in a file; None if it cannot be read (a sensor that is off) or holds no integer."""
-    text = read_text(path)
     try:
-        return None if text is None else int(text)
+        return int(read_text(path))
     except ValueError:
         return None
 
@@ -96,7 +89,7 @@ def read_number(path: Path) -> int | None:
 def hardware_monitors(root: Path) -> list[tuple[str, Path]]:
     """Return the name of the driver and the sysfs folder of each of the kernel's hardware monitors."""
     folders = sorted((root / "sys/class/hwmon").glob("hwmon*"))
-    return [(read_text(folder / "name") or read_text(folder / "device/name") or "", folder) for folder in folders]
+    return [(read_text(folder / "name") or read_text(folder / "device/name"), folder) for folder in folders]
 
 
 def read_celsius(sensors: list[tuple[str, Path]]) -> dict[str, float]:

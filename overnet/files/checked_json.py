@@ -10,6 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from overnet.errors import InputError, one_line, printable
@@ -64,8 +65,9 @@ def from_json(kind: type[_Made], value: object, *, name: str, error: type[InputE
     """Build a dataclass from parsed JSON and check the type of every field.
 
     Args:
-        kind: a dataclass whose fields are strings, numbers, booleans, literals, lists, tuples, dictionaries with string
-            keys, other such dataclasses, or one of these or None. `Range` and `Pattern` limit numbers and strings.
+        kind: a dataclass whose fields are strings, paths, numbers, booleans, literals, lists, tuples, dictionaries with
+            string keys, other such dataclasses, or one of these or None. `Range` and `Pattern` limit numbers and
+            strings.
         value: the result of ``json.loads`` or `parse_object`. An instance of a field's dataclass is taken as it is.
         name: where it comes from, for messages.
         error: the class of the error to raise.
@@ -121,7 +123,7 @@ class _Reader:
         )
 
     def _scalar(self, kind: Any, value: Any, place: str) -> Any:
-        if kind is str and not isinstance(value, str):
+        if kind in (str, Path) and not isinstance(value, str):
             self._refuse(place, "is not text")
         if kind is bool and not isinstance(value, bool):
             self._refuse(place, "is not true or false")
@@ -136,7 +138,7 @@ class _Reader:
                 value = math.inf
             if not math.isfinite(value):
                 self._refuse(place, "is not a finite number")
-        return value
+        return Path(value) if kind is Path else value
 
     def _object(self, kind: Any, value: Any, place: str) -> Any:
         if not isinstance(value, dict):

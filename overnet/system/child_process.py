@@ -67,10 +67,10 @@ class PythonChild:
         self._process.kill()
 
     def send(self, request: object) -> None:
-        """Write a request as one line of JSON. Does nothing where the process has ended, as `reason` will tell."""
+        """Write a request as one line of JSON, paths as text. Does nothing where the process has ended."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.write(json.dumps(request, default=str) + "\n")
             self._process.stdin.flush()
 
     def messages(self) -> Iterator[dict[str, Any]]:

@@ -75,8 +75,8 @@ def current_environment(runtime: RuntimeName, device: int = 0) -> Environment:
         runtime_version=version,
         device_name=gpu.name if gpu else None,
         compute_capability=gpu.compute_capability if gpu else None,
-        driver=parse_driver_version(_text(_DRIVER_FILE)),
-        jetpack=parse_jetpack(_text(_L4T_FILE), lambda: _text(_PACKAGES_FILE)),
+        driver=parse_driver_version(read_text(_DRIVER_FILE)),
+        jetpack=parse_jetpack(read_text(_L4T_FILE), lambda: read_text(_PACKAGES_FILE)),
         operating_system=platform.system(),
         architecture=platform.machine(),
     )
@@ -119,8 +119,9 @@ def parse_jetpack(release: str, read_packages: Callable[[], str]) -> str | None:
     return f"{jetpack} (L4T {l4t})" if jetpack else f"L4T {l4t}"
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return a file's text without white space and NUL characters at its ends; "" if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n\t")
     except OSError:
         return ""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from overnet.system.environment import read_text
+
 # Version 1 of control groups reports the largest whole number of pages where there is no limit.
 _NO_LIMIT_BYTES = 1 << 60
 
@@ -65,7 +67,7 @@ def read_limits(root: Path = Path("/")) -> Limits:
 def _groups(root: Path) -> Iterator[tuple[str, Path]]:
     """Yield the groups of this process and their parents: the controller ("" for all, in version 2) and the folder."""
     mounted = root / "sys/fs/cgroup"
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in read_text(root / "proc/self/cgroup").splitlines():
         controllers, _, path = line.partition(":")[2].partition(":")
         for controller in controllers.split(","):
             inside = Path(path.lstrip("/"))
@@ -80,11 +82,4 @@ def _limits(folder: Path) -> list[int]:
 
 def _numbers(path: Path) -> list[int]:
     """Read the whole numbers in a file; words such as ``max``, and negative numbers, mean no limit and are left out."""
-    return [int(word) for word in _text(path).split() if word.isdecimal()]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    return [int(word) for word in read_text(path).split() if word.isdecimal()]

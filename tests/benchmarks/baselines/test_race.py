@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ SMALL = ImageSize(24, 16)
 @pytest.fixture
 def request_(small_checkpoint):
     """A race of a small network that takes no time to speak of."""
-    return RaceRequest([Entrant("torch")], 2, [ImageSize(40, 30), SMALL], seconds=0.5, model=str(small_checkpoint))
+    return RaceRequest([Entrant("torch")], 2, [ImageSize(40, 30), SMALL], seconds=0.5, model=small_checkpoint)
 
 
 def test_every_baseline_has_times_quality_and_a_ratio_at_every_size(request_):
@@ -108,7 +109,11 @@ def test_what_libraries_print_does_not_spoil_the_reply(request_):
     )
     request = replace(request_, entrants=[], sizes=[SMALL], only=[BICUBIC], seconds=0.1)
     done = subprocess.run(
-        [sys.executable, "-c", noisy], input=json.dumps(asdict(request)), capture_output=True, text=True, check=True
+        [sys.executable, "-c", noisy],
+        input=json.dumps(asdict(request), default=str),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert [result["case"]["method"] for result in json.loads(done.stdout)["outcome"]["results"]] == [BICUBIC]
     assert "from C" in done.stderr
@@ -123,8 +128,8 @@ def test_what_libraries_print_does_not_spoil_the_reply(request_):
         ({"scale": 0}, "scale is 0"),
         ({"batch": 0}, "batch is 0"),
         ({"seconds": 0.0}, "seconds is 0"),
-        ({"data": "nowhere"}, "nowhere: No such file"),
-        ({"baseline_models": "nowhere"}, "nowhere: No such file"),
+        ({"data": Path("nowhere")}, "nowhere: No such file"),
+        ({"baseline_models": Path("nowhere")}, "nowhere: No such file"),
     ],
 )
 def test_a_race_that_cannot_be_is_refused(request_, change, message):

@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -15,6 +17,7 @@ from overnet.benchmarks.cases.quality import Reference, check_image, write_refer
 from overnet.benchmarks.cases.run import CaseRequest, run_case
 from overnet.benchmarks.results import Case
 from overnet.errors import InputError, OverNetError
+from overnet.files.checked_json import from_json
 
 WIDTH, HEIGHT = 64, 48
 
@@ -52,7 +55,7 @@ def reference_file(tmp_path_factory):
     image = check_image(WIDTH, HEIGHT)
     path = tmp_path_factory.mktemp("reference") / "reference.npz"
     write_reference(Reference(image, image.repeat(2, axis=0).repeat(2, axis=1), "nearest pixels"), path)
-    return str(path)
+    return path
 
 
 @pytest.fixture
@@ -198,7 +201,7 @@ def test_ctrl_c_ends_the_process_and_is_passed_on(request_for):
 def test_a_process_whose_parent_is_gone_ends(request_for):
     arguments = [sys.executable, *double(load="time.sleep(100)")]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        process.stdin.write(json.dumps({"may_ask_again": True, "request": request_for().to_text()}) + "\n")
+        process.stdin.write(json.dumps({"may_ask_again": True, "request": asdict(request_for())}, default=str) + "\n")
         process.stdin.flush()
         assert "loading" in process.stdout.readline()
         process.stdin.close()
@@ -206,8 +209,9 @@ def test_a_process_whose_parent_is_gone_ends(request_for):
 
 
 def test_a_request_goes_through_a_pipe_unchanged(request_for):
-    request = request_for(model="some/modèle.onnx", threads=2, measure_power=True, ground_truth="a folder", batch=3)
-    assert CaseRequest.from_text(request.to_text()) == request
+    model, data = Path("some/modèle.onnx"), Path("a folder")
+    request = request_for(model=model, threads=2, measure_power=True, ground_truth=data, batch=3)
+    assert from_json(CaseRequest, json.loads(json.dumps(asdict(request), default=str)), name="it") == request
 
 
 def test_measuring_closes_the_method_whatever_happens(request_for):
@@ -227,7 +231,7 @@ def test_measuring_closes_the_method_whatever_happens(request_for):
 
 def backend_request(method, model, precision="fp32", **options):
     case = Case(method, "backend", precision, options.pop("scale", 2), WIDTH, HEIGHT, options.pop("batch", 1))
-    return CaseRequest(case, model=None if model is None else str(model), seconds=0.1, least_runs=2, **options)
+    return CaseRequest(case, model=model, seconds=0.1, least_runs=2, **options)
 
 
 @pytest.mark.parametrize("method", ["openvino", "onnxruntime"])
@@ -322,7 +326,7 @@ def test_only_the_very_scale_and_precision_are_measured(small_models):
 
 def test_an_image_too_large_for_the_memory_goes_in_tiles(small_models, monkeypatch):
     monkeypatch.setattr("overnet.runtime.tile_size.available_memory_bytes", lambda: 1 << 20)
-    request = CaseRequest(Case("openvino", "backend", "fp32", 2, 150, 120), model=str(small_models))
+    request = CaseRequest(Case("openvino", "backend", "fp32", 2, 150, 120), model=small_models)
     method = load(request)
     images = np.stack([check_image(150, 120)] * 2)
     upscaled = method.upscale(images)
