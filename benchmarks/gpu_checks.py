@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ import typer
 from overnet.benchmarks.gpu_setting import (
     CheckFailed,
     Setting,
+    Size,
     compare,
     frames,
     photograph_like,
@@ -31,6 +33,7 @@ from overnet.errors import BackendError, OverNetError
 from overnet.files.engine_sidecar import TITLES, RuntimeName
 from overnet.runtime.backends.trt.backend import TensorRtBackend
 from overnet.runtime.backends.trt.cuda import Gpu, pycuda_version
+from overnet.runtime.upscaler import Upscaler
 from overnet.system.cuda_device import check_device
 from overnet.system.environment import current_environment
 from overnet.types import Image
@@ -46,17 +49,24 @@ class Outcome:
     seconds: float = field(default=0.0)
 
 
+def _stream_and_compare(
+    setting: Setting, upscaler: Upscaler, on_cpu: Upscaler, size: Size, count: int, seed: int = 0
+) -> None:
+    """Stream frames and compare each result with the CPU's."""
+    reference = frames(size, count, seed=seed)
+
+    def receive(number: int, upscaled: Image) -> None:
+        compare(setting, upscaled, on_cpu(next(reference)), f"frame {number} of {size[1]}x{size[0]}")
+
+    stream_all(upscaler, size, frames(size, count, seed=seed), receive)
+    if next(reference, None) is not None:
+        raise CheckFailed("frames were lost")
+
+
 def every_frame_in_order(setting: Setting) -> str:
     """Check that hundreds of frames are returned in order, equal to the CPU's results."""
     with setting.expected() as on_cpu, setting.upscaler() as upscaler:
-        reference = frames(setting.size, setting.frames)
-
-        def receive(number: int, upscaled: Image) -> None:
-            compare(setting, upscaled, on_cpu(next(reference)), f"frame {number}")
-
-        stream_all(upscaler, setting.size, frames(setting.size, setting.frames), receive)
-        if next(reference, None) is not None:
-            raise CheckFailed("frames were lost")
+        _stream_and_compare(setting, upscaler, on_cpu, setting.size, setting.frames)
     return f"{setting.frames} frames of {setting.size[1]}x{setting.size[0]}"
 
 
@@ -69,15 +79,7 @@ def sizes_that_take_turns(setting: Setting) -> str:
                 image = next(frames(size, 1, seed=turn))
                 compare(setting, upscaler(image), on_cpu(image), f"an image of {size[1]}x{size[0]}")
         for size in sizes * 2:
-            reference = frames(size, 9)
-            stream_all(
-                upscaler,
-                size,
-                frames(size, 9),
-                lambda number, upscaled, size=size, reference=reference: compare(  # type: ignore[misc]
-                    setting, upscaled, on_cpu(next(reference)), f"frame {number} of {size[1]}x{size[0]}"
-                ),
-            )
+            _stream_and_compare(setting, upscaler, on_cpu, size, 9)
     return " and ".join(f"{width}x{height}" for height, width in sizes)
 
 
@@ -159,13 +161,7 @@ def two_upscalers_in_two_threads(setting: Setting) -> str:
     def work(seed: int) -> None:
         try:
             with setting.expected() as on_cpu, setting.upscaler() as upscaler:
-                reference = frames(setting.size, 40, seed=seed)
-                stream_all(
-                    upscaler,
-                    setting.size,
-                    frames(setting.size, 40, seed=seed),
-                    lambda number, upscaled: compare(setting, upscaled, on_cpu(next(reference)), f"frame {number}"),
-                )
+                _stream_and_compare(setting, upscaler, on_cpu, setting.size, 40, seed)
         except BaseException as error:  # raised again below
             failures.append(error)
 
@@ -297,20 +293,16 @@ class _Holder:
         pass
 
 
-class _taken:  # noqa: N801 - used like a function
+@contextmanager
+def _taken(gpu: Gpu, left_bytes: int) -> Iterator[None]:
     """Allocate all but `left_bytes` of a GPU's free memory while the block runs."""
-
-    def __init__(self, gpu: Gpu, left_bytes: int) -> None:
-        self._gpu, self._left_bytes = gpu, left_bytes
-
-    def __enter__(self) -> None:
-        with self._gpu.current():
-            free, _ = self._gpu.free_memory_bytes()
-            self._buffer = self._gpu.device(max(1, free - self._left_bytes))
-
-    def __exit__(self, *_: object) -> None:
-        with self._gpu.current():
-            self._buffer.free()
+    with gpu.current():
+        buffer = gpu.device(max(1, gpu.free_memory_bytes()[0] - left_bytes))
+    try:
+        yield
+    finally:
+        with gpu.current():
+            buffer.free()
 
 
 def _free(gpu: Gpu) -> int:

@@ -66,7 +66,6 @@ _INSTRUCTIONS = {
     "bf16": "Neon BF16",
     "sve": "SVE",
 }
-_CPUS = "sys/devices/system/cpu"
 _ASKED_SECONDS = 5
 
 
@@ -78,10 +77,13 @@ def describe_machine(root: Path = Path("/")) -> Machine:
     """
     limits = read_limits(root)
     processor = _processor(root)
+    system = [platform.system(), platform.release(), platform.machine()]
+    with suppress(OSError, AttributeError):
+        system.append(f"({platform.freedesktop_os_release()['PRETTY_NAME']})")
     memory_bytes = int(psutil.virtual_memory().total)
     return Machine(
         name=read_text(root / "proc/device-tree/model") or processor,  # a board's name
-        system=_system(),
+        system=" ".join(name for name in system if name),
         processor=processor,
         cores=usable_cores(limits),
         memory_bytes=min(memory_bytes, limits.memory_bytes or memory_bytes),
@@ -120,12 +122,6 @@ def _processor(root: Path) -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
-def _flags(root: Path) -> set[str]:
-    """Return the processor's features by the kernel's names, on x86 and Arm."""
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", read_text(root / "proc/cpuinfo"), re.MULTILINE)
-    return set(found[1].split()) if found else set()
-
-
 def _output(*command: str) -> str:
     try:
         done = subprocess.run(
@@ -140,13 +136,6 @@ def _output(*command: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout
-
-
-def _system() -> str:
-    names = [platform.system(), platform.release(), platform.machine()]
-    with suppress(OSError, AttributeError):
-        names.append(f"({platform.freedesktop_os_release()['PRETTY_NAME']})")
-    return " ".join(name for name in names if name)
 
 
 def _gpus(root: Path) -> list[str]:
@@ -214,32 +203,32 @@ def blas_of_numpy() -> str:
 
 
 def _settings(root: Path, limits: Limits) -> dict[str, str]:
-    settings = {"processors of the machine": str(os.cpu_count() or "unknown")}
-    governors = {read_text(path) for path in root.glob(f"{_CPUS}/cpu[0-9]*/cpufreq/scaling_governor")} - {""}
-    if governors:
-        settings["governor"] = ", ".join(sorted(governors))
-    clocks = {read_text(path) for path in root.glob(f"{_CPUS}/cpu[0-9]*/cpufreq/scaling_max_freq")}
+    cpus = root / "sys/devices/system/cpu"
+    # The processor's features by the kernel's names, on x86 and Arm.
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", read_text(root / "proc/cpuinfo"), re.MULTILINE)
+    flags = found[1].split() if found else []
+    clocks = {read_text(path) for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_max_freq")}
     highest = [int(clock) // 1000 for clock in clocks if clock.isdecimal()]
-    if highest:
-        settings["highest clock allowed"] = f"{max(highest)} MHz"
-    for name, on in ((f"{_CPUS}/intel_pstate/no_turbo", "0"), (f"{_CPUS}/cpufreq/boost", "1")):
-        switch = read_text(root / name)
-        if switch:
-            settings["turbo"] = "on" if switch == on else "off"
-    flags = _flags(root)
-    instructions = [title for flag, title in _INSTRUCTIONS.items() if flag in flags]
-    if instructions:
-        settings["vector instructions"] = ", ".join(instructions)
-    if "hypervisor" in flags:
-        settings["virtual machine"] = "yes"
-    if limits.cores is not None:
-        settings["processor time, at most"] = f"{limits.cores:g} cores (control group)"
-    if limits.memory_bytes is not None:
-        settings["memory, at most"] = f"{limits.memory_bytes / 1e9:.1f} GB (control group)"
-    jetpack = parse_jetpack(read_text(root / "etc/nv_tegra_release"), lambda: read_text(root / "var/lib/dpkg/status"))
-    if jetpack is not None:
-        settings["JetPack"] = jetpack
+    switches = {"0": read_text(cpus / "intel_pstate/no_turbo"), "1": read_text(cpus / "cpufreq/boost")}
+    turbo = ["on" if switch == on else "off" for on, switch in switches.items() if switch]
     board = find_board(root)
-    settings |= {} if board is None else board.settings()
     given = {name: os.environ.get(name, "") for name in _VARIABLES}
-    return {**settings, **{name: value for name, value in given.items() if re.fullmatch(r"\d+(,\d+)*", value)}}
+    settings = {
+        "processors of the machine": str(os.cpu_count() or "unknown"),
+        "governor": ", ".join(
+            sorted({read_text(path) for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {""})
+        ),
+        "highest clock allowed": f"{max(highest)} MHz" if highest else "",
+        "turbo": "".join(turbo[-1:]),
+        "vector instructions": ", ".join(title for flag, title in _INSTRUCTIONS.items() if flag in flags),
+        "virtual machine": "yes" if "hypervisor" in flags else "",
+        "processor time, at most": "" if limits.cores is None else f"{limits.cores:g} cores (control group)",
+        "memory, at most": "" if limits.memory_bytes is None else f"{limits.memory_bytes / 1e9:.1f} GB (control group)",
+        "JetPack": parse_jetpack(
+            read_text(root / "etc/nv_tegra_release"), lambda: read_text(root / "var/lib/dpkg/status")
+        )
+        or "",
+        **({} if board is None else board.settings()),
+        **{name: value for name, value in given.items() if re.fullmatch(r"\d+(,\d+)*", value)},
+    }
+    return {name: value for name, value in settings.items() if value}

@@ -10,6 +10,8 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,40 +72,40 @@ def share_of_peak(multiply_accumulates: float, seconds: float, peak: Peak) -> fl
 
 
 def _cpu(seconds: float) -> Peak:
-    by_library = {f"NumPy ({blas_of_numpy()})": _numpy_gflops(seconds)}
-    try:
+    random = np.random.default_rng(0)
+    by_library = {
+        f"NumPy ({blas_of_numpy()})": _best_gflops(
+            lambda side: random.random((side, side), np.float32),
+            lambda one, other, product: np.matmul(one, other, out=product),
+            _MATRIX_SIDES,
+            seconds,
+        )
+    }
+    with suppress(MissingDependency):  # NumPy's figure stands
         torch = require("torch", extra="torch", purpose="measuring the CPU")
-        by_library[f"PyTorch {str(torch.__version__).partition('+')[0]}"] = _torch_gflops(torch, seconds)
-    except MissingDependency:
-        pass  # NumPy's figure stands
+        by_library[f"PyTorch {str(torch.__version__).partition('+')[0]}"] = _best_gflops(
+            lambda side: torch.rand(side, side),
+            lambda one, other, product: torch.mm(one, other, out=product),
+            _MATRIX_SIDES,
+            seconds,
+        )
     fastest = max(by_library, key=lambda library: by_library[library])
     return Peak("CPU", by_library[fastest], _copied_gigabytes_per_second(seconds), fastest)
 
 
-def _numpy_gflops(seconds: float) -> float:
-    random = np.random.default_rng(0)
+def _best_gflops(
+    make: Callable[[int], Any], multiply: Callable[[Any, Any, Any], object], sides: tuple[int, ...], seconds: float
+) -> float:
+    """Return the best over the matrix sizes that fit into the time.
 
-    def prepare(side: int) -> Callable[[], object]:
-        one, other = (random.random((side, side), np.float32) for _ in range(2))
-        product = np.empty_like(one)
-        return lambda: np.matmul(one, other, out=product)
-
-    return _best_gflops(prepare, _MATRIX_SIDES, seconds)
-
-
-def _torch_gflops(torch: Any, seconds: float) -> float:
-    def prepare(side: int) -> Callable[[], object]:
-        one, other, product = (torch.rand(side, side) for _ in range(3))
-        return lambda: torch.mm(one, other, out=product)
-
-    return _best_gflops(prepare, _MATRIX_SIDES, seconds)
-
-
-def _best_gflops(prepare: Callable[[int], Callable[[], object]], sides: tuple[int, ...], seconds: float) -> float:
-    """Return the best over the matrix sizes that fit into the time; `prepare` returns a function that multiplies."""
+    Args:
+        make: makes a square matrix of a side.
+        multiply: multiplies two matrices into a third.
+    """
     begin, best = time.perf_counter(), 0.0
     for side in sides:
-        best = max(best, 2 * side**3 / _shortest_seconds(prepare(side), seconds / len(sides)) / 1e9)
+        product = partial(multiply, make(side), make(side), make(side))
+        best = max(best, 2 * side**3 / _shortest_seconds(product, seconds / len(sides)) / 1e9)
         if time.perf_counter() - begin > seconds:
             break
     return best
@@ -169,28 +171,25 @@ def _gpu(number: int, seconds: float) -> Peak | None:
         return None
     device = torch.device("cuda", number)
 
-    def waited_for(work: Callable[[], object]) -> Callable[[], object]:
-        def run() -> None:
-            work()
-            torch.cuda.synchronize(device)
+    def multiply(one: Any, other: Any, product: Any) -> None:
+        torch.mm(one, other, out=product)
+        torch.cuda.synchronize(device)
 
-        return run
-
-    def prepare(side: int) -> Callable[[], object]:
-        one, other, product = (torch.rand(side, side, device=device) for _ in range(3))
-        return waited_for(lambda: torch.mm(one, other, out=product))
+    def copy() -> None:
+        target.copy_(source)
+        torch.cuda.synchronize(device)
 
     # TF32 would not be float32 arithmetic.
     matmul = torch.backends.cuda.matmul
     before, matmul.allow_tf32 = matmul.allow_tf32, False
     try:
-        gflops = _best_gflops(prepare, _GPU_MATRIX_SIDES, seconds)
+        gflops = _best_gflops(lambda side: torch.rand(side, side, device=device), multiply, _GPU_MATRIX_SIDES, seconds)
     finally:
         matmul.allow_tf32 = before
     free_bytes, _ = torch.cuda.mem_get_info(device)
     count = copied_bytes(_MOST_COPIED_BYTES // _TIMES_CACHE, free_bytes)
     source, target = (torch.ones(count, dtype=torch.uint8, device=device) for _ in range(2))
-    copied = 2 * count / _shortest_seconds(waited_for(lambda: target.copy_(source)), seconds) / 1e9
+    copied = 2 * count / _shortest_seconds(copy, seconds) / 1e9
     version = str(torch.__version__).partition("+")[0]
     return Peak(
         str(torch.cuda.get_device_name(number)), gflops, copied, f"PyTorch {version}, CUDA {torch.version.cuda}"

@@ -52,7 +52,8 @@ def load_superres(path: Path, scale: int, threads: int | None = None) -> Baselin
         network.setModel(named[1].lower(), scale)
         _check_scale(upscale, scale, path)
     except cv2.error as error:
-        raise InputError(f"{printable(path.name)}: OpenCV cannot run it ({_last_words(error)})") from error
+        reason = " ".join(str(error).split())[-200:]
+        raise InputError(f"{printable(path.name)}: OpenCV cannot run it ({reason})") from error
     return Baseline(f"OpenCV {printable(path.stem)}", "CPU", "fp32", printable(path.name), one_by_one(upscale))
 
 
@@ -99,7 +100,3 @@ def _check_scale(upscale: Upscale, scale: int, path: Path) -> None:
     expected = _PROBED_SIDE * scale, _PROBED_SIDE * scale, 3
     if upscaled.shape != expected:
         raise InputError(f"{printable(path.name)} upscales by {upscaled.shape[1] / _PROBED_SIDE:g}, not by {scale}")
-
-
-def _last_words(error: Exception) -> str:
-    return " ".join(str(error).split())[-200:]

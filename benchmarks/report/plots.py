@@ -215,12 +215,6 @@ def _memory_figure(run: BenchmarkRun) -> Figure | None:
     return _figure_by_size(run, results, lines, f"peak memory, MB{dashed}")
 
 
-def _usual_size(results: Sequence[CaseResult]) -> tuple[int, int]:
-    """Return the width and height that most methods were measured at; of several, the largest."""
-    counts = Counter((result.case.width, result.case.height) for result in results)
-    return max(counts, key=lambda size: (counts[size], size[0] * size[1]))
-
-
 def _quality_figure(run: BenchmarkRun) -> Figure | None:
     results = [result for result in run.results if result.speed_is_shown]
     to_ground_truth = any(result.quality and result.quality.ground_truth_psnr_db is not None for result in results)
@@ -237,7 +231,9 @@ def _quality_figure(run: BenchmarkRun) -> Figure | None:
     made, panels = _figure(len(_scales(results)))
     for axes, scale in zip(panels, _scales(results), strict=True):
         of_scale = [result for result in results if result.case.scale == scale]
-        size = _usual_size(of_scale)
+        # The size that most methods were measured at; of several, the largest.
+        counts = Counter((result.case.width, result.case.height) for result in of_scale)
+        size = max(counts, key=lambda size: (counts[size], math.prod(size)))
         shown = [result for result in of_scale if (result.case.width, result.case.height) == size]
         _lines(axes, _series(shown, scale, point), _styles(run), linestyle="none")
         axes.set_xscale("log")
@@ -255,21 +251,15 @@ def _ratio_figure(run: BenchmarkRun) -> Figure | None:
     ratios = [each for each in run.ratios if each.case in known and each.baseline in known and each.low > 0]
     if not ratios:
         return None
-    scales = sorted({each.case.scale for each in ratios})
-    sizes = {
-        scale: max(((each.case.width, each.case.height) for each in ratios if each.case.scale == scale), key=math.prod)
-        for scale in scales
-    }
-    shown = {
-        scale: [
-            each for each in ratios if each.case.scale == scale and (each.case.width, each.case.height) == sizes[scale]
-        ]
-        for scale in scales
-    }
+    shown = {}
+    for scale in sorted({each.case.scale for each in ratios}):
+        of_scale = [each for each in ratios if each.case.scale == scale]
+        size = max(((each.case.width, each.case.height) for each in of_scale), key=math.prod)
+        shown[scale, size] = [each for each in of_scale if (each.case.width, each.case.height) == size]
     rows = max(len(each) for each in shown.values())
-    made, panels = _figure(len(scales), height_inches=1.3 + 0.27 * rows)
-    for axes, scale in zip(panels, scales, strict=True):
-        for height, ratio in enumerate(reversed(shown[scale])):
+    made, panels = _figure(len(shown), height_inches=1.3 + 0.27 * rows)
+    for axes, ((scale, size), compared) in zip(panels, shown.items(), strict=True):
+        for height, ratio in enumerate(reversed(compared)):
             style = _styles(run)[_label(ratio.case)]
             axes.plot([ratio.low, ratio.high], [height, height], color=style["color"], linewidth=2.4, alpha=0.7)
             axes.plot([ratio.times_as_fast], [height], linestyle="none", **style)
@@ -277,12 +267,11 @@ def _ratio_figure(run: BenchmarkRun) -> Figure | None:
         axes.set_xscale("log")
         _plain_ticks(axes.xaxis, axes.get_xlim(), "x")
         names = [
-            f"{_label(each.case, _SHORT_LABEL)} : {_label(each.baseline, _SHORT_LABEL)}"
-            for each in reversed(shown[scale])
+            f"{_label(each.case, _SHORT_LABEL)} : {_label(each.baseline, _SHORT_LABEL)}" for each in reversed(compared)
         ]
         axes.set_yticks(range(len(names)), names)
         axes.grid(False, axis="y")
-        axes.set_title(f"x{scale}, {size_text(*sizes[scale])}")
+        axes.set_title(f"x{scale}, {size_text(*size)}")
         axes.set_xlabel("times as fast, with 95% interval")
     return made
 

@@ -49,7 +49,7 @@ def make_samples(methods: Mapping[str, Upscale], scale: int, data: Path | None =
         return []
     first, *others = methods
     tried = []
-    for image in [_own(scale)] if data is None else _from_folder(data, scale):
+    for image in _images(data, scale):
         before = cut_to(bicubic(scale)(image.low), image.high)
         after = cut_to(methods[first](image.low), image.high)
         tried.append((_squared_error(before, image.high) - _squared_error(after, image.high), image, before, after))
@@ -65,14 +65,13 @@ def make_samples(methods: Mapping[str, Upscale], scale: int, data: Path | None =
     return [SampleImages(shown.name, scale, detail(before), texts, detail(shown.high))]
 
 
-def _own(scale: int) -> GroundTruthImage:
-    side = DETAIL_SIDE // scale
-    high = workload_image(side * scale, side * scale)
-    low = np.asarray(imresize(high, size=(side, side), edge="replicate"), np.uint8)
-    return GroundTruthImage("bundled photographs", low, high)
-
-
-def _from_folder(data: Path, scale: int) -> Iterator[GroundTruthImage]:
+def _images(data: Path | None, scale: int) -> Iterator[GroundTruthImage]:
+    if data is None:
+        side = DETAIL_SIDE // scale
+        high = workload_image(side * scale, side * scale)
+        low = np.asarray(imresize(high, size=(side, side), edge="replicate"), np.uint8)
+        yield GroundTruthImage("bundled photographs", low, high)
+        return
     for pair in spread_sample(find_pairs(data, scale), _MOST_TRIED):
         low, high = read_pair(pair, scale)
         yield middle(GroundTruthImage(pair.name, low, high), scale, _LARGEST_SEARCHED_SIDE)

@@ -23,6 +23,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from overnet.benchmarks.report.markdown_report import markdown_table
+from overnet.benchmarks.report.table import NOTHING, table
 from overnet.errors import OverNetError, require
 from overnet.export.engine.build import build_engine, buildable_targets
 from overnet.export.engine.profile import make_profile
@@ -31,7 +33,7 @@ from overnet.export.graph.network_graph import Form, build_onnx
 from overnet.export.precision.half import to_half
 from overnet.files.onnx_metadata import INPUT_NAME
 from overnet.network.checkpoint import load_overnet
-from overnet.network.deploy import LEVELS, DeployedNetwork, deploy
+from overnet.network.deploy import LEVELS, deploy
 from overnet.network.model import OverNet
 from overnet.system.openvino_core import openvino_core
 from overnet.weights import bundled_checkpoint
@@ -75,7 +77,7 @@ def compare_forms(model: OverNet, scale: int, *, rounds: int, runtimes: tuple[st
     network = deploy(model)
     graphs: dict[str, onnx.ModelProto] = {form: build_onnx(network, scale, form=form) for form in FORMS}
     figures = {form: _figures(graph, model, scale) for form, graph in graphs.items()}
-    trunk = _trunk(network, scale)
+    trunk = _ending_in(graphs["default"], "features")
     figures[_TRUNK] = FormFigures(count_costs(trunk).multiply_accumulates_per_pixel, None, 0.0)
     image = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
     for runtime in runtimes:
@@ -98,10 +100,6 @@ def _figures(graph: onnx.ModelProto, model: OverNet, scale: int) -> FormFigures:
     return FormFigures(
         count_costs(graph).multiply_accumulates_per_pixel, memory_bytes, _largest_error(graph, model, scale)
     )
-
-
-def _trunk(network: DeployedNetwork, scale: int) -> onnx.ModelProto:
-    return _ending_in(build_onnx(network, scale), "features")
 
 
 def _ending_in(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -145,24 +143,26 @@ def _loaded(runtime: str, model: onnx.ModelProto) -> Callable[[NDArray[np.uint8]
     return lambda image: np.asarray(compiled(image)[0])
 
 
-def _table(scale: int, figures: dict[str, FormFigures], runtimes: tuple[str, ...]) -> list[str]:
+def _rows(scale: int, figures: dict[str, FormFigures], runtimes: tuple[str, ...]) -> list[dict[str, str]]:
     plain = figures["plain"]
-    lines = []
+    rows = []
     for form, found in figures.items():
         memory = found.activation_memory_bytes
-        cells = [
-            f"x{scale}",
-            form,
-            f"{found.multiply_accumulates_per_pixel:,.0f}",
-            f"{100 * (found.multiply_accumulates_per_pixel / plain.multiply_accumulates_per_pixel - 1):+.1f} %",
-            "-" if memory is None else f"{memory / 1e6:,.1f}",
-            "-" if form == _TRUNK else f"{found.largest_error:.1e}",
-        ]
+        more = found.multiply_accumulates_per_pixel / plain.multiply_accumulates_per_pixel - 1
+        row = {
+            "Scale": f"x{scale}",
+            "Form": form,
+            "Multiply-accumulates per input pixel": f"{found.multiply_accumulates_per_pixel:,.0f}",
+            "More than plain": f"{100 * more:+.1f} %",
+            "FP16 activation memory, MB": NOTHING if memory is None else f"{memory / 1e6:,.1f}",
+            "Largest error": NOTHING if form == _TRUNK else f"{found.largest_error:.1e}",
+        }
         for runtime in runtimes:
             milliseconds = found.median_ms(runtime)
-            cells += [f"{milliseconds:,.0f}", f"{plain.median_ms(runtime) / milliseconds:.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+            row[f"{runtime}, ms"] = f"{milliseconds:,.0f}"
+            row[f"{runtime}: times as fast as plain"] = f"{plain.median_ms(runtime) / milliseconds:.2f}"
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
@@ -171,25 +171,15 @@ def main() -> None:
     parser.add_argument("--scale", type=int, action="append", help="a scale; repeat for more (default: 2 and 4)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds in which each form is timed (default: 7)")
     options = parser.parse_args()
-    header = [
-        "scale",
-        "form",
-        "multiply-accumulates per input pixel",
-        "more than plain",
-        "FP16 activation memory, MB",
-        "largest error",
-    ]
-    for runtime in RUNTIMES:
-        header += [f"{runtime}, ms", "times as fast as plain"]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    rows = []
     try:
         model = load_overnet(bundled_checkpoint())
         for scale in options.scale or (2, 4):
             figures = compare_forms(model, scale, rounds=max(1, options.rounds), runtimes=RUNTIMES)
-            lines += _table(scale, figures, RUNTIMES)
+            rows += _rows(scale, figures, RUNTIMES)
     except OverNetError as error:
         sys.exit(f"deployed_forms: {error}")
-    print("\n".join(lines))
+    print(markdown_table(table("Deployed forms", rows)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 from overnet.errors import OutputError, printable
@@ -44,9 +43,7 @@ class BuildMessages:
             self._write(f"# {self._title}")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             # A failure was recorded when the line was written.
             with suppress(OSError):

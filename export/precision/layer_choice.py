@@ -26,32 +26,21 @@ _COMPARED_IMAGES, _COMPARED_SIDE = 4, 40
 
 
 @dataclass(frozen=True)
-class KeptLayer:
-    """A convolution that stays in FP16.
-
-    Attributes:
-        loss_db: PSNR that it would cost alone, estimated from the change that its quantisation makes to the result.
-    """
-
-    name: str
-    loss_db: float
-
-
-@dataclass(frozen=True)
 class LayerChoice:
     """The layers in INT8, and their cost.
 
     Attributes:
         model: in FP32 except for the levels, from `overnet.export.precision.quantizer.quantize`.
         quantized: names of the convolutions in INT8.
-        kept: the other candidates, the costliest first.
+        kept: the other candidates, which stay in FP16, the costliest first, and the PSNR in dB that each would cost
+            alone, estimated from the change that its quantisation makes to the result.
         loss_db: mean PSNR on luma against the ground truth that is lost to INT8 and FP16 together; negative if gained.
         share: the part of the graph's multiply-accumulates that is in INT8, 0 to 1.
     """
 
     model: onnx.ModelProto
     quantized: tuple[str, ...]
-    kept: tuple[KeptLayer, ...]
+    kept: dict[str, float]
     loss_db: float
     share: float
 
@@ -120,7 +109,7 @@ def choose_layers(
     return LayerChoice(
         quantize(model, largest, set(quantized)),
         quantized,
-        tuple(KeptLayer(name, losses[name]) for name in kept),
+        {name: losses[name] for name in kept},
         loss_db(count),
         sum(costs.by_layer[name] for name in quantized) / total,
     )

@@ -86,6 +86,6 @@ def _quantized(
         f"{choice.loss_db:.3f} dB of PSNR on {len(pairs)} calibration images"
     ]
     if choice.kept:
-        named = ", ".join(f"{layer.name} ({layer.loss_db:.3f} dB)" for layer in choice.kept)
+        named = ", ".join(f"{name} ({loss_db:.3f} dB)" for name, loss_db in choice.kept.items())
         notes.append(f"in FP16 because of what they would cost alone: {named}")
     return to_half(choice.model, "fp16", keep=set(beyond)), [*notes, *calibration.remarks, *beyond_notes(beyond)]

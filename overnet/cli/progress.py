@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from overnet.cli.common import print_status
@@ -54,9 +53,7 @@ class ProgressDisplay:
             self._rows.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._rows is not None:
             self._rows.stop()
         self._rows = self._work = self._wait = None

@@ -43,18 +43,21 @@ def cuda_device_count() -> int:
 
 def cuda_device(ordinal: int = 0) -> CudaDevice | None:
     """Return a device by its number; 0 is the default of CUDA programs. None where there is no such device."""
-    driver = _driver()
-    device = None if driver is None else _device(driver, ordinal)
-    if driver is None or device is None:
+    driver, device = _device(ordinal)
+    if driver is None:
         return None
     name = ctypes.create_string_buffer(256)
-    if driver.cuDeviceGetName(name, len(name), device):
+    major, minor, integrated = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    if (
+        driver.cuDeviceGetName(name, len(name), device)
+        or driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
+        or driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
+    ):
         return None
-    values = [_attribute(driver, device, attribute) for attribute in (_MAJOR, _MINOR, _INTEGRATED)]
-    major, minor, integrated = values
-    if major is None or minor is None:
-        return None
-    return CudaDevice(name.value.decode("ascii", "replace").strip(), f"{major}.{minor}", bool(integrated))
+    driver.cuDeviceGetAttribute(ctypes.byref(integrated), _INTEGRATED, device)
+    return CudaDevice(
+        name.value.decode("ascii", "replace").strip(), f"{major.value}.{minor.value}", bool(integrated.value)
+    )
 
 
 def check_device(ordinal: int) -> CudaDevice:
@@ -82,10 +85,9 @@ def free_device_memory_bytes(ordinal: int = 0) -> int | None:
 
     This retains the device's primary context, which other libraries use too, and releases it again.
     """
-    driver = _driver()
-    device = None if driver is None else _device(driver, ordinal)
+    driver, device = _device(ordinal)
     context = ctypes.c_void_p()
-    if driver is None or device is None or driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
+    if driver is None or driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
         return None
     try:
         if driver.cuCtxPushCurrent_v2(context):
@@ -100,10 +102,9 @@ def free_device_memory_bytes(ordinal: int = 0) -> int | None:
 
 def pci_bus_id(ordinal: int) -> str | None:
     """Return the PCI address of a device, such as ``"0000:01:00.0"``; None where there is no such device."""
-    driver = _driver()
-    device = None if driver is None else _device(driver, ordinal)
+    driver, device = _device(ordinal)
     text = ctypes.create_string_buffer(32)
-    if driver is None or device is None or driver.cuDeviceGetPCIBusId(text, len(text), device):
+    if driver is None or driver.cuDeviceGetPCIBusId(text, len(text), device):
         return None
     return text.value.decode("ascii", "replace")
 
@@ -135,11 +136,7 @@ def _count(driver: ctypes.CDLL) -> int:
     return 0 if driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
 
 
-def _device(driver: ctypes.CDLL, ordinal: int) -> ctypes.c_int | None:
-    device = ctypes.c_int()
-    return None if driver.cuDeviceGet(ctypes.byref(device), ordinal) else device
-
-
-def _attribute(driver: ctypes.CDLL, device: ctypes.c_int, attribute: int) -> int | None:
-    value = ctypes.c_int()
-    return None if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device) else value.value
+def _device(ordinal: int) -> tuple[ctypes.CDLL | None, ctypes.c_int]:
+    """Return the driver and a device; no driver where there is no such device."""
+    driver, device = _driver(), ctypes.c_int()
+    return (None if driver is None or driver.cuDeviceGet(ctypes.byref(device), ordinal) else driver), device
