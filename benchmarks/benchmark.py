@@ -7,11 +7,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from overnet.benchmarks.baselines.race import Entrant, ImageSize, RaceRequest, run_race
+from overnet.benchmarks.baselines.race import Entrant, RaceRequest, run_race
 from overnet.benchmarks.cases.ground_truth import read_ground_truth
 from overnet.benchmarks.cases.memory import growth
 from overnet.benchmarks.cases.method import on_gpu, open_upscaler
@@ -47,18 +47,6 @@ from overnet.weights import bundled_checkpoint, bundled_folder
 _FEWEST_FRAMES, _MOST_FRAMES = 10, 300
 # The load average per processor above which figures are not reproducible.
 _BUSY_LOAD = 0.25
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One backend in one precision."""
-
-    backend: str
-    precision: str
-
-    def case(self, scale: int, size: ImageSize, batch: int) -> Case:
-        """Return its case at a scale and a size."""
-        return Case(self.backend, "backend", self.precision, scale, size.width, size.height, batch)
 
 
 def run_benchmark(
@@ -104,7 +92,7 @@ class _Benchmark:
             check_device(self._gpu)
         self.entries = {
             scale: [
-                _Entry(backend, precision)
+                Entrant(backend, precision)
                 for backend in self.backends
                 for precision in dict.fromkeys(options.precisions or [self._usual_precision(backend, scale)])
             ]
@@ -206,7 +194,7 @@ class _Benchmark:
     def _cases(self) -> Iterator[CaseResult]:
         """Measure each case in a process of its own."""
         options = self.options
-        judged: dict[tuple[_Entry, int], QualityFigures] = {}
+        judged: dict[tuple[Entrant, int], QualityFigures] = {}
         with tempfile.TemporaryDirectory(prefix="overnet-bench-") as name:
             for scale, entries in self.entries.items():
                 for size in options.sizes:
@@ -272,7 +260,7 @@ class _Benchmark:
         options = self.options
         self._step(f"x{scale}: baselines")
         request = RaceRequest(
-            entrants=[Entrant(entry.backend, entry.precision) for entry in self.entries[scale]],
+            entrants=self.entries[scale],
             scale=scale,
             sizes=options.sizes,
             batch=options.batch,

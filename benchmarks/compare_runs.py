@@ -265,40 +265,33 @@ def _change_db(old: float | None, new: float | None) -> float | None:
 
 def _differences(old: BenchmarkRun, new: BenchmarkRun) -> list[str]:
     """List the differences between two runs besides their figures."""
-    notes = []
-    machines = (old.machine, new.machine)
-    for what in ("name", "system", "processor", "cores", "gpus"):
-        was, now = (getattr(machine, what) for machine in machines)
-        if was != now:
-            words = [", ".join(each) or "none" if isinstance(each, list) else str(each) for each in (was, now)]
-            label = {"name": "machine", "gpus": "GPUs"}.get(what, what)
-            notes.append(f"{label}: {words[0]} -> {words[1]}")
-    pairs = (
-        ("version of ", old.machine.versions, new.machine.versions),
-        ("setting ", old.machine.settings, new.machine.settings),
-        ("option ", old.options, new.options),
-    )
-    for kind, were, are in pairs:
-        for name in sorted({*were, *are}):
-            if were.get(name) != are.get(name):
-                notes.append(f"{kind}{name}: {were.get(name, 'none')} -> {are.get(name, 'none')}")
-    return notes
+
+    def facts(run: BenchmarkRun) -> dict[str, str]:
+        machine = run.machine
+        return {
+            "machine": machine.name,
+            "system": machine.system,
+            "processor": machine.processor,
+            "cores": str(machine.cores),
+            "GPUs": ", ".join(machine.gpus),
+            **{f"version of {name}": version for name, version in machine.versions.items()},
+            **{f"setting {name}": value for name, value in machine.settings.items()},
+            **{f"option {name}": value for name, value in run.options.items()},
+        }
+
+    were, are = facts(old), facts(new)
+    differing = [name for name in {**were, **are} if were.get(name) != are.get(name)]
+    return [f"{name}: {were.get(name) or 'none'} -> {are.get(name) or 'none'}" for name in differing]
 
 
 def _case_differences(old: CaseResult, new: CaseResult) -> list[str]:
     title = new.case.title
-    notes = [
-        f"{title}: {what} {was or 'none'} -> {now or 'none'}"
-        for what, was, now in (("device", old.device, new.device), ("model", old.model, new.model))
-        if was != now
-    ]
-    notes += [
+    facts = [("device", old.device, new.device), ("model", old.model, new.model)]
+    if old.quality is not None and new.quality is not None:
+        facts.append(("ground truth", old.quality.ground_truth or "", new.quality.ground_truth or ""))
+    notes = [f"{title}: {what} {was or 'none'} -> {now or 'none'}" for what, was, now in facts if was != now]
+    return notes + [
         f"{title}: the {which} run has no PSNR, so its times are not compared"
         for which, result in (("old", old), ("new", new))
         if not result.has_quality
     ]
-    if old.quality is not None and new.quality is not None and old.quality.ground_truth != new.quality.ground_truth:
-        notes.append(
-            f"{title}: ground truth {old.quality.ground_truth or 'none'} -> {new.quality.ground_truth or 'none'}"
-        )
-    return notes

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from overnet.errors import ArtifactError
-from overnet.files.engine_sidecar import Profile, RuntimeName, read_sidecar
+from overnet.files.engine_sidecar import RuntimeName, read_sidecar
 from overnet.files.onnx_metadata import read_artifact
 from overnet.imaging.metrics import psnr
 from overnet.runtime.pipeline import run_pipeline
@@ -84,18 +84,15 @@ def setting_for(
     if sidecar.artifact.scale != scale:
         raise ArtifactError(f"{model} is for x{sidecar.artifact.scale:g}, {reference} for x{scale:g}")
     profile = sidecar.profile
-    smaller = [min(max(wanted // 2 * 2, low), high) for wanted, low, high in _sides(setting.size, profile)]
-    other = [max(low, side * 3 // 4) for side, (_, low, _) in zip(smaller, _sides(setting.size, profile), strict=True)]
+    sides = zip(setting.size, profile.minimum, profile.maximum, strict=True)
+    smaller = [min(max(wanted // 2 * 2, low), high) for wanted, low, high in sides]
+    other = [max(low, side * 3 // 4) for side, low in zip(smaller, profile.minimum, strict=True)]
     return replace(
         setting,
         size=(smaller[0], smaller[1]),
         other_size=(other[0], other[1]),
         too_large=(profile.maximum[0] + 40, profile.maximum[1] + 60),
     )
-
-
-def _sides(size: Size, profile: Profile) -> list[tuple[int, int, int]]:
-    return list(zip(size, profile.minimum, profile.maximum, strict=True))
 
 
 class CheckFailed(Exception):

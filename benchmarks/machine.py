@@ -14,7 +14,6 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -143,10 +142,14 @@ def _gpus(root: Path) -> list[str]:
     with suppress(OverNetError):
         nvml = require("pynvml", extra="bench", purpose="naming GPUs")
         with opened(nvml), suppress(nvml.NVMLError):
-            found = _gpus_in_nvml(nvml)
-            if found:
-                return found
-    driver = parse_driver_version(read_text(root / "proc/driver/nvidia/version"))
+            driver, lines = _words(nvml.nvmlSystemGetDriverVersion()), []
+            for number in range(nvml.nvmlDeviceGetCount()):
+                handle = nvml.nvmlDeviceGetHandleByIndex(number)
+                name, total = _words(nvml.nvmlDeviceGetName(handle)), nvml.nvmlDeviceGetMemoryInfo(handle).total
+                lines.append(f"{name}, {total / 1e9:.1f} GB, driver {driver}")
+            if lines:
+                return lines
+    version = parse_driver_version(read_text(root / "proc/driver/nvidia/version"))
     devices = [cuda_device(number) for number in range(cuda_device_count())]
     return [
         ", ".join(
@@ -154,22 +157,12 @@ def _gpus(root: Path) -> list[str]:
                 device.name,
                 f"compute capability {device.compute_capability}",
                 *(["memory shared with the CPU"] if device.shares_memory else []),
-                *([f"driver {driver}"] if driver else []),
+                *([f"driver {version}"] if version else []),
             ]
         )
         for device in devices
         if device is not None
     ]
-
-
-def _gpus_in_nvml(nvml: Any) -> list[str]:
-    driver = _words(nvml.nvmlSystemGetDriverVersion())
-    lines = []
-    for number in range(nvml.nvmlDeviceGetCount()):
-        handle = nvml.nvmlDeviceGetHandleByIndex(number)
-        name, total = _words(nvml.nvmlDeviceGetName(handle)), nvml.nvmlDeviceGetMemoryInfo(handle).total
-        lines.append(f"{name}, {total / 1e9:.1f} GB, driver {driver}")
-    return lines
 
 
 def _words(text: str | bytes) -> str:

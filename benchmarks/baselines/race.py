@@ -5,21 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from overnet.benchmarks.results import CaseResult, Ratio
+from overnet.benchmarks.results import Case, CaseResult, Ratio
 from overnet.errors import BackendError, InputError, InterruptedRun, MissingDependency, OverNetError
 from overnet.files.checked_json import from_json
 from overnet.system.child_process import PythonChild
 
 _LARGEST_INPUT_SIDE = 1 << 14
 _COMMAND = "from overnet.benchmarks.baselines.race_child import main; main()"
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """A backend that takes part, by the method and precision of its `overnet.benchmarks.results.Case`."""
-
-    backend: str
-    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -37,6 +29,18 @@ class ImageSize:
         """
         if not 1 <= min(self.width, self.height) <= max(self.width, self.height) <= _LARGEST_INPUT_SIDE:
             raise InputError(f"size is {self.width}x{self.height}; each side must be from 1 to {_LARGEST_INPUT_SIDE}")
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A backend in one precision."""
+
+    backend: str
+    precision: str = "fp32"
+
+    def case(self, scale: int, size: ImageSize, batch: int) -> Case:
+        """Return its case at a scale and a size."""
+        return Case(self.backend, "backend", self.precision, scale, size.width, size.height, batch)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 from overnet.benchmarks.baselines.baseline import Baseline
 from overnet.benchmarks.baselines.interleave import LEAST_ROUNDS, Times, in_common, plan_rounds, take_turns
-from overnet.benchmarks.baselines.race import Entrant, ImageSize, RaceOutcome, RaceRequest, Reply
+from overnet.benchmarks.baselines.race import ImageSize, RaceOutcome, RaceRequest, Reply
 from overnet.benchmarks.baselines.registry import BaselineOptions, find_baselines, import_libraries
 from overnet.benchmarks.cases.ground_truth import read_ground_truth
 from overnet.benchmarks.cases.latency import timed
@@ -109,14 +109,12 @@ class _Race:
                 judged.append(LoadedBaseline(baseline, load_ms, quality))
         return judged
 
-    def case(self, method: Baseline | Entrant, size: ImageSize) -> Case:
-        """Return the case of a method at a size."""
+    def case(self, baseline: Baseline, size: ImageSize) -> Case:
+        """Return the case of a baseline at a size."""
         request = self.request
-        if isinstance(method, Baseline):
-            name, kind = method.name, "baseline"
-        else:
-            name, kind = method.backend, "backend"
-        return Case(name, kind, method.precision, request.scale, size.width, size.height, request.batch)  # type: ignore[arg-type]
+        return Case(
+            baseline.name, "baseline", baseline.precision, request.scale, size.width, size.height, request.batch
+        )
 
     def failure(self, baseline: Baseline, size: ImageSize, reason: str) -> CaseResult:
         """Return the result of a baseline that failed."""
@@ -148,7 +146,7 @@ class _OneSize:
         backends: dict[str, tuple[Case, Method]] = {}
         try:
             for entrant in race.entrants:
-                case = self.race.case(entrant, self.size)
+                case = entrant.case(race.scale, self.size, race.batch)
                 try:
                     wanted = CaseRequest(
                         case, model=race.model, threads=race.threads, device=race.device, provider=race.provider

@@ -92,7 +92,13 @@ def measure_case(
         warnings = ["the load time includes building an engine, which could not be cached"] if built else []
         _, first_ms = timed(lambda: method.upscale(batch))
         on_progress("latency", 0, 0)
-        latency = _latency(request, method, batch)
+        upscale_timed = method.upscale_timed
+        latency = measure_latency(
+            lambda: method.upscale(batch),
+            seconds=request.seconds,
+            run_timed=None if upscale_timed is None else lambda: upscale_timed(batch),
+            least_runs=request.least_runs,
+        )
         on_progress("throughput", 0, 0)
         measured = None if request.sustained_seconds or meter.source is not None else latency
         done, power = meter.during(lambda: _images_done(request, method, batch, measured))
@@ -124,16 +130,6 @@ def measure_case(
         )
     finally:
         method.close()
-
-
-def _latency(request: CaseRequest, method: Method, batch: ImageBatch) -> Latency:
-    timed = method.upscale_timed
-    return measure_latency(
-        lambda: method.upscale(batch),
-        seconds=request.seconds,
-        run_timed=None if timed is None else lambda: timed(batch),
-        least_runs=request.least_runs,
-    )
 
 
 def _images_done(request: CaseRequest, method: Method, batch: ImageBatch, latency: Latency | None) -> list[float]:

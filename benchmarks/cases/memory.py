@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -78,24 +77,15 @@ def _used_by_this_process() -> int | None:
     """Return this process's memory on all GPUs; None if NVML is missing or does not list the process."""
     if is_jetson():
         return None  # some Jetsons have NVML, but it does not report the GPU's memory
-    try:
+    with suppress(OverNetError):  # it is not installed, or there is no driver
         pynvml = require("pynvml", extra="bench", purpose="measuring a GPU's memory")
         with opened(pynvml), suppress(pynvml.NVMLError):
-            return _in_nvml(pynvml)
-    except OverNetError:
-        pass  # it is not installed, or there is no driver
-    return None
-
-
-def _in_nvml(pynvml: Any) -> int | None:
-    used = []
-    for number in range(pynvml.nvmlDeviceGetCount()):
-        handle = pynvml.nvmlDeviceGetHandleByIndex(number)
-        for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
+            processes = [each for handle in handles for each in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
             # In a container the process IDs differ; some drivers do not report the memory.
-            if process.pid == os.getpid() and process.usedGpuMemory is not None:
-                used.append(int(process.usedGpuMemory))
-    return sum(used) if used else None
+            own = [each for each in processes if each.pid == os.getpid() and each.usedGpuMemory is not None]
+            return sum(int(each.usedGpuMemory) for each in own) if own else None
+    return None
 
 
 def memory_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,7 @@ def import_backend(request: CaseRequest) -> Load:
     for module in (kind.module, *(["pycuda.driver"] if kind.on_gpu else [])):
         with suppress(ImportError, OSError):  # loading says what is missing, and how to get it
             import_library(module)
-    return lambda on_progress: _loaded(request, on_progress)
+    return partial(_loaded, request)
 
 
 def open_upscaler(request: CaseRequest, on_progress: Progress | None = None) -> Upscaler:
@@ -135,16 +136,6 @@ def _loaded(request: CaseRequest, on_progress: Progress) -> Method:
     if case.precision not in (backend.precision, "int8"):
         remarks.append(f"{kind.name} computes {printable(path.name)} in {backend.precision}, not {case.precision}")
 
-    def pop_notes() -> list[str]:
-        return [*remarks, *upscaler.pop_notes()]
-
-    def multiply_accumulates() -> float | None:
-        return _multiply_accumulates(path, case.scale, case.pixels)
-
-    def activation_bytes() -> int | None:
-        stated: int | None = getattr(backend, "activation_memory_bytes", None)
-        return stated
-
     whole = backend.tile_for(case.height, case.width) is None
     return Method(
         device=backend.device,
@@ -153,9 +144,9 @@ def _loaded(request: CaseRequest, on_progress: Progress) -> Method:
         upscale_any=upscaler,
         upscale_timed=getattr(backend, "upscale_timed", None) if whole else None,
         open_stream=(lambda: backend.open_stream(case.height, case.width)) if whole else _nothing,
-        activation_bytes=activation_bytes,
-        multiply_accumulates=multiply_accumulates,
-        pop_notes=pop_notes,
+        activation_bytes=lambda: getattr(backend, "activation_memory_bytes", None),
+        multiply_accumulates=lambda: _multiply_accumulates(path, case.scale, case.pixels),
+        pop_notes=lambda: [*remarks, *upscaler.pop_notes()],
         close=upscaler.close,
     )
 

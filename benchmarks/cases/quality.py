@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +17,10 @@ from overnet.benchmarks.cases.ground_truth import quality_figures, read_ground_t
 from overnet.benchmarks.cases.network import checkpoint_of, load_network
 from overnet.benchmarks.cases.workload import image as workload_image
 from overnet.benchmarks.results import QualityFigures
-from overnet.errors import ArtifactError, InputError, MissingDependency, printable, require
-from overnet.evaluation.model_choice import choose_model
+from overnet.errors import InputError, MissingDependency, printable, require
+from overnet.evaluation.model_choice import choose_model, fp32_file
 from overnet.files.atomic import atomic_write
 from overnet.files.engine_sidecar import read_sidecar
-from overnet.files.onnx_metadata import read_artifact
 from overnet.imaging.metrics import largest_difference, psnr
 from overnet.runtime.backends.base import BackendOptions, model_kind
 from overnet.runtime.backends.registry import BACKENDS, installed, installed_version
@@ -124,15 +122,10 @@ def fp32_onnx(model: Path | None, scale: int) -> Path | None:
         path, artifact = next((each for each in engines if each[1].scale == scale), (path, None))
     if artifact is None:
         return None
-    for candidate in (path, *sorted(path.parent.glob("*.onnx")), *sorted(bundled_folder().glob("*.onnx"))):
-        if candidate.suffix.lower() != ".onnx":
-            continue
-        with suppress(ArtifactError):  # the folder may hold other ONNX files
-            found = read_artifact(candidate)
-            same = found.weights_sha256 == artifact.weights_sha256 and found.scale == scale
-            if same and found.precision == "fp32":
-                return candidate
-    return None
+    if path.suffix.lower() == ".onnx" and (artifact.scale, artifact.precision) == (scale, "fp32"):
+        return path
+    found = fp32_file(artifact.weights_sha256, scale, path.parent)
+    return None if found is None else found.path
 
 
 def write_reference(reference: Reference, path: Path) -> None:

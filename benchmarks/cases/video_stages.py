@@ -81,7 +81,8 @@ def measure_video(
             raise InputError(f"{source.name}: a video without frames")
         with av.open(str(target)) as made:
             codec_name = made.streams.video[0].codec_context.name
-    seconds = outcome.seconds
+    # A stage may take no measurable time; 1 ns avoids a division by zero.
+    rates = {f"{stage}_fps": outcome.frames / max(each, 1e-9) for stage, each in vars(outcome.seconds).items()}
     return VideoStages(
         method=upscaler.backend_name,
         precision=upscaler.backend_for(scale).precision,
@@ -89,10 +90,7 @@ def measure_video(
         width=outcome.input_size[0],
         height=outcome.input_size[1],
         frames=outcome.frames,
-        decode_fps=_frames_per_second(outcome.frames, seconds.decode),
-        upscale_fps=_frames_per_second(outcome.frames, seconds.upscale),
-        encode_fps=_frames_per_second(outcome.frames, seconds.encode),
-        total_fps=_frames_per_second(outcome.frames, seconds.total),
+        **rates,
         codec=codec_name,
     )
 
@@ -103,8 +101,3 @@ def _upscaled(upscaler: Upscaler, source: Path, target: Path, *, frames: int, co
     if outcome.partial:
         raise KeyboardInterrupt
     return outcome
-
-
-def _frames_per_second(frames: int, seconds: float) -> float:
-    # A stage may take no measurable time; 1 ns avoids a division by zero.
-    return frames / max(seconds, 1e-9)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import shlex
 from collections.abc import Sequence
 from importlib.resources import files
@@ -18,10 +17,10 @@ from overnet.benchmarks.compare_runs import RunComparison
 from overnet.benchmarks.report.comparison_table import comparison_table
 from overnet.benchmarks.report.contents import all_tables, errors_of, quality_words, warnings_of
 from overnet.benchmarks.report.plots import plots_as_svg
-from overnet.benchmarks.report.slider import slider
+from overnet.benchmarks.report.slider import escaped, slider
 from overnet.benchmarks.report.table import NOTHING, WORDS, Table, figure, memory_text, size_text
 from overnet.benchmarks.results import BenchmarkRun
-from overnet.errors import MissingDependency, printable
+from overnet.errors import MissingDependency
 
 # Longer cells, in characters, may be broken into lines.
 _WIDE_CELL = 32
@@ -49,16 +48,12 @@ def html_report(run: BenchmarkRun, comparison: RunComparison | None = None) -> s
     )
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return Template(page).substitute(
-        title=_escaped(f"OverNet benchmark: {run.machine.name}"),
+        title=escaped(f"OverNet benchmark: {run.machine.name}"),
         style=style,
         script=script,
         script_hash=f"sha256-{digest}",
         body=_body(run, comparison),
     )
-
-
-def _escaped(text: str) -> str:
-    return html.escape(printable(text))
 
 
 def _body(run: BenchmarkRun, comparison: RunComparison | None) -> str:
@@ -76,11 +71,11 @@ def _body(run: BenchmarkRun, comparison: RunComparison | None) -> str:
         ("Plots", "", _plots(run)),
         *tables[len(compared) + 1 :],
         ("Machine", "", _machine(run)),
-        ("Repeat this run", "", f"<pre><code>{_escaped(shlex.join(run.command))}</code></pre>{_REPEAT_NOTE}"),
+        ("Repeat this run", "", f"<pre><code>{escaped(shlex.join(run.command))}</code></pre>{_REPEAT_NOTE}"),
     ]
-    links = "".join(f'<a href="#part-{index}">{_escaped(title)}</a>' for index, (title, _, _) in enumerate(sections))
+    links = "".join(f'<a href="#part-{index}">{escaped(title)}</a>' for index, (title, _, _) in enumerate(sections))
     shown = "".join(
-        f'<section id="part-{index}" class="{kind}"><h2>{_escaped(title)}</h2>{content}</section>\n'
+        f'<section id="part-{index}" class="{kind}"><h2>{escaped(title)}</h2>{content}</section>\n'
         for index, (title, kind, content) in enumerate(sections)
     )
     return f"{_header(run)}<nav><div>{links}</div></nav>\n<main>{_cards(run)}\n{shown}</main>"
@@ -93,10 +88,10 @@ def _header(run: BenchmarkRun) -> str:
     )
     duration = f"{run.seconds / 60:.0f} minutes" if run.seconds >= 120 else f"{run.seconds:.0f} seconds"
     return (
-        f'<header><p class="kicker">OverNet benchmark</p><h1>{_escaped(machine.name)}</h1>'
-        f'<p class="muted">{_escaped(hardware)}; {_escaped(machine.system)}</p>'
-        f'<p class="muted">{_escaped(run.started)}, {duration}</p>'
-        f"<pre><code>{_escaped(shlex.join(run.command))}</code></pre></header>\n"
+        f'<header><p class="kicker">OverNet benchmark</p><h1>{escaped(machine.name)}</h1>'
+        f'<p class="muted">{escaped(hardware)}; {escaped(machine.system)}</p>'
+        f'<p class="muted">{escaped(run.started)}, {duration}</p>'
+        f"<pre><code>{escaped(shlex.join(run.command))}</code></pre></header>\n"
     )
 
 
@@ -120,14 +115,14 @@ def _cards(run: BenchmarkRun) -> str:
         batch = f", batch {largest.batch}" if largest.batch > 1 else ""
         label = f"Fastest at x{scale}, {size_text(largest.width, largest.height)}{batch}"
         cards.append(
-            f'<div class="card"><p class="muted">{_escaped(label)}</p>'
-            f'<p class="figure">{figure(min(times))} ms</p><p class="muted">{_escaped(", ".join(words))}</p></div>'
+            f'<div class="card"><p class="muted">{escaped(label)}</p>'
+            f'<p class="figure">{figure(min(times))} ms</p><p class="muted">{escaped(", ".join(words))}</p></div>'
         )
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
 def _list(lines: Sequence[str], attributes: str = "") -> str:
-    return f"<ul{attributes}>{''.join(f'<li>{_escaped(line)}</li>' for line in lines)}</ul>"
+    return f"<ul{attributes}>{''.join(f'<li>{escaped(line)}</li>' for line in lines)}</ul>"
 
 
 def html_table(shown: Table) -> str:
@@ -144,16 +139,16 @@ def html_table(shown: Table) -> str:
     for name, unit, kind in (
         (*shown.headings[index].partition(", ")[::2], _kind(shown.headings[index])) for index in own
     ):
-        small = f"<small>{_escaped(unit)}</small>" if unit else ""
-        heads += f'<th scope="col" class="{kind}">{_escaped(name)}{small}</th>'
+        small = f"<small>{escaped(unit)}</small>" if unit else ""
+        heads += f'<th scope="col" class="{kind}">{escaped(name)}{small}</th>'
     rows = []
     for index, (title, row) in enumerate(zip(titles, shown.rows, strict=True)):
         if title and (index == 0 or titles[index - 1] != title):
-            line = f'<th scope="rowgroup"><span>{_escaped(title)}</span></th><td colspan="{len(own) - 1}"></td>'
+            line = f'<th scope="rowgroup"><span>{escaped(title)}</span></th><td colspan="{len(own) - 1}"></td>'
             rows.append(f'<tr class="group">{line}</tr>')
         rows.append(f"<tr>{''.join(_cell(shown.headings[each], row[each], first=each == 0) for each in own)}</tr>")
     return (
-        f'<div class="scroll table" tabindex="0" role="region" aria-label="{_escaped(shown.title)}"><table>'
+        f'<div class="scroll table" tabindex="0" role="region" aria-label="{escaped(shown.title)}"><table>'
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{listed}"
     )
 
@@ -164,25 +159,25 @@ def _kind(heading: str) -> str:
 
 def _cell(heading: str, cell: str, *, first: bool) -> str:
     if first:
-        return f'<th scope="row">{_escaped(cell)}</th>'
+        return f'<th scope="row">{escaped(cell)}</th>'
     kind = _kind(heading)
     if cell == NOTHING:
         kind += " absent"
     if len(cell) > _WIDE_CELL:
         kind += " wide"
-    return f'<td class="{kind}">{_escaped(cell)}</td>'
+    return f'<td class="{kind}">{escaped(cell)}</td>'
 
 
 def _plots(run: BenchmarkRun) -> str:
     try:
         plots = plots_as_svg(run)
     except MissingDependency as error:
-        return f'<p class="muted">{_escaped(str(error))}</p>'
+        return f'<p class="muted">{escaped(str(error))}</p>'
     if not plots:
         return '<p class="muted">There is nothing to plot.</p>'
     shown = "".join(
-        f'<figure class="plot"><h3>{_escaped(title)}</h3>'
-        f'<div class="scroll" tabindex="0" role="group" aria-label="{_escaped(title)}">{svg}</div></figure>'
+        f'<figure class="plot"><h3>{escaped(title)}</h3>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{escaped(title)}">{svg}</div></figure>'
         for title, svg in plots.items()
     )
     return f'<div class="plots">{shown}</div>'
@@ -202,6 +197,6 @@ def _machine(run: BenchmarkRun) -> str:
     parts = {"Hardware and settings": facts | machine.settings, "Versions": machine.versions, "Options": run.options}
     shown = ""
     for title, facts in parts.items():
-        items = "".join(f"<dt>{_escaped(name)}</dt><dd>{_escaped(value)}</dd>" for name, value in facts.items())
+        items = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in facts.items())
         shown += f"<div><h3>{title}</h3><dl>{items}</dl></div>" if facts else ""
     return f'<div class="columns">{shown}</div>'

@@ -35,6 +35,11 @@ def png_size(image: str) -> tuple[int, int] | None:
     return (width, height) if 0 < width <= _LARGEST_SHOWN_SIDE and 0 < height <= _LARGEST_SHOWN_SIDE else None
 
 
+def escaped(text: str) -> str:
+    """Return text from an untrusted file so that HTML shows it literally."""
+    return html.escape(printable(text))
+
+
 def slider(samples: SampleImages, run: BenchmarkRun) -> str:
     """Return the slider for one image, or a sentence why there is none.
 
@@ -49,15 +54,15 @@ def slider(samples: SampleImages, run: BenchmarkRun) -> str:
     size = next((each for each in sizes if each is not None), None)
     shown = [each for each, found in zip(offered, sizes, strict=True) if found is not None and found == size]
     left_out = [name for (name, _), found in zip(offered, sizes, strict=True) if found is None or found != size]
-    heading = f"<h3>{_escaped(samples.name)}, x{samples.scale}</h3>"
+    heading = f"<h3>{escaped(samples.name)}, x{samples.scale}</h3>"
     complaint = ""
     if left_out:
-        names = _escaped(", ".join(left_out))
+        names = escaped(", ".join(left_out))
         complaint = f'<p class="muted">Left out because they are no PNG image of the same size: {names}.</p>'
     if size is None or len(shown) < 2:
         return f'<div>{heading}{complaint}<p class="muted">There are fewer than two images to compare.</p></div>'
     images = "".join(
-        f'<img src="data:image/png;base64,{html.escape(image)}" alt="{_escaped(name)}" draggable="false">'
+        f'<img src="data:image/png;base64,{html.escape(image)}" alt="{escaped(name)}" draggable="false">'
         for name, image in shown
     )
     names_and_figures = [(name, name + _figures(name, samples.scale, run)) for name, _ in shown]
@@ -73,8 +78,8 @@ def slider(samples: SampleImages, run: BenchmarkRun) -> str:
 
 def _choice(side: str, label: str, offered: list[tuple[str, str]], chosen: int) -> str:
     options = "".join(
-        f'<option value="{index}" data-name="{_escaped(name)}"{" selected" if index == chosen else ""}>'
-        f"{_escaped(words)}</option>"
+        f'<option value="{index}" data-name="{escaped(name)}"{" selected" if index == chosen else ""}>'
+        f"{escaped(words)}</option>"
         for index, (name, words) in enumerate(offered)
     )
     # With autocomplete, a browser might restore another choice than the images show when the page is reloaded.
@@ -90,7 +95,3 @@ def _figures(name: str, scale: int, run: BenchmarkRun) -> str:
     milliseconds = figure(largest.latency.host.p50_ms if largest.latency else None)
     size = size_text(largest.case.width, largest.case.height)
     return f" ({quality_words(largest.quality)}; {milliseconds} ms at {size})"
-
-
-def _escaped(text: str) -> str:
-    return html.escape(printable(text))

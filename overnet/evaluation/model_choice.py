@@ -121,11 +121,15 @@ def same_weights_in_fp32(model: EvaluatedModel) -> EvaluatedModel | None:
         return None
     if model.artifact is None or model.artifact.precision == "fp32":
         return EvaluatedModel(model.path, model.artifact, "fp32")
-    for folder in (model.path.parent, bundled_folder()):
-        for path, artifact in _onnx_files(folder):
-            same = artifact.scale == model.artifact.scale and artifact.weights_sha256 == model.artifact.weights_sha256
-            if same and artifact.precision == "fp32":
-                return EvaluatedModel(path, artifact, "fp32")
+    return fp32_file(model.artifact.weights_sha256, model.artifact.scale, model.path.parent)
+
+
+def fp32_file(weights_sha256: str, scale: float, folder: Path) -> EvaluatedModel | None:
+    """Find an ONNX file in FP32 with certain weights and scale in a folder or among the bundled ones."""
+    wanted = weights_sha256, scale, "fp32"
+    for path, artifact in (*_onnx_files(folder), *_onnx_files(bundled_folder())):
+        if (artifact.weights_sha256, artifact.scale, artifact.precision) == wanted:
+            return EvaluatedModel(path, artifact, "fp32")
     return None
 
 
