@@ -108,7 +108,9 @@ class _Benchmark:
     def run(self, command: list[str]) -> BenchmarkRun:
         """Measure everything; after Ctrl-C, return what was measured until then."""
         started, began = datetime.now().astimezone(), time.monotonic()
-        load = _load_average()
+        load = None
+        with suppress(AttributeError, OSError):  # on Windows there is none
+            load = os.getloadavg()[0] / (os.cpu_count() or 1)
         if load is not None and load > _BUSY_LOAD:
             self.notes.append(
                 f"the machine was busy before the run (load {100 * load:.0f}% of its processors): figures are too slow"
@@ -209,7 +211,9 @@ class _Benchmark:
                         result = run_case(request, on_progress=self._within)
                         if result.quality is not None:
                             judged.setdefault((entry, scale), result.quality)
-                        yield _with_ground_truth(result, known)
+                            if known is not None:  # it does not depend on the case's size
+                                result = replace(result, quality=result.quality.with_ground_truth_of(known))
+                        yield result
 
     def _within(self, doing: str, done: int, total: int) -> None:
         """Report progress within a step, such as building an engine."""
@@ -297,13 +301,6 @@ class _Benchmark:
                     self.notes.append(f"x{scale}: no images for the report: {error}")
 
 
-def _with_ground_truth(result: CaseResult, known: QualityFigures | None) -> CaseResult:
-    """Add the ground-truth figures of the same method, which do not depend on the case's size."""
-    if known is None or result.quality is None:
-        return result
-    return replace(result, quality=result.quality.with_ground_truth_of(known))
-
-
 def _with_share(result: CaseResult, peaks: list[Peak]) -> CaseResult:
     """Add the share of the machine's peak, if both are known."""
     peak = next((peak for peak in peaks if result.device.startswith(peak.device)), None)
@@ -312,10 +309,3 @@ def _with_share(result: CaseResult, peaks: list[Peak]) -> CaseResult:
     seconds = result.latency.host.p50_ms / 1000
     work = result.multiply_accumulates * result.case.batch
     return replace(result, share_of_peak=share_of_peak(work, seconds, peak))
-
-
-def _load_average() -> float | None:
-    try:
-        return os.getloadavg()[0] / (os.cpu_count() or 1)
-    except (AttributeError, OSError):  # on Windows there is none
-        return None

@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +47,7 @@ class Outcome:
     name: str
     passed: bool
     detail: str
-    seconds: float = field(default=0.0)
+    seconds: float = 0.0
 
 
 def _stream_and_compare(
@@ -321,6 +322,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
 ) -> None:
     """Check the streaming of frames on this machine's GPU."""
+    say = partial(typer.echo, err=True)
     if runtime not in TITLES:
         raise typer.BadParameter(f"--runtime is {runtime[:40]!r}; it can be {' or '.join(TITLES)}")
     name: RuntimeName = "tensorrt" if runtime == "tensorrt" else "tensorrt-rtx"
@@ -330,9 +332,9 @@ def command(
         setting = setting_for(model, reference, name, device=device, count=frame_count)
         pycuda = pycuda_version()
     except OverNetError as error:
-        typer.echo(f"overnet: {error}", err=True)
+        say(f"overnet: {error}")
         raise typer.Exit(2) from error
-    _say(
+    say(
         f"{gpu.name}, compute capability {gpu.compute_capability}, driver {environment.driver or 'unknown'}, "
         f"{environment.jetpack or 'no JetPack'}, {TITLES[name]} {environment.runtime_version}, PyCUDA {pycuda}"
     )
@@ -340,7 +342,7 @@ def command(
     for outcome in run_checks(setting):
         outcomes.append(outcome)
         title = outcome.name.replace("_", " ")
-        _say(f"{'passed' if outcome.passed else 'FAILED'} {title}: {outcome.detail} ({outcome.seconds:.1f} s)")
+        say(f"{'passed' if outcome.passed else 'FAILED'} {title}: {outcome.detail} ({outcome.seconds:.1f} s)")
     if as_json:
         versions = {**asdict(environment), "pycuda": pycuda}
         typer.echo(json.dumps({"environment": versions, "checks": [asdict(outcome) for outcome in outcomes]}))
@@ -353,10 +355,6 @@ def main() -> None:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(command)
     app()
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
 
 
 if __name__ == "__main__":

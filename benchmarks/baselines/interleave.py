@@ -5,27 +5,16 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import TypeAlias
 
 # The minimum for a meaningful median.
 LEAST_ROUNDS = 3
 # The maximum of doublings of a method's rounds; more would not improve the median.
 _MOST_DOUBLINGS = 6
+# The times of one method in milliseconds, by the number of each round in which it took part.
+Times: TypeAlias = dict[int, float]
 # Threads of libraries spin for a while after their work (ncnn's for 20 ms) and would take cores from the next method.
 PAUSE_SECONDS = 0.025
-
-
-@dataclass(frozen=True)
-class Times:
-    """The times of one method.
-
-    Attributes:
-        rounds: the numbers of the rounds in which it took part.
-        milliseconds: its time in each of these rounds.
-    """
-
-    rounds: list[int]
-    milliseconds: list[float]
 
 
 def plan_rounds(seconds: Mapping[str, float], budget_seconds: float) -> dict[str, int]:
@@ -69,7 +58,7 @@ def take_turns(
     Returns:
         The times by name, in the order of `methods`.
     """
-    times = {name: Times([], []) for name in methods}
+    times: dict[str, Times] = {name: {} for name in methods}
     rounds = max(counts.values(), default=0)
     rounds_of_the_same: Counter[tuple[str, ...]] = Counter()
     for index in range(rounds):
@@ -78,8 +67,7 @@ def take_turns(
             pause(PAUSE_SECONDS)
             start = clock()
             methods[name]()
-            times[name].milliseconds.append(1000 * (clock() - start))
-            times[name].rounds.append(index)
+            times[name][index] = 1000 * (clock() - start)
         rounds_of_the_same[names] += 1
     return times
 
@@ -93,6 +81,5 @@ def _in_order(names: tuple[str, ...], turn: int) -> tuple[str, ...]:
 
 def in_common(one: Times, other: Times) -> tuple[list[float], list[float]]:
     """Return the times in milliseconds of two methods in the rounds in which both took part."""
-    ours, theirs = (dict(zip(each.rounds, each.milliseconds, strict=True)) for each in (one, other))
-    both = [index for index in one.rounds if index in theirs]
-    return [ours[index] for index in both], [theirs[index] for index in both]
+    both = [index for index in one if index in other]
+    return [one[index] for index in both], [other[index] for index in both]

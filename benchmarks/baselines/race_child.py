@@ -225,14 +225,15 @@ def _too_slow(each: float, limit: float) -> str:
 
 
 def _result(loaded: LoadedBaseline, case: Case, times: Times, first_ms: float) -> CaseResult:
-    host = spread(times.milliseconds)
+    milliseconds = list(times.values())
+    host = spread(milliseconds)
     doubts = doubt("the latency", host)
     per_pixel = loaded.baseline.multiply_accumulates_per_pixel
     return CaseResult(
         case,
         loaded.baseline.device,
         loaded.baseline.model,
-        latency=Latency(host, times.milliseconds),
+        latency=Latency(host, milliseconds),
         images_per_second=1000 * case.batch / host.mean_ms,
         load_ms=loaded.load_ms,
         first_ms=first_ms,

@@ -23,8 +23,6 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from overnet.benchmarks.report.markdown_report import markdown_table
-from overnet.benchmarks.report.table import NOTHING, table
 from overnet.errors import OverNetError, require
 from overnet.export.engine.build import build_engine, buildable_targets
 from overnet.export.engine.profile import make_profile
@@ -154,8 +152,8 @@ def _rows(scale: int, figures: dict[str, FormFigures], runtimes: tuple[str, ...]
             "Form": form,
             "Multiply-accumulates per input pixel": f"{found.multiply_accumulates_per_pixel:,.0f}",
             "More than plain": f"{100 * more:+.1f} %",
-            "FP16 activation memory, MB": NOTHING if memory is None else f"{memory / 1e6:,.1f}",
-            "Largest error": NOTHING if form == _TRUNK else f"{found.largest_error:.1e}",
+            "FP16 activation memory, MB": "-" if memory is None else f"{memory / 1e6:,.1f}",
+            "Largest error": "-" if form == _TRUNK else f"{found.largest_error:.1e}",
         }
         for runtime in runtimes:
             milliseconds = found.median_ms(runtime)
@@ -179,7 +177,8 @@ def main() -> None:
             rows += _rows(scale, figures, RUNTIMES)
     except OverNetError as error:
         sys.exit(f"deployed_forms: {error}")
-    print(markdown_table(table("Deployed forms", rows)))
+    header, *lines = ("| " + " | ".join(cells) + " |" for cells in (rows[0], *(row.values() for row in rows)))
+    print("\n".join([header, "|" + "---|" * len(rows[0]), *lines]))
 
 
 if __name__ == "__main__":

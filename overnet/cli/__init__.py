@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -135,16 +136,5 @@ def run_program(prog: str = "overnet") -> NoReturn:
     sys.exit(code)
 
 
-def main_run() -> NoReturn:
-    """Run ``overnet-run``, which is ``overnet run``."""
-    run_program("overnet-run")
-
-
-def main_export() -> NoReturn:
-    """Run ``overnet-export``, which is ``overnet export``."""
-    run_program("overnet-export")
-
-
-def main_bench() -> NoReturn:
-    """Run ``overnet-bench``, which is ``overnet bench``."""
-    run_program("overnet-bench")
+# The entry points of the programs that are one command.
+main_run, main_export, main_bench = (partial(run_program, name) for name in _PROGRAMS)

@@ -81,6 +81,9 @@ class OutputOptions:
 
     def write(self, run: BenchmarkRun, comparison: RunComparison | None) -> list[Path]:
         """Write all files, the results first because they cannot be made again; return their paths."""
+        from overnet.benchmarks.report.html_report import html_report
+        from overnet.benchmarks.report.markdown_report import markdown_report
+        from overnet.benchmarks.report.plots import write_plots
         from overnet.benchmarks.results import write_run
         from overnet.files.atomic import atomic_write
 
@@ -90,21 +93,12 @@ class OutputOptions:
         elif self.json_file is not None:
             write_run(run, self.json_file, overwrite=self.overwrite)
             written.append(self.json_file)
-        if self.report is not None:
-            from overnet.benchmarks.report.html_report import html_report
-
-            with atomic_write(self.report, overwrite=self.overwrite) as temporary:
-                temporary.write_text(html_report(run, comparison), encoding="utf-8")
-            written.append(self.report)
-        if self.markdown is not None:
-            from overnet.benchmarks.report.markdown_report import markdown_report
-
-            with atomic_write(self.markdown, overwrite=self.overwrite) as temporary:
-                temporary.write_text(markdown_report(run, comparison), encoding="utf-8")
-            written.append(self.markdown)
+        for path, text in ((self.report, html_report), (self.markdown, markdown_report)):
+            if path is not None:
+                with atomic_write(path, overwrite=self.overwrite) as temporary:
+                    temporary.write_text(text(run, comparison), encoding="utf-8")
+                written.append(path)
         if self.plots is not None:
-            from overnet.benchmarks.report.plots import write_plots
-
             written += write_plots(run, self.plots, overwrite=self.overwrite)
         return written
 

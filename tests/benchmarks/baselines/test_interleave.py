@@ -3,7 +3,6 @@ import itertools
 from overnet.benchmarks.baselines.interleave import (
     LEAST_ROUNDS,
     PAUSE_SECONDS,
-    Times,
     in_common,
     plan_rounds,
     take_turns,
@@ -30,9 +29,9 @@ def test_in_every_round_of_a_slow_method_all_faster_ones_take_part():
     methods = {name: (lambda name=name: turns.append(name)) for name in ("slow", "middle", "fast")}
     counts = {"slow": 3, "middle": 6, "fast": 24}
     times = take_turns(methods, counts, clock=lambda: next(now), pause=lambda seconds: None)
-    assert {name: len(each.rounds) for name, each in times.items()} == counts
-    assert set(times["slow"].rounds) < set(times["middle"].rounds) < set(times["fast"].rounds)
-    assert set(times["fast"].milliseconds) == {1000}
+    assert {name: len(each) for name, each in times.items()} == counts
+    assert set(times["slow"]) < set(times["middle"]) < set(times["fast"])
+    assert set(times["fast"].values()) == {1000}
     assert {name: turns.count(name) for name in methods} == counts
 
 
@@ -46,6 +45,6 @@ def test_each_comes_first_as_often_as_the_others_and_after_each_of_them():
 
 
 def test_only_rounds_of_both_are_compared():
-    one, other = Times([0, 1, 2, 3], [10, 11, 12, 13]), Times([0, 2], [20, 22])
+    one, other = {0: 10, 1: 11, 2: 12, 3: 13}, {0: 20, 2: 22}
     assert in_common(one, other) == ([10, 12], [20, 22])
     assert in_common(other, one) == ([20, 22], [10, 12])
