@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from overnet.errors import InputError
-from overnet.export.engine.build import BuiltEngine
-from overnet.export.options import EngineOptions, ExportOptions
+from overnet.export.options import ExportOptions
 from overnet.export.precision.calibration import calibration_images
 from overnet.export.precision.convert import LoweredGraph
 from overnet.export.precision.lower import Calibration, lower
 from overnet.export.verify.comparison import Parity
-from overnet.export.verify.engine import check_engine
 from overnet.export.verify.onnx_file import check_onnx_file, in_network
-from overnet.files.onnx_metadata import Artifact
 from overnet.network.checkpoint import load_overnet
 from overnet.network.deploy import DeployedNetwork, deploy
 from overnet.network.model import OverNet
-from overnet.types import Image, Progress
+from overnet.types import Image, Progress, Upscale
 
 USUAL_SCALES = (2, 3, 4)
 
@@ -89,9 +86,6 @@ class CheckpointSource:
         """Compare the file with the network; see `overnet.export.verify.onnx_file.check_onnx_file`."""
         return check_onnx_file(file, graph.model, graph.exact, self.model, images, name=name)
 
-    def check_engine(
-        self, built: BuiltEngine, engine: EngineOptions, artifact: Artifact, images: list[Image], *, name: str
-    ) -> Parity | None:
-        """Compare the engine with the network; see `overnet.export.verify.engine.check_engine`."""
-        network = in_network(self.model, self.scale)
-        return check_engine(built.serialized, engine.target, engine.profile, artifact, network, images, name=name)
+    def reference(self) -> tuple[Upscale, str]:
+        """Return the network, which an engine is compared with, and its name."""
+        return in_network(self.model, self.scale)

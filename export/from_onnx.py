@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +10,10 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from overnet.errors import ArtifactError, InputError, printable
-from overnet.export.engine.build import BuiltEngine
-from overnet.export.options import CalibrationOptions, EngineOptions, ExportOptions
+from overnet.export.options import CalibrationOptions, ExportOptions
 from overnet.export.precision.convert import LoweredGraph, converted, labelled
 from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults, in_openvino
 from overnet.files.onnx_metadata import Artifact, read_artifact
-from overnet.system.cuda_device import cuda_device
 from overnet.types import Image, Progress, Upscale
 
 
@@ -62,25 +59,14 @@ class OnnxSource:
         """Compare the converted file with its source, both in OpenVINO."""
         if self.is_kept:
             return Parity(0, math.inf, "nothing, as the ONNX file is unchanged", "")
-        parity = ReferenceResults(self._reference(), images).compare(*in_openvino(file))
+        parity = ReferenceResults(self.reference(), images).compare(*in_openvino(file))
         tolerance = TOLERANCES[self.artifact.precision]
         if not tolerance.holds(parity):
             raise ArtifactError(tolerance.refusal(name, parity))
         return parity
 
-    def check_engine(
-        self, built: BuiltEngine, engine: EngineOptions, artifact: Artifact, images: list[Image], *, name: str
-    ) -> Parity | None:
-        """Compare the engine with the file, where there are a GPU and PyTorch, whose buffers it uses."""
-        if cuda_device() is None or importlib.util.find_spec("torch") is None:
-            return None
-        from overnet.export.verify.engine import check_engine
-
-        return check_engine(
-            built.serialized, engine.target, engine.profile, artifact, self._reference(), images, name=name
-        )
-
-    def _reference(self) -> tuple[Upscale, str]:
+    def reference(self) -> tuple[Upscale, str]:
+        """Return the file in OpenVINO, which an engine is compared with, and its name."""
         upscale, _ = in_openvino(self.path)
         return upscale, f"the {self._source.precision.upper()} ONNX file"
 

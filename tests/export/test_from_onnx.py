@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from overnet.errors import ArtifactError, InputError, OutputError
-from overnet.export import from_onnx
+from overnet.export import exporter, from_onnx
 from overnet.export.engine.profile import make_profile
 from overnet.export.exporter import export
 from overnet.export.options import CalibrationOptions, EngineOptions, ExportOptions
@@ -18,6 +18,7 @@ from overnet.export.verify import engine as engine_check
 from overnet.export.verify.comparison import TOLERANCES, Parity
 from overnet.files.engine_sidecar import read_sidecar
 from overnet.files.onnx_metadata import read_artifact
+from overnet.system.cuda_device import CudaDevice
 from tests.export.verify.test_divergence import spoiled
 
 ENGINE = EngineOptions("tensorrt-rtx", make_profile("16x16:32x32:64x64"))
@@ -169,7 +170,7 @@ def test_an_engine_is_compared_with_the_file_where_a_gpu_is(source, tmp_path, mo
         given.update(target=target, artifact=artifact, title=title, upscaled=upscale(image), name=name)
         return Parity(2, 55.0, "TensorRT on a GPU", title)
 
-    monkeypatch.setattr(from_onnx, "cuda_device", object)
+    monkeypatch.setattr(exporter, "cuda_device", lambda: CudaDevice("a GPU", "8.9", shares_memory=False))
     monkeypatch.setattr(engine_check, "check_engine", gate)
     (file,) = export(source, tmp_path, ExportOptions(engine=ENGINE))
     assert file.engine.sidecar.measured_by == "TensorRT on a GPU, against the FP32 ONNX file"
