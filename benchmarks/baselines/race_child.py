@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 
 from overnet.benchmarks.baselines.baseline import Baseline
@@ -14,7 +15,7 @@ from overnet.benchmarks.baselines.race import ImageSize, RaceOutcome, RaceReques
 from overnet.benchmarks.baselines.registry import BaselineOptions, find_baselines, import_libraries
 from overnet.benchmarks.cases.ground_truth import read_ground_truth
 from overnet.benchmarks.cases.latency import timed
-from overnet.benchmarks.cases.method import Method, import_backend
+from overnet.benchmarks.cases.method import import_backend
 from overnet.benchmarks.cases.quality import check_image, make_reference, quality_of
 from overnet.benchmarks.cases.run import CaseRequest
 from overnet.benchmarks.cases.workload import batch_of
@@ -143,22 +144,21 @@ class _OneSize:
     def run(self, baselines: list[LoadedBaseline]) -> None:
         race = self.race.request
         images = batch_of(self.size.width, self.size.height, race.batch)
-        backends: dict[str, tuple[Case, Method]] = {}
-        try:
+        backends: dict[str, Case] = {}
+        with ExitStack() as stack:
             for entrant in race.entrants:
                 case = entrant.case(race.scale, self.size, race.batch)
+                wanted = CaseRequest(
+                    case, model=race.model, threads=race.threads, device=race.device, provider=race.provider
+                )
                 try:
-                    wanted = CaseRequest(
-                        case, model=race.model, threads=race.threads, device=race.device, provider=race.provider
-                    )
-                    backends[case.name] = case, import_backend(wanted)(lambda doing, done, total: None)
-                    self._first_runs(case.name, backends[case.name][1].upscale, images)
+                    method = import_backend(wanted)(lambda doing, done, total: None)
+                    stack.callback(method.close)
+                    self._first_runs(case.name, method.upscale, images)
+                    backends[case.name] = case
                 except (OverNetError, MemoryError) as error:
                     self.race.notes.append(f"{case.title} is not raced: {_line(error)}")
-            self._rounds(baselines, images, {name: case for name, (case, _) in backends.items()})
-        finally:
-            for _, method in backends.values():
-                method.close()
+            self._rounds(baselines, images, backends)
 
     def _first_runs(self, name: str, upscale: Callable[[ImageBatch], ImageBatch], images: ImageBatch) -> None:
         """Run a method until its initialisation is done, and measure a run."""
@@ -198,9 +198,8 @@ class _OneSize:
             name, case = loaded.baseline.name, race.case(loaded.baseline, size)
             race.results.append(_result(loaded, case, times[name], self.first_ms[name]))
             for backend, backend_case in backends.items():
-                if backend in times:
-                    ours, theirs = in_common(times[backend], times[name])
-                    race.ratios.append(Ratio(backend_case, case, *ratio_of_medians(theirs, ours), len(ours)))
+                ours, theirs = in_common(times[backend], times[name])
+                race.ratios.append(Ratio(backend_case, case, *ratio_of_medians(theirs, ours), len(ours)))
 
     def _check(self, loaded: LoadedBaseline) -> None:
         """Check that the memory suffices for a baseline at the size.

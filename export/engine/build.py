@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -13,7 +12,7 @@ from typing import TypeVar
 from overnet.errors import ArtifactError, InputError, OverNetError, printable
 from overnet.export.engine.engine_graph import with_means
 from overnet.export.engine.messages import BuildMessages, one_line
-from overnet.export.engine.trt_api import Build, Library, Tensor, is_installed
+from overnet.export.engine.trt_api import Build, Library, Tensor, Watch, is_installed
 from overnet.files.atomic import atomic_write
 from overnet.files.engine_sidecar import TITLES, Environment, Profile, RuntimeName
 from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
@@ -97,7 +96,7 @@ def build_engine(
         known = ", ".join(library.compute_capabilities()) or "the device's own only"
         raise InputError(f"{TITLES[target]} cannot build for compute capability {compute_capability[:20]!r}; {known}")
     work = _Work(onnx_model, profile, target, workspace_bytes, compute_capability, timing_cache)
-    watch = _Watch(progress)
+    watch = Watch(progress)
     started = time.perf_counter()
     with BuildMessages(log, f"{TITLES[target]}, {profile}") as messages, library.listening(messages.add):
         serialized, memory_bytes = _run_stoppable(lambda: work.run(library, messages, watch), watch)
@@ -125,7 +124,7 @@ class _Work:
     def __post_init__(self) -> None:
         self.notes: list[str] = []
 
-    def run(self, library: Library, messages: BuildMessages, watch: _Watch) -> tuple[bytes, int | None]:
+    def run(self, library: Library, messages: BuildMessages, watch: Watch) -> tuple[bytes, int | None]:
         title = TITLES[self.target]
         build = library.start()
         if build is None:
@@ -191,32 +190,7 @@ class _Work:
             self.notes.append(str(error))
 
 
-class _Watch:
-    """A receiver of the builder's progress that passes it on, and stops the build on request or on an exception."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._stopped = threading.Event()
-        self._steps: dict[str, int] = {}
-        self.failure: BaseException | None = None
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def phase_started(self, phase: str, steps: int) -> None:
-        self._steps[phase] = steps
-
-    def step_done(self, phase: str, step: int) -> bool:
-        if self._progress is not None and not self._stopped.is_set():
-            try:
-                self._progress(phase, step + 1, self._steps.get(phase, step + 1))
-            except BaseException as error:  # must not reach the library, and is raised after the build
-                self.failure = error
-                self.stop()
-        return not self._stopped.is_set()
-
-
-def _run_stoppable(work: Callable[[], _Result], watch: _Watch) -> _Result:
+def _run_stoppable(work: Callable[[], _Result], watch: Watch) -> _Result:
     """Run `work` in another thread, so that Ctrl-C, which interrupts the main thread, never interrupts the library."""
     interrupt: BaseException | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="overnet-build") as executor:

@@ -13,12 +13,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from overnet.errors import MissingDependency
 from overnet.files.engine_sidecar import TITLES, RuntimeName
 from overnet.system.environment import bindings
 from overnet.system.tensorrt_logger import Listener, listening, tensorrt_logger
+from overnet.types import Progress
 
 # The bindings have no types that mypy could read. Other files that use them import these.
 Module: TypeAlias = Any
@@ -42,14 +43,47 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 _one_at_a_time = threading.Lock()
 
 
-class Watcher(Protocol):
-    """A receiver of a build's progress. The thread that builds calls it, and it must not raise."""
+class Watch:
+    """A receiver of the builder's progress that passes it on, and stops the build on request or on an exception.
 
-    def phase_started(self, phase: str, steps: int) -> None:
-        """Record that a phase began, and its number of steps."""
+    Attributes:
+        failure: the exception from `progress`, to be raised after the build: it must not reach the library.
+    """
 
-    def step_done(self, phase: str, step: int) -> bool:
-        """Record that a step, counted from 0, is done. Return False to stop the build."""
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._stopped = threading.Event()
+        self._steps: dict[str, int] = {}
+        self.failure: BaseException | None = None
+
+    def stop(self) -> None:
+        """Stop the build after its current step."""
+        self._stopped.set()
+
+    def monitor(self, trt: Module) -> Any:
+        """Return the object that the library reports to, from the thread that builds."""
+        watch = self
+
+        class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+            def __init__(self) -> None:
+                trt.IProgressMonitor.__init__(self)
+
+            def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+                watch._steps[phase_name] = num_steps
+
+            def phase_finish(self, phase_name: str) -> None:
+                pass
+
+            def step_complete(self, phase_name: str, step: int) -> bool:
+                if watch._progress is not None and not watch._stopped.is_set():
+                    try:
+                        watch._progress(phase_name, step + 1, watch._steps.get(phase_name, step + 1))
+                    except BaseException as error:
+                        watch.failure = error
+                        watch.stop()
+                return not watch._stopped.is_set()
+
+        return Monitor()
 
 
 @dataclass(frozen=True)
@@ -189,9 +223,9 @@ class Build:
         cache: ITimingCache = self._config.get_timing_cache()
         return b"" if cache is None else bytes(cache.serialize())
 
-    def run(self, watcher: Watcher) -> bytes | None:
+    def run(self, watch: Watch) -> bytes | None:
         """Build the engine, without blocking other threads. Return None where it fails or is stopped."""
-        monitor = _monitor(self._trt, watcher)
+        monitor = watch.monitor(self._trt)
         self._config.progress_monitor = monitor
         serialized = self._builder.build_serialized_network(self._network, self._config)
         return None if serialized is None else bytes(serialized)
@@ -199,23 +233,6 @@ class Build:
 
 def _tensor(tensor: ITensor) -> Tensor:
     return Tensor(str(tensor.name), str(tensor.dtype).rpartition(".")[2], tuple(tensor.shape))
-
-
-def _monitor(trt: Module, watcher: Watcher) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            watcher.phase_started(phase_name, num_steps)
-
-        def phase_finish(self, phase_name: str) -> None:
-            pass
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            return watcher.step_done(phase_name, step)
-
-    return Monitor()
 
 
 def is_installed(target: RuntimeName) -> bool:

@@ -353,7 +353,7 @@ def test_what_progress_raises_ends_the_build(small_graph):
 @pytest.mark.parametrize("strikes", [1, 3])
 def test_ctrl_c_stops_the_builder(small_graph, monkeypatch, strikes):
     stopped, struck, results = threading.Event(), [], []
-    stop, run = trt_build._Watch.stop, trt_api.Build.run
+    stop, run = trt_api.Watch.stop, trt_api.Build.run
 
     def stop_and_tell(self):
         stop(self)
@@ -363,7 +363,7 @@ def test_ctrl_c_stops_the_builder(small_graph, monkeypatch, strikes):
         results.append(run(self, watcher))
         return results[0]
 
-    monkeypatch.setattr(trt_build._Watch, "stop", stop_and_tell)
+    monkeypatch.setattr(trt_api.Watch, "stop", stop_and_tell)
     monkeypatch.setattr(trt_api.Build, "run", run_and_keep)
 
     def progress(phase, done, total):
