@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,11 +96,8 @@ def _in_onnx(file: Path, image: Image, scale: int) -> tuple[Image, str]:
     kinds = [BACKENDS[name] for name in ("openvino", "onnxruntime") if installed(BACKENDS[name])]
     if not kinds:
         raise MissingDependency("the exact result needs torch, openvino or onnxruntime: pip install openvino")
-    backend = kinds[0].load(file, scale, BackendOptions(precision="fp32"))
-    try:
+    with closing(kinds[0].load(file, scale, BackendOptions(precision="fp32"))) as backend:
         exact: Image = backend.upscale(image[None])[0]
-    finally:
-        backend.close()
     return exact, f"{kinds[0].name} {installed_version(kinds[0])} fp32, from {printable(file.name)}"
 
 

@@ -36,6 +36,12 @@ _OVERCURRENT = {
     "oc2_event_cnt": "average current too high",
     "oc3_event_cnt": "momentary current too high",
 }
+# The meaning of an active cooling device, by a part of its name; others do not slow the board down.
+_SLOWING = {
+    "throttle-alert": "heat ({})",
+    "cpufreq": "heat (CPU clock reduced)",
+    "devfreq": "heat (GPU clock reduced)",
+}
 _CHANNELS = (1, 2, 3)
 _DEVICE_TREES = ("proc/device-tree", "sys/firmware/devicetree/base")
 _INPUT_RAIL = "VIN"
@@ -65,11 +71,16 @@ class JetsonBoard:
         devfreq = root / "sys/class/devfreq"
         self._gpu_folders = sorted({folder for pattern in _GPU_CLOCKS for folder in devfreq.glob(pattern)})
         thermal = root / "sys/class/thermal"
-        self._sensors = [(_sensor(zone), zone / "temp") for zone in sorted(thermal.glob("thermal_zone*"))]
+        # In the short form: gpu of gpu-thermal or JetPack 5's GPU-therm.
+        self._sensors = [
+            (re.sub(r"-therm(al)?$", "", (read_text(zone / "type") or zone.name).lower()), zone / "temp")
+            for zone in sorted(thermal.glob("thermal_zone*"))
+        ]
         self._slowing = [
-            (words, device / "cur_state")
+            (words.format(kind), device / "cur_state")
             for device in sorted(thermal.glob("cooling_device*"))
-            if (words := _slowed_by(read_text(device / "type")))
+            for part, words in _SLOWING.items()
+            if part in (kind := read_text(device / "type"))
         ]
         self._overcurrent = [
             (words, folder / name)
@@ -219,19 +230,3 @@ def _read_rails(rails: dict[str, list[Path]]) -> dict[str, float]:
             return {}
         milliwatts[name] = known[0] / 1000 if len(known) == 1 else known[0] * known[1] / 1000
     return milliwatts
-
-
-def _sensor(zone: Path) -> str:
-    """Return a thermal zone's name in the short form: ``gpu`` of ``gpu-thermal`` or JetPack 5's ``GPU-therm``."""
-    return re.sub(r"-therm(al)?$", "", (read_text(zone / "type") or zone.name).lower())
-
-
-def _slowed_by(cooling_device: str) -> str | None:
-    """Return what the activity of a cooling device means; None if it does not slow the board down."""
-    if "throttle-alert" in cooling_device:
-        return f"heat ({cooling_device})"
-    if "cpufreq" in cooling_device:
-        return "heat (CPU clock reduced)"
-    if "devfreq" in cooling_device:
-        return "heat (GPU clock reduced)"
-    return None
