@@ -1,8 +1,9 @@
-"""Image files as containers: what a file states before any pixel is decoded, and metadata put into an encoded one.
+"""The structure of PNG, JPEG, WebP, BMP and PNM files: read sizes and metadata, and add metadata to encoded files.
 
-OpenCV decodes and encodes the pixels, but releases before 4.11 neither read nor write EXIF and ICC profiles, and all of
-them fill up what is missing from a truncated file. So the containers are walked here. Everything read is hostile until
-checked: lengths are compared with the data before they are used, and every walk moves forward.
+OpenCV decodes and encodes the pixels, but before 4.11 it neither reads nor writes EXIF and ICC profiles, and every
+release fills the missing part of a truncated file silently. Pillow finds truncation only by decoding all pixels, which
+doubles the time of reading, and refuses PNG files with a profile of more than 1 MiB. The data may be damaged or
+hostile: lengths are compared with the data before use, and every loop advances.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# A longer profile is no profile; the limit keeps a few kilobytes of compressed zeros from becoming gigabytes.
+# The largest profile, in bytes: a few kilobytes of compressed zeros must not become gigabytes.
 _MOST_PROFILE = 1 << 26
 _JPEG_SEGMENT = 65533
 MOST_JPEG_EXIF = _JPEG_SEGMENT - 6
 _JPEG_PROFILE_PART = _JPEG_SEGMENT - 14
 MOST_JPEG_PROFILE = 255 * _JPEG_PROFILE_PART
 
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7\x01]", re.DOTALL)  # without those that stand inside pixel data
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7\x01]", re.DOTALL)  # without those that occur inside pixel data
 _PNM_HEADER = re.compile(rb"P([56])" + 3 * rb"(?:\s|#[^\n]*\n)+(\d{1,9})" + rb"\s")
 
 TRUNCATED = "is truncated: the end of the image is missing"
 
 
 class UnusableImageError(ValueError):
-    """A file cannot be read as an image; the message goes after its name: "is truncated"."""
+    """A file that cannot be read as an image; the message continues its name, such as "is truncated"."""
 
 
 @dataclass
 class Container:
-    """What an image file states about itself."""
+    """The size and metadata of an image file, and how to correct its decoded pixels."""
 
     kind: str
     width: int = 0
@@ -45,7 +46,7 @@ class Container:
     exif: bytes | None = None
     icc_profile: bytes | None = None
     notes: list[str] = field(default_factory=list)
-    # The bytes for the decoder where they differ from the file's, and what it leaves to be done with the pixels.
+    # The bytes to decode where they differ from the file's, and the corrections of the decoded pixels.
     decodable: bytes | None = None
     opaque: bool = False
     inverted: bool = False
@@ -54,7 +55,7 @@ class Container:
 
 
 def png_with(encoded: bytes, *, exif: bytes | None, icc_profile: bytes | None) -> bytes:
-    """A PNG file with metadata added behind its header, where both chunks may stand."""
+    """Return a PNG file with metadata added after its header, where both chunks are allowed."""
     added = b""
     if icc_profile is not None:
         added += png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile))
@@ -64,16 +65,16 @@ def png_with(encoded: bytes, *, exif: bytes | None, icc_profile: bytes | None) -
 
 
 def png_chunk(name: bytes, content: bytes) -> bytes:
-    """One PNG chunk with its length and checksum."""
+    """Return a PNG chunk with its length and checksum."""
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def png_from_samples(samples: npt.NDArray[Any]) -> bytes:
-    """A PNG file of H x W x 2 samples, grey and alpha, uint8 or uint16, which OpenCV reads but cannot write."""
+    """Return a PNG file of H x W x 2 uint8 or uint16 samples, grey and alpha, which OpenCV reads but cannot write."""
     height, width, _ = samples.shape
     bits = 8 * samples.dtype.itemsize
     rows = samples.astype(samples.dtype.newbyteorder(">")).view(np.uint8).reshape(height, -1)
-    # Filter 2: each byte as its difference from the one above, which natural images compress well with.
+    # Filter 2 stores each byte as its difference from the one above, which compresses natural images well.
     filtered = np.full((height, rows.shape[1] + 1), 2, np.uint8)
     filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
     header = struct.pack(">IIBBBBB", width, height, bits, 4, 0, 0, 0)
@@ -83,7 +84,7 @@ def png_from_samples(samples: npt.NDArray[Any]) -> bytes:
 
 
 def jpeg_with(encoded: bytes, *, exif: bytes | None, icc_profile: bytes | None) -> bytes:
-    """A JPEG file with metadata added; `exif` and `icc_profile` are within `MOST_JPEG_EXIF` and `MOST_JPEG_PROFILE`."""
+    """Return a JPEG file with metadata added, of at most `MOST_JPEG_EXIF` and `MOST_JPEG_PROFILE` bytes."""
     added = b""
     if exif is not None:
         added += _jpeg_segment(0xE1, b"Exif\0\0" + exif)
@@ -92,7 +93,7 @@ def jpeg_with(encoded: bytes, *, exif: bytes | None, icc_profile: bytes | None) 
         for number, start in enumerate(starts, 1):
             part = icc_profile[start : start + _JPEG_PROFILE_PART]
             added += _jpeg_segment(0xE2, b"ICC_PROFILE\0" + bytes([number, len(starts)]) + part)
-    # EXIF wants to be first and JFIF too; readers take EXIF behind JFIF, but not JFIF behind EXIF.
+    # Both JFIF and EXIF are specified to be first; readers accept EXIF after JFIF, but not JFIF after EXIF.
     start = 2
     if encoded[2:4] == b"\xff\xe0":
         start += 2 + struct.unpack_from(">H", encoded, 4)[0]
@@ -100,14 +101,14 @@ def jpeg_with(encoded: bytes, *, exif: bytes | None, icc_profile: bytes | None) 
 
 
 def webp_with(encoded: bytes, *, exif: bytes | None, icc_profile: bytes | None) -> bytes:
-    """A WebP file with metadata added, in the extended layout where it has to be."""
+    """Return a WebP file with metadata added, in the extended layout where there is any."""
     if exif is None and icc_profile is None:
         return encoded
     container = Container("WebP")
     inspect_webp(encoded, container)
     chunks = dict(_riff_chunks(encoded))
     flags = chunks[b"VP8X"][0] if b"VP8X" in chunks else 0
-    # A lossless image carries its alpha inside, announced by one bit behind the two sizes.
+    # The data of a lossless image include alpha, which one bit after the two sizes states.
     if b"VP8L" in chunks and chunks[b"VP8L"][4] & 0x10:
         flags |= 0x10
     flags |= (0x20 if icc_profile is not None else 0) | (0x08 if exif is not None else 0)
@@ -124,12 +125,12 @@ def webp_with(encoded: bytes, *, exif: bytes | None, icc_profile: bytes | None) 
 
 
 def inspect_png(data: bytes, container: Container) -> None:
-    """Fill `container` with what a PNG file states."""
+    """Read the chunks of a PNG file into `container`."""
     header = b""
     seen: set[bytes] = set()
     for name, content, intact in _png_chunks(data):
         if not intact:
-            # Capital letters mark the chunks that no reader can do without.
+            # Names of chunks that are necessary for decoding begin with a capital letter.
             if name[:1].isupper():
                 raise UnusableImageError(f"is damaged: the checksum of its {name.decode('latin-1')!r} chunk is wrong")
             continue
@@ -151,11 +152,11 @@ def inspect_png(data: bytes, container: Container) -> None:
     if colours != 0:
         container.transparent_grey = None
     elif container.transparent_grey is not None and depth < 8:
-        container.transparent_grey = container.transparent_grey * 255 // ((1 << depth) - 1)  # as the decoder spreads it
+        container.transparent_grey = container.transparent_grey * 255 // ((1 << depth) - 1)  # as OpenCV scales it
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """Name, content, and whether the checksum is right, of each chunk up to the one that ends the file."""
+    """Yield the name, the content and whether the checksum is right, of each chunk up to IEND."""
     position = 8
     name = b""
     while name != b"IEND":
@@ -164,13 +165,13 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
         if end > len(data):
             raise UnusableImageError(TRUNCATED)
         covered = memoryview(data)[position + 4 : end - 4]
-        content = b"" if name == b"IDAT" else bytes(covered[4:])  # pixels are the decoder's: no copy
+        content = b"" if name == b"IDAT" else bytes(covered[4:])  # not needed here, so not copied
         yield name, content, zlib.crc32(covered) == struct.unpack_from(">I", data, end - 4)[0]
         position = end
 
 
 def _inflated_profile(content: bytes) -> bytes:
-    """The profile of an iCCP chunk, or what there is of it: `image_inspect` judges it."""
+    """Return the profile of an iCCP chunk, as far as it can be decompressed: `image_inspect` checks it."""
     _, _, rest = content.partition(b"\0")
     try:
         return zlib.decompressobj().decompress(rest[1:], _MOST_PROFILE)
@@ -179,7 +180,7 @@ def _inflated_profile(content: bytes) -> bytes:
 
 
 def inspect_jpeg(data: bytes, container: Container) -> None:
-    """Fill `container` with what a JPEG file states, up to the marker that ends its first image."""
+    """Read the segments of a JPEG file into `container`, up to the marker that ends its first image."""
     parts: dict[int, bytes] = {}
     part_count = 0
     components = 0
@@ -203,7 +204,7 @@ def inspect_jpeg(data: bytes, container: Container) -> None:
             precision, height, width, components = struct.unpack_from(">BHHB", content)
             if precision != 8:
                 raise UnusableImageError(f"is a JPEG of {precision} bits per channel; only 8 are supported")
-            # A second header is against the standard; the larger one has to pass the limit.
+            # The standard forbids a second header; where there is one, the larger size is checked against the limit.
             container.width, container.height = max(container.width, width), max(container.height, height)
         elif code == 0xE1 and container.exif is None and content.startswith(b"Exif\0"):
             container.exif = content[6:]
@@ -225,7 +226,7 @@ def _jpeg_segment(code: int, content: bytes) -> bytes:
 
 
 def inspect_webp(data: bytes, container: Container) -> None:
-    """Fill `container` with what a WebP file states."""
+    """Read the chunks of a WebP file into `container`."""
     names: set[bytes] = set()
     for name, content in _riff_chunks(data):
         width = height = 0
@@ -251,7 +252,7 @@ def inspect_webp(data: bytes, container: Container) -> None:
 
 
 def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Name and content of each chunk of a WebP file."""
+    """Yield the name and the content of each chunk of a WebP file."""
     (size,) = struct.unpack_from("<I", data, 4)
     if size + 8 > len(data):
         raise UnusableImageError(TRUNCATED)
@@ -270,7 +271,7 @@ def _riff_chunk(name: bytes, content: bytes) -> bytes:
 
 
 def inspect_bmp(data: bytes, container: Container) -> None:
-    """Fill `container` with what a BMP file states."""
+    """Read the header of a BMP file into `container`."""
     pixels, header_size = struct.unpack_from("<II", data, 10)
     compression = stored = 0
     if header_size == 12:
@@ -285,7 +286,7 @@ def inspect_bmp(data: bytes, container: Container) -> None:
 
 
 def inspect_pnm(data: bytes, container: Container) -> None:
-    """Fill `container` with what a binary PPM (colour) or PGM (grey) file states."""
+    """Read the header of a binary PPM (colour) or PGM (grey) file into `container`."""
     header = _PNM_HEADER.match(data)
     if header is None:
         raise UnusableImageError("is damaged: its header is not that of a PPM or PGM image")

@@ -1,6 +1,6 @@
-"""Still images in and out: PNG, JPEG, WebP, TIFF and BMP, with their EXIF block and ICC profile.
+"""Read and write still images: PNG, JPEG, WebP, TIFF and BMP, with their EXIF block and ICC profile.
 
-OpenCV decodes and encodes the pixels, `image_containers` looks at and completes the files around them.
+OpenCV decodes and encodes the pixels; `image_inspect` checks files first, `containers` and `tiff` add metadata.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ READABLE_SUFFIXES = IMAGE_SUFFIXES | {".ppm", ".pgm"}
 
 @dataclass(frozen=True)
 class _Capabilities:
-    """What a kind of file can hold, as far as the kinds differ."""
+    """What a kind of file can hold."""
 
     alpha: bool
     deep: bool  # 16 bits per channel
     grey: bool
     longest_side: int
-    most_exif: int  # bytes, 0 where there is no room for metadata at all
+    most_exif: int  # bytes; 0 where the format holds no metadata
     most_profile: int
 
 
 _CAPABILITIES = {
     "PNG": _Capabilities(True, True, True, 1_000_000, 1 << 30, 1 << 30),
-    # libjpeg ends a little before the 65535 of the standard.
+    # libjpeg's limit is a little below the standard's 65535.
     "JPEG": _Capabilities(False, False, True, 65500, containers.MOST_JPEG_EXIF, containers.MOST_JPEG_PROFILE),
     "WebP": _Capabilities(True, False, False, 16383, 1 << 30, 1 << 30),
     "TIFF": _Capabilities(True, True, True, 1_000_000, 1 << 30, 1 << 30),
@@ -61,18 +61,18 @@ _CAPABILITIES = {
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """A decoded still image and what came with it.
+    """A decoded still image with its metadata.
 
     Args:
         rgb: H x W x 3 in the order red, green, blue, uint8 or uint16, as stored: not turned by the EXIF orientation.
         alpha: H x W of the same dtype, not multiplied into `rgb`; None where the image is opaque.
-        grey: the file was grey. The three channels are equal, and the image is written grey where the format can.
+        grey: whether the file was grey. The three channels are then equal, and written as one where the format can.
         exif: the EXIF block, a TIFF structure without the ``Exif\\0\\0`` that JPEG puts before it.
         icc_profile: the colour profile of the stored pixels.
-        notes: one line for each thing the file held and this image does not.
+        notes: one line for each thing in the file that was dropped or converted.
 
     Raises:
-        ValueError: shapes or dtypes are not those above.
+        ValueError: a shape or dtype is another.
     """
 
     rgb: Pixels
@@ -94,15 +94,15 @@ class DecodedImage:
 
 
 def read_image(path: Path, *, max_pixels: int = 1 << 28) -> DecodedImage:
-    """Read one image. Its content decides what kind it is, not its suffix.
+    """Read one image. Its content decides what kind of file it is, not its suffix.
 
     Args:
         path: the file.
         max_pixels: an image that states more pixels is refused before memory is taken for them.
 
     Raises:
-        InputError: missing, a folder, empty, truncated, damaged, too large, animated, of several pages, or not an
-            image.
+        InputError: the file is missing, a folder, empty, truncated, damaged, too large, animated, of several pages, or
+            not an image.
         MissingDependency: OpenCV is not installed.
     """
     data = read_file(path, most_bytes=8 * max_pixels + (1 << 26))  # 8 bytes: 16 bits for each of RGB and alpha
@@ -136,24 +136,24 @@ def read_rgb(path: Path) -> Image:
 
 
 def write_image(image: DecodedImage, path: Path, *, overwrite: bool = False, quality: int = 95) -> list[str]:
-    """Write one image in the format its suffix names; afterwards the file is whole, or as it was before.
+    """Write one image in the format of its suffix; on an error the file stays as it was before.
 
     Sizes in the EXIF block are set to those of `image.rgb`, and the thumbnail in it is dropped. A format that cannot
     hold the EXIF block gets the pixels turned as its orientation says.
 
     Args:
         image: what to write.
-        path: where to; one of `IMAGE_SUFFIXES`.
-        overwrite: replace a file that is there already.
+        path: the file to write, with one of `IMAGE_SUFFIXES`.
+        overwrite: whether an existing file may be replaced.
         quality: of JPEG (without chroma subsampling) and WebP, 1 to 100. The other formats are lossless.
 
     Returns:
-        One line for each thing that the format could not hold; empty if it held everything.
+        One line for each thing that the format could not hold.
 
     Raises:
         InputError: `quality` is out of range.
-        OutputError: unknown suffix, the file is there already, too large for the format, or the system refuses to
-            write.
+        OutputError: the suffix is unknown, the file exists, the image is too large for the format, or the operating
+            system refuses to write.
         MissingDependency: OpenCV is not installed.
     """
     kind = _KIND_BY_SUFFIX.get(path.suffix.lower())
@@ -163,7 +163,7 @@ def write_image(image: DecodedImage, path: Path, *, overwrite: bool = False, qua
             f"{printable(path)}: cannot write an image named {path.suffix or 'without suffix'!r}; use {known}"
         )
     if not 1 <= quality <= 100:
-        raise InputError(f"the quality is {quality}, and has to be from 1 to 100")
+        raise InputError(f"the quality is {quality}; it must be from 1 to 100")
     check_target(path, overwrite=overwrite)
     reduced, notes = _reduce(image, kind)
     height, width = reduced.rgb.shape[:2]
@@ -182,7 +182,7 @@ def write_image(image: DecodedImage, path: Path, *, overwrite: bool = False, qua
 
 
 class _EncodingError(ValueError):
-    """OpenCV cannot encode the pixels; the message says why."""
+    """Pixels that OpenCV cannot encode; the message says why."""
 
 
 def _opencv() -> Any:
@@ -190,7 +190,7 @@ def _opencv() -> Any:
     try:
         return require("cv2", extra="", purpose=purpose)
     except MissingDependency as error:
-        # No extra brings it: it is a plain dependency, and on Jetson the one that came with the system.
+        # No extra installs it: it is a base dependency, and on a Jetson it comes with the system.
         reason = str(error.__cause__).replace("\n", " ")
         raise MissingDependency(
             f"{purpose} needs OpenCV ({reason}): install opencv-python, or on a Jetson its own OpenCV"
@@ -198,7 +198,7 @@ def _opencv() -> Any:
 
 
 def _decode(data: bytes, container: containers.Container) -> Pixels:
-    """H x W, or H x W x 3 or 4 in OpenCV's order blue, green, red, alpha."""
+    """Return H x W, or H x W x 3 or 4 in OpenCV's order blue, green, red, alpha."""
     cv2 = _opencv()
     try:
         pixels: Pixels | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -214,7 +214,7 @@ def _decode(data: bytes, container: containers.Container) -> Pixels:
 
 
 def _channels(pixels: Pixels, container: containers.Container) -> tuple[Pixels, Pixels | None]:
-    """Decoded pixels as RGB and alpha."""
+    """Return decoded pixels as RGB and alpha."""
     cv2 = _opencv()
     most = np.iinfo(pixels.dtype).max
     if pixels.ndim == 2:
@@ -237,7 +237,7 @@ def _channels(pixels: Pixels, container: containers.Container) -> tuple[Pixels, 
 
 
 def _reduce(image: DecodedImage, kind: str) -> tuple[DecodedImage, list[str]]:
-    """The image as this kind of file can hold it, and one line for each thing that it cannot."""
+    """Return the image as this kind of file can hold it, and one line for each thing that it cannot."""
     can = _CAPABILITIES[kind]
     notes = []
     rgb, alpha = image.rgb, image.alpha
@@ -253,7 +253,7 @@ def _reduce(image: DecodedImage, kind: str) -> tuple[DecodedImage, list[str]]:
         exif, turn, note = _exif_for(image.exif, kind, rgb)
         rgb, alpha = turn(rgb), None if alpha is None else turn(alpha)
         notes += [note] if note else []
-    # OpenCV reads no TIFF of grey with alpha, so none is written.
+    # OpenCV cannot read a grey TIFF with alpha, so none is written.
     grey = image.grey and can.grey and not (kind == "TIFF" and alpha is not None)
     profile = image.icc_profile
     if profile is not None:
@@ -265,12 +265,12 @@ def _reduce(image: DecodedImage, kind: str) -> tuple[DecodedImage, list[str]]:
 
 
 def _eight_bits(pixels: Pixels) -> Pixels:
-    """16 bits to 8, to the nearest: 65535 / 255 is 257."""
+    """Round uint16 to uint8, to the nearest: 65535 / 255 is 257."""
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _exif_for(exif: bytes, kind: str, rgb: Pixels) -> tuple[bytes | None, Callable[[Pixels], Pixels], str]:
-    """The EXIF block to write, what to do with the pixels where it cannot be, and a note where something is lost."""
+    """Return the EXIF block to write, the function to turn the pixels by, and a note on what is lost or ""."""
     try:
         changed = exif_for_size(exif, width=rgb.shape[1], height=rgb.shape[0])
         orientation = exif_orientation(exif)
@@ -285,7 +285,7 @@ def _exif_for(exif: bytes, kind: str, rgb: Pixels) -> tuple[bytes | None, Callab
 
 
 def _profile_misfit(profile: bytes, kind: str, *, grey: bool) -> str:
-    """Why this ICC profile cannot go into such a file; empty if it can."""
+    """Return why this ICC profile cannot be written to such a file; empty if it can."""
     colours = profile_colours(profile)
     stored = "GRAY" if grey else "RGB"
     most = _CAPABILITIES[kind].most_profile
@@ -314,7 +314,7 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 
 
 def _encode(image: DecodedImage, kind: str, quality: int) -> bytes:
-    """The bytes of the file. `image` has been reduced to what the kind can hold."""
+    """Return the bytes of the file; `image` has been reduced to what this kind can hold."""
     if kind == "PNG" and image.grey and image.alpha is not None:
         encoded = containers.png_from_samples(np.dstack([_opencv_order(image), image.alpha]))
     else:
@@ -327,9 +327,9 @@ def _encode(image: DecodedImage, kind: str, quality: int) -> bytes:
 
 
 def _encode_pixels(image: DecodedImage, kind: str, quality: int) -> bytes:
-    """The bytes of a file without metadata."""
+    """Return the bytes of a file without metadata."""
     cv2 = _opencv()
-    # OpenCV before 4.7, as Ubuntu has it on a Jetson, always halves the colour's resolution.
+    # OpenCV before 4.7, which Ubuntu has on a Jetson, always halves the resolution of colour.
     full_colour = (
         [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
         if hasattr(cv2, "IMWRITE_JPEG_SAMPLING_FACTOR")
@@ -349,7 +349,7 @@ def _encode_pixels(image: DecodedImage, kind: str, quality: int) -> bytes:
 
 
 def _opencv_order(image: DecodedImage) -> Pixels:
-    """H x W, or H x W x 3 or 4 in the order blue, green, red, alpha."""
+    """Return H x W, or H x W x 3 or 4 in the order blue, green, red, alpha."""
     cv2 = _opencv()
     rgb = np.ascontiguousarray(image.rgb)
     pixels: Pixels

@@ -1,6 +1,6 @@
-"""TIFF directories: the structure that EXIF blocks and TIFF files share. Bytes in, bytes out, no pixels.
+"""TIFF directories, the structure that EXIF blocks and TIFF files share: read and change their fields, not pixels.
 
-Offsets in these files come from outside and may point anywhere: nothing is sliced before it was checked to lie inside.
+The data may be damaged or hostile: every offset is checked to lie inside the data before use.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _EXIF_DIRECTORY, _GPS_DIRECTORY, _INTEROPERABILITY_DIRECTORY = 34665, 34853, 409
 _SUBDIRECTORIES = frozenset({_EXIF_DIRECTORY, _GPS_DIRECTORY, _INTEROPERABILITY_DIRECTORY})
 _PIXEL_X_DIMENSION, _PIXEL_Y_DIMENSION = 0xA002, 0xA003
 
-# Cameras write absolute offsets into it, so that it means nothing once it has been moved.
+# Cameras write absolute offsets into it, which are wrong once it has been moved.
 _MAKER_NOTE = 0x927C
 
-# The tags of a TIFF page that tell about the image and not about how its pixels are stored: title, make, model,
+# The tags of a TIFF page that describe the image and not how its pixels are stored: title, make, model,
 # orientation, resolution, software, time, artist, host, copyright, Windows' titles, and the EXIF and GPS directories.
 _DESCRIPTIVE_TAGS = frozenset(
     {270, 271, 272, ORIENTATION, 282, 283, 296, 305, 306, 315, 316, 33432, *range(0x9C9B, 0x9CA0)}
@@ -33,17 +33,17 @@ _SHORT, _LONG, _UNDEFINED = 3, 4, 7
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _NUMBER_BYTES = {**_VALUE_BYTES, 5: 4, 10: 4}
 
-# All that is copied out of one file; directories may share and repeat values, and would otherwise multiply them.
+# The most bytes copied from one file: directories may share and repeat values, which would multiply them.
 _MOST_METADATA = 1 << 24
 
 
 class TiffStructureError(ValueError):
-    """The directories contradict themselves or lie outside the data; the message says which."""
+    """Directories that contradict themselves or lie outside the data; the message says which."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One field of a directory: where its twelve-byte record and its value lie in the data."""
+    """One field of a directory: the offsets of its twelve-byte record and of its value in the data."""
 
     tag: int
     kind: int
@@ -55,7 +55,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Directory:
-    """One directory. `following` is the offset of the next one, 0 where there is none."""
+    """One directory; `following` is the offset of the next one, 0 where there is none."""
 
     order: str
     entries: tuple[Entry, ...]
@@ -63,13 +63,13 @@ class Directory:
     following: int
 
     def find(self, tag: int) -> Entry | None:
-        """The first readable field of this tag."""
+        """Return the first readable field with a tag."""
         return next((entry for entry in self.entries if entry.tag == tag), None)
 
 
 @dataclass(frozen=True)
 class _Field:
-    """A field taken out of its file: little-endian bytes, or the fields of the directory it points to."""
+    """A field copied from its file: little-endian bytes, or the fields of the directory it points to."""
 
     tag: int
     kind: int
@@ -90,7 +90,7 @@ def read_first_directory(data: bytes | bytearray) -> Directory:
 
 
 def read_directory(data: bytes | bytearray, order: str, offset: int) -> Directory:
-    """Read the directory at `offset`; fields of unknown type or with a value outside the data are left out.
+    """Read the directory at `offset` without fields of unknown type or with a value outside the data.
 
     Raises:
         TiffStructureError: the directory lies outside the data.
@@ -113,7 +113,7 @@ def read_directory(data: bytes | bytearray, order: str, offset: int) -> Director
 
 
 def read_numbers(data: bytes | bytearray, directory: Directory, tag: int) -> npt.NDArray[np.int64]:
-    """The whole numbers of a field as int64; empty where the field is missing or of another type."""
+    """Return the whole numbers of a field as int64; an empty array where it is missing or of another type."""
     entry = directory.find(tag)
     if entry is None or entry.kind not in (1, _SHORT, _LONG, 13):
         return np.zeros(0, np.int64)
@@ -122,19 +122,19 @@ def read_numbers(data: bytes | bytearray, directory: Directory, tag: int) -> npt
 
 
 def read_number(data: bytes | bytearray, directory: Directory, tag: int, default: int) -> int:
-    """The first whole number of a field, or `default` where it is missing."""
+    """Return the first whole number of a field, or `default` where it is missing."""
     numbers = read_numbers(data, directory, tag)
     return int(numbers[0]) if numbers.size else default
 
 
 def read_bytes(data: bytes | bytearray, directory: Directory, tag: int) -> bytes | None:
-    """The raw value of a field, or None where it is missing."""
+    """Return the raw value of a field, or None where it is missing."""
     entry = directory.find(tag)
     return None if entry is None else bytes(data[entry.value : entry.value + entry.size])
 
 
 def with_short(data: bytes | bytearray, directory: Directory, tag: int, value: int) -> bytes:
-    """A copy of `data` in which each one-valued field `tag` of `directory` is the SHORT `value`."""
+    """Return a copy of `data` in which each one-valued field `tag` of `directory` is the SHORT `value`."""
     changed = bytearray(data)
     for entry in directory.entries:
         if entry.tag == tag and entry.count == 1:
@@ -143,22 +143,22 @@ def with_short(data: bytes | bytearray, directory: Directory, tag: int, value: i
 
 
 def exif_orientation(exif: bytes) -> int:
-    """How the stored pixels have to be turned for viewing, 1 (not at all) to 8; 1 where the block does not say.
+    """Return how the stored pixels have to be turned for viewing, 1 (not at all) to 8; 1 where the block does not say.
 
     Raises:
-        TiffStructureError: the block is no TIFF structure.
+        TiffStructureError: the block is not a TIFF structure.
     """
     orientation = read_number(exif, read_first_directory(exif), ORIENTATION, 1)
     return orientation if 1 <= orientation <= 8 else 1
 
 
 def exif_for_size(exif: bytes, *, width: int, height: int) -> bytes:
-    """A copy of an EXIF block for an image of this size: sizes where it states any, and no thumbnail.
+    """Return a copy of an EXIF block with the sizes it states replaced by these, and without its thumbnail.
 
-    The block is changed in place and not rebuilt, because maker notes hold absolute offsets.
+    The offsets of all fields stay, because maker notes hold absolute offsets.
 
     Raises:
-        TiffStructureError: the block is no TIFF structure.
+        TiffStructureError: the block is not a TIFF structure.
     """
     changed = bytearray(exif)
     first = read_first_directory(changed)
@@ -174,18 +174,18 @@ def exif_for_size(exif: bytes, *, width: int, height: int) -> bytes:
 
 
 def exif_from_tiff(data: bytes, directory: Directory) -> bytes | None:
-    """An EXIF block with what a TIFF page tells about its image, or None where it tells nothing."""
+    """Return an EXIF block of the fields of a TIFF page that describe its image, or None where there are none."""
     fields = _take(data, directory, _DESCRIPTIVE_TAGS)
     return b"II*\0\x08\0\0\0" + _lay_out(fields, 8) if fields else None
 
 
 def tiff_with(encoded: bytes, *, exif: bytes | None, icc_profile: bytes | None, has_alpha: bool) -> bytes:
-    """A little-endian, one-page TIFF file with metadata added: a new directory at its end takes the old one's place.
+    """Return a little-endian, one-page TIFF file with metadata added: a new directory at its end replaces the old one.
 
     The maker note is left out, see `_MAKER_NOTE`.
 
     Raises:
-        TiffStructureError: `exif` is no TIFF structure, or the file would pass the format's 4 GiB.
+        TiffStructureError: `exif` is not a TIFF structure, or the file would exceed the format's 4 GiB.
     """
     fields = {field.tag: field for field in _take(encoded, read_first_directory(encoded), None)}
     if exif is not None:
@@ -193,7 +193,7 @@ def tiff_with(encoded: bytes, *, exif: bytes | None, icc_profile: bytes | None, 
     if icc_profile is not None:
         fields[ICC_PROFILE] = _Field(ICC_PROFILE, _UNDEFINED, len(icc_profile), icc_profile)
     if has_alpha:
-        # OpenCV writes the fourth channel without saying what it is; 2 means alpha that was not multiplied in.
+        # OpenCV does not state what the fourth channel is; 2 means alpha that is not multiplied into the colours.
         fields[EXTRA_SAMPLES] = _Field(EXTRA_SAMPLES, _SHORT, 1, struct.pack("<H", 2))
     offset = len(encoded) + len(encoded) % 2
     added = _lay_out(fields.values(), offset)
@@ -203,7 +203,7 @@ def tiff_with(encoded: bytes, *, exif: bytes | None, icc_profile: bytes | None, 
 
 
 def _read_subdirectory(data: bytes | bytearray, directory: Directory, tag: int) -> Directory | None:
-    """The directory a field points to; None where it is missing or broken, which leaves the others usable."""
+    """Return the directory a field points to; None where it is missing or broken, so that the others stay usable."""
     try:
         return read_directory(data, directory.order, read_number(data, directory, tag, 0))
     except TiffStructureError:
@@ -211,9 +211,9 @@ def _read_subdirectory(data: bytes | bytearray, directory: Directory, tag: int) 
 
 
 def _take(data: bytes, directory: Directory, wanted: frozenset[int] | None, depth: int = 0) -> list[_Field]:
-    """The fields of a directory with these tags (None: all), subdirectories with all of theirs.
+    """Return the fields of a directory with these tags (None: all), and all fields of its subdirectories.
 
-    Repeated fields, broken subdirectories, and what goes past `_MOST_METADATA` are left out.
+    Repeated fields, broken subdirectories, and everything beyond `_MOST_METADATA` bytes are left out.
     """
     fields: dict[int, _Field] = {}
     taken = 0
@@ -224,7 +224,7 @@ def _take(data: bytes, directory: Directory, wanted: frozenset[int] | None, dept
         if taken > _MOST_METADATA:
             break
         if entry.tag in _SUBDIRECTORIES:
-            # EXIF inside TIFF, interoperability inside EXIF: deeper ones are loops made to trap a reader.
+            # EXIF inside TIFF, interoperability inside EXIF; anything deeper is a loop.
             subdirectory = _read_subdirectory(data, directory, entry.tag) if depth < 2 else None
             if subdirectory is not None:
                 inner = _take(data, subdirectory, None, depth + 1)
@@ -239,7 +239,7 @@ def _take(data: bytes, directory: Directory, wanted: frozenset[int] | None, dept
 
 
 def _lay_out(fields: Iterable[_Field], offset: int) -> bytes:
-    """The bytes of a little-endian directory that begins at `offset`, followed by the values that are not in it."""
+    """Return the bytes of a little-endian directory at `offset`, followed by the values that do not fit into it."""
     ordered = sorted(fields, key=lambda field: field.tag)
     records = bytearray(struct.pack("<H", len(ordered)))
     values = bytearray()

@@ -835,7 +835,7 @@ def test_sides_too_long_for_the_format(tmp_path, suffix, side):
 
 @pytest.mark.parametrize("quality", [0, 101, -5])
 def test_quality_out_of_range(tmp_path, quality):
-    with pytest.raises(InputError, match="from 1 to 100"):
+    with pytest.raises(InputError, match="must be from 1 to 100"):
         write_image(make_image(), tmp_path / "a.jpg", quality=quality)
 
 
