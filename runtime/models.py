@@ -6,7 +6,7 @@ from pathlib import Path
 
 from overnet.errors import InputError
 from overnet.files.engine_sidecar import read_sidecar
-from overnet.files.onnx_metadata import PRECISIONS, Artifact, read_artifact
+from overnet.files.onnx_metadata import most_exact, read_artifact
 from overnet.runtime.backends.base import model_kind
 from overnet.runtime.backends.registry import BackendKind, choose_backends
 from overnet.weights import bundled_checkpoint, bundled_folder
@@ -79,23 +79,8 @@ def _in_folder(folder: Path, backend: str, precision: str | None) -> list[tuple[
             if sidecar.environment.runtime == kind.name and precision in (None, sidecar.artifact.precision)
         ]
         if engines or files:
-            choices.append((kind, Models(files=_most_exact(folder, engines or files))))
+            found = most_exact(folder, engines or files)
+            choices.append((kind, Models(files={scale: path for scale, (path, _) in found.items()})))
     if not choices:
         raise InputError(f"{folder}: a folder without ONNX files")
     return choices
-
-
-def _most_exact(folder: Path, files: list[tuple[Path, Artifact]]) -> dict[float, Path]:
-    """Return the file for each scale; of several, the one in the most exact precision."""
-    found: dict[float, tuple[int, Path]] = {}
-    for file, artifact in files:
-        rank = PRECISIONS.index(artifact.precision)
-        other_rank, other = found.get(artifact.scale, (len(PRECISIONS), file))
-        if rank == other_rank:
-            raise InputError(
-                f"{folder}: {other.name} and {file.name} are both for x{artifact.scale:g} in {artifact.precision}; "
-                "name the one that is meant"
-            )
-        if rank < other_rank:
-            found[artifact.scale] = (rank, file)
-    return {scale: file for scale, (_, file) in found.items()}

@@ -1,6 +1,6 @@
-"""Test images: found in the forms that sets of them are passed around in, and paired with their reductions.
+"""Find test images in the folder layouts of published sets, and pair them with their low-resolution versions.
 
-These folders F are understood, here for scale 2. Needs no torch.
+These layouts of a folder F are supported, here for scale 2. Needs no torch.
 
 ================== ===================================================================================
 Set5, Set14, ...   ``F/image_SRF_2/img_001_SRF_2_HR.png`` with ``..._LR.png``, or such files in F itself
@@ -36,7 +36,7 @@ _HIGH, _LOW = "_HR", "_LR"
 _SCALE_FOLDER = re.compile(r"image_SRF_\d+")
 _SCALE_IN_NAME = re.compile(r"_SRF_(\d+)$")
 
-# What has to be left inside the border: SSIM's window.
+# Pixels that must remain inside the border: the side of SSIM's window.
 _LEAST_INSIDE = 11
 
 
@@ -45,8 +45,8 @@ class Pair:
     """A low-resolution image and the high-resolution one it was made from.
 
     Attributes:
-        low: None where it is to be made from the high one.
-        name: what both files' names have in common, for tables and results.
+        low: None where it is made from the high-resolution image.
+        name: the common part of both files' names, for tables and results.
     """
 
     low: Path | None
@@ -55,11 +55,11 @@ class Pair:
 
 
 def find_pairs(folder: Path, scale: int) -> list[Pair]:
-    """Find the test images for a scale, in any of the forms above, sorted by name.
+    """Find the test images for a scale, in any of the layouts above, sorted by name.
 
     Raises:
-        InputError: there is no such folder, it holds no images for the scale, it mixes two forms, or an image of one
-            side has none on the other.
+        InputError: there is no such folder, it holds no images for the scale, it mixes two layouts, or an image of one
+            side has no counterpart.
     """
     folders = [entry for entry in _entries(folder) if entry.is_dir()]
     by_scale = [entry for entry in folders if _SCALE_FOLDER.fullmatch(entry.name)]
@@ -86,7 +86,7 @@ def find_pairs(folder: Path, scale: int) -> list[Pair]:
 
 
 def _check_form(folder: Path, folders: list[Path], images: dict[str, Path]) -> None:
-    """Refuse a folder that has test images in two forms: it says nothing about which are meant."""
+    """Refuse a folder with test images in two layouts, because it is unclear which are meant."""
     forms = [f"the folder {printable(entry.name)}" for entry in folders]
     forms += [f"images of its own, as {printable(path.name)}" for path in list(images.values())[:1]]
     if len(forms) > 1:
@@ -94,7 +94,7 @@ def _check_form(folder: Path, folders: list[Path], images: dict[str, Path]) -> N
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, without what is hidden there, by name."""
+    """Return the entries of a folder that are not hidden, sorted by name."""
     try:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except (OSError, ValueError) as error:  # ValueError: a NUL character
@@ -102,7 +102,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    """The images in a folder by their names without suffix, sorted."""
+    """Return the images in a folder by their names without suffix, sorted."""
     found: dict[str, Path] = {}
     for entry in _entries(folder):
         if entry.suffix.lower() not in READABLE_SUFFIXES or not entry.is_file():
@@ -118,7 +118,7 @@ def _is_high(folder: Path) -> bool:
 
 
 def _high_folder(folder: Path, folders: list[Path]) -> Path | None:
-    """The sub-folder of high-resolution images; of DIV2K's two the one for validation, the other is trained on."""
+    """Return the sub-folder of high-resolution images; of DIV2K's two, the one for validation."""
     found = [entry for entry in folders if _is_high(entry)]
     found = [entry for entry in found if "train" not in entry.name.lower()] or found
     if len(found) > 1:
@@ -128,7 +128,7 @@ def _high_folder(folder: Path, folders: list[Path]) -> Path | None:
 
 
 def _by_folder(high_folder: Path, highs: dict[str, Path], scale: int) -> list[Pair]:
-    """Pairs of which each side has a folder of its own."""
+    """Return pairs whose two sides lie in separate folders."""
     title = f"{high_folder.name.removesuffix(_HIGH[1:])}LR_bicubic"
     # DIV2K's archives unpack into one folder, or into one each.
     places = [high_folder.parent / title, high_folder.parent / f"{title}_X{scale}" / title]
@@ -136,13 +136,13 @@ def _by_folder(high_folder: Path, highs: dict[str, Path], scale: int) -> list[Pa
     if low_folder is None:
         return [Pair(None, high, name) for name, high in highs.items()]
     lows = _images(low_folder)
-    # One way of naming for the whole folder: where HR holds both a and ax2, a name alone could mean either.
+    # One naming scheme for the whole folder: where HR holds both a and ax2, a name alone would be ambiguous.
     ending = max((f"x{scale}", f"X{scale}", ""), key=lambda end: sum(f"{name}{end}" in lows for name in highs))
     return _joined(highs, {low.removesuffix(ending): path for low, path in lows.items() if low.endswith(ending)}, lows)
 
 
 def _by_ending(folder: Path, images: dict[str, Path], scale: int) -> list[Pair]:
-    """Pairs that lie side by side and say in their names which is which; or high-resolution images alone."""
+    """Return pairs in one folder, told apart by the endings of their names, or high-resolution images alone."""
     highs = {name.removesuffix(_HIGH): path for name, path in images.items() if name.endswith(_HIGH)}
     lows = {name.removesuffix(_LOW): path for name, path in images.items() if name.endswith(_LOW)}
     if not lows:
@@ -158,13 +158,13 @@ def _by_ending(folder: Path, images: dict[str, Path], scale: int) -> list[Pair]:
 
 
 def _of_scale(images: dict[str, Path], scale: int, *, ending: str = "") -> dict[str, Path]:
-    """Those whose names state this scale, or none."""
+    """Return the images whose names state this scale, or no scale."""
     stated = {name: _SCALE_IN_NAME.search(name.removesuffix(ending)) for name in images}
     return {name: path for name, path in images.items() if not (found := stated[name]) or int(found[1]) == scale}
 
 
 def _joined(highs: dict[str, Path], lows: dict[str, Path], every_low: dict[str, Path]) -> list[Pair]:
-    """Both sides by name; each image of one has to have its other."""
+    """Return pairs by name; each image must have its counterpart."""
     for name, high in highs.items():
         if name not in lows:
             raise InputError(f"{printable(high)} has no low-resolution side")
@@ -176,35 +176,35 @@ def _joined(highs: dict[str, Path], lows: dict[str, Path], every_low: dict[str, 
 
 
 def spread_sample(members: Sequence[_Member], most: int) -> list[_Member]:
-    """Of many the first, and others at even distances; of no more than `most`, all."""
+    """Return at most `most` members, evenly spread and including the first."""
     step = max(1.0, len(members) / most)
     return [members[int(index * step)] for index in range(min(len(members), most))]
 
 
 def check_pair(pair: Pair, scale: int, read: Read = read_rgb) -> None:
-    """Find out whether `read_pair` will succeed.
+    """Check that `read_pair` will succeed.
 
     Raises:
-        InputError: an image cannot be read or is too small, or the sizes are not those of a pair.
+        InputError: an image cannot be read or is too small, or the sizes of both sides do not match the scale.
     """
     _read_sides(pair, scale, read)
 
 
 def read_pair(pair: Pair, scale: int, read: Read = read_rgb) -> tuple[Image, Image]:
-    """Read both sides of a pair, or make the low one.
+    """Read both sides of a pair; a missing low side is made.
 
-    It is made from the high one cut to a multiple of the scale, as MATLAB made those of Set5 and Set14: to the bit.
+    It is made from the high side cut to a multiple of the scale, bit-identical to MATLAB's for Set5 and Set14.
 
     Args:
         scale: from the low to the high side.
-        read: gives a file's H x W x 3 uint8 RGB.
+        read: reads a file as H x W x 3 uint8 RGB.
 
     Returns:
-        Low, h x w x 3, and high, at most scale*h x scale*w x 3, both uint8 RGB. What no low-resolution pixel stands for
-        is cut off at the high one's bottom and right.
+        Low, h x w x 3, and high, at most scale*h x scale*w x 3, both uint8 RGB. Rows and columns of the high side
+        without a low-resolution pixel are cut off at the bottom and right.
 
     Raises:
-        InputError: as for `check_pair`.
+        InputError: see `check_pair`.
     """
     low, high = _read_sides(pair, scale, read)
     if low is None:
@@ -221,7 +221,7 @@ def _read_sides(pair: Pair, scale: int, read: Read) -> tuple[Image | None, Image
     else:
         assert pair.low is not None
         height, width = low.shape[:2]
-        # Sizes that are no multiples are cut before the reduction by some, and rounded up by MATLAB's imresize.
+        # Where a size is not a multiple of the scale, some sets cut it first, and MATLAB's imresize rounds up.
         possible = [(side // scale, -(-side // scale)) for side in high.shape[:2]]
         if height not in possible[0] or width not in possible[1]:
             raise InputError(

@@ -24,10 +24,10 @@ class Quality:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several methods make of one image.
+    """The results of several methods for one image.
 
     Attributes:
-        high: H x W x 3 uint8 RGB, what they should come to.
+        high: H x W x 3 uint8 RGB, the ground truth.
         upscaled: by method, H x W x 3 uint8 RGB.
         qualities: by method.
     """
@@ -44,7 +44,7 @@ def compare(methods: Mapping[str, Upscale], pair: Pair, scale: int, read: Read =
     Args:
         methods: by name, h x w x 3 uint8 RGB to scale*h x scale*w x 3 uint8 RGB.
         scale: also the border left out, in pixels.
-        read: gives a file's H x W x 3 uint8 RGB.
+        read: reads a file as H x W x 3 uint8 RGB.
 
     Raises:
         InputError: see `overnet.evaluation.datasets.read_pair`.
@@ -55,7 +55,7 @@ def compare(methods: Mapping[str, Upscale], pair: Pair, scale: int, read: Read =
 
 
 def cut_to(upscaled: Image, high: Image) -> Image:
-    """A result as large as the high side: MATLAB rounds the low side's size up, and then there is more of it."""
+    """Cut a result to the size of the high side: it is larger where MATLAB rounded the low side's size up."""
     return upscaled[: high.shape[0], : high.shape[1]]
 
 
@@ -68,22 +68,22 @@ def evaluate(upscale: Upscale, pairs: list[Pair], scale: int, read: Read = read_
     """Upscale the low side of each pair and compare it with the high side.
 
     Args:
-        upscale, scale, read: as for `compare`.
-        pairs: the pairs to go through.
+        upscale, scale, read: see `compare`.
+        pairs: the pairs to measure.
 
     Returns:
-        One `Quality` a pair, in order.
+        One `Quality` for each pair, in order.
     """
     return [compare({"": upscale}, pair, scale, read).qualities[""] for pair in pairs]
 
 
 def bicubic(scale: int) -> Upscale:
-    """MATLAB's bicubic enlargement by a scale, which the papers compare with."""
+    """Return MATLAB's bicubic enlargement by a scale, the baseline of the papers."""
     return lambda image: np.asarray(imresize(image, scale=scale), dtype=np.uint8)
 
 
 def mean_quality(results: list[Quality]) -> Quality:
-    """The mean over images, as the papers' tables give it."""
+    """Return the mean over images, as in the papers' tables."""
     return Quality(
         float(np.mean([result.psnr_db for result in results])), float(np.mean([result.ssim for result in results]))
     )

@@ -1,4 +1,4 @@
-"""Which model file an evaluation runs at a scale, and which one in FP32 it is compared with. Needs no torch."""
+"""Choose the model file to evaluate at a scale, and the FP32 file it is compared with. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from overnet.errors import ArtifactError, InputError, printable
 from overnet.files.engine_sidecar import read_sidecar
-from overnet.files.onnx_metadata import PRECISIONS, Artifact, read_artifact
+from overnet.files.onnx_metadata import PRECISIONS, Artifact, most_exact, read_artifact
 from overnet.weights import bundled_folder
 
-# What a backend can compute a file of another precision in.
+# The precisions that a backend can compute an FP32 file in.
 RUNTIME_PRECISIONS = ("fp32", "bf16")
 
 
@@ -22,9 +22,9 @@ class EvaluatedModel:
     """A model file at a scale.
 
     Attributes:
-        path: a checkpoint, an ONNX file, an engine, or a folder that has no file for this very scale.
-        artifact: what the file says of itself; None for checkpoints and folders.
-        runtime_precision: what the backend is asked to compute in.
+        path: a checkpoint, an ONNX file, an engine, or a folder that has no file for exactly this scale.
+        artifact: the file's metadata; None for checkpoints and folders.
+        runtime_precision: the precision that the backend is asked to compute in.
     """
 
     path: Path
@@ -33,7 +33,7 @@ class EvaluatedModel:
 
     @property
     def precision(self) -> str:
-        """The least exact of the file's precision and the one it is computed in."""
+        """The less exact of the file's precision and the one it is computed in."""
         stored = self.artifact.precision if self.artifact else "fp32"
         return max(stored, self.runtime_precision, key=PRECISIONS.index)
 
@@ -46,11 +46,11 @@ def choose_model(model: Path, scale: int, precision: str | None) -> EvaluatedMod
 
     Args:
         model: a checkpoint, an ONNX file, an engine, or a folder of ONNX files.
-        precision: one of `PRECISIONS`: of a folder's files, the one that is in it. Where there is none, FP32 and BF16
-            are left to the backend to compute in. None: the most exact file, computed in FP32.
+        precision: one of `PRECISIONS`; of a folder, the file in this precision. Where there is none, the backend
+            computes in FP32 or BF16 if one of these is asked for. None: the most exact file, computed in FP32.
 
     Raises:
-        InputError: there is no such file, or it is not in this precision and a backend cannot compute it in that.
+        InputError: there is no such file, or it is in another precision and a backend cannot convert it.
     """
     if is_folder(model):
         return _from_folder(model, scale, precision)
@@ -64,17 +64,10 @@ def choose_model(model: Path, scale: int, precision: str | None) -> EvaluatedMod
 
 
 def _from_folder(folder: Path, scale: int, precision: str | None) -> EvaluatedModel:
-    files = [(path, artifact) for path, artifact in _onnx_files(folder) if artifact.scale == scale]
-    exactness = [PRECISIONS.index(artifact.precision) for _, artifact in files]
-    wanted = min(exactness, default=0) if precision is None else PRECISIONS.index(precision)
-    found = [file for file, rank in zip(files, exactness, strict=True) if rank == wanted]
-    if len(found) > 1:
-        names = " and ".join(printable(path.name) for path, _ in found)
-        raise InputError(
-            f"{printable(folder)}: {names} are both for x{scale} in {PRECISIONS[wanted]}; name the one that is meant"
-        )
+    files = [file for file in _onnx_files(folder) if file[1].scale == scale]
+    found = most_exact(folder, [file for file in files if precision in (None, file[1].precision)])
     if found:
-        return EvaluatedModel(*found[0], "fp32")
+        return EvaluatedModel(*found[scale], "fp32")
     if precision == "bf16" and files:
         return choose_model(_from_folder(folder, scale, "fp32").path, scale, precision)
     if precision not in (None, *RUNTIME_PRECISIONS) or files:
@@ -85,10 +78,10 @@ def _from_folder(folder: Path, scale: int, precision: str | None) -> EvaluatedMo
 
 
 def is_folder(model: Path) -> bool:
-    """Whether a model is a folder of models.
+    """Return whether a model is a folder of models.
 
     Raises:
-        InputError: there is nothing of this name, or no file could have it.
+        InputError: the path does not exist or is not valid.
     """
     try:
         mode = model.stat().st_mode
@@ -98,10 +91,10 @@ def is_folder(model: Path) -> bool:
 
 
 def describe(model: Path) -> Artifact | None:
-    """What an ONNX file or an engine says of itself; None for a checkpoint.
+    """Return the metadata of an ONNX file or an engine; None for a checkpoint.
 
     Raises:
-        ArtifactError: it is broken or not one of ours.
+        ArtifactError: it is broken, or was not made by overnet export.
     """
     suffix = model.suffix.lower()
     if suffix == ".engine":
@@ -110,9 +103,9 @@ def describe(model: Path) -> Artifact | None:
 
 
 def same_weights_in_fp32(model: EvaluatedModel) -> EvaluatedModel | None:
-    """Find what tells how much a model's precision costs: the same weights at the same scale in FP32.
+    """Find the FP32 model with the same weights and scale, to measure what a model's precision costs.
 
-    It is the file itself where only the backend computes in less; else one beside it, or the bundled one.
+    This is the same file where only the backend computes in a lower precision; else one in its folder, or bundled.
 
     Returns:
         None where the model is in FP32 itself, or there is no such file.
@@ -134,7 +127,7 @@ def fp32_file(weights_sha256: str, scale: float, folder: Path) -> EvaluatedModel
 
 
 def _onnx_files(folder: Path) -> Iterator[tuple[Path, Artifact]]:
-    """The ONNX files of ours in a folder, by name; others may lie beside them."""
+    """Yield the ONNX files in a folder that overnet export made, sorted by name."""
     for path in sorted(folder.glob("*.onnx")):
         with suppress(ArtifactError):
             yield path, read_artifact(path)

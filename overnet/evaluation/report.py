@@ -1,4 +1,4 @@
-"""What an evaluation found, set by set and image by image: as a table for people, and as JSON. Needs no torch."""
+"""The results of an evaluation for each set and image, as a table and as JSON. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Row:
     """One image, or the mean over several.
 
     Attributes:
-        bicubic, model, reference: what each measures; `reference` is None where there is nothing to compare with.
+        bicubic, model, reference: the quality of each; `reference` is None where there is none.
     """
 
     bicubic: Quality
@@ -25,12 +25,12 @@ class Row:
 
     @property
     def gain_db(self) -> float:
-        """How much better than bicubic enlargement; not a number where both are without error."""
+        """The PSNR gain over bicubic enlargement; NaN where both are without error."""
         return self.model.psnr_db - self.bicubic.psnr_db
 
     @property
     def loss_db(self) -> float:
-        """How much worse than the reference; not a number where there is none, or both are without error."""
+        """The PSNR loss against the reference; NaN where there is none, or both are without error."""
         return math.nan if self.reference is None else self.reference.psnr_db - self.model.psnr_db
 
 
@@ -53,10 +53,10 @@ class SetResult:
     """One set at one scale.
 
     Attributes:
-        folder: where it lies.
+        folder: the folder of the set.
         name: of the set.
-        low_made: how many low-resolution images were not given and were made.
-        model, reference: what was run, and what it is compared with, in words.
+        low_made: number of low-resolution images that were made, because none were given.
+        model, reference: the model and what it is compared with, as text.
     """
 
     folder: Path
@@ -68,7 +68,7 @@ class SetResult:
     images: list[ImageResult]
 
     def mean(self) -> Row:
-        """The mean over the images."""
+        """Return the mean over the images."""
         references = [image.reference for image in self.images if image.reference is not None]
         return Row(
             mean_quality([image.bicubic for image in self.images]),
@@ -78,7 +78,7 @@ class SetResult:
 
 
 def as_table(result: SetResult) -> list[str]:
-    """A heading and the lines of a table: a row an image, the mean last."""
+    """Return a heading and the lines of a table: one row for each image, the mean last."""
     count = len(result.images)
     given = "low-resolution side made with imresize, " if result.low_made else ""
     reference = f"; loss against {result.reference}" if result.reference else ""
@@ -111,7 +111,7 @@ def _decibels(value: float, *, digits: int = 3) -> str:
 
 
 def as_json(result: SetResult) -> dict[str, Any]:
-    """As a dictionary that JSON can hold: None stands for what is infinite (no error at all) or undefined."""
+    """Return a dictionary for JSON: None stands for an infinite (no error) or undefined value."""
     return {
         "data": str(result.folder),
         "set": result.name,

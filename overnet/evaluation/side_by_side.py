@@ -1,4 +1,4 @@
-"""An image that shows the same detail of several images beside each other, enlarged and labelled. Needs no torch."""
+"""Draw the same detail of several images side by side, enlarged and labelled. Needs no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def side_by_side(images: dict[str, Image], *, top: int, left: int, side: int, en
     Args:
         images: label to H x W x 3 uint8 RGB, all of one size.
         top, left, side: the square, in pixels.
-        enlarge: whole factor each pixel is repeated by.
+        enlarge: whole number of times each pixel is repeated in each direction.
 
     Returns:
         H x W x 3 uint8 RGB on white.
@@ -37,11 +37,11 @@ def side_by_side(images: dict[str, Image], *, top: int, left: int, side: int, en
 def overview_and_detail(
     images: dict[str, Image], *, top: int, left: int, side: int, enlarge: int = 1, whole: str
 ) -> Image:
-    """As `side_by_side`, after the whole of one of the images, brought to the same height, the square framed in it.
+    """Draw one whole image with the square framed in it, and beside it the result of `side_by_side`.
 
     Args:
-        images, top, left, side, enlarge: as for `side_by_side`.
-        whole: the label of the image to show whole.
+        images, top, left, side, enlarge: see `side_by_side`.
+        whole: the label of the image to draw whole, reduced to the height of the details.
     """
     shown = images[whole]
     height = side * enlarge
@@ -54,7 +54,7 @@ def overview_and_detail(
 
 
 def _row(images: dict[str, Image]) -> Image:
-    """Images of one height in a row, each under its label."""
+    """Return images of one height in a row, each under its label."""
     columns = []
     for label, image in images.items():
         banner = np.full((_LABEL_HEIGHT, image.shape[1], 3), _PAPER, np.uint8)
@@ -69,9 +69,9 @@ def _beside(columns: list[Image]) -> Image:
 
 
 def largest_gain(reference: Image, before: Image, after: Image, *, side: int, step: int = 8) -> tuple[int, int]:
-    """Find the square where `after` is closer to the reference than `before` by most: its top and left.
+    """Return the top and left of the square where `after` improves on `before` most.
 
-    By squared error on luma: by its logarithm (PSNR), a flat square with one edge would win.
+    Measured by squared error on luma; with its logarithm (PSNR), a flat square with one edge would win.
 
     Args:
         reference, before, after: H x W x 3 uint8 RGB of one size, at least `side` high and wide.
@@ -81,7 +81,7 @@ def largest_gain(reference: Image, before: Image, after: Image, *, side: int, st
     height, width = reference.shape[:2]
     expected = luma(reference)
     lost = (luma(before) - expected) ** 2 - (luma(after) - expected) ** 2
-    # Sums over squares are differences of sums over all that lies above and to the left.
+    # Sums over squares are differences of cumulative sums from the top left.
     sums = np.zeros((height + 1, width + 1))
     sums[1:, 1:] = lost.cumsum(axis=0).cumsum(axis=1)
     above, before_it = np.arange(0, height - side + 1, step)[:, None], np.arange(0, width - side + 1, step)

@@ -10,12 +10,12 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from overnet.errors import ArtifactError
+from overnet.errors import ArtifactError, InputError, printable
 
 # Metadata keys are prefixed so that they never meet another tool's.
 _PREFIX = "overnet."
@@ -114,6 +114,26 @@ def read_artifact(path: Path) -> Artifact:
         ArtifactError: the file is missing, empty, truncated, not ONNX, or not one of ours.
     """
     return Artifact.from_metadata(read_onnx_metadata(path), name=str(path))
+
+
+def most_exact(folder: Path, files: Iterable[tuple[Path, Artifact]]) -> dict[float, tuple[Path, Artifact]]:
+    """Return the file for each scale; of several, the one in the most exact precision.
+
+    Args:
+        folder: the folder of the files, for messages.
+
+    Raises:
+        InputError: two files are for one scale in the same precision.
+    """
+    found: dict[float, tuple[Path, Artifact]] = {}
+    for path, artifact in sorted(files, key=lambda file: PRECISIONS.index(file[1].precision)):
+        other, chosen = found.setdefault(artifact.scale, (path, artifact))
+        if other != path and chosen.precision == artifact.precision:
+            raise InputError(
+                f"{printable(folder)}: {printable(other.name)} and {printable(path.name)} are both for "
+                f"x{artifact.scale:g} in {artifact.precision}; name the one that is meant"
+            )
+    return found
 
 
 def read_onnx_metadata(path: Path) -> dict[str, str]:
