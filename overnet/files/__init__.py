@@ -1,1 +1,1 @@
-"""What is on disk: ONNX metadata, engine sidecars, and files that appear whole or not at all. Needs no torch."""
+"""Files on disk: ONNX metadata, engine sidecars, checked JSON and atomic writing. Needs no torch."""

@@ -1,8 +1,8 @@
-"""What a TensorRT engine is: an engine says nothing of itself, so ``x.engine`` has ``x.engine.json`` beside it.
+"""Write and read the sidecar of a TensorRT engine: ``x.engine.json`` describes ``x.engine``, which holds no metadata.
 
-The sidecar is written and read here and nowhere else. It says what the engine was made from, for which machine and
-image sizes, and how far from the network it was found to be; and it holds the engine's hash. Deserialising an engine
-is running its code, so one whose hash is another is refused before TensorRT sees it.
+A sidecar states what the engine was made from, for which machine and image sizes, its measured difference from the
+network, and the engine's hash. Deserialising an engine runs its code, so an engine with another hash is refused before
+TensorRT reads it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from overnet.files.onnx_metadata import Artifact
 
 FORMAT_VERSION = 1
 RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
-# How the libraries are called in messages.
+# The names of the libraries in messages.
 TITLES: dict[RuntimeName, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
-# A profile's limits. Where a tensor has more than 2^32 elements, TensorRT-RTX 1.7.1 builds without a word and states
-# too little memory: from 3072x4096 pixels on for the bundled network, whose widest tensor has 384 channels. So the
-# most that is allowed is a 4K image.
+# A profile's limits. Where a tensor has more than 2^32 elements, TensorRT-RTX 1.7.1 builds without an error and states
+# too little memory: from 3072x4096 pixels on for the bundled network, whose widest tensor has 384 channels. So
+# the limit is a 4K image.
 LARGEST_SIDE = 16384
 LARGEST_PIXELS = 4096 * 2160
 LARGEST_BATCH = 64
@@ -33,7 +33,7 @@ LARGEST_BATCH = 64
 SMALLEST_TILE = 96
 
 _LARGEST_SIDECAR_BYTES = 1 << 16
-# Types of fields, with what may be in the file.
+# The types of fields, with the values that are allowed in the file.
 _Hash = Annotated[str, Pattern(r"[0-9a-f]{64}")]
 _Words = Annotated[str, Pattern(r"[ -~]{1,200}")]
 _Version = Annotated[str, Pattern(r"\d+(\.\d+){1,3}[0-9A-Za-z.+-]{0,20}")]
@@ -41,15 +41,15 @@ _Capability = Annotated[str, Pattern(r"\d{1,2}\.\d")]
 _Side = Annotated[int, Range(1, LARGEST_SIDE)]
 _PerPixel = Annotated[float, Range(0, 1e12)]
 
-# An engine of TensorRT-RTX for which no compute capability was named is for Ampere and later.
+# An engine of TensorRT-RTX without a compute capability is for Ampere and later.
 _AMPERE = (8, 0)
 
 
 class StaleEngineError(ArtifactError):
-    """An engine is whole, but made for another machine or another TensorRT: one built here would do.
+    """An undamaged engine that was made for another machine or TensorRT; building it here would help.
 
     Attributes:
-        mismatches: each field that differs, with both values, as `mismatches` gives them.
+        mismatches: each field that differs, with both values; see `mismatches`.
     """
 
     def __init__(self, path: Path, mismatches: list[str]) -> None:
@@ -59,16 +59,16 @@ class StaleEngineError(ArtifactError):
 
 @dataclass(frozen=True)
 class Environment:
-    """What an engine is tied to.
+    """The machine and software that an engine is tied to.
 
     Attributes:
         runtime: the library.
-        runtime_version: as its Python bindings state it.
-        device_name, compute_capability: of the GPU, such as ``"Orin"`` and ``"8.7"``; None where there is none, or for
-            an engine that is not tied to one.
-        driver: version of the NVIDIA driver. None where it cannot be found out.
-        jetpack: versions of JetPack and L4T. None where this is no Jetson.
-        operating_system, architecture: as `platform.system` and `platform.machine` name them.
+        runtime_version: version that its Python bindings state.
+        device_name, compute_capability: those of the GPU, such as ``"Orin"`` and ``"8.7"``; None without a GPU, or
+            for an engine that is not tied to one.
+        driver: version of the NVIDIA driver. None where it is unknown.
+        jetpack: versions of JetPack and L4T. None on other machines than Jetsons.
+        operating_system, architecture: the results of `platform.system` and `platform.machine`.
     """
 
     runtime: RuntimeName
@@ -83,12 +83,12 @@ class Environment:
 
 @dataclass(frozen=True)
 class Profile:
-    """Which images an engine takes.
+    """The image sizes that an engine accepts.
 
     Attributes:
-        minimum, optimum, maximum: height and width in pixels: of the smallest, of those that it is to be fastest for,
-            of the largest.
-        batch: the most images at once. One is the fewest, `batch` what it is to be fastest for.
+        minimum, optimum, maximum: height and width in pixels of the smallest images, of those that the engine is
+            optimised for, and of the largest.
+        batch: the largest number of images at once, which the engine is optimised for; the smallest is one.
     """
 
     minimum: tuple[_Side, _Side]
@@ -98,16 +98,16 @@ class Profile:
 
     @property
     def pixels(self) -> int:
-        """The most pixels that go in at once."""
+        """The largest number of input pixels at once."""
         return self.maximum[0] * self.maximum[1] * self.batch
 
     @property
     def is_static(self) -> bool:
-        """Whether it takes images of one size only."""
+        """Whether it accepts images of one size only."""
         return self.minimum == self.maximum
 
     def problem(self) -> str | None:
-        """What makes it impossible, to be put after its name; None where nothing does."""
+        """Return what makes the profile invalid, as the end of a sentence about it; None where it is valid."""
         sides = (*self.minimum, *self.optimum, *self.maximum)
         if not all(1 <= side <= LARGEST_SIDE for side in sides):
             return f"has a side outside 1 to {LARGEST_SIDE} pixels"
@@ -132,22 +132,21 @@ class Profile:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """All that is known of an engine.
+    """The description of an engine.
 
     Attributes:
-        artifact: scale, precision and weights, as the ONNX file says.
-        onnx_sha256: hash of the ONNX file that it was built from (`overnet.export.engine.engine_graph` says what is
-            added to it).
-        engine_sha256, engine_size_bytes: of the engine file.
-        environment: what it is tied to.
-        profile: which images it takes.
-        activation_memory_bytes: what it needs beside its weights for the largest. None where the builder did not say.
-        multiply_accumulates_per_pixel, activation_bytes_per_pixel: of the graph, as `overnet.export.graph.costs` counts
-            them.
-        psnr_db: between what it, or its graph, computes and what it was made from does: the network in PyTorch, or an
-            ONNX file. None where both are equal.
-        largest_difference: between them, in grey levels.
-        measured_by: what ran for that, and against what.
+        artifact: scale, precision and weights, from the metadata of the ONNX file.
+        onnx_sha256: hash of the ONNX file that the engine was built from (`overnet.export.engine.engine_graph` adds
+            inputs to its graph).
+        engine_sha256, engine_size_bytes: hash and size of the engine file.
+        environment: the machine and software that it is tied to.
+        profile: the image sizes that it accepts.
+        activation_memory_bytes: memory beside its weights for the largest images; None where the builder states none.
+        multiply_accumulates_per_pixel, activation_bytes_per_pixel: costs of the graph (`overnet.export.graph.costs`).
+        psnr_db: PSNR between the results of the engine, or of its graph, and of its source, which is the network in
+            PyTorch or an ONNX file. None where both are equal.
+        largest_difference: the largest difference between these results, in grey levels.
+        measured_by: the two programs that were compared, as text.
     """
 
     artifact: Artifact
@@ -166,22 +165,22 @@ class Sidecar:
 
 @dataclass(frozen=True)
 class _Header:
-    """The fields of the file that `Sidecar` does not hold as they are."""
+    """The fields of the file that `Sidecar` does not have, or has in another form."""
 
     format: Annotated[int, Range(1, 1 << 30)]
     artifact: dict[str, Annotated[str, Pattern(r"[ -~]{0,200}")]]
 
 
 def sidecar_path(engine_path: Path) -> Path:
-    """Where an engine's sidecar lies."""
+    """Return the path of an engine's sidecar."""
     return engine_path.with_name(f"{engine_path.name}.json")
 
 
 def sidecar_text(sidecar: Sidecar) -> str:
-    """What to write into the sidecar's file.
+    """Return the content of the sidecar's file.
 
     Raises:
-        ArtifactError: a value is out of range, so that it could not be read back.
+        ArtifactError: a value is out of range and could not be read again.
     """
     environment, profile = sidecar.environment, sidecar.profile
     content = {
@@ -197,10 +196,10 @@ def sidecar_text(sidecar: Sidecar) -> str:
 
 
 def read_sidecar(engine_path: Path) -> Sidecar:
-    """Read what is known of an engine.
+    """Read the sidecar of an engine.
 
     Args:
-        engine_path: of the engine; the sidecar lies beside it.
+        engine_path: the engine, with the sidecar beside it.
 
     Raises:
         ArtifactError: the sidecar is missing, too large, not JSON, or a field is missing, of another type or out of
@@ -217,12 +216,12 @@ def read_sidecar(engine_path: Path) -> Sidecar:
     except OSError as error:
         raise ArtifactError(f"{printable(path)}: {error.strerror or error}") from error
     if len(content) > _LARGEST_SIDECAR_BYTES:
-        raise ArtifactError(f"{printable(path)}: larger than {_LARGEST_SIDECAR_BYTES} bytes, so no sidecar of ours")
+        raise ArtifactError(f"{printable(path)}: larger than {_LARGEST_SIDECAR_BYTES} bytes; not an engine's sidecar")
     return _parsed(content, name=printable(path))
 
 
 def mismatches(sidecar: Sidecar, environment: Environment) -> list[str]:
-    """What makes an engine unusable in an environment: each field that differs, with both values.
+    """Return what makes an engine unusable in an environment: each field that differs, with both values.
 
     An engine of TensorRT is tied to the version, the device and the platform it was built with. One of TensorRT-RTX is
     compiled again on each device, for any from Ampere on unless one was named, and on Linux and Windows alike; but it
@@ -230,7 +229,7 @@ def mismatches(sidecar: Sidecar, environment: Environment) -> list[str]:
 
     Args:
         sidecar: the engine's.
-        environment: where it is to run, from `overnet.system.environment.current_environment`.
+        environment: the machine it is to run on, from `overnet.system.environment.current_environment`.
     """
     engine = sidecar.environment
     if engine.runtime != environment.runtime:
@@ -253,7 +252,7 @@ def mismatches(sidecar: Sidecar, environment: Environment) -> list[str]:
 
 
 def remarks(sidecar: Sidecar, environment: Environment) -> list[str]:
-    """What differs but leaves a TensorRT engine usable, though perhaps not as fast: driver and JetPack."""
+    """Return the differences that may make a TensorRT engine slower but leave it usable: driver and JetPack."""
     engine = sidecar.environment
     if engine.runtime != "tensorrt" or environment.runtime != "tensorrt":
         return []
@@ -265,17 +264,17 @@ def remarks(sidecar: Sidecar, environment: Environment) -> list[str]:
 
 
 def load_engine(path: Path, environment: Environment) -> tuple[bytes, Sidecar]:
-    """Read an engine that may be deserialised here.
+    """Read an engine that is safe to deserialise on this machine.
 
     Args:
-        path: of the engine.
-        environment: where it is to run, from `overnet.system.environment.current_environment`.
+        path: the engine.
+        environment: the machine it is to run on, from `overnet.system.environment.current_environment`.
 
     Returns:
-        The engine as it lies in the file, and its sidecar.
+        The content of the engine file, and its sidecar.
 
     Raises:
-        StaleEngineError: it is made for another environment; a caller who can may build it again.
+        StaleEngineError: it is made for another environment; building it again helps.
         ArtifactError: the engine or its sidecar is missing or damaged, or the engine is not the one the sidecar is for.
     """
     sidecar = read_sidecar(path)

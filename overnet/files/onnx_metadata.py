@@ -1,7 +1,7 @@
-"""What an exported file is: its scale, precision, overscale factor and the hash of its weights.
+"""Write and read the metadata of exported ONNX files: scale, precision, overscale factor and hash of the weights.
 
-An ONNX file of ours describes itself through its metadata. It is written and read here and nowhere else. Reading
-needs neither onnx nor torch: the few fields wanted lie at the top level of the file's protobuf message.
+Only this module knows their names. Reading needs neither onnx nor torch, because the metadata are at the top level of
+the file's protobuf message.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import BinaryIO
 
 from overnet.errors import ArtifactError, InputError, printable
 
-# Metadata keys are prefixed so that they never meet another tool's.
+# The prefix keeps these keys apart from those of other tools.
 _PREFIX = "overnet."
 FORMAT_VERSION = 1
 
-# Of the arithmetic inside, the most exact first.
+# The precisions of the arithmetic, the most exact first.
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
-# How many channels and which layout every artifact has at both ends: uint8, N x H x W x 3, RGB.
+# The input and output of every exported file: uint8, N x H x W x 3, RGB.
 INPUT_NAME = "image"
 OUTPUT_NAME = "upscaled"
 # Engines have these too, for tiles (`overnet.export.engine.engine_graph`). FP32, N x channels of all means x 1 x 1:
@@ -40,18 +40,18 @@ _MAX_METADATA_BYTES = 1 << 20
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Height and width after upscaling: each times the scale, rounded to the nearest whole number (halves up)."""
+    """Return height and width after upscaling: each times the scale, rounded to the nearest integer (halves up)."""
     return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What an exported file says of itself.
+    """The metadata of an exported file.
 
     Attributes:
-        scale: the factor from input to output height and width.
+        scale: the factor from the input's to the output's height and width.
         overscale: the network's overscale factor.
-        precision: of the arithmetic inside, one of `PRECISIONS`.
+        precision: precision of the arithmetic, one of `PRECISIONS`.
         weights_sha256: hash of the weights it was made from, as `overnet.network.checkpoint.weights_sha256` gives it.
         producer: name and version of the program that wrote it.
     """
@@ -63,7 +63,7 @@ class Artifact:
     producer: str = ""
 
     def to_metadata(self) -> dict[str, str]:
-        """The metadata entries to store in the file."""
+        """Return the metadata entries to store in the file."""
         return {
             f"{_PREFIX}format": str(FORMAT_VERSION),
             f"{_PREFIX}scale": f"{self.scale:g}",
@@ -75,14 +75,14 @@ class Artifact:
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], *, name: str) -> Artifact:
-        """Read the entries back.
+        """Read the metadata entries of a file.
 
         Args:
             metadata: all of a file's metadata entries.
             name: the file's name, for messages.
 
         Raises:
-            ArtifactError: an entry is missing or makes no sense.
+            ArtifactError: an entry is missing or invalid.
         """
         entries = {key[len(_PREFIX) :]: value for key, value in metadata.items() if key.startswith(_PREFIX)}
         if "scale" not in entries:
@@ -108,10 +108,10 @@ class Artifact:
 
 
 def read_artifact(path: Path) -> Artifact:
-    """Read what an ONNX file says of itself, without loading its graph.
+    """Read the metadata of an exported ONNX file, without loading its graph.
 
     Raises:
-        ArtifactError: the file is missing, empty, truncated, not ONNX, or not one of ours.
+        ArtifactError: the file is missing, empty, truncated, not ONNX, or was not made by overnet export.
     """
     return Artifact.from_metadata(read_onnx_metadata(path), name=str(path))
 
@@ -140,7 +140,7 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
     """Read the metadata entries of any ONNX file.
 
     Raises:
-        ArtifactError: the file cannot be read, or is not a whole ONNX file.
+        ArtifactError: the file cannot be read, or is not a complete ONNX file.
     """
     try:
         with path.open("rb") as file:
@@ -170,7 +170,7 @@ def _metadata(file: BinaryIO, size: int) -> dict[str, str]:
 
 
 def _length_delimited_fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
-    """Walk one protobuf message's fields: yields number and length, with the file at the content's beginning."""
+    """Yield the number and length of a protobuf message's fields, with the file positioned at their content."""
     position = file.tell()
     while position < end:
         file.seek(position)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from overnet.errors import InputError, printable
 from overnet.files.atomic import atomic_write, ensure_folder
+from overnet.files.checked_json import from_json, parse_object
 from overnet.imaging.image_io import READABLE_SUFFIXES, read_rgb
 from overnet.types import Image
 
@@ -34,6 +35,14 @@ class PackedImage:
     height: int
     width: int
     offset: int
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The index of a packed file: its images, and the size and time of change of each file they were read from."""
+
+    images: list[PackedImage]
+    sources: dict[str, list[int]]
 
 
 class PackedImages:
@@ -153,16 +162,12 @@ def _read_index(path: Path) -> tuple[list[PackedImage], dict[str, list[int]]]:
             if length > min(_LARGEST_INDEX_BYTES, size - _LENGTH_BYTES - len(_MAGIC)):
                 raise InputError(f"{name}: truncated")
             file.seek(size - _LENGTH_BYTES - length)
-            content = json.loads(file.read(length))
-        images = [PackedImage(**image) for image in content["images"]]
-        sources = dict(content["sources"])
-        end = size - _LENGTH_BYTES - length
-        whole = all(
-            min(p.height, p.width) > 0 and p.offset >= len(_MAGIC) and p.offset + p.height * p.width * 3 <= end
-            for p in images
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+            content = file.read(length)
+    except (OSError, ValueError) as error:
         raise InputError(f"{name}: cannot be read as packed images ({error})") from error
-    if not whole:
-        raise InputError(f"{name}: its index is damaged")
-    return images, sources
+    index = from_json(_Index, parse_object(content, name=name), name=name)
+    end = size - _LENGTH_BYTES - length
+    for each in index.images:
+        if min(each.height, each.width) < 1 or not len(_MAGIC) <= each.offset <= end - each.height * each.width * 3:
+            raise InputError(f"{name}: its index is damaged")
+    return index.images, index.sources
