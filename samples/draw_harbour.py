@@ -23,7 +23,7 @@ Colour = tuple[float, float, float]
 Points = Sequence[tuple[float, float]] | Array
 Pattern = Callable[[Array, Array], Array]
 
-# All coordinates below are pixels of the large image; what is drawn is SUPER times larger in each dimension.
+# All coordinates are pixels of the large image; the canvas is SUPER times larger in each dimension.
 WIDTH, HEIGHT, SUPER = 960, 640, 4
 HORIZON, QUAY, QUAY_WATER, QUAY_END, MOLE_WATER = 332, 374, 406, 612, 343
 SUN = (716.0, 306.0)
@@ -32,7 +32,7 @@ BRICK, MORTAR, CREAM = (158, 80, 62), (190, 172, 154), (240, 228, 206)
 RNG = np.random.default_rng(20)
 TABLE = RNG.random((256, 256), dtype=np.float32)
 
-# Letters of a 4 x 6 grid, each a list of strokes: cv2.putText does not draw alike in all releases of OpenCV.
+# Letters of a 4 x 6 grid, each a list of strokes: cv2.putText differs between releases of OpenCV.
 LETTERS: dict[str, list[list[tuple[float, float]]]] = {
     "A": [[(0, 6), (2, 0), (4, 6)], [(0.8, 4), (3.2, 4)]],
     "B": [[(0, 0), (3, 0), (3.8, 1.5), (3, 3), (0, 3), (3, 3), (4, 4.5), (3, 6), (0, 6), (0, 0)]],
@@ -48,7 +48,7 @@ LETTERS: dict[str, list[list[tuple[float, float]]]] = {
 
 
 def noise(u: Array, v: Array, octaves: int = 1) -> Array:
-    """Smooth noise of 0 to 1 whose coarsest bumps are 1 apart."""
+    """Return smooth noise from 0 to 1, with a distance of 1 between its coarsest maxima."""
     total, weight = np.zeros(np.broadcast(u, v).shape, np.float32), 0.0
     for octave in range(octaves):
         x, y = u * 2.0**octave + 17.3 * octave, v * 2.0**octave + 41.7 * octave
@@ -63,7 +63,7 @@ def noise(u: Array, v: Array, octaves: int = 1) -> Array:
 
 
 def smoothstep(low: float, high: float, value: Array) -> Array:
-    """0 up to `low`, 1 from `high` on, smooth between."""
+    """Return 0 up to `low`, 1 from `high` on, and a smooth transition between."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
@@ -79,7 +79,7 @@ def tone(colour: Colour, factor: float) -> Colour:
 
 
 def masonry(colour: Colour, mortar: Colour, width: float, height: float, joint: float = 0.6) -> Pattern:
-    """Bricks, or blocks of stone, in a running bond."""
+    """Return a pattern of bricks, or blocks of stone, in a running bond."""
 
     def pattern(u: Array, v: Array) -> Array:
         row = np.floor(v / height).astype(int)
@@ -93,7 +93,7 @@ def masonry(colour: Colour, mortar: Colour, width: float, height: float, joint: 
 
 
 def tiles(colour: Colour, width: float = 5, height: float = 4.4) -> Pattern:
-    """Roof tiles with round ends, each row lying over the one below."""
+    """Return a pattern of roof tiles with round ends, each row overlapping the one below."""
 
     def pattern(u: Array, v: Array) -> Array:
         row = np.floor(v / height).astype(int)
@@ -109,7 +109,7 @@ def tiles(colour: Colour, width: float = 5, height: float = 4.4) -> Pattern:
 
 
 def boards(colour: Colour, pitch: float = 4, *, upright: bool = False) -> Pattern:
-    """Wooden boards with a dark joint and grain along them."""
+    """Return a pattern of wooden boards with dark joints and grain along them."""
 
     def pattern(u: Array, v: Array) -> Array:
         along, across = (v, u) if upright else (u, v)
@@ -123,7 +123,7 @@ def boards(colour: Colour, pitch: float = 4, *, upright: bool = False) -> Patter
 
 
 def plaster(colour: Colour) -> Pattern:
-    """Rendered wall, a little stained."""
+    """Return a pattern of a rendered, slightly stained wall."""
 
     def pattern(u: Array, v: Array) -> Array:
         return rgb(*colour) * (0.84 + 0.2 * noise(u / 22, v / 40, 3) + 0.1 * noise(u, v))[..., None]
@@ -132,13 +132,13 @@ def plaster(colour: Colour) -> Pattern:
 
 
 class Pen:
-    """Draws on an image; with a `waterline`, everything comes out upside down below it, as its mirror image."""
+    """Draws on an image; with a `waterline`, it draws everything mirrored below this line."""
 
     def __init__(self, image: Array, waterline: float | None = None) -> None:
         self.image, self.waterline = image, waterline
 
     def _fixed(self, points: Points) -> Array:
-        # OpenCV takes fractions of a pixel as integers; 4 bits of them are enough for what is reduced afterwards.
+        # OpenCV takes coordinates in fixed point; 4 fractional bits are enough for what is reduced afterwards.
         placed = np.array(points, np.float64).reshape(-1, 2)
         if self.waterline is not None:
             placed[:, 1] = 2 * self.waterline - placed[:, 1]
@@ -159,7 +159,7 @@ class Pen:
             self.line((1 - t) * np.array(first) + t * np.array(last), colour, width)
 
     def oval(self, x: float, y: float, radius: float, colour: Colour, squash: float = 1.0, angle: float = 0.0) -> None:
-        """Fill an ellipse; `squash` is its minor axis over its major one, `angle` its turn in radians."""
+        """Fill an ellipse; `squash` is its minor axis over its major axis, `angle` its rotation in radians."""
         turn = np.linspace(0, 2 * np.pi, 33)
         a, b = radius * np.cos(turn), radius * squash * np.sin(turn)
         self.fill(
@@ -190,7 +190,7 @@ class Pen:
         np.copyto(self.image[top:bottom, left:right], colours, where=mask[..., None] > 0)
 
     def text(self, words: str, x: float, y: float, height: float, colour: Colour, width: float = 1.0) -> None:
-        """Write in the LETTERS above; `x` and `y` are the top left corner."""
+        """Write text in LETTERS; `x` and `y` are its top left corner."""
         unit = height / 6
         for place, letter in enumerate(words):
             for stroke in LETTERS.get(letter, []):
@@ -198,8 +198,8 @@ class Pen:
 
 
 def draw_sky(image: Array) -> None:
-    """Evening sky, brightest around the sun, with clouds lit from there."""
-    # Nothing in the sky is sharp: half the resolution will do.
+    """Draw the evening sky, brightest around the sun, with clouds lit from there."""
+    # Nothing in the sky is sharp, so half the resolution is enough.
     y, x = np.minimum(np.mgrid[0 : HEIGHT * 2, 0 : WIDTH * 2].astype(np.float32) / 2, [[[HORIZON]], [[WIDTH]]])
     stops = [0, 110, 210, 285, 332]
     ramp = [(66, 108, 160), (122, 158, 190), (196, 196, 190), (244, 204, 160), (250, 190, 138)]
@@ -218,7 +218,7 @@ def draw_sky(image: Array) -> None:
 
 
 def draw_far_shore(pen: Pen) -> None:
-    """Hills in the haze, the mole of rough stones and the lighthouse on it."""
+    """Draw hills in the haze, the mole of rough stones and the lighthouse on it."""
     x = np.linspace(-5, WIDTH + 5, 700)
     for layer, (height, colour) in enumerate([(58, (176, 164, 172)), (40, (142, 144, 158)), (20, (104, 122, 132))]):
         ridge = HORIZON - height * (0.35 + noise(x / (150 - 30 * layer) + 9 * layer, np.full_like(x, layer), 6))
@@ -237,7 +237,7 @@ def draw_far_shore(pen: Pen) -> None:
 
 
 def draw_lighthouse(pen: Pen, x: float, base: float) -> None:
-    """A striped tower with gallery and lantern, and the keeper's house."""
+    """Draw a striped tower with gallery and lantern, and the keeper's house."""
     pen.box(x + 16, base - 26, 58, 26, boards((214, 202, 190), 3))
     pen.cover([(x + 12, base - 25), (x + 20, base - 44), (x + 70, base - 44), (x + 78, base - 25)], tiles(BRICK))
     for k in range(3):
@@ -270,7 +270,7 @@ def draw_lighthouse(pen: Pen, x: float, base: float) -> None:
 
 
 def draw_window(pen: Pen, x: float, y: float, width: float, height: float, glass: Colour, frame: Colour) -> None:
-    """A window with sill, bars, a curtain and the shadow of its recess."""
+    """Draw a window with sill, bars, a curtain and the shadow of its recess."""
     pen.box(x - 1.2, y - 1.2, width + 2.4, height + 2.4, frame)
     pen.box(x, y, width, height, tone(glass, 0.72))
     pen.fill([(x, y + 0.25 * height), (x + width, y), (x + width, y + height), (x, y + height)], glass)
@@ -285,7 +285,7 @@ def draw_window(pen: Pen, x: float, y: float, width: float, height: float, glass
 
 
 def draw_house(pen: Pen, x: float, width: float, eaves: float, roof: float, wall: Pattern, trim: Colour) -> None:
-    """A house on the quay: `eaves` and `roof` are heights, a negative `roof` makes a gable to the front."""
+    """Draw a house on the quay: `eaves` and `roof` are heights, a negative `roof` makes a gable to the front."""
     top, floors = QUAY - eaves, max(2, round(eaves / 34))
     red = tiles((RNG.uniform(150, 182), RNG.uniform(72, 92), RNG.uniform(54, 66)))
     for stack in (0.18, 0.74):
@@ -325,7 +325,7 @@ def draw_house(pen: Pen, x: float, width: float, eaves: float, roof: float, wall
 
 
 def draw_shop(pen: Pen, x: float, width: float, trim: Colour) -> None:
-    """The ground floor: a door, a lit shop window and an awning in stripes."""
+    """Draw the ground floor: a door, a lit shop window and an awning in stripes."""
     draw_window(pen, x + 5, QUAY - 21, 0.5 * width - 6, 15, (255, 214, 128), (84, 64, 56))
     pen.box(x + 0.68 * width, QUAY - 25, 13, 25, boards(tone(trim, 0.55), 3, upright=True))
     pen.box(x + 0.68 * width + 2, QUAY - 23, 9, 6, (240, 196, 116))
@@ -339,7 +339,7 @@ def draw_shop(pen: Pen, x: float, width: float, trim: Colour) -> None:
 
 
 def draw_town(pen: Pen) -> None:
-    """The row of houses, and the quay before it with lamps, people and bollards."""
+    """Draw the row of houses, and the quay before it with lamps, people and bollards."""
     for x, width, eaves, roof, wall, trim in (
         (-14, 82, 122, 36, plaster((222, 178, 112)), (236, 222, 196)),
         (68, 66, 150, -44, masonry(BRICK, MORTAR, 6.4, 3.2), CREAM),
@@ -370,7 +370,7 @@ def draw_town(pen: Pen) -> None:
 
 
 def draw_sailboat(pen: Pen, x: float, water: float, length: float, hull: Colour) -> None:
-    """A yacht at rest: hull, cabin, mast with stays, furled sail on the boom."""
+    """Draw a yacht at anchor: hull, cabin, mast with stays, furled sail on the boom."""
     deck, mast, top = water - 0.11 * length, x + 0.04 * length, water - 1.42 * length
     bow, stern, boom = x + length / 2, x - length / 2, water - 0.28 * length
     wire, wood = (62, 56, 60), (214, 176, 124)
@@ -409,7 +409,7 @@ def draw_sailboat(pen: Pen, x: float, water: float, length: float, hull: Colour)
 
 
 def draw_trawler(pen: Pen, x: float, water: float) -> None:
-    """A fishing boat with wheelhouse, gallows, ladder, floats and a net hung up to dry."""
+    """Draw a fishing boat with wheelhouse, gallows, ladder, floats and a net hung up to dry."""
     shape = [(-72, -22), (-30, -17), (30, -18), (78, -36), (62, 1), (-64, 1)]
     placed = [(x + a, water + b) for a, b in shape]
     pen.cover(placed, boards((44, 96, 118), 3.4), (0.6, 0.6, 0.64))
@@ -437,7 +437,7 @@ def draw_trawler(pen: Pen, x: float, water: float) -> None:
 
 
 def draw_boats(image: Array, *, mirrored: bool) -> None:
-    """All boats, from far to near, or their mirror images in still water."""
+    """Draw all boats, from far to near, or their mirror images in still water."""
     for x, water, length, hull in (
         (668, 356, 34, (70, 84, 104)),
         (92, 436, 118, (150, 48, 44)),
@@ -448,7 +448,7 @@ def draw_boats(image: Array, *, mirrored: bool) -> None:
 
 
 def draw_water(image: Array) -> None:
-    """Mirror what stands above the water, boats included, and look at it through waves in perspective."""
+    """Draw the reflection of everything above the water, distorted by waves in perspective."""
     width, height = image.shape[1], image.shape[0]
     columns = np.arange(width, dtype=np.float32) / SUPER
     shore = np.where(columns < QUAY_END, QUAY_WATER, np.where(columns > 700, MOLE_WATER, HORIZON)).astype(np.float32)
@@ -495,7 +495,7 @@ def draw_water(image: Array) -> None:
 
 
 def draw_rope(pen: Pen, start: tuple[float, float], end: tuple[float, float], sag: float) -> None:
-    """A hanging rope, with its twist."""
+    """Draw a hanging, twisted rope."""
     t = np.linspace(0, 1, 60)
     x = start[0] + (end[0] - start[0]) * t
     y = start[1] + (end[1] - start[1]) * t + 4 * sag * t * (1 - t)
@@ -505,7 +505,7 @@ def draw_rope(pen: Pen, start: tuple[float, float], end: tuple[float, float], sa
 
 
 def draw_pier(pen: Pen) -> None:
-    """The near pier with posts and ropes, the sign and a lobster pot."""
+    """Draw the near pier with posts and ropes, the sign and a lobster pot."""
     wood, dark = (170, 138, 108), (66, 52, 46)
     pen.fill([(606, 640), (632, 606), (965, 600), (965, 645)], dark)
     pen.cover([(616, 640), (638, 601), (965, 594), (965, 645)], boards(wood, 90), (0.86, 0.8, 0.78))
@@ -534,7 +534,7 @@ def draw_pier(pen: Pen) -> None:
 
 
 def draw_garden(pen: Pen) -> None:
-    """The near shore at the left: a bush in leaf and flower behind a picket fence."""
+    """Draw the near shore at the left: a bush in leaf and flower behind a picket fence."""
     for k in range(2600):
         # Leaves further back come first and darker; the bush is as high as the noise says.
         depth = k / 2600
@@ -558,7 +558,7 @@ def draw_garden(pen: Pen) -> None:
 
 
 def draw_gulls(pen: Pen) -> None:
-    """Gulls over the water."""
+    """Draw gulls over the water."""
     for x, y, span in ((640, 132, 11), (672, 118, 8), (700, 150, 9), (742, 96, 7), (566, 98, 6), (900, 210, 8)):
         for side in (-1, 1):
             wing = [(x, y), (x + side * 0.45 * span, y - 0.42 * span), (x + side * span, y - 0.12 * span)]

@@ -1,4 +1,4 @@
-"""Images to look at a network's numbers on: the package's own few, or a folder of the user's."""
+"""Images for calibrating and verifying a network: the sample photographs, or a folder of the user's."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from overnet.imaging.photographs import centre_crop, sample_photographs
 from overnet.imaging.resample import imresize
 from overnet.types import Image
 
-# From a folder, so many images are taken, evenly spread over it, and of each a square out of its middle: more take
-# longer and change little.
+# From a folder, this many images are taken, evenly spread over it, and the central square of each: more take longer and
+# change little.
 MOST_IMAGES = 32
 _SIDE = 144
 _SMALLEST_SIDE = 48
@@ -30,10 +30,10 @@ class Pair:
 
 
 def calibration_images(folder: Path | None) -> tuple[list[Image], list[str]]:
-    """Images to calibrate on.
+    """Read the images to calibrate on.
 
     Args:
-        folder: of images, searched with its subfolders; None for the package's own.
+        folder: a folder of images, searched with its subfolders; None for the sample photographs.
 
     Returns:
         H x W x 3 uint8 RGB each, at most 144 pixels high and wide; and a remark on each file that was left out.
@@ -66,7 +66,7 @@ def calibration_images(folder: Path | None) -> tuple[list[Image], list[str]]:
 
 
 def pairs_of(images: list[Image], scale: int) -> list[Pair]:
-    """Each image, cut to a multiple of the scale, with its reduction as the evaluation protocol makes it."""
+    """Return each image, cut to a multiple of the scale, with its reduction by the evaluation protocol."""
     pairs = []
     for image in images:
         height, width = (length // scale for length in image.shape[:2])
