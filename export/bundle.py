@@ -1,9 +1,10 @@
-"""Regenerate everything that derives from the bundled weights: run it when there are better ones.
+"""Regenerate everything that derives from the bundled models: run it when there are better weights of one of them.
 
-    python -m overnet.export.bundle WEIGHTS --data ../shared/sets
+    python -m overnet.export.bundle --data ../shared/sets --realtime WEIGHTS --fast WEIGHTS --best WEIGHTS
 
-writes the weights as a checkpoint, one ONNX file for each scale, and the model card with the measured quality to
-``overnet/weights/``; the table of results to the README, between its markers; and the README's image to ``docs/``.
+writes the weights as checkpoints, one ONNX file for each scale, and the model card with the measured quality to
+``overnet/weights/``; the table of results to the README, between its markers; and the README's image to ``docs/``. A
+model for which no weights are given keeps those that are bundled.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from overnet.export.options import ExportOptions
 from overnet.files.atomic import atomic_write
 from overnet.imaging.image_io import read_rgb
 from overnet.imaging.metrics import psnr_luma
-from overnet.network.checkpoint import folded, load_overnet, read_metadata, save_checkpoint, weights_sha256
+from overnet.network.checkpoint import folded, load_checkpoint, read_metadata, save_checkpoint, weights_sha256
+from overnet.network.family import Network
 from overnet.network.model import OverNet, reference
 from overnet.types import Image
-from overnet.weights import CHECKPOINT_NAME, bundled_folder
+from overnet.weights import BEST, MODEL_NAMES, bundled_checkpoint, bundled_folder
 
 SCALES = (2, 3, 4)
 
@@ -44,84 +46,89 @@ _PUBLISHED = {
     "Set14": ("33.71 / 0.9183", "30.41 / 0.8429", "28.64 / 0.7821"),
 }
 
+_TITLES = {"realtime": "`realtime`", "fast": "`fast`", BEST: "**OverNet, `best`**"}
+
+_COMMAND = "`overnet eval --data Set5 Set14 --scale 2 3 4 --model NAME`"
+
 _README_MARKERS = ("<!-- results: begin -->", "<!-- results: end -->")
 
 
 @dataclass(frozen=True)
+class Bundled:
+    """A bundled model: its network, the metadata of its checkpoint, and its ONNX files."""
+
+    name: str
+    model: Network
+    metadata: dict[str, str]
+    files: list[ExportedFile]
+
+
+@dataclass(frozen=True)
 class Measured:
-    """Quality of the network and of bicubic enlargement on one set at one scale."""
+    """Quality of bicubic enlargement, and of each model by its name, on one set at one scale."""
 
     dataset: str
     scale: int
-    network: Quality
     bicubic: Quality
+    models: dict[str, Quality]
 
 
-def measure(model: OverNet, folder: Path) -> list[Measured]:
-    """Measure the network, in PyTorch, and bicubic enlargement on every set in a folder, at every scale."""
+def measure(models: list[Bundled], folder: Path) -> list[Measured]:
+    """Measure the models, in PyTorch, and bicubic enlargement on every set in a folder, at every scale."""
     measured = []
     for dataset in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name)):
         for scale in SCALES if dataset.is_dir() else ():
             pairs = find_pairs(dataset, scale)
+            qualities = {}
+            for one in models:
 
-            def network(image: Image, scale: int = scale) -> Image:
-                return reference(model, image, scale)
+                def network(image: Image, model: Network = one.model, scale: int = scale) -> Image:
+                    return reference(model, image, scale)
 
-            qualities = [mean_quality(evaluate(upscale, pairs, scale)) for upscale in (network, bicubic(scale))]
-            measured.append(Measured(dataset.name, scale, *qualities))
-            print(f"{dataset.name} x{scale}: {qualities[0].psnr_db:.2f} dB", file=sys.stderr)
+                qualities[one.name] = mean_quality(evaluate(network, pairs, scale))
+                print(f"{dataset.name} x{scale}, {one.name}: {qualities[one.name].psnr_db:.2f} dB", file=sys.stderr)
+            measured.append(
+                Measured(dataset.name, scale, mean_quality(evaluate(bicubic(scale), pairs, scale)), qualities)
+            )
     return measured
 
 
 def results_table(measured: list[Measured]) -> str:
-    """Return a Markdown table with rows for each set, and a column for each scale."""
+    """Return a Markdown table with rows for each set, and a column for each scale, and the command that measures it."""
     lines = ["| PSNR / SSIM on Y | x2 | x3 | x4 |", "|---|---|---|---|"]
     for dataset in dict.fromkeys(item.dataset for item in measured):
-        rows = [item for item in measured if item.dataset == dataset]
-        for name, qualities in (
-            ("bicubic", [row.bicubic for row in rows]),
-            ("**OverNet, bundled weights**", [row.network for row in rows]),
-        ):
+        found = [item for item in measured if item.dataset == dataset]
+        rows = {"bicubic": [item.bicubic for item in found]}
+        rows |= {_TITLES[name]: [item.models[name] for item in found] for name in found[0].models}
+        for title, qualities in rows.items():
             cells = " | ".join(f"{quality.psnr_db:.2f} / {quality.ssim:.4f}" for quality in qualities)
-            lines.append(f"| {dataset}, {name} | {cells} |")
+            lines.append(f"| {dataset}, {title} | {cells} |")
         if dataset in _PUBLISHED:
-            lines.append(f"| {dataset}, the original's weights, as published | {' | '.join(_PUBLISHED[dataset])} |")
-    return "\n".join(lines)
+            lines.append(
+                f"| {dataset}, the original OverNet's weights, as published | {' | '.join(_PUBLISHED[dataset])} |"
+            )
+    return "\n".join([*lines, "", f"A model's rows: {_COMMAND}."])
 
 
-def model_card(model: OverNet, metadata: dict[str, str], files: list[ExportedFile], table: str) -> str:
+def model_card(models: list[Bundled], table: str) -> str:
     """Return the model card's text."""
-    trained = "\n".join(
-        f"- {key.replace('_', ' ')}: {value}"
-        for key, value in sorted(metadata.items())
-        if key not in ("overnet.config", "naming", "weight_norm", "architecture")
-    )
+    sections = "\n".join(_model_section(one) for one in models)
     exported = "\n".join(
         f"| `{file.path.name}` | {file.size_bytes / 1e6:.1f} MB | {file.parity.largest_difference} | "
         f"{file.parity.psnr_db:.1f} dB |"
-        for file in files
+        for one in models
+        for file in one.files
     )
-    parameters = sum(parameter.numel() for parameter in folded(model).parameters())
     return f"""# The bundled weights
 
-One OverNet (Behjati et al., WACV 2021) for every scale from 1 to {model.config.overscale}, fractional ones too:
-overscale factor {model.config.overscale}, {parameters:,} parameters with weight normalisation folded away.
+{sections}
+All were trained from scratch, by this project; none has the original authors' weights. No image of Set5, Set14, B100 or
+Urban100 was trained on.
 
-- file: `{CHECKPOINT_NAME}`
-- SHA-256 of the weights, as `overnet.network.checkpoint.weights_sha256` gives it: `{weights_sha256(model)}`
+## What they are for
 
-## How it was trained
-
-From scratch, by this project; not the original authors' weights.
-
-{trained}
-
-No image of Set5, Set14, B100 or Urban100 was trained on.
-
-## What it is for
-
-Enlarging photographs and video frames that were reduced cleanly. It was not trained to remove noise or compression
-artefacts, and enlarges them too. It invents little: where detail is lost it stays soft rather than making things up.
+Enlarging photographs and video frames that were reduced cleanly. They were not trained to remove noise or compression
+artefacts, and enlarge them too. They invent little: where detail is lost it stays soft.
 
 ## Quality
 
@@ -143,7 +150,43 @@ Written by `python -m overnet.export.bundle`, like everything in this folder.
 """
 
 
-def draw_results(model: OverNet, samples: Path, target: Path) -> None:
+def _model_section(bundled: Bundled) -> str:
+    model = bundled.model
+    parameters = sum(parameter.numel() for parameter in folded(model).parameters())
+    if isinstance(model, OverNet):
+        shape = (
+            f"One OverNet (Behjati et al., WACV 2021) for every scale from 1 to {model.config.overscale}, fractional "
+            f"ones too:\noverscale factor {model.config.overscale}, {parameters:,} parameters with weight "
+            "normalisation folded away."
+        )
+    else:
+        config = model.config
+        shape = (
+            f"One plain network for the scales {', '.join(map(str, config.scales))}: {config.depth + 1} 3x3 "
+            f"convolutions of {config.width} channels with {config.activation},\nand one for each scale; "
+            f"{parameters:,} parameters when deployed, {config.multiply_accumulates(2):,} multiply-accumulates an "
+            "input pixel at x2."
+        )
+    left_out = ("naming", "weight_norm", "architecture")
+    trained = "\n".join(
+        f"- {key.replace('_', ' ')}: {value}"
+        for key, value in sorted(bundled.metadata.items())
+        if key not in left_out and not key.startswith("overnet.")
+    )
+    return f"""## `{bundled.name}`
+
+{shape}
+
+- file: `{bundled_checkpoint(bundled.name).name}`
+- SHA-256 of the weights, as `overnet.network.checkpoint.weights_sha256` gives it: `{weights_sha256(model)}`
+
+How it was trained:
+
+{trained}
+"""
+
+
+def draw_results(model: Network, samples: Path, target: Path) -> None:
     """Draw the README's image: a detail of the sample, upscaled bicubically, by the network, and in the original.
 
     Args:
@@ -167,28 +210,36 @@ def draw_results(model: OverNet, samples: Path, target: Path) -> None:
         temporary.write_bytes(content.tobytes())
 
 
-def bundle(weights: Path, data: Path, folder: Path, readme: Path | None) -> None:
-    """Regenerate everything that derives from a checkpoint.
+def bundle(weights: dict[str, Path], data: Path, readme: Path | None) -> None:
+    """Regenerate everything that derives from the bundled models.
 
     Args:
-        weights: a checkpoint in any form.
+        weights: by the names of `overnet.weights.MODEL_NAMES`: a checkpoint in any form; models that are left out keep
+            their bundled weights.
         data: a folder of evaluation sets; see `overnet.evaluation.datasets.find_pairs`.
-        folder: the folder for the bundled files.
         readme: the README to update, or None.
     """
-    model = load_overnet(weights)
-    metadata = read_metadata(weights) if weights.suffix == ".safetensors" else {}
-    checkpoint = folder / CHECKPOINT_NAME
-    save_checkpoint(folded(model), checkpoint, metadata=metadata)
-    options = ExportOptions(scales=SCALES, precision="fp32", significant_bits=SIGNIFICANT_BITS)
-    files = list(export(checkpoint, folder, options, name="overnet", overwrite=True))
-    table = results_table(measure(model, data))
-    _write(folder / "MODEL_CARD.md", model_card(model, metadata, files, table))
+    models = [_bundle_model(name, weights.get(name, bundled_checkpoint(name))) for name in MODEL_NAMES]
+    table = results_table(measure(models, data))
+    _write(bundled_folder() / "MODEL_CARD.md", model_card(models, table))
     if readme is not None:
         text = readme.read_text(encoding="utf-8")
         begin, end = (text.index(marker) for marker in _README_MARKERS)
-        draw_results(model, readme.parent / "samples", readme.parent / "docs/harbour_x4.png")
+        best = next(one.model for one in models if one.name == BEST)
+        draw_results(best, readme.parent / "samples", readme.parent / "docs/harbour_x4.png")
         _write(readme, f"{text[: begin + len(_README_MARKERS[0])]}\n\n{table}\n\n{text[end:]}")
+
+
+def _bundle_model(name: str, weights: Path) -> Bundled:
+    """Write a model's checkpoint and ONNX files to its folder in the package."""
+    model = load_checkpoint(weights)
+    metadata = read_metadata(weights) if weights.suffix == ".safetensors" else {}
+    checkpoint, folder = bundled_checkpoint(name), bundled_folder(name)
+    folder.mkdir(exist_ok=True)
+    save_checkpoint(folded(model), checkpoint, metadata=metadata)
+    options = ExportOptions(scales=SCALES, precision="fp32", significant_bits=SIGNIFICANT_BITS)
+    stem = "overnet" if name == BEST else name
+    return Bundled(name, model, metadata, list(export(checkpoint, folder, options, name=stem, overwrite=True)))
 
 
 def _write(path: Path, text: str) -> None:
@@ -199,12 +250,14 @@ def _write(path: Path, text: str) -> None:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path, help="the checkpoint to bundle")
+    for name in MODEL_NAMES:
+        parser.add_argument(f"--{name}", type=Path, metavar="WEIGHTS", help=f"a checkpoint to bundle as {name}")
     parser.add_argument("--data", type=Path, required=True, help="folder of evaluation sets (Set5, Set14)")
     parser.add_argument("--readme", type=Path, default=Path("README.md"), help="the README to update")
     options = parser.parse_args()
+    given = {name: getattr(options, name) for name in MODEL_NAMES}
     try:
-        bundle(options.weights, options.data, bundled_folder(), options.readme)
+        bundle({name: path for name, path in given.items() if path is not None}, options.data, options.readme)
     except OverNetError as error:
         sys.exit(f"bundle: {error}")
 

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from overnet.errors import InputError
+from overnet.errors import InputError, printable
 from overnet.export.options import ExportOptions
 from overnet.export.precision.calibration import calibration_images
 from overnet.export.precision.convert import LoweredGraph
 from overnet.export.precision.lower import Calibration, lower
 from overnet.export.verify.comparison import Parity
 from overnet.export.verify.onnx_file import check_onnx_file, in_network
-from overnet.network.checkpoint import load_overnet
-from overnet.network.deploy import DeployedNetwork, deploy
-from overnet.network.model import OverNet
+from overnet.network.checkpoint import load_checkpoint
+from overnet.network.deploy import Deployed, deploy
+from overnet.network.family import Network
+from overnet.network.plain import PlainNetConfig
 from overnet.types import Image, Progress, Upscale
 
 USUAL_SCALES = (2, 3, 4)
@@ -31,11 +32,14 @@ def checkpoint_sources(checkpoint: Path, options: ExportOptions, name: str | Non
         CheckpointError: the checkpoint cannot be loaded.
         InputError: a scale is out of the network's range, or there is no calibration image.
     """
-    model = load_overnet(checkpoint)
-    scales = USUAL_SCALES if options.scales is None else options.scales
+    model = load_checkpoint(checkpoint)
+    if isinstance(model.config, PlainNetConfig) and options.form != "default":
+        raise InputError(f"{printable(checkpoint)} has no {options.form} form: it needs little memory as it is")
+    usual = model.config.scales if isinstance(model.config, PlainNetConfig) else USUAL_SCALES
+    scales = usual if options.scales is None else options.scales
     for scale in scales:
-        if not 1 <= scale <= model.config.overscale:
-            raise InputError(f"{checkpoint}: scale is {scale}; this network goes from 1 to {model.config.overscale}")
+        if not model.config.serves(scale):
+            raise InputError(f"{checkpoint}: scale is {scale}; this network {model.config.scales_text}")
     network = deploy(model)
     precision = options.precision or "fp16"
     calibration = None
@@ -62,8 +66,8 @@ class CheckpointSource:
 
     path: Path
     stem: str
-    model: OverNet
-    network: DeployedNetwork
+    model: Network
+    network: Deployed
     scale: int
     precision: str
     options: ExportOptions

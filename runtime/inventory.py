@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,7 +18,7 @@ from overnet.runtime.backends.ort.providers import known_providers
 from overnet.runtime.backends.registry import BACKENDS, BackendKind, choose_backends, how_to_install, installed_version
 from overnet.system.cuda_device import cuda_device, cuda_device_count, free_device_memory_bytes
 from overnet.system.memory import available_memory_bytes
-from overnet.weights import bundled_checkpoint, bundled_folder
+from overnet.weights import MODEL_NAMES, bundled_checkpoint, bundled_folder
 
 _LIBRARIES = ("numpy", "opencv-python", "av", "openvino", "onnxruntime", "onnx", "torch", "safetensors")
 
@@ -36,8 +37,8 @@ def take_inventory() -> dict[str, Any]:
         "gpus": [_gpu(number) for number in range(cuda_device_count())],
         "onnxruntime_providers": known_providers(),
         "backends": [_backend(kind) for kind in BACKENDS.values()],
-        "models": [_model(path.name) for path in sorted(bundled_folder().glob("*.onnx"))],
-        "checkpoint": bundled_checkpoint().name,
+        "models": [_model(name, path) for name in MODEL_NAMES for path in sorted(bundled_folder(name).glob("*.onnx"))],
+        "checkpoints": {name: bundled_checkpoint(name).name for name in MODEL_NAMES},
     }
 
 
@@ -81,10 +82,11 @@ def _backend(kind: BackendKind) -> dict[str, Any]:
     return entry
 
 
-def _model(name: str) -> dict[str, Any]:
-    artifact = read_artifact(bundled_folder() / name)
+def _model(name: str, path: Path) -> dict[str, Any]:
+    artifact = read_artifact(path)
     return {
-        "name": name,
+        "model": name,
+        "name": path.name,
         "scale": artifact.scale,
         "overscale": artifact.overscale,
         "precision": artifact.precision,
@@ -120,11 +122,12 @@ def describe(inventory: dict[str, Any]) -> str:
         lines.append("  none, or no driver")
     lines += ["", "bundled models"]
     lines.extend(
-        f"  {model['name']:<18} x{model['scale']:g}, {model['precision']}, overscale {model['overscale']}, "
-        f"weights {model['weights_sha256'][:12]}"
+        f"  {model['model']:<9} {model['name']:<18} x{model['scale']:g}, {model['precision']}, "
+        f"overscale {model['overscale']}, weights {model['weights_sha256'][:12]}"
         for model in inventory["models"]
     )
-    lines.append(f"  {inventory['checkpoint']} (for the backend torch, and for overnet-export)")
+    checkpoints = ", ".join(inventory["checkpoints"].values())
+    lines.append(f"  {checkpoints} (for the backend torch, and for overnet-export)")
     libraries = ", ".join(f"{name} {version}" for name, version in inventory["libraries"].items() if version)
     opencv = inventory["opencv"]
     if opencv is None:

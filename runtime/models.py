@@ -9,7 +9,7 @@ from overnet.files.engine_sidecar import read_sidecar
 from overnet.files.onnx_metadata import most_exact, read_artifact
 from overnet.runtime.backends.base import model_kind
 from overnet.runtime.backends.registry import BackendKind, choose_backends
-from overnet.weights import bundled_checkpoint, bundled_folder
+from overnet.weights import checkpoint_of_folder, model_path
 
 
 class Models:
@@ -40,7 +40,7 @@ def find_models(model: str | Path | None, backend: str, precision: str | None) -
     """Return the backends to try, in this order, each with the models that it is to run.
 
     Args:
-        model: a file, a folder of ONNX files or engines, or None for the bundled model.
+        model: a file, a folder of ONNX files or engines, a bundled model's name, or None for the best of these.
         backend: a backend's name, or ``"auto"``.
         precision: of the engine to choose from several in a folder; None chooses the most exact.
 
@@ -49,11 +49,9 @@ def find_models(model: str | Path | None, backend: str, precision: str | None) -
         ArtifactError: a file is broken, or not made by OverNet.
         MissingDependency: no library that runs it is installed.
     """
-    if model is None:
-        if backend == "torch":
-            return [(kind, Models(checkpoint=bundled_checkpoint())) for kind in choose_backends(backend, "checkpoint")]
-        return _in_folder(bundled_folder(), backend, precision)
-    path = Path(model)
+    path = model_path(model, checkpoint=backend == "torch")
+    if backend == "torch":
+        path = checkpoint_of_folder(path) or path
     if path.is_dir():
         return _in_folder(path, backend, precision)
     if not path.exists():

@@ -1,12 +1,14 @@
 """Upscaling of images too large for memory: overlapping tiles, joined without a visible seam.
 
 A result depends on about 14 input pixels around it, so a tile's outermost `MARGIN` pixels are discarded where the image
-continues. The network also weighs its channels by means over the whole image, which a tile does not contain: tiles
+continues. OverNet also weighs its channels by means over the whole image, which a tile does not contain: tiles
 upscaled alone would differ in shade, by up to 13 grey levels on Set14 with the bundled weights. So the image is
 processed several times. First the means of all its parts are averaged. But a later mean depends on the earlier ones,
 which were each part's own: so the means are computed again, with the averages in place of each part's (`_PASSES`).
 Then each tile is upscaled with these, which leaves a difference of 3 levels at most (tests/runtime/test_upscaler.py),
 and over `FEATHER` pixels a tile fades into the next.
+
+A plain network has no such means and a known reach: with that as the margin, tiles give what the whole image gives.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from overnet.errors import InputError
 from overnet.files.engine_sidecar import SMALLEST_TILE
 from overnet.files.onnx_metadata import scaled_size
 from overnet.runtime.tile_size import FEATHER, MARGIN
@@ -45,24 +48,26 @@ class Span:
     fade: int
 
 
-def spans(length: int, tile: int) -> list[Span]:
+def spans(length: int, tile: int, *, margin: int = MARGIN, feather: int = FEATHER) -> list[Span]:
     """Cut one axis into overlapping tiles of equal size.
 
     Args:
         length: of the axis, in pixels.
         tile: the length of a tile, overlaps included; at least `SMALLEST_TILE` unless the axis is shorter.
+        margin: pixels discarded on each side where the image continues.
+        feather: the least number of pixels over which a tile fades into the next.
     """
     if length <= tile:
         return [Span(0, length, 0, length, 0)]
-    overlap = 2 * MARGIN + FEATHER
+    overlap = 2 * margin + feather
     count = math.ceil((length - overlap) / (tile - overlap))
     # Tiles of one size, evenly spread, so that a backend compiles for one shape only.
     starts = [round(index * (length - tile) / (count - 1)) for index in range(count)]
     cut: list[Span] = []
     for index, start in enumerate(starts):
-        keep_start = start + MARGIN if index else 0
+        keep_start = start + margin if index else 0
         fade = cut[-1].keep_stop - keep_start if index else 0
-        keep_stop = start + tile - MARGIN if index < count - 1 else length
+        keep_stop = start + tile - margin if index < count - 1 else length
         cut.append(Span(start, start + tile, keep_start, keep_stop, fade))
     return cut
 
@@ -73,6 +78,8 @@ def upscale_in_tiles(
     scale: float,
     upscale: Callable[[ImageBatch, ChannelMeans | None], ImageBatch],
     channel_means: Callable[[ImageBatch, ChannelMeans | None], ChannelMeans] | None,
+    *,
+    reach: int | None = None,
 ) -> Image:
     """Upscale an image tile by tile.
 
@@ -83,21 +90,28 @@ def upscale_in_tiles(
         upscale: from 1 x h x w x 3 uint8, and means to use, to 1 x scale*h x scale*w x 3 uint8; see `Backend.upscale`.
         channel_means: from 1 x h x w x 3 uint8, and means to use, to its means; see `Backend.channel_means`. None
             upscales each tile with its own.
+        reach: see `Backend.reach`. Where it is known, no means are computed, and the result is that of the whole image.
 
     Returns:
         scale*H x scale*W x 3 uint8.
 
     Raises:
         ValueError: the tile is too small, or the scale is not a whole number.
+        InputError: the tile is too small for the reach.
     """
     if tile < SMALLEST_TILE or scale != int(scale):
         raise ValueError(f"tiles of {tile} at scale {scale:g}; at least {SMALLEST_TILE} and a whole scale are needed")
+    margin, feather = (MARGIN, FEATHER) if reach is None else (reach, 0)
+    if tile <= 2 * margin + feather:
+        raise InputError(
+            f"tiles of {tile} pixels are too small for this network, whose results depend on {reach} to each side"
+        )
     factor = int(scale)
     height, width = image.shape[:2]
-    means = None if channel_means is None else _means_of_whole(image, tile, channel_means)
+    means = None if channel_means is None or reach is not None else _means_of_whole(image, tile, channel_means)
     upscaled = np.empty((*scaled_size(height, width, scale), 3), np.uint8)
-    for rows in spans(height, tile):
-        for columns in spans(width, tile):
+    for rows in spans(height, tile, margin=margin, feather=feather):
+        for columns in spans(width, tile, margin=margin, feather=feather):
             part = np.ascontiguousarray(image[None, rows.start : rows.stop, columns.start : columns.stop])
             result = upscale(part, means)[0]
             kept = result[_scaled(rows, factor), _scaled(columns, factor)]
@@ -105,7 +119,10 @@ def upscale_in_tiles(
                 rows.keep_start * factor : rows.keep_stop * factor,
                 columns.keep_start * factor : columns.keep_stop * factor,
             ]
-            _fade_in(target, kept, rows.fade * factor, columns.fade * factor)
+            if reach is None:
+                _fade_in(target, kept, rows.fade * factor, columns.fade * factor)
+            else:
+                target[:] = kept
     return upscaled
 
 

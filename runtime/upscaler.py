@@ -36,7 +36,8 @@ class Upscaler:
             says so.
         height: the height of the result in pixels, instead of a scale; the width follows.
         model: an ONNX file, an engine, a folder of these (the one for the scale is chosen), a checkpoint
-            (``.safetensors`` or ``.pth.tar``, which need torch), or None for the bundled one.
+            (``.safetensors`` or ``.pth.tar``, which need torch), or the name of a bundled model: ``"realtime"``,
+            ``"fast"`` or ``"best"``, which None means too.
         backend: ``"tensorrt"``, ``"tensorrt-rtx"``, ``"openvino"``, ``"onnxruntime"``, ``"torch"``, or ``"auto"`` for
             the fastest that works here; `pop_notes` says why an installed one does not work.
         tile: height and width, in input pixels, of the tiles to cut images into; 0 never cuts; None cuts only images
@@ -244,7 +245,9 @@ class Upscaler:
                     upscaled: NDArray[np.uint8] = backend.upscale(image[None])[0]
                     return upscaled
                 self._note(f"cut into tiles of {tile} pixels")
-                return upscale_in_tiles(image, tile, backend.scale, backend.upscale, backend.channel_means)
+                return upscale_in_tiles(
+                    image, tile, backend.scale, backend.upscale, backend.channel_means, reach=backend.reach
+                )
             except MemoryError as error:
                 smaller = min(tile or max(height, width), max(height, width)) // 2
                 if smaller < SMALLEST_TILE or self._tile == 0 or backend.scale != int(backend.scale):

@@ -50,6 +50,9 @@ def test_every_module_and_the_weights_are_in(wheel):
         prefix = "overnet" if name == "overnet" else f"overnet/{name}"
         expected |= {f"{prefix}/{path.relative_to(room)}" for path in room.rglob("*.py")}
     expected |= {f"overnet/weights/overnet_x{scale}.onnx" for scale in (2, 3, 4)}
+    for name in ("realtime", "fast"):
+        expected |= {f"overnet/weights/{name}/{name}_x{scale}.onnx" for scale in (2, 3, 4)}
+        expected.add(f"overnet/weights/{name}/{name}.safetensors")
     expected |= {"overnet/weights/overnet_multiscale.safetensors", "overnet/weights/MODEL_CARD.md", "overnet/py.typed"}
     with zipfile.ZipFile(wheel) as archive:
         assert expected <= set(archive.namelist())

@@ -159,7 +159,7 @@ def load_plain(scale: int, checkpoint: Path, threads: int | None = None) -> Base
     from overnet.network.deploy import deploy
 
     network = load_network(checkpoint, scale)
-    content = build_onnx(deploy(network), scale, form="plain").SerializeToString()
+    content = build_onnx(deploy(network), scale, form="as-defined").SerializeToString()
     options = library.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:

@@ -23,7 +23,7 @@ from overnet.runtime.models import find_models
 from overnet.runtime.upscaler import Upscaler
 from overnet.system.cuda_device import cuda_device_count
 from overnet.types import ImageBatch, Progress
-from overnet.weights import bundled_checkpoint, bundled_folder
+from overnet.weights import bundled_folder, checkpoint_of_folder
 
 if TYPE_CHECKING:
     from overnet.runtime.backends.trt.slot import StageTimes
@@ -156,8 +156,8 @@ def _chosen(request: CaseRequest) -> tuple[Path | None, str]:
     case, model = request.case, request.model
     if BACKENDS[case.method].on_gpu:
         return model, case.precision  # the backend chooses among a folder's engines, and builds missing ones
-    if model is None and case.method == "torch":
-        return bundled_checkpoint(), case.precision
+    if case.method == "torch":
+        model = checkpoint_of_folder(model or bundled_folder()) or model
     if _provider(request) != "cpu":
         # The provider computes in the file's own precision, or an FP32 file in a lower one where it can.
         with suppress(InputError):

@@ -37,7 +37,7 @@ from overnet.system.openvino_core import openvino_core
 from overnet.weights import bundled_checkpoint
 
 HEIGHT, WIDTH = 90, 160
-FORMS: tuple[Form, ...] = ("plain", "default", "lean-memory")
+FORMS: tuple[Form, ...] = ("as-defined", "default", "lean-memory")
 RUNTIMES = ("onnxruntime", "openvino")
 _TRUNK = "trunk"
 
@@ -142,23 +142,23 @@ def _loaded(runtime: str, model: onnx.ModelProto) -> Callable[[NDArray[np.uint8]
 
 
 def _rows(scale: int, figures: dict[str, FormFigures], runtimes: tuple[str, ...]) -> list[dict[str, str]]:
-    plain = figures["plain"]
+    defined = figures["as-defined"]
     rows = []
     for form, found in figures.items():
         memory = found.activation_memory_bytes
-        more = found.multiply_accumulates_per_pixel / plain.multiply_accumulates_per_pixel - 1
+        more = found.multiply_accumulates_per_pixel / defined.multiply_accumulates_per_pixel - 1
         row = {
             "Scale": f"x{scale}",
             "Form": form,
             "Multiply-accumulates per input pixel": f"{found.multiply_accumulates_per_pixel:,.0f}",
-            "More than plain": f"{100 * more:+.1f} %",
+            "More than as-defined": f"{100 * more:+.1f} %",
             "FP16 activation memory, MB": "-" if memory is None else f"{memory / 1e6:,.1f}",
             "Largest error": "-" if form == _TRUNK else f"{found.largest_error:.1e}",
         }
         for runtime in runtimes:
             milliseconds = found.median_ms(runtime)
             row[f"{runtime}, ms"] = f"{milliseconds:,.0f}"
-            row[f"{runtime}: times as fast as plain"] = f"{plain.median_ms(runtime) / milliseconds:.2f}"
+            row[f"{runtime}: times as fast as as-defined"] = f"{defined.median_ms(runtime) / milliseconds:.2f}"
         rows.append(row)
     return rows
 

@@ -132,8 +132,10 @@ class _Work:
         channels = self._parse(build)
         batch, sizes = self.profile.batch, (self.profile.minimum, self.profile.optimum, self.profile.maximum)
         smallest, usual, largest = ((images, *size, 3) for images, size in zip((1, batch, batch), sizes, strict=True))
-        means = ((1, channels, 1, 1), (batch, channels, 1, 1), (batch, channels, 1, 1))
-        if not build.add_profile({INPUT_NAME: (smallest, usual, largest), GIVEN_MEANS_NAME: means}):
+        shapes = {INPUT_NAME: (smallest, usual, largest)}
+        if channels:
+            shapes[GIVEN_MEANS_NAME] = ((1, channels, 1, 1), (batch, channels, 1, 1), (batch, channels, 1, 1))
+        if not build.add_profile(shapes):
             raise BuildError(f"{title} cannot build for shape {self.profile}: {messages.error}")
         if self.workspace_bytes is not None:
             build.limit_workspace(self.workspace_bytes)
@@ -154,7 +156,7 @@ class _Work:
         return serialized, by_engine or messages.activation_memory_bytes
 
     def _parse(self, build: Build) -> int:
-        """Read the graph, and return the number of channels of its means."""
+        """Read the graph, and return the number of channels of its means; 0 where it has none."""
         title = TITLES[self.target]
         try:
             errors = build.parse(with_means(self.onnx_model))
@@ -162,6 +164,8 @@ class _Work:
             errors = [str(error)]
         if errors:
             raise BuildError(f"{title} cannot read the graph: {one_line(errors[0])}")
+        if build.inputs == [_INPUT] and build.outputs == [_OUTPUT]:
+            return 0
         channels = build.outputs[-1].shape[1] if build.outputs and len(build.outputs[-1].shape) == 4 else 0
         given, means = (Tensor(name, "FLOAT", (-1, channels, 1, 1)) for name in (GIVEN_MEANS_NAME, MEANS_NAME))
         if build.inputs != [_INPUT, given, _USE_GIVEN_MEANS] or build.outputs != [_OUTPUT, means]:

@@ -13,27 +13,27 @@ import numpy as np
 import onnx
 
 from overnet._version import __version__
+from overnet.export.graph.as_defined import features_as_defined
 from overnet.export.graph.builder import GraphBuilder
 from overnet.export.graph.periodic_tail import periodic_tail
-from overnet.export.graph.plain import plain_features
+from overnet.export.graph.plain_network import plain_network
 from overnet.export.graph.resizing_tail import resizing_tail
 from overnet.export.graph.trunk import features
 from overnet.files.onnx_metadata import INPUT_NAME, OUTPUT_NAME, Artifact
-from overnet.network.deploy import DeployedNetwork
+from overnet.network.deploy import Deployed, DeployedNetwork, DeployedPlainNetwork
 
 # default: no tensor on the overscaled grid, and no concatenations. lean-memory: the same results in more and smaller
-# steps, with less memory (see `overnet.export.graph.trunk.features`). plain: as the network is defined, for comparison.
-Form = Literal["default", "lean-memory", "plain"]
+# steps, with less memory (see `overnet.export.graph.trunk.features`). as-defined: as the network is defined, for
+# comparison. A plain network has one form, which is all of these.
+Form = Literal["default", "lean-memory", "as-defined"]
 
 
-def build_onnx(
-    network: DeployedNetwork, scale: int, *, form: Form = "default", significant_bits: int = 24
-) -> onnx.ModelProto:
+def build_onnx(network: Deployed, scale: int, *, form: Form = "default", significant_bits: int = 24) -> onnx.ModelProto:
     """Build the graph for one scale.
 
     Args:
         network: the deployed form.
-        scale: a whole number from 1 to the network's overscale factor.
+        scale: a whole number that the network has: of an OverNet, from 1 to its overscale factor.
         form: one of the forms, which give the same results (see `Form`).
         significant_bits: bits kept of each weight; see `GraphBuilder`.
 
@@ -42,29 +42,32 @@ def build_onnx(
         ``onnx.checker``.
 
     Raises:
-        ValueError: the scale is not a whole number in range.
+        ValueError: the scale is not a whole number, or the network does not have it.
     """
-    overscale = network.config.overscale
-    if scale != int(scale) or not 1 <= scale <= overscale:
-        raise ValueError(f"scale is {scale:g}; ONNX files are made for whole scales from 1 to {overscale}")
+    if scale != int(scale) or not network.config.serves(scale):
+        raise ValueError(
+            f"scale is {scale:g}; ONNX files are for whole scales, and this network {network.config.scales_text}"
+        )
     graph = GraphBuilder(significant_bits=significant_bits)
     # TensorRT allows uint8 only at the graph's ends, next to a cast: so the casts are the first and the last node.
     levels = graph.node("Cast", [INPUT_NAME], "levels", to=onnx.TensorProto.FLOAT)
     planar = graph.node("Transpose", [levels], "planar", perm=[0, 3, 1, 2])
-    mean = graph.constant("mean", network.mean.reshape(1, 3, 1, 1))
-    centred = graph.node("Sub", [planar, mean], "centred")
-
-    if form == "plain":
-        extracted = plain_features(graph, network, centred)
-        added = resizing_tail(graph, network, extracted, centred, scale, mix_first=False)
+    if isinstance(network, DeployedPlainNetwork):
+        upscaled = plain_network(graph, network, planar, scale)
     else:
-        extracted = features(graph, network, centred, lean_memory=form == "lean-memory")
-        tail = periodic_tail if len(network.stages) == 1 else resizing_tail
-        added = tail(graph, network, extracted, centred, scale)
+        mean = graph.constant("mean", network.mean.reshape(1, 3, 1, 1))
+        centred = graph.node("Sub", [planar, mean], "centred")
+        if form == "as-defined":
+            extracted = features_as_defined(graph, network, centred)
+            upscaled = resizing_tail(graph, network, extracted, centred, scale, mix_first=False)
+        else:
+            extracted = features(graph, network, centred, lean_memory=form == "lean-memory")
+            tail = periodic_tail if len(network.stages) == 1 else resizing_tail
+            upscaled = tail(graph, network, extracted, centred, scale)
 
     black = graph.constant("black", np.float32(0))
     white = graph.constant("white", np.float32(255))
-    clipped = graph.node("Clip", [added, black, white], "clipped")
+    clipped = graph.node("Clip", [upscaled, black, white], "clipped")
     whole = graph.node("Round", [clipped], "rounded")
     interleaved = graph.node("Transpose", [whole], "interleaved", perm=[0, 2, 3, 1])
     graph.node("Cast", [interleaved], OUTPUT_NAME, to=onnx.TensorProto.UINT8)
@@ -75,12 +78,13 @@ def build_onnx(
     return model
 
 
-def artifact_of(network: DeployedNetwork, scale: int) -> Artifact:
+def artifact_of(network: Deployed, scale: int) -> Artifact:
     """Return the metadata of a graph from `build_onnx`."""
     return Artifact(
         scale=scale,
-        overscale=network.config.overscale,
+        overscale=network.config.overscale if isinstance(network, DeployedNetwork) else scale,
         precision="fp32",
         weights_sha256=network.weights_sha256,
+        reach=network.config.reach if isinstance(network, DeployedPlainNetwork) else None,
         producer=f"overnet {__version__}",
     )

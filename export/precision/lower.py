@@ -14,7 +14,7 @@ from overnet.export.precision.half import to_half
 from overnet.export.precision.layer_choice import choose_layers
 from overnet.export.precision.quantizer import largest_inputs
 from overnet.export.verify.comparison import drawn_images
-from overnet.network.deploy import DeployedNetwork
+from overnet.network.deploy import Deployed
 from overnet.types import Image, Progress
 
 
@@ -34,7 +34,7 @@ class Calibration:
 
 
 def lower(
-    network: DeployedNetwork,
+    network: Deployed,
     scale: int,
     precision: str,
     images: list[Image],

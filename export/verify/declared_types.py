@@ -159,6 +159,7 @@ _OPERATORS: dict[str, Callable[..., Tensor]] = {
     "DequantizeLinear": _dequantize,
     "GlobalAveragePool": lambda x: x.float().mean(dim=(2, 3), keepdim=True).to(x.dtype),
     "Mul": torch.mul,
+    "PRelu": lambda x, slope: torch.where(x < 0, x * slope, x),
     "Pad": _pad,
     "QuantizeLinear": _quantize,
     "Relu": torch.relu,

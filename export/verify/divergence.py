@@ -16,7 +16,9 @@ from torch.nn import functional
 
 from overnet.export.verify.declared_types import visit_tensors
 from overnet.network.deploy import LEVELS
+from overnet.network.family import Network
 from overnet.network.model import DenseGroup, OverNet, ResidualBlock
+from overnet.network.plain import PlainNet
 
 
 def first_divergence(
@@ -61,15 +63,16 @@ def signal_to_noise_db(expected: NDArray[Any], computed: NDArray[Any]) -> float:
     return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
-def network_tensors(model: OverNet, image: NDArray[np.uint8], scale: int) -> dict[str, NDArray[np.float32]]:
+def network_tensors(model: Network, image: NDArray[np.uint8], scale: int) -> dict[str, NDArray[np.float32]]:
     """Compute tensors inside the network in PyTorch.
 
     Args:
         image: H x W x 3 uint8.
 
     Returns:
-        By the names in the graph: the outputs of the entry, of every block and reduction, and of the fusion; each phase
-        of the overscaling where it has one stage; and the upscaled image before it is clipped, in levels.
+        By the names in the graph: the upscaled image before it is clipped, in levels. Of an OverNet also the outputs of
+        the entry, of every block and reduction, and of the fusion, and each phase of the overscaling where it has one
+        stage; of a plain network those of every convolution of the trunk.
     """
     found: dict[str, Tensor] = {}
     with torch.inference_mode(), _recording(model, found):
@@ -80,7 +83,7 @@ def network_tensors(model: OverNet, image: NDArray[np.uint8], scale: int) -> dic
 
 
 @contextmanager
-def _recording(model: OverNet, found: dict[str, Tensor]) -> Iterator[None]:
+def _recording(model: Network, found: dict[str, Tensor]) -> Iterator[None]:
     """Record the outputs of a network's modules in `found` within the context."""
 
     def note(module: nn.Module, name: str, *, relu: bool = False) -> None:
@@ -91,18 +94,21 @@ def _recording(model: OverNet, found: dict[str, Tensor]) -> Iterator[None]:
 
     handles: list[Any] = []
     note(model.entry, "entry")
-    _note_group(note, model.trunk, "")
-    note(model.fusion, "fusion", relu=True)
-    note(model.global_skip, "global_skip", relu=True)
-    stages = list(model.head.stages)
-    if len(stages) == 1:
-        note(stages[0], "overscale")
+    if isinstance(model, PlainNet):
+        for index, convolution in enumerate(model.body):
+            note(convolution, f"body.{index}")
+    else:
+        _note_group(note, model.trunk, "")
+        note(model.fusion, "fusion", relu=True)
+        note(model.global_skip, "global_skip", relu=True)
+        if len(model.head.stages) == 1:
+            note(model.head.stages[0], "overscale")
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-    if "overscale" in found:
+    if "overscale" in found and isinstance(model, OverNet):
         factor = model.head.stage_factors[0]
         enlarged = found.pop("overscale")
         for row in range(factor):

@@ -11,7 +11,8 @@ from overnet.errors import ArtifactError
 from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults, in_openvino
 from overnet.export.verify.declared_types import run_exactly, visit_tensors
 from overnet.export.verify.divergence import first_divergence, network_tensors
-from overnet.network.model import OverNet, reference
+from overnet.network.family import Network
+from overnet.network.model import reference
 from overnet.types import Image, Upscale
 
 
@@ -20,7 +21,7 @@ class NotFiniteError(ArithmeticError):
 
 
 def check_onnx_file(
-    file: Path, graph: onnx.ModelProto, exact: onnx.ModelProto, model: OverNet, images: list[Image], *, name: str
+    file: Path, graph: onnx.ModelProto, exact: onnx.ModelProto, model: Network, images: list[Image], *, name: str
 ) -> Parity:
     """Compare an ONNX file with the network, in OpenVINO and in its declared types.
 
@@ -58,7 +59,7 @@ def check_onnx_file(
     raise ArtifactError(f"{tolerance.refusal(name, parity)}; {cause}")
 
 
-def in_network(model: OverNet, scale: int) -> tuple[Upscale, str]:
+def in_network(model: Network, scale: int) -> tuple[Upscale, str]:
     """Return a function that upscales with `overnet.network.model.reference`, and PyTorch's name."""
     return lambda image: reference(model, image, scale), "PyTorch"
 

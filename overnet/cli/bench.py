@@ -180,6 +180,7 @@ def bench_command(
     from overnet.benchmarks.options import BenchmarkOptions
     from overnet.benchmarks.results import read_run
     from overnet.errors import InterruptedRun
+    from overnet.weights import model_path
 
     if fail_above is not None and compare is None:
         raise typer.BadParameter("--fail-above needs --compare")
@@ -198,7 +199,7 @@ def bench_command(
         scales=list(dict.fromkeys(scale or [2])),
         sizes=[ImageSize(*_parse_size(text)) for text in dict.fromkeys(size or ["640x360"])],
         precisions=list(dict.fromkeys(precision or [])),
-        model=model,
+        model=None if model is None else model_path(model),
         seconds=seconds,
         batch=batch,
         data=data,

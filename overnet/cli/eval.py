@@ -105,13 +105,15 @@ def _scales(scales: list[int] | None, model: Path | None) -> list[int]:
     """Return the given scales; without any the model file's own, or 2, 3 and 4 as in the papers."""
     from overnet.errors import InputError, printable
     from overnet.evaluation.model_choice import describe, is_folder
+    from overnet.weights import model_path
 
     if scales is None:
-        if model is None or is_folder(model):
+        path = model_path(model)
+        if is_folder(path):
             return [2, 3, 4]
-        artifact = describe(model)
+        artifact = describe(path)
         if artifact is not None and artifact.scale != int(artifact.scale):
-            raise InputError(f"{printable(model)} is for scale {artifact.scale:g}; only whole scales are evaluated")
+            raise InputError(f"{printable(path)} is for scale {artifact.scale:g}; only whole scales are evaluated")
         return [2, 3, 4] if artifact is None else [int(artifact.scale)]
     if min(scales) < 2:
         raise InputError(f"scale is {min(scales)}; it must be at least 2")
@@ -129,12 +131,12 @@ def _load_methods(
     """Load the model and the reference for each scale, so that errors in them come before any image is read."""
     from overnet.cli.eval_methods import load_method
     from overnet.evaluation.model_choice import choose_model, same_weights_in_fp32
-    from overnet.weights import bundled_checkpoint, bundled_folder
+    from overnet.weights import model_path
 
-    bundled = bundled_checkpoint() if options.backend == "torch" else bundled_folder()
+    path = model_path(model, checkpoint=options.backend == "torch")
     methods: Methods = {}
     for scale in scales:
-        chosen = choose_model(model or bundled, scale, precision)
+        chosen = choose_model(path, scale, precision)
         method = load_method(chosen, scale, options, on_progress)
         other = same_weights_in_fp32(chosen) if reference is None else choose_model(reference, scale, None)
         if other is None:

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 def export_command(
     source: Annotated[
         Path | None,
-        Argument(help="Checkpoint, or ONNX file of this program. Default: the bundled weights.", show_default=False),
+        Argument(
+            help="Checkpoint, ONNX file of this program, or a bundled model: realtime, fast or best. Default: best.",
+            show_default=False,
+        ),
     ] = None,
     scale: Annotated[
         list[int] | None,
@@ -80,7 +83,7 @@ def export_command(
     from overnet.errors import InputError, require
     from overnet.export.options import CalibrationOptions, ExportOptions, is_onnx
     from overnet.files.atomic import ensure_folder
-    from overnet.weights import bundled_checkpoint
+    from overnet.weights import model_path
 
     scales = None if scale is None else tuple(dict.fromkeys(scale))
     if scales is not None and min(scales) < 1:
@@ -91,7 +94,7 @@ def export_command(
         raise typer.BadParameter("--calibration and --max-loss-db need --precision int8")
     if max_loss_db is not None and not 0 <= max_loss_db <= 100:
         raise typer.BadParameter(f"--max-loss-db is {max_loss_db:g}; it must be from 0 to 100")
-    source = source or bundled_checkpoint()
+    source = model_path(source, checkpoint=True)
     if is_onnx(source):
         require("onnx", extra="", purpose="exporting from an ONNX file")
     else:

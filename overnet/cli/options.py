@@ -22,7 +22,11 @@ def _parse_device(text: str | int) -> int:
 
 ModelOption = Annotated[
     Path | None,
-    Option(metavar="PATH", help="ONNX file, engine, folder of these, or checkpoint. Default: the bundled model."),
+    Option(
+        metavar="PATH | NAME",
+        help="ONNX file, engine, folder of these, or checkpoint; or a bundled model: realtime, fast or best. "
+        "Default: best.",
+    ),
 ]
 BackendOption = Annotated[str, Option(metavar="NAME", help=f"Library that runs the model: {_BACKENDS}.")]
 BackendsOption = Annotated[

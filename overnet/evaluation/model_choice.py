@@ -11,7 +11,7 @@ from pathlib import Path
 from overnet.errors import ArtifactError, InputError, printable
 from overnet.files.engine_sidecar import read_sidecar
 from overnet.files.onnx_metadata import PRECISIONS, Artifact, most_exact, read_artifact
-from overnet.weights import bundled_folder
+from overnet.weights import MODEL_NAMES, bundled_folder
 
 # The precisions that a backend can compute an FP32 file in.
 RUNTIME_PRECISIONS = ("fp32", "bf16")
@@ -120,9 +120,10 @@ def same_weights_in_fp32(model: EvaluatedModel) -> EvaluatedModel | None:
 def fp32_file(weights_sha256: str, scale: float, folder: Path) -> EvaluatedModel | None:
     """Find an ONNX file in FP32 with certain weights and scale in a folder or among the bundled ones."""
     wanted = weights_sha256, scale, "fp32"
-    for path, artifact in (*_onnx_files(folder), *_onnx_files(bundled_folder())):
-        if (artifact.weights_sha256, artifact.scale, artifact.precision) == wanted:
-            return EvaluatedModel(path, artifact, "fp32")
+    for place in (folder, *map(bundled_folder, MODEL_NAMES)):
+        for path, artifact in _onnx_files(place):
+            if (artifact.weights_sha256, artifact.scale, artifact.precision) == wanted:
+                return EvaluatedModel(path, artifact, "fp32")
     return None
 
 

@@ -37,6 +37,7 @@ USE_GIVEN_MEANS_NAME = "use_given_means"
 _METADATA_FIELD, _KEY_FIELD, _VALUE_FIELD = 14, 1, 2
 _GRAPH_FIELD = 7
 _MAX_METADATA_BYTES = 1 << 20
+_LARGEST_REACH = 1024
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
@@ -50,10 +51,12 @@ class Artifact:
 
     Attributes:
         scale: the factor from the input's to the output's height and width.
-        overscale: the network's overscale factor.
+        overscale: the network's overscale factor; of a plain network, which has none, its scale.
         precision: precision of the arithmetic, one of `PRECISIONS`.
         weights_sha256: hash of the weights it was made from, as `overnet.network.checkpoint.weights_sha256` gives it.
         producer: name and version of the program that wrote it.
+        reach: how many pixels of the input to each side a pixel of the result depends on; None where it depends on
+            the whole image, by means over it.
     """
 
     scale: float
@@ -61,10 +64,11 @@ class Artifact:
     precision: str
     weights_sha256: str
     producer: str = ""
+    reach: int | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata entries to store in the file."""
-        return {
+        entries = {
             f"{_PREFIX}format": str(FORMAT_VERSION),
             f"{_PREFIX}scale": f"{self.scale:g}",
             f"{_PREFIX}overscale": str(self.overscale),
@@ -72,6 +76,7 @@ class Artifact:
             f"{_PREFIX}weights_sha256": self.weights_sha256,
             f"{_PREFIX}producer": self.producer,
         }
+        return entries if self.reach is None else {**entries, f"{_PREFIX}reach": str(self.reach)}
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], *, name: str) -> Artifact:
@@ -95,6 +100,7 @@ class Artifact:
                 precision=entries["precision"],
                 weights_sha256=entries["weights_sha256"],
                 producer=entries.get("producer", ""),
+                reach=int(entries["reach"]) if "reach" in entries else None,
             )
         except (KeyError, ValueError) as error:
             raise ArtifactError(f"{name}: its metadata is damaged ({error})") from error
@@ -102,6 +108,8 @@ class Artifact:
             raise ArtifactError(f"{name}: written by a newer overnet (format {version}); upgrade this one")
         if artifact.precision not in PRECISIONS:
             raise ArtifactError(f"{name}: its metadata states a precision that is not known, {artifact.precision!r}")
+        if artifact.reach is not None and not 0 <= artifact.reach <= _LARGEST_REACH:
+            raise ArtifactError(f"{name}: its metadata is damaged (reach {artifact.reach} out of range)")
         if not (1 <= artifact.scale <= 64 and re.fullmatch(r"[0-9a-f]{64}", artifact.weights_sha256)):
             raise ArtifactError(f"{name}: its metadata is damaged (scale {artifact.scale:g} or hash out of range)")
         return artifact

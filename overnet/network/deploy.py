@@ -17,7 +17,7 @@ and the heads.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,8 +130,21 @@ def deploy_plain(model: PlainNet) -> DeployedPlainNetwork:
     )
 
 
-def deploy(model: OverNet) -> DeployedNetwork:
+Deployed = DeployedNetwork | DeployedPlainNetwork
+
+
+@overload
+def deploy(model: OverNet) -> DeployedNetwork: ...
+@overload
+def deploy(model: PlainNet) -> DeployedPlainNetwork: ...
+@overload
+def deploy(model: OverNet | PlainNet) -> Deployed: ...
+def deploy(model: OverNet | PlainNet) -> Deployed:
     """Rewrite a trained network into its deployed form; the model is left as it is."""
+    return deploy_plain(model) if isinstance(model, PlainNet) else _deploy_overnet(model)
+
+
+def _deploy_overnet(model: OverNet) -> DeployedNetwork:
     plain = folded(model)
     entry = _convolution(plain.entry)
     exit_convolution = _convolution(plain.head.exit)

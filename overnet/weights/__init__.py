@@ -1,4 +1,4 @@
-"""The bundled weights, the ONNX files made from them, and their model card. Needs no torch."""
+"""The bundled models by name: checkpoints, the ONNX files made from them, and their model card. Needs no torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,45 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent
 
-CHECKPOINT_NAME = "overnet_multiscale.safetensors"
+BEST = "best"
+# Each model's folder, and the name of its checkpoint there; the fastest first. `BEST` is OverNet.
+_MODELS = {
+    "realtime": (_FOLDER / "realtime", "realtime.safetensors"),
+    "fast": (_FOLDER / "fast", "fast.safetensors"),
+    BEST: (_FOLDER, "overnet_multiscale.safetensors"),
+}
+MODEL_NAMES = tuple(_MODELS)
 
 
-def bundled_checkpoint() -> Path:
-    """The bundled weights as a checkpoint: one network for every scale up to its overscale factor."""
-    return _FOLDER / CHECKPOINT_NAME
+def bundled_checkpoint(name: str = BEST) -> Path:
+    """Return a bundled model as a checkpoint, which holds all of its scales.
+
+    Args:
+        name: one of `MODEL_NAMES`.
+    """
+    folder, checkpoint = _MODELS[name]
+    return folder / checkpoint
 
 
-def bundled_folder() -> Path:
-    """The folder that holds the bundled ONNX files, one a scale."""
-    return _FOLDER
+def bundled_folder(name: str = BEST) -> Path:
+    """Return the folder of a bundled model's ONNX files, one for each scale; `name` as for `bundled_checkpoint`."""
+    return _MODELS[name][0]
+
+
+def model_path(model: str | Path | None, *, checkpoint: bool = False) -> Path:
+    """Return the path of a model that may be named.
+
+    Args:
+        model: one of `MODEL_NAMES`; a path, which is returned as it is (``./fast`` is a file of that name); or None for
+            the best bundled model.
+        checkpoint: whether a named model is wanted as its checkpoint, not as its folder of ONNX files.
+    """
+    name = BEST if model is None else str(model)
+    if name not in _MODELS:
+        return Path(name)
+    return bundled_checkpoint(name) if checkpoint else bundled_folder(name)
+
+
+def checkpoint_of_folder(folder: Path) -> Path | None:
+    """Return the checkpoint of a bundled model whose folder this is; None for other folders."""
+    return next((place / checkpoint for place, checkpoint in _MODELS.values() if place == folder), None)

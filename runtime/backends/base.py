@@ -64,6 +64,8 @@ class Backend(Protocol):
         precision: of the arithmetic, one of `overnet.files.onnx_metadata.PRECISIONS`.
         bytes_per_pixel: a cautious estimate of the memory that a run takes for each input pixel; the size of tiles
             follows from it.
+        reach: the number of input pixels to each side that an output pixel depends on; None where it depends on the
+            whole image, through `channel_means`.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Backend(Protocol):
     scale: float
     precision: str
     bytes_per_pixel: int
+    reach: int | None
 
     def upscale(self, images: ImageBatch, channel_means: ChannelMeans | None = None) -> ImageBatch:
         """Upscale a batch.
@@ -147,6 +150,7 @@ class HostBackend:
     """The part of `Backend` that all backends on the host share."""
 
     bytes_per_pixel: int
+    reach: int | None = None
 
     def prepare(self, height: int, width: int) -> None:
         """Do nothing; see `Backend.prepare`."""

@@ -39,7 +39,8 @@ class OpenVinoBackend(HostBackend):
 
     def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:
         openvino = require("openvino", extra="", purpose="the backend openvino")
-        self.scale = read_artifact(model).scale
+        artifact = read_artifact(model)
+        self.scale, self.reach = artifact.scale, artifact.reach
         if scale != self.scale:
             raise ArtifactError(f"{model}: made for scale {self.scale:g}, not {scale:g}")
         self._openvino = openvino

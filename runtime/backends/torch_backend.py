@@ -1,4 +1,4 @@
-"""PyTorch: runs a checkpoint without export, at any scale up to its overscale factor."""
+"""PyTorch: runs a checkpoint without export, at any scale that its network has."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class TorchBackend(HostBackend):
 
     Args:
         model: a checkpoint in any form that `overnet.network.checkpoint.load_checkpoint` reads.
-        scale: from 1 to the network's overscale factor; fractions are computed by the network itself.
+        scale: of an OverNet, from 1 to its overscale factor, fractions included; of a plain network, one that it has a
+            head for.
         options: the precision is ``"fp32"``, the default, or ``"bf16"`` (autocast); `threads` is torch's default where
             it is None; `device` is the GPU where there is one.
 
@@ -36,10 +37,12 @@ class TorchBackend(HostBackend):
     def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:
         self._torch = torch = require("torch", extra="torch", purpose="the backend torch")
         from overnet.network.checkpoint import folded, load_checkpoint
+        from overnet.network.plain import PlainNetConfig
 
         self.scale, self.precision = scale, options.precision or "fp32"
         check_precision(self.precision, ("fp32", "bf16"), backend=self.name)
         network = folded(load_checkpoint(model))
+        self.reach = network.config.reach if isinstance(network.config, PlainNetConfig) else None
         if not network.config.serves(scale):
             raise InputError(f"{model}: scale is {scale:g}; this network {network.config.scales_text}")
         if options.threads is not None:

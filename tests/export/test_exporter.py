@@ -21,7 +21,7 @@ from overnet.export.verify.comparison import TOLERANCES, ReferenceResults, drawn
 from overnet.export.verify.onnx_file import in_declared_types, in_network
 from overnet.files.onnx_metadata import read_artifact
 from overnet.imaging.image_io import read_rgb
-from overnet.network.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
+from overnet.network.checkpoint import load_checkpoint, load_overnet, save_checkpoint, weights_sha256
 from overnet.network.deploy import deploy
 from overnet.network.model import reference
 from overnet.system.cuda_device import CudaDevice
@@ -210,7 +210,7 @@ def test_fp16_costs_no_quality(tmp_path, scale):
 
 def test_deployed_arrays_are_not_shared_between_scales(small_checkpoint):
     """Exporting several scales from one deployed network leaves it as it is."""
-    network = deploy(load_checkpoint(small_checkpoint))
+    network = deploy(load_overnet(small_checkpoint))
     before = network.fusion.weight.copy()
     build_onnx(network, 2, significant_bits=16)
     assert np.array_equal(network.fusion.weight, before)

@@ -61,7 +61,7 @@ def test_the_plain_graph_computes_the_same_network_with_the_arithmetic_that_is_c
 
     plain, eager = load_plain(2, small_checkpoint), load_eager(2, small_checkpoint)
     assert np.abs(plain.upscale(images).astype(int) - eager.upscale(images)).max() <= 1
-    counted = count_costs(build_onnx(deploy(load_checkpoint(small_checkpoint)), 2, form="plain"))
+    counted = count_costs(build_onnx(deploy(load_checkpoint(small_checkpoint)), 2, form="as-defined"))
     assert plain.multiply_accumulates_per_pixel == pytest.approx(counted.multiply_accumulates_per_pixel, rel=1e-6)
     assert eager.multiply_accumulates_per_pixel == plain.multiply_accumulates_per_pixel
 

@@ -21,7 +21,7 @@ def test_the_deployed_forms_keep_their_promises(model, scale):
     Times are bounded more loosely than what a quiet machine measures (see the README): here others may be at work.
     """
     figures = compare_forms(model, scale, rounds=5, runtimes=("onnxruntime", "openvino"))
-    plain, default = figures["plain"], figures["default"]
+    plain, default = figures["as-defined"], figures["default"]
     assert max(figures[form].largest_error for form in FORMS) <= 1e-4
     assert default.multiply_accumulates_per_pixel <= 1.1 * plain.multiply_accumulates_per_pixel
     if default.activation_memory_bytes is not None:

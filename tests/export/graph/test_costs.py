@@ -12,7 +12,7 @@ def test_the_deployed_forms_cost_little_more_than_the_plain_graph(overscale, sca
     """At most a tenth more multiply-accumulates, for much less memory."""
     network = deploy(OverNet(OverNetConfig(overscale=overscale)))
     plain, default, lean = (
-        count_costs(build_onnx(network, scale, form=form)) for form in ("plain", "default", "lean-memory")
+        count_costs(build_onnx(network, scale, form=form)) for form in ("as-defined", "default", "lean-memory")
     )
     assert default.multiply_accumulates_per_pixel <= 1.1 * plain.multiply_accumulates_per_pixel
     assert lean.multiply_accumulates_per_pixel == pytest.approx(default.multiply_accumulates_per_pixel)
@@ -27,7 +27,7 @@ def test_the_deployed_forms_cost_little_more_than_the_plain_graph(overscale, sca
 def test_multiply_accumulates_as_published():
     """About 0.90 M for overscale 3, 1.05 M for 5, and 27.6 k in the last convolution at x4."""
     three, five = (
-        count_costs(build_onnx(deploy(OverNet(OverNetConfig(overscale=u))), u - 1, form="plain")) for u in (3, 5)
+        count_costs(build_onnx(deploy(OverNet(OverNetConfig(overscale=u))), u - 1, form="as-defined")) for u in (3, 5)
     )
     last = 64 * 3 * 9
     assert three.multiply_accumulates_per_pixel - 4 * last == pytest.approx(0.90e6, rel=0.01)
@@ -48,5 +48,5 @@ def test_the_plain_graphs_convolutions_counted_by_pytorch():
             module.register_forward_hook(count)
     with torch.no_grad():
         model(torch.rand(1, 3, size, size), 2)
-    graph = count_costs(build_onnx(deploy(model), 2, form="plain"))
+    graph = count_costs(build_onnx(deploy(model), 2, form="as-defined"))
     assert graph.multiply_accumulates_per_pixel * size**2 == pytest.approx(counted, rel=1e-6)

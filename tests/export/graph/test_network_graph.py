@@ -71,7 +71,7 @@ def float_graph(model, scale):
 
 
 @pytest.mark.parametrize(("overscale", "scale"), [(o, s) for o in (2, 3, 5) for s in range(1, o + 1)])
-@pytest.mark.parametrize("form", ["default", "lean-memory", "plain"])
+@pytest.mark.parametrize("form", ["default", "lean-memory", "as-defined"])
 def test_the_rewriting_is_exact(overscale, scale, form):
     """Before rounding, borders included, any size and batch: at most 1e-5 from the network (1 is white)."""
     model = random_model(overscale=overscale)
@@ -103,7 +103,7 @@ def test_any_size_and_batch(small_models, small_checkpoint, shape):
 
 @pytest.mark.parametrize("scale", [0, 4, 1.5])
 def test_impossible_scales(scale):
-    with pytest.raises(ValueError, match="whole scales from 1 to 3"):
+    with pytest.raises(ValueError, match="whole scales, and this network goes from 1 to 3"):
         build_onnx(deploy(random_model(overscale=3)), scale)
 
 

@@ -13,7 +13,7 @@ from overnet.export.graph.trunk import excitation
 from overnet.network.deploy import Convolution, DeployedBlock, DeployedGroup, DeployedNetwork
 
 
-def plain_features(graph: GraphBuilder, network: DeployedNetwork, centred: str) -> str:
+def features_as_defined(graph: GraphBuilder, network: DeployedNetwork, centred: str) -> str:
     """Add the feature extractor: N x 3 x H x W to N x width x H x W."""
     entry = graph.convolution(centred, network.entry, "entry")
     members = [partial(_group, graph, group, f"group.{index}") for index, group in enumerate(network.groups)]

@@ -1,0 +1,92 @@
+"""The bundled models by name, and plain networks in every backend."""
+
+import numpy as np
+import pytest
+
+from overnet import Upscaler
+from overnet.errors import InputError
+from overnet.evaluation.datasets import find_pairs
+from overnet.evaluation.measure import evaluate, mean_quality
+from overnet.runtime.inventory import describe, take_inventory
+from overnet.runtime.models import find_models
+from overnet.weights import MODEL_NAMES, bundled_checkpoint, bundled_folder, model_path
+from tests.conftest import SHARED, needs_shared
+
+PLAIN = ("realtime", "fast")
+BACKENDS = ("openvino", "onnxruntime", "torch")
+
+
+def noise(height, width):
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_backends_agree_with_the_network(name, backend, scale):
+    from overnet.network.checkpoint import load_checkpoint
+    from overnet.network.model import reference
+
+    image = noise(35, 22)
+    upscaled = Upscaler(scale, model=name, backend=backend)(image)
+    expected = reference(load_checkpoint(bundled_checkpoint(name)), image, scale)
+    assert np.abs(upscaled.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("name", "scale", "size"), [("realtime", 2, (231, 170)), ("fast", 3, (97, 201))])
+def test_tiles_equal_the_whole_image(name, backend, scale, size):
+    image = noise(*size)
+    whole = Upscaler(scale, model=name, backend=backend, tile=0)(image)
+    tiles = Upscaler(scale, model=name, backend=backend, tile=96)
+    upscaled = tiles(image)
+    assert tiles.pop_notes() == ["cut into tiles of 96 pixels"]
+    # A sum that is a half to the last bit may be rounded otherwise in a tile; a seam would be whole rows.
+    assert np.mean(upscaled != whole) < 1e-4
+    assert np.abs(upscaled.astype(int) - whole).max() <= 1
+
+
+def test_names_are_the_bundled_models():
+    assert MODEL_NAMES == ("realtime", "fast", "best")
+    assert model_path(None) == model_path("best") == bundled_folder()
+    for name in MODEL_NAMES:
+        assert model_path(name) == bundled_folder(name)
+        assert model_path(name, checkpoint=True) == bundled_checkpoint(name)
+        ((_, models),) = find_models(name, "openvino", None)
+        assert [models.nearest(scale) for scale in (1.5, 2, 3, 3.5)] == [2, 2, 3, 4]
+        assert models.path(3).parent == bundled_folder(name)
+        # A folder of a bundled model stands for its checkpoint in the backend that runs checkpoints.
+        ((_, models),) = find_models(bundled_folder(name), "torch", None)
+        assert models.checkpoint == bundled_checkpoint(name)
+    assert model_path("./fast") != bundled_folder("fast")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_scale_without_a_head_is_one_clear_line(backend):
+    with pytest.raises(InputError, match=r"scale is 5; (the largest .* is 4|this network has 2, 3, 4)$") as error:
+        Upscaler(5, model="realtime", backend=backend)
+    assert "\n" not in str(error.value)
+
+
+def test_the_inventory_lists_them():
+    inventory = take_inventory()
+    assert [(model["model"], model["scale"]) for model in inventory["models"]] == [
+        (name, scale) for name in MODEL_NAMES for scale in (2, 3, 4)
+    ]
+    text = describe(inventory)
+    assert "realtime  realtime_x2.onnx   x2" in text
+    assert "realtime.safetensors, fast.safetensors, overnet_multiscale.safetensors" in text
+
+
+@needs_shared
+@pytest.mark.parametrize(("scale", "floor_db"), [(2, 37.05), (3, 33.10), (4, 30.80)])
+def test_quality_of_realtime(scale, floor_db):
+    pairs = find_pairs(SHARED / "sets/Set5", scale)
+    assert mean_quality(evaluate(Upscaler(scale, model="realtime"), pairs, scale)).psnr_db > floor_db
+
+
+@needs_shared
+@pytest.mark.parametrize(("scale", "floor_db"), [(2, 35.2), (3, 31.5), (4, 29.3)])
+def test_quality_of_fast(scale, floor_db):
+    pairs = find_pairs(SHARED / "sets/Set5", scale)
+    assert mean_quality(evaluate(Upscaler(scale, model="fast"), pairs, scale)).psnr_db > floor_db
