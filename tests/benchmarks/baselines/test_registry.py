@@ -68,7 +68,7 @@ def test_the_plain_graph_computes_the_same_network_with_the_arithmetic_that_is_c
 
 def test_a_scale_beyond_the_network_is_refused(small_checkpoint):
     pytest.importorskip("torch")
-    with pytest.raises(InputError, match=r"small\.safetensors goes up to scale 3, not to 4"):
+    with pytest.raises(InputError, match=r"small\.safetensors is not for x4: its network goes from 1 to 3"):
         load_eager(4, small_checkpoint)
 
 
