@@ -85,6 +85,6 @@ def artifact_of(network: Deployed, scale: int) -> Artifact:
         overscale=network.config.overscale if isinstance(network, DeployedNetwork) else scale,
         precision="fp32",
         weights_sha256=network.weights_sha256,
-        reach=network.config.reach if isinstance(network, DeployedPlainNetwork) else None,
+        reach=network.config.reach,
         producer=f"overnet {__version__}",
     )

@@ -66,6 +66,11 @@ class OverNetConfig:
         return 1 <= scale <= self.overscale
 
     @property
+    def reach(self) -> int | None:
+        """None: an output pixel depends on the whole input, by means over it."""
+        return None
+
+    @property
     def scales_text(self) -> str:
         """The scales, for messages that begin with "this network"."""
         return f"goes from 1 to {self.overscale}"

@@ -37,12 +37,11 @@ class TorchBackend(HostBackend):
     def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:
         self._torch = torch = require("torch", extra="torch", purpose="the backend torch")
         from overnet.network.checkpoint import folded, load_checkpoint
-        from overnet.network.plain import PlainNetConfig
 
         self.scale, self.precision = scale, options.precision or "fp32"
         check_precision(self.precision, ("fp32", "bf16"), backend=self.name)
         network = folded(load_checkpoint(model))
-        self.reach = network.config.reach if isinstance(network.config, PlainNetConfig) else None
+        self.reach = network.config.reach
         if not network.config.serves(scale):
             raise InputError(f"{model}: scale is {scale:g}; this network {network.config.scales_text}")
         if options.threads is not None:
