@@ -144,7 +144,7 @@ def broken(name):
         broken("sound.mp4"),
         pytest.param(lambda folder: ["in.png", "-o", "out.xyz"], "out.xyz", id="suffix"),
         pytest.param(lambda folder: ["in.png", "-o", "out.mp4"], "is an image", id="kind"),
-        pytest.param(lambda folder: ["in.png", "-o", "in.png"], "input itself", id="same file"),
+        pytest.param(lambda folder: ["in.png", "-o", "in.png"], "is itself an input", id="same file"),
         pytest.param(lambda folder: ["in.png", "-o", "out.png", "--scale", "0.5"], "scale", id="scale"),
         pytest.param(lambda folder: ["in.png", "-o", "out.png", "--scale", "9"], "scale is 9", id="large scale"),
         pytest.param(lambda folder: ["in.png", "-o", "out.png", "--model", "in.png"], "ONNX", id="model"),
