@@ -46,5 +46,9 @@ def model_path(model: str | Path | None, *, checkpoint: bool = False) -> Path:
 
 
 def checkpoint_of_folder(folder: Path) -> Path | None:
-    """Return the checkpoint of a bundled model whose folder this is; None for other folders."""
-    return next((place / checkpoint for place, checkpoint in _MODELS.values() if place == folder), None)
+    """Return the checkpoint in a bundled model's folder; None for other folders.
+
+    It is known by the checkpoint's name, as a process may see the package in another place than its parent does.
+    """
+    checkpoints = (folder / checkpoint for _, checkpoint in _MODELS.values())
+    return next((checkpoint for checkpoint in checkpoints if checkpoint.is_file()), None)
