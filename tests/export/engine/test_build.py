@@ -32,6 +32,7 @@ from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.deploy import deploy
 from overnet.network.model import OverNet, OverNetConfig
+from overnet.network.plain import PlainNet, PlainNetConfig
 from overnet.weights import bundled_checkpoint
 
 trt = pytest.importorskip("tensorrt_rtx")
@@ -496,3 +497,16 @@ def test_what_can_be_built_here(monkeypatch):
     assert buildable_targets() == ["tensorrt", "tensorrt-rtx"]
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     assert buildable_targets() == ["tensorrt"]
+
+
+@pytest.mark.parametrize("activation", ["relu", "prelu"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_engines_of_plain_networks_have_no_means(activation, precision):
+    torch.manual_seed(7)
+    network = deploy(PlainNet(PlainNetConfig(width=8, depth=2, activation=activation)))
+    profile = make_profile("16x16:32x32:64x64", 2)
+    built = build(graph(network, 2, precision=precision), profile)
+    assert invalidity(built.serialized) == WELL_FORMED
+    assert INPUT_NAME.encode() in built.serialized and OUTPUT_NAME.encode() in built.serialized
+    assert GIVEN_MEANS_NAME.encode() not in built.serialized
+    assert profile_in(built.serialized, profile) == [1, 1, 1]

@@ -298,3 +298,16 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path):
     )
     assert done.stderr.strip().splitlines() == ["overnet: interrupted"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_bundled_model_by_name_in_every_backend(tmp_path):
+    done = run_process(
+        *("--model", "realtime", "--backend", "openvino", "onnxruntime", "torch", "--size", "48x32", *QUICK),
+        *("--json", tmp_path / "run.json"),
+        program="overnet-bench",
+    )
+    assert done.returncode == 0, done.stderr
+    for result in read_run(tmp_path / "run.json").results:
+        assert result.error is None and "realtime" in result.model
+        assert result.quality.reference_psnr_db is None or result.quality.reference_psnr_db > 70
