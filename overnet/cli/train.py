@@ -141,7 +141,7 @@ def train_command(
         save_seconds=save_seconds,
         timeout_seconds=timeout_seconds,
         tensorboard=tensorboard,
-        say=lambda line: print_status(line, quiet=quiet),
+        report=lambda line: print_status(line, quiet=quiet),
     )
     with joined(team, where, timeout_seconds):
         state = _state(output, run, given, where, team)
@@ -153,13 +153,13 @@ def train_command(
         packed = output / "images.packed"
         if team.is_main:
             with _removed_if_refused(output, packed):
-                images = pack(data, packed, say=options.say)
-                teachers = _teachers(state, images, run.teacher or [], fill=True, report=options.say)
+                images = pack(data, packed, report=options.report)
+                teachers = _teachers(state, images, run.teacher or [], fill=True, report=options.report)
                 Patches(images, state.settings, world=team.world, teachers=teachers)
                 ensure_folder(output)
         team.barrier()
-        images = pack(data, packed, say=options.say)
-        teachers = _teachers(state, images, run.teacher or [], fill=False, report=options.say)
+        images = pack(data, packed, report=options.report)
+        teachers = _teachers(state, images, run.teacher or [], fill=False, report=options.report)
         train(state, images, options, team, teachers)
     print_status(f"{output}: {state.step} steps in {state.elapsed_seconds / 60:.0f} minutes", quiet=quiet)
 

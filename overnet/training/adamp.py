@@ -1,4 +1,4 @@
-"""The optimiser AdamP: Adam whose steps do not lengthen weights that only have a direction."""
+"""The optimiser AdamP: Adam whose steps do not lengthen weights of which only the direction matters."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class AdamP(torch.optim.Optimizer):
         q = p - (w . p) w / |w|^2   where |cos(w, g)| < delta / sqrt(d),     else   q = p
         w <- w - rate * q
 
-    A gradient at right angles to its weight is the mark of a weight whose length does not matter, as those under weight
-    normalisation are. As in the paper's section on filters, w is taken first for each output channel by itself (all of
-    them must pass the test), and if they do not, for the whole tensor; tensors of one dimension are left out.
+    A gradient at right angles to its weight shows that the weight's length does not matter, as under weight
+    normalisation. As in the paper's section on filters, the test is made first with each output channel as w, and all
+    channels must pass. If they do not, it is made with the whole tensor as w. Tensors of one dimension are not tested.
 
     Args:
-        parameters: what to optimise.
+        parameters: to optimise.
         rate: the learning rate; the loop sets it anew each step in ``param_groups[i]["lr"]``.
         betas: decay of the means of gradients and of their squares.
         epsilon: added to the root of the mean square.
@@ -68,10 +68,10 @@ class AdamP(torch.optim.Optimizer):
 
 
 def projected(weight: Tensor, gradient: Tensor, change: Tensor, delta: float) -> Tensor:
-    """Take the part along the weight out of a change, where the gradient shows that the weight's length is free.
+    """Remove the part along the weight from a change, where the gradient shows that the weight's length is free.
 
-    All of the same shape, at least two dimensions. Nothing is read back from the device: both views are computed, and
-    the test chooses.
+    All tensors have the same shape, of at least two dimensions. Both views are computed and the test selects one, so
+    that no number has to be read back from the device.
     """
     by_channel = (weight.flatten(1), gradient.flatten(1), change.flatten(1))
     whole = (weight.reshape(1, -1), gradient.reshape(1, -1), change.reshape(1, -1))
@@ -82,7 +82,7 @@ def projected(weight: Tensor, gradient: Tensor, change: Tensor, delta: float) ->
 
 
 def _without_radial(weight: Tensor, gradient: Tensor, change: Tensor, delta: float) -> tuple[Tensor, Tensor]:
-    """Whether every row passes the test, and the change without its part along the weight, row by row."""
+    """Return whether every row passes the test, and the change without its part along the weight, row by row."""
     cosine = torch.nn.functional.cosine_similarity(weight, gradient, dim=1).abs()
     free = cosine.max() < delta / math.sqrt(weight.shape[1])
     direction = torch.nn.functional.normalize(weight, dim=1)

@@ -1,4 +1,4 @@
-"""A training run's curve as a table of comma-separated values, which grows by a line at a time."""
+"""The curve of a training run as a file of comma-separated values, to which lines are added."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PSNR_COLUMN = re.compile(r"psnr_x(\d+)_db")
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """What there is to say of a run at one step.
+    """The state of a run at one step.
 
     Attributes:
         step: steps done.
-        seconds: spent training, over all times that the run was started.
-        loss: mean of the steps since the point before; None where there was none.
+        seconds: of training, since the run first began, pauses left out.
+        loss: mean of the steps since the point before; None where there were no steps.
         learning_rate: of the last step.
         patches_per_second: since the point before, over all processes, validations left out.
         psnr_db: by scale, where the step was validated.
@@ -38,13 +38,12 @@ class CurvePoint:
 
 
 class Curve:
-    """The file, one line a point under a line of names; what is not known is left empty.
+    """The file: a line of names, and a line for each point, in which unknown values are empty.
 
     Args:
-        path: the file. Lines of a run that is resumed stay, up to the step at which it is; so does a column that is
-            there.
-        scales: that are validated: each has a column ``psnr_x<scale>_db``.
-        start: the step that the run begins at (0, and then nothing is kept) or is resumed at.
+        path: the file. Of a run that is resumed, the lines up to its step are kept, and all columns.
+        scales: those that are validated; each has a column ``psnr_x<scale>_db``.
+        start: the step at which the run is resumed; at 0, an existing file is replaced.
 
     Raises:
         OutputError: the file cannot be written.
@@ -62,10 +61,10 @@ class Curve:
             temporary.write_bytes(b"".join(lines))
 
     def add(self, point: CurvePoint) -> None:
-        """Append a point; one at a step that is there stays as it is (a finished run, resumed, validates once more).
+        """Append a point, unless its step is there already (a finished run that is resumed validates once more).
 
         Raises:
-            OutputError: the disk is full, or the file was made unwritable.
+            OutputError: the disk is full, or the file has become unwritable.
         """
         if point.step <= self._last_step:
             return
@@ -79,7 +78,7 @@ class Curve:
             *(_number(psnr_db.get(scale), "4f") for scale in self._scales),
         ]
         try:
-            # In one call of the operating system, so that a process that is killed leaves a whole line or none.
+            # One system call, so that a process that is killed leaves a whole line or none.
             with self._path.open("ab", buffering=0) as file:
                 file.write(_line(cells))
         except OSError as error:
@@ -98,12 +97,12 @@ def _line(cells: list[str]) -> bytes:
 
 
 def _read(path: Path) -> list[dict[str, str]]:
-    """The lines of a file that are whole; of one that is not there or not ours, none."""
+    """Return the complete lines of a file; none of a missing file or one of another format."""
     try:
         content = path.read_bytes().decode()
     except (OSError, ValueError):
         return []
-    # A disk that was full, or a machine that lost its power, may leave half of the last line.
+    # A full disk or a loss of power can leave the last line incomplete.
     whole = content[: content.rfind("\n") + 1]
     rows = list(csv.DictReader(io.StringIO(whole), restval=""))
     return [{name: row[name] for name in row if name} for row in rows if row.get("step", "").isdecimal()]

@@ -1,4 +1,4 @@
-"""Several processes that train one network: what torchrun says about them, and how they begin and end."""
+"""Several processes that train one network: their numbers from torchrun, and their communication."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from overnet.errors import BackendError, InputError
 
 @dataclass(frozen=True)
 class Team:
-    """Which process this is.
+    """The place of this process among all of a run.
 
     Attributes:
-        rank: its number, from 0; process 0 writes the files and speaks.
+        rank: its number, from 0; process 0 writes the files and reports.
         world: how many there are, over all machines.
         local_rank: its number on this machine, which is the GPU it takes.
     """
@@ -30,11 +30,11 @@ class Team:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this process writes the files and reports."""
         return self.rank == 0
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over the processes, the same in each."""
+        """Return the mean of a tensor over the processes, the same in each."""
         if self.world == 1:
             return value
         total = value.detach().clone()
@@ -42,11 +42,11 @@ class Team:
         return total / self.world
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this."""
         self.broadcast(0.0)
 
     def broadcast(self, value: float) -> float:
-        """Process 0's number, in each."""
+        """Return the number that process 0 gave, in each process."""
         if self.world == 1:
             return value
         device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
@@ -56,7 +56,7 @@ class Team:
 
 
 def team_from_environment() -> Team:
-    """Read what torchrun sets; without it there is one process.
+    """Read the variables that torchrun sets; without torchrun there is one process.
 
     Raises:
         InputError: the variables contradict one another.
@@ -66,7 +66,7 @@ def team_from_environment() -> Team:
             int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
         )
     except ValueError as error:
-        raise InputError(f"RANK, WORLD_SIZE or LOCAL_RANK is no number ({error})") from error
+        raise InputError(f"RANK, WORLD_SIZE or LOCAL_RANK is not a number ({error})") from error
     if not 0 <= rank < world:
         raise InputError(f"RANK is {rank} of WORLD_SIZE {world} processes")
     return Team(rank, world, local)
@@ -74,9 +74,9 @@ def team_from_environment() -> Team:
 
 @contextmanager
 def joined(team: Team, device: torch.device, timeout_seconds: float) -> Iterator[None]:
-    """Join the other processes for the block's duration.
+    """Connect the processes for the duration of the block.
 
-    A process that is lost, or silent for `timeout_seconds`, ends the block with an error in all others.
+    If one is lost, or does not answer for `timeout_seconds`, the block ends with an error in all others.
 
     Raises:
         BackendError: they cannot be reached, or one of them was lost.
@@ -92,7 +92,7 @@ def joined(team: Team, device: torch.device, timeout_seconds: float) -> Iterator
         raise BackendError(f"process {team.rank} of {team.world} cannot reach the others ({_first(error)})") from error
     try:
         yield
-        # Where one leaves while another still talks to it, PyTorch now and then aborts the process at its very end.
+        # PyTorch sometimes aborts a process that ends while another still communicates with it.
         distributed.barrier()
     except RuntimeError as error:
         if not _of_the_network(error):
@@ -105,7 +105,7 @@ def joined(team: Team, device: torch.device, timeout_seconds: float) -> Iterator
 
 
 def _of_the_network(error: RuntimeError) -> bool:
-    """Whether an error is about the connection: gloo has no class of its own for these."""
+    """Return whether an error is about the connection; gloo has no class of its own for these."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 

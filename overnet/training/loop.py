@@ -1,4 +1,4 @@
-"""The training loop: patches in, weights out, and at any moment a checkpoint from which it goes on exactly."""
+"""The training loop, with checkpoints from which it is resumed exactly."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from overnet.training.validation import Example, validate
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a run is carried out; nothing here changes its numbers.
+    """Options of a run that do not change its results.
 
     Attributes:
-        folder: where checkpoints and weights go; all processes and machines must see the same.
-        examples: what to validate on; none: no validation, and the best weights are not kept apart.
+        folder: for checkpoints and weights; all processes and machines must see the same folder.
+        examples: for validation. If there are none, no weights are kept as the best.
         workers: processes that prepare patches.
         save_seconds: between checkpoints.
         timeout_seconds: how long to wait for a worker or another process before it counts as hung.
         tensorboard: whether to write scalars and images to ``folder/tensorboard``.
-        say: told lines for people; only in the process that leads.
+        report: called with lines of progress, in process 0 only.
     """
 
     folder: Path
@@ -48,11 +48,11 @@ class TrainOptions:
     save_seconds: float = 300.0
     timeout_seconds: float = 600.0
     tensorboard: bool = True
-    say: Callable[[str], None] = print
+    report: Callable[[str], None] = print
 
 
 class _Stopped(Exception):
-    """Somebody asked the run to stop, and the step at hand is done."""
+    """A signal asked the run to stop, and the current step is complete."""
 
 
 def train(
@@ -64,23 +64,23 @@ def train(
 ) -> TrainState:
     """Train until the run's length is reached.
 
-    On a CPU, what the process frees stays its own from then on (`overnet.training.malloc.keep_freed_memory`).
+    On a CPU, the process keeps the memory that it frees (`overnet.training.malloc.keep_freed_memory`).
 
     Args:
-        state: a new run's, or a resumed one's; changed in place.
-        images: to cut patches from.
-        options: how.
+        state: of a new run or a resumed one; changed in place.
+        images: the source of the patches.
+        options: those that do not change the result.
         team: which process this is, of those that `overnet.training.distributed.joined` brought together; left out,
             there is one.
         teachers: outputs of teachers on `images`, by scale; those of the run, `TrainState.teachers`.
 
     Returns:
-        `state`, at its end. ``last.pt``, ``best.safetensors``, ``final.safetensors`` and ``curve.csv`` are in the
-        folder.
+        `state` after the last step. The folder then holds ``last.pt``, ``best.safetensors``, ``final.safetensors`` and
+        ``curve.csv``.
 
     Raises:
-        InterruptedRun: Ctrl-C or SIGTERM; a checkpoint was written before.
-        BackendError: a process that prepares patches was lost or hangs; the last checkpoint is good.
+        InterruptedRun: Ctrl-C or SIGTERM; a checkpoint has been written.
+        BackendError: a process that prepares patches was lost or hangs; the last checkpoint remains.
         OutputError: the disk is full, or the folder unwritable.
         OverNetError: the loss was not finite too many times in a row.
     """
@@ -107,11 +107,11 @@ def _reporter(state: TrainState, options: TrainOptions, team: Team) -> Reporter:
         return Reporter(None, None, _silent, state.step)
     scales = sorted({example.scale for example in options.examples})
     curve = Curve(options.folder / CURVE, scales, state.step)
-    return Reporter(options.folder / "tensorboard" if options.tensorboard else None, curve, options.say, state.step)
+    return Reporter(options.folder / "tensorboard" if options.tensorboard else None, curve, options.report, state.step)
 
 
 class _Loop:
-    """What a run needs while it runs."""
+    """The loop over steps, with what it needs."""
 
     def __init__(
         self, state: TrainState, patches: Patches, options: TrainOptions, team: Team, reporter: Reporter
@@ -125,7 +125,7 @@ class _Loop:
         self.share_before = share_done(self.settings, state.step, state.elapsed_seconds)
 
     def run(self, stop_wanted: Callable[[], bool]) -> None:
-        """Step after step until the end."""
+        """Train until the end of the run."""
         state = self.state
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -172,12 +172,12 @@ class _Loop:
 
     def _share_done(self) -> float:
         self._read_clock()
-        # By the clock, all processes follow one clock.
+        # A run by the clock ends at the same step in all processes, by the clock of process 0.
         share = share_done(self.settings, self.state.step, self.state.elapsed_seconds)
         return share if self.settings.minutes is None else self.team.broadcast(share)
 
     def _seconds_left(self) -> float | None:
-        """By the clock, or by the steps since the run was started or resumed."""
+        """Estimate the rest of the run from its minutes, or from the steps since it was started or resumed."""
         share = share_done(self.settings, self.state.step, self.state.elapsed_seconds)
         if self.settings.minutes is not None:
             return 60 * self.settings.minutes - self.state.elapsed_seconds
@@ -186,7 +186,7 @@ class _Loop:
         return (time.monotonic() - self.resumed) / (share - self.share_before) * (1 - share)
 
     def _validate(self) -> None:
-        """Measure the averaged weights and keep them where they are the best so far."""
+        """Measure the averaged weights, and save them if they are the best so far."""
         if not self.team.is_main or not self.options.examples:
             return
         psnr_db, images = validate(self.state.averaged_model(), self.options.examples)
@@ -208,14 +208,14 @@ class _Loop:
 
 
 def _silent(line: str) -> None:
-    """Processes other than the first say nothing."""
+    """Discard a line of progress, in processes other than the first."""
 
 
 def pick_device(name: str, team: Team) -> torch.device:
-    """The device of that name, or the best there is for "auto"; of several GPUs, each process takes its own.
+    """Return the device of a name, or the fastest one for "auto"; each process takes the GPU of its local rank.
 
     Raises:
-        InputError: there is no such device.
+        InputError: the device does not exist here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -225,12 +225,12 @@ def pick_device(name: str, team: Team) -> torch.device:
         return device
     if name == "cpu" or (name == "mps" and torch.backends.mps.is_available()):
         return torch.device(name)
-    raise InputError(f"device {name!r} is not here; there are auto, cpu, cuda and mps")
+    raise InputError(f"device {name!r} is not available; there are auto, cpu, cuda and mps")
 
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C and SIGTERM wait for the step at hand; a second one does not."""
+    """Hold Ctrl-C and SIGTERM until the current step is complete; a second signal interrupts at once."""
     wanted = False
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -241,7 +241,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
 
     before: dict[signal.Signals, Any] = {}
     try:
-        # Python lets only its main thread choose what signals do.
+        # Python allows only the main thread to set signal handlers.
         in_main_thread = threading.current_thread() is threading.main_thread()
         for number in (signal.SIGINT, signal.SIGTERM) if in_main_thread else ():
             before[number] = signal.signal(number, note)

@@ -1,6 +1,6 @@
-"""Training images in one file, decoded once: many workers then read patches out of it at no cost but the copy.
+"""Training images in one file, decoded once, from which many workers then read patches without decoding again.
 
-The file is a line that says what it is, the images' pixels one after the other (H x W x 3 uint8 RGB), a JSON index
+The file is a line that names its format, the images' pixels one after the other (H x W x 3 uint8 RGB), a JSON index
 with each image's name, size and place, and 8 bytes with the index's length.
 """
 
@@ -46,10 +46,10 @@ class _Index:
 
 
 class PackedImages:
-    """A packed file, opened for reading: images are views of the file, and nothing is read but what is looked at.
+    """A packed file, opened for reading. Images are views of the memory-mapped file, so only used parts are read.
 
     Raises:
-        InputError: it cannot be read, is not one of ours, or is not whole.
+        InputError: the file cannot be read, has another format, or is truncated.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,9 +62,9 @@ class PackedImages:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Image:
-        """H x W x 3 uint8 RGB, not to be written to."""
+        """Return an image, H x W x 3 uint8 RGB, read-only."""
         if self._bytes is None:
-            # Only now: a worker process opens its own.
+            # Opened at first use, since each worker process maps the file itself.
             self._bytes = np.memmap(self.path, np.uint8, mode="r")
         image = self.images[index]
         end = image.offset + image.height * image.width * 3
@@ -72,7 +72,7 @@ class PackedImages:
 
     @property
     def sha256(self) -> str:
-        """Hash of all sizes and pixels in their order, hexadecimal; computed once, from the whole file."""
+        """SHA-256 of all sizes and pixels in their order, hexadecimal; the first use reads the whole file."""
         if self._sha256 is None:
             digest = hashlib.sha256()
             for index, image in enumerate(self.images):
@@ -85,18 +85,18 @@ class PackedImages:
         return {**self.__dict__, "_bytes": None}
 
 
-def pack(folders: list[Path], path: Path, *, say: Callable[[str], None]) -> PackedImages:
+def pack(folders: list[Path], path: Path, *, report: Callable[[str], None]) -> PackedImages:
     """Pack all images of some folders into one file, unless `path` holds them already.
 
-    The file appears when it is whole; packing that was interrupted starts anew.
+    The file appears when it is complete; packing that was interrupted begins again.
 
     Args:
-        folders: looked through with the folders in them; or one packed file, which is taken as it is.
-        path: the file to make. One of other images, or of these in an earlier state, is replaced.
-        say: told what happens, and which images are left out because they are damaged.
+        folders: searched with their subfolders; or one packed file, which is opened as it is.
+        path: the file to make. A file of other images, or of these in an earlier state, is replaced.
+        report: called with a line of text when packing begins, and for each damaged image that is left out.
 
     Raises:
-        InputError: a folder is missing, or there is no image in them.
+        InputError: a folder is missing, or the folders hold no image that can be read.
         OutputError: the file cannot be written.
     """
     if len(folders) == 1 and folders[0].is_file():
@@ -107,14 +107,14 @@ def pack(folders: list[Path], path: Path, *, say: Callable[[str], None]) -> Pack
         try:
             present = PackedImages(path)
         except InputError:
-            say(f"{printable(path)}: damaged, and packed anew")
+            report(f"{printable(path)}: damaged, and packed again")
         else:
             if present.sources == stamps:
                 return present
-    say(f"packing {len(sources)} images into {printable(path)}")
+    report(f"packing {len(sources)} images into {printable(path)}")
     ensure_folder(path.parent)
     with atomic_write(path, overwrite=True) as temporary, temporary.open("wb") as file:
-        _write(file, sources, stamps, say)
+        _write(file, sources, stamps, report)
     return PackedImages(path)
 
 
@@ -131,14 +131,14 @@ def _find_sources(folders: list[Path]) -> Iterator[Path]:
         raise InputError(f"{', '.join(map(printable, folders))}: there is no image in it")
 
 
-def _write(file: BinaryIO, sources: list[Path], stamps: dict[str, list[int]], say: Callable[[str], None]) -> None:
+def _write(file: BinaryIO, sources: list[Path], stamps: dict[str, list[int]], report: Callable[[str], None]) -> None:
     file.write(_MAGIC)
     images: list[dict[str, Any]] = []
     for source in sources:
         try:
             image = read_rgb(source)
         except InputError as error:
-            say(f"{error}, and left out")
+            report(f"{error}, and left out")
             continue
         height, width = image.shape[:2]
         images.append({"name": str(source), "height": height, "width": width, "offset": file.tell()})

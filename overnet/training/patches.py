@@ -1,7 +1,7 @@
-"""Training patches: low-resolution ones made as MATLAB makes them, with their targets, drawn by counting.
+"""Training patches: low-resolution ones as MATLAB's imresize makes them, with their targets.
 
-What a step trains on is a function of the seed and the step's number alone. So a run that is resumed, cut among
-processes, or read by another number of workers sees the same patches.
+The patches of a step depend on the seed and the step's number only. So a run that is resumed, shared by several
+processes, or read by another number of workers has the same patches.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from overnet.training.settings import FRACTION, TrainSettings, exact
 from overnet.training.teacher_targets import TeacherTargets
 from overnet.types import Image
 
-# Low-resolution pixels around a patch within reach of the antialiased kernel, whose half width is two of them.
+# Low-resolution pixels to cut around a patch, more than the two that the antialiased kernel reaches.
 _MARGIN = 4
 
-# Philox's key has two halves: the seed, and what is drawn. Patches count from 0, steps from here.
+# Philox's key has two halves: the seed, and the number of a patch, from 0, or of a step, from here.
 _STEPS = 1 << 63
 
 
@@ -52,7 +52,7 @@ class Batch:
     teacher_targets: list[Tensor] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
-        """Return the same in memory that a GPU copies from by itself."""
+        """Return the same in page-locked memory, from which a GPU copies without the CPU."""
         return Batch(
             self.low.pin_memory(),
             [target.pin_memory() for target in self.targets],
@@ -62,12 +62,12 @@ class Batch:
 
 
 class Patches(Dataset[Batch]):
-    """The patches of each step; item k is what one process needs for step k.
+    """The patches of each step; item k is one process's share of step k.
 
     Args:
-        images: what the patches are cut from.
-        settings: the run's.
-        rank, world: which of how many processes this is; each has an equal share of the batch.
+        images: the source of the patches.
+        settings: of the run.
+        rank, world: the number of this process and of all; each has an equal share of the batch.
         teachers: outputs of teachers on the same images, by scale.
 
     Raises:
@@ -107,14 +107,14 @@ class Patches(Dataset[Batch]):
         return Batch(low, targets[:count], [float(scale) for scale in scales], targets[count:])
 
     def scales(self, step: int) -> list[Fraction]:
-        """The scales of a step: one of the settings' or one in between; or all of them, the largest first."""
+        """Return the scales of a step: one of the settings' or one in between; or all of them, the largest first."""
         settings = self.settings
         whole = sorted((exact(scale) for scale in settings.scales), reverse=True)
         if settings.joint_scales:
             return whole
         random = self._random(_STEPS + step)
         if settings.has_fractional_scales and random.random() < settings.fractional_share:
-            # From just above 1, since a network for x2 and up is used for less as well.
+            # From just above 1, since a network is also used below its smallest training scale.
             return [Fraction(int(random.integers(int(1 / FRACTION) + 1, int(whole[0] / FRACTION) + 1))) * FRACTION]
         return [whole[random.integers(len(whole))]]
 
@@ -122,7 +122,7 @@ class Patches(Dataset[Batch]):
         return Generator(Philox(key=np.array([self.settings.seed, number], np.uint64)))
 
     def _large_enough(self, scale: Fraction) -> NDArray[np.intp]:
-        """Which images hold a patch at a scale."""
+        """Return the numbers of the images that are large enough for a patch at a scale."""
         side = self.settings.patch * scale
         chosen: NDArray[np.intp] = np.flatnonzero((self._sizes >= float(side)).all(axis=1))
         if not len(chosen):
@@ -168,7 +168,7 @@ def _cut(image: Image, place: list[int], side: int, scale: Fraction) -> Image:
 
 
 def _activity(patch: Image) -> float:
-    """Mean difference of neighbours in green, in grey levels: where there is nothing there is little to learn."""
+    """Return the mean difference of neighbours in green, in grey levels; flat patches teach little."""
     green = patch[..., 1].astype(np.int16)
     return float(np.abs(np.diff(green, axis=0)).mean() + np.abs(np.diff(green, axis=1)).mean())
 
@@ -211,12 +211,12 @@ def cut_patch(image: Image, place: tuple[int, int], side: int, scales: list[Frac
 def load_batches(
     patches: Patches, first_step: int, last_step: int, *, workers: int, timeout_seconds: float, pin: bool
 ) -> Iterator[Batch]:
-    """Give the batches of steps `first_step` to before `last_step`, in order, made ahead by worker processes.
+    """Yield the batches of the steps from `first_step` to before `last_step`, made ahead by worker processes.
 
     Args:
-        workers: processes; with 0, batches are made when they are asked for.
+        workers: number of processes; with 0, this process makes each batch when it is needed.
         timeout_seconds: how long a batch may take before the workers count as hung.
-        pin: whether to put batches where a GPU copies them from by itself.
+        pin: whether to put batches into page-locked memory, from which a GPU copies without the CPU.
 
     Raises:
         BackendError: a worker was lost or hangs.
@@ -226,7 +226,7 @@ def load_batches(
         batch_size=None,
         sampler=range(first_step, last_step),
         num_workers=workers,
-        # A fork of a process in which libraries run threads may wait forever for a lock that nobody holds.
+        # In a fork of a process with threads, a lock that another thread held is never released.
         multiprocessing_context="spawn" if workers else None,
         timeout=timeout_seconds if workers else 0,
         pin_memory=pin,
@@ -244,7 +244,7 @@ def load_batches(
     else:
         problem = None
     finally:
-        # Which ends the workers; as long as they are known, PyTorch speaks of the lost one again and again.
+        # This ends the workers. Until then PyTorch raises the error about a lost one again and again.
         del batches
     if problem is not None:
         raise problem
@@ -252,15 +252,15 @@ def load_batches(
 
 @contextmanager
 def _children_without_interrupts() -> Iterator[None]:
-    """Let processes that are started in the block be deaf to Ctrl-C from their first moment on.
+    """Block Ctrl-C in the processes that are started in the block, from their beginning.
 
-    A worker takes seconds to import what it needs before it can say so itself, and Ctrl-C reaches all processes. What
-    is blocked where a process is started stays blocked in it; here, a Ctrl-C in the meantime comes when the block ends.
+    Ctrl-C reaches all processes, and a worker imports modules for seconds before it could ignore the signal itself. A
+    process inherits the blocked signals of the one that starts it. Here a Ctrl-C takes effect when the block ends.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # Python starts its own helper with the first process, and unblocks Ctrl-C after that.
+    # Python starts its resource tracker with the first process, and unblocks Ctrl-C after that.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -270,17 +270,17 @@ def _children_without_interrupts() -> Iterator[None]:
 
 
 def lost_worker(error: Exception) -> BackendError | None:
-    """What to say of an error if it is PyTorch's about a worker: while workers are there, it is raised anywhere."""
-    # A worker that is lost while it hands a batch over leaves half a message.
+    """Return the error to raise for PyTorch's error about a lost worker, which any code can meet; else None."""
+    # A worker that is lost while it sends a batch leaves an incomplete message.
     if "DataLoader" not in str(error) and not isinstance(error, EOFError | ConnectionError):
         return None
     if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
-        # PyTorch's handler would raise it again at the end of every other process.
+        # PyTorch's handler would raise the error again at the end of every other process.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     return BackendError(f"a process that prepares patches was lost or hangs ({one_line(error, line=0)})")
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """Ctrl-C reaches all processes, and the step at hand still needs its patches; a hung worker must end on SIGTERM."""
+    """Ignore Ctrl-C, since the current step still needs its patches, and end on SIGTERM even when hung."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

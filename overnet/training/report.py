@@ -1,4 +1,4 @@
-"""What a training run says: a line on the terminal, a table of its curve, and scalars and images for TensorBoard."""
+"""The reports of a training run: lines of text, a table of its curve, and scalars and images for TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from overnet.errors import require
 from overnet.training.curve import Curve, CurvePoint
 from overnet.types import Image
 
-# How often a line is said, in seconds.
+# Seconds between lines of progress.
 _EVERY_SECONDS = 30.0
 
 
 def require_tensorboard() -> Any:
-    """Import what writes for TensorBoard.
+    """Import PyTorch's writer of TensorBoard files.
 
     Raises:
-        MissingDependency: it is not installed.
+        MissingDependency: TensorBoard is not installed.
     """
     require("tensorboard", extra="train", purpose="writing for TensorBoard")
     return require("torch.utils.tensorboard", extra="train", purpose="writing for TensorBoard")
 
 
 class _Interval:
-    """Sums over some steps."""
+    """Sums over the steps since the last report."""
 
     def __init__(self) -> None:
         self.seconds, self._losses, self._patches, self._steps = 0.0, 0.0, 0, 0
@@ -40,7 +40,7 @@ class _Interval:
 
     @property
     def loss(self) -> float:
-        """The mean."""
+        """The mean loss of the steps."""
         return self._losses / self._steps
 
     @property
@@ -49,23 +49,23 @@ class _Interval:
 
 
 class Reporter:
-    """Collects what the steps came to and says it now and then.
+    """Collects the results of steps and reports them every half minute.
 
     Args:
-        folder: where TensorBoard's files go; None writes none.
+        folder: for TensorBoard's files; None writes none.
         curve: given a point every half minute, and at each validation; None writes none.
-        say: told a line of progress every half minute, and each validation.
-        start: the step that the run begins at or is resumed at.
+        report: called with a line of progress every half minute, and with each validation.
+        start: the step at which the run begins or is resumed.
 
     Raises:
-        MissingDependency: TensorBoard is wanted and not installed.
+        MissingDependency: `folder` is given and TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path | None, curve: Curve | None, say: Callable[[str], None], start: int) -> None:
-        self._say, self._curve = say, curve
+    def __init__(self, folder: Path | None, curve: Curve | None, report: Callable[[str], None], start: int) -> None:
+        self._report, self._curve = report, curve
         self._board: Any = None
         if folder is not None:
-            # What an earlier start wrote of steps that are now done again is hidden.
+            # TensorBoard then hides what an earlier start wrote of steps that are now done again.
             self._board = require_tensorboard().SummaryWriter(str(folder), purge_step=start)
         self._psnr_db: float | None = None
         self._said, self._pointed = _Interval(), _Interval()
@@ -82,17 +82,17 @@ class Reporter:
         left_seconds: float | None,
         skipped: int,
     ) -> None:
-        """Take note of a step that was done.
+        """Record a step, and report it if half a minute has passed.
 
         Args:
             step: steps done so far.
             loss, rate: of this step.
             patches: in this step, over all processes.
             elapsed_seconds: that the run took so far.
-            left_seconds: until the end, None where it is not known yet.
-            skipped: steps without effect so far.
+            left_seconds: until the end; None where it is not known yet.
+            skipped: steps so far that changed nothing.
         """
-        # The step before was not validated, or its point would be written.
+        # A validation would have written the point of the step before.
         if self._pointed.seconds >= _EVERY_SECONDS:
             self._write_point()
         before, self._now = self._now, time.monotonic()
@@ -105,7 +105,7 @@ class Reporter:
         psnr = f", PSNR {self._psnr_db:.2f} dB" if self._psnr_db is not None else ""
         left = f", {_duration(left_seconds)} left" if left_seconds is not None else ""
         lost = f", {skipped} steps skipped" if skipped else ""
-        self._say(f"step {step}: loss {mean:.5f}{psnr}, rate {rate:.2e}, {speed:.1f} patches/s{left}{lost}")
+        self._report(f"step {step}: loss {mean:.5f}{psnr}, rate {rate:.2e}, {speed:.1f} patches/s{left}{lost}")
         if self._board is not None:
             for name, value in {"loss": mean, "rate": rate, "patches per second": speed, "skipped": skipped}.items():
                 self._board.add_scalar(name, value, step)
@@ -119,14 +119,14 @@ class Reporter:
     def validated(
         self, step: int, elapsed_seconds: float, psnr_db: dict[int, float], images: list[Image], *, best: bool
     ) -> None:
-        """Take note of a validation: mean PSNR in dB for each scale, and images to look at."""
+        """Report a validation: the mean PSNR in dB for each scale, and upscaled images for TensorBoard."""
         self._point = replace(self._point or CurvePoint(step, elapsed_seconds), psnr_db=psnr_db)
         self._write_point()
-        # What a validation takes is no part of the next step.
+        # The time of a validation is not part of the next step.
         self._now = time.monotonic()
         self._psnr_db = float(np.mean(list(psnr_db.values())))
         each = ", ".join(f"x{scale} {value:.3f}" for scale, value in psnr_db.items())
-        self._say(f"step {step}: validation PSNR {each} dB{' (the best so far)' if best else ''}")
+        self._report(f"step {step}: validation PSNR {each} dB{' (the best so far)' if best else ''}")
         if self._board is not None:
             for scale, value in psnr_db.items():
                 self._board.add_scalar(f"PSNR/x{scale}", value, step)
@@ -135,7 +135,7 @@ class Reporter:
             self._board.flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the last point of the curve and close the files."""
         self._write_point()
         if self._board is not None:
             self._board.close()

@@ -1,4 +1,4 @@
-"""How the learning rate goes over a run."""
+"""The learning rate over a run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from overnet.training.settings import TrainSettings
 
 
 def learning_rate(settings: TrainSettings, step: int, done: float) -> float:
-    """The learning rate of a step.
+    """Return the learning rate of a step.
 
     Args:
-        settings: the run's.
+        settings: of the run.
         step: from 0.
-        done: the share of the run that lies behind this step, 0 to 1: of its steps, or of its minutes.
+        done: the share of the run before this step, 0 to 1, of its steps or its minutes.
 
     Returns:
         The rate, 0 or more.
@@ -28,7 +28,7 @@ def learning_rate(settings: TrainSettings, step: int, done: float) -> float:
 
 
 def share_done(settings: TrainSettings, step: int, elapsed_seconds: float) -> float:
-    """How much of the run lies behind a step, 0 to 1; at 1 it is over."""
+    """Return the share of the run that is done, 0 to 1; at 1 the run is complete."""
     if settings.minutes is not None:
         return min(1.0, elapsed_seconds / (60 * settings.minutes))
     assert settings.steps is not None

@@ -1,4 +1,4 @@
-"""What a training run is set to: the named presets, and settings from a file or a command line on top of one."""
+"""The settings of a training run: named presets, and changes from a file or the command line."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ OPTIMISERS = ("adamp", "adam", "muon")
 LOSSES = ("l1", "l2")
 AUTOCASTS = ("auto", "off", "bf16", "fp16")
 
-# Fractional scales are drawn in these steps, so that a patch's two sides lie on whole pixels of both images.
+# Fractional scales are multiples of this, so that a patch begins and ends on whole pixels of both images.
 FRACTION = Fraction(1, 8)
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Everything that the numbers of a run depend on; with the same settings, images and machine they are the same.
+    """All settings that a run's result depends on, besides the images and the machine.
 
     Attributes:
         scales: the scales to train for; each a multiple of one of the fractions whose denominator divides `patch`.
@@ -34,30 +34,30 @@ class TrainSettings:
         overscale: OverNet's overscale factor, where training starts from random weights.
         fractional_share: share of the batches, 0 to 1, whose scale is drawn between the whole ones, in steps of 1/8;
             for OverNet, since the other networks have whole scales only.
-        joint_scales: every batch is trained for all of `scales` at once, as the paper's multi-scale loss does it: the
-            low side is made for the largest, and the other targets are the high side reduced.
+        joint_scales: whether every batch is trained for all of `scales` at once, as by the paper's loss for several
+            scales. The low-resolution patch is made for the largest, and the other targets are the image reduced.
         patch: side of the low-resolution patches in pixels.
         batch: patches a step, over all processes and all `accumulate` parts.
-        accumulate: parts that a step's batch is cut into, one after the other, for less memory.
-        candidates: places that are drawn for each patch; the one with the strongest gradients is taken.
-        augment: flips and rotations.
-        steps: length of the run; None where `minutes` says it.
-        minutes: wall-clock length of the run, pauses left out; the schedule follows the clock then, and a run that was
-            interrupted goes on where it was, but no two runs take the same steps.
+        accumulate: number of parts of a batch that are computed one after the other, for less memory.
+        candidates: places that are drawn for each patch; the one with the largest differences is used.
+        augment: whether to flip and rotate patches.
+        steps: length of the run; None where `minutes` is given.
+        minutes: length of the run in time, pauses left out. The schedule then follows the clock; a run can be resumed,
+            but the number of its steps varies.
         learning_rate: after the warm-up.
         schedule: "constant", "halving" every `halve_every` steps, or "cosine" down to `final_share` of the rate.
-        warm_up: steps over which the rate rises linearly.
+        warm_up: number of steps over which the rate rises linearly.
         optimiser: "adamp", "adam" or "muon".
         teacher_share: share of the loss, 0 to 1, that is taken against a teacher's output; the rest is taken against
             the true image. At a scale that has no teacher, the true image is the only target.
-        loss: "l1", the mean absolute error of the paper, or "l2", the mean squared error, which PSNR measures; trained
-            with "l1" and then for some time with "l2" at a low rate, a network's PSNR is a little higher.
-        clip: largest norm of the gradient; 0 clips nothing.
-        ema: decay of the averaged weights, a step; 0 averages nothing, and the weights are used as they are.
+        loss: "l1", the mean absolute error of the paper, or "l2", the mean squared error, which PSNR measures. A
+            network trained with "l1" gains a little PSNR from some steps with "l2" at a low rate.
+        clip: largest norm of the gradient; 0 turns clipping off.
+        ema: decay of the averaged weights for each step; 0 turns averaging off.
         autocast: "bf16", "fp16" or "off"; "auto" is bf16 where the device is faster in it.
-        channels_last: the memory layout that convolutions are fast in.
-        compile: let torch.compile make the trunk faster (it takes a compiler and some minutes at the start).
-        seed: of everything that is drawn.
+        channels_last: whether to use the memory layout in which convolutions are fast.
+        compile: whether to use torch.compile for the trunk (it needs a compiler, and some minutes at the start).
+        seed: of all random numbers.
         validate_every: steps between validations.
     """
 
@@ -100,18 +100,17 @@ class TrainSettings:
         return self.network == "overnet" and self.fractional_share > 0
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as plain numbers, words and lists."""
+        """Return the settings as numbers, strings and lists."""
         return {**asdict(self), "scales": list(self.scales)}
 
 
 def settings_from(content: Mapping[str, object], base: TrainSettings, *, name: str) -> TrainSettings:
-    """Put settings of a file, a checkpoint or a command line over others; every one is checked by name and type.
+    """Return settings with changes from a file, a checkpoint or a command line, checked by name and type.
 
     Args:
         content: names of `TrainSettings` and their values.
-        base: what holds where `content` says nothing. Giving `minutes` alone takes `steps` away, and the other way
-            round.
-        name: where `content` comes from, for messages.
+        base: the settings to change. `minutes` alone replaces `steps`, and the other way round.
+        name: the source of `content`, for messages.
 
     Raises:
         InputError: a setting is unknown, of the wrong type, or out of range.
@@ -129,17 +128,17 @@ def settings_from(content: Mapping[str, object], base: TrainSettings, *, name: s
 
 
 def read_settings(path: Path, base: TrainSettings) -> TrainSettings:
-    """Read a JSON file of settings, such as ``{"learning_rate": 2e-4, "ema": 0.99}``, over others.
+    """Return settings with changes from a JSON file such as ``{"learning_rate": 2e-4, "ema": 0.99}``.
 
     Raises:
-        InputError: the file cannot be read, is no JSON object, or see `settings_from`.
+        InputError: the file cannot be read or is not a JSON object, or see `settings_from`.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no JSON object of settings")
+        raise InputError(f"{path}: not a JSON object of settings")
     return settings_from(content, base, name=str(path))
 
 
@@ -154,7 +153,7 @@ def _typed(value: Any, kind: str, *, name: str, key: str) -> Any:
         return float(value)
     elif (word == "int" and _is_number(value) and isinstance(value, int)) or type(value).__name__ == word:
         return value
-    raise InputError(f"{name}: {key} is {value!r}, which is no {word}")
+    raise InputError(f"{name}: {key} is {value!r}; it must be of type {word}")
 
 
 def _is_number(value: Any) -> bool:
@@ -162,7 +161,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _problem(settings: TrainSettings) -> str | None:
-    """What is wrong with the settings, in words."""
+    """Return the first problem of the settings, or None."""
     choices = {
         "schedule": SCHEDULES,
         "optimiser": OPTIMISERS,
@@ -211,12 +210,12 @@ def _problem_of_scales(settings: TrainSettings) -> str | None:
 
 
 def exact(scale: float) -> Fraction:
-    """The scale as a fraction of small numbers: 2.3 is 23/10, whatever its binary form is."""
+    """Return a scale as a fraction of small numbers: 2.3 is 23/10, although it has no exact binary form."""
     return Fraction(scale).limit_denominator(1000)
 
 
-# The original's recipe, as its paper and its repository give it, for one scale (and an overscale factor one above it),
-# ours for all scales at once, and ours for learning from a teacher.
+# The original's settings from its paper and repository, for one scale (with an overscale factor one above it); those of
+# this project for all scales; and those for learning from a teacher.
 PRESETS: dict[str, TrainSettings] = {
     "original": TrainSettings(
         scales=(4.0,),

@@ -1,4 +1,4 @@
-"""All that a training run has become so far, in one file that is whole or not there."""
+"""The state of a training run, saved in one file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ _FORMAT = "overnet training 1"
 
 @dataclass
 class TrainState:
-    """The network in training with its optimiser and averaged weights, and how far it is.
+    """The network in training, its optimiser, its averaged weights, and the progress.
 
     Attributes:
         step: steps done.
-        elapsed_seconds: spent training, over all times that it was started.
-        skipped: steps that changed nothing because the loss or the gradient was not finite, and `skipped_in_a_row` now.
+        elapsed_seconds: of training since the run first began, pauses left out.
+        skipped: steps that changed nothing, since the loss or the gradient was not finite.
+        skipped_in_a_row: the number of such steps up to now without another between.
         best_psnr_db: the best validation so far.
         average: the averaged weights by name; empty where `TrainSettings.ema` is 0.
         teachers: SHA-256 of the teacher's file for each scale that has one.
@@ -60,7 +61,7 @@ class TrainState:
             )
 
     def averaged_model(self) -> Network:
-        """A copy of the network with the averaged weights, or the present ones where none are averaged."""
+        """Return a copy of the network with the averaged weights, or the present ones where none are averaged."""
         copy = build(self.model.config)
         copy.load_state_dict({**self.model.state_dict(), **self.average})
         device = next(self.model.parameters()).device
@@ -68,10 +69,10 @@ class TrainState:
         return copy.to(device=device).to(memory_format=layout).eval()  # type: ignore[call-overload, no-any-return]
 
     def save(self, folder: Path) -> None:
-        """Write ``last.pt``; what was there becomes ``previous.pt``.
+        """Write ``last.pt``; an earlier one becomes ``previous.pt``.
 
         Raises:
-            OutputError: the disk is full, the folder unwritable.
+            OutputError: the disk is full, or the folder is not writable.
         """
         content = {
             "format": _FORMAT,
@@ -91,7 +92,7 @@ class TrainState:
                 (folder / LAST).replace(folder / PREVIOUS)
 
     def export(self, path: Path) -> None:
-        """Write the averaged weights as ``.safetensors``, which everything else here loads."""
+        """Write the averaged weights as ``.safetensors``, with the settings in its metadata."""
         training = {name: str(value) for name, value in self.settings.to_json().items()}
         save_checkpoint(self.averaged_model(), path, metadata={**training, "steps": str(self.step)})
 
@@ -100,7 +101,7 @@ _PROGRESS = ("step", "elapsed_seconds", "skipped", "skipped_in_a_row", "best_psn
 
 
 def new_state(settings: TrainSettings, model: Network, device: torch.device) -> TrainState:
-    """Begin a run with a network as it is."""
+    """Return the state of a new run, whose network begins with its present weights."""
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     model = model.to(device=device).to(memory_format=layout).train()  # type: ignore[call-overload]
     make: Any = {"adamp": AdamP, "adam": torch.optim.Adam, "muon": Muon}[settings.optimiser]
@@ -112,10 +113,10 @@ def new_state(settings: TrainSettings, model: Network, device: torch.device) -> 
 
 
 def load_state(folder: Path, device: torch.device) -> TrainState:
-    """Read the last good checkpoint of a run.
+    """Read the last checkpoint of a run that is whole.
 
     Raises:
-        CheckpointError: there is none, or it is damaged and so is the one before.
+        CheckpointError: there is none, or the last two are damaged.
     """
     problems = []
     for name in (LAST, PREVIOUS):
@@ -133,7 +134,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{name}: there is no such checkpoint to resume from") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{name}: not a whole training checkpoint") from error
+        raise CheckpointError(f"{name}: a damaged training checkpoint") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"{name}: not a training checkpoint")
     return content
@@ -152,5 +153,5 @@ def _restored(content: Mapping[str, Any], device: torch.device) -> TrainState:
         for name in _PROGRESS:
             setattr(state, name, content[name])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"the training checkpoint does not fit together ({error})") from error
+        raise CheckpointError(f"the training checkpoint is inconsistent ({error})") from error
     return state

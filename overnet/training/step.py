@@ -1,4 +1,4 @@
-"""One step of training: the network's loss, its gradient over a batch, and the change of the weights."""
+"""One step of training: the loss of a batch, its gradient, and the update of the weights."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from overnet.training.distributed import Team
 from overnet.training.patches import Batch
 from overnet.training.state import TrainState
 
-# A network that gives no finite loss so many times in a row does not come back.
+# A network whose loss is not finite this many times in a row does not recover.
 _MOST_SKIPPED_IN_A_ROW = 20
 
 
 class Objective(nn.Module):
-    """The network with its loss: what is computed, and differentiated, for one part of a batch.
+    """The network and its loss, for one part of a batch.
 
     Args:
         model: the network.
@@ -52,11 +52,11 @@ class Objective(nn.Module):
 
 
 class TrainStep:
-    """Takes a run's state one step further.
+    """The training step of a run.
 
     Args:
         state: changed in place by each step.
-        team: which process this is, of those that train together; left out, there is one.
+        team: the place of this process among those of the run; by default it is the only one.
     """
 
     def __init__(self, state: TrainState, team: Team | None = None) -> None:
@@ -72,23 +72,23 @@ class TrainStep:
             self.objective = DistributedDataParallel(
                 objective,
                 device_ids=[self.device.index] if self.device.type == "cuda" else None,
-                broadcast_buffers=False,  # the network's are constants
+                broadcast_buffers=False,  # all buffers are constant
                 # A step at one scale uses one of the heads.
                 find_unused_parameters=isinstance(state.model, PlainNet),
             )
 
     def __call__(self, batch: Batch, rate: float) -> float | None:
-        """Learn from a batch.
+        """Train on a batch.
 
         Args:
             batch: this process's share.
             rate: the learning rate.
 
         Returns:
-            The loss over all processes; None where it or its gradient was not finite, and nothing was changed.
+            The mean loss over all processes; None where it or its gradient was not finite, so that nothing changed.
 
         Raises:
-            OverNetError: that happened too many times in a row.
+            OverNetError: the loss was not finite too many times in a row.
         """
         state, settings = self.state, self.settings
         for group in state.optimiser.param_groups:
@@ -107,7 +107,7 @@ class TrainStep:
         return float(loss) if finite else None
 
     def _backward(self, batch: Batch) -> Tensor:
-        """Sum the gradients of the batch's parts; its mean loss."""
+        """Compute the gradients of a batch, summed over its parts; return its mean loss."""
         parts = self.settings.accumulate
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         total = torch.zeros((), device=self.device)
@@ -129,7 +129,7 @@ class TrainStep:
 
     def _count(self, finite: bool) -> None:
         state = self.state
-        # With fp16, a first gradient that is too large is how the scaler finds its scale.
+        # With fp16, the scaler finds its scale by first gradients that are too large.
         state.skipped += not finite
         state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
         if state.skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW:
@@ -146,10 +146,10 @@ def _autocast_type(name: str, device: torch.device) -> torch.dtype | None:
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies in bf16 faster than in fp32; where it does not, fp32 is also the more exact.
+    """Return whether a device multiplies faster in bf16 than in fp32.
 
-    Of CPUs those with AMX do, Arm's with bf16, and AMD's with AVX-512's bf16. Intel's do that at no more than the rate
-    of fp32: where a virtual machine hides AMX, at half of it (Sapphire Rapids, 85 instead of 160 GFLOP/s a core).
+    CPUs with AMX do, Arm's with bf16, and AMD's with AVX-512's bf16. Intel's AVX-512 bf16 is no faster than fp32: half
+    as fast where a virtual machine hides AMX (Sapphire Rapids, 85 instead of 160 GFLOP/s a core).
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

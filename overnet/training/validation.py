@@ -1,4 +1,4 @@
-"""Images that a network in training is measured on: PSNR on luma by the papers' protocol."""
+"""Validation while training: PSNR on luma by the papers' protocol."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from overnet.types import Image
 
 @dataclass(frozen=True)
 class Example:
-    """A low-resolution image, the high-resolution one it was made from, and the scale."""
+    """A low-resolution image, the high-resolution image it was made from, and the scale."""
 
     low: Image
     high: Image
@@ -28,19 +28,19 @@ def load_examples(folder: Path, scales: list[int], *, most: int = 100) -> list[E
     """Read the examples of a folder for each scale.
 
     Args:
-        folder: in any of the forms of `overnet.evaluation.datasets`; where there is no low-resolution side, it is made.
-        scales: whole ones.
-        most: images a scale; of more, the first are taken.
+        folder: in any layout of `overnet.evaluation.datasets`; missing low-resolution images are made.
+        scales: whole scales.
+        most: the largest number of images for a scale; further ones are left out.
 
     Raises:
-        InputError: there is none for a scale, or one is damaged or too small, or see
+        InputError: there is no image for a scale, an image is damaged or too small, or see
             `overnet.evaluation.datasets.find_pairs`.
     """
     return [Example(*read_pair(pair, scale), scale) for scale in scales for pair in find_pairs(folder, scale)[:most]]
 
 
 def validate(model: Network, examples: list[Example]) -> tuple[dict[int, float], list[Image]]:
-    """Measure a network.
+    """Measure the PSNR of a network.
 
     Returns:
         The mean PSNR in dB for each scale, and the upscaled images in the order of `examples`.

@@ -36,7 +36,7 @@ def tiny_state(**changes):
 
 def options(folder, **changes):
     folder.mkdir(exist_ok=True)
-    return TrainOptions(folder, **{"workers": 0, "tensorboard": False, "say": lambda line: None, **changes})
+    return TrainOptions(folder, **{"workers": 0, "tensorboard": False, "report": lambda line: None, **changes})
 
 
 def run(folder, images, *, resume=False, team=None, with_options=None, **changes):

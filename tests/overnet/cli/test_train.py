@@ -63,7 +63,7 @@ def test_a_run_from_weights_and_its_resumption(tmp_path, folder, weights):
     )
     assert (result.exit_code, error) == (0, "")
     assert "2 steps in" in result.output
-    assert "broken.png: cannot be read as an image, and left out" in result.output
+    assert "broken.png is not a PNG, JPEG, WebP, TIFF, BMP, PPM or PGM image, and left out" in result.output
     with (out / CURVE).open() as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["0", "2"]
@@ -99,7 +99,7 @@ def test_a_preset_a_file_and_options_go_over_one_another(tmp_path, folder, weigh
         (["--preset", "best"], "multiscale"),
         (["--steps", "5", "--minutes", "5"], "in steps or in minutes"),
         (["--resume"], "no such checkpoint"),
-        (["--device", "tpu"], "'tpu' is not here"),
+        (["--device", "tpu"], "'tpu' is not available"),
         (["--set", "patch=64"], "no image has 256 x 256 pixels"),
     ],
 )
@@ -119,7 +119,7 @@ def test_unreadable_images_are_named_and_refused_in_a_line(tmp_path):
     assert error == f"{images}: no image in it can be read, of 3"
     assert isinstance(result.exception, InputError)
     assert [line for line in result.output.splitlines() if "2.png" in line] == [
-        f"{images}/2.png: cannot be read as an image, and left out"
+        f"{images}/2.png is not a PNG, JPEG, WebP, TIFF, BMP, PPM or PGM image, and left out"
     ]
     assert not (tmp_path / "below").exists()
 

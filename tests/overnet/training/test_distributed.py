@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="th
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     cv2.imwrite(str(folder / "one.png"), np.random.default_rng(0).integers(0, 256, (48, 56, 3), np.uint8))
-    return pack([folder], folder / "p.packed", say=print)
+    return pack([folder], folder / "p.packed", report=print)
 
 
 @pytest.fixture(autouse=True)

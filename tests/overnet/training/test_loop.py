@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(folder, tmp_path_factory):
-    return pack([folder], tmp_path_factory.mktemp("packed") / "p.packed", say=print)
+    return pack([folder], tmp_path_factory.mktemp("packed") / "p.packed", report=print)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,8 @@ def examples(images):
 
 def test_training_lowers_the_loss_and_writes_what_it_says(tmp_path, images, examples):
     said = []
-    state = run(tmp_path, images, steps=45, learning_rate=3e-3, with_options={"examples": examples, "say": said.append})
+    with_options = {"examples": examples, "report": said.append}
+    state = run(tmp_path, images, steps=45, learning_rate=3e-3, with_options=with_options)
     assert state.step == 45
     psnr = [line for line in said if "validation PSNR" in line]
     assert len(psnr) == 16
@@ -83,7 +84,7 @@ def test_a_run_resumed_at_any_step_is_the_uninterrupted_one(tmp_path, images, ex
         for scale in (2, 3):
             repeat = partial(np.kron, b=np.ones((scale, scale, 1), np.uint8))
             teachers[scale] = fill_targets(images, scale, "0" * 64, repeat, report=print)
-    monkeypatch.setattr("tests.overnet.training.small_run.train", partial(train, teachers=teachers))
+    monkeypatch.setattr("tests.support.small_run.train", partial(train, teachers=teachers))
     whole = run(tmp_path / "whole", images, with_options={"examples": examples}, **changes)
     for last in (1, 3, 5):
         with monkeypatch.context() as interrupted:
@@ -146,7 +147,7 @@ def test_a_damaged_checkpoint_leaves_the_one_before(tmp_path, images):
     (tmp_path / LAST).write_bytes((tmp_path / LAST).read_bytes()[:1000])
     assert load_state(tmp_path, CPU).step == 3
     (tmp_path / PREVIOUS).write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"last\.pt: not a whole training checkpoint"):
+    with pytest.raises(CheckpointError, match=r"last\.pt: a damaged training checkpoint"):
         load_state(tmp_path, CPU)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         load_state(tmp_path / "elsewhere", CPU)
@@ -158,7 +159,7 @@ def test_a_checkpoint_that_carries_code_is_refused(tmp_path):
             return (os.mkdir, (str(tmp_path / "made"),))
 
     torch.save({"format": "overnet training 1", "model": Code()}, tmp_path / LAST)
-    with pytest.raises(CheckpointError, match="not a whole training checkpoint"):
+    with pytest.raises(CheckpointError, match="a damaged training checkpoint"):
         load_state(tmp_path, CPU)
     assert not (tmp_path / "made").exists()
 
@@ -322,7 +323,7 @@ def test_devices_that_are_not_here_are_refused():
     from overnet.training.distributed import Team
 
     assert pick_device("cpu", Team()) == CPU
-    with pytest.raises(InputError, match="'tpu' is not here"):
+    with pytest.raises(InputError, match="'tpu' is not available"):
         pick_device("tpu", Team())
 
 

@@ -20,7 +20,7 @@ def folder(tmp_path, image):
 
 def packed(folder, path):
     said = []
-    return pack([folder], path, say=said.append), said
+    return pack([folder], path, report=said.append), said
 
 
 def test_images_come_out_as_they_went_in(folder, tmp_path, image):
@@ -91,7 +91,7 @@ def test_interrupted_packing_leaves_nothing_and_starts_clean(folder, tmp_path, m
 
 
 @pytest.mark.parametrize("keep", [0, 5, 1000, -1, -30])
-def test_a_truncated_packed_file_is_refused_and_packed_anew(folder, tmp_path, keep):
+def test_a_truncated_packed_file_is_refused_and_packed_again(folder, tmp_path, keep):
     path = tmp_path / "p.packed"
     packed(folder, path)
     path.write_bytes(path.read_bytes()[:keep])
@@ -99,7 +99,7 @@ def test_a_truncated_packed_file_is_refused_and_packed_anew(folder, tmp_path, ke
         PackedImages(path)
     images, said = packed(folder, path)
     assert len(images) == 3
-    assert "packed anew" in said[0]
+    assert "packed again" in said[0]
 
 
 def test_folders_without_images_are_refused(tmp_path):

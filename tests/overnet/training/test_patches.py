@@ -29,7 +29,7 @@ def images(tmp_path_factory):
     random = np.random.default_rng(0)
     for number, size in enumerate([(60, 50), (41, 77), (20, 90)]):
         cv2.imwrite(str(folder / f"{number}.png"), random.integers(0, 256, (*size, 3), np.uint8))
-    return pack([folder], folder / "p.packed", say=print)
+    return pack([folder], folder / "p.packed", report=print)
 
 
 @settings(deadline=None, max_examples=60)
@@ -120,7 +120,7 @@ def test_the_two_sides_of_a_turned_patch_still_fit(images):
 def test_flips_and_rotations_are_all_drawn(tmp_path):
     # An image that is one patch, so that nothing else is drawn.
     cv2.imwrite(str(tmp_path / "one.png"), np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
-    images = pack([tmp_path], tmp_path / "p.packed", say=print)
+    images = pack([tmp_path], tmp_path / "p.packed", report=print)
     patches = Patches(images, small(scales=[2], fractional_share=0, batch=64))
     assert len({target.numpy().tobytes() for target in patches[0].targets[0]}) == 8
     plain = Patches(images, small(scales=[2], fractional_share=0, batch=64, augment=False))

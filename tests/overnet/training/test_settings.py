@@ -38,7 +38,7 @@ def test_a_file_goes_over_the_preset(tmp_path):
         ('{"batch": 2.5}', "batch is 2.5"),
         ('{"scales": "2"}', "scales is '2'"),
         ('{"learning_rate": NaN}', "learning_rate is nan"),
-        ("[1]", "no JSON object"),
+        ("[1]", "not a JSON object"),
         ("{", "cannot be read as JSON"),
     ],
 )

@@ -23,7 +23,7 @@ def images(tmp_path_factory):
     random = np.random.default_rng(0)
     for number, size in enumerate([(60, 50), (41, 77), (1, 1), (20, 90)]):
         cv2.imwrite(str(folder / f"{number}.png"), random.integers(0, 256, (*size, 3), np.uint8))
-    return pack([folder], folder / "p.packed", say=print)
+    return pack([folder], folder / "p.packed", report=print)
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +134,7 @@ def test_a_changed_teacher_or_image_has_other_targets(tmp_path, images):
     second = teacher_targets([path], images, [2], fill=True, report=print)[2]
     assert first.path != second.path
     cv2.imwrite(str(tmp_path / "one.png"), np.zeros((9, 9, 3), np.uint8))
-    others = pack([tmp_path], images.path.parent / "other" / images.path.name, say=print)
+    others = pack([tmp_path], images.path.parent / "other" / images.path.name, report=print)
     assert targets_path(others, 2, first.teacher_sha256).name != first.path.name
 
 
