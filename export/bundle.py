@@ -33,9 +33,9 @@ from overnet.weights import BEST, MODEL_NAMES, bundled_checkpoint, bundled_folde
 
 SCALES = (2, 3, 4)
 
-# The ONNX files keep 16 of 24 significant bits of each weight, because the zeros compress well and the package stays
+# The ONNX files keep 12 of 24 significant bits of each weight, because the zeros compress well and the package stays
 # small. On photographs this changes no pixel by more than one grey level.
-SIGNIFICANT_BITS = 16
+SIGNIFICANT_BITS = 12
 
 # Side of the detail in the README's image, in pixels of the large image.
 _DETAIL = 144
