@@ -1,7 +1,8 @@
-"""Checkpoints in and out: the original's ``*.pth.tar``, the same with weight normalisation folded, and our own.
+"""Loading and saving of checkpoints.
 
-Our own is a ``.safetensors`` file with the configuration in its metadata. Nothing here runs code from a file:
-pickles are read by torch's restricted unpickler, safetensors holds no code at all.
+Three forms are read: the original's ``*.pth.tar``, the same with weight normalisation folded, and this project's own,
+a ``.safetensors`` file with architecture and configuration in its metadata. No code of a file is run: pickles are read
+by torch's restricted unpickler, and safetensors files hold no code.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ NetworkT = TypeVar("NetworkT", bound=OverNet | PlainNet)
 
 _CONFIG_KEY, _ARCHITECTURE_KEY = "overnet.config", "overnet.architecture"
 
-# The original's names of the frozen layers that subtract and add the mean colour; ours is a constant of the network.
+# The original's frozen layers that subtract and add the mean colour, which is a constant of `OverNet`.
 _MEAN_LAYERS = ("sub_mean.shifter", "add_mean.shifter")
 
-# The original's names, as patterns, and ours. Numbers there count from 1.
+# The original's names as patterns, in which numbers count from 1, and the names here.
 _NAMES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
     (r"entry_1", lambda m: "entry"),
     (r"GDG(\d+)\.RB(\d+)\.body\.0", lambda m: f"{_block(m)}.expand"),
@@ -56,7 +57,7 @@ _NAMES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
     (r"x_scale", lambda m: "skip_scale"),
 ]
 
-# How the tensors of one layer are called in the original and here, where torch's parametrisation renames them.
+# The names of a layer's tensors in the original and here, where torch's parametrisation renames them.
 _TENSORS = {
     "weight": "weight",
     "bias": "bias",
@@ -71,15 +72,14 @@ def _block(match: re.Match[str]) -> str:
 
 
 def load_checkpoint(path: str | Path) -> Network:
-    """Load a network from any of the three forms, told apart by content, not by the file's name.
+    """Load a network from any of the three forms, which are recognised by content, not by the file's name.
 
     Returns:
         The network in evaluation mode, on the CPU, float32, with ``config`` as read from the file: an `OverNet`, or a
         `PlainNet` where a safetensors file's metadata states that architecture.
 
     Raises:
-        CheckpointError: the file is missing, empty, truncated, of another network, of the wrong shapes, or carries
-            code.
+        CheckpointError: the file is missing, empty, truncated, of another network, of wrong shapes, or contains code.
         MissingDependency: it is a safetensors file and safetensors is not installed.
     """
     path = Path(path)
@@ -101,7 +101,7 @@ def load_checkpoint(path: str | Path) -> Network:
 
 
 def load_overnet(path: str | Path) -> OverNet:
-    """Load a checkpoint as `load_checkpoint` does, where only an OverNet will do.
+    """Load a checkpoint as `load_checkpoint` does, and refuse networks other than OverNet.
 
     Raises:
         CheckpointError: it holds another network, or see `load_checkpoint`.
@@ -114,7 +114,7 @@ def load_overnet(path: str | Path) -> OverNet:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Put the file's name before the message of errors raised while its contents are looked at."""
+    """Put the file's name before the messages of `CheckpointError`s raised in the block."""
     try:
         yield
     except CheckpointError as error:
@@ -131,11 +131,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    # The original's training loop stores its best PSNR as it comes from numpy; a number carries no code.
+    # The original's training loop stores its best PSNR as a number of numpy, which contains no code.
     numbers = [np.dtype, np.float64, np.float32, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
     try:
         with torch.serialization.safe_globals([*numbers, *_numpy_scalar()]), warnings.catch_warnings():
-            # What torch says there is for its own developers; whether the file loads is said below.
+            # torch warns about its own internals here; a file that cannot be loaded raises an error below.
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -158,7 +158,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _numpy_scalar() -> list[tuple[Callable[..., Any], str]]:
-    """numpy's function that rebuilds a number, under the names it had in numpy 1 and has in numpy 2."""
+    """Return numpy's function that rebuilds a number, with its names in numpy 1 and numpy 2."""
     rebuild = np.float64(0).__reduce__()[0]
     assert callable(rebuild)
     return [(rebuild, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
@@ -170,7 +170,7 @@ def _network(state: dict[str, Tensor], metadata: dict[str, str]) -> Network:
     else:
         state = _translated(state)
         config = _config_from_shapes(state)
-    # Shapes are compared before anything of the file's size is allocated for the network itself.
+    # Shapes are compared before the network is allocated, whose size the file chooses.
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in build(config).state_dict().items()}
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
@@ -195,7 +195,7 @@ def _network(state: dict[str, Tensor], metadata: dict[str, str]) -> Network:
 
 
 def _translated(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The original's names to ours; its frozen mean layers are checked and left out."""
+    """Translate the original's names; its frozen mean layers are checked and left out."""
     ours: dict[str, Tensor] = {}
     for name, tensor in state.items():
         layer, _, leaf = name.removeprefix("module.").rpartition(".")
@@ -227,7 +227,7 @@ def _config_from_json(name: str, text: str) -> NetworkConfig:
 
 
 def _config_from_shapes(state: dict[str, Tensor]) -> OverNetConfig:
-    """Recover the configuration from the tensors' names and shapes: the original's files do not state it."""
+    """Find the configuration by the names and shapes of tensors, since the original's files do not state it."""
     weight_normalised = "entry.parametrizations.weight.original1" in state
     leaf = _TENSORS["weight_v"] if weight_normalised else "weight"
 
@@ -262,12 +262,12 @@ def _config_from_shapes(state: dict[str, Tensor]) -> OverNetConfig:
 
 
 def save_checkpoint(model: Network, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a network as ``.safetensors``, the configuration in its metadata; the file appears when it is whole.
+    """Write a network as ``.safetensors`` with its configuration in the metadata, atomically.
 
     Args:
-        model: the network, with or without weight normalisation; stored as it is.
-        path: where to; an existing file is replaced.
-        metadata: more entries to store, such as how it was trained.
+        model: the network, with weight normalisation or re-parameterised convolutions as they are.
+        path: the file to write; an existing one is replaced.
+        metadata: further entries, such as the settings of its training.
 
     Raises:
         OutputError: the file cannot be written.
@@ -281,7 +281,7 @@ def save_checkpoint(model: Network, path: str | Path, *, metadata: Mapping[str, 
 
 
 def _in_order(content: bytes) -> bytes:
-    """Put a safetensors header's entries in alphabetical order: the library's own order changes from run to run."""
+    """Sort the entries of a safetensors header, since the library's order changes from run to run."""
     length = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8
@@ -321,9 +321,10 @@ def folded(model: NetworkT) -> NetworkT:
 
 
 def weights_sha256(model: Network) -> str:
-    """Hash of the folded weights (hexadecimal SHA-256): equal for the same weights in any of the three forms.
+    """Return the SHA-256 of the folded weights, hexadecimal: the same in all forms of a checkpoint.
 
-    Over, for each tensor in order of our names: the name, the shape, and the values as little-endian float32.
+    It is computed over the tensors in the order of their names here: for each its name, its shape, and its values as
+    little-endian float32.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(folded(model).state_dict().items()):

@@ -2,10 +2,10 @@
 
 An exact rewriting of the trained network, up to rounding in the last place. Of OverNet:
 
-* weight normalisation becomes plain weights, the division by 255 goes into the first and the last convolution;
-* the learned scalars go into the small tensors beside them;
-* the last convolution is taken apart into a mix of channels and a sum over its nine neighbours: mixing channels
-  commutes with a resize of each channel, so the resize can come between them and carry 9 x 3 channels instead of 64.
+* weight normalisation becomes plain weights, and the factor 255 is folded into the first and the last convolution;
+* the learned scalars become numbers;
+* the last convolution is split into a mix of channels and a sum over nine neighbours. Mixing channels commutes with a
+  resize of each channel, so the resize is done between the two, on 9 x 3 channels instead of 64.
 
 The mean colour is subtracted in the graph, not folded into the first convolution's bias: at the border that convolution
 pads the *centred* image with zeros, which a bias cannot express.
@@ -29,13 +29,13 @@ from overnet.network.plain import PlainNet, PlainNetConfig
 
 Array = NDArray[np.float32]
 
-# Images have levels 0 to 255 outside the graph, the network was trained on 0 to 1.
+# Images have levels 0 to 255 outside the graph, and networks are trained on 0 to 1.
 LEVELS = 255.0
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """Weights channels_out x channels_in/groups x rows x columns, a bias per output channel or none, and the groups."""
+    """Weights, channels_out x channels_in/groups x rows x columns; a bias for each output channel, or None; groups."""
 
     weight: Array
     bias: Array | None
@@ -44,7 +44,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class DeployedBlock:
-    """A residual block; its learned scalars as numbers."""
+    """The arrays of a residual block, and its learned scalars as numbers."""
 
     expand: Convolution
     reduce: Convolution
@@ -57,7 +57,7 @@ class DeployedBlock:
 
 @dataclass(frozen=True)
 class DeployedGroup:
-    """A local dense group: its blocks and the reduction after each."""
+    """The arrays of a local dense group: its blocks, and the reduction after each."""
 
     blocks: list[DeployedBlock]
     reductions: list[Convolution]
@@ -65,12 +65,12 @@ class DeployedGroup:
 
 @dataclass(frozen=True)
 class DeployedNetwork:
-    """All of the network's arrays in the order they are used; images in levels 0 to 255.
+    """All arrays of an OverNet in the order they are used; images in levels 0 to 255.
 
     Attributes:
         mean: the mean colour in levels, 3.
-        mix: the last convolution's channel mix, (rows x columns x 3) x width x 1 x 1 and no bias; output channels lie
-            tap by tap: row, column, colour.
+        mix: the channel mix of the last convolution, (rows x columns x 3) x width x 1 x 1 without bias. Its output
+            channels are in the order row, column, colour.
         exit_bias: the last convolution's bias plus the mean colour, in levels, 3.
     """
 
@@ -113,7 +113,7 @@ class DeployedPlainNetwork:
 
 
 def deploy_plain(model: PlainNet) -> DeployedPlainNetwork:
-    """Rewrite a trained plain network into its deployed form; the model is left as it is."""
+    """Rewrite a trained plain network into its deployed form; the model is not changed."""
     plain = folded(model)
     entry, *body = (_convolution(each) for each in [plain.entry, *plain.body])
     heads = {scale: _convolution(plain.heads[str(scale)]) for scale in plain.config.scales}
@@ -140,7 +140,7 @@ def deploy(model: PlainNet) -> DeployedPlainNetwork: ...
 @overload
 def deploy(model: OverNet | PlainNet) -> Deployed: ...
 def deploy(model: OverNet | PlainNet) -> Deployed:
-    """Rewrite a trained network into its deployed form; the model is left as it is."""
+    """Rewrite a trained OverNet into its deployed form; the model is not changed."""
     return deploy_plain(model) if isinstance(model, PlainNet) else _deploy_overnet(model)
 
 

@@ -1,4 +1,4 @@
-"""The OverNet network (Behjati et al., WACV 2021), and its overscaling head, which any feature extractor can use.
+"""The network OverNet (Behjati et al., WACV 2021), its overscaling head for any feature extractor, and `reference`.
 
 Shapes in comments are N x C x H x W; "u" is the overscale factor, as in the paper.
 """
@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from overnet.files.onnx_metadata import scaled_size
 from overnet.network.resized_convolution import resized_convolution
 
-# Mean colour of DIV2K's training images in [0, 1]: what the original subtracts from its input and adds at its end.
+# Mean colour of DIV2K's training images in [0, 1], which is subtracted from the input and added to the output.
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 # The overscale factors for which the original defines an upsampler.
@@ -29,16 +29,16 @@ class OverNetConfig:
     """The shape of an OverNet. The defaults are the original's; only `overscale` differs between its models.
 
     Attributes:
-        overscale: how much the head enlarges the features before they are resized down: 2, 3, 4, 5 or 8. The released
-            models use one more than their scale.
+        overscale: factor by which the head enlarges the features before it resizes them down: 2, 3, 4, 5 or 8. The
+            released models use one more than their scale.
         width: channels of the trunk; a multiple of 4 (the overscaling convolution has 4 groups) and of `squeeze`.
-        groups: global dense groups, one after the other.
-        blocks: residual blocks in each group.
-        expansion: how many times `width` a residual block widens to before its ReLU.
-        bottleneck: share of `width` a residual block narrows to after it.
-        squeeze: how many times narrower the squeeze-and-excitation layer is than `width`.
-        weight_normalised: whether convolutions are trained as direction and length (as the original does), or as plain
-            weights. A network whose weight normalisation was folded away has False.
+        groups: number of global dense groups.
+        blocks: number of residual blocks in each group.
+        expansion: channels before a residual block's ReLU, in multiples of `width`.
+        bottleneck: channels after it, as a share of `width`.
+        squeeze: `width` divided by the channels of the squeeze-and-excitation layer.
+        weight_normalised: whether convolutions are stored as direction and length, as in the original, or as plain
+            weights, as after folding.
     """
 
     overscale: int = 5
@@ -89,7 +89,7 @@ class OverNetConfig:
 def _convolution(
     channels_in: int, channels_out: int, kernel: int, *, groups: int = 1, weight_normalised: bool = True
 ) -> nn.Conv2d:
-    """A convolution with bias that keeps height and width, weight-normalised where the configuration asks for it."""
+    """Return a convolution with bias that keeps height and width, weight-normalised or not."""
     convolution = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, groups=groups)
     if not weight_normalised:
         return convolution
@@ -99,7 +99,7 @@ def _convolution(
 
 
 class LearnedScale(nn.Module):
-    """Multiplies by one learned number."""
+    """A product with one learned number."""
 
     def __init__(self, value: float = 1.0) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class LearnedScale(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Weighs channels by what their means over the whole image say (squeeze-and-excitation)."""
+    """Squeeze-and-excitation: factors for the channels, computed from their means over the whole image."""
 
     def __init__(self, width: int, squeeze: int) -> None:
         super().__init__()
@@ -145,9 +145,9 @@ class ResidualBlock(nn.Module):
 
 
 class DenseGroup(nn.Module):
-    """Members one after the other; after each, everything so far is concatenated and reduced to `width` channels.
+    """A sequence of members; after each, the input and all outputs are concatenated and reduced to `width` channels.
 
-    Used twice: with residual blocks as members (a local group) and with local groups as members (the trunk).
+    A local group has residual blocks as members, and the trunk has local groups.
     """
 
     def __init__(self, members: list[nn.Module], config: OverNetConfig) -> None:
@@ -159,7 +159,7 @@ class DenseGroup(nn.Module):
         )
 
     def outputs(self, x: Tensor) -> list[Tensor]:
-        """N x width x H x W in; the reduced output after each member, each N x width x H x W."""
+        """Return the reduced output after each member, N x width x H x W as the input."""
         gathered, reduced, outputs = x, x, []
         for member, reduction in zip(self.members, self.reductions, strict=True):
             gathered = torch.cat([gathered, member(reduced)], dim=1)
@@ -168,14 +168,14 @@ class DenseGroup(nn.Module):
         return outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """N x width x H x W in and out: the reduced output after the last member."""
+        """Return the reduced output after the last member, N x width x H x W as the input."""
         return self.outputs(x)[-1]
 
 
 class OverscalingHead(nn.Module):
-    """Features on the input's grid to an image of any size: overscale, resize down, last convolution.
+    """The paper's reconstruction module, which makes an image of any size from the features of any extractor.
 
-    This is the paper's model-agnostic reconstruction module: it takes any extractor's features.
+    It overscales the features, resizes them down, and applies the last convolution.
 
     Args:
         width: channels of the features; a multiple of 4.
@@ -189,7 +189,7 @@ class OverscalingHead(nn.Module):
         if overscale not in OVERSCALE_FACTORS:
             raise ValueError(f"overscale is {overscale}; it must be one of {OVERSCALE_FACTORS}")
         self.overscale = overscale
-        # 4 and 8 are reached by doubling; 2, 3 and 5 in one stage.
+        # Factors of 4 and 8 take two and three stages of 2; the others take one.
         self.stage_factors = [2] * {2: 1, 4: 2, 8: 3}[overscale] if overscale in (2, 4, 8) else [overscale]
         self.stages = nn.ModuleList(
             _convolution(width, width * factor**2, 3, groups=4, weight_normalised=weight_normalised)
@@ -208,16 +208,16 @@ class OverscalingHead(nn.Module):
         overscaled = self.overscaled(features)
         if self.training:
             assert self.exit.bias is not None
-            # The same up to rounding, and faster to differentiate; whole images would make its matrices large.
+            # The same up to rounding, and faster to differentiate. Its matrices would be large for whole images.
             return resized_convolution(overscaled, self.exit.weight, self.exit.bias, size)
         image: Tensor = self.exit(bicubic(overscaled, size))
         return image
 
 
 def bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """The network's own resize: bicubic, a = -0.75, half-pixel centres, edges clamped, no antialiasing.
+    """Resize as the network does: bicubic, a = -0.75, half-pixel centres, edges clamped, no antialiasing.
 
-    N x C x H x W in, N x C x size[0] x size[1] out, same dtype. Already at that size, it is the identity.
+    N x C x H x W in, N x C x size[0] x size[1] out, same dtype. At equal size, the input is returned.
     """
     if x.shape[-2:] == torch.Size(size):
         return x
@@ -225,10 +225,10 @@ def bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class OverNet(nn.Module):
-    """The whole network: one set of weights, any scale from 1 to the overscale factor.
+    """The network, which serves any scale from 1 to the overscale factor with one set of weights.
 
     Args:
-        config: the network's shape; the original's (with overscale 5) when left out.
+        config: the shape of the network; by default the original's with overscale 5.
     """
 
     mean: Tensor
@@ -250,7 +250,7 @@ class OverNet(nn.Module):
         self.head = OverscalingHead(config.width, config.overscale, weight_normalised=normalised)
 
     def features(self, centred: Tensor) -> Tensor:
-        """The feature extractor: N x 3 x H x W with the mean subtracted in, N x width x H x W out."""
+        """Extract features: N x 3 x H x W with the mean subtracted in, N x width x H x W out."""
         entry = self.entry(centred)
         fused = functional.relu(self.fusion(torch.cat(self.trunk.outputs(entry), dim=1)))
         skip = functional.relu(self.global_skip(entry.mean(dim=(2, 3), keepdim=True)))
@@ -265,7 +265,7 @@ class OverNet(nn.Module):
             scale: 1 to the overscale factor, whole or fractional.
 
         Returns:
-            N x 3 x round(H * scale) x round(W * scale), same dtype; not clipped, so slightly outside [0, 1] at places.
+            N x 3 x round(H * scale) x round(W * scale), same dtype; not clipped, so slightly outside [0, 1].
 
         Raises:
             ValueError: the scale is out of range, or `x` is not N x 3 x H x W.

@@ -165,7 +165,7 @@ class PlainNet(nn.Module):
             scale: one of the configuration's.
 
         Returns:
-            N x 3 x (H * scale) x (W * scale), same dtype; not clipped, so slightly outside [0, 1] at places.
+            N x 3 x (H * scale) x (W * scale), same dtype; not clipped, so some values are slightly outside [0, 1].
 
         Raises:
             ValueError: there is no head for the scale, or `x` is not N x 3 x H x W.

@@ -1,9 +1,9 @@
-"""A bicubic resize followed by a convolution to few channels, in the order that training computes fastest.
+"""A bicubic resize followed by a convolution to few channels, computed in the order that is fastest in training.
 
-Mixing channels commutes with a resize of each channel. So the convolution is taken apart into a mix of channels, which
-comes first and leaves taps x colours of them (27 instead of 64), and a sum over the taps' neighbours. The sum and the
-resize are then one product with a small matrix along each dimension. PyTorch's own bicubic resize and a convolution to
-three channels are both slow to differentiate on a CPU; products of matrices are not.
+Mixing channels commutes with a resize of each channel. So the convolution is split into a mix of channels, which is
+done first and leaves taps x colours channels (27 instead of 64), and a sum over neighbours. The sum and the resize are
+then one product with a small matrix along each dimension. On a CPU, products of matrices are faster to differentiate
+than PyTorch's bicubic resize and a convolution to three channels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 
 def resized_convolution(features: Tensor, weight: Tensor, bias: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize features with the network's own bicubic, then convolve, zeros around: the same up to rounding.
+    """Resize features with `overnet.network.model.bicubic` and convolve them with zero padding, equal up to rounding.
 
     Args:
         features: N x C x H x W.
@@ -31,7 +31,7 @@ def resized_convolution(features: Tensor, weight: Tensor, bias: Tensor, size: tu
     mix = weight.permute(0, 2, 3, 1).reshape(colours * rows * columns, channels, 1, 1)
     mixed = functional.conv2d(features, mix)
     count, _, height, width = mixed.shape
-    # The resize's weights are not for a coarse number format: they must go on summing to 1.
+    # In a coarse number format, the weights of the resize would no longer sum to 1.
     with torch.autocast(features.device.type, enabled=False):
         across = _resize_and_shift(width, size[1], columns, features.device)
         down = _resize_and_shift(height, size[0], rows, features.device)
@@ -43,15 +43,15 @@ def resized_convolution(features: Tensor, weight: Tensor, bias: Tensor, size: tu
 
 @lru_cache(maxsize=128)
 def _resize_and_shift(length: int, resized: int, taps: int, device: torch.device) -> Tensor:
-    """The resize of one dimension as a matrix, for each tap moved by its offset: resized x taps x length, float32.
+    """Return the resize of one dimension as a matrix, shifted for each tap: resized x taps x length, float32.
 
-    A tap that reaches beyond the resized image meets the convolution's zeros.
+    Taps beyond the resized image have the weight 0, as with zero padding.
     """
-    # Kept for other steps, which differentiate through it, so it must not be an inference tensor.
+    # The cached matrix serves later steps that differentiate, so it must not be an inference tensor.
     with torch.inference_mode(False), torch.no_grad():
         identity = torch.eye(length, device=device)
         if resized != length:
-            # An image of the rows of the identity, resized in its height alone.
+            # The rows of the identity as an image, resized in height only.
             image = functional.interpolate(
                 identity[None, None], size=(resized, length), mode="bicubic", align_corners=False
             )
