@@ -318,7 +318,8 @@ def test_info():
     assert result.returncode == 0, result.stderr
     inventory = json.loads(result.stdout)
     assert {backend["name"]: backend["works"] for backend in inventory["backends"]}["openvino"]
-    assert [model["scale"] for model in inventory["models"]] == [2, 3, 4]
+    found = [(model["model"], model["scale"]) for model in inventory["models"]]
+    assert found == [(name, scale) for name in ("realtime", "fast", "best") for scale in (2, 3, 4)]
     text = run_command("info", program="overnet").stdout
     assert "openvino" in text and "overnet_x2.onnx" in text
 
