@@ -51,20 +51,27 @@ class AdamP(torch.optim.Optimizer):
                     self._change(parameter, parameter.grad, group)
 
     def _change(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = 0
-            state["mean"] = torch.zeros_like(parameter)
-            state["mean_square"] = torch.zeros_like(parameter)
-        state["step"] += 1
-        decay, square_decay = group["betas"]
-        state["mean"].lerp_(gradient, 1 - decay)
-        state["mean_square"].mul_(square_decay).addcmul_(gradient, gradient, value=1 - square_decay)
-        root = (state["mean_square"] / (1 - square_decay ** state["step"])).sqrt_().add_(group["epsilon"])
-        change = state["mean"] / (1 - decay ** state["step"]) / root
+        mean, root = adam_moments(self.state[parameter], parameter, gradient, group)
+        change = mean / root
         if parameter.ndim > 1:
             change = projected(parameter, gradient, change, group["delta"])
         parameter.sub_(change, alpha=group["lr"])
+
+
+def adam_moments(
+    state: dict[str, Any], parameter: Tensor, gradient: Tensor, group: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """Update Adam's moments by a gradient; return the corrected mean and the root that it is divided by."""
+    if not state:
+        state["step"] = 0
+        state["mean"] = torch.zeros_like(parameter)
+        state["mean_square"] = torch.zeros_like(parameter)
+    state["step"] += 1
+    decay, square_decay = group["betas"]
+    state["mean"].lerp_(gradient, 1 - decay)
+    state["mean_square"].mul_(square_decay).addcmul_(gradient, gradient, value=1 - square_decay)
+    root = (state["mean_square"] / (1 - square_decay ** state["step"])).sqrt_().add_(group["epsilon"])
+    return state["mean"] / (1 - decay ** state["step"]), root
 
 
 def projected(weight: Tensor, gradient: Tensor, change: Tensor, delta: float) -> Tensor:

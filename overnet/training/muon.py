@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overnet.training.adamp import adam_moments
+
 # Coefficients of the Newton-Schulz iteration, and how often it is done.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
@@ -75,17 +77,8 @@ class Muon(torch.optim.Optimizer):
         return parameter.grad.add(state["momentum"], alpha=group["momentum"]).flatten(1)
 
     def _change_by_adam(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = 0
-            state["mean"] = torch.zeros_like(parameter)
-            state["mean_square"] = torch.zeros_like(parameter)
-        state["step"] += 1
-        decay, square_decay = group["betas"]
-        state["mean"].lerp_(gradient, 1 - decay)
-        state["mean_square"].mul_(square_decay).addcmul_(gradient, gradient, value=1 - square_decay)
-        root = (state["mean_square"] / (1 - square_decay ** state["step"])).sqrt_().add_(group["epsilon"])
-        parameter.addcdiv_(state["mean"] / (1 - decay ** state["step"]), root, value=-group["lr"])
+        mean, root = adam_moments(self.state[parameter], parameter, gradient, group)
+        parameter.addcdiv_(mean, root, value=-group["lr"])
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
