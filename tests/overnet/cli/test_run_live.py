@@ -54,7 +54,8 @@ def test_a_camera_is_recorded(camera, tmp_path, small_models):
 def test_ctrl_c_is_the_normal_end(camera, tmp_path, small_models, sent):
     process = start(camera.url(), "-o", "out.mp4", "--model", small_models, "--json", "--quiet", cwd=tmp_path)
     deadline = time.monotonic() + 60
-    while not any(file.stat().st_size for file in tmp_path.glob(".overnet-*.mp4")) and time.monotonic() < deadline:
+    while not any(file.stat().st_size for file in tmp_path.glob("out.partial*.mp4")):
+        assert time.monotonic() < deadline, "no recording has begun"
         time.sleep(0.1)
     time.sleep(1)
     process.send_signal(sent)

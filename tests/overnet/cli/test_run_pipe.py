@@ -160,7 +160,8 @@ def test_an_interrupted_pipe_leaves_a_playable_part(tmp_path, small_models):
     process.stdin.write(y4m(30))
     process.stdin.flush()
     deadline = time.monotonic() + 60
-    while not any(tmp_path.glob(".overnet-*")) and time.monotonic() < deadline:
+    while not any(tmp_path.glob("out.partial*")):
+        assert time.monotonic() < deadline, "no recording has begun"
         time.sleep(0.05)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
