@@ -7,31 +7,16 @@ released in a third.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol, TypeAlias
 
 from overnet.types import Image
 
-
-class Ticket(Protocol):
-    """One submitted frame; a context manager, within which its result may be used.
-
-    Entering waits until the frame is upscaled and returns scale*H x scale*W x 3 uint8. The array belongs to the stream,
-    which reuses it for another frame on leaving. Tickets are entered once, in the order of submission.
-    """
-
-    def __enter__(self) -> Image:
-        """Wait for the upscaled frame and return it.
-
-        Raises:
-            BackendError: it could not be computed.
-        """
-        ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+# One submitted frame: a context, within which its result may be used. Entering waits until the frame is upscaled and
+# returns scale*H x scale*W x 3 uint8, or raises a BackendError. The array belongs to the stream, which reuses it for
+# another frame on leaving. Tickets are entered once, in the order of submission.
+Ticket: TypeAlias = AbstractContextManager[Image]
 
 
 class UpscaleStream(Protocol):
@@ -65,21 +50,6 @@ class UpscaleStream(Protocol):
         ...
 
 
-class _Done:
-    """A ticket for a frame that is already upscaled."""
-
-    def __init__(self, upscaled: Image) -> None:
-        self._upscaled = upscaled
-
-    def __enter__(self) -> Image:
-        return self._upscaled
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        pass
-
-
 class DirectStream:
     """A stream that upscales each frame by a function while it is submitted. See `UpscaleStream`.
 
@@ -96,31 +66,13 @@ class DirectStream:
 
     def submit(self, frame: Image) -> Ticket:
         """Upscale a frame; see `UpscaleStream.submit`."""
-        return _Done(self._upscale(frame))
+        return nullcontext(self._upscale(frame))
 
     def stop(self) -> None:
         """Do nothing: no thread waits; see `UpscaleStream.stop`."""
 
     def close(self) -> None:
         """Do nothing: there is nothing to free; see `UpscaleStream.close`."""
-
-
-class _FinishedTicket:
-    def __init__(self, ticket: Ticket, finish: Callable[[Image], Image]) -> None:
-        self._ticket, self._finish = ticket, finish
-
-    def __enter__(self) -> Image:
-        upscaled = self._ticket.__enter__()
-        try:
-            return self._finish(upscaled)
-        except BaseException:
-            self._ticket.__exit__(None, None, None)
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._ticket.__exit__(kind, error, traceback)
 
 
 class FinishedStream:
@@ -139,4 +91,9 @@ class FinishedStream:
 
     def submit(self, frame: Image) -> Ticket:
         """Begin to upscale a frame; see `UpscaleStream.submit`."""
-        return _FinishedTicket(self._stream.submit(frame), self._finish)
+        return self._finished(self._stream.submit(frame))
+
+    @contextmanager
+    def _finished(self, ticket: Ticket) -> Iterator[Image]:
+        with ticket as upscaled:
+            yield self._finish(upscaled)

@@ -16,10 +16,10 @@ import numpy as np
 from overnet.benchmarks import gpu_checks
 from overnet.benchmarks.gpu_setting import Setting, frames, photograph_like, stream_all
 from overnet.errors import BackendError, OverNetError
-from overnet.runtime.backends.trt import slot_stream
+from overnet.runtime.backends.trt import slot_ring
 from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.slot import Slot
-from overnet.runtime.backends.trt.slot_ring import SlotRing
+from overnet.runtime.backends.trt.slot_ring import SlotRing, SlotStream
 from overnet.runtime.backends.trt.slot_shared import SlotShared
 from tests.doubles.cuda_driver import CudaDriver
 
@@ -64,27 +64,25 @@ def unexpected(shared, reason):
 @contextmanager
 def seen_by_the_driver(driver):
     """Tell the driver when the host fills and reads page-locked frames, which it cannot see by itself."""
-    copy, enter, leave = np.copyto, slot_stream.SlotTicket.__enter__, slot_stream.SlotTicket.__exit__
+    copy, fetched = np.copyto, SlotStream._fetched
 
     def filled(target, source, **options):
         copy(target, source, **options)
         if isinstance(target, np.ndarray) and target.dtype == np.uint8 and is_pinned(target):
             driver.host_access(target.ctypes.data, target.nbytes, writes=True, label="fill")
 
-    def fetched(ticket):
-        frame = enter(ticket)
-        driver.host_access(frame.ctypes.data, frame.nbytes, writes=False, label="fetch")
-        return frame
-
-    def left(ticket, *error):
-        frame = ticket._slot.output
-        driver.host_access(frame.ctypes.data, frame.nbytes, writes=False, label="fetch")
-        leave(ticket, *error)
+    @contextmanager
+    def read(stream, slot):
+        with fetched(stream, slot) as frame:
+            driver.host_access(frame.ctypes.data, frame.nbytes, writes=False, label="fetch")
+            try:
+                yield frame
+            finally:
+                driver.host_access(frame.ctypes.data, frame.nbytes, writes=False, label="fetch")
 
     with (
         mock.patch.object(np, "copyto", filled),
-        mock.patch.object(slot_stream.SlotTicket, "__enter__", fetched),
-        mock.patch.object(slot_stream.SlotTicket, "__exit__", left),
+        mock.patch.object(SlotStream, "_fetched", read),
     ):
         yield
 
@@ -103,20 +101,20 @@ def sabotaged(what, engine, reference):
     def nothing(*_):
         pass
 
-    def hand_back_too_early(self):
-        frame = enter(self)
-        self._stream.give_back(self._slot)
-        return frame
+    fetched = SlotStream._fetched
 
-    enter = slot_stream.SlotTicket.__enter__
-    ticket = slot_stream.SlotTicket
+    @contextmanager
+    def hand_back_too_early(stream, slot):
+        with fetched(stream, slot) as frame:
+            pass
+        yield frame
+
     missing = {
         "nothing": [],
         "computing is not ordered": [mock.patch.object(SlotShared, "before_compute", nothing)],
         "a result is not waited for": [mock.patch.object(Slot, "wait", nothing)],
         "a slot is given back before its result is read": [
-            mock.patch.object(ticket, "__enter__", hand_back_too_early),
-            mock.patch.object(ticket, "__exit__", nothing),
+            mock.patch.object(SlotStream, "_fetched", hand_back_too_early)
         ],
     }
     for patch in missing[what]:
@@ -402,6 +400,8 @@ def host_copies(engine, clip, output):
             return VideoFrame.from_ndarray(array, format=format)
 
     class CountedCopies:
+        uint8 = np.uint8
+
         @staticmethod
         def copyto(target, source):
             seen["copied to a slot"] += 1
@@ -410,7 +410,7 @@ def host_copies(engine, clip, output):
     with (
         mock.patch.object(color.RgbDecoder, "__call__", counted_decode),
         mock.patch.object(color, "VideoFrame", CountedFrames),
-        mock.patch.object(slot_stream, "np", CountedCopies),
+        mock.patch.object(slot_ring, "np", CountedCopies),
         Upscaler(2, model=engine, backend="tensorrt") as upscaler,
     ):
         outcome = upscale_video(Job(Path(clip), Path(output), "video"), upscaler, VideoOptions(), overwrite=True)

@@ -16,7 +16,7 @@ from overnet.runtime.backends.stream import UpscaleStream
 from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.engines import Engines, ReadyEngine, tile_side
 from overnet.runtime.backends.trt.slot import MeanVector, Slot, StageTimes
-from overnet.runtime.backends.trt.slot_stream import SlotStream
+from overnet.runtime.backends.trt.slot_ring import SlotStream
 from overnet.types import ChannelMeans, ImageBatch
 
 # Seconds that an image waits for those in flight: more than the largest image takes.
@@ -182,7 +182,9 @@ class TensorRtBackend:
         size = (image.shape[0], image.shape[1])
         padded = image
         if not _takes(ready, size):
-            padded = _padded(image, ready.profile.minimum)
+            missing = [max(0, low - side) for side, low in zip(size, ready.profile.minimum, strict=True)]
+            # Mirrored at its edges, which nearly preserves its means.
+            padded = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
             self._notes.append(
                 f"padded to {padded.shape[1]}x{padded.shape[0]}, the smallest size that the engine takes"
             )
@@ -228,9 +230,3 @@ def _of_image(channel_means: ChannelMeans | None, index: int) -> MeanVector | No
 
 def _takes(ready: ReadyEngine, size: tuple[int, int]) -> bool:
     return size[0] >= ready.profile.minimum[0] and size[1] >= ready.profile.minimum[1]
-
-
-def _padded(image: ImageBatch, minimum: tuple[int, int]) -> ImageBatch:
-    """Return an image mirrored at its edges to at least this size, which nearly preserves its means."""
-    missing = [max(0, low - side) for side, low in zip(image.shape[:2], minimum, strict=True)]
-    return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")

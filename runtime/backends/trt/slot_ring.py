@@ -1,18 +1,23 @@
-"""A ring of slots for one engine: each is lent for a frame and returned when the frame is fetched."""
+"""A ring of slots for one engine: each is lent for a frame and returned when the frame is fetched; and its streams."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
+
+import numpy as np
 
 from overnet.errors import BackendError
 from overnet.runtime.backends.base import BackendOptions
+from overnet.runtime.backends.stream import Ticket
 from overnet.runtime.backends.trt.cuda import Gpu, reporting_cuda
 from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
 from overnet.runtime.backends.trt.slot import Slot, StageTimes
 from overnet.runtime.backends.trt.slot_shared import SlotShared
+from overnet.types import Image
 
 
 class SlotRing:
@@ -194,3 +199,93 @@ class SlotRing:
                     part.close()
             self._slots.clear()
             self._free.clear()
+
+
+class SlotStream:
+    """A stream of frames of one size through a ring. See `overnet.runtime.backends.stream.UpscaleStream`.
+
+    Args:
+        ring: opened for the size.
+        size: height and width of the frames.
+    """
+
+    def __init__(self, ring: SlotRing, size: tuple[int, int]) -> None:
+        self._ring, self._size = ring, size
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        # The slots whose buffer a caller is filling, by its address; and all slots that this stream has taken.
+        self._filling: dict[int, Slot] = {}
+        self._taken: set[Slot] = set()
+
+    def buffer(self) -> Image | None:
+        """Return a slot's page-locked input; see `UpscaleStream.buffer`."""
+        slot = self._take()
+        if slot is None:
+            return None
+        with self._lock:
+            self._filling[slot.input.ctypes.data] = slot
+        return slot.input
+
+    def _take(self) -> Slot | None:
+        slot = self._ring.take(stopped=self._stopped)
+        if slot is not None:
+            with self._lock:
+                self._taken.add(slot)
+            try:
+                self._ring.fit(slot, self._size)
+            except BaseException:
+                self.give_back(slot)
+                raise
+        return slot
+
+    def submit(self, frame: Image) -> Ticket:
+        """Begin to upscale a frame; see `UpscaleStream.submit`."""
+        with self._lock:
+            slot = self._filling.pop(frame.ctypes.data, None)
+        if slot is None:
+            slot = self._take()
+            if slot is None:
+                raise BackendError("the stream is stopped")
+        try:
+            if frame.shape != slot.input.shape or frame.dtype != np.uint8:
+                raise ValueError(f"expected uint8 {slot.input.shape}, got {frame.dtype} {frame.shape}")
+            if frame.ctypes.data != slot.input.ctypes.data:
+                np.copyto(slot.input, frame)
+            self._ring.run(slot)
+        except BaseException:
+            self.give_back(slot)
+            raise
+        return self._fetched(slot)
+
+    @contextmanager
+    def _fetched(self, slot: Slot) -> Iterator[Image]:
+        """Wait until a submitted frame is upscaled, and give its slot back after its use."""
+        try:
+            self._ring.wait(slot)
+            yield slot.output
+        finally:
+            self.give_back(slot)
+
+    def give_back(self, slot: Slot) -> None:
+        """Return a slot to the ring, unless `close` has done so."""
+        with self._lock:
+            if slot not in self._taken:
+                return
+            self._taken.remove(slot)
+        self._ring.give_back(slot)
+
+    def stop(self) -> None:
+        """Wake the thread that waits for a buffer; see `UpscaleStream.stop`."""
+        self._stopped.set()
+        self._ring.wake()
+
+    def close(self) -> None:
+        """Wait for frames that were submitted but not fetched, as after an error; see `UpscaleStream.close`."""
+        self.stop()
+        with self._lock:
+            left = list(self._taken)
+            self._filling.clear()
+        for slot in left:
+            with suppress(BackendError, MemoryError):
+                self._ring.drain(slot)
+            self.give_back(slot)
