@@ -21,8 +21,8 @@ import platformdirs
 
 from overnet._version import __version__
 from overnet.errors import ArtifactError, BackendError, OutputError, printable
-from overnet.files.engine_sidecar import FORMAT_VERSION, Environment, Profile, RuntimeName, load_engine
-from overnet.runtime.backends.trt.engine_child import build_in_child
+from overnet.files.engine_sidecar import FORMAT_VERSION, Environment, load_engine
+from overnet.runtime.backends.trt.engine_child import EngineRequest, build_in_child
 from overnet.system.environment import current_environment
 from overnet.types import Progress
 
@@ -36,23 +36,6 @@ _BEING_BUILT = ".partial"
 _TIMINGS = "timing.cache"
 
 
-@dataclass(frozen=True)
-class EngineRequest:
-    """The engine to find or build.
-
-    Attributes:
-        model: an ONNX file that OverNet exported.
-        runtime: the library that is to run the engine.
-        precision: of the arithmetic, one of `overnet.files.onnx_metadata.PRECISIONS`.
-        profile: the sizes of images that the engine is to take.
-    """
-
-    model: Path
-    runtime: RuntimeName
-    precision: str
-    profile: Profile
-
-
 def cache_folder() -> Path:
     """Return the folder of the engines, which may not exist yet."""
     named = os.environ.get(CACHE_VARIABLE)
@@ -64,7 +47,7 @@ def cached_engine(
     *,
     device: int = 0,
     on_progress: Progress | None = None,
-    on_note: Callable[[str], None] | None = None,
+    on_note: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Find an engine, or build it. Of several processes that need the same one, one builds and the others wait.
 
@@ -85,16 +68,15 @@ def cached_engine(
         OutputError: the folder cannot be written.
         KeyboardInterrupt: the user stopped it; no incomplete engine is left behind.
     """
-    note = on_note or _silent
     environment = current_environment(request.runtime, device)
     entry = _Entry(cache_folder(), _name(request, environment), environment)
-    path = entry.find(_silent)
+    path = entry.find(lambda line: None)
     if path is None:
-        with _locked(entry, note):
+        with _locked(entry, on_note):
             # Another process may have built it meanwhile.
-            path = entry.find(note)
+            path = entry.find(on_note)
             if path is None:
-                path = _built(entry, request, device, on_progress, note)
+                path = _built(entry, request, device, on_progress, on_note)
                 _remove_oldest(entry)
     with suppress(OSError):
         # The time stamp says when it was last used; a read-only cache works without.
@@ -104,7 +86,11 @@ def cached_engine(
 
 def cache_size_bytes() -> int:
     """Return the size of the cache."""
-    return _size_bytes(cache_folder())
+    total = 0
+    for path in cache_folder().rglob("*"):
+        with suppress(OSError):  # another process may be removing it
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def clear_cache() -> int:
@@ -114,7 +100,7 @@ def clear_cache() -> int:
         OutputError: a file cannot be removed.
     """
     cache = cache_folder()
-    before = _size_bytes(cache)
+    before = cache_size_bytes()
     with _writing(cache):
         for path in sorted(cache.iterdir()) if cache.is_dir() else ():
             if path.is_file():
@@ -122,7 +108,7 @@ def clear_cache() -> int:
             elif path.name != _LOCKS:
                 with suppress(filelock.Timeout), _lock(cache, path.name.removesuffix(_BEING_BUILT)).acquire(timeout=0):
                     _remove(path)
-    return before - _size_bytes(cache)
+    return before - cache_size_bytes()
 
 
 @dataclass(frozen=True)
@@ -167,7 +153,10 @@ def _built(
             folder.mkdir()
             if timings.exists():
                 shutil.copyfile(timings, folder / _TIMINGS)
-        notes = _run_builder(entry, request, folder, device, on_progress)
+        try:
+            notes = build_in_child(request, folder, device=device, on_progress=on_progress)
+        except BackendError as error:
+            raise BackendError(f"{error}{_kept_log(entry, folder)}") from error
         built = next(folder.glob("*.engine"))
         # The same check as at each later start: an engine that fails it would be built again every time.
         load_engine(built, entry.environment)
@@ -186,23 +175,6 @@ def _built(
     for line in notes:
         note(line)
     return entry.folder / built.name
-
-
-def _run_builder(
-    entry: _Entry, request: EngineRequest, folder: Path, device: int, on_progress: Progress | None
-) -> list[str]:
-    try:
-        return build_in_child(
-            request.model,
-            folder,
-            runtime=request.runtime,
-            precision=request.precision,
-            profile=request.profile,
-            device=device,
-            on_progress=on_progress,
-        )
-    except BackendError as error:
-        raise BackendError(f"{error}{_kept_log(entry, folder)}") from error
 
 
 def _kept_log(entry: _Entry, folder: Path) -> str:
@@ -280,15 +252,3 @@ def _remove_oldest(used: _Entry) -> None:
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-
-
-def _size_bytes(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # another process may be removing it
-            total += path.stat().st_size if path.is_file() else 0
-    return total
-
-
-def _silent(line: str) -> None:
-    pass

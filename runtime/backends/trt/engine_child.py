@@ -6,6 +6,7 @@ crashes, or that the system kills, is one clear error here.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from overnet.errors import BackendError, printable
@@ -17,20 +18,28 @@ _COMMAND = ("-m", "overnet", "export")
 _VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
-def build_in_child(
-    model: Path,
-    folder: Path,
-    *,
-    runtime: RuntimeName,
-    precision: str,
-    profile: Profile,
-    device: int,
-    on_progress: Progress | None,
-) -> list[str]:
+@dataclass(frozen=True)
+class EngineRequest:
+    """The engine to find or build.
+
+    Attributes:
+        model: an ONNX file that OverNet exported.
+        runtime: the library that is to run the engine.
+        precision: of the arithmetic, one of `overnet.files.onnx_metadata.PRECISIONS`.
+        profile: the sizes of images that the engine is to take.
+    """
+
+    model: Path
+    runtime: RuntimeName
+    precision: str
+    profile: Profile
+
+
+def build_in_child(request: EngineRequest, folder: Path, *, device: int, on_progress: Progress | None) -> list[str]:
     """Build an engine from an ONNX file with ``overnet export``.
 
     Args:
-        model: the ONNX file.
+        request: the engine.
         folder: an empty one, for the engine, its sidecar, and the builder's log.
         device: the GPU, counted from 0 among those that ``CUDA_VISIBLE_DEVICES`` leaves.
         on_progress: called with each progress report of the builder. An exception in it, like Ctrl-C, ends the process
@@ -42,10 +51,20 @@ def build_in_child(
     Raises:
         BackendError: the engine cannot be built; the message ends with the process's last line of error output.
     """
+    profile = request.profile
     sizes = (profile.minimum, profile.optimum, profile.maximum)
     shape = ":".join(f"{height}x{width}" for height, width in sizes)
-    options = ["--target", runtime, "--precision", precision, "--shape", shape, "--batch", str(profile.batch)]
-    arguments = [*_COMMAND, str(model.resolve()), *options, "-o", ".", "--progress-lines", "--quiet"]
+    options = [
+        "--target",
+        request.runtime,
+        "--precision",
+        request.precision,
+        "--shape",
+        shape,
+        "--batch",
+        str(profile.batch),
+    ]
+    arguments = [*_COMMAND, str(request.model.resolve()), *options, "-o", ".", "--progress-lines", "--quiet"]
     report = None
     # Started in the engine's folder: Python looks for modules where it is started, and there are none in it. All that
     # the process writes lies there too, so that it may be killed at any time.
@@ -58,7 +77,7 @@ def build_in_child(
             elif "doing" in message and on_progress is not None:
                 on_progress(message["doing"], message["done"], message["total"])
         if child.wait() or report is None:
-            raise BackendError(f"the engine for {printable(model.name)} cannot be built: {child.reason()}")
+            raise BackendError(f"the engine for {printable(request.model.name)} cannot be built: {child.reason()}")
     return [str(note) for file in report["files"] for note in file["notes"]]
 
 

@@ -21,10 +21,10 @@ from overnet.files.onnx_metadata import read_artifact
 from overnet.imaging.metrics import psnr
 from overnet.runtime.backends.base import BackendOptions, LoadBackend
 from overnet.runtime.backends.trt.cuda import Gpu
-from overnet.runtime.backends.trt.engine_cache import EngineRequest, cache_folder, cached_engine
+from overnet.runtime.backends.trt.engine_cache import cache_folder, cached_engine
+from overnet.runtime.backends.trt.engine_child import EngineRequest
 from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
-from overnet.runtime.backends.trt.slot_ring import SlotRing
-from overnet.runtime.backends.trt.slot_stream import SlotStream
+from overnet.runtime.backends.trt.slot_ring import SlotRing, SlotStream
 from overnet.system.environment import current_environment
 
 Size = tuple[int, int]
@@ -142,7 +142,13 @@ class Engines:
         landscape = (size[1], size[0]) if portrait else size
         holding = [known for known in _SIZES if known[0] >= landscape[0] and known[1] >= landscape[1]]
         wanted = holding[0] if holding else _SIZES[-1]
-        usable_bytes = self._free_memory_bytes() * _MEMORY_SHARE
+        if self._gpu.shares_memory:
+            # CUDA's figure does not include caches that the system frees on demand.
+            free_bytes = int(psutil.virtual_memory().available)
+        else:
+            with self._gpu.current():
+                free_bytes = self._gpu.free_memory_bytes()[0]
+        usable_bytes = free_bytes * _MEMORY_SHARE
         # An engine that is already loaded needs no further memory.
         fitting = [
             known
@@ -178,22 +184,17 @@ class Engines:
     def _load(self, serialized: bytes, sidecar: Sidecar, requested: Profile) -> ReadyEngine:
         while len(self._ready) >= _KEPT_ENGINES:
             self._ready.popitem(last=False)[1].close()
+        # For the kernels that TensorRT-RTX compiles of this engine for this kind of GPU.
+        kernels = f"{sidecar.engine_sha256[:16]}-{self._environment.compute_capability}.kernels"
+        kernel_cache = cache_folder().with_name("kernels") / kernels
         with self._gpu.current():
             engine = LoadedEngine(
-                serialized,
-                self._runtime,
-                cuda_graphs=self._options.cuda_graphs,
-                kernel_cache=self._kernels(sidecar),
+                serialized, self._runtime, cuda_graphs=self._options.cuda_graphs, kernel_cache=kernel_cache
             )
         ring = SlotRing(self._gpu, engine, self._scale, self._options)
         # Where memory was short, the engine was built for smaller images than requested.
         self._ready[requested] = ReadyEngine(sidecar.profile, engine, ring)
         return self._ready[requested]
-
-    def _kernels(self, sidecar: Sidecar) -> Path:
-        """Return the file for the kernels that TensorRT-RTX compiles of an engine for this kind of GPU."""
-        capability = self._environment.compute_capability
-        return cache_folder().with_name("kernels") / f"{sidecar.engine_sha256[:16]}-{capability}.kernels"
 
     def _check(self, ready: ReadyEngine, path: Path) -> None:
         """Compare a newly built engine with the same network on the CPU: FP16 can fail on one kind of GPU only."""
@@ -209,13 +210,6 @@ class Engines:
                 f"{path}: on {self._gpu.name} the engine is {found_db:.1f} dB from the same network on the CPU, and "
                 f"{_LEAST_PSNR_DB[self.precision]} are needed; try --precision fp32"
             )
-
-    def _free_memory_bytes(self) -> int:
-        if self._gpu.shares_memory:
-            # CUDA's figure does not include caches that the system frees on demand.
-            return int(psutil.virtual_memory().available)
-        with self._gpu.current():
-            return self._gpu.free_memory_bytes()[0]
 
     def pop_notes(self) -> list[str]:
         """Return and clear the remarks of the slots since the last call."""

@@ -18,13 +18,8 @@ import overnet
 from overnet.errors import ArtifactError, BackendError, OutputError
 from overnet.files.engine_sidecar import Profile, read_sidecar, sidecar_path
 from overnet.runtime.backends.trt import engine_cache, engine_child
-from overnet.runtime.backends.trt.engine_cache import (
-    EngineRequest,
-    cache_folder,
-    cache_size_bytes,
-    cached_engine,
-    clear_cache,
-)
+from overnet.runtime.backends.trt.engine_cache import cache_folder, cache_size_bytes, cached_engine, clear_cache
+from overnet.runtime.backends.trt.engine_child import EngineRequest
 from tests.conftest import ROOT
 
 pytest.importorskip("tensorrt_rtx")
@@ -187,7 +182,8 @@ def test_what_is_damaged_is_built_again(built, engine_request, damage):
 WANTS_IT = """
 import sys
 from pathlib import Path
-from overnet.runtime.backends.trt.engine_cache import EngineRequest, cached_engine
+from overnet.runtime.backends.trt.engine_cache import cached_engine
+from overnet.runtime.backends.trt.engine_child import EngineRequest
 from overnet.files.engine_sidecar import Profile
 engine_request = EngineRequest(Path(sys.argv[1]), "tensorrt-rtx", "fp32", Profile((16, 16), (32, 32), (48, 64), 2))
 path = cached_engine(
