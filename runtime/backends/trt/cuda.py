@@ -86,7 +86,8 @@ class Gpu:
                 with suppress(self._driver.Error):
                     self._context.push()
                     self._context.detach()
-                    _pop_current()
+                    library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+                    library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -279,7 +280,12 @@ class RecordedWork:
     """
 
     def __init__(self, stream: int, enqueue: Callable[[], None]) -> None:
-        core = _cuda_core()
+        try:
+            # While one thread imports it, another sees the module without its names (cuda-core 1.2.2).
+            with _importing:
+                core = importlib.import_module("cuda.core")
+        except ImportError as error:
+            raise BackendError("cuda-core is not installed: pip install 'overnet[cuda]'") from error
         self._stream = core.Stream.from_handle(stream)
         builder = self._stream.create_graph_builder()
         try:
@@ -338,17 +344,3 @@ def reporting_cuda(what: str) -> Iterator[None]:
         raise MemoryError(f"{what}: out of GPU memory") from error
     except driver.Error as error:
         raise BackendError(f"{what} ({one_line(error)})") from error
-
-
-def _pop_current() -> None:
-    library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
-
-
-def _cuda_core() -> Any:
-    # While one thread imports it, another sees the module without its names (cuda-core 1.2.2).
-    with _importing:
-        try:
-            return importlib.import_module("cuda.core")
-        except ImportError as error:
-            raise BackendError("cuda-core is not installed: pip install 'overnet[cuda]'") from error

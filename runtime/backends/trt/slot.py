@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from overnet.files.onnx_metadata import (
     USE_GIVEN_MEANS_NAME,
     scaled_size,
 )
-from overnet.runtime.backends.trt.cuda import CudaStream, DeviceBuffer, Gpu, PinnedBuffer, RecordedWork
+from overnet.runtime.backends.trt.cuda import DeviceBuffer, Gpu, PinnedBuffer, RecordedWork
 from overnet.runtime.backends.trt.loaded_engine import ALIGNMENT_BYTES
 from overnet.runtime.backends.trt.slot_shared import FLOAT_BYTES, SlotShared
 from overnet.types import Image
@@ -65,47 +66,22 @@ class StageTimes:
 
 
 class StageMarks:
-    """Timed events around the stages in a slot's stream. All methods within `Gpu.current`.
+    """Timed events before, between and after the stages in a slot's stream. All methods within `Gpu.current`.
 
     The GPU sets their times when it reaches them, so they measure the GPU's work alone. Only the TensorRT backends have
     them: ONNX Runtime copies and computes in one call.
-
-    Args:
-        gpu: of the slot.
-        copies: whether images are copied at all.
     """
 
-    def __init__(self, gpu: Gpu, *, copies: bool) -> None:
-        self._copies = copies
+    def __init__(self, gpu: Gpu) -> None:
         self._events = [gpu.event(timed=True) for _ in range(4)]
-        self._began, self._copied_in, self._computed, self._copied_out = self._events
+        self.began, self.copied_in, self.computed, self.copied_out = self._events
 
-    def begin(self, stream: CudaStream) -> None:
-        """Mark the start of copying in."""
-        self._began.record(stream)
-
-    def copied_in(self, stream: CudaStream) -> None:
-        """Mark the start of computing."""
-        self._copied_in.record(stream)
-
-    def computed(self, stream: CudaStream) -> None:
-        """Mark the start of copying out."""
-        self._computed.record(stream)
-
-    def copied_out(self, stream: CudaStream) -> None:
-        """Mark the end of copying out."""
-        self._copied_out.record(stream)
-
-    def times(self) -> StageTimes:
-        """Return the times between the marks, all of which the GPU has reached."""
-        compute_ms = self._computed.milliseconds_since(self._copied_in)
-        if not self._copies:
-            return StageTimes(compute_ms=compute_ms)
-        return StageTimes(
-            self._copied_in.milliseconds_since(self._began),
-            compute_ms,
-            self._copied_out.milliseconds_since(self._computed),
+    def times(self, *, copies: bool) -> StageTimes:
+        """Return the times between the events, all of which the GPU has reached; `copies`: images are copied at all."""
+        copy_in_ms, compute_ms, copy_out_ms = (
+            later.milliseconds_since(earlier) for earlier, later in pairwise(self._events)
         )
+        return StageTimes(copy_in_ms, compute_ms, copy_out_ms) if copies else StageTimes(compute_ms=compute_ms)
 
     def close(self) -> None:
         """Destroy the events."""
@@ -224,11 +200,11 @@ class Slot:
         if not self._shared.zero_copy:
             gpu.copy_in(self._device[INPUT_NAME], self.input, self.stream)
         if marks is not None:
-            marks.copied_in(self.stream)
+            marks.copied_in.record(self.stream)
         self._shared.before_compute(self.stream)
         self._compute()
         if marks is not None:
-            marks.computed(self.stream)
+            marks.computed.record(self.stream)
         self._shared.after_compute(self.stream, self.computed)
         if wanted_means:
             gpu.copy_out(
@@ -239,7 +215,7 @@ class Slot:
         elif not self._shared.zero_copy:
             gpu.copy_out(self.output, self._device[OUTPUT_NAME], self.stream)
         if marks is not None:
-            marks.copied_out(self.stream)
+            marks.copied_out.record(self.stream)
         self.done.record(self.stream)
 
     def _start_marks(self) -> StageMarks:
@@ -249,12 +225,12 @@ class Slot:
         for the host between two marks, and the times would include that.
         """
         if self._marks is None:
-            self._marks = StageMarks(self._gpu, copies=not self._shared.zero_copy)
+            self._marks = StageMarks(self._gpu)
         self._shared.before_compute(self.stream)
         while self._runs < _SETTLING_RUNS:
             self._compute()
         self._compute()
-        self._marks.begin(self.stream)
+        self._marks.began.record(self.stream)
         return self._marks
 
     def _compute(self) -> None:
@@ -283,7 +259,7 @@ class Slot:
     def stage_times(self) -> StageTimes:
         """Return how long the stages of the last run took, which was timed and has ended."""
         assert self._marks is not None
-        return self._marks.times()
+        return self._marks.times(copies=not self._shared.zero_copy)
 
     def means(self) -> MeanVector:
         """Return a copy of the frame's means, after a run with `wanted_means`."""
