@@ -171,7 +171,7 @@ def make_original_step(setting: StepSetting) -> Callable[[], float]:
     import torch
 
     from overnet.network.model import OverNet
-    from overnet.training.adamp import AdamP
+    from overnet.training.optimisers import AdamP
 
     torch.manual_seed(0)
     settings, batch = _settings(setting), _batch(setting)

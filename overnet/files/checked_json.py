@@ -75,8 +75,13 @@ def from_json(kind: type[_Made], value: object, *, name: str, error: type[InputE
     Raises:
         InputError: a field is missing, unknown, of another type, out of range or not finite.
     """
-    made: _Made = _Reader(name, error).read(kind, value, "")
+    made: _Made = checked(kind, value, "", name=name, error=error)
     return made
+
+
+def checked(kind: Any, value: object, place: str, *, name: str, error: type[InputError] = InputError) -> Any:
+    """Check a value of any type that a field may have for `from_json`; `place` is its name in messages."""
+    return _Reader(name, error).read(kind, value, place)
 
 
 class _Reader:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-from overnet.errors import BackendError, InputError
+from overnet.errors import BackendError, InputError, one_line
 
 
 @dataclass(frozen=True)
@@ -89,25 +89,19 @@ def joined(team: Team, device: torch.device, timeout_seconds: float) -> Iterator
             "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout_seconds)
         )
     except (RuntimeError, ValueError) as error:
-        raise BackendError(f"process {team.rank} of {team.world} cannot reach the others ({_first(error)})") from error
+        reason = one_line(error, line=0)
+        raise BackendError(f"process {team.rank} of {team.world} cannot reach the others ({reason})") from error
     try:
         yield
         # PyTorch sometimes aborts a process that ends while another still communicates with it.
         distributed.barrier()
     except RuntimeError as error:
-        if not _of_the_network(error):
+        # Gloo's errors about the connection have no class of their own.
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
         raise BackendError(
-            f"process {team.rank} of {team.world} stopped, since another was lost or did not answer ({_first(error)})"
+            f"process {team.rank} of {team.world} stopped, since another was lost or did not answer "
+            f"({one_line(error, line=0)})"
         ) from error
     finally:
         distributed.destroy_process_group()
-
-
-def _of_the_network(error: RuntimeError) -> bool:
-    """Return whether an error is about the connection; gloo has no class of its own for these."""
-    return isinstance(error, distributed.DistError) or "gloo" in str(error)
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -104,7 +104,7 @@ def train(
 
 def _reporter(state: TrainState, options: TrainOptions, team: Team) -> Reporter:
     if not team.is_main:
-        return Reporter(None, None, _silent, state.step)
+        return Reporter(None, None, lambda line: None, state.step)
     scales = sorted({example.scale for example in options.examples})
     curve = Curve(options.folder / CURVE, scales, state.step)
     return Reporter(options.folder / "tensorboard" if options.tensorboard else None, curve, options.report, state.step)
@@ -145,15 +145,7 @@ class _Loop:
             loss = self.step(next(batches), rate)
             self._read_clock()
             if loss is not None:
-                self.reporter.step(
-                    state.step,
-                    loss,
-                    rate,
-                    self.settings.batch,
-                    state.elapsed_seconds,
-                    self._seconds_left(),
-                    state.skipped,
-                )
+                self.reporter.step(state, loss, rate, self._seconds_left())
             if state.step % self.settings.validate_every == 0:
                 self._validate()
             if self.team.broadcast(float(stop_wanted())):
@@ -205,10 +197,6 @@ class _Loop:
             self._read_clock()
             self.state.save(self.options.folder)
         self.saved = time.monotonic()
-
-
-def _silent(line: str) -> None:
-    """Discard a line of progress, in processes other than the first."""
 
 
 def pick_device(name: str, team: Team) -> torch.device:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -145,13 +145,12 @@ class Patches(Dataset[Batch]):
             [int(random.integers((length - settings.patch) // unit + 1)) * unit for length in grid]
             for _ in range(settings.candidates)
         ]
-        top, left = max(places, key=lambda place: _activity(_cut(image, place, settings.patch, scales[0])))
+        place = max(places, key=lambda place: _activity(_cut(image, place, settings.patch, scales[0])))
         teacher = self.teachers.get(int(scales[0])) if scales[0].denominator == 1 else None
         if teacher is None:
-            patches = cut_patch(image, (top, left), settings.patch, scales)
+            patches = cut_patch(image, place, settings.patch, scales)
         else:
             low, output = teacher[number]
-            place = [top, left]
             patches = [
                 _cut(low, place, settings.patch, Fraction(1)),
                 *(_cut(each, place, settings.patch, scales[0]) for each in (image, output)),
@@ -162,7 +161,7 @@ class Patches(Dataset[Batch]):
         return patches
 
 
-def _cut(image: Image, place: list[int], side: int, scale: Fraction) -> Image:
+def _cut(image: Image, place: Sequence[int], side: int, scale: Fraction) -> Image:
     rows, columns = (slice(int(start * scale), int((start + side) * scale)) for start in place)
     return image[rows, columns]
 
@@ -173,7 +172,7 @@ def _activity(patch: Image) -> float:
     return float(np.abs(np.diff(green, axis=0)).mean() + np.abs(np.diff(green, axis=1)).mean())
 
 
-def cut_patch(image: Image, place: tuple[int, int], side: int, scales: list[Fraction]) -> list[Image]:
+def cut_patch(image: Image, place: Sequence[int], side: int, scales: list[Fraction]) -> list[Image]:
     """Cut a patch out of the image reduced by the largest scale, and its targets.
 
     The low-resolution patch is, to the bit, what lies there in `imresize` of the whole image, once that is cut to a
@@ -196,7 +195,7 @@ def cut_patch(image: Image, place: tuple[int, int], side: int, scales: list[Frac
     patches = []
     for factor in (Fraction(1), *scales):
         if factor == scale:
-            patches.append(_cut(image, list(place), side, scale))
+            patches.append(_cut(image, place, side, scale))
             continue
         height, width = (int((last - first) * factor) for first, last in spans)
         reduced = imresize(around, size=(height, width), edge="replicate")

@@ -12,6 +12,7 @@ import numpy as np
 
 from overnet.errors import require
 from overnet.training.curve import Curve, CurvePoint
+from overnet.training.state import TrainState
 from overnet.types import Image
 
 # Seconds between lines of progress.
@@ -72,43 +73,36 @@ class Reporter:
         self._point: CurvePoint | None = None
         self._now = time.monotonic()
 
-    def step(
-        self,
-        step: int,
-        loss: float,
-        rate: float,
-        patches: int,
-        elapsed_seconds: float,
-        left_seconds: float | None,
-        skipped: int,
-    ) -> None:
+    def step(self, state: TrainState, loss: float, rate: float, left_seconds: float | None) -> None:
         """Record a step, and report it if half a minute has passed.
 
         Args:
-            step: steps done so far.
+            state: after the step.
             loss, rate: of this step.
-            patches: in this step, over all processes.
-            elapsed_seconds: that the run took so far.
             left_seconds: until the end; None where it is not known yet.
-            skipped: steps so far that changed nothing.
         """
         # A validation would have written the point of the step before.
         if self._pointed.seconds >= _EVERY_SECONDS:
             self._write_point()
         before, self._now = self._now, time.monotonic()
         for interval in (self._said, self._pointed):
-            interval.add(self._now - before, loss, patches)
-        self._point = CurvePoint(step, elapsed_seconds, self._pointed.loss, rate, self._pointed.patches_per_second)
+            interval.add(self._now - before, loss, state.settings.batch)
+        pointed = self._pointed
+        self._point = CurvePoint(state.step, state.elapsed_seconds, pointed.loss, rate, pointed.patches_per_second)
         if self._said.seconds < _EVERY_SECONDS:
             return
         mean, speed = self._said.loss, self._said.patches_per_second
         psnr = f", PSNR {self._psnr_db:.2f} dB" if self._psnr_db is not None else ""
-        left = f", {_duration(left_seconds)} left" if left_seconds is not None else ""
-        lost = f", {skipped} steps skipped" if skipped else ""
-        self._report(f"step {step}: loss {mean:.5f}{psnr}, rate {rate:.2e}, {speed:.1f} patches/s{left}{lost}")
+        left = ""
+        if left_seconds is not None:
+            hours, minutes = divmod(int(left_seconds / 60 + 0.5), 60)
+            left = f", {hours} h {minutes:02d} min left" if hours else f", {minutes} min left"
+        lost = f", {state.skipped} steps skipped" if state.skipped else ""
+        self._report(f"step {state.step}: loss {mean:.5f}{psnr}, rate {rate:.2e}, {speed:.1f} patches/s{left}{lost}")
         if self._board is not None:
-            for name, value in {"loss": mean, "rate": rate, "patches per second": speed, "skipped": skipped}.items():
-                self._board.add_scalar(name, value, step)
+            scalars = {"loss": mean, "rate": rate, "patches per second": speed, "skipped": state.skipped}
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, state.step)
         self._said = _Interval()
 
     def _write_point(self) -> None:
@@ -139,8 +133,3 @@ class Reporter:
         self._write_point()
         if self._board is not None:
             self._board.close()
-
-
-def _duration(seconds: float) -> str:
-    minutes = int(seconds / 60 + 0.5)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

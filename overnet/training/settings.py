@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from overnet.errors import InputError
+from overnet.files.checked_json import checked, parse_object
 from overnet.network.family import NETWORKS
 from overnet.network.model import OVERSCALE_FACTORS
 from overnet.network.plain import PlainNetConfig
@@ -115,11 +115,16 @@ def settings_from(content: Mapping[str, object], base: TrainSettings, *, name: s
     Raises:
         InputError: a setting is unknown, of the wrong type, or out of range.
     """
-    kinds = {field.name: field.type for field in fields(TrainSettings)}
+    kinds = get_type_hints(TrainSettings)
     unknown = sorted(set(content) - set(kinds))
     if unknown:
         raise InputError(f"{name}: there is no setting {unknown[0]!r}; there are {', '.join(kinds)}")
-    values = {key: _typed(value, str(kinds[key]), name=name, key=key) for key, value in content.items()}
+    values = {}
+    for key, value in content.items():
+        try:
+            values[key] = checked(kinds[key], value, key, name=name)
+        except InputError as error:
+            raise InputError(f"{error}: {value!r}") from error
     if values.get("minutes") is not None and "steps" not in values:
         values["steps"] = None
     if values.get("steps") is not None and "minutes" not in values:
@@ -134,30 +139,10 @@ def read_settings(path: Path, base: TrainSettings) -> TrainSettings:
         InputError: the file cannot be read or is not a JSON object, or see `settings_from`.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not a JSON object of settings")
-    return settings_from(content, base, name=str(path))
-
-
-def _typed(value: Any, kind: str, *, name: str, key: str) -> Any:
-    if value is None and "None" in kind:
-        return None
-    word = kind.partition(" ")[0]
-    if word.startswith("tuple"):
-        if isinstance(value, list | tuple) and all(_is_number(each) for each in value):
-            return tuple(float(each) for each in value)
-    elif word == "float" and _is_number(value):
-        return float(value)
-    elif (word == "int" and _is_number(value) and isinstance(value, int)) or type(value).__name__ == word:
-        return value
-    raise InputError(f"{name}: {key} is {value!r}; it must be of type {word}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    return settings_from(parse_object(content, name=str(path)), base, name=str(path))
 
 
 def _problem(settings: TrainSettings) -> str | None:

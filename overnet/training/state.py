@@ -15,8 +15,7 @@ from overnet.errors import CheckpointError, printable
 from overnet.files.atomic import atomic_write
 from overnet.network.checkpoint import save_checkpoint
 from overnet.network.family import Network, architecture, build, config_from
-from overnet.training.adamp import AdamP
-from overnet.training.muon import Muon
+from overnet.training.optimisers import AdamP, Muon
 from overnet.training.settings import TrainSettings, settings_from
 
 LAST, PREVIOUS, BEST, FINAL = "last.pt", "previous.pt", "best.safetensors", "final.safetensors"

@@ -63,7 +63,10 @@ class TrainStep:
         self.state, self.team = state, team or Team()
         self.settings = state.settings
         self.device = next(state.model.parameters()).device
-        self.autocast = _autocast_type(self.settings.autocast, self.device)
+        autocast = self.settings.autocast
+        if autocast == "auto":
+            autocast = "bf16" if computes_in_bf16(self.device) else "off"
+        self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[autocast]
         if self.settings.compile:
             state.model.features = torch.compile(state.model.features)  # type: ignore[method-assign, assignment]
         objective = Objective(state.model, self.settings.loss, self.settings.teacher_share)
@@ -137,12 +140,6 @@ class TrainStep:
                 f"the loss or its gradient was not finite for {state.skipped_in_a_row} steps in a row, up to step "
                 f"{state.step}; a lower learning rate may help"
             )
-
-
-def _autocast_type(name: str, device: torch.device) -> torch.dtype | None:
-    if name == "auto":
-        name = "bf16" if computes_in_bf16(device) else "off"
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[name]
 
 
 def computes_in_bf16(device: torch.device) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +21,7 @@ _PROBE_HEIGHT, _PROBE_WIDTH = 24, 32
 
 
 def teacher_targets(
-    files: list[Path],
-    images: PackedImages,
-    scales: list[int],
-    *,
-    fill: bool,
-    report: Callable[[str], None],
+    files: list[Path], images: PackedImages, scales: list[int], *, fill: bool, report: Callable[[str], None]
 ) -> dict[int, TeacherTargets]:
     """Open the outputs of teachers on all packed images, and compute those that are missing.
 
@@ -76,17 +70,13 @@ def file_sha256(path: Path) -> str:
         InputError: it cannot be read.
     """
     try:
+        digest = hashlib.sha256()
         with path.open("rb") as file:
-            return _file_digest(file)
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
     except OSError as error:
         raise InputError(f"{printable(path)}: {error.strerror or error}") from error
-
-
-def _file_digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _list(scales: list[int]) -> str:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from overnet.training.adamp import AdamP, projected
+from overnet.training.optimisers import AdamP, projected
 
 
 def run(optimiser_of, weight, gradients):

@@ -47,11 +47,11 @@ def member(rank, port, folder, images, said, misfortune, changes):
     team = team_from_environment()
     if rank == 1 and misfortune is not None:
         step = overnet.training.loop.Reporter.step
-        patch.object(
-            overnet.training.loop.Reporter,
-            "step",
-            lambda reporter, n, *rest: os.kill(os.getpid(), misfortune) if n == 3 else step(reporter, n, *rest),
-        ).start()
+
+        def meets_misfortune(reporter, state, *rest):
+            return os.kill(os.getpid(), misfortune) if state.step == 3 else step(reporter, state, *rest)
+
+        patch.object(overnet.training.loop.Reporter, "step", meets_misfortune).start()
     try:
         with joined(team, CPU, 3.0):
             run(folder, images, team=team, **changes)

@@ -98,8 +98,8 @@ def test_a_run_resumed_at_any_step_is_the_uninterrupted_one(tmp_path, images, ex
 
 
 def _interrupting_after(last):
-    def step(reporter, step, *_):
-        if step == last:
+    def step(reporter, state, *_):
+        if state.step == last:
             os.kill(os.getpid(), signal.SIGINT)
 
     return step

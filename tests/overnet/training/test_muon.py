@@ -1,6 +1,6 @@
 import torch
 
-from overnet.training.muon import Muon, orthogonal
+from overnet.training.optimisers import Muon, orthogonal
 
 
 def test_the_singular_values_of_an_update_come_near_one():

@@ -33,13 +33,13 @@ def test_a_file_goes_over_the_preset(tmp_path):
     ("content", "message"),
     [
         ('{"rate": 1}', "no setting 'rate'"),
-        ('{"batch": "many"}', "batch is 'many'"),
-        ('{"batch": true}', "batch is True"),
-        ('{"batch": 2.5}', "batch is 2.5"),
-        ('{"scales": "2"}', "scales is '2'"),
-        ('{"learning_rate": NaN}', "learning_rate is nan"),
+        ('{"batch": "many"}', "batch is not a whole number: 'many'"),
+        ('{"batch": true}', "batch is not a whole number: True"),
+        ('{"batch": 2.5}', "batch is not a whole number: 2.5"),
+        ('{"scales": "2"}', "scales is not a list: '2'"),
+        ('{"learning_rate": NaN}', "learning_rate is not a finite number: nan"),
         ("[1]", "not a JSON object"),
-        ("{", "cannot be read as JSON"),
+        ("{", "not JSON, or damaged"),
     ],
 )
 def test_wrong_files_are_refused_with_what_is_wrong(tmp_path, content, message):
