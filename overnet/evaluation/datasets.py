@@ -65,7 +65,11 @@ def find_pairs(folder: Path, scale: int) -> list[Pair]:
     by_scale = [entry for entry in folders if _SCALE_FOLDER.fullmatch(entry.name)]
     high_folder = _high_folder(folder, folders)
     images = _images(folder)
-    _check_form(folder, [*by_scale[:1], *([high_folder] if high_folder else [])], images)
+    # With test images in two layouts it is unclear which are meant.
+    forms = [f"the folder {printable(entry.name)}" for entry in (*by_scale[:1], high_folder) if entry]
+    forms += [f"images of its own, as {printable(path.name)}" for path in list(images.values())[:1]]
+    if len(forms) > 1:
+        raise InputError(f"{printable(folder)} holds {' and '.join(forms)}: name the one that is meant")
     if by_scale:
         own = folder / f"image_SRF_{scale}"
         pairs = _by_ending(own, _images(own), scale) if own in by_scale else []
@@ -83,14 +87,6 @@ def find_pairs(folder: Path, scale: int) -> list[Pair]:
     elif folders and not images:
         hint = f"; a set is named by itself, as {printable(folders[0])}"
     raise InputError(f"{printable(folder)}: no images for scale {scale}{hint}")
-
-
-def _check_form(folder: Path, folders: list[Path], images: dict[str, Path]) -> None:
-    """Refuse a folder with test images in two layouts, because it is unclear which are meant."""
-    forms = [f"the folder {printable(entry.name)}" for entry in folders]
-    forms += [f"images of its own, as {printable(path.name)}" for path in list(images.values())[:1]]
-    if len(forms) > 1:
-        raise InputError(f"{printable(folder)} holds {' and '.join(forms)}: name the one that is meant")
 
 
 def _entries(folder: Path) -> list[Path]:

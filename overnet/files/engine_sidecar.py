@@ -246,7 +246,7 @@ def mismatches(sidecar: Sidecar, environment: Environment) -> list[str]:
         compared.append(("operating system", engine.operating_system, environment.operating_system))
     found = [_difference(title, there, here) for title, there, here in compared if there != here]
     here = environment.compute_capability
-    if not tied_to_capability and here is not None and _capability(here) < _AMPERE:
+    if not tied_to_capability and here is not None and tuple(map(int, here.split("."))) < _AMPERE:
         found.append(_difference("compute capability", "8.0 or later", here))
     return found
 
@@ -318,8 +318,3 @@ def _difference(title: str, there: str, here: str) -> str:
 
 def _major(version: str | None) -> str:
     return version.partition(".")[0] if version else ""
-
-
-def _capability(text: str) -> tuple[int, int]:
-    major, _, minor = text.partition(".")
-    return int(major), int(minor)

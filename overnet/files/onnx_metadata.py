@@ -169,8 +169,11 @@ def _metadata(file: BinaryIO, size: int) -> dict[str, str]:
         if field == _METADATA_FIELD:
             if length > _MAX_METADATA_BYTES:
                 raise ValueError(f"a metadata entry of {length} bytes")
-            key, value = _string_pair(file.read(length))
-            metadata[key] = value
+            strings = {_KEY_FIELD: "", _VALUE_FIELD: ""}
+            entry = io.BytesIO(file.read(length))
+            for number, size_bytes in _length_delimited_fields(entry, length):
+                strings[number] = entry.read(size_bytes).decode("utf-8")
+            metadata[strings[_KEY_FIELD]] = strings[_VALUE_FIELD]
         has_graph |= field == _GRAPH_FIELD
     if not has_graph:
         raise ValueError("it holds no graph")
@@ -215,11 +218,3 @@ def _varint(file: BinaryIO) -> int:
         if byte[0] < 0x80:
             return value
     raise ValueError("a number of more than 10 bytes")
-
-
-def _string_pair(entry: bytes) -> tuple[str, str]:
-    strings = {_KEY_FIELD: "", _VALUE_FIELD: ""}
-    file = io.BytesIO(entry)
-    for field, length in _length_delimited_fields(file, len(entry)):
-        strings[field] = file.read(length).decode("utf-8")
-    return strings[_KEY_FIELD], strings[_VALUE_FIELD]

@@ -133,8 +133,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     # The original's training loop stores its best PSNR as a number of numpy, which contains no code.
     numbers = [np.dtype, np.float64, np.float32, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+    # The function that rebuilds it has one name in numpy 1 and another in numpy 2.
+    rebuild: Any = np.float64(0).__reduce__()[0]
+    rebuilding = [(rebuild, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:
-        with torch.serialization.safe_globals([*numbers, *_numpy_scalar()]), warnings.catch_warnings():
+        with torch.serialization.safe_globals([*numbers, *rebuilding]), warnings.catch_warnings():
             # torch warns about its own internals here; a file that cannot be loaded raises an error below.
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -157,16 +160,12 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in content.items()}
 
 
-def _numpy_scalar() -> list[tuple[Callable[..., Any], str]]:
-    """Return numpy's function that rebuilds a number, with its names in numpy 1 and numpy 2."""
-    rebuild = np.float64(0).__reduce__()[0]
-    assert callable(rebuild)
-    return [(rebuild, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-
-
 def _network(state: dict[str, Tensor], metadata: dict[str, str]) -> Network:
     if _CONFIG_KEY in metadata:
-        config = _config_from_json(metadata.get(_ARCHITECTURE_KEY, "overnet"), metadata[_CONFIG_KEY])
+        try:
+            config = config_from(metadata.get(_ARCHITECTURE_KEY, "overnet"), json.loads(metadata[_CONFIG_KEY]))
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"its configuration is damaged ({one_line(error, line=0)})") from error
     else:
         state = _translated(state)
         config = _config_from_shapes(state)
@@ -200,7 +199,10 @@ def _translated(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         layer, _, leaf = name.removeprefix("module.").rpartition(".")
         if layer in _MEAN_LAYERS:
-            _check_mean(name, layer, leaf, tensor)
+            sign = -1 if layer.startswith("sub") else 1
+            expected = torch.eye(3).view(3, 3, 1, 1) if leaf == "weight" else sign * torch.tensor(RGB_MEAN)
+            if tensor.shape != expected.shape or not torch.allclose(tensor.float(), expected, atol=1e-4):
+                raise CheckpointError(f"{name} is not the mean colour {RGB_MEAN} that OverNet is defined with")
             continue
         for pattern, translate in _NAMES:
             match = re.fullmatch(pattern, layer)
@@ -210,20 +212,6 @@ def _translated(state: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             raise CheckpointError(f"another network's checkpoint: {name} is no tensor of OverNet")
     return ours
-
-
-def _check_mean(name: str, layer: str, leaf: str, tensor: Tensor) -> None:
-    sign = -1 if layer.startswith("sub") else 1
-    expected = torch.eye(3).view(3, 3, 1, 1) if leaf == "weight" else sign * torch.tensor(RGB_MEAN)
-    if tensor.shape != expected.shape or not torch.allclose(tensor.float(), expected, atol=1e-4):
-        raise CheckpointError(f"{name} is not the mean colour {RGB_MEAN} that OverNet is defined with")
-
-
-def _config_from_json(name: str, text: str) -> NetworkConfig:
-    try:
-        return config_from(name, json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"its configuration is damaged ({one_line(error, line=0)})") from error
 
 
 def _config_from_shapes(state: dict[str, Tensor]) -> OverNetConfig:
@@ -276,16 +264,12 @@ def save_checkpoint(model: Network, path: str | Path, *, metadata: Mapping[str, 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     kind = {_CONFIG_KEY: json.dumps(asdict(model.config)), _ARCHITECTURE_KEY: architecture(model.config)}
     content = safetensors.save(state, {**(metadata or {}), **kind})
-    with atomic_write(Path(path), overwrite=True) as temporary:
-        temporary.write_bytes(_in_order(content))
-
-
-def _in_order(content: bytes) -> bytes:
-    """Sort the entries of a safetensors header, since the library's order changes from run to run."""
+    # The entries of the header are sorted, since the library's order changes from run to run.
     length = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8
-    return len(header).to_bytes(8, "little") + header + content[8 + length :]
+    with atomic_write(Path(path), overwrite=True) as temporary:
+        temporary.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

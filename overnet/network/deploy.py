@@ -155,7 +155,14 @@ def _deploy_overnet(model: OverNet) -> DeployedNetwork:
         weights_sha256=weights_sha256(model),
         mean=mean,
         entry=Convolution(entry.weight / np.float32(LEVELS), entry.bias),
-        groups=[_group(group) for group in plain.trunk.members if isinstance(group, DenseGroup)],
+        groups=[
+            DeployedGroup(
+                blocks=[_block(block) for block in group.members if isinstance(block, ResidualBlock)],
+                reductions=[_convolution(reduction) for reduction in group.reductions],
+            )
+            for group in plain.trunk.members
+            if isinstance(group, DenseGroup)
+        ],
         reductions=[_convolution(reduction) for reduction in plain.trunk.reductions],
         fusion=_convolution(plain.fusion),
         global_skip=_convolution(plain.global_skip),
@@ -165,13 +172,6 @@ def _deploy_overnet(model: OverNet) -> DeployedNetwork:
         stage_factors=plain.head.stage_factors,
         mix=np.ascontiguousarray(taps.reshape(-1, taps.shape[-1], 1, 1)),
         exit_bias=_array(plain.head.exit.bias) * np.float32(LEVELS) + mean,
-    )
-
-
-def _group(group: DenseGroup) -> DeployedGroup:
-    return DeployedGroup(
-        blocks=[_block(block) for block in group.members if isinstance(block, ResidualBlock)],
-        reductions=[_convolution(reduction) for reduction in group.reductions],
     )
 
 
