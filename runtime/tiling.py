@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,37 @@ from numpy.typing import NDArray
 from overnet.errors import InputError
 from overnet.files.engine_sidecar import SMALLEST_TILE
 from overnet.files.onnx_metadata import scaled_size
-from overnet.runtime.tile_size import FEATHER, MARGIN
+from overnet.system.memory import available_memory_bytes
 from overnet.types import ChannelMeans, Image, ImageBatch
 
+# Pixels of the input that a tile's result depends on beyond itself. The network's 3x3 convolutions (one in each of 9
+# blocks, the first, the overscaling one) reach 11, the bicubic resize of the features and the last convolution at most
+# 3 more.
+MARGIN = 16
+# Input pixels over which one tile fades into the next.
+FEATHER = SMALLEST_TILE // 4 - MARGIN
+
+# Share of the available memory that a tile may take: other programs, and the decoder, need some too.
+_MEMORY_SHARE = 0.5
 # Number of times that the means are computed before tiles are upscaled with them.
 _PASSES = 2
+
+
+def tile_for_memory(height: int, width: int, bytes_per_pixel: int, *, available_bytes: int | None = None) -> int | None:
+    """Return the side of the largest square tile that fits the memory, or None where the whole image fits.
+
+    Args:
+        height, width: of the image in pixels.
+        bytes_per_pixel: memory that a backend takes for each input pixel.
+        available_bytes: memory to plan with; by default what the host has available.
+    """
+    if available_bytes is None:
+        available_bytes = available_memory_bytes()
+    pixels = int(available_bytes * _MEMORY_SHARE / bytes_per_pixel)
+    if height * width <= pixels:
+        return None
+    # Multiples of 16 keep the number of shapes that a backend compiles for small.
+    return max(SMALLEST_TILE, math.isqrt(pixels) // 16 * 16)
 
 
 @dataclass(frozen=True)
@@ -129,39 +155,28 @@ def upscale_in_tiles(
 def _means_of_whole(
     image: Image, tile: int, channel_means: Callable[[ImageBatch, ChannelMeans | None], ChannelMeans]
 ) -> ChannelMeans:
-    """Return the means over the whole image, averaged from parts that do not overlap.
+    """Return the means over the whole image: averages, weighted by area, over parts that do not overlap.
 
     Each pass makes one more of the network's successive means exact, except for the parts' borders, and reduces the
     error of all later ones.
     """
+    height, width = image.shape[:2]
+    counts = [math.ceil(length / tile) for length in (height, width)]
+    rows, columns = (
+        [round(index * length / count) for index in range(count + 1)]
+        for length, count in zip((height, width), counts, strict=True)
+    )
     means: ChannelMeans | None = None
     for _ in range(_PASSES):
-        means = _averaged(image, tile, channel_means, means)
-    assert means is not None
-    return means
-
-
-def _averaged(
-    image: Image,
-    tile: int,
-    channel_means: Callable[[ImageBatch, ChannelMeans | None], ChannelMeans],
-    given: ChannelMeans | None,
-) -> ChannelMeans:
-    """Return the area-weighted average of the parts' means, computed with the given means or with the parts' own."""
-    height, width = image.shape[:2]
-    total: ChannelMeans = []
-    for top, bottom in pairwise(_even_cuts(height, tile)):
-        for left, right in pairwise(_even_cuts(width, tile)):
+        total: ChannelMeans = []
+        for (top, bottom), (left, right) in product(pairwise(rows), pairwise(columns)):
             share = np.float32((bottom - top) * (right - left) / (height * width))
-            part = channel_means(np.ascontiguousarray(image[None, top:bottom, left:right]), given)
+            part = channel_means(np.ascontiguousarray(image[None, top:bottom, left:right]), means)
             weighted = [share * mean for mean in part]
             total = [a + b for a, b in zip(total, weighted, strict=True)] if total else weighted
-    return total
-
-
-def _even_cuts(length: int, tile: int) -> list[int]:
-    count = math.ceil(length / tile)
-    return [round(index * length / count) for index in range(count + 1)]
+        means = total
+    assert means is not None
+    return means
 
 
 def _scaled(span: Span, factor: int) -> slice:

@@ -150,26 +150,25 @@ IMPORTS = {
     "export.engine": BELOW,
     "runtime.stage": "",
     "runtime.pipeline": "runtime.stage",
-    "runtime.tile_size": f"files system {BASE}",
-    "runtime.tiling": f"runtime.tile_size files {BASE}",
+    "runtime.tiling": f"files system {BASE}",
     "runtime.video": f"files imaging {BASE}",
     "runtime.plan": f"runtime.video.formats {BELOW}",
     "runtime.models": f"runtime.backends.base runtime.backends.registry {BELOW}",
     "runtime.inventory": f"runtime.backends.base runtime.backends.registry runtime.backends.ort.providers {BELOW}",
     "runtime.upscaler": "runtime.backends.base runtime.backends.stream runtime.backends.ort.providers runtime.models"
-    f" runtime.tiling runtime.tile_size {BELOW}",
+    f" runtime.tiling {BELOW}",
     "runtime.upscale_file": "runtime.backends.stream runtime.pipeline runtime.plan runtime.stage runtime.upscaler"
     f" runtime.video {BELOW}",
     "runtime.live": "runtime.backends.stream runtime.stage runtime.upscale_file runtime.upscaler runtime.video"
     f" {BELOW}",
     "runtime.backends.stream": BASE,
-    "runtime.backends.base": f"runtime.backends.stream runtime.tile_size {LOADED}",
+    "runtime.backends.base": f"runtime.backends.stream runtime.tiling {LOADED}",
     "runtime.backends.registry": "runtime.backends.base runtime.backends.openvino_backend runtime.backends.ort.backend"
     f" runtime.backends.torch_backend runtime.backends.trt.backend {LOADED}",
     "runtime.backends.openvino_backend": f"runtime.backends.base {LOADED}",
     "runtime.backends.torch_backend": f"runtime.backends.base network.checkpoint {LOADED}",
-    "runtime.backends.ort": f"runtime.backends.base runtime.tile_size {LOADED}",
-    "runtime.backends.trt": f"runtime.backends.base runtime.backends.stream runtime.tile_size imaging.metrics {LOADED}",
+    "runtime.backends.ort": f"runtime.backends.base runtime.tiling {LOADED}",
+    "runtime.backends.trt": f"runtime.backends.base runtime.backends.stream runtime.tiling imaging.metrics {LOADED}",
     # Builds engines with `python -m overnet export` in a child process.
     "runtime.backends.trt.engine_child": f"__main__ {LOADED}",
     "benchmarks": f"benchmarks.* runtime.* export.graph network evaluation {BELOW}",

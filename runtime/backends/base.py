@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from overnet.errors import BackendError, InputError
 from overnet.runtime.backends.stream import UpscaleStream
-from overnet.runtime.tile_size import tile_for_memory
+from overnet.runtime.tiling import tile_for_memory
 from overnet.types import ChannelMeans, ImageBatch, Progress
 
 ModelKind = Literal["onnx", "checkpoint", "engine"]

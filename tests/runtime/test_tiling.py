@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnet.files.engine_sidecar import SMALLEST_TILE
-from overnet.runtime.tile_size import FEATHER, MARGIN
-from overnet.runtime.tiling import spans, upscale_in_tiles
+from overnet.runtime.tiling import FEATHER, MARGIN, spans, tile_for_memory, upscale_in_tiles
 
 
 def enlarge(images, means=None):
@@ -85,3 +84,11 @@ def test_tiles_are_given_the_means_of_the_whole(height, width, tile):
 def test_what_cannot_be_joined_is_refused(tile, scale):
     with pytest.raises(ValueError, match="at least"):
         upscale_in_tiles(np.zeros((200, 200, 3), np.uint8), tile, scale, enlarge, None)
+
+
+def test_tile_follows_memory():
+    assert tile_for_memory(100, 100, 1000, available_bytes=1 << 30) is None
+    small, large = (tile_for_memory(4000, 4000, 20_000, available_bytes=size << 30) for size in (1, 8))
+    assert SMALLEST_TILE < small < large
+    assert large**2 * 20_000 <= 4 << 30
+    assert tile_for_memory(4000, 4000, 20_000, available_bytes=0) == SMALLEST_TILE

@@ -15,7 +15,7 @@ from overnet.runtime.backends.base import BackendOptions, HostBackend, is_out_of
 from overnet.runtime.backends.ort.binding import BoundSession
 from overnet.runtime.backends.ort.providers import Provider
 from overnet.runtime.backends.ort.tile_models import up_to_means, with_given_means
-from overnet.runtime.tile_size import tile_for_memory
+from overnet.runtime.tiling import tile_for_memory
 from overnet.types import ChannelMeans, ImageBatch
 
 # Overscale 5, x4, on the CPU: measured 5,500 (tests/runtime/backends/test_memory.py).

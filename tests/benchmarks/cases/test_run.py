@@ -325,7 +325,7 @@ def test_only_the_very_scale_and_precision_are_measured(small_models):
 
 
 def test_an_image_too_large_for_the_memory_goes_in_tiles(small_models, monkeypatch):
-    monkeypatch.setattr("overnet.runtime.tile_size.available_memory_bytes", lambda: 1 << 20)
+    monkeypatch.setattr("overnet.runtime.tiling.available_memory_bytes", lambda: 1 << 20)
     request = CaseRequest(Case("openvino", "backend", "fp32", 2, 150, 120), model=small_models)
     method = load(request)
     images = np.stack([check_image(150, 120)] * 2)
