@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
@@ -66,18 +66,25 @@ def check_pixel_format(name: str) -> None:
         InputError: it has none.
     """
     try:
-        VideoFormat(name)
-    except ValueError as error:
-        raise InputError(f"no pixel format is named '{name}'; usual ones are rgb24, bgr24, yuv420p and nv12") from error
+        is_known = bool(VideoFormat(name).components)  # formats of hardware, such as cuda, have none
+    except ValueError:
+        is_known = False
+    if not is_known:
+        raise InputError(f"no pixel format is named '{name}'; usual ones are rgb24, bgr24, yuv420p and nv12")
 
 
 def frame_bytes(pixel_format: str, width: int, height: int) -> int:
     """Return the size in bytes of a frame without padding between its lines."""
-    components = VideoFormat(pixel_format, width, height).components
-    if len({component.plane for component in components}) == 1:
-        # Packed formats may have padding bytes that belong to no component.
-        return width * height * VideoFormat(pixel_format).padded_bits_per_pixel // 8
-    return sum(component.width * component.height * ((component.bits + 7) // 8) for component in components)
+    return int(_packed(VideoFrame(width, height, pixel_format)).size)
+
+
+def _packed(image: VideoFrame) -> Any:
+    """Return the pixels of a frame without padding between its lines, as a packet, whose bytes can be read."""
+    packer: Any = VideoCodecContext.create("rawvideo", "w")
+    packer.width, packer.height, packer.pix_fmt = image.width, image.height, image.format.name
+    packer.time_base = Fraction(1, 25)  # FFmpeg requires one
+    (packet,) = packer.encode(image)
+    return packet
 
 
 class PipeReader(VideoReader):
@@ -213,8 +220,7 @@ class RawWriter(FrameWriter):
         if self._is_y4m:
             self._pipe.write(_Y4M_FRAME_HEADER if self._written else self._header() + _Y4M_FRAME_HEADER)
         image = self._to_frame(np.ascontiguousarray(self._orientation.apply(frame.rgb)))
-        for lines in _plane_lines(image):
-            self._pipe.write(lines)
+        self._pipe.write(memoryview(_packed(image)))
         self._written += 1
 
     def stop(self) -> None:
@@ -255,20 +261,3 @@ class RawWriter(FrameWriter):
                 f"this format cannot store that the colours are {written}; players assume {guessed} for this size "
                 "(--output-format matroska stores it)"
             )
-
-
-def _plane_lines(image: VideoFrame) -> Iterator[memoryview]:
-    """Yield the planes of a frame, each without the padding of its lines."""
-    width, height = image.width, image.height
-    components = VideoFormat(image.format.name, width, height).components
-    packed = len(image.planes) == 1
-    for index, plane in enumerate(image.planes):
-        of_plane = [component for component in components if component.plane == index]
-        rows = of_plane[0].height
-        if packed:
-            line_bytes = width * image.format.padded_bits_per_pixel // 8
-        else:
-            line_bytes = sum(component.width * ((component.bits + 7) // 8) for component in of_plane)
-        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:rows, :line_bytes]  # type: ignore[call-overload]
-        contiguous: Any = np.ascontiguousarray(lines)  # a buffer, which older type hints do not declare
-        yield memoryview(contiguous)
