@@ -62,8 +62,14 @@ def make_plan(inputs: list[Path], output: Path, *, overwrite: bool) -> Plan:
     jobs, taken = [], dict[Path, Path]()
     for source, relative in sources:
         kind: Kind = "image" if source.suffix.lower() in IMAGE_SUFFIXES else "video"
-        target = output / _target_name(relative, kind) if as_folder else output
-        _check_kind(source, kind, target)
+        writable = IMAGE_SUFFIXES if kind == "image" else VIDEO_SUFFIXES
+        target = output
+        if as_folder:
+            is_writable = relative.suffix.lower() in writable
+            target = output / (relative if is_writable else relative.with_suffix(_FALLBACK_SUFFIX))
+        if target.suffix.lower() not in writable:
+            what = "is an image" if kind == "image" else "is not an image"
+            raise OutputError(f"{target}: {source.name} {what}; write it as {', '.join(sorted(writable))}")
         resolved = target.resolve()
         if resolved in taken:
             raise InputError(f"{taken[resolved]} and {source} would both be written to {target}")
@@ -98,16 +104,3 @@ def _sources(inputs: list[Path]) -> list[tuple[Path, Path]]:
         else:
             raise InputError(f"{path}: no such file")
     return sources
-
-
-def _target_name(relative: Path, kind: Kind) -> Path:
-    writable = IMAGE_SUFFIXES if kind == "image" else VIDEO_SUFFIXES
-    return relative if relative.suffix.lower() in writable else relative.with_suffix(_FALLBACK_SUFFIX)
-
-
-def _check_kind(source: Path, kind: Kind, target: Path) -> None:
-    suffix = target.suffix.lower()
-    if kind == "image" and suffix not in IMAGE_SUFFIXES:
-        raise OutputError(f"{target}: {source.name} is an image; write it as {', '.join(sorted(IMAGE_SUFFIXES))}")
-    if kind == "video" and suffix not in VIDEO_SUFFIXES:
-        raise OutputError(f"{target}: {source.name} is not an image; write it as {', '.join(sorted(VIDEO_SUFFIXES))}")

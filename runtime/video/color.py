@@ -140,17 +140,12 @@ class RgbDecoder(_Converter):
         )
         if out is None:
             out = np.empty((self._height, self._width, 3), np.uint8)
-        np.copyto(out, _pixels(converted))
+        plane: Any = converted.planes[0]  # a buffer, which PyAV's types do not say
+        lines = np.frombuffer(plane, np.uint8).reshape(self._height, plane.line_size)
+        np.copyto(out, lines[:, : self._width * 3].reshape(out.shape))
         if self._stretch is not None:
             np.take(self._stretch, out, out=out)
         return out
-
-
-def _pixels(frame: VideoFrame) -> np.ndarray:
-    """Return a view of an rgb24 frame's buffer, H x W x 3 uint8; it is valid as long as the frame is."""
-    plane: Any = frame.planes[0]  # a buffer, which PyAV's types do not say
-    lines: np.ndarray = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
-    return lines[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
 
 
 class RgbEncoder(_Converter):
@@ -167,7 +162,11 @@ class RgbEncoder(_Converter):
 
     def __call__(self, rgb: np.ndarray) -> VideoFrame:
         """Return an H x W x 3 uint8 RGB array as a new frame in the pixel format."""
-        frame = self._wrapped(np.ascontiguousarray(rgb))
+        rgb = np.ascontiguousarray(rgb)
+        # A frame without a copy is not safe where swscale may read past the end of the last line, nor where the encoder
+        # would keep a frame that it need not convert.
+        copies = _bytes_after(rgb) < _READ_AHEAD_BYTES or self._pixel_format == "rgb24"
+        frame = (VideoFrame.from_ndarray if copies else VideoFrame.from_numpy_buffer)(rgb, format="rgb24")
         # The result inherits the tag: see RgbDecoder.
         frame.colorspace = self._yuv_matrix
         return self._reformatter.reformat(
@@ -179,14 +178,6 @@ class RgbEncoder(_Converter):
             dst_color_range=self._yuv_range,
             interpolation=_ACCURATE,
         )
-
-    def _wrapped(self, rgb: np.ndarray) -> VideoFrame:
-        """Return the array as a frame, without a copy where that is safe."""
-        after = _bytes_after(rgb)
-        if after < _READ_AHEAD_BYTES or self._pixel_format == "rgb24":
-            # swscale may read past the end of the last line; and an encoder would keep a frame it need not convert.
-            return VideoFrame.from_ndarray(rgb, format="rgb24")
-        return VideoFrame.from_numpy_buffer(rgb, format="rgb24")
 
 
 def _bytes_after(array: np.ndarray) -> int:

@@ -97,7 +97,11 @@ class VideoReader:
                 self._container, self._stream, first, str(self._path), max_frames=self._max_frames
             )
             self._to_rgb = self.info.rgb_decoder()
-            self.expected_frames: int | None = self._expected(start_seconds)
+            remaining = self.info.frame_count
+            if remaining is not None and start_seconds:
+                remaining = max(1, remaining - round(start_seconds * (self.info.frame_rate or 0)))
+            known = [count for count in (remaining, max_frames) if count is not None]
+            self.expected_frames: int | None = min(known, default=None)
             self._remark(first)
         except BaseException:
             self._container.close()
@@ -168,7 +172,11 @@ class VideoReader:
                 self._damaged_packets = 0
                 return frame, chain([frame], frames)
         if seeks:
-            self._rewind()
+            # Reopen the file: formats without an index cannot reliably seek to the beginning.
+            self._container.close()
+            self._container = open_source(self._path)
+            self._stream = main_stream(self._container, self._path)
+            self._stream.thread_type = "AUTO"
         earlier, frame, frames = self._skip_to_start()
         if frame is not None:
             return frame, chain([frame], frames)
@@ -196,13 +204,6 @@ class VideoReader:
             return False
         return True
 
-    def _rewind(self) -> None:
-        # Reopen the file: formats without an index cannot reliably seek to the beginning.
-        self._container.close()
-        self._container = open_source(self._path)
-        self._stream = main_stream(self._container, self._path)
-        self._stream.thread_type = "AUTO"
-
     def _decode(self) -> Iterator[VideoFrame]:
         # After a seek, the clock is taken as it is there.
         self._clock = SourceClock(self._container)
@@ -220,13 +221,6 @@ class VideoReader:
             if packet is not None:
                 self._damaged_packets += 1
             return []
-
-    def _expected(self, start_seconds: float) -> int | None:
-        remaining = self.info.frame_count
-        if remaining is not None and start_seconds:
-            remaining = max(1, remaining - round(start_seconds * (self.info.frame_rate or 0)))
-        known = [count for count in (remaining, self._max_frames) if count is not None]
-        return min(known, default=None)
 
     def _remark(self, frame: VideoFrame) -> None:
         """Add notes on properties of the input that are not kept."""

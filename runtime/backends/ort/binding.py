@@ -14,21 +14,6 @@ from numpy.typing import NDArray
 _KEPT_SIZES = 2
 
 
-@dataclass(frozen=True)
-class Memory:
-    """The memory that buffers lie in, as ONNX Runtime names it.
-
-    Attributes:
-        kind: ``"cpu"``; ``"cuda"``; or ``"gpu"``, with a vendor, for a provider that is a library of its own.
-        ordinal: the number of the device.
-        vendor: the PCI number of the vendor; -1 where the kind implies it.
-    """
-
-    kind: str = "cpu"
-    ordinal: int = 0
-    vendor: int = -1
-
-
 class BoundSession:
     """A session with buffers of its own, one set for each size of the inputs.
 
@@ -38,10 +23,11 @@ class BoundSession:
     Args:
         onnxruntime: the module.
         session: the session; `run` takes its inputs in order.
-        memory: where to allocate the buffers.
+        memory: where to allocate the buffers, as ONNX Runtime names it: ``"cpu"``, ``"cuda"``, or ``"gpu"`` for a
+            provider that is a library of its own; the number of the device; for ``"gpu"`` the vendor's PCI number.
     """
 
-    def __init__(self, onnxruntime: Any, session: Any, memory: Memory) -> None:
+    def __init__(self, onnxruntime: Any, session: Any, memory: tuple[str | int, ...]) -> None:
         self._onnxruntime, self._session, self._memory = onnxruntime, session, memory
         self._input_names = [entry.name for entry in session.get_inputs()]
         self._output_names = [entry.name for entry in session.get_outputs()]
@@ -93,11 +79,7 @@ class BoundSession:
         return _Buffers(binding, buffers)
 
     def _buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        memory = self._memory
-        make = self._onnxruntime.OrtValue.ortvalue_from_shape_and_type
-        # Older releases have no vendors.
-        vendor = () if memory.vendor < 0 else (memory.vendor,)
-        return make(shape, dtype.type, memory.kind, memory.ordinal, *vendor)
+        return self._onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, *self._memory)
 
 
 @dataclass

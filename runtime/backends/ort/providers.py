@@ -29,7 +29,7 @@ import platformdirs
 
 from overnet.errors import BackendError, InputError, MissingDependency, one_line
 from overnet.runtime.backends.base import BackendOptions
-from overnet.runtime.backends.ort.binding import BoundSession, Memory
+from overnet.runtime.backends.ort.binding import BoundSession
 from overnet.system.cuda_device import check_device, free_device_memory_bytes
 
 _NVIDIA = 0x10DE
@@ -114,16 +114,16 @@ class Provider:
         self._lowers_to_fp16 = self.on_gpu and self.precision != file_precision
         self.notes: list[str] = []
         self.device, self._device_folder = "CPU", ""
-        self._memory = Memory()
+        self._memory: tuple[str | int, ...] = ("cpu", 0)
         # ONNX Runtime's object for the device, where the provider is a library of its own.
         self._plugin_device = self._found() if self.on_gpu else None
         if not self.on_gpu:
             return
         gpu = check_device(options.device)
         self.device = f"{gpu.name}, {self._kind.title}"
-        self._memory = Memory("cuda", options.device)
+        self._memory = ("cuda", options.device)
         if self._plugin_device is not None:
-            self._memory = Memory("gpu", options.device, _NVIDIA)
+            self._memory = ("gpu", options.device, _NVIDIA)
         versions = [onnxruntime.__version__, *_load_libraries(onnxruntime, options.provider)]
         words = (*versions, gpu.name, gpu.compute_capability)
         self._device_folder = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", word) for word in words)
