@@ -77,10 +77,20 @@ def import_library(name: str) -> ModuleType:
 
     Raises:
         ImportError: it is not installed, or does not load.
+        KeyboardInterrupt: Ctrl-C was pressed while it was loaded.
     """
     if name.partition(".")[0] == "openvino":
         sys.modules.setdefault(_OPENVINO_TELEMETRY, None)  # type: ignore[arg-type] # None stops an import of that name
-    return importlib.import_module(name)
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        # A compiled module turns the KeyboardInterrupt of its initialisation into the cause of an ImportError.
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
