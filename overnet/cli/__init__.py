@@ -82,12 +82,13 @@ def _stop(signal_number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "overnet") -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "overnet", *, owns_process: bool = False) -> int:
     """Run a command line in this process; an expected error becomes one line on standard error and an exit code.
 
     Args:
         argv: the arguments; None for those of this process.
         prog: the program: ``overnet``, or one of its commands by its own name, such as ``overnet-run``.
+        owns_process: whether an interruption before there was a result ends this process.
 
     Returns:
         The exit code.
@@ -107,6 +108,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "overnet") -> int:
         return result if isinstance(result, int) else 0
     except OverNetError as error:
         print_error(error)
+        if owns_process and isinstance(error, InterruptedRun):
+            # Not after the return, which releases the error and with it the backend: that waits for its image.
+            _end_interrupted_process()
         return error.exit_code
     except MemoryError as error:
         print_error(f"out of memory ({error})" if str(error) else "out of memory")
@@ -124,15 +128,19 @@ def main(argv: Sequence[str] | None = None, prog: str = "overnet") -> int:
         return int(getattr(error, "exit_code", 2))
 
 
+def _end_interrupted_process() -> NoReturn:
+    """End this process; files are written or removed by now. Do not wait for a backend that computes a large image."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(InterruptedRun.exit_code)
+
+
 def run_program(prog: str = "overnet") -> NoReturn:
     """Run the command line of the program `prog`, and end this process with its exit code."""
     signal.signal(signal.SIGTERM, _stop)
-    code = main(prog=prog)
+    code = main(prog=prog, owns_process=True)
     if code == InterruptedRun.exit_code:
-        # Files are written or removed by now; do not wait for a backend that computes a large image.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _end_interrupted_process()
     sys.exit(code)
 
 

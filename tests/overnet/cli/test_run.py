@@ -1,9 +1,11 @@
 """``overnet-run`` as a user runs it: in this process, and in one of its own where that is what is tested."""
 
+import contextlib
 import json
 import os
 import pty
-import select
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -240,37 +242,41 @@ def test_a_full_disk(folder, small_models, name):
         subprocess.run(["umount", str(small)], check=True)
 
 
-def start_and_interrupt(arguments, folder, *, ready, sent=signal.SIGINT):
-    """Start a run, wait until `ready()` holds, and interrupt it."""
+def start_on_terminal(*arguments, folder):
+    """Start a run whose stderr is a terminal; return the process, and an iterator over the text it prints there."""
+    master, terminal = pty.openpty()
     process = subprocess.Popen(
         command_line(*arguments),
         cwd=folder,
-        env=environment(),
+        env=environment(TERM="xterm", COLUMNS="120"),
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=terminal,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not ready(process.pid) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert process.poll() is None, process.communicate()
-    process.send_signal(sent)
-    stdout, stderr = process.communicate(timeout=60)
-    return process.returncode, stdout, stderr
+    os.close(terminal)
+
+    def printed():
+        with contextlib.suppress(OSError):  # the process has ended
+            while text := os.read(master, 4096):
+                yield text.decode(errors="replace")
+        os.close(master)
+
+    return process, printed()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_leaves_a_playable_part(folder, sent):
     write_clip(folder / "clip.mp4", frames=400)
-
-    def some_frames_are_done(pid):
-        # By processor time, which a busy machine does not make shorter: loading takes 2 s, a frame a tenth.
-        return any(folder.glob(".overnet-*.mp4")) and psutil.Process(pid).cpu_times().user > 5
-
-    code, stdout, stderr = start_and_interrupt(
-        ["clip.mp4", "-o", "out.mp4", "--json", "--threads", "1"], folder, ready=some_frames_are_done, sent=sent
-    )
-    assert code == 130, stderr
+    process, printed = start_on_terminal("clip.mp4", "-o", "out.mp4", "--json", "--threads", "1", folder=folder)
+    stderr, interrupted = "", False
+    for text in printed:
+        stderr += text
+        # A frame takes a tenth of a second.
+        if not interrupted and re.search(r"[1-9]\d*/400 frames", stderr):
+            process.send_signal(sent)
+            interrupted = True
+    stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
     report = json.loads(stdout)
     assert report["partial"] and report["output"] == "out.partial.mp4"
     assert "Traceback" not in stderr
@@ -282,34 +288,30 @@ def test_interruption_leaves_a_playable_part(folder, sent):
 
 
 def test_interruption_before_the_first_frame_leaves_nothing(folder):
-    cv2.imwrite(str(folder / "in.png"), np.zeros((1200, 1200, 3), np.uint8))
-    code, _, stderr = start_and_interrupt(
-        ["in.png", "-o", "out.png"], folder, ready=lambda pid: psutil.Process(pid).cpu_times().user > 4
+    cv2.imwrite(str(folder / "in.png"), np.zeros((800, 800, 3), np.uint8))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.Popen(
+        command_line("in.png", "-o", "out.png"), cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
     )
-    assert code == 130
+    # By processor time, which a busy machine does not make shorter: loading takes 1 s, the image 10 s.
+    while psutil.Process(process.pid).cpu_times().user < 2.5:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert used.ru_utime - before.ru_utime < 6, "the image was computed to its end"
     assert stderr == "overnet: interrupted\n"
     assert {path.name for path in folder.iterdir()} == {"in.png"}
 
 
 def test_progress_on_a_terminal(folder, small_models):
     write_clip(folder / "clip.mp4", frames=30)
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        command_line("clip.mp4", "-o", "out.mp4", "--model", small_models),
-        cwd=folder,
-        env=environment(TERM="xterm", COLUMNS="120"),
-        stderr=slave,
-    )
-    os.close(slave)
-    seen = b""
-    while process.poll() is None or select.select([master], [], [], 0.2)[0]:
-        try:
-            seen += os.read(master, 4096)
-        except OSError:
-            break
-    os.close(master)
-    assert process.wait() == 0
-    text = seen.decode()
+    process, printed = start_on_terminal("clip.mp4", "-o", "out.mp4", "--model", small_models, folder=folder)
+    text = "".join(printed)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
     assert "/30" in text and "fps" in text and "left" in text
 
 
