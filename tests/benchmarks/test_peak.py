@@ -10,7 +10,9 @@ from overnet.system.cuda_device import cuda_device_count
 
 
 @pytest.mark.timing
-def test_the_processor_s_peak_is_at_least_about_what_a_plain_product_reaches():
+def test_the_processor_s_peak_is_at_least_about_what_a_plain_product_reaches(monkeypatch):
+    # Of a server's last cache four times as much would be copied, which takes seconds.
+    monkeypatch.setattr("overnet.benchmarks.peak.last_cache_bytes", lambda: 16 << 20)
     matrix = np.ones((512, 512), np.float32)
     times = []
     for _ in range(5):

@@ -3,11 +3,13 @@
 import json
 import os
 import re
-import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
+import psutil
 import pytest
 import typer
 
@@ -15,14 +17,14 @@ from overnet.benchmarks.baselines.race import ImageSize
 from overnet.benchmarks.benchmark import run_benchmark
 from overnet.benchmarks.cases.run import run_case
 from overnet.benchmarks.options import BenchmarkOptions
-from overnet.benchmarks.results import read_run, write_run
+from overnet.benchmarks.results import Peak, read_run, write_run
 from overnet.cli import main
 from overnet.cli.bench import bench_command
 from overnet.cli.common import PLAIN, SeveralValuesCommand
 from overnet.errors import ArtifactError, BackendError, InputError, InterruptedRun, MissingDependency, OutputError
 from overnet.weights import bundled_folder
 from tests.conftest import ROOT
-from tests.support.commands import command_line, environment, run_process
+from tests.support.commands import environment, run_process
 
 app = typer.Typer(**PLAIN)
 app.command(cls=SeveralValuesCommand)(bench_command)
@@ -30,6 +32,13 @@ app.command(cls=SeveralValuesCommand)(bench_command)
 # Typer brings a copy of click of its own, and gives its errors no name.
 USAGE_ERROR = typer.BadParameter.__mro__[1]
 QUICK = ["--seconds", "0.1", "--no-power"]
+
+
+@pytest.fixture
+def quick_peaks(monkeypatch):
+    """Let runs in this process measure no peaks of the machine, which takes three seconds each time."""
+    peaks = [Peak("CPU", 20.0, 5.0, "nothing")]
+    monkeypatch.setattr("overnet.benchmarks.benchmark.measure_peaks", lambda gpu: peaks)
 
 
 def bench(*arguments):
@@ -110,6 +119,7 @@ def test_a_report_is_made_of_earlier_results_as_well(measured, tmp_path, monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_peaks")
 def test_how_large_an_image_so_much_memory_is_enough_for(small_models):
     sizes = [ImageSize(64, 48), ImageSize(320, 240)]
     options = BenchmarkOptions(["openvino"], [2], sizes, [], small_models, 0.1, video=False, power=False)
@@ -121,6 +131,7 @@ def test_how_large_an_image_so_much_memory_is_enough_for(small_models):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_peaks")
 def test_compared_with_a_faster_run_it_fails_and_with_itself_it_does_not(measured, small_models, tmp_path, capsys):
     old = read_run(measured[0] / "run.json")
     result = old.results[0]
@@ -140,6 +151,7 @@ def test_compared_with_a_faster_run_it_fails_and_with_itself_it_does_not(measure
     assert not bench(*same, "--compare", tmp_path / "fast.json"), "without a limit nothing fails"
 
 
+@pytest.mark.usefixtures("quick_peaks")
 def test_results_on_standard_output(small_models, capsys):
     bench(
         "--backend", "openvino", "--size", "48x32", "--model", small_models, *QUICK, "--no-video", "--json", "-", "-q"
@@ -170,6 +182,7 @@ def test_without_arguments_it_measures(monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_peaks")
 def test_a_case_that_fails_does_not_keep_others_from_being_measured(small_models):
     options = BenchmarkOptions(
         ["openvino", "onnxruntime"], [2], [ImageSize(48, 32)], ["fp32", "bf16"], small_models, 0.1, video=False
@@ -181,6 +194,7 @@ def test_a_case_that_fails_does_not_keep_others_from_being_measured(small_models
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_peaks")
 def test_all_cases_failed(small_models, capsys):
     wrong = ["--backend", "onnxruntime", "--precision", "bf16"]
     assert bench(*wrong, "--size", "48x32", "--model", small_models, *QUICK, "--no-video", "--quiet") == 1
@@ -189,6 +203,7 @@ def test_all_cases_failed(small_models, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_peaks")
 def test_baselines_are_raced(small_checkpoint):
     options = BenchmarkOptions(
         ["torch"], [2], [ImageSize(48, 32)], [], small_checkpoint, 0.2, baselines=True, video=False, power=False
@@ -267,6 +282,7 @@ def test_without_torch_display_and_plots(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_peaks")
 def test_ctrl_c_keeps_what_was_measured(small_models, tmp_path, monkeypatch):
     seen = []
 
@@ -285,18 +301,31 @@ def test_ctrl_c_keeps_what_was_measured(small_models, tmp_path, monkeypatch):
     assert "interrupted" in " ".join(run.notes)
 
 
-@pytest.mark.skipif(shutil.which("timeout") is None, reason="needs coreutils")
 def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path):
     options = ["--seconds", 60, "--size", "64x48", "--json", tmp_path / "run.json", "-q"]
-    done = subprocess.run(
-        ["timeout", "-s", "INT", "6", *command_line(*options, program="overnet-bench")],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    program = (
+        "import overnet.benchmarks.benchmark; from overnet.benchmarks.results import Peak; from overnet.cli import *\n"
+        "overnet.benchmarks.benchmark.measure_peaks = lambda gpu: [Peak('CPU', 20.0, 5.0, 'nothing')]\n"
+        "main_bench()"
     )
-    assert done.stderr.strip().splitlines() == ["overnet: interrupted"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, options)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    # Its child is there once a case is measured.
+    deadline = time.monotonic() + 60
+    while not psutil.Process(process.pid).children():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    # As a terminal does, to all processes of the command.
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)
+    assert (process.returncode, *said) == (130, "", "overnet: interrupted\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -65,7 +65,7 @@ def wait_until(holds, seconds=20):
 def test_a_server_that_is_killed_and_started_again():
     sink = AgeSink()
     with RtspCamera() as camera:
-        with running(camera, sink, seconds=8.0) as (told, result):
+        with running(camera, sink, frames=60, seconds=20.0) as (told, result):
             wait_until(lambda: len(sink.frames) >= 30)
             camera.kill()
             before = len(sink.frames)
@@ -90,7 +90,7 @@ def test_a_server_that_is_killed_and_started_again():
 def test_a_model_that_is_slower_than_the_camera():
     """Over seconds, the images do not get older: what cannot be done is dropped, and counted."""
     sink = AgeSink()
-    with RtspCamera() as camera, running(camera, sink, upscaler=Enlarger(0.15), seconds=6.0) as (_, result):
+    with RtspCamera() as camera, running(camera, sink, upscaler=Enlarger(0.15), seconds=4.5) as (_, result):
         pass
     report = result["outcome"].report
     assert report.captured > 100 and report.dropped > report.captured * 0.6

@@ -416,7 +416,8 @@ def test_ctrl_c_leaves_a_partial_video_and_nothing_else(engine, tmp_path):
         tmp_path / "clip.mp4", "-o", tmp_path / "out.mp4", "--model", engine, env={"OVERNET_CUDA_DELAY": "1:40000"}
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".overnet-*")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".overnet-*")):
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(1.5)
     process.send_signal(signal.SIGINT)
