@@ -5,6 +5,7 @@ Each command imports its libraries when it runs, so that ``--help`` answers at o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -105,6 +106,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "overnet", *, owns_proce
         result = typer.main.get_command(program).main(
             args=arguments or list(default_arguments), prog_name=prog, standalone_mode=False
         )
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except OverNetError as error:
         print_error(error)
@@ -115,9 +118,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "overnet", *, owns_proce
     except MemoryError as error:
         print_error(f"out of memory ({error})" if str(error) else "out of memory")
         return 1
-    except BrokenPipeError:
-        # The reader of the output is gone; do not let Python report it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # a reader that is gone, such as `head`, needs no message
+            print_error(f"{error.filename or 'cannot read or write'}: {error.strerror or error}")
         return 1
     except Exception as error:
         # Wrong usage: an exception of Typer, with the message, the exit code and the command it is about.
@@ -130,17 +133,26 @@ def main(argv: Sequence[str] | None = None, prog: str = "overnet", *, owns_proce
 
 def _end_interrupted_process() -> NoReturn:
     """End this process; files are written or removed by now. Do not wait for a backend that computes a large image."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, AttributeError):  # it cannot be written, or was closed from the beginning
+            stream.flush()
     os._exit(InterruptedRun.exit_code)
 
 
 def run_program(prog: str = "overnet") -> NoReturn:
     """Run the command line of the program `prog`, and end this process with its exit code."""
     signal.signal(signal.SIGTERM, _stop)
+    # A file that took the number of a closed standard stream would receive what libraries print.
+    nothing = os.open(os.devnull, os.O_RDWR)
+    while nothing < 3:
+        nothing = os.dup(nothing)
+    os.close(nothing)
     code = main(prog=prog, owns_process=True)
-    if code == InterruptedRun.exit_code:
-        _end_interrupted_process()
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python tries, and reports, it again at exit
     sys.exit(code)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
-import typer
 from typer.core import TyperCommand
 
-from overnet.errors import InterruptedRun
+from overnet.errors import InterruptedRun, printable
 
 # Drawing the help with Rich takes longer than everything else that --help does.
 PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
@@ -66,12 +67,33 @@ class SeveralValuesCommand(TyperCommand):
         return super().parse_args(ctx, expanded)
 
 
+class MessageStream:
+    """Standard error for messages, which never raises: a run goes on where nobody can read its remarks any more.
+
+    The reader may have died, the disk may be full, the stream may be closed.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> int:
+        """Write a text as far as possible."""
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush as far as possible."""
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
 def print_status(text: str, *, quiet: bool = False) -> None:
-    """Print a line for people on standard error; standard output is for results."""
-    if not quiet:
-        typer.echo(text, err=True)
+    """Print lines for people on standard error; standard output is for results."""
+    if not quiet and sys.stderr is not None:
+        print("\n".join(map(printable, text.splitlines())), file=MessageStream(), flush=True)
 
 
 def print_error(error: BaseException | str) -> None:
     """Print an error as one line on standard error."""
-    typer.echo(f"overnet: {' '.join(str(error).split())}", err=True)
+    print_status(f"overnet: {' '.join(str(error).split())}")

@@ -7,9 +7,9 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
-from overnet.cli.common import print_status
+from overnet.cli.common import MessageStream, print_status
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -38,7 +38,7 @@ class ProgressDisplay:
         self._announced = ""
 
     def __enter__(self) -> ProgressDisplay:
-        if not self._quiet and sys.stderr.isatty():
+        if not self._quiet and sys.stderr is not None and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
             from rich.table import Column
@@ -49,7 +49,8 @@ class ProgressDisplay:
             figures = TextColumn("{task.fields[figures]}", markup=False)
             columns = name, BarColumn(bar_width=24), elapsed, figures
             # Standard output is for results, and may be a pipe or a file.
-            self._rows = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+            console = Console(file=cast(TextIO, MessageStream()))
+            self._rows = Progress(*columns, console=console, transient=True, redirect_stdout=False)
             self._rows.start()
         return self
 

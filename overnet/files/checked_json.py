@@ -17,6 +17,9 @@ from overnet.errors import InputError, one_line, printable
 
 _Made = TypeVar("_Made")
 
+# No figure of this project is larger; arithmetic with larger ones overflows.
+_LARGEST_NUMBER = float(1 << 63)
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
@@ -73,7 +76,7 @@ def from_json(kind: type[_Made], value: object, *, name: str, error: type[InputE
         error: the class of the error to raise.
 
     Raises:
-        InputError: a field is missing, unknown, of another type, out of range or not finite.
+        InputError: a field is missing, unknown, of another type, out of range, not finite or above 2^63.
     """
     made: _Made = checked(kind, value, "", name=name, error=error)
     return made
@@ -134,15 +137,14 @@ class _Reader:
             self._refuse(place, "is not true or false")
         if kind is int and (not isinstance(value, int) or isinstance(value, bool)):  # in Python, True is a 1
             self._refuse(place, "is not a whole number")
-        if kind is float:
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                self._refuse(place, "is not a number")
-            try:
-                value = float(value)
-            except OverflowError:
-                value = math.inf
-            if not math.isfinite(value):
+        if kind is float and (not isinstance(value, int | float) or isinstance(value, bool)):
+            self._refuse(place, "is not a number")
+        if kind in (int, float):
+            if isinstance(value, float) and not math.isfinite(value):
                 self._refuse(place, "is not a finite number")
+            if abs(value) > _LARGEST_NUMBER:
+                self._refuse(place, "is out of range")
+            return kind(value)
         return Path(value) if kind is Path else value
 
     def _object(self, kind: Any, value: Any, place: str) -> Any:

@@ -9,26 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import re
-import struct
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from overnet.errors import CheckpointError, one_line, require
 from overnet.files.atomic import atomic_write
+from overnet.files.checked_json import parse_object
 from overnet.network.family import Network, NetworkConfig, architecture, build, config_from
 from overnet.network.model import RGB_MEAN, LearnedScale, OverNet, OverNetConfig
 from overnet.network.plain import PlainNet, PlainNetConfig, ReparameterisedConvolution
+from overnet.network.tensor_file import load_tensor_file
 
 NetworkT = TypeVar("NetworkT", bound=OverNet | PlainNet)
 
@@ -131,28 +128,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    # The original's training loop stores its best PSNR as a number of numpy, which contains no code.
-    numbers = [np.dtype, np.float64, np.float32, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
-    # The function that rebuilds it has one name in numpy 1 and another in numpy 2.
-    rebuild: Any = np.float64(0).__reduce__()[0]
-    rebuilding = [(rebuild, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    try:
-        with torch.serialization.safe_globals([*numbers, *rebuilding]), warnings.catch_warnings():
-            # torch warns about its own internals here; a file that cannot be loaded raises an error below.
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if found:
-            raise CheckpointError(
-                f"{path}: refused: it would run code when loaded ({found[1]}); it is not a plain checkpoint"
-            ) from error
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or a truncated one") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
-        reason = one_line(error, line=0)
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or a truncated one ({reason})") from error
-    except (zipfile.BadZipFile, struct.error, AssertionError, MemoryError, OverflowError, UnicodeError) as error:
-        raise CheckpointError(f"{path}: a damaged PyTorch checkpoint ({one_line(error, line=0)})") from error
+    content = load_tensor_file(path)
     if isinstance(content, Mapping) and isinstance(content.get("model_state_dict"), Mapping):
         content = content["model_state_dict"]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
@@ -162,13 +138,21 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 def _network(state: dict[str, Tensor], metadata: dict[str, str]) -> Network:
     if _CONFIG_KEY in metadata:
-        try:
-            config = config_from(metadata.get(_ARCHITECTURE_KEY, "overnet"), json.loads(metadata[_CONFIG_KEY]))
-        except (ValueError, TypeError) as error:
-            raise CheckpointError(f"its configuration is damaged ({one_line(error, line=0)})") from error
-    else:
-        state = _translated(state)
-        config = _config_from_shapes(state)
+        values = parse_object(metadata[_CONFIG_KEY], name="its configuration", error=CheckpointError)
+        return network_from(config_from(metadata.get(_ARCHITECTURE_KEY, "overnet"), values), state)
+    state = _translated(state)
+    return network_from(_config_from_shapes(state), state)
+
+
+def network_from(config: NetworkConfig, state: Mapping[str, Tensor]) -> Network:
+    """Return a network with given weights, in training mode; nothing is allocated unless all tensors fit.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, of another shape, or holds anything but finite floating-point
+            numbers.
+    """
+    if isinstance(config, OverNetConfig) and config.groups * config.blocks > len(state):
+        raise CheckpointError(f"it holds {len(state)} tensors, too few for {config.groups} x {config.blocks} blocks")
     # Shapes are compared before the network is allocated, whose size the file chooses.
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in build(config).state_dict().items()}
@@ -184,7 +168,7 @@ def _network(state: dict[str, Tensor], metadata: dict[str, str]) -> Network:
         tensor = state[name]
         if tensor.shape != shape:
             raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
-        if not tensor.is_floating_point() or tensor.is_sparse:
+        if not tensor.is_floating_point():
             raise CheckpointError(f"{name} is {tensor.dtype}, expected floating-point numbers")
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{name} holds NaN or infinity")

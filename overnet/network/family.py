@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
+from overnet.errors import CheckpointError
+from overnet.files.checked_json import from_json
 from overnet.network.model import OverNet, OverNetConfig
 from overnet.network.plain import PlainNet, PlainNetConfig
 
@@ -35,16 +36,18 @@ def architecture(config: NetworkConfig) -> str:
     return next(name for name, kind in ARCHITECTURES.items() if isinstance(config, kind))
 
 
-def config_from(name: str, values: dict[str, Any]) -> NetworkConfig:
-    """Make a configuration of an architecture from its fields.
+def config_from(name: object, values: object) -> NetworkConfig:
+    """Make a configuration of an architecture from its fields, which may be damaged or hostile.
 
     Raises:
-        ValueError: the architecture is unknown, or a field is out of range.
-        TypeError: there is a field too many.
+        CheckpointError: the architecture is unknown, or a field is missing, unknown, of another type or out of range.
     """
-    if name not in ARCHITECTURES:
-        raise ValueError(f"architecture {name!r}; there are {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name](**values)
+    if str(name) not in ARCHITECTURES:
+        raise CheckpointError(f"its architecture is {name!r}; there are {', '.join(ARCHITECTURES)}")
+    try:
+        return from_json(ARCHITECTURES[str(name)], values, name="its configuration", error=CheckpointError)
+    except ValueError as error:
+        raise CheckpointError(f"its configuration is out of range: {error}") from error
 
 
 def network_name(config: NetworkConfig) -> str | None:

@@ -23,6 +23,9 @@ RGB_MEAN = (0.4488, 0.4371, 0.4040)
 # The overscale factors for which the original defines an upsampler.
 OVERSCALE_FACTORS = (2, 3, 4, 5, 8)
 
+# A checkpoint states these numbers, and may be damaged or hostile.
+_LARGEST = {"width": 1024, "groups": 32, "blocks": 32, "expansion": 16, "squeeze": 1024}
+
 
 @dataclass(frozen=True)
 class OverNetConfig:
@@ -31,10 +34,11 @@ class OverNetConfig:
     Attributes:
         overscale: factor by which the head enlarges the features before it resizes them down: 2, 3, 4, 5 or 8. The
             released models use one more than their scale.
-        width: channels of the trunk; a multiple of 4 (the overscaling convolution has 4 groups) and of `squeeze`.
-        groups: number of global dense groups.
-        blocks: number of residual blocks in each group.
-        expansion: channels before a residual block's ReLU, in multiples of `width`.
+        width: channels of the trunk, up to 1024; a multiple of 4 (the overscaling convolution has 4 groups) and of
+            `squeeze`.
+        groups: number of global dense groups, 1 to 32.
+        blocks: number of residual blocks in each group, 1 to 32.
+        expansion: channels before a residual block's ReLU, in multiples of `width`, 1 to 16.
         bottleneck: channels after it, as a share of `width`.
         squeeze: `width` divided by the channels of the squeeze-and-excitation layer.
         weight_normalised: whether convolutions are stored as direction and length, as in the original, or as plain
@@ -53,13 +57,14 @@ class OverNetConfig:
     def __post_init__(self) -> None:
         if self.overscale not in OVERSCALE_FACTORS:
             raise ValueError(f"overscale is {self.overscale}; it must be one of {OVERSCALE_FACTORS}")
-        for name in ("width", "groups", "blocks", "expansion", "squeeze"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, largest in _LARGEST.items():
+            value: int = getattr(self, name)
+            if not 1 <= value <= largest:
+                raise ValueError(f"{name} is {value}; it must be from 1 to {largest}")
         if self.width % 4 or self.width % self.squeeze:
             raise ValueError(f"width is {self.width}; it must be a multiple of 4 and of squeeze ({self.squeeze})")
-        if not 0 < self.bottleneck <= 1:
-            raise ValueError(f"bottleneck is {self.bottleneck}; it must be above 0 and at most 1")
+        if not 0 < self.bottleneck <= 1 or self.bottleneck_width < 1:
+            raise ValueError(f"bottleneck is {self.bottleneck}; it must leave 1 to {self.width} channels")
 
     def serves(self, scale: float) -> bool:
         """Return whether a network of this shape has a scale."""

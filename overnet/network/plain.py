@@ -9,7 +9,6 @@ convolution, so a step costs hardly more, and the deployed network has plain con
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,21 +40,18 @@ class PlainNetConfig:
     expansion: int = 2
 
     def __post_init__(self) -> None:
-        # Read from JSON, the scales are a list.
-        object.__setattr__(self, "scales", tuple(self.scales))
         ranges = {
             "width": (1, _LARGEST_WIDTH),
             "depth": (1, _LARGEST_DEPTH),
             "expansion": (0, _LARGEST_EXPANSION),
         }
         for name, (low, high) in ranges.items():
-            value: Any = getattr(self, name)
-            if type(value) is not int or not low <= value <= high:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
+            value: int = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}; it must be from {low} to {high}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
-        whole = all(type(scale) is int and 2 <= scale <= _LARGEST_SCALE for scale in self.scales)
-        if not self.scales or not whole or list(self.scales) != sorted(set(self.scales)):
+        if not self.scales or list(self.scales) != sorted(set(self.scales) & set(range(2, _LARGEST_SCALE + 1))):
             raise ValueError(
                 f"scales are {list(self.scales)}; they must be different whole numbers from 2 to {_LARGEST_SCALE}, "
                 "in ascending order"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overnet.errors import CheckpointError, printable
+from overnet.errors import CheckpointError, OverNetError, one_line, printable
 from overnet.files.atomic import atomic_write
-from overnet.network.checkpoint import save_checkpoint
+from overnet.network.checkpoint import network_from, save_checkpoint
 from overnet.network.family import Network, architecture, build, config_from
+from overnet.network.tensor_file import load_tensor_file
 from overnet.training.optimisers import AdamP, Muon
 from overnet.training.settings import TrainSettings, settings_from
 
@@ -120,37 +119,46 @@ def load_state(folder: Path, device: torch.device) -> TrainState:
     problems = []
     for name in (LAST, PREVIOUS):
         try:
-            return _restored(_read(folder / name), device)
+            return _restored(folder / name, device)
         except CheckpointError as error:
             problems.append(error)
     raise problems[0]
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    name = printable(path)
+def _restored(path: Path, device: torch.device) -> TrainState:
+    if not path.exists():
+        raise CheckpointError(f"{printable(path)}: there is no such checkpoint to resume from")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{name}: there is no such checkpoint to resume from") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{name}: a damaged training checkpoint") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise CheckpointError(f"{name}: not a training checkpoint")
-    return content
-
-
-def _restored(content: Mapping[str, Any], device: torch.device) -> TrainState:
-    try:
-        settings = settings_from(content["settings"], TrainSettings(), name="the checkpoint")
+        content = load_tensor_file(path)
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise CheckpointError("it is of another kind")
+        settings = settings_from(content["settings"], TrainSettings(), name="its settings")
         config = config_from(content.get("architecture", "overnet"), content["config"])
-        state = new_state(settings, build(config), device)
-        state.model.load_state_dict(content["model"])
-        state.optimiser.load_state_dict(content["optimiser"])
+        state = new_state(settings, network_from(config, content["model"]), device)
+        _restore_optimiser(state.optimiser, content["optimiser"])
         state.scaler.load_state_dict(content["scaler"])
-        state.average = {name: content["average"][name].to(tensor) for name, tensor in state.average.items()}
-        state.teachers = dict(content.get("teachers", {}))
+        for name, tensor in state.average.items():
+            tensor.copy_(content["average"][name])
+        state.teachers = {int(scale): str(digest) for scale, digest in content.get("teachers", {}).items()}
         for name in _PROGRESS:
-            setattr(state, name, content[name])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"the training checkpoint is inconsistent ({error})") from error
+            kind, value = type(getattr(state, name)), content[name]
+            if type(value) not in (int, kind) or not -1 <= value < 1 << 63:
+                raise ValueError(f"{name} is {value!r}")
+            setattr(state, name, kind(value))
+    except OverNetError as error:
+        raise CheckpointError(f"{printable(path)}: a damaged training checkpoint ({error})") from error
+    except Exception as error:  # PyTorch takes these values unchecked and raises any type
+        raise CheckpointError(f"{printable(path)}: a damaged training checkpoint ({one_line(error)})") from error
     return state
+
+
+def _restore_optimiser(optimiser: torch.optim.Optimizer, content: Any) -> None:
+    """Load the moments of every parameter; the hyperparameters are those of the run's settings, not of the file."""
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups]
+    optimiser.load_state_dict(content)
+    for group, values in zip(optimiser.param_groups, own, strict=True):
+        group.update(values)
+    for parameter, moments in optimiser.state.items():
+        for name, moment in moments.items():
+            if isinstance(moment, Tensor) and moment.ndim and moment.shape != parameter.shape:
+                raise ValueError(f"{name} has shape {tuple(moment.shape)}, its parameter {tuple(parameter.shape)}")

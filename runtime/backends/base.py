@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from overnet.errors import BackendError, InputError
+import numpy as np
+from numpy.typing import NDArray
+
+from overnet.errors import ArtifactError, BackendError, InputError, one_line
+from overnet.files.onnx_metadata import scaled_size
 from overnet.runtime.backends.stream import UpscaleStream
 from overnet.runtime.tiling import tile_for_memory
 from overnet.types import ChannelMeans, ImageBatch, Progress
@@ -146,11 +150,35 @@ class Backend(Protocol):
 LoadBackend = Callable[[Path, float, BackendOptions], Backend]
 
 
+# Height and width of the image by which a loaded model is checked: any network takes it, and it costs about 20 ms.
+_CHECKED_SIZE = (4, 6)
+
+
 class HostBackend:
     """The part of `Backend` that all backends on the host share."""
 
+    scale: float
     bytes_per_pixel: int
     reach: int | None = None
+
+    def check_results(self, model: Path, run: Callable[[list[ImageBatch]], Sequence[NDArray[Any]]]) -> None:
+        """Run a small image through a loaded model, whose file may be damaged or hostile.
+
+        Raises:
+            ArtifactError: it fails, or its result is not one batch of images enlarged by the file's scale.
+        """
+        height, width = _CHECKED_SIZE
+        expected = (1, *scaled_size(height, width, self.scale), 3)
+        try:
+            results = run([np.zeros((1, height, width, 3), np.uint8)])
+        except Exception as error:  # libraries raise types of their own
+            raise ArtifactError(f"{model}: it cannot upscale an image ({one_line(error)})") from error
+        found = [f"{result.dtype} {' x '.join(map(str, result.shape))}" for result in results]
+        if found != [f"uint8 {' x '.join(map(str, expected))}"]:
+            raise ArtifactError(
+                f"{model}: it makes {' and '.join(found) or 'nothing'} of an image of {width}x{height}, not "
+                f"uint8 {' x '.join(map(str, expected))}, as its scale {self.scale:g} asks for"
+            )
 
     def prepare(self, height: int, width: int) -> None:
         """Do nothing; see `Backend.prepare`."""

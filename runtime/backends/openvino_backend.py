@@ -59,6 +59,7 @@ class OpenVinoBackend(HostBackend):
         self._means_requests: dict[bool, Any] = {}
         self._tile_request: Any = None
         self._abandoned_inputs: list[NDArray[Any]] = []
+        self.check_results(model, lambda inputs: self._run(self._request, inputs))
 
     def upscale(self, images: ImageBatch, channel_means: ChannelMeans | None = None) -> ImageBatch:
         """Upscale a batch; see `overnet.runtime.backends.base.Backend.upscale`."""
@@ -128,7 +129,7 @@ class OpenVinoBackend(HostBackend):
         """Raise OpenVINO's errors as MemoryError or BackendError."""
         try:
             yield
-        except RuntimeError as error:
+        except Exception as error:  # its bindings raise further types for damaged files, such as UnicodeDecodeError
             if is_out_of_memory(error):
                 raise MemoryError(one_line(error, line=-1)) from error
             raise BackendError(f"{what} ({one_line(error, line=-1)})") from error

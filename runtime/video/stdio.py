@@ -121,13 +121,12 @@ def take_stdout() -> PipeOutput:
     """
     try:
         descriptor = sys.stdout.fileno()
-        errors = sys.stderr.fileno()
     except (AttributeError, ValueError, OSError) as error:
         raise OutputError("standard output is closed: no video can be written to it") from error
     if os.isatty(descriptor):
         raise OutputError("standard output is a terminal: pipe it into another program, as in: overnet-run … -o - | …")
     sys.stdout.flush()
     output = os.dup(descriptor)
-    # Text that a library prints would corrupt the video.
-    os.dup2(errors, descriptor)
+    # Text that a library prints would corrupt the video; it goes to standard error.
+    os.dup2(2, descriptor)
     return PipeOutput(output)

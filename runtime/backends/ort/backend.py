@@ -63,6 +63,8 @@ class OnnxRuntimeBackend(HostBackend):
         # Opened at the first tile; most runs never need them. The key is whether means are given.
         self._means_sessions: dict[bool, BoundSession] = {}
         self._tile_session: BoundSession | None = None
+        if not self._provider.on_gpu:  # there the provider may build an engine for the size, which takes minutes
+            self.check_results(model, self._session.run_once)
 
     def upscale(self, images: ImageBatch, channel_means: ChannelMeans | None = None) -> ImageBatch:
         """Upscale a batch; see `overnet.runtime.backends.base.Backend.upscale`."""

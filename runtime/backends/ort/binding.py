@@ -65,6 +65,11 @@ class BoundSession:
             self._buffers[size] = buffers
             return outputs
 
+    def run_once(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run without buffers, for a size that does not come again and outputs of unknown shapes; see `run`."""
+        outputs: list[NDArray[Any]] = self._session.run(None, dict(zip(self._input_names, inputs, strict=True)))
+        return outputs
+
     def _allocated(self, inputs: Sequence[NDArray[Any]], output_shape: tuple[int, ...] | None) -> _Buffers:
         binding = self._session.io_binding()
         buffers = [self._buffer(array.shape, array.dtype) for array in inputs]

@@ -1,9 +1,16 @@
+import json
+import math
 import os
 import pickle
+import resource
 import shutil
+import time
+import zipfile
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from overnet.errors import CheckpointError, OutputError
@@ -228,12 +235,97 @@ def test_damaged_configuration(model, tmp_path):
     assert_refused(broken_file(tmp_path, content, "changed.safetensors"), "configuration")
 
 
-def test_absurdly_large_configuration_takes_no_memory(model, tmp_path):
-    """Shapes are compared before a network of that size is made."""
-    save_checkpoint(model, tmp_path / "odd.safetensors")
-    content = (tmp_path / "odd.safetensors").read_bytes().replace(b'\\"expansion\\": 2,', b'\\"expansion\\":2000000,')
-    length = int.from_bytes(content[:8], "little") + len(b"2000000") - len(b" 2")
-    assert_refused(broken_file(tmp_path, length.to_bytes(8, "little") + content[8:], "huge.safetensors"), "shape")
+def odd_configuration(model, path, config: str):
+    """Write the model's tensors with another configuration; return the path."""
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file(state, path, {"overnet.config": config})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("expansion", 16, "shape"),
+        ("expansion", 2_000_000, "expansion is 2000000; it must be from 1 to 16"),
+        ("width", 10**18, "width is 1000000000000000000"),
+        ("width", 10**30, "width is out of range"),
+        ("width", 16.0, "width is not a whole number"),
+        ("width", True, "width is not a whole number"),
+        ("blocks", 32, "missing"),
+        ("groups", 32, "missing"),
+        ("blocks", 10**9, "blocks is 1000000000"),
+        ("groups", math.inf, "groups is not a whole number"),
+        ("bottleneck", 1e-9, "bottleneck is 1e-09"),
+        ("bottleneck", math.nan, "bottleneck is not a finite number"),
+        ("squeeze", 0, "squeeze is 0"),
+        ("overscale", 5.0, "overscale is not a whole number"),
+        ("overscale", [4], "overscale is not a whole number"),
+        ("\x1b]0;title\x07", 1, "?]0;title? is unknown"),
+    ],
+)
+def test_hostile_configuration_takes_neither_time_nor_memory(model, tmp_path, field, value, expected):
+    """Numbers are compared with bounds, and shapes with the file's, before a network of that size is made."""
+    started = time.monotonic()
+    path = odd_configuration(model, tmp_path / "odd.safetensors", json.dumps({**asdict(CONFIG), field: value}))
+    assert_refused(path, expected)
+    assert time.monotonic() - started < 5
+
+
+def test_more_blocks_than_tensors(model, tmp_path):
+    path = odd_configuration(
+        model, tmp_path / "o.safetensors", json.dumps(asdict(replace(CONFIG, groups=32, blocks=32)))
+    )
+    assert_refused(path, "too few for 32 x 32 blocks")
+
+
+def test_configuration_nested_deeply(model, tmp_path):
+    assert_refused(odd_configuration(model, tmp_path / "deep.safetensors", "[" * 100_000), "not JSON")
+
+
+def hostile_tensors(kind, path):
+    """Write a checkpoint of a few kilobytes whose tensors are something else than so many numbers."""
+    made = {
+        "expanded": lambda: torch.ones(1).expand(1 << 20, 1 << 14),
+        "meta": lambda: torch.empty(1 << 20, 1 << 14, device="meta"),
+        "sparse": lambda: torch.ones(3, 3).to_sparse(),
+        "compressed": lambda: torch.zeros(1 << 20),
+    }[kind]()
+    torch.save({"model_state_dict": {"entry_1.bias": made}}, path)
+    if kind == "compressed":
+        with zipfile.ZipFile(path) as archive:
+            members = {member.filename: archive.read(member) for member in archive.infolist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+    assert path.stat().st_size < 1 << 14
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("expanded", "larger than the file"),
+        ("meta", "no plain array"),
+        ("sparse", "no plain array"),
+        ("compressed", "compressed"),
+    ],
+)
+def test_tensors_larger_than_the_file(tmp_path, kind, expected):
+    hostile_tensors(kind, tmp_path / "odd.pth")
+    before_kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert_refused(tmp_path / "odd.pth", expected)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kilobytes < 100_000
+
+
+@needs_shared
+@pytest.mark.parametrize("file", ["blocks", "bott", "deep", "esckey", "float", "inf", "o5", "width"])
+def test_handed_configurations(file):
+    assert_refused(SHARED / "cases" / "hostile" / f"cfg_{file}.safetensors", "configuration")
+
+
+@needs_shared
+@pytest.mark.parametrize("file", ["esckey.pth", "huge_1024.pth"])
+def test_handed_pickles(file):
+    assert_refused(SHARED / "cases" / "hostile" / file)
 
 
 def test_unwritable_target(model, tmp_path):

@@ -8,7 +8,7 @@ from torch import nn
 from overnet.errors import CheckpointError
 from overnet.network.checkpoint import folded, load_checkpoint, load_overnet, save_checkpoint, weights_sha256
 from overnet.network.deploy import deploy_plain
-from overnet.network.family import NETWORKS, build, network_name
+from overnet.network.family import NETWORKS, build, config_from, network_name
 from overnet.network.model import OverNetConfig
 from overnet.network.plain import PlainNet, PlainNetConfig
 
@@ -119,14 +119,25 @@ def test_scales_and_inputs_of_other_kinds_are_refused(model):
 @pytest.mark.parametrize(
     "change",
     [
-        {"width": 0}, {"width": 2.0}, {"width": 100_000}, {"depth": 0}, {"depth": 65}, {"expansion": -1},
-        {"expansion": True}, {"activation": "gelu"}, {"scales": ()}, {"scales": (3, 2)}, {"scales": (2, 2)},
-        {"scales": (1,)}, {"scales": (9,)}, {"scales": (2.5,)},
+        {"width": 0}, {"width": 100_000}, {"depth": 0}, {"depth": 65}, {"expansion": -1}, {"activation": "gelu"},
+        {"scales": ()}, {"scales": (3, 2)}, {"scales": (2, 2)}, {"scales": (1,)}, {"scales": (9,)}, {"scales": (2.5,)},
     ],
 )  # fmt: skip
 def test_configurations_out_of_range_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         PlainNetConfig(**change)
+    with pytest.raises(CheckpointError, match=next(iter(change))):
+        config_from("plain", change)
+
+
+@pytest.mark.parametrize(
+    "change", [{"width": 2.0}, {"expansion": True}, {"depth": "9"}, {"scales": 2}, {"scales": [[2]]}, {"speed": 1}]
+)
+def test_configurations_of_other_types_are_refused(change):
+    with pytest.raises(CheckpointError, match=next(iter(change))):
+        config_from("plain", change)
+    with pytest.raises(CheckpointError, match="architecture"):
+        config_from([], {})
 
 
 def test_checkpoints_know_which_network_they_hold(model, tmp_path):
