@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, overload
 
@@ -155,7 +156,9 @@ class Upscaler:
             return self._upscale_16_bit(image, size)
         return self._upscale_8_bit(np.ascontiguousarray(image), size)
 
-    def stream(self, height: int, width: int, *, even_width: bool = False) -> UpscaleStream:
+    def stream(
+        self, height: int, width: int, *, even_width: bool = False, rate: Fraction | None = None
+    ) -> UpscaleStream:
         """Open a stream for many uint8 frames of one size, such as those of a video; a GPU works on several at once.
 
         Close it before anything else is upscaled, and before the upscaler is closed.
@@ -163,6 +166,8 @@ class Upscaler:
         Args:
             height, width: of the frames, in pixels.
             even_width: see `output_size`, which is the size of the results.
+            rate: frames a second that are to come, where known: `overnet.runtime.paced_upscaler.PacedUpscaler` chooses
+                its model by it.
 
         Raises:
             InputError: no model is for a scale as large as this.

@@ -157,6 +157,7 @@ IMPORTS = {
     "runtime.inventory": f"runtime.backends.base runtime.backends.registry runtime.backends.ort.providers {BELOW}",
     "runtime.upscaler": "runtime.backends.base runtime.backends.stream runtime.backends.ort.providers runtime.models"
     f" runtime.tiling {BELOW}",
+    "runtime.paced_upscaler": f"runtime.backends.stream runtime.models runtime.upscaler {BELOW}",
     "runtime.upscale_file": "runtime.backends.stream runtime.pipeline runtime.plan runtime.stage runtime.upscaler"
     f" runtime.video {BELOW}",
     "runtime.live": "runtime.backends.stream runtime.stage runtime.upscale_file runtime.upscaler runtime.video"

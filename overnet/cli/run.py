@@ -26,7 +26,7 @@ from overnet.cli.options import (
     ThreadsOption,
 )
 from overnet.cli.progress import ProgressDisplay
-from overnet.cli.stream_options import StreamOptions, StreamRun
+from overnet.cli.stream_options import StreamOptions, StreamRun, parse_rate
 from overnet.errors import InputError, InterruptedRun, OverNetError, printable
 
 if TYPE_CHECKING:
@@ -90,6 +90,14 @@ def run_command(
         Option(metavar="FACTOR", help="Scale, 1 to 64, fractions allowed. Default: the model file's own, or 2."),
     ] = None,
     upscaling: UpscalerOptions,
+    fps: Annotated[
+        str | None,
+        Option(
+            metavar="FPS",
+            help="Videos: choose the best of the bundled models that holds this many frames a second here, by a "
+            "measurement of two seconds. Default for live sources without --model: the source's own rate.",
+        ),
+    ] = None,
     frames: Annotated[int | None, Option(metavar="N", help="Videos: stop after this number of frames.")] = None,
     start: Annotated[float, Option(metavar="SECONDS", help="Videos: time to start at.")] = 0.0,
     codec: Annotated[
@@ -119,23 +127,18 @@ def run_command(
         prepare_display()
     from overnet.runtime.plan import Plan
     from overnet.runtime.upscale_file import VideoOptions, upscale_video
-    from overnet.runtime.upscaler import Upscaler
 
     if scale is not None and upscaling.height is not None:
         raise typer.BadParameter("--scale and --height exclude each other")
     video = VideoOptions(start_seconds=start, max_frames=frames, codec=codec, crf=crf)
     display = ProgressDisplay(quiet=quiet)
-    make_upscaler = functools.partial(
-        Upscaler,
-        _default_scale(upscaling) if scale is None else scale,
-        **vars(upscaling),
-        on_progress=display.announce,
-    )
+    is_live = source is not None and source.is_live
+    make_upscaler = _upscaler_maker(upscaling, scale, fps, display, is_live=is_live, quiet=quiet)
     target = None if output is None else parse_address(output) or Path(output)
     writes_stdout = False
     if source is None and (target is None or isinstance(target, Path)):
         stream.refuse("for cameras, streams and pipes, and there is none")
-        plan = _plan_files(inputs, target, video, overwrite=overwrite, quiet=quiet)
+        plan = _plan_files(inputs, target, video, only_videos=fps is not None, overwrite=overwrite, quiet=quiet)
         upscale: Callable[..., Outcome] = functools.partial(upscale_video, options=video, overwrite=overwrite)
     elif len(inputs) > 1:
         raise InputError("several inputs at once must be files: start one run for each camera, stream or pipe")
@@ -162,7 +165,36 @@ def run_command(
         raise typer.Exit(1)
 
 
-def _plan_files(inputs: list[str], target: Path | None, video: VideoOptions, *, overwrite: bool, quiet: bool) -> Plan:
+def _upscaler_maker(
+    upscaling: UpscalerOptions,
+    scale: float | None,
+    fps: str | None,
+    display: ProgressDisplay,
+    *,
+    is_live: bool,
+    quiet: bool,
+) -> Callable[[], Upscaler]:
+    """Return a function that loads the model, or for a rate of frames an upscaler that chooses it."""
+    from overnet.runtime.paced_upscaler import PacedUpscaler
+    from overnet.runtime.upscaler import Upscaler
+
+    options = {**vars(upscaling), "on_progress": display.announce}
+    if fps is None and (upscaling.model is not None or not is_live):
+        return functools.partial(Upscaler, _default_scale(upscaling) if scale is None else scale, **options)
+    if options.pop("model") is not None:
+        raise typer.BadParameter("--fps chooses among the bundled models, and --model names one: leave out one of them")
+    return functools.partial(
+        PacedUpscaler,
+        2 if scale is None else scale,
+        rate=None if fps is None else parse_rate("--fps", fps),
+        on_choice=functools.partial(print_status, quiet=quiet),
+        **options,
+    )
+
+
+def _plan_files(
+    inputs: list[str], target: Path | None, video: VideoOptions, *, only_videos: bool, overwrite: bool, quiet: bool
+) -> Plan:
     """Plan which file is written for which."""
     from overnet.runtime.plan import make_plan
 
@@ -171,6 +203,9 @@ def _plan_files(inputs: list[str], target: Path | None, video: VideoOptions, *, 
     plan = make_plan([Path(text) for text in inputs], target, overwrite=overwrite)
     for path in plan.kept:
         print_status(f"{path}: exists already and is kept (--overwrite replaces it)", quiet=quiet)
+    image = next((job.source for job in plan.jobs if job.kind == "image"), None)
+    if only_videos and image is not None:
+        raise typer.BadParameter(f"--fps is for videos, and {printable(str(image))} is an image")
     videos = any(job.kind == "video" for job in plan.jobs)
     if plan.jobs and not videos and video != type(video)():
         raise typer.BadParameter("--frames, --start, --codec and --crf are for videos, and there is none")

@@ -67,11 +67,17 @@ class LiveOutcome:
 
 
 class Mailbox:
-    """A slot for the newest frame, shared by two threads."""
+    """A slot for the newest frame, shared by two threads.
+
+    Attributes:
+        received: number of frames put into it.
+        taken: the number, counted from 1, of the frame that was taken last.
+    """
 
     def __init__(self) -> None:
         self._newest: CapturedFrame | None = None
         self._ended = False
+        self.received = self.taken = 0
         self._changed = threading.Condition()
 
     def put(self, captured: CapturedFrame) -> None:
@@ -79,6 +85,7 @@ class Mailbox:
         with self._changed:
             if not self._ended:
                 self._newest = captured
+                self.received += 1
                 self._changed.notify_all()
 
     def take(self, *, wait: bool = True) -> CapturedFrame | None:
@@ -87,6 +94,8 @@ class Mailbox:
             if wait:
                 self._changed.wait_for(lambda: self._newest is not None or self._ended)
             taken, self._newest = self._newest, None
+            if taken is not None:
+                self.taken = self.received
             return taken
 
     def end(self, *, drop: bool = False) -> None:
@@ -155,6 +164,7 @@ class _LiveRun:
         self._writer: FrameWriter | None = None
         self._written_size = (0, 0)
         self._first_at: float | None = None
+        self._frames_before = 0
         self._last_pts = 0
         self._to_show: tuple[np.ndarray, float] | None = None
 
@@ -216,7 +226,10 @@ class _LiveRun:
 
     def _update(self) -> None:
         self._report.reconnections = self._source.reconnections
-        if self._first_at is not None and not self._stopped.is_set():
+        if self._first_at is None:
+            return
+        self._report.captured = self._mailbox.received - self._frames_before
+        if not self._stopped.is_set():
             self._report.seconds = time.monotonic() - self._first_at
 
     def _stop(self) -> None:
@@ -246,9 +259,6 @@ class _LiveRun:
                 for captured in frames:
                     if self._stopped.is_set():
                         return
-                    if self._first_at is None:
-                        self._first_at = captured.at
-                    self._report.captured += 1
                     self._mailbox.put(captured)
         except InputError as error:
             self._lost = error
@@ -266,13 +276,20 @@ class _LiveRun:
                 break
             size = captured.info.height, captured.info.width
             if size != self._size:
-                self._open_stream(size)
+                self._open_stream(captured.info)
                 # Opening the stream takes seconds, in which newer frames have arrived.
                 captured = self._mailbox.take(wait=False) or captured
                 if (captured.info.height, captured.info.width) != size:
                     self._room.release()
                     continue
             assert self._stream is not None
+            if self._first_at is None:
+                # What came while the model was chosen and loaded is no part of the run.
+                self._first_at, self._frames_before = captured.at, self._mailbox.taken - 1
+                if self._frames_before:
+                    self._report.notes.append(
+                        f"{self._frames_before} frames came before the model was ready and are not in the result"
+                    )
             buffer = self._stream.buffer()
             rgb = captured.pixels(buffer)
             if buffer is not None and rgb is not buffer:
@@ -284,15 +301,14 @@ class _LiveRun:
             self._submitted.put((captured, self._stream.submit(rgb)))
         self._submitted.put(None)
 
-    def _open_stream(self, size: tuple[int, int]) -> None:
+    def _open_stream(self, info: VideoInfo) -> None:
         """Open the stream for frames of another size once all earlier frames are delivered."""
         for _ in range(_IN_FLIGHT - 1):
             self._room.acquire()
         if self._stream is not None:
             self._stream.close()
-        height, width = size
-        self._stream = self._upscaler.stream(height, width, even_width=True)
-        self._size = size
+        self._size = height, width = info.height, info.width
+        self._stream = self._upscaler.stream(height, width, even_width=True, rate=live_info(info).rate)
         # The first frame includes compilation and allocation: run it with an empty image.
         warm_up = self._stream.buffer()
         if not self._stopped.is_set():

@@ -14,7 +14,7 @@ FRAME_SECONDS = 0.04
 class Sleeping(Upscaler):
     """Takes a known time for each frame of a video."""
 
-    def stream(self, height, width, *, even_width=False):
+    def stream(self, height, width, *, even_width=False, rate=None):
         def upscale(frame):
             time.sleep(FRAME_SECONDS)
             return frame.repeat(2, axis=0).repeat(2, axis=1)
@@ -74,7 +74,7 @@ def test_what_is_no_video_is_refused(small_models, tmp_path):
 
 def test_ctrl_c_is_passed_on(small_models):
     class Interrupted(Sleeping):
-        def stream(self, height, width, *, even_width=False):
+        def stream(self, height, width, *, even_width=False, rate=None):
             def upscale(frame):
                 raise KeyboardInterrupt
 

@@ -70,7 +70,7 @@ class Enlarger:
     def output_size(self, height, width, *, even_width=False):
         return 2 * height, 2 * width
 
-    def stream(self, height, width, *, even_width=False):
+    def stream(self, height, width, *, even_width=False, rate=None):
         return DirectStream(self._upscale)
 
     def _upscale(self, frame):
@@ -134,8 +134,10 @@ def test_a_slow_model_or_sink_drops_frames_and_stays_in_step(model, sink_takes):
     """However long it goes on, no frame is older than the work on it and on the one before."""
     sink = Sink(sink_takes)
     report = run_live(Camera(200), Enlarger(model), sink.open).report
-    assert report.captured == 200
-    assert report.dropped == 200 - len(sink.levels) and 100 < report.dropped < 185
+    # Of those that came during the warm-up only the last counts.
+    at_first = next((int(note.split()[0]) for note in report.notes if "came before the model was ready" in note), 0)
+    assert report.captured == 200 - at_first and at_first < 20
+    assert report.dropped == report.captured - len(sink.levels) and 100 < report.dropped < 185
     assert sink.levels == sorted(set(sink.levels)), "in order, none twice"
     assert sink.levels[-1] == 199, "the last frame of a video that ends is not lost"
     assert report.latency.quantile(0.5) < 0.16
