@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import settings
 
 from overnet.system.cuda_device import cuda_device_count
-from tests.support.workers import common_folder, locked
+from tests.support.workers import common_folder, locked, once_for_all_workers
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -32,6 +33,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 def pytest_xdist_auto_num_workers(config):
     """Run named files in one process, where starting others costs more; None leaves the number to pytest-xdist."""
     return 0 if any(".py" in argument for argument in config.args) else None
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with what measures time and what takes long, so that at the end no worker waits for a long test of another.
+
+    What measures time comes first: beside it runs the second half, of short tests, for which it waits least.
+    """
+    markers = {item: [item.get_closest_marker(name) is None for name in ("timing", "slow")] for item in items}
+    items.sort(key=markers.__getitem__)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -70,15 +80,34 @@ def small_checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def small_models(small_checkpoint):
+def small_models(small_checkpoint, tmp_path_factory):
     """A folder with the small network's ONNX files for x2 and x3."""
     from overnet.export.exporter import export
     from overnet.export.options import ExportOptions
 
-    folder = small_checkpoint.parent / "onnx"
-    folder.mkdir()
-    list(export(small_checkpoint, folder, ExportOptions(scales=(2, 3), precision="fp32")))
+    with once_for_all_workers(tmp_path_factory, "small_models") as (folder, is_first):
+        if is_first:
+            list(export(small_checkpoint, folder, ExportOptions(scales=(2, 3), precision="fp32")))
     return folder
+
+
+@pytest.fixture(scope="session")
+def bundled_network(tmp_path_factory):
+    """A function of an image and a scale: the result of the bundled network in PyTorch, computed once for all tests."""
+    from overnet.network.checkpoint import load_checkpoint
+    from overnet.network.model import reference
+    from overnet.weights import bundled_checkpoint
+
+    model = load_checkpoint(bundled_checkpoint())
+
+    def upscale(image, scale):
+        name = f"network_x{scale}_{hashlib.sha256(image.tobytes()).hexdigest()}"
+        with once_for_all_workers(tmp_path_factory, name) as (folder, is_first):
+            if is_first:
+                np.save(folder / "result.npy", reference(model, image, scale))
+        return np.load(folder / "result.npy")
+
+    return upscale
 
 
 @pytest.fixture

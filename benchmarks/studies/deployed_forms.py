@@ -69,25 +69,47 @@ def compare_forms(model: OverNet, scale: int, *, rounds: int, runtimes: tuple[st
     Args:
         model: the network.
         scale: a whole number from 1 to its overscale factor.
-        rounds: rounds in which each form is timed, after a warm-up run.
-        runtimes: of `RUNTIMES`.
+        rounds: see `time_graphs`.
+        runtimes: of `RUNTIMES`; those that the forms are timed in.
     """
-    network = deploy(model)
-    graphs: dict[str, onnx.ModelProto] = {form: build_onnx(network, scale, form=form) for form in FORMS}
+    graphs = build_forms(model, scale)
     figures = {form: _figures(graph, model, scale) for form, graph in graphs.items()}
-    trunk = _ending_in(graphs["default"], "features")
-    figures[_TRUNK] = FormFigures(count_costs(trunk).multiply_accumulates_per_pixel, None, 0.0)
-    image = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    graphs[_TRUNK] = _ending_in(graphs["default"], "features")
+    figures[_TRUNK] = FormFigures(count_costs(graphs[_TRUNK]).multiply_accumulates_per_pixel, None, 0.0)
     for runtime in runtimes:
-        runs = {form: _loaded(runtime, graph) for form, graph in {**graphs, _TRUNK: trunk}.items()}
-        for run in runs.values():
-            run(image)
-        for _ in range(rounds):
-            for form, run in runs.items():
-                start = time.perf_counter()
-                run(image)
-                figures[form].times_ms.setdefault(runtime, []).append(1000 * (time.perf_counter() - start))
+        for form, times_ms in time_graphs(graphs, runtime, rounds=rounds).items():
+            figures[form].times_ms[runtime] = times_ms
     return figures
+
+
+def build_forms(model: OverNet, scale: int) -> dict[str, onnx.ModelProto]:
+    """Return the FP32 graph of each of `FORMS` at one scale."""
+    network = deploy(model)
+    return {form: build_onnx(network, scale, form=form) for form in FORMS}
+
+
+def time_graphs(graphs: dict[str, onnx.ModelProto], runtime: str, *, rounds: int) -> dict[str, list[float]]:
+    """Time graphs in turns on one random image.
+
+    Args:
+        graphs: by name.
+        runtime: of `RUNTIMES`.
+        rounds: rounds in which each graph is timed, after a warm-up run.
+
+    Returns:
+        The milliseconds of each round, by the graph's name.
+    """
+    image = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    runs = {name: _loaded(runtime, graph) for name, graph in graphs.items()}
+    for run in runs.values():
+        run(image)
+    times_ms: dict[str, list[float]] = {name: [] for name in graphs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(image)
+            times_ms[name].append(1000 * (time.perf_counter() - start))
+    return times_ms
 
 
 def _figures(graph: onnx.ModelProto, model: OverNet, scale: int) -> FormFigures:

@@ -2,7 +2,7 @@ import statistics
 
 import pytest
 
-from overnet.benchmarks.studies.deployed_forms import FORMS, compare_forms
+from overnet.benchmarks.studies.deployed_forms import FORMS, build_forms, compare_forms, time_graphs
 from overnet.network.checkpoint import load_checkpoint
 from overnet.weights import bundled_checkpoint
 
@@ -13,14 +13,10 @@ def model():
 
 
 @pytest.mark.slow
-@pytest.mark.timing
 @pytest.mark.parametrize("scale", [2, 4])
-def test_the_deployed_forms_keep_their_promises(model, scale):
-    """At most a tenth more arithmetic, less memory, no error; many times as fast in ONNX Runtime, as fast in OpenVINO.
-
-    Times are bounded more loosely than what a quiet machine measures (see the README): here others may be at work.
-    """
-    figures = compare_forms(model, scale, rounds=5, runtimes=("onnxruntime", "openvino"))
+def test_the_deployed_forms_cost_what_was_promised(model, scale):
+    """At most a tenth more arithmetic, less memory, and no error."""
+    figures = compare_forms(model, scale, rounds=0, runtimes=())
     plain, default = figures["as-defined"], figures["default"]
     assert max(figures[form].largest_error for form in FORMS) <= 1e-4
     assert default.multiply_accumulates_per_pixel <= 1.1 * plain.multiply_accumulates_per_pixel
@@ -29,9 +25,22 @@ def test_the_deployed_forms_keep_their_promises(model, scale):
         assert figures["lean-memory"].activation_memory_bytes <= 450e6
         assert plain.activation_memory_bytes > 600e6
 
+
+@pytest.mark.slow
+@pytest.mark.timing
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_deployed_forms_are_as_fast_as_promised(model, scale):
+    """Many times as fast in ONNX Runtime, and as fast in OpenVINO.
+
+    Times are bounded more loosely than what a quiet machine measures (see the README): here others may be at work.
+    """
+    forms = build_forms(model, scale)
+    compared = {form: forms[form] for form in ("as-defined", "default")}
+
     def times_as_fast(runtime):
         # Round by round, so that what slows a whole round down leaves the ratio alone.
-        pairs = zip(plain.times_ms[runtime], default.times_ms[runtime], strict=True)
+        times_ms = time_graphs(compared, runtime, rounds=5)
+        pairs = zip(times_ms["as-defined"], times_ms["default"], strict=True)
         return statistics.median(slow / fast for slow, fast in pairs)
 
     assert times_as_fast("onnxruntime") >= {2: 2.5, 4: 6}[scale]

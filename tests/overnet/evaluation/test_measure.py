@@ -12,7 +12,6 @@ from overnet.evaluation.upscale_variants import in_quarters, self_ensemble
 from overnet.imaging.image_io import read_rgb
 from overnet.imaging.metrics import psnr_luma
 from overnet.imaging.resample import imresize
-from overnet.weights import bundled_checkpoint
 from tests.conftest import SHARED, needs_shared
 
 # What the bundled weights measure; they must not fall behind, and better ones raise these.
@@ -196,14 +195,10 @@ def test_quarters_of_the_bundled_weights_cost_little():
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("dataset", ["Set5", "Set14"])
-def test_quality_of_the_bundled_weights(dataset, scale):
+def test_quality_of_the_bundled_weights(bundled_network, dataset, scale):
     """What users run has the quality of the network in PyTorch, and that is what it was."""
-    from overnet.network.checkpoint import load_checkpoint
-    from overnet.network.model import reference
-
     pairs = find_pairs(SHARED / "sets" / dataset, scale)
-    model = load_checkpoint(bundled_checkpoint())
-    network = mean_quality(evaluate(lambda image: reference(model, image, scale), pairs, scale))
+    network = mean_quality(evaluate(lambda image: bundled_network(image, scale), pairs, scale))
     deployed = mean_quality(evaluate(Upscaler(scale), pairs, scale))
     assert deployed.psnr_db == pytest.approx(network.psnr_db, abs=0.01)
     assert deployed.ssim == pytest.approx(network.ssim, abs=0.0002)
