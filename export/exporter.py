@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from overnet.export.engine.build import BuiltEngine, build_engine
+from overnet.export.engine.build import BuiltEngine, build_engine, check_builder
 from overnet.export.engine.profile import available_device_memory, fit_profile
 from overnet.export.graph.costs import Costs, count_costs
 from overnet.export.options import EngineOptions, ExportOptions, is_onnx
@@ -104,9 +104,11 @@ def export(
             file is written then. Or no engine fits the device.
         ArtifactError: the ONNX file is not from an export, or a file differs too much from its source. Files of earlier
             scales are kept.
-        BuildError: an engine cannot be built.
+        BuildError: an engine cannot be built; no file is written where there is no GPU that it needs.
         OutputError: a file cannot be written.
     """
+    if options.engine is not None:
+        check_builder(options.engine.target)
     sources: list[Source]
     # A checkpoint needs torch, and an ONNX file does not.
     if is_onnx(source):

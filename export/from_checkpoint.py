@@ -36,7 +36,7 @@ def checkpoint_sources(checkpoint: Path, options: ExportOptions, name: str | Non
     if isinstance(model.config, PlainNetConfig) and options.form != "default":
         raise InputError(f"{printable(checkpoint)} has no {options.form} form: it needs little memory as it is")
     usual = model.config.scales if isinstance(model.config, PlainNetConfig) else USUAL_SCALES
-    scales = usual if options.scales is None else options.scales
+    scales = options.scales or tuple(scale for scale in usual if model.config.serves(scale))
     for scale in scales:
         if not model.config.serves(scale):
             raise InputError(f"{checkpoint}: scale is {scale}; this network {model.config.scales_text}")

@@ -45,7 +45,8 @@ class ExportOptions:
     """The files to export.
 
     Attributes:
-        scales: whole numbers from 1 to the network's overscale factor. None for 2, 3 and 4, or an ONNX file's scale.
+        scales: whole numbers from 1 to the network's overscale factor. None for those of 2, 3 and 4 that the network
+            has, or an ONNX file's scale.
         precision: one of `overnet.files.onnx_metadata.PRECISIONS`. None for FP16, or the precision of an ONNX file that
             is not in FP32.
         form: the form of the graph. An ONNX file keeps its own.

@@ -56,6 +56,21 @@ def buildable_targets() -> list[RuntimeName]:
     return [target for target in TITLES if (target != "tensorrt" or cuda_device() is not None) and is_installed(target)]
 
 
+def check_builder(target: RuntimeName) -> None:
+    """Check what can be known of a build before the graph is made, which takes minutes.
+
+    Raises:
+        MissingDependency: the library is not installed.
+        BuildError: it builds on the GPU that the engine is for, and there is none.
+    """
+    Library(target)
+    if target == "tensorrt" and cuda_device() is None:
+        raise BuildError(
+            "TensorRT builds an engine on the GPU that it is for, and there is none here: export on that machine, or "
+            "make ONNX files with --target onnx"
+        )
+
+
 def build_engine(
     onnx_model: bytes,
     profile: Profile,

@@ -31,7 +31,7 @@ def export_command(
     ] = None,
     scale: Annotated[
         list[int] | None,
-        Option(metavar="N", help="Scale; repeat for several. Default: 2, 3 and 4, or the ONNX file's own."),
+        Option(metavar="N", help="Scale; repeat for several. Default: what the network has of 2, 3, 4."),
     ] = None,
     precision: Annotated[
         str | None,

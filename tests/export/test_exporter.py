@@ -1,4 +1,5 @@
 import re
+import sys
 
 import cv2
 import numpy as np
@@ -6,7 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from overnet.errors import ArtifactError, InputError, OutputError
+from overnet.errors import ArtifactError, InputError, MissingDependency, OutputError
 from overnet.evaluation.datasets import find_pairs
 from overnet.evaluation.measure import evaluate, mean_quality
 from overnet.export import exporter, from_checkpoint
@@ -140,6 +141,20 @@ def test_the_check_refuses_what_is_not_finite(small_checkpoint, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_scales_that_the_network_has(tmp_path):
+    """The original's x2 checkpoints have an overscale factor of 3."""
+    save_checkpoint(random_model(overscale=3), tmp_path / "x2.safetensors")
+    files = list(export(tmp_path / "x2.safetensors", tmp_path, ExportOptions(precision="fp32")))
+    assert [file.path.name for file in files] == ["x2_x2.onnx", "x2_x3.onnx"]
+
+
+def test_an_engine_that_cannot_be_built_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    options = ExportOptions(engine=EngineOptions("tensorrt", make_profile(None, 1)))
+    with pytest.raises(MissingDependency, match="building for TensorRT needs tensorrt"):
+        list(export(tmp_path / "missing.safetensors", tmp_path, options))
+
+
 def test_a_network_with_huge_activations_is_exported_with_them_in_fp32(tmp_path):
     model = random_model(overscale=3)
     block = model.trunk.members[0].members[0]
@@ -236,6 +251,7 @@ def test_turing_is_named_to_tensorrt_rtx(small_checkpoint, tmp_path, monkeypatch
 
     monkeypatch.setattr(exporter, "cuda_device", lambda: device)
     monkeypatch.setattr(exporter, "build_engine", build)
+    monkeypatch.setattr(exporter, "check_builder", lambda target: None)
     options = ExportOptions(scales=(1,), precision="fp32", engine=EngineOptions(target, make_profile("32x32")))
     with pytest.raises(BuildError, match="enough"):
         list(export(small_checkpoint, tmp_path, options))

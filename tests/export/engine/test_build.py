@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from overnet.errors import InputError, MissingDependency, OutputError
 from overnet.export.engine import build as trt_build
 from overnet.export.engine import trt_api
-from overnet.export.engine.build import BuildError, build_engine, buildable_targets
+from overnet.export.engine.build import BuildError, build_engine, buildable_targets, check_builder
 from overnet.export.engine.engine_graph import with_means
 from overnet.export.engine.profile import fit_profile, make_profile
 from overnet.export.engine.trt_api import Library, Tensor
@@ -485,6 +485,18 @@ def test_a_library_that_does_not_start(small_graph, monkeypatch):
 
     monkeypatch.setattr(trt, "Builder", refuse)
     assert "TensorRT-RTX does not start: it gave no reason" in refused(BuildError, small_graph)
+
+
+def test_tensorrt_without_a_gpu(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setattr(trt_build, "cuda_device", lambda: None)
+    with pytest.raises(BuildError, match="there is none here"):
+        check_builder("tensorrt")
+    check_builder("tensorrt-rtx")
+    monkeypatch.setattr(trt_build, "cuda_device", object)
+    check_builder("tensorrt")
 
 
 def test_what_can_be_built_here(monkeypatch):
