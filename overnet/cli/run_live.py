@@ -112,11 +112,14 @@ def _live_sink(run: StreamRun, *, transport: str, hardware: Any) -> LiveSink | N
 
 def _report(run: StreamRun, outcome: LiveOutcome, backend: str) -> None:
     report = outcome.report
+    output = outcome.output
+    if output is not None and run.target is not None and not isinstance(run.target, Path):
+        output = run.target.name  # a server's address; a file's name may differ from the target's
     latency = report.latency.to_json()
     size = "" if report.output_size is None else "{}x{}, ".format(*report.output_size)
     again = f", {report.reconnections} reconnections" if report.reconnections else ""
     print_status(
-        f"{outcome.output or run.source_name}: {size}{report.frames} frames, {report.frames_per_second:.2f} fps "
+        f"{output or run.source_name}: {size}{report.frames} frames, {report.frames_per_second:.2f} fps "
         f"({backend}), {report.dropped} dropped{again}, latency {latency['p50']:.0f} ms (95 %: {latency['p95']:.0f}, "
         f"max: {latency['max']:.0f})",
         quiet=run.quiet,
@@ -127,7 +130,7 @@ def _report(run: StreamRun, outcome: LiveOutcome, backend: str) -> None:
         figures = {
             **report.to_json(),
             "input": run.source_name,
-            "output": outcome.output,
+            "output": output,
             "backend": backend,
             "partial": False,
             "error": None if outcome.lost is None else str(outcome.lost),

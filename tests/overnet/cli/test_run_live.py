@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import threading
 import time
 
 import av
@@ -11,7 +12,7 @@ import pytest
 
 from tests.overnet.cli.test_run import assert_refused
 from tests.support.commands import command_line, environment, run_command
-from tests.support.needs_live import RtspCamera, VirtualDisplay
+from tests.support.needs_live import RtspCamera, VirtualDisplay, free_port
 
 
 def start(*arguments, cwd, **variables):
@@ -47,6 +48,26 @@ def test_a_camera_is_recorded(camera, tmp_path, small_models):
         frames = list(video.decode(video=0))
     assert len(frames) == report["frames"]
     assert 1.2 < frames[-1].time < 2.5
+
+
+@pytest.mark.timeout(300)
+def test_a_push_is_reported_by_the_servers_address(camera, small_models):
+    """Its name was "-", that of standard output."""
+    url = f"rtsp://127.0.0.1:{free_port()}/live"
+    seen = []
+
+    def receive():
+        with av.open(url, options={"rtsp_flags": "listen", "listen_timeout": "60"}) as received:
+            seen.extend(frame.width for frame in received.decode(video=0))
+
+    server = threading.Thread(target=receive)
+    server.start()
+    result = run_command(camera.url(), "-o", url, "--duration", 1, "--model", small_models, "--json")
+    server.join(30)
+    assert result.returncode == 0, result.stderr
+    assert seen and set(seen) == {128}
+    assert json.loads(result.stdout)["output"] == url
+    assert result.stderr.startswith(f"{url}: 128x96, ")
 
 
 @pytest.mark.timeout(300)
