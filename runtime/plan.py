@@ -9,13 +9,13 @@ from typing import Literal
 
 from overnet.errors import InputError, OutputError
 from overnet.files.atomic import exists_already
-from overnet.imaging.image_io import IMAGE_SUFFIXES
+from overnet.imaging.image_io import IMAGE_SUFFIXES, still_image_suffix
 from overnet.runtime.video.formats import VIDEO_SUFFIXES
 
 Kind = Literal["image", "video"]
 
-# Only files with these suffixes are taken from folders, so that a text file beside the images is not an error. A file
-# that is named itself is tried whatever its suffix is.
+# Only images by content, and files with these suffixes, are taken from folders, so that a text file beside them is not
+# an error. A file that is named itself is tried whatever its suffix is.
 _READABLE_VIDEO_SUFFIXES = VIDEO_SUFFIXES | frozenset(
     {".3gp", ".flv", ".gif", ".m2ts", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".wmv", ".y4m"}
 )
@@ -60,13 +60,16 @@ def make_plan(inputs: list[Path], output: Path, *, overwrite: bool) -> Plan:
     if several and output.exists() and not output.is_dir():
         raise OutputError(f"{output}: several inputs need a folder as output, and this is a file")
     jobs, taken = [], dict[Path, Path]()
+    names = {relative for _, relative in sources}
     for source, relative in sources:
-        kind: Kind = "image" if source.suffix.lower() in IMAGE_SUFFIXES else "video"
-        writable = IMAGE_SUFFIXES if kind == "image" else VIDEO_SUFFIXES
+        kind, suffix = _kind_and_suffix(source)
         target = output
         if as_folder:
-            is_writable = relative.suffix.lower() in writable
-            target = output / (relative if is_writable else relative.with_suffix(_FALLBACK_SUFFIX))
+            renamed = relative.with_suffix(suffix)
+            if renamed != relative and renamed in names:  # a.jfif beside a.jpg
+                renamed = relative.with_name(relative.name + suffix)
+            target = output / renamed
+        writable = IMAGE_SUFFIXES if kind == "image" else VIDEO_SUFFIXES
         if target.suffix.lower() not in writable:
             what = "is an image" if kind == "image" else "is not an image"
             raise OutputError(f"{target}: {source.name} {what}; write it as {', '.join(sorted(writable))}")
@@ -90,11 +93,10 @@ def _sources(inputs: list[Path]) -> list[tuple[Path, Path]]:
     sources: list[tuple[Path, Path]] = []
     for path in inputs:
         if path.is_dir():
-            suffixes = IMAGE_SUFFIXES | _READABLE_VIDEO_SUFFIXES
             found = sorted(
                 file
                 for file in path.rglob("*")
-                if file.suffix.lower() in suffixes and file.is_file() and not file.name.startswith(".")
+                if not file.name.startswith(".") and file.is_file() and _is_taken_from_folders(file)
             )
             if not found:
                 raise InputError(f"{path}: a folder without images or videos")
@@ -104,3 +106,26 @@ def _sources(inputs: list[Path]) -> list[tuple[Path, Path]]:
         else:
             raise InputError(f"{path}: no such file")
     return sources
+
+
+def _is_taken_from_folders(file: Path) -> bool:
+    if file.suffix.lower() in IMAGE_SUFFIXES | _READABLE_VIDEO_SUFFIXES:
+        return True
+    try:
+        return still_image_suffix(file) is not None
+    except OSError:
+        return False
+
+
+def _kind_and_suffix(source: Path) -> tuple[Kind, str]:
+    """Return the kind of a file, by its content where it is a still image, and the suffix of its result in a folder."""
+    try:
+        suffix = still_image_suffix(source)
+    except OSError:  # reading it will name the reason
+        suffix = None
+    if suffix:
+        return "image", suffix
+    own = source.suffix.lower()
+    if own in IMAGE_SUFFIXES and suffix is None:
+        return "image", source.suffix
+    return "video", source.suffix if own in VIDEO_SUFFIXES else _FALLBACK_SUFFIX

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from overnet.errors import InputError
 from overnet.files.atomic import ensure_folder
-from overnet.imaging.image_io import DecodedImage, read_image, write_image
-from overnet.imaging.resample import network_bicubic
+from overnet.imaging.image_io import DecodedImage, read_image
+from overnet.imaging.image_write import write_image
+from overnet.imaging.resample import network_bicubic, with_hidden_filled
 from overnet.runtime.backends.stream import Ticket
 from overnet.runtime.pipeline import PipelineReport, run_pipeline
 from overnet.runtime.plan import Job
@@ -100,7 +101,7 @@ _STRIP_ROWS = 64
 
 
 def upscale_image(job: Job, upscaler: Upscaler, *, overwrite: bool) -> Outcome:
-    """Upscale one image file; alpha is enlarged bicubically, EXIF and ICC profile are kept.
+    """Upscale one image file; alpha is enlarged bicubically, and metadata are kept, see `DecodedImage.enlarged`.
 
     Raises:
         InputError, OutputError, BackendError: see `read_image`, `write_image` and `Upscaler`.
@@ -109,13 +110,13 @@ def upscale_image(job: Job, upscaler: Upscaler, *, overwrite: bool) -> Outcome:
     image = read_image(job.source)
     times.append(time.perf_counter())
     _check_memory(image, upscaler)
-    rgb: NDArray[Any] = upscaler(image.rgb)
+    rgb: NDArray[Any] = upscaler(image.rgb if image.alpha is None else with_hidden_filled(image.rgb, image.alpha))
     if image.grey:
         _make_grey(rgb)
     alpha = None if image.alpha is None else network_bicubic(image.alpha, (rgb.shape[0], rgb.shape[1]))
     times.append(time.perf_counter())
     ensure_folder(job.target.parent)
-    notes = write_image(replace(image, rgb=rgb, alpha=alpha), job.target, overwrite=overwrite)
+    notes = write_image(image.enlarged(rgb, alpha), job.target, overwrite=overwrite)
     times.append(time.perf_counter())
     return Outcome(
         input=job.source,

@@ -9,7 +9,8 @@ from overnet.evaluation.datasets import Pair
 from overnet.evaluation.measure import Comparison
 from overnet.evaluation.side_by_side import largest_gain, overview_and_detail
 from overnet.files.atomic import check_target, ensure_folder
-from overnet.imaging.image_io import DecodedImage, write_image
+from overnet.imaging.image_io import DecodedImage
+from overnet.imaging.image_write import write_image
 from overnet.types import Image
 
 # The side of the square detail in pixels of the high-resolution image, and its height when it is enlarged.

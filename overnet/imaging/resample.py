@@ -227,3 +227,24 @@ def _as_type(values: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> npt.NDArr
         return np.ascontiguousarray(values, dtype=dtype)
     rounded = np.floor(values + 0.5)
     return np.ascontiguousarray(rounded.clip(0, np.iinfo(dtype).max), dtype=dtype)
+
+
+def with_hidden_filled(rgb: npt.NDArray[Any], alpha: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an image whose invisible pixels have the colour of the closest visible ones.
+
+    Otherwise an enlargement mixes the colours behind transparency, often black, into the edge that is seen.
+
+    Args:
+        rgb: H x W x 3 of any dtype.
+        alpha: H x W; 0 is invisible.
+    """
+    import cv2
+
+    hidden = (alpha == 0).astype(np.uint8)
+    if not hidden.any() or hidden.all():
+        return rgb
+    _, closest = cv2.distanceTransformWithLabels(hidden, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    colours = np.empty((int(closest.max()) + 1, 3), rgb.dtype)  # by OpenCV's number of the visible pixel
+    visible = hidden == 0
+    colours[closest[visible]] = rgb[visible]
+    return colours[closest]
