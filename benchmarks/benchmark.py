@@ -221,19 +221,7 @@ class _Benchmark:
         self._on_progress(f"{doing}{share}", self._done - 1, self._total)
 
     def _request(self, case: Case) -> CaseRequest:
-        options = self.options
-        return CaseRequest(
-            case,
-            model=options.model,
-            threads=options.threads,
-            device=options.device,
-            provider=options.provider,
-            slots=options.slots,
-            seconds=options.seconds,
-            sustained_seconds=options.sustained_seconds,
-            ground_truth=options.data,
-            measure_power=self._has_power,
-        )
+        return CaseRequest(case, measure_power=self._has_power, **self.options.passed_on())
 
     def _videos(self) -> Iterator[VideoStages]:
         """Upscale a clip of the first size at the first scale with each backend that was measured."""
@@ -268,13 +256,7 @@ class _Benchmark:
             scale=scale,
             sizes=options.sizes,
             batch=options.batch,
-            seconds=2 * options.seconds * len(options.sizes),
-            model=options.model,
-            threads=options.threads,
-            device=options.device,
-            provider=options.provider,
-            baseline_models=options.baseline_models,
-            data=options.data,
+            **options.passed_on() | {"seconds": 2 * options.seconds * len(options.sizes)},
         )
         try:
             outcome = run_race(request)

@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
+from overnet.benchmarks.options import ImageSize, MeasuringOptions
 from overnet.benchmarks.results import Case, CaseResult, Ratio
 from overnet.errors import BackendError, InputError, InterruptedRun, MissingDependency, OverNetError
 from overnet.files.checked_json import from_json
 from overnet.system.child_process import PythonChild
 
-_LARGEST_INPUT_SIDE = 1 << 14
 _COMMAND = "from overnet.benchmarks.baselines.race_child import main; main()"
-
-
-@dataclass(frozen=True)
-class ImageSize:
-    """An input's size in pixels."""
-
-    width: int
-    height: int
-
-    def check(self) -> None:
-        """Refuse a size that cannot be benchmarked.
-
-        Raises:
-            InputError: a side is out of range.
-        """
-        if not 1 <= min(self.width, self.height) <= max(self.width, self.height) <= _LARGEST_INPUT_SIDE:
-            raise InputError(f"size is {self.width}x{self.height}; each side must be from 1 to {_LARGEST_INPUT_SIDE}")
 
 
 @dataclass(frozen=True)
@@ -44,20 +26,17 @@ class Entrant:
 
 
 @dataclass(frozen=True)
-class RaceRequest:
+class RaceRequest(MeasuringOptions):
     """A race at one scale.
+
+    `seconds` does not include loading, first runs and quality. A baseline whose minimum of rounds takes longer than a
+    size's share is not timed at that size, which a note says; the smallest size may take all of the time.
 
     Attributes:
         entrants: the backends.
         scale: from input to output height and width.
         sizes: at least one; timed one after the other, the smallest first.
         batch: images per call.
-        seconds: the approximate time of all rounds of all sizes, without loading, first runs and quality. A baseline
-            whose minimum of rounds takes longer than a size's share is not timed at that size, which a note says; the
-            smallest size may take all of the time.
-        model, threads, device, provider: see `overnet.runtime.upscaler.Upscaler`.
-        baseline_models: see `overnet.benchmarks.baselines.registry.BaselineOptions`.
-        data: real images; see `overnet.benchmarks.cases.ground_truth.read_ground_truth`.
         only: the names of the baselines to time; empty for all.
     """
 
@@ -65,13 +44,6 @@ class RaceRequest:
     scale: int
     sizes: list[ImageSize]
     batch: int = 1
-    seconds: float = 30.0
-    model: Path | None = None
-    threads: int | None = None
-    device: int = 0
-    provider: str = "cpu"
-    baseline_models: Path | None = None
-    data: Path | None = None
     only: list[str] = field(default_factory=list)
 
 

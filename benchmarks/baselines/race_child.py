@@ -11,14 +11,15 @@ from dataclasses import asdict, dataclass, field
 
 from overnet.benchmarks.baselines.baseline import Baseline
 from overnet.benchmarks.baselines.interleave import LEAST_ROUNDS, Times, in_common, plan_rounds, take_turns
-from overnet.benchmarks.baselines.race import ImageSize, RaceOutcome, RaceRequest, Reply
-from overnet.benchmarks.baselines.registry import BaselineOptions, find_baselines, import_libraries
+from overnet.benchmarks.baselines.race import RaceOutcome, RaceRequest, Reply
+from overnet.benchmarks.baselines.registry import find_baselines, import_libraries
 from overnet.benchmarks.cases.ground_truth import read_ground_truth
 from overnet.benchmarks.cases.latency import timed
 from overnet.benchmarks.cases.method import import_backend
 from overnet.benchmarks.cases.quality import check_image, make_reference, quality_of
 from overnet.benchmarks.cases.run import CaseRequest
 from overnet.benchmarks.cases.workload import batch_of
+from overnet.benchmarks.options import ImageSize
 from overnet.benchmarks.results import Case, CaseResult, Latency, QualityFigures, Ratio
 from overnet.benchmarks.timing_stats import doubt, ratio_of_medians, spread
 from overnet.errors import BackendError, InputError, OverNetError
@@ -68,8 +69,7 @@ class _Race:
     def _loaded_baselines(self) -> list[tuple[Baseline, float]]:
         """Load the requested baselines that are installed; return each with its loading time in milliseconds."""
         request = self.request
-        options = BaselineOptions(request.model, request.baseline_models, request.threads)
-        loaders = find_baselines(request.scale, options)
+        loaders = find_baselines(request.scale, request)
         self.notes += [
             f"there is no baseline {name!r} at x{request.scale}" for name in request.only if name not in loaders
         ]
@@ -87,9 +87,8 @@ class _Race:
     def _judged(self, loaded: list[tuple[Baseline, float]], sizes: list[ImageSize]) -> list[LoadedBaseline]:
         """Measure the quality of each baseline. One that fails is left out, because its speed would mean nothing."""
         request = self.request
-        read_ground_truth(
-            request.data, request.scale
-        )  # raises if the images are unusable, which is no baseline's failure
+        # Raises if the images are unusable, which is no baseline's failure.
+        read_ground_truth(request.data, request.scale)
         reference = None
         if any(baseline.is_network for baseline, _ in loaded):
             image = check_image(sizes[0].width, sizes[0].height)
@@ -148,11 +147,8 @@ class _OneSize:
         with ExitStack() as stack:
             for entrant in race.entrants:
                 case = entrant.case(race.scale, self.size, race.batch)
-                wanted = CaseRequest(
-                    case, model=race.model, threads=race.threads, device=race.device, provider=race.provider
-                )
                 try:
-                    method = import_backend(wanted)(lambda doing, done, total: None)
+                    method = import_backend(CaseRequest(case, **race.passed_on()))(lambda doing, done, total: None)
                     stack.callback(method.close)
                     self._first_runs(case.name, method.upscale, images)
                     backends[case.name] = case

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -22,6 +21,7 @@ import numpy as np
 from overnet.benchmarks.baselines.baseline import Baseline, limit_opencv, one_by_one
 from overnet.benchmarks.baselines.model_files import NCNN, SUPERRES_NAME, SUPERRES_SUFFIX, load_ncnn, load_superres
 from overnet.benchmarks.cases.network import checkpoint_of, load_network, multiply_accumulates_per_pixel
+from overnet.benchmarks.options import MeasuringOptions
 from overnet.errors import InputError, import_library, printable, require
 from overnet.files.onnx_metadata import INPUT_NAME
 from overnet.runtime.backends.torch_backend import TorchBackend
@@ -37,23 +37,7 @@ _MODULES = {
 _PLAIN_BYTES_PER_PIXEL = 26_000
 
 
-@dataclass(frozen=True)
-class BaselineOptions:
-    """The options of baselines.
-
-    Attributes:
-        model: the model that the backends run, see `overnet.runtime.upscaler.Upscaler`; None for the bundled one.
-        baseline_models: a folder with models for OpenCV's dnn_superres (``ESPCN_x2.pb``; ``.onnx`` from OpenCV 5 on)
-            and for ncnn (``.param`` with ``.bin``), or None.
-        threads: of the CPU; None for each library's default.
-    """
-
-    model: Path | None = None
-    baseline_models: Path | None = None
-    threads: int | None = None
-
-
-def find_baselines(scale: int, options: BaselineOptions) -> dict[str, Callable[[], Baseline]]:
+def find_baselines(scale: int, options: MeasuringOptions) -> dict[str, Callable[[], Baseline]]:
     """Return functions that load the possible baselines at a scale, by name.
 
     They raise an `OverNetError` if a baseline is not installed or its model is unsuitable.

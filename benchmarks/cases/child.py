@@ -160,7 +160,7 @@ def _quality(request: CaseRequest, method: Method) -> QualityFigures:
         reference = make_reference(check_image(case.width, case.height), case.scale, request.model)
     if not request.judge_ground_truth:
         return against_reference(method.upscale_any, reference)
-    return quality_of(method.upscale_any, case.scale, reference=reference, ground_truth=request.ground_truth)
+    return quality_of(method.upscale_any, case.scale, reference=reference, ground_truth=request.data)
 
 
 class _PowerMeter:

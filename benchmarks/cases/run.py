@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from overnet.benchmarks.options import MeasuringOptions
 from overnet.benchmarks.results import Case, CaseResult
 from overnet.files.checked_json import from_json
 from overnet.system.child_process import PythonChild
@@ -20,33 +21,20 @@ DOING, RESULT, AGAIN = "doing", "result", "again"
 
 
 @dataclass(frozen=True)
-class CaseRequest:
+class CaseRequest(MeasuringOptions):
     """What a process has to measure.
 
     Attributes:
         case: its method is a backend's name.
-        model: see `overnet.runtime.upscaler.Upscaler`; None for the bundled one.
-        threads, device, provider, slots: see `overnet.runtime.backends.base.BackendOptions`; the provider is only for
-            ONNX Runtime.
-        seconds, least_runs: the minimum duration and number of runs of each measurement.
-        sustained_seconds: how long to run without pause for the sustained throughput; 0: not at all.
+        least_runs: the minimum number of runs of each measurement.
         reference_file: written by `overnet.benchmarks.cases.quality.write_reference`; None to compute the reference.
-        ground_truth: a folder of real images; None for the bundled photographs.
-        judge_ground_truth: whether to measure the quality on them; once per method and scale is enough.
+        judge_ground_truth: whether to measure the quality on real images; once per method and scale is enough.
         measure_power: whether to measure the power, if possible.
     """
 
     case: Case
-    model: Path | None = None
-    threads: int | None = None
-    device: int = 0
-    provider: str = "cpu"
-    slots: int = 3
-    seconds: float = 3.0
     least_runs: int = 10
-    sustained_seconds: float = 0.0
     reference_file: Path | None = None
-    ground_truth: Path | None = None
     judge_ground_truth: bool = True
     measure_power: bool = False
 

@@ -174,10 +174,9 @@ def bench_command(
     Each case runs in a process of its own: a warm-up, then at least ten runs and --seconds. Each speed is reported
     with the distance of its images from the network's exact result.
     """
-    from overnet.benchmarks.baselines.race import ImageSize
     from overnet.benchmarks.benchmark import run_benchmark
     from overnet.benchmarks.compare_runs import compare as compare_runs
-    from overnet.benchmarks.options import BenchmarkOptions
+    from overnet.benchmarks.options import BenchmarkOptions, ImageSize
     from overnet.benchmarks.results import read_run
     from overnet.errors import InterruptedRun
     from overnet.weights import model_path

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from overnet.benchmarks.baselines import race
-from overnet.benchmarks.baselines.race import Entrant, ImageSize, RaceRequest, run_race
+from overnet.benchmarks.baselines.race import Entrant, RaceRequest, run_race
 from overnet.benchmarks.baselines.race_child import race as race_here
 from overnet.benchmarks.baselines.registry import BICUBIC, EAGER, PLAIN
+from overnet.benchmarks.options import ImageSize
 from overnet.errors import BackendError, InputError
 
 SMALL = ImageSize(24, 16)

@@ -12,13 +12,13 @@ from overnet.benchmarks.baselines.registry import (
     BICUBIC,
     EAGER,
     PLAIN,
-    BaselineOptions,
     find_baselines,
     load_bicubic,
     load_eager,
     load_plain,
 )
 from overnet.benchmarks.cases.network import checkpoint_of
+from overnet.benchmarks.options import MeasuringOptions
 from overnet.errors import InputError, MissingDependency
 from overnet.weights import bundled_checkpoint, bundled_folder
 
@@ -74,7 +74,7 @@ def test_a_scale_beyond_the_network_is_refused(small_checkpoint):
 
 def test_what_is_not_installed_says_so_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    loaders = find_baselines(2, BaselineOptions())
+    loaders = find_baselines(2, MeasuringOptions())
     assert list(loaders) == [BICUBIC, EAGER, PLAIN]
     for name in (EAGER, PLAIN):
         with pytest.raises(
@@ -109,11 +109,11 @@ def test_a_folder_of_models_is_gone_through_for_the_scale(tmp_path):
     ):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "alone.param").write_bytes(b"")
-    found = list(find_baselines(2, BaselineOptions(baseline_models=tmp_path)))
+    found = list(find_baselines(2, MeasuringOptions(baseline_models=tmp_path)))
     assert found == [BICUBIC, EAGER, PLAIN, "OpenCV ESPCN_x2", "OpenCV FSRCNN-small_x2", "ncnn mine"]
-    assert "OpenCV EDSR_x4" in find_baselines(4, BaselineOptions(baseline_models=tmp_path))
+    assert "OpenCV EDSR_x4" in find_baselines(4, MeasuringOptions(baseline_models=tmp_path))
     with pytest.raises(InputError, match="No such file"):
-        find_baselines(2, BaselineOptions(baseline_models=tmp_path / "none"))
+        find_baselines(2, MeasuringOptions(baseline_models=tmp_path / "none"))
 
 
 @pytest.mark.skipif(hasattr(cv2, "dnn_superres"), reason="this OpenCV has dnn_superres")

@@ -8,7 +8,7 @@ from overnet.system.cuda_device import cuda_device_count
 
 def test_a_provider_is_onnxruntime_s_and_others_are_measured_beside_it(small_models):
     case = Case("openvino", "backend", "fp32", 2, 48, 32)
-    with open_upscaler(CaseRequest(case, small_models, provider="cuda")) as upscaler:
+    with open_upscaler(CaseRequest(case, model=small_models, provider="cuda")) as upscaler:
         assert upscaler.backend_name == "openvino"
 
 

@@ -213,7 +213,7 @@ def test_a_process_whose_parent_is_gone_ends(request_for):
 
 def test_a_request_goes_through_a_pipe_unchanged(request_for):
     model, data = Path("some/modèle.onnx"), Path("a folder")
-    request = request_for(model=model, threads=2, measure_power=True, ground_truth=data, batch=3)
+    request = request_for(model=model, threads=2, measure_power=True, data=data, batch=3)
     assert from_json(CaseRequest, json.loads(json.dumps(asdict(request), default=str)), name="it") == request
 
 

@@ -13,10 +13,9 @@ import psutil
 import pytest
 import typer
 
-from overnet.benchmarks.baselines.race import ImageSize
 from overnet.benchmarks.benchmark import run_benchmark
 from overnet.benchmarks.cases.run import run_case
-from overnet.benchmarks.options import BenchmarkOptions
+from overnet.benchmarks.options import BenchmarkOptions, ImageSize
 from overnet.benchmarks.results import Peak, read_run, write_run
 from overnet.cli import main
 from overnet.cli.bench import bench_command
@@ -122,7 +121,7 @@ def test_a_report_is_made_of_earlier_results_as_well(measured, tmp_path, monkeyp
 @pytest.mark.usefixtures("quick_peaks")
 def test_how_large_an_image_so_much_memory_is_enough_for(small_models):
     sizes = [ImageSize(64, 48), ImageSize(320, 240)]
-    options = BenchmarkOptions(["openvino"], [2], sizes, [], small_models, 0.1, video=False, power=False)
+    options = BenchmarkOptions(["openvino"], [2], sizes, [], model=small_models, seconds=0.1, video=False, power=False)
     of_two, of_four = (
         run_benchmark(replace(options, memory_bytes=given), command=[]).growth[0] for given in (2 * 10**9, 4 * 10**9)
     )
@@ -185,7 +184,13 @@ def test_without_arguments_it_measures(monkeypatch, capsys):
 @pytest.mark.usefixtures("quick_peaks")
 def test_a_case_that_fails_does_not_keep_others_from_being_measured(small_models):
     options = BenchmarkOptions(
-        ["openvino", "onnxruntime"], [2], [ImageSize(48, 32)], ["fp32", "bf16"], small_models, 0.1, video=False
+        ["openvino", "onnxruntime"],
+        [2],
+        [ImageSize(48, 32)],
+        ["fp32", "bf16"],
+        model=small_models,
+        seconds=0.1,
+        video=False,
     )
     results = run_benchmark(options, command=[]).results
     failed = {result.case.name: result.error for result in results if result.error}
@@ -206,7 +211,15 @@ def test_all_cases_failed(small_models, capsys):
 @pytest.mark.usefixtures("quick_peaks")
 def test_baselines_are_raced(small_checkpoint):
     options = BenchmarkOptions(
-        ["torch"], [2], [ImageSize(48, 32)], [], small_checkpoint, 0.2, baselines=True, video=False, power=False
+        ["torch"],
+        [2],
+        [ImageSize(48, 32)],
+        [],
+        model=small_checkpoint,
+        seconds=0.2,
+        baselines=True,
+        video=False,
+        power=False,
     )
     run = run_benchmark(options, command=[])
     raced = {ratio.baseline.method: ratio for ratio in run.ratios}
