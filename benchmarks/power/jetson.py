@@ -58,7 +58,7 @@ _PARTS_OF = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
 
 
 class JetsonBoard:
-    """A Jetson's clocks, temperatures, throttling and settings.
+    """A Jetson's settings.
 
     Args:
         root: of the file system.
@@ -69,44 +69,7 @@ class JetsonBoard:
         self.root = root
         self._nvpmodel = nvpmodel
         devfreq = root / "sys/class/devfreq"
-        self._gpu_folders = sorted({folder for pattern in _GPU_CLOCKS for folder in devfreq.glob(pattern)})
-        thermal = root / "sys/class/thermal"
-        # In the short form: gpu of gpu-thermal or JetPack 5's GPU-therm.
-        self._sensors = [
-            (re.sub(r"-therm(al)?$", "", (read_text(zone / "type") or zone.name).lower()), zone / "temp")
-            for zone in sorted(thermal.glob("thermal_zone*"))
-        ]
-        self._slowing = [
-            (words.format(kind), device / "cur_state")
-            for device in sorted(thermal.glob("cooling_device*"))
-            for part, words in _SLOWING.items()
-            if part in (kind := read_text(device / "type"))
-        ]
-        self._overcurrent = [
-            (words, folder / name)
-            for _, folder in hardware_monitors(root)
-            for name, words in _OVERCURRENT.items()
-            if (folder / name).exists()
-        ]
-
-    def clocks_mhz(self) -> dict[str, float]:
-        """Return the clocks of GPU (of Thor's three clusters the fastest) and CPU, if the system reports them."""
-        hertz = [value for folder in self._gpu_folders if (value := read_number(folder / "cur_freq")) is not None]
-        return {**({"gpu": max(hertz) / 1e6} if hertz else {}), **cpu_clocks_mhz(self.root)}
-
-    def temperatures_celsius(self) -> dict[str, float]:
-        """Return temperatures by sensor, such as ``"gpu"`` or ``"tj"``, without sensors that are off."""
-        return read_celsius(self._sensors)
-
-    def slowed_by(self) -> frozenset[str] | None:
-        """Return what throttles the board at this moment; None if that cannot be read."""
-        states = [(words, state) for words, file in self._slowing if (state := read_number(file)) is not None]
-        return frozenset(words for words, state in states if state > 0) if states else None
-
-    def slowdowns(self) -> dict[str, int] | None:
-        """See `PowerSource.slowdowns`."""
-        counts = {words: count for words, file in self._overcurrent if (count := read_number(file)) is not None}
-        return counts or None
+        self.gpu_folders = sorted({folder for pattern in _GPU_CLOCKS for folder in devfreq.glob(pattern)})
 
     def power_mode(self) -> str | None:
         """Return the power mode's name, such as ``"MAXN"``; its number differs between boards."""
@@ -118,7 +81,7 @@ class JetsonBoard:
     def clocks_are_fixed(self) -> bool | None:
         """Whether the clocks of GPU and CPU are fixed, as by ``jetson_clocks``; None if that cannot be read."""
         policies = sorted((self.root / "sys/devices/system/cpu/cpufreq").glob("policy*"))
-        limits = [(read_number(folder / "min_freq"), read_number(folder / "max_freq")) for folder in self._gpu_folders]
+        limits = [(read_number(folder / "min_freq"), read_number(folder / "max_freq")) for folder in self.gpu_folders]
         limits += [
             (read_number(folder / "scaling_min_freq"), read_number(folder / "scaling_max_freq")) for folder in policies
         ]
@@ -134,30 +97,56 @@ class JetsonBoard:
 
 
 class RailSource(PowerSource):
-    """The board's power monitors (INA3221 and, on Thor's carrier board, INA238), read from sysfs."""
+    """The board's power monitors (INA3221 and, on Thor's carrier board, INA238), clocks, temperatures and throttling.
 
-    def __init__(self, board: JetsonBoard, covers: str) -> None:
-        self._board = board
-        self._rails = _rails(board.root)
-        super().__init__("INA238" if _INPUT_RAIL in self._rails else "INA3221", covers, board.power_mode())
+    Args:
+        board: the board.
+        rails: the files of each rail.
+        covers: see `PowerSource`.
+    """
+
+    def __init__(self, board: JetsonBoard, rails: dict[str, list[Path]], covers: str) -> None:
+        super().__init__("INA238" if _INPUT_RAIL in rails else "INA3221", covers, board.power_mode())
+        self._board, self._rails = board, rails
+        thermal = board.root / "sys/class/thermal"
+        # In the short form: gpu of gpu-thermal or JetPack 5's GPU-therm.
+        self._sensors = [
+            (re.sub(r"-therm(al)?$", "", (read_text(zone / "type") or zone.name).lower()), zone / "temp")
+            for zone in sorted(thermal.glob("thermal_zone*"))
+        ]
+        self._slowing = [
+            (words.format(kind), device / "cur_state")
+            for device in sorted(thermal.glob("cooling_device*"))
+            for part, words in _SLOWING.items()
+            if part in (kind := read_text(device / "type"))
+        ]
+        self._overcurrent = [
+            (words, folder / name)
+            for _, folder in hardware_monitors(board.root)
+            for name, words in _OVERCURRENT.items()
+            if (folder / name).exists()
+        ]
 
     def readings(self, stop: Event, interval_seconds: float) -> Generator[Reading, None, None]:
         """See `PowerSource.readings`."""
+        yield from paced(self._read, stop, interval_seconds)
 
-        def read() -> Reading:
-            total = total_power(_read_rails(self._rails))
-            return Reading(
-                watts=None if total is None else total[0],
-                clocks_mhz=self._board.clocks_mhz(),
-                temperatures_celsius=self._board.temperatures_celsius(),
-                slowed_by=self._board.slowed_by(),
-            )
-
-        yield from paced(read, stop, interval_seconds)
+    def _read(self) -> Reading:
+        total = total_power(_read_rails(self._rails))
+        hertz = [value for folder in self._board.gpu_folders if (value := read_number(folder / "cur_freq")) is not None]
+        states = [(words, state) for words, file in self._slowing if (state := read_number(file)) is not None]
+        return Reading(
+            watts=None if total is None else total[0],
+            # Of Thor's three GPU clusters, the fastest.
+            clocks_mhz={**({"gpu": max(hertz) / 1e6} if hertz else {}), **cpu_clocks_mhz(self._board.root)},
+            temperatures_celsius=read_celsius(self._sensors),
+            slowed_by=frozenset(words for words, state in states if state > 0) if states else None,
+        )
 
     def slowdowns(self) -> dict[str, int] | None:
         """See `PowerSource.slowdowns`."""
-        return self._board.slowdowns()
+        counts = {words: count for words, file in self._overcurrent if (count := read_number(file)) is not None}
+        return counts or None
 
 
 def find_board(root: Path, nvpmodel: str = "nvpmodel") -> JetsonBoard | None:
@@ -179,7 +168,7 @@ def find_rails(board: JetsonBoard) -> RailSource:
     total = total_power(_read_rails(rails))
     if total is None:
         raise BackendError("the power monitors (INA3221) in /sys/class/hwmon cannot be read")
-    return RailSource(board, total[1])
+    return RailSource(board, rails, total[1])
 
 
 def total_power(rails_milliwatts: Mapping[str, float]) -> tuple[float, str] | None:
