@@ -26,6 +26,7 @@ from onnx import TensorProto, helper
 from overnet.errors import OverNetError, require
 from overnet.export.engine.build import build_engine, buildable_targets
 from overnet.export.engine.profile import make_profile
+from overnet.export.graph.builder import with_nodes
 from overnet.export.graph.costs import count_costs
 from overnet.export.graph.network_graph import Form, build_onnx
 from overnet.export.precision.half import to_half
@@ -124,16 +125,12 @@ def _figures(graph: onnx.ModelProto, model: OverNet, scale: int) -> FormFigures:
 
 def _ending_in(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """Return the part of a graph that computes one tensor."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    names = [node.output[0] for node in copy.graph.node]
-    del copy.graph.node[names.index(name) + 1 :], copy.graph.output[:]
-    copy.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", None, None, None]))
-    used = {name for node in copy.graph.node for name in node.input}
-    constants = [constant for constant in copy.graph.initializer if constant.name in used]
-    del copy.graph.initializer[:]
-    copy.graph.initializer.extend(constants)
-    return copy
+    nodes = model.graph.node[: [node.output[0] for node in model.graph.node].index(name) + 1]
+    used = {name for node in nodes for name in node.input}
+    part = with_nodes(model, nodes, [constant for constant in model.graph.initializer if constant.name in used])
+    del part.graph.output[:]
+    part.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", None, None, None]))
+    return part
 
 
 def _largest_error(graph: onnx.ModelProto, model: OverNet, scale: int) -> float:
