@@ -70,7 +70,7 @@ def choose_layers(
         InputError: even a single quantised convolution has a larger loss.
     """
     possible = [name for name in candidates(model) if name not in keep]
-    exact_db = _psnr_db(model, pairs, scale)
+    exact_db, by_layer = _psnr_db(model, pairs, scale), count_costs(model).by_layer
     measured: dict[int, float] = {}
 
     def loss_db(count: int) -> float:
@@ -86,8 +86,7 @@ def choose_layers(
     count = 0
     if loss_db(0) > max_loss_db:
         losses = _losses(model, largest, pairs, possible, exact_db, progress)
-        multiply_accumulates = count_costs(model).by_layer
-        order = sorted(possible, key=lambda name: -losses[name] / multiply_accumulates[name])
+        order = sorted(possible, key=lambda name: -losses[name] / by_layer[name])
         # Bisect for the fewest layers left out: the loss falls with their number.
         too_few, count = 0, len(order)
         while count - too_few > 1:
@@ -104,24 +103,19 @@ def choose_layers(
             )
     kept = sorted(order[:count], key=lambda name: -losses[name])
     quantized = tuple(name for name in possible if name not in kept)
-    costs = count_costs(model)
-    total = sum(costs.by_layer.values())
     return LayerChoice(
         quantize(model, largest, set(quantized)),
         quantized,
         {name: losses[name] for name in kept},
         loss_db(count),
-        sum(costs.by_layer[name] for name in quantized) / total,
+        sum(by_layer[name] for name in quantized) / sum(by_layer.values()),
     )
 
 
 def _psnr_db(model: onnx.ModelProto, pairs: list[Pair], scale: int) -> float:
     """Return the mean PSNR on luma against the ground truth, computed in the types that the graph declares."""
-    return float(
-        np.mean(
-            [psnr_luma(pair.high, run_exactly(model, pair.low[None])[OUTPUT_NAME][0], border=scale) for pair in pairs]
-        )
-    )
+    upscaled = [run_exactly(model, pair.low[None])[OUTPUT_NAME][0] for pair in pairs]
+    return float(np.mean([psnr_luma(pair.high, one, border=scale) for pair, one in zip(pairs, upscaled, strict=True)]))
 
 
 def _losses(
