@@ -7,6 +7,7 @@ has no quality figure, no table shows its speed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from overnet.benchmarks.report.table import NOTHING, Table, decibels, figure, memory_text, percent, size_text, table
 from overnet.benchmarks.results import BenchmarkRun, Case, CaseResult, QualityFigures
@@ -59,9 +60,9 @@ def _speed_table(title: str, rows: list[dict[str, str]], *notes: str) -> Table:
     return table(title, rows, *notes, *[_WITHOUT_QUALITY for row in rows if NO_QUALITY in row.values()][:1])
 
 
-def _speed(result: CaseResult, value: float | None) -> str:
+def _speed(result: CaseResult, value: float | None, formatted: Callable[[float | None], str] = figure) -> str:
     """Return the cell of a figure that reveals a speed."""
-    return figure(value) if result.has_quality or value is None else NO_QUALITY
+    return formatted(value) if result.has_quality or value is None else NO_QUALITY
 
 
 def _psnr_cells(quality: QualityFigures | None) -> dict[str, str]:
@@ -205,7 +206,7 @@ def peak_table(run: BenchmarkRun) -> Table:
         share = None if result.share_of_peak is None else 100 * result.share_of_peak
         return {
             "Multiply-accumulates, G/image": figure(result.multiply_accumulates / 1e9),
-            "Share of peak": percent(share) if result.has_quality or share is None else NO_QUALITY,
+            "Share of peak": _speed(result, share, percent),
         }
 
     notes = [
@@ -254,9 +255,7 @@ def sustained_table(run: BenchmarkRun) -> Table:
             "First tenth, images/s": _speed(result, tenths[0]),
             "Last tenth, images/s": _speed(result, tenths[-1]),
             "Slowest tenth, images/s": _speed(result, min(tenths)),
-            "Last relative to first": percent(change, signed=True)
-            if result.has_quality or change is None
-            else NO_QUALITY,
+            "Last relative to first": _speed(result, change, partial(percent, signed=True)),
         }
 
     return _case_table("Sustained throughput", run, cells)
