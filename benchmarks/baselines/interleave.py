@@ -63,20 +63,16 @@ def take_turns(
     rounds_of_the_same: Counter[tuple[str, ...]] = Counter()
     for index in range(rounds):
         names = tuple(name for name in methods if index % (rounds // counts[name]) == 0)
-        for name in _in_order(names, rounds_of_the_same[names]):
+        # Rotated and reversed by turn: each is first equally often and follows each of its neighbours.
+        reversals, first = divmod(rounds_of_the_same[names], len(names))
+        turned = names[first:] + names[:first]
+        for name in turned[::-1] if reversals % 2 else turned:
             pause(PAUSE_SECONDS)
             start = clock()
             methods[name]()
             times[name][index] = 1000 * (clock() - start)
         rounds_of_the_same[names] += 1
     return times
-
-
-def _in_order(names: tuple[str, ...], turn: int) -> tuple[str, ...]:
-    """Rotate and reverse the order by turn, so that each is first equally often and follows each of its neighbours."""
-    first = turn % len(names)
-    turned = names[first:] + names[:first]
-    return turned[::-1] if turn // len(names) % 2 else turned
 
 
 def in_common(one: Times, other: Times) -> tuple[list[float], list[float]]:

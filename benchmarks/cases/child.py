@@ -145,11 +145,7 @@ def _images_done(request: CaseRequest, method: Method, batch: ImageBatch, latenc
             return keep_stream_busy(stream, list(batch), seconds=seconds, least_runs=request.least_runs)
     if latency is not None:
         return [float(done) for done in np.repeat(np.cumsum(latency.samples_ms) / 1000, len(batch))]
-
-    def upscale() -> object:
-        return method.upscale(batch)
-
-    return keep_busy(upscale, images=len(batch), seconds=seconds, least_runs=request.least_runs)
+    return keep_busy(lambda: method.upscale(batch), images=len(batch), seconds=seconds, least_runs=request.least_runs)
 
 
 def _quality(request: CaseRequest, method: Method) -> QualityFigures:

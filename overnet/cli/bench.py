@@ -174,9 +174,12 @@ def bench_command(
     Each case runs in a process of its own: a warm-up, then at least ten runs and --seconds. Each speed is reported
     with the distance of its images from the network's exact result.
     """
+    from rich.console import Console
+
     from overnet.benchmarks.benchmark import run_benchmark
     from overnet.benchmarks.compare_runs import compare as compare_runs
     from overnet.benchmarks.options import BenchmarkOptions, ImageSize
+    from overnet.benchmarks.report.markdown_report import console_tables
     from overnet.benchmarks.results import read_run
     from overnet.errors import InterruptedRun
     from overnet.weights import model_path
@@ -222,7 +225,9 @@ def bench_command(
     comparison = None if old is None else compare_runs(old, run, fail_above_percent=fail_above)
     if outputs.json_file != _STDOUT and not quiet:
         # Printed before files are written: if that fails, as on a full disk, the figures are not lost.
-        _print_tables(run, comparison)
+        # For a pipe or a file, which have no width, rich would wrap tables to 80 characters.
+        console = Console() if sys.stdout.isatty() else Console(width=160)
+        console.print(console_tables(run, comparison))
     for path in outputs.write(run, comparison):
         print_status(str(path), quiet=quiet)
     if run.interrupted and results is None:
@@ -256,13 +261,3 @@ def _parse_size(text: str) -> tuple[int, int]:
     if not found or not int(found[1]) or not int(found[2]):
         raise typer.BadParameter(f"--size is {text[:40]!r}; it must be like 640x360, width and height in pixels")
     return int(found[1]), int(found[2])
-
-
-def _print_tables(run: BenchmarkRun, comparison: RunComparison | None) -> None:
-    from rich.console import Console
-
-    from overnet.benchmarks.report.markdown_report import console_tables
-
-    # For a pipe or a file, which have no width, rich would wrap tables to 80 characters.
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(console_tables(run, comparison))

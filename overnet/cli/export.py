@@ -111,7 +111,11 @@ def export_command(
     )
     ensure_folder(output)
     with ProgressDisplay(quiet=quiet) as display:
-        step = _print_json_step if progress_lines else display.step
+
+        def json_step(doing: str, done: int, total: int) -> None:
+            typer.echo(json.dumps({"doing": doing, "done": done, "total": total}))
+
+        step = json_step if progress_lines else display.step
         files = list(export(source, output, options, overwrite=overwrite, progress=step))
     if not quiet:
         _print_table(files)
@@ -149,11 +153,6 @@ def _engine_options(
             f"--shape, --batch and --workspace are for engines{why}; an ONNX file takes images of any size"
         )
     return None
-
-
-def _print_json_step(doing: str, done: int, total: int) -> None:
-    """Print a step for the program that started this one."""
-    typer.echo(json.dumps({"doing": doing, "done": done, "total": total}))
 
 
 def _print_table(files: list[ExportedFile]) -> None:
