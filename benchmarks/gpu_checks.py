@@ -193,7 +193,7 @@ def ways_to_run_agree(setting: Setting) -> str:
     return f"{len(results)} ways"
 
 
-def frames_on_their_way_at_once(setting: Setting) -> str:
+def three_slots_are_no_slower_than_one(setting: Setting) -> str:
     """Check that three slots are no slower than one, and report the speed-up."""
     rates: dict[int, float] = {}
     for slots in (1, 3, 1, 3):
@@ -269,7 +269,7 @@ CHECKS: dict[str, Callable[[Setting], str]] = {
         interrupted_in_the_middle,
         two_upscalers_in_two_threads,
         ways_to_run_agree,
-        frames_on_their_way_at_once,
+        three_slots_are_no_slower_than_one,
         times_of_the_stages,
         memory_runs_out,
     )
