@@ -12,7 +12,6 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 
 from overnet.errors import ArtifactError
-from overnet.export.graph.builder import with_nodes
 from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, MEANS_NAME, USE_GIVEN_MEANS_NAME
 
 _MEAN = "GlobalAveragePool"
@@ -40,7 +39,7 @@ def with_means(onnx_model: bytes) -> bytes:
         raise ArtifactError(f"not a complete ONNX graph ({error})") from error
     if all(node.op_type != _MEAN for node in model.graph.node):
         return onnx_model
-    model, total = _make_replaceable(model)
+    total = _make_replaceable(model)
     graph = model.graph
     batch = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     graph.input.extend(
@@ -56,14 +55,14 @@ def with_means(onnx_model: bytes) -> bytes:
     return result
 
 
-def _make_replaceable(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
-    """Add a choice after every mean, and the concatenated means. Return the graph and their number of channels."""
+def _make_replaceable(model: onnx.ModelProto) -> int:
+    """Add a choice after every mean, and the concatenated means. Return their number of channels."""
     graph = model.graph
     means = {node.output[0] for node in graph.node if node.op_type == _MEAN}
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.value_info
     channels = {value.name: value.type.tensor_type.shape.dim[1].dim_value for value in inferred if value.name in means}
     nodes = [helper.make_node("Cast", [USE_GIVEN_MEANS_NAME], ["use_given"], name="use_given", to=TensorProto.BOOL)]
-    constants = [*graph.initializer, _whole("given.axis", 1)]
+    graph.initializer.append(_whole("given.axis", 1))
     chosen: dict[str, str] = {}
     start = 0
     for node in graph.node:
@@ -75,14 +74,18 @@ def _make_replaceable(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
             given, used = f"{mean}.given", f"{mean}.used"
             stop = start + channels[mean]
             bounds = [_whole(f"{given}.start", start), _whole(f"{given}.stop", stop)]
-            constants += bounds
+            graph.initializer.extend(bounds)
             inputs = [GIVEN_MEANS_NAME, *(bound.name for bound in bounds), "given.axis"]
             nodes.append(helper.make_node("Slice", inputs, [given], name=given))
             nodes.append(helper.make_node("Where", ["use_given", given, mean], [used], name=used))
             chosen[mean] = used
             start = stop
     nodes.append(helper.make_node("Concat", list(chosen), [MEANS_NAME], name=MEANS_NAME, axis=1))
-    return with_nodes(model, nodes, constants), start
+    # Nodes cannot be inserted between others, so the list is built anew.
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+    return start
 
 
 def _whole(name: str, value: int) -> onnx.TensorProto:
