@@ -167,7 +167,7 @@ IMPORTS = {
     "runtime.backends.registry": "runtime.backends.base runtime.backends.openvino_backend runtime.backends.ort.backend"
     f" runtime.backends.torch_backend runtime.backends.trt.backend {LOADED}",
     "runtime.backends.openvino_backend": f"runtime.backends.base {LOADED}",
-    "runtime.backends.torch_backend": f"runtime.backends.base network.checkpoint {LOADED}",
+    "runtime.backends.torch_backend": f"runtime.backends.base network.checkpoint network.plain {LOADED}",
     "runtime.backends.ort": f"runtime.backends.base runtime.tiling {LOADED}",
     "runtime.backends.trt": f"runtime.backends.base runtime.backends.stream runtime.tiling imaging.metrics {LOADED}",
     # Builds engines with `python -m overnet export` in a child process.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import onnx
 from onnx import helper
 
+from overnet.export.graph.costs import count_costs
 from overnet.export.precision.fp16_range import LARGEST_HALF, nodes_beyond_half
 from overnet.export.precision.half import to_half
 from overnet.files.onnx_metadata import Artifact
@@ -32,7 +34,8 @@ class LoweredGraph:
 
 
 def labelled(model: onnx.ModelProto, exact: onnx.ModelProto, artifact: Artifact, notes: list[str]) -> LoweredGraph:
-    """Write a converted graph's metadata, and check the graph with ``onnx.checker``."""
+    """Write a converted graph's metadata, its memory included, and check the graph with ``onnx.checker``."""
+    artifact = replace(artifact, activation_bytes=math.ceil(count_costs(exact).activation_bytes_per_pixel))
     helper.set_model_props(model, artifact.to_metadata())
     if artifact.precision != "bf16":
         # The checker knows convolutions in BF16 only from opset 22 on, and TensorRT 10.3 reads none above 20.

@@ -1,4 +1,4 @@
-"""Write and read the metadata of exported ONNX files: scale, precision, overscale factor and hash of the weights.
+"""Write and read the metadata of exported ONNX files, such as scale, precision and hash of the weights.
 
 Only this module knows their names. Reading needs neither onnx nor torch, because the metadata are at the top level of
 the file's protobuf message.
@@ -38,6 +38,7 @@ _METADATA_FIELD, _KEY_FIELD, _VALUE_FIELD = 14, 1, 2
 _GRAPH_FIELD = 7
 _MAX_METADATA_BYTES = 1 << 20
 _LARGEST_REACH = 1024
+_LARGEST_ACTIVATION_BYTES = 10_000_000
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
@@ -57,6 +58,8 @@ class Artifact:
         producer: name and version of the program that wrote it.
         reach: how many pixels of the input to each side a pixel of the result depends on; None where it depends on
             the whole image, by means over it.
+        activation_bytes: memory of the graph's tensors in FP32 at its peak, for each input pixel
+            (`overnet.export.graph.costs`); None where it is not stated.
     """
 
     scale: float
@@ -65,6 +68,7 @@ class Artifact:
     weights_sha256: str
     producer: str = ""
     reach: int | None = None
+    activation_bytes: int | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata entries to store in the file."""
@@ -76,7 +80,11 @@ class Artifact:
             f"{_PREFIX}weights_sha256": self.weights_sha256,
             f"{_PREFIX}producer": self.producer,
         }
-        return entries if self.reach is None else {**entries, f"{_PREFIX}reach": str(self.reach)}
+        if self.reach is not None:
+            entries[f"{_PREFIX}reach"] = str(self.reach)
+        if self.activation_bytes is not None:
+            entries[f"{_PREFIX}activation_bytes"] = str(self.activation_bytes)
+        return entries
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], *, name: str) -> Artifact:
@@ -101,6 +109,7 @@ class Artifact:
                 weights_sha256=entries["weights_sha256"],
                 producer=entries.get("producer", ""),
                 reach=int(entries["reach"]) if "reach" in entries else None,
+                activation_bytes=int(entries["activation_bytes"]) if "activation_bytes" in entries else None,
             )
         except (KeyError, ValueError) as error:
             raise ArtifactError(f"{name}: its metadata is damaged ({error})") from error
@@ -110,6 +119,9 @@ class Artifact:
             raise ArtifactError(f"{name}: its metadata states a precision that is not known, {artifact.precision!r}")
         if artifact.reach is not None and not 0 <= artifact.reach <= _LARGEST_REACH:
             raise ArtifactError(f"{name}: its metadata is damaged (reach {artifact.reach} out of range)")
+        memory = artifact.activation_bytes
+        if memory is not None and not 1 <= memory <= _LARGEST_ACTIVATION_BYTES:
+            raise ArtifactError(f"{name}: its metadata is damaged (activation_bytes {memory} out of range)")
         if not (1 <= artifact.scale <= 64 and re.fullmatch(r"[0-9a-f]{64}", artifact.weights_sha256)):
             raise ArtifactError(f"{name}: its metadata is damaged (scale {artifact.scale:g} or hash out of range)")
         return artifact

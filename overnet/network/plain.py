@@ -75,6 +75,11 @@ class PlainNetConfig:
         """Return the multiply-accumulates of the deployed network for each input pixel."""
         return 9 * self.width * (3 + self.depth * self.width + 3 * scale**2)
 
+    def activation_bytes(self, scale: int) -> int:
+        """Return the memory of the deployed network's tensors in FP32, at the peak, for each input pixel."""
+        # In the trunk the image and the input and output of a convolution; at the end two addends and their sum.
+        return 4 * max(3 + 2 * self.width, 3 * 3 * scale**2)
+
 
 class ReparameterisedConvolution(nn.Module):
     """A 3x3 convolution whose weight is the sum of a 3x3 weight, a 1x1-3x3-1x1 chain and, where it fits, an identity.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overnet.errors import ArtifactError, BackendError, InputError, one_line
-from overnet.files.onnx_metadata import scaled_size
+from overnet.files.onnx_metadata import Artifact, scaled_size
 from overnet.runtime.backends.stream import UpscaleStream
 from overnet.runtime.tiling import tile_for_memory
 from overnet.types import ChannelMeans, ImageBatch, Progress
@@ -20,6 +21,8 @@ ModelKind = Literal["onnx", "checkpoint", "engine"]
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".tar", ".pth", ".pt", ".ckpt")
 _MOST_SLOTS = 16
+# Of the tensors of the bundled OverNet's graph, for each input pixel.
+_OVERNET_ACTIVATION_BYTES = 4876
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,22 @@ class HostBackend:
 
     def close(self) -> None:
         """Do nothing: the libraries free everything with the object; see `Backend.close`."""
+
+
+def memory_per_pixel(artifact: Artifact, of_overnet: int, of_plain: float = 2.0) -> int:
+    """Return the memory that a run of an ONNX file takes for each input pixel, in bytes.
+
+    Args:
+        artifact: the file's metadata. Where they do not state the memory of the graph's tensors, as in files of earlier
+            versions, the bundled OverNet's is taken.
+        of_overnet: what the backend takes with the bundled OverNet.
+        of_plain: what it takes with plain networks, as a multiple of the memory of the graph's tensors.
+    """
+    if artifact.activation_bytes is None:
+        return of_overnet
+    # A backend holds more copies of OverNet's tensors than of a chain of convolutions'.
+    ratio = of_overnet / _OVERNET_ACTIVATION_BYTES if artifact.reach is None else of_plain
+    return math.ceil(ratio * artifact.activation_bytes)
 
 
 def model_kind(model: Path) -> ModelKind:

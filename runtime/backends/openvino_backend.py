@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from overnet.errors import ArtifactError, BackendError, one_line, require
 from overnet.files.onnx_metadata import read_artifact
-from overnet.runtime.backends.base import BackendOptions, HostBackend, check_precision, is_out_of_memory
+from overnet.runtime.backends.base import (
+    BackendOptions,
+    HostBackend,
+    check_precision,
+    is_out_of_memory,
+    memory_per_pixel,
+)
 from overnet.system.openvino_core import openvino_core
 from overnet.types import ChannelMeans, ImageBatch
 
@@ -20,6 +26,8 @@ _SLICE_MS = 100
 # OpenVINO keeps what it prepared for each layer and size of image: 5,000 such entries by default, with which the memory
 # of a run over images of many sizes grew by 440 MB. These are enough for the few sizes of an image's tiles.
 _KEPT_PREPARATIONS = "400"
+# Overscale 5, x4: measured 12,900 (tests/runtime/backends/test_memory.py).
+_BYTES_PER_PIXEL = 14_000
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
@@ -37,8 +45,6 @@ class OpenVinoBackend(HostBackend):
     """
 
     name = "openvino"
-    # Overscale 5, x4: measured 12,900 (tests/runtime/backends/test_memory.py).
-    bytes_per_pixel = 14_000
 
     def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:
         openvino = require("openvino", extra="", purpose="the backend openvino")
@@ -46,6 +52,7 @@ class OpenVinoBackend(HostBackend):
         self.scale, self.reach = artifact.scale, artifact.reach
         if scale != self.scale:
             raise ArtifactError(f"{model}: made for scale {self.scale:g}, not {scale:g}")
+        self.bytes_per_pixel = memory_per_pixel(artifact, _BYTES_PER_PIXEL)
         self._openvino = openvino
         self._operators = require("openvino.opset8", extra="", purpose="the backend openvino")
         core = openvino_core()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from overnet.errors import BackendError, InputError, one_line, require
 from overnet.runtime.backends.base import BackendOptions, HostBackend, check_precision, is_out_of_memory
 from overnet.types import ChannelMeans, ImageBatch
+
+# Memory for a run of a plain network, as a multiple of its tensors' at the peak.
+_PLAIN_RATIO = 2.6
 
 
 class TorchBackend(HostBackend):
@@ -37,11 +41,14 @@ class TorchBackend(HostBackend):
     def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:
         self._torch = torch = require("torch", extra="torch", purpose="the backend torch")
         from overnet.network.checkpoint import folded, load_checkpoint
+        from overnet.network.plain import PlainNet
 
         self.scale, self.precision = scale, options.precision or "fp32"
         check_precision(self.precision, ("fp32", "bf16"), backend=self.name)
         network = folded(load_checkpoint(model))
         self.reach = network.config.reach
+        if isinstance(network, PlainNet):
+            self.bytes_per_pixel = math.ceil(_PLAIN_RATIO * network.config.activation_bytes(math.ceil(scale)))
         if not network.config.serves(scale):
             raise InputError(f"{model}: scale is {scale:g}; this network {network.config.scales_text}")
         if options.threads is not None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from overnet.errors import ArtifactError, BackendError, OverNetError, one_line, require
 from overnet.files.onnx_metadata import read_artifact, scaled_size
-from overnet.runtime.backends.base import BackendOptions, HostBackend, is_out_of_memory
+from overnet.runtime.backends.base import BackendOptions, HostBackend, is_out_of_memory, memory_per_pixel
 from overnet.runtime.backends.ort.binding import BoundSession
 from overnet.runtime.backends.ort.providers import Provider
 from overnet.runtime.backends.ort.tile_models import up_to_means, with_given_means
@@ -19,9 +19,9 @@ from overnet.runtime.tiling import tile_for_memory
 from overnet.types import ChannelMeans, ImageBatch
 
 # Overscale 5, x4, on the CPU: measured 5,500 (tests/runtime/backends/test_memory.py).
-_CPU_BYTES_PER_PIXEL = 6_500
-# Not measured: twice the CPU's figure, for the workspace of convolutions.
-_GPU_BYTES_PER_PIXEL = 13_000
+_BYTES_PER_PIXEL = 6_500
+# On a GPU, for the workspace of convolutions; not measured.
+_GPU_FACTOR = 2
 
 
 class OnnxRuntimeBackend(HostBackend):
@@ -54,7 +54,8 @@ class OnnxRuntimeBackend(HostBackend):
             raise ArtifactError(f"{model}: made for scale {self.scale:g}, not {scale:g}")
         self._provider = Provider(onnxruntime, options, artifact.precision)
         self.device, self.precision = self._provider.device, self._provider.precision
-        self.bytes_per_pixel = _GPU_BYTES_PER_PIXEL if self._provider.on_gpu else _CPU_BYTES_PER_PIXEL
+        factor = _GPU_FACTOR if self._provider.on_gpu else 1
+        self.bytes_per_pixel = factor * memory_per_pixel(artifact, _BYTES_PER_PIXEL)
         self._model = model
         self._session = self._loaded(model.read_bytes())
         # Read once, before the first run: memory that ONNX Runtime's arena keeps after a run counts as used, though the

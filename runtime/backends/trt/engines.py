@@ -19,7 +19,7 @@ from overnet.errors import BackendError, InputError
 from overnet.files.engine_sidecar import SMALLEST_TILE, Profile, RuntimeName, Sidecar, load_engine, remarks
 from overnet.files.onnx_metadata import read_artifact
 from overnet.imaging.metrics import psnr
-from overnet.runtime.backends.base import BackendOptions, LoadBackend
+from overnet.runtime.backends.base import BackendOptions, LoadBackend, memory_per_pixel
 from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.engine_cache import cache_folder, cached_engine
 from overnet.runtime.backends.trt.engine_child import EngineRequest
@@ -36,8 +36,10 @@ _SIZES: tuple[Size, ...] = ((360, 640), (540, 960), (720, 1280), (1080, 1920), (
 # Where the memory is short, images are cut into tiles of at most this size.
 _SMALLEST: Size = (192, 192)
 # Activation memory for each input pixel: a quarter more than builds of TensorRT-RTX 1.7.1 stated for the bundled
-# network. And the share of the free memory to plan with: building takes more than running.
+# network; of plain networks, as a multiple of their tensors' memory. And the share of the free memory to plan with:
+# building takes more than running.
 _BYTES_PER_PIXEL = {"fp32": 6_000, "fp16": 3_000, "bf16": 3_000, "int8": 4_500}
+_PLAIN_RATIO = 1.45
 _MEMORY_SHARE = 0.5
 # Number of engines kept loaded, such as one for landscape and one for portrait images.
 _KEPT_ENGINES = 2
@@ -106,8 +108,9 @@ class Engines:
             self._given = sidecar.profile
             self._load(serialized, sidecar, sidecar.profile)
         else:
-            stored = read_artifact(model).precision
-            self.precision = options.precision or ("fp16" if stored == "fp32" else stored)
+            artifact = read_artifact(model)
+            self.precision = options.precision or ("fp16" if artifact.precision == "fp32" else artifact.precision)
+            self._bytes_per_pixel = memory_per_pixel(artifact, _BYTES_PER_PIXEL[self.precision], _PLAIN_RATIO)
 
     def for_size(self, size: Size) -> ReadyEngine:
         """Return the engine for images of this size, whole or in tiles, after building and loading it where needed.
@@ -153,7 +156,7 @@ class Engines:
         fitting = [
             known
             for known in (_SMALLEST, *_SIZES[: _SIZES.index(wanted) + 1])
-            if known[0] * known[1] * _BYTES_PER_PIXEL[self.precision] <= usable_bytes
+            if known[0] * known[1] * self._bytes_per_pixel <= usable_bytes
             or _profile(known, portrait=portrait) in self._ready
         ]
         return _profile(fitting[-1] if fitting else _SMALLEST, portrait=portrait)

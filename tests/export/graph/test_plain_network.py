@@ -62,8 +62,11 @@ def test_tensors_have_the_names_of_the_network(image):
 
 def test_costs_are_the_configurations():
     config = PlainNetConfig(width=8, depth=4)
-    counted = count_costs(build_onnx(deploy(PlainNet(config)), 3)).multiply_accumulates_per_pixel
-    assert counted == config.multiply_accumulates(3) + 3 * 3**2  # the repeated input
+    counted = count_costs(build_onnx(deploy(PlainNet(config)), 3))
+    assert counted.multiply_accumulates_per_pixel == config.multiply_accumulates(3) + 3 * 3**2  # the repeated input
+    assert counted.activation_bytes_per_pixel == config.activation_bytes(3)
+    wide = PlainNetConfig(width=32, depth=1)
+    assert count_costs(build_onnx(deploy(PlainNet(wide)), 2)).activation_bytes_per_pixel == wide.activation_bytes(2)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
@@ -76,6 +79,7 @@ def test_it_is_exported_in_every_precision(tmp_path, precision):
         artifact = read_artifact(file.path)
         assert artifact == file.artifact
         assert (artifact.reach, artifact.overscale) == (5, artifact.scale)
+        assert artifact.activation_bytes == model.config.activation_bytes(int(artifact.scale))
         assert (artifact.precision, artifact.weights_sha256) == (precision, weights_sha256(model))
         types = {constant.data_type for constant in onnx.load(file.path).graph.initializer}
         wanted = {"fp32": onnx.TensorProto.FLOAT, "bf16": onnx.TensorProto.BFLOAT16, "int8": onnx.TensorProto.INT8}

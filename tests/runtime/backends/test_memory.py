@@ -18,11 +18,12 @@ def peak_bytes():
     # Not getrusage's: that begins with the peak of the process that started this one.
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 
-upscaler = Upscaler(4, backend=sys.argv[1], tile=0)
-backend = upscaler.backend_for(4)
+model, backend, scale, side = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+upscaler = Upscaler(scale, model=model, backend=backend, tile=0)
+backend = upscaler.backend_for(scale)
 upscaler(np.zeros((16, 16, 3), np.uint8))
 before = peak_bytes()
-upscaler(np.zeros((int(sys.argv[2]), int(sys.argv[2]), 3), np.uint8))
+upscaler(np.zeros((side, side, 3), np.uint8))
 print(json.dumps({"taken": peak_bytes() - before, "stated": backend.bytes_per_pixel}))
 """
 
@@ -54,18 +55,31 @@ def test_images_of_many_sizes_take_no_more_and_more_memory():
     assert used[-1] - used[39] < 40 << 20
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("side", [256, 448])
-@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
-def test_backends_state_what_they_take(backend, side):
-    """No less than it takes, or memory runs out; not three times as much, or tiles are needlessly small."""
+def measured(*arguments):
+    """Return what a run takes for each pixel of an image, and what the backend states."""
     result = subprocess.run(
-        [sys.executable, "-c", MEASURE, backend, str(side)],
+        [sys.executable, "-c", MEASURE, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    measured = json.loads(result.stdout)
-    taken_per_pixel = measured["taken"] / side**2
-    assert taken_per_pixel <= measured["stated"] <= 3 * taken_per_pixel, taken_per_pixel
+    figures = json.loads(result.stdout)
+    return figures["taken"] / arguments[-1] ** 2, figures["stated"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [256, 448])
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
+def test_backends_state_what_they_take(backend, side):
+    """No less than it takes, or memory runs out; not three times as much, or tiles are needlessly small."""
+    taken, stated = measured("best", backend, 4, side)
+    assert taken <= stated <= 3 * taken
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("model", ["realtime", "fast"])
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
+def test_with_plain_networks_they_state_much_less(backend, model, scale):
+    taken, stated = measured(model, backend, scale, 896)
+    assert taken <= stated <= 3.5 * taken

@@ -83,7 +83,7 @@ def test_tiles_are_chosen_by_the_gpus_memory_as_it_was(small_models, gpu, monkey
     monkeypatch.setattr(ort_providers, "free_device_memory_bytes", free)
     loaded = backend(small_models, provider="cuda", device=1)
     assert loaded.tile_for(40, 50) is None
-    assert loaded.tile_for(1000, 1000) == 96
+    assert loaded.tile_for(1000, 1000) == 176
     assert asked == [(1, 1)], "once, when the model was loaded"
     assert loaded.bytes_per_pixel > backend(small_models).bytes_per_pixel
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -19,6 +20,7 @@ import pytest
 from overnet.benchmarks.gpu_checks import CHECKS
 from overnet.benchmarks.gpu_setting import Setting
 from overnet.files.engine_sidecar import Profile
+from overnet.files.onnx_metadata import read_artifact
 from overnet.weights import bundled_folder
 from tests.conftest import ROOT, write_clip
 from tests.doubles.running import run_over_stand_in, stand_in_environment
@@ -32,6 +34,17 @@ SCENARIOS = "tests.support.cuda_scenarios"
 @pytest.fixture(scope="module")
 def model(small_models):
     return small_models / "small_x2.onnx"
+
+
+@pytest.fixture(scope="module")
+def large_model(model, tmp_path_factory):
+    """The small network, which states that it takes as much memory as the bundled OverNet."""
+    content = onnx.load(model)
+    artifact = replace(read_artifact(model), activation_bytes=4876)
+    onnx.helper.set_model_props(content, artifact.to_metadata())
+    path = tmp_path_factory.mktemp("large") / "small_x2.onnx"
+    onnx.save(content, path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -262,17 +275,17 @@ def test_out_of_turn_is_an_error_and_no_deadlock(engine, model):
         ((700, 380), 200, "16x16:360x640:360x640"),
     ],
 )
-def test_tiles_and_means_of_an_image_go_to_one_engine(model, tmp_path, size, tile, wished):
+def test_tiles_and_means_of_an_image_go_to_one_engine(large_model, tmp_path, size, tile, wished):
     """Standing or lying; and where tiles are asked for, no engine is built for the whole image."""
     env = {"OVERNET_CUDA_MEMORY": "1000000000" if tile is None else "8000000000"}
-    found = run("loads_for_tiles", model, tmp_path, size, tile, env=env)
+    found = run("loads_for_tiles", large_model, tmp_path, size, tile, env=env)
     assert found == {"wished": [wished], "loaded": [1, 0, 0]}
 
 
-def test_standing_images_in_tiles(model, tmp_path):
+def test_standing_images_in_tiles(large_model, tmp_path):
     """An engine for a standing image, of which square tiles are cut: these go to it as well."""
     env = {"OVERNET_CUDA_MEMORY": "3500000000"}
-    found = run("loads_for_tiles", model, tmp_path, (1000, 600), None, env=env)
+    found = run("loads_for_tiles", large_model, tmp_path, (1000, 600), None, env=env)
     assert found == {"wished": ["16x16:960x540:960x540"], "loaded": [1, 0, 0]}
 
 
@@ -340,10 +353,10 @@ def test_engines_built_at_first_use(model, tmp_path):
     assert found["progress"] == [["building", 1, 2]] * 2
 
 
-def test_engines_for_small_memory(model, tmp_path):
+def test_engines_for_small_memory(large_model, tmp_path):
     """360x640 would need about 691 MB of the half that may be planned with."""
     env = {"OVERNET_CUDA_MEMORY": "1000000000"}
-    found = run("built_at_first_use", model, model, tmp_path, [(200, 300)], "tensorrt", env=env)
+    found = run("built_at_first_use", large_model, large_model, tmp_path, [(200, 300)], "tensorrt", env=env)
     assert found["wished"] == ["fp16 16x16:192x192:192x192"]
     assert found["differences"][0] <= 3
     assert any("tiles of 192" in note for note in found["notes"])
