@@ -111,27 +111,20 @@ def periodic_tail(graph: GraphBuilder, network: DeployedNetwork, features: str, 
     Returns:
         N x 3 x scale*H x scale*W, in levels with the mean added.
     """
-    (stage,), (overscale,) = network.stages, network.stage_factors
+    (overscale,) = network.stage_factors
     axis = axis_resize(overscale, scale)
     columns: list[str] = []
     for column in range(overscale):
-        mixed = [_phase(graph, network, stage, features, row, column, overscale) for row in range(overscale)]
+        mixed = [_phase(graph, network, features, row, column) for row in range(overscale)]
         columns.append(_resized(graph, mixed, axis, scale, f"tail.column.{column}.row", vertical=True))
     detail = _resized(graph, columns, axis, scale, "tail.across", vertical=False)
     added = graph.node("Add", [detail, _base(graph, network, centred, scale)], "added")
     return graph.node("DepthToSpace", [added], "shuffled", blocksize=scale, mode="CRD") if scale > 1 else added
 
 
-def _phase(
-    graph: GraphBuilder,
-    network: DeployedNetwork,
-    stage: Convolution,
-    features: str,
-    row: int,
-    column: int,
-    overscale: int,
-) -> str:
+def _phase(graph: GraphBuilder, network: DeployedNetwork, features: str, row: int, column: int) -> str:
     """Add one phase of the overscaled features, mixed: N x 27 x H x W, channels colour, column tap, row tap."""
+    (stage,), (overscale,) = network.stages, network.stage_factors
     name = f"tail.phase.{row}.{column}"
     phase = row * overscale + column
     # The shuffle moves channel c u^2 + phase to channel c of that phase.
@@ -167,7 +160,11 @@ def _resized(graph: GraphBuilder, phases: list[str], axis: AxisResize, scale: in
             blocks = np.zeros((scale, scale, _TAPS, scale, 2 * axis.reach + 1))
             blocks[diagonal, :, :, diagonal] = weights
             kernel = blocks.reshape(scale**2, _TAPS * scale, 1, -1)
-        padded = _padded(graph, x, phases[0], phases[-1], before, after, 2 if vertical else 3, part)
+        # Padded with multiples of the first and the last phase's edges.
+        along = 2 if vertical else 3
+        above = _strips(graph, graph.slice(phases[0], 0, 1, along), before, f"{part}.before")
+        below = _strips(graph, graph.slice(phases[-1], -1, _LAST, along), after, f"{part}.after")
+        padded = graph.node("Concat", [*above, x, *below], f"{part}.padded", axis=along)
         convolution = Convolution(np.tile(kernel, (_COLOURS, 1, 1, 1)).astype(np.float32), None, _COLOURS)
         shared = f"tail.row.{phase}" if vertical else None
         resized = graph.convolution(padded, convolution, f"{part}.resize", shared=shared, pads=(0, 0))
@@ -175,28 +172,13 @@ def _resized(graph: GraphBuilder, phases: list[str], axis: AxisResize, scale: in
     return total
 
 
-def _padded(
-    graph: GraphBuilder,
-    x: str,
-    first: str,
-    last: str,
-    before: NDArray[np.float64],
-    after: NDArray[np.float64],
-    axis: int,
-    name: str,
-) -> str:
-    """Pad a phase along an axis with multiples of the first and last phase's edges; factors are channels x reach."""
-    shape = (1, -1, 1, 1)
-    edges = {"before": (first, 0, 1, before), "after": (last, -1, _LAST, after)}
-    sides = {}
-    for side, (source, start, stop, factors) in edges.items():
-        edge = graph.slice(source, start, stop, axis)
-        strips = []
-        for index in range(factors.shape[1]):
-            factor = graph.constant(f"{name}.{side}.{index}", factors[:, index].astype(np.float32).reshape(shape))
-            strips.append(graph.node("Mul", [edge, factor], f"{name}.{side}.{index}.edge"))
-        sides[side] = strips
-    return graph.node("Concat", [*sides["before"], x, *sides["after"]], f"{name}.padded", axis=axis)
+def _strips(graph: GraphBuilder, edge: str, factors: NDArray[np.float64], name: str) -> list[str]:
+    """Add multiples of an edge, to pad with; the factors are channels x reach."""
+    strips = []
+    for index, column in enumerate(factors.T.astype(np.float32)):
+        factor = graph.constant(f"{name}.{index}", column.reshape(1, -1, 1, 1))
+        strips.append(graph.node("Mul", [edge, factor], f"{name}.{index}.edge"))
+    return strips
 
 
 def _base(graph: GraphBuilder, network: DeployedNetwork, centred: str, scale: int) -> str:
