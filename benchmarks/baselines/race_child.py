@@ -172,10 +172,14 @@ class _OneSize:
             if loaded.seconds_per_pixel is not None:
                 seconds = loaded.seconds_per_pixel * size.width * size.height
                 if LEAST_ROUNDS * seconds > self.limit:
-                    race.notes.append(f"{race.case(loaded.baseline, size).title} is {_too_slow(seconds, self.limit)}")
+                    self._leave_out(loaded, seconds)
                     continue
+            needed = loaded.baseline.bytes_per_pixel * size.width * size.height * race.request.batch
             try:
-                self._check(loaded)
+                if needed > int(_MEMORY_SHARE * available_memory_bytes()):
+                    raise BackendError(
+                        f"not raced: it takes about {needed / 1e9:.1f} GB of memory, too much for this machine now"
+                    )
                 self._first_runs(name, loaded.baseline.upscale, images)
             except Exception as error:  # third-party code may raise anything; the race goes on
                 race.results.append(race.failure(loaded.baseline, size, _line(error)))
@@ -185,8 +189,7 @@ class _OneSize:
         for loaded in sorted(running, key=lambda loaded: self.seconds_each[loaded.baseline.name], reverse=True):
             if LEAST_ROUNDS * sum(self.seconds_each[each.baseline.name] for each in running) <= self.limit:
                 break
-            seconds = self.seconds_each.pop(loaded.baseline.name)
-            race.notes.append(f"{race.case(loaded.baseline, size).title} is {_too_slow(seconds, self.limit)}")
+            self._leave_out(loaded, self.seconds_each.pop(loaded.baseline.name))
             running.remove(loaded)
         methods = {name: self.methods[name] for name in self.seconds_each}
         times = take_turns(methods, plan_rounds(self.seconds_each, self.seconds))
@@ -197,26 +200,12 @@ class _OneSize:
                 ours, theirs = in_common(times[backend], times[name])
                 race.ratios.append(Ratio(backend_case, case, *ratio_of_medians(theirs, ours), len(ours)))
 
-    def _check(self, loaded: LoadedBaseline) -> None:
-        """Check that the memory suffices for a baseline at the size.
-
-        Raises:
-            BackendError: it does not.
-        """
-        pixels = self.size.width * self.size.height
-        needed = loaded.baseline.bytes_per_pixel * pixels * self.race.request.batch
-        available = int(_MEMORY_SHARE * available_memory_bytes())
-        if needed > available:
-            raise BackendError(
-                f"not raced: it takes about {needed / 1e9:.1f} GB of memory, too much for this machine now"
-            )
-
-
-def _too_slow(each: float, limit: float) -> str:
-    return (
-        f"not raced: a run takes about {each:.2g} s, and {LEAST_ROUNDS} of them do not fit into the {limit:.2g} s that "
-        "all baselines have"
-    )
+    def _leave_out(self, loaded: LoadedBaseline, seconds: float) -> None:
+        """Note that a run of a baseline takes too long."""
+        self.race.notes.append(
+            f"{self.race.case(loaded.baseline, self.size).title} is not raced: a run takes about {seconds:.2g} s, and "
+            f"{LEAST_ROUNDS} of them do not fit into the {self.limit:.2g} s that all baselines have"
+        )
 
 
 def _result(loaded: LoadedBaseline, case: Case, times: Times, first_ms: float) -> CaseResult:
