@@ -133,27 +133,23 @@ def growth(
     Returns:
         One line per method, precision and scale, in the order of the results; none where the memory does not grow.
     """
-    points: dict[tuple[str, str, int], dict[int, float]] = {}
-    of_device = set()
+    points: dict[tuple[str, str, int, int], dict[int, float]] = {}
     for result in results:
         if result.memory is None or result.error is not None or result.case.kind != "backend":
             continue
-        key = result.case.method, result.case.precision, result.case.scale
-        taken = result.memory.peak_host_bytes
+        taken, available = result.memory.peak_host_bytes, available_bytes
         if result.memory.device_bytes is not None and available_device_bytes is not None:
-            of_device.add(key)
-            taken = result.memory.device_bytes
+            taken, available = result.memory.device_bytes, available_device_bytes
+        key = result.case.method, result.case.precision, result.case.scale, available
         points.setdefault(key, {})[result.case.batch * result.case.pixels] = float(taken)
     lines = []
     for key, by_pixels in points.items():
-        available = available_bytes
-        if key in of_device and available_device_bytes is not None:
-            available = available_device_bytes
+        available = key[-1]
         if len(by_pixels) < 2:
             continue
         start, slope, misfit = line_through(list(by_pixels), list(by_pixels.values()))
         if slope < _LEAST_BYTES_PER_PIXEL:
             continue
         largest_pixels = max(0, int((available - start) / slope))
-        lines.append(MemoryGrowth(*key, start, slope, misfit, available, largest_pixels))
+        lines.append(MemoryGrowth(*key[:3], start, slope, misfit, available, largest_pixels))
     return lines
