@@ -68,7 +68,12 @@ def make_reference(image: Image, scale: int, model: Path | None) -> Reference:
     """
     try:
         checkpoint = checkpoint_of(model, scale)
-        exact, words = _in_torch(checkpoint, image, scale)
+        torch = require("torch", extra="torch", purpose="the exact result")
+        from overnet.network.model import reference
+
+        # On the CPU, because a GPU may compute convolutions in TF32.
+        exact = reference(load_network(checkpoint, scale), image, scale)
+        words = f"PyTorch {torch.__version__.partition('+')[0]} fp32"
     except (InputError, MissingDependency):
         file = fp32_onnx(model, scale)
         if file is None:
@@ -81,15 +86,6 @@ def make_reference(image: Image, scale: int, model: Path | None) -> Reference:
             ) from None
         exact, words = _in_onnx(file, image, scale)
     return Reference(image, exact, words)
-
-
-def _in_torch(checkpoint: Path, image: Image, scale: int) -> tuple[Image, str]:
-    torch = require("torch", extra="torch", purpose="the exact result")
-    from overnet.network.model import reference
-
-    # On the CPU, because a GPU may compute convolutions in TF32.
-    exact = reference(load_network(checkpoint, scale), image, scale)
-    return exact, f"PyTorch {torch.__version__.partition('+')[0]} fp32"
 
 
 def _in_onnx(file: Path, image: Image, scale: int) -> tuple[Image, str]:
