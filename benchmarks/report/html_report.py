@@ -136,11 +136,10 @@ def html_table(shown: Table) -> str:
         common, titles = [], [""] * len(titles)
     own = [index for index in range(len(shown.headings)) if index not in common]
     heads = ""
-    for name, unit, kind in (
-        (*shown.headings[index].partition(", ")[::2], _kind(shown.headings[index])) for index in own
-    ):
+    for heading in (shown.headings[index] for index in own):
+        name, _, unit = heading.partition(", ")
         small = f"<small>{escaped(unit)}</small>" if unit else ""
-        heads += f'<th scope="col" class="{kind}">{escaped(name)}{small}</th>'
+        heads += f'<th scope="col" class="{_kind(heading)}">{escaped(name)}{small}</th>'
     rows = []
     for index, (title, row) in enumerate(zip(titles, shown.rows, strict=True)):
         if title and (index == 0 or titles[index - 1] != title):

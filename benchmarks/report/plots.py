@@ -116,14 +116,25 @@ def _add_legend(figure: Figure) -> None:
     figure.legend(list(handles.values()), list(handles), loc="outside right upper", frameon=False, fontsize=9)
 
 
-def _scales(results: Sequence[CaseResult]) -> list[int]:
-    return sorted({result.case.scale for result in results})
+def _panel_per_scale(
+    results: Sequence[CaseResult], label: str, draw: Callable[[Axes, list[CaseResult]], str]
+) -> Figure | None:
+    """Draw the results of each scale in a panel by `draw`, which returns what follows the scale in the title."""
+    if not results:
+        return None
+    scales = sorted({result.case.scale for result in results})
+    made, panels = _figure(len(scales))
+    for axes, scale in zip(panels, scales, strict=True):
+        axes.set_title(f"x{scale}{draw(axes, [result for result in results if result.case.scale == scale])}")
+    panels[0].set_ylabel(label)
+    _add_legend(made)
+    return made
 
 
-def _series(results: Sequence[CaseResult], scale: int, point: _MakePoint) -> dict[str, list[_Point]]:
+def _series(results: Sequence[CaseResult], point: _MakePoint) -> dict[str, list[_Point]]:
     series: dict[str, list[_Point]] = {}
     for result in in_order(results):
-        if result.case.scale == scale and (made := point(result)) is not None:
+        if (made := point(result)) is not None:
             series.setdefault(_label(result.case), []).append(made)
     return series
 
@@ -168,26 +179,17 @@ def _plain_ticks(axis: Any, limits: tuple[float, float], suffix: str = "") -> No
 def _figure_by_size(
     run: BenchmarkRun, results: Sequence[CaseResult], lines: Sequence[tuple[_MakePoint, dict[str, Any]]], label: str
 ) -> Figure | None:
-    """Draw figures of the results over the input's size, one panel per scale.
+    """Draw results over the input's size; `lines` are functions that return a result's point, and styles."""
 
-    Args:
-        results: to be shown.
-        lines: functions that return a result's point, or None where it has none, and the style of their line.
-        label: of the y axis.
-    """
-    if not results:
-        return None
-    made, panels = _figure(len(_scales(results)))
-    for axes, scale in zip(panels, _scales(results), strict=True):
+    def draw(axes: Axes, of_scale: list[CaseResult]) -> str:
         for point, style in lines:
-            _lines(axes, _series(results, scale, point), _styles(run), **style)
+            _lines(axes, _series(of_scale, point), _styles(run), **style)
         axes.set_yscale("log")
-        _size_axis(axes, {(each.case.width, each.case.height) for each in results if each.case.scale == scale})
+        _size_axis(axes, {(each.case.width, each.case.height) for each in of_scale})
         _plain_ticks(axes.yaxis, axes.get_ylim())
-        axes.set_title(f"x{scale}")
-    panels[0].set_ylabel(label)
-    _add_legend(made)
-    return made
+        return ""
+
+    return _panel_per_scale(results, label, draw)
 
 
 def _latency_figure(run: BenchmarkRun) -> Figure | None:
@@ -225,25 +227,20 @@ def _quality_figure(run: BenchmarkRun) -> Figure | None:
         found = result.quality.ground_truth_psnr_db if to_ground_truth else result.quality.reference_psnr_db
         return None if found is None else _Point(result.latency.host.p50_ms, found)
 
-    results = [result for result in results if point(result) is not None]
-    if not results:
-        return None
-    made, panels = _figure(len(_scales(results)))
-    for axes, scale in zip(panels, _scales(results), strict=True):
-        of_scale = [result for result in results if result.case.scale == scale]
+    def draw(axes: Axes, of_scale: list[CaseResult]) -> str:
         # The size that most methods were measured at; of several, the largest.
         counts = Counter((result.case.width, result.case.height) for result in of_scale)
         size = max(counts, key=lambda size: (counts[size], math.prod(size)))
         shown = [result for result in of_scale if (result.case.width, result.case.height) == size]
-        _lines(axes, _series(shown, scale, point), _styles(run), linestyle="none")
+        _lines(axes, _series(shown, point), _styles(run), linestyle="none")
         axes.set_xscale("log")
         axes.margins(0.15, 0.15)
         _plain_ticks(axes.xaxis, axes.get_xlim())
-        axes.set_title(f"x{scale}, {size_text(*size)}")
         axes.set_xlabel("median latency, ms")
-    panels[0].set_ylabel("PSNR to the ground truth, dB" if to_ground_truth else "PSNR to the reference, dB")
-    _add_legend(made)
-    return made
+        return f", {size_text(*size)}"
+
+    label = f"PSNR to the {'ground truth' if to_ground_truth else 'reference'}, dB"
+    return _panel_per_scale([result for result in results if point(result) is not None], label, draw)
 
 
 def _ratio_figure(run: BenchmarkRun) -> Figure | None:
