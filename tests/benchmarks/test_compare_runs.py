@@ -218,7 +218,7 @@ def test_what_else_differs_is_named():
         assert any(words in note for note in notes), words
 
 
-def test_the_table_tells_it_all():
+def test_the_table_shows_every_change():
     new = with_times(SHORT, lambda each: [1.5 * time for time in each])
     made = comparison_table(compare(SHORT, new, fail_above_percent=10))
     assert all(len(row) == len(made.headings) for row in made.rows)

@@ -81,14 +81,14 @@ def test_what_is_no_run_is_refused(run, tmp_path, change, expected):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"format": 1}'])
-def test_what_is_not_even_json(tmp_path, content):
+def test_a_file_that_is_not_json_is_refused(tmp_path, content):
     path = tmp_path / "run.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"run\.json: not"):
         read_run(path)
 
 
-def test_no_file(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         read_run(tmp_path / "none.json")
 

@@ -53,7 +53,7 @@ def test_every_baseline_has_times_quality_and_a_ratio_at_every_size(request_):
     assert all(ratio.times_as_fast < 1 for ratio in outcome.ratios if ratio.baseline.method == BICUBIC)
 
 
-def test_a_baseline_too_slow_for_the_time_there_is_says_so_and_the_others_race_on(request_):
+def test_a_baseline_too_slow_for_the_time_limit_is_left_out_with_a_note(request_):
     reply = race_here(replace(request_, seconds=1e-4, sizes=[SMALL], only=[BICUBIC, EAGER]))
     assert EAGER not in [result.case.method for result in reply.outcome.results]
     (note,) = [note for note in reply.outcome.notes if note.startswith(EAGER)]
@@ -85,7 +85,7 @@ def test_a_baseline_that_fails_leaves_the_others_alone(request_, monkeypatch):
     assert errors[BICUBIC] is None
 
 
-def test_what_has_no_room_in_memory_is_not_tried(request_, monkeypatch):
+def test_a_baseline_that_needs_too_much_memory_is_not_run(request_, monkeypatch):
     from overnet.benchmarks.baselines import race_child
 
     monkeypatch.setattr(race_child, "available_memory_bytes", lambda: 1_000_000)

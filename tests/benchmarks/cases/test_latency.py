@@ -216,7 +216,7 @@ def test_images_of_a_batch_count_as_many():
     assert held.images_per_second == pytest.approx([2.0] * 10)
 
 
-def test_where_nothing_was_done_there_is_no_speed():
+def test_a_throughput_of_no_images_is_refused():
     with pytest.raises(ValueError, match="no image"):
         images_per_second([])
     with pytest.raises(ValueError, match="no image"):

@@ -62,7 +62,7 @@ def test_without_a_gpu_there_is_no_figure_of_its_memory():
     assert DeviceMemory(0).taken_bytes() is None
 
 
-def test_of_a_gpu_s_memory_only_this_process_s_counts(monkeypatch):
+def test_only_this_process_s_gpu_memory_is_counted(monkeypatch):
     used = {os.getpid(): 100, os.getpid() + 1: 7_000}
     nvml = types.ModuleType("pynvml")
     nvml.NVMLError = type("NVMLError", (Exception,), {})
@@ -79,7 +79,7 @@ def test_of_a_gpu_s_memory_only_this_process_s_counts(monkeypatch):
     assert watch.taken_bytes() == 5_000
 
 
-def test_memory_grows_in_a_line_and_says_how_far_that_goes():
+def test_memory_growth_is_linear_and_gives_the_largest_image():
     results = [result(width, 100, 1_000_000 + 500 * width * 100) for width in (10, 20, 40)]
     (line,) = growth(results, 11_000_000)
     assert (line.method, line.precision, line.scale) == ("openvino", "fp32", 2)
@@ -102,7 +102,7 @@ def test_the_images_of_a_batch_count_together():
     assert line.bytes_per_pixel == pytest.approx(10)
 
 
-def test_a_gpu_with_memory_of_its_own_is_judged_by_that():
+def test_growth_on_a_gpu_with_own_memory_is_fitted_to_its_memory():
     results = [result(width, 100, 9_000_000, method="tensorrt", device_bytes=1_000 * width * 100) for width in (10, 20)]
     assert growth(results, 1 << 40) == []
     (line,) = growth(results, 1 << 40, available_device_bytes=5_000_000)

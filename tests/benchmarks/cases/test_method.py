@@ -13,7 +13,7 @@ def test_a_provider_is_onnxruntime_s_and_others_are_measured_beside_it(small_mod
 
 
 @pytest.mark.skipif(cuda_device_count() > 0, reason="there is a GPU, which torch takes")
-def test_who_computes_on_a_gpu():
+def test_which_backends_compute_on_a_gpu():
     backends = ("openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx", "none")
     assert [name for name in backends if on_gpu(name, "cuda")] == ["onnxruntime", "tensorrt", "tensorrt-rtx"]
     assert [name for name in backends if on_gpu(name, "cpu")] == ["tensorrt", "tensorrt-rtx"]

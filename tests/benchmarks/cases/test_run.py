@@ -138,7 +138,7 @@ def test_power_is_measured_or_it_is_said_why_not(request_for):
     ],
 )
 @pytest.mark.parametrize("where", ["load", "work"])
-def test_however_it_ends_that_is_one_line(request_for, what, said, where):
+def test_every_failure_of_the_process_is_one_line(request_for, what, said, where):
     result = run_case(request_for(), child=double(**{where: what}))
     assert said in result.error
     assert "\n" not in result.error
@@ -318,7 +318,7 @@ def test_a_file_s_precision_is_chosen_and_said_where_it_is_computed_in_another(s
     assert method.pop_notes() == []
 
 
-def test_only_the_very_scale_and_precision_are_measured(small_models):
+def test_a_model_of_another_scale_or_precision_is_refused(small_models):
     with pytest.raises(InputError, match="no ONNX file for x2 in int8"):
         load(backend_request("openvino", None, "int8"))
     with pytest.raises(OverNetError, match="there is no backend 'nonsense'"):

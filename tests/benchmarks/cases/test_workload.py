@@ -31,7 +31,7 @@ def test_all_parts_of_a_large_image_differ():
     assert len(parts) > 10
 
 
-def test_what_is_given_away_may_be_written_to():
+def test_returned_images_may_be_written_to():
     before = image(64, 48)
     before[:] = 0
     assert image(64, 48).any()

@@ -127,7 +127,7 @@ def test_the_power_mode_is_known_by_its_name(file, mode):
     assert parse_power_mode((RECORDED / file).read_text()) == mode
 
 
-def test_what_is_no_power_mode():
+def test_output_without_a_power_mode_gives_none():
     assert parse_power_mode("NVPM ERROR: Error opening /var/lib/nvpmodel/status: 13") is None
     assert parse_power_mode("NV Power Mode: \n2") is None
 

@@ -119,7 +119,7 @@ def test_a_report_is_made_of_earlier_results_as_well(measured, tmp_path, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_peaks")
-def test_how_large_an_image_so_much_memory_is_enough_for(small_models):
+def test_the_largest_image_for_a_given_memory_is_reported(small_models):
     sizes = [ImageSize(64, 48), ImageSize(320, 240)]
     options = BenchmarkOptions(["openvino"], [2], sizes, [], model=small_models, seconds=0.1, video=False, power=False)
     of_two, of_four = (
