@@ -23,6 +23,8 @@ from overnet.types import Image, Progress
 
 # The number and side of the crops that single layers are measured on: their losses only have to be comparable.
 _COMPARED_IMAGES, _COMPARED_SIDE = 4, 40
+# Mean squared error of rounding to whole levels.
+_ROUNDING_ERROR = 1 / 12
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class LayerChoice:
         quantized: names of the convolutions in INT8.
         kept: the other candidates, which stay in FP16, the costliest first, and the PSNR in dB that each would cost
             alone, estimated from the change that its quantisation makes to the result.
-        loss_db: mean PSNR on luma against the ground truth that is lost to INT8 and FP16 together; negative if gained.
+        loss_db: PSNR on luma against the ground truth, of the mean squared error over all pairs, that is lost to INT8
+            and FP16 together; negative if gained.
         share: the part of the graph's multiply-accumulates that is in INT8, 0 to 1.
     """
 
@@ -62,7 +65,7 @@ def choose_layers(
         largest: from `overnet.export.precision.quantizer.largest_inputs`.
         pairs: to measure the loss on, at least one.
         scale: the graph's; also the border that is not measured, in pixels.
-        max_loss_db: the largest loss of PSNR on luma against the FP32 graph, mean over the pairs.
+        max_loss_db: the largest loss of PSNR on luma against the FP32 graph, of the mean squared error over the pairs.
         keep: nodes that compute in FP32 (see `overnet.export.precision.fp16_range`) and are not quantised.
         progress: called with each step.
 
@@ -113,9 +116,15 @@ def choose_layers(
 
 
 def _psnr_db(model: onnx.ModelProto, pairs: list[Pair], scale: int) -> float:
-    """Return the mean PSNR on luma against the ground truth, computed in the types that the graph declares."""
+    """Return the PSNR on luma against the ground truth, of the mean squared error over the pairs.
+
+    The graph is computed in the types that it declares. On images of one colour the error may be 0, and the PSNR of all
+    pairs together is then that of rounding to levels.
+    """
     upscaled = [run_exactly(model, pair.low[None])[OUTPUT_NAME][0] for pair in pairs]
-    return float(np.mean([psnr_luma(pair.high, one, border=scale) for pair, one in zip(pairs, upscaled, strict=True)]))
+    each = [psnr_luma(pair.high, one, border=scale) for pair, one in zip(pairs, upscaled, strict=True)]
+    mean_error = 255**2 * float(np.mean([10 ** (-decibels / 10) for decibels in each]))
+    return 10 * math.log10(255**2 / max(mean_error, _ROUNDING_ERROR))
 
 
 def _losses(

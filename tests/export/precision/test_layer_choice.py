@@ -6,7 +6,7 @@ import pytest
 from overnet.errors import InputError
 from overnet.export.graph.costs import count_costs
 from overnet.export.graph.network_graph import build_onnx
-from overnet.export.precision.calibration import Pair
+from overnet.export.precision.calibration import Pair, pairs_of
 from overnet.export.precision.half import to_half
 from overnet.export.precision.layer_choice import choose_layers
 from overnet.export.precision.quantizer import candidates, largest_inputs
@@ -14,9 +14,10 @@ from overnet.export.verify.comparison import drawn_images
 from overnet.export.verify.declared_types import run_exactly
 from overnet.files.onnx_metadata import OUTPUT_NAME
 from overnet.imaging.metrics import psnr_luma
-from overnet.imaging.photographs import centre_crop
+from overnet.imaging.photographs import centre_crop, sample_photographs
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.deploy import deploy
+from overnet.weights import bundled_checkpoint
 from tests.export.verify.test_divergence import spoiled
 
 BAD = {f"tail.phase.{row}.{column}.mix" for row, column in product(range(3), range(3))}
@@ -68,12 +69,13 @@ def test_the_layer_that_harms_stays_and_the_loss_is_what_it_says(exact, pairs):
     assert set(choice.quantized) | set(choice.kept) == set(candidates(exact))
     assert choice.loss_db <= limit_db
     lowered = to_half(choice.model, "fp16")
-    measured = [
-        psnr_luma(pair.high, run_exactly(exact, pair.low[None])[OUTPUT_NAME][0], border=2)
-        - psnr_luma(pair.high, run_exactly(lowered, pair.low[None])[OUTPUT_NAME][0], border=2)
-        for pair in pairs
+    errors = [
+        np.mean(
+            [10 ** (-psnr_luma(p.high, run_exactly(graph, p.low[None])[OUTPUT_NAME][0], border=2) / 10) for p in pairs]
+        )
+        for graph in (exact, lowered)
     ]
-    assert choice.loss_db == pytest.approx(np.mean(measured), abs=1e-6)
+    assert choice.loss_db == pytest.approx(10 * np.log10(errors[1] / errors[0]), abs=1e-6)
     costs = count_costs(exact)
     share = sum(costs.by_layer[name] for name in choice.quantized) / sum(costs.by_layer.values())
     assert choice.share == pytest.approx(share)
@@ -88,3 +90,14 @@ def test_layers_that_compute_in_fp32_are_let_alone(exact, pairs):
     largest = largest_inputs(exact, [pair.low for pair in pairs])
     choice = choose_layers(exact, largest, pairs, 2, max_loss_db=100, keep=frozenset(BAD), progress=silent)
     assert not BAD & set(choice.quantized) and choice.kept == {}
+
+
+@pytest.mark.parametrize("others", [0, 2], ids=["alone", "beside others"])
+@pytest.mark.parametrize("colour", [0, 255, (200, 30, 90)], ids=["black", "white", "one colour"])
+def test_images_of_one_colour(colour, others):
+    """Their error may be 0, and the PSNR infinite: squared errors are averaged."""
+    exact = build_onnx(deploy(load_checkpoint(bundled_checkpoint("realtime"))), 2)
+    images = [np.full((96, 96, 3), colour, np.uint8), *sample_photographs()[:others]]
+    choice = choose(exact, pairs_of([centre_crop(image, 96) for image in images], 2), 0.01)
+    assert np.isfinite(choice.loss_db) and choice.loss_db <= 0.01
+    assert all(np.isfinite(loss) for loss in choice.kept.values())
