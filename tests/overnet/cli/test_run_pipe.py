@@ -93,7 +93,7 @@ def test_every_frame_waits_for_a_slow_reader(tmp_path, small_models):
         env=environment(),
     )
     came = process.stdout.read(1000)
-    time.sleep(2)
+    time.sleep(1)
     assert process.poll() is None, "it waits"
     came += process.stdout.read()
     assert process.wait() == 0

@@ -189,7 +189,9 @@ def test_a_finite_video_over_http_is_not_taken_for_live(web):
         list(source.frames())
 
 
-def test_a_playlist_over_http_opens_no_file_of_this_machine(web):
+def test_a_playlist_over_http_opens_no_file_of_this_machine(web, monkeypatch):
+    # Without the file that it names the playlist is read again and again.
+    monkeypatch.setattr("overnet.runtime.live.ffmpeg_source.OPEN_SECONDS", 1.0)
     url, folder = web
     write_clip(folder / "clip.mp4", frames=20)
     (folder / "list.ffconcat").write_text(f"ffconcat version 1.0\nfile file:{folder / 'clip.mp4'}\n")
