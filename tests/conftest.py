@@ -110,6 +110,23 @@ def bundled_network(tmp_path_factory):
     return upscale
 
 
+@pytest.fixture(scope="session")
+def bundled_half(tmp_path_factory):
+    """A function of a scale: the path of the bundled weights' ONNX file in FP16, exported once for all tests."""
+    from overnet.export.exporter import export
+    from overnet.export.options import ExportOptions
+    from overnet.weights import bundled_checkpoint
+
+    def export_scale(scale):
+        with once_for_all_workers(tmp_path_factory, f"half_x{scale}") as (folder, is_first):
+            if is_first:
+                list(export(bundled_checkpoint(), folder, ExportOptions(scales=(scale,), precision="fp16")))
+        (path,) = folder.glob("*.onnx")
+        return path
+
+    return export_scale
+
+
 @pytest.fixture
 def image():
     """An image with smooth parts, edges and noise: 50 x 66 x 3 uint8."""

@@ -366,14 +366,9 @@ def test_the_bundled_weights_on_set5(in_json):
 
 @needs_shared
 @pytest.mark.slow
-def test_half_precision_costs_the_bundled_weights_little(in_json, tmp_path):
+def test_half_precision_costs_the_bundled_weights_little(in_json, bundled_half):
     """Computed as a GPU does; the FP32 file compared with is the bundled one."""
-    from overnet.export.exporter import export
-    from overnet.export.options import ExportOptions
-    from overnet.weights import bundled_checkpoint
-
-    (file,) = export(bundled_checkpoint(), tmp_path, ExportOptions(scales=(4,), precision="fp16"))
-    found = in_json("--data", SHARED / "sets/Set5", "--model", file.path, "--backend", "declared")["sets"][0]
+    found = in_json("--data", SHARED / "sets/Set5", "--model", bundled_half(4), "--backend", "declared")["sets"][0]
     assert found["reference"].startswith("overnet_x4.onnx (fp32)")
     assert 0 < max(abs(image["loss_db"]) for image in found["images"]) < 0.01
 
