@@ -19,17 +19,10 @@ class Models:
         self.checkpoint, self._files = checkpoint, files or {}
 
     def nearest(self, scale: float) -> float:
-        """Return the scale of the model to use: this one, or the nearest larger one.
-
-        Raises:
-            InputError: no model is for a scale as large as this.
-        """
+        """Return the scale of the model to use: this one, the nearest larger one, or the largest that there is."""
         if self.checkpoint is not None:
             return scale
-        larger = [known for known in self._files if known >= scale - 1e-9]
-        if not larger:
-            raise InputError(f"scale is {scale:g}; the largest that there is a model for is {max(self._files):g}")
-        return min(larger)
+        return min((known for known in self._files if known >= scale - 1e-9), default=max(self._files))
 
     def path(self, scale: float) -> Path:
         """Return the model file for a scale that `nearest` returned."""

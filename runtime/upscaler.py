@@ -97,11 +97,7 @@ class Upscaler:
         return self._height, max(step, int(width * self._height / height / step + 0.5) * step)
 
     def backend_for(self, scale: float) -> Backend:
-        """Return the backend that upscales by at least `scale`, loaded at first use.
-
-        Raises:
-            InputError: no model is for a scale as large as this.
-        """
+        """Return the backend that upscales by at least `scale`, or by as much as a model does, loaded at first use."""
         while True:
             try:
                 return self._loaded(scale)
@@ -144,7 +140,7 @@ class Upscaler:
             The upscaled image, of the same dtype and of the size that `output_size` gives.
 
         Raises:
-            InputError: the array is not such an image, or no model is for a scale as large as this.
+            InputError: the array is not such an image.
             BackendError: the image does not fit into memory even in the smallest tiles, or the backend failed.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
@@ -170,7 +166,6 @@ class Upscaler:
                 its model by it.
 
         Raises:
-            InputError: no model is for a scale as large as this.
             BackendError: the backend failed.
         """
         size = self.output_size(height, width, even_width=even_width)
@@ -185,7 +180,7 @@ class Upscaler:
             return DirectStream(lambda frame: self(frame, even_width=even_width))
         if scaled_size(height, width, backend.scale) == size:
             return opened
-        return FinishedStream(opened, lambda upscaled: self._reduced(upscaled, size, backend.scale))
+        return FinishedStream(opened, lambda upscaled: self._resized(upscaled, size, backend.scale))
 
     def close(self) -> None:
         """Free what the backends hold, such as a GPU's memory; they are loaded again when needed."""
@@ -214,13 +209,14 @@ class Upscaler:
 
     def _upscale_8_bit(self, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
         backend = self._prepared(image.shape[0], image.shape[1], size)
-        return self._reduced(self._in_tiles(backend, image), size, backend.scale)
+        return self._resized(self._in_tiles(backend, image), size, backend.scale)
 
-    def _reduced(self, upscaled: NDArray[np.uint8], size: tuple[int, int], scale: float) -> NDArray[np.uint8]:
-        """Return the result reduced to the requested size, where there is no model for exactly that scale."""
+    def _resized(self, upscaled: NDArray[np.uint8], size: tuple[int, int], scale: float) -> NDArray[np.uint8]:
+        """Return the result resized to the requested size, where there is no model for exactly that scale."""
         if upscaled.shape[:2] == size:
             return upscaled
-        self._note(f"upscaled by {scale:g}, then reduced to {size[1]}x{size[0]}: there is no model for that scale")
+        how = "reduced" if size[0] <= upscaled.shape[0] else "enlarged bicubically"
+        self._note(f"upscaled by {scale:g}, then {how} to {size[1]}x{size[0]}: there is no model for that scale")
         return np.asarray(imresize(upscaled, size=size), dtype=np.uint8)
 
     def _tile_side(self, backend: Backend, height: int, width: int) -> int | None:

@@ -175,7 +175,6 @@ def _upscaler_maker(
     quiet: bool,
 ) -> Callable[[], Upscaler]:
     """Return a function that loads the model, or for a rate of frames an upscaler that chooses it."""
-    from overnet.runtime.paced_upscaler import PacedUpscaler
     from overnet.runtime.upscaler import Upscaler
 
     options = {**vars(upscaling), "on_progress": display.announce}
@@ -183,6 +182,8 @@ def _upscaler_maker(
         return functools.partial(Upscaler, _default_scale(upscaling) if scale is None else scale, **options)
     if options.pop("model") is not None:
         raise typer.BadParameter("--fps chooses among the bundled models, and --model names one: leave out one of them")
+    from overnet.runtime.paced_upscaler import PacedUpscaler
+
     return functools.partial(
         PacedUpscaler,
         2 if scale is None else scale,

@@ -79,6 +79,7 @@ class VideoTrack:
         self._durations: dict[int, int] = {}
         self._last_image: VideoFrame | None = None
         self._filled_ticks = 0
+        self._is_rounded = False
         self._keeps_rotation = container.keeps_rotation and hasattr(VideoStream, "set_display_matrix")
         # Pixels are turned and mirrored where a tag cannot say it.
         self._orientation = UPRIGHT if self._keeps_rotation else info.orientation
@@ -151,6 +152,10 @@ class VideoTrack:
         duration = max(1, round(frame.duration * frame.time_base / self.time_base))
         pts = self._repair(round(frame.pts * frame.time_base / self.time_base) - self._shift_ticks, duration)
         image = self._to_frame(np.ascontiguousarray(self._orientation.apply(frame.rgb)))
+        tick = self._container.tick
+        if tick is not None and not self._is_rounded and (pts * self.time_base / tick).denominator != 1:
+            self._is_rounded = True
+            self.notes.append(f"{self._container.name} stores times in whole milliseconds: frame times are rounded")
         image.pts = pts
         image.time_base = self.time_base
         self._durations[pts] = duration
@@ -167,9 +172,6 @@ class VideoTrack:
             is_slower = self._info.rate < rate * Fraction(99, 100)
             self.notes.append(f"{note}: frames that last longer are repeated" if is_slower else note)
             return 1 / rate
-        tick = self._container.tick
-        if tick is not None and (self._info.time_base / tick).denominator != 1:
-            self.notes.append(f"{name} stores times in whole milliseconds: frame times are rounded")
         return self._info.time_base
 
     def _add(self, output: OutputContainer, encoding: Encoding) -> VideoStream:

@@ -100,9 +100,10 @@ class VideoWriter(FrameWriter):
                 self._output, self._format, info=info, width=width, height=height, encoding=encoding
             )
             self.size = self._track.size
+            self._track.notes[:0] = self.notes
+            self.notes = self._track.notes  # the track adds remarks on later frames
             if source is not None:
                 self._copier = self._copy_rest(source, start_seconds)
-            self.notes.extend(self._track.notes)
             self._output.start_encoding()
         except (av.FFmpegError, OSError, ValueError) as error:
             self._remove()

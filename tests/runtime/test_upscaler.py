@@ -258,13 +258,24 @@ def test_what_is_no_image_is_refused(small_models, wrong):
         Upscaler(2, model=small_models)(wrong)
 
 
+@pytest.mark.parametrize(("scale", "size"), [(3.5, (175, 231)), (5, (250, 330))])
+def test_a_scale_above_the_largest_model(image, small_models, scale, size):
+    """Upscaled by the largest model, then enlarged bicubically; and it says so. It was refused."""
+    with Upscaler(scale, model=small_models) as upscaler, Upscaler(3, model=small_models) as largest:
+        result, expected = upscaler(image), imresize(largest(image), size=size)
+        (note,) = upscaler.pop_notes()
+        sixteen = upscaler(image.astype(np.uint16) * 257)
+    assert result.shape == sixteen.shape == (*size, 3)
+    assert np.array_equal(result, expected)
+    assert note == f"upscaled by 3, then enlarged bicubically to {size[1]}x{size[0]}: there is no model for that scale"
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         ({"scale": 0.5}, "scale is 0.5; it must be from 1 to 64"),
         ({"scale": 65}, "scale is 65; it must be from 1 to 64"),
         ({"scale": float("nan")}, "from 1 to 64"),
-        ({"scale": 4.5}, "the largest that there is a model for is 4"),
         ({"height": 0}, "height"),
         ({"tile": 10}, "smallest"),
         ({"threads": 0}, "threads"),
@@ -272,7 +283,6 @@ def test_what_is_no_image_is_refused(small_models, wrong):
         ({"model": "none.onnx"}, "no such file"),
         ({"model": bundled_checkpoint(), "backend": "openvino"}, "overnet-export"),
         ({"model": bundled_folder() / "overnet_x2.onnx", "backend": "torch"}, "not ONNX files"),
-        ({"model": bundled_folder() / "overnet_x2.onnx", "scale": 3}, "the largest that there is a model for is 2"),
         ({"model": ROOT}, "a folder without ONNX files"),
         ({"model": ROOT / "README.md"}, "not an ONNX file"),
     ],

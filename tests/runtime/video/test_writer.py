@@ -68,6 +68,16 @@ def test_the_last_frame_lasts_as_long_as_it_did(tmp_path):
     assert durations[0] == durations[1]
 
 
+def test_times_that_matroska_stores_exactly_are_not_said_to_be_rounded(tmp_path):
+    """40 ms in a clock of 1/12800 s, as FFmpeg writes 25 frames a second into MP4."""
+    source = Clip(frames=images(6), rate=Fraction(25)).make(tmp_path / "in.mp4")
+    with av.open(str(source)) as container:
+        assert (container.streams.video[0].time_base / Fraction(1, 1000)).denominator != 1
+    result = upscale(source, tmp_path / "out.mkv")
+    assert times_of(result.path) == [Fraction(index, 25) for index in range(6)]
+    assert result.notes == []
+
+
 def test_matroska_rounds_to_milliseconds_and_says_so(tmp_path, source):
     result = upscale(source, tmp_path / "out.mkv")
     assert any("milliseconds" in note for note in result.notes)
