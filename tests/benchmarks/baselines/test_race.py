@@ -26,7 +26,7 @@ def test_every_baseline_has_times_quality_and_a_ratio_at_every_size(request_):
     for module in ("onnx", "onnxruntime"):
         pytest.importorskip(module)
     # More time than it takes even on a busy machine, or the slow ones would be left out.
-    outcome = run_race(replace(request_, seconds=4))
+    outcome = run_race(replace(request_, seconds=2))
     assert outcome.notes == []
     cases = [(result.case.method, result.case.width) for result in outcome.results]
     assert sorted(cases) == sorted((name, width) for name in (BICUBIC, EAGER, PLAIN) for width in (24, 40))

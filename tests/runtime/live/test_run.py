@@ -133,17 +133,17 @@ def test_a_fast_model_takes_every_frame():
 def test_a_slow_model_or_sink_drops_frames_and_stays_in_step(model, sink_takes):
     """However long it goes on, no frame is older than the work on it and on the one before."""
     sink = Sink(sink_takes)
-    report = run_live(Camera(200), Enlarger(model), sink.open).report
+    report = run_live(Camera(120), Enlarger(model), sink.open).report
     # Of those that came during the warm-up only the last counts.
     at_first = next((int(note.split()[0]) for note in report.notes if "came before the model was ready" in note), 0)
-    assert report.captured == 200 - at_first and at_first < 20
-    assert report.dropped == report.captured - len(sink.levels) and 100 < report.dropped < 185
+    assert report.captured == 120 - at_first and at_first < 20
+    assert report.dropped == report.captured - len(sink.levels) and 60 < report.dropped < 111
     assert sink.levels == sorted(set(sink.levels)), "in order, none twice"
-    assert sink.levels[-1] == 199, "the last frame of a video that ends is not lost"
+    assert sink.levels[-1] == 119, "the last frame of a video that ends is not lost"
     assert report.latency.quantile(0.5) < 0.16
     assert report.latency.max_seconds < 0.3
     times = [pts for pts, _ in sink.frames]
-    assert times == sorted(times) and times[-1] == pytest.approx(2000, abs=150), "by when they were captured"
+    assert times == sorted(times) and times[-1] == pytest.approx(1200, abs=150), "by when they were captured"
 
 
 @pytest.mark.timing
