@@ -61,11 +61,19 @@ def test_names_are_the_bundled_models():
     assert model_path("./fast") != bundled_folder("fast")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_scale_without_a_head_is_one_clear_line(backend):
-    with pytest.raises(InputError, match=r"scale is 5; (the largest .* is 4|this network has 2, 3, 4)$") as error:
-        Upscaler(5, model="realtime", backend=backend)
+def test_a_scale_without_a_head_is_one_clear_line():
+    with pytest.raises(InputError, match=r"scale is 5; this network has 2, 3, 4$") as error:
+        Upscaler(5, model="realtime", backend="torch")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_scale_above_the_files_goes_on_from_the_largest(backend):
+    with Upscaler(5, model="realtime", backend=backend) as upscaler:
+        assert upscaler(np.zeros((8, 9, 3), np.uint8)).shape == (40, 45, 3)
+        assert upscaler.pop_notes() == [
+            "upscaled by 4, then enlarged bicubically to 45x40: there is no model for that scale"
+        ]
 
 
 def test_the_inventory_lists_them():
@@ -86,7 +94,7 @@ def test_quality_of_realtime(scale, floor_db):
 
 
 @needs_shared
-@pytest.mark.parametrize(("scale", "floor_db"), [(2, 37.0), (3, 33.2), (4, 31.0)])
+@pytest.mark.parametrize(("scale", "floor_db"), [(2, 37.3), (3, 33.6), (4, 31.3)])
 def test_quality_of_fast(scale, floor_db):
     pairs = find_pairs(SHARED / "sets/Set5", scale)
     assert mean_quality(evaluate(Upscaler(scale, model="fast"), pairs, scale)).psnr_db > floor_db
