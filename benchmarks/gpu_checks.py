@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -105,9 +105,7 @@ def nothing_is_left_behind(setting: Setting) -> str:
         if number == 5:
             raise ZeroDivisionError
 
-    holder = _Holder()
-    gpu = Gpu.acquire(setting.device, holder)
-    try:
+    with _acquired(setting.device) as gpu:
         # Once before measuring: libraries keep some memory for themselves.
         with setting.upscaler() as upscaler:
             upscaler(next(frames(setting.size, 1)))
@@ -122,8 +120,6 @@ def nothing_is_left_behind(setting: Setting) -> str:
                 else:
                     raise CheckFailed("an error during the stream was lost")
         lost_bytes = before - _free(gpu)
-    finally:
-        gpu.release(holder)
     # Drivers allocate memory in steps of 2 MB, and other programs may use the GPU.
     if not gpu.shares_memory and lost_bytes > 16_000_000:
         raise CheckFailed(f"{lost_bytes / 1e6:.1f} MB are not released")
@@ -210,9 +206,7 @@ def three_slots_are_no_slower_than_one(setting: Setting) -> str:
 
 def memory_runs_out(setting: Setting) -> str:
     """Check that with little free GPU memory fewer slots or smaller tiles are used, or a clear error is raised."""
-    holder = _Holder()
-    gpu = Gpu.acquire(setting.device, holder)
-    try:
+    with _acquired(setting.device) as gpu:
         if gpu.shares_memory:
             return "skipped: the GPU shares the host's memory"
         image = next(frames(setting.size, 1, seed=7))
@@ -229,8 +223,6 @@ def memory_runs_out(setting: Setting) -> str:
                         raise
                     said.append(f"{left_bytes / 1e6:.0f} MB: out of memory reported")
         return ", ".join(said)
-    finally:
-        gpu.release(holder)
 
 
 def times_of_the_stages(setting: Setting) -> str:
@@ -287,11 +279,15 @@ def run_checks(setting: Setting) -> Iterator[Outcome]:
         yield Outcome(name, passed, detail, round(time.perf_counter() - began, 2))
 
 
-class _Holder:
-    """Holds a GPU's context during a check."""
-
-    def close(self) -> None:
-        pass
+@contextmanager
+def _acquired(device: int) -> Iterator[Gpu]:
+    """Hold a GPU's context while the block runs."""
+    holder = ExitStack()
+    gpu = Gpu.acquire(device, holder)
+    try:
+        yield gpu
+    finally:
+        gpu.release(holder)
 
 
 @contextmanager

@@ -96,12 +96,7 @@ def _cpu(seconds: float) -> Peak:
 def _best_gflops(
     make: Callable[[int], Any], multiply: Callable[[Any, Any, Any], object], sides: tuple[int, ...], seconds: float
 ) -> float:
-    """Return the best over the matrix sizes that fit into the time.
-
-    Args:
-        make: makes a square matrix of a side.
-        multiply: multiplies two matrices into a third.
-    """
+    """Return the best over the sides of square matrices that fit into the time."""
     begin, best = time.perf_counter(), 0.0
     for side in sides:
         product = partial(multiply, make(side), make(side), make(side))

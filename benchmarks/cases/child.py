@@ -133,11 +133,7 @@ def measure_case(
 
 
 def _images_done(request: CaseRequest, method: Method, batch: ImageBatch, latency: Latency | None) -> list[float]:
-    """Return when each image was done, with as many in flight as the method takes; see `keep_busy`.
-
-    Args:
-        latency: times of one batch after the other, used if the method has no stream; None to measure again.
-    """
+    """Return when each image was done, in flight together; a method without a stream takes the times of `latency`."""
     seconds = request.sustained_seconds or request.seconds
     stream = method.open_stream()
     if stream is not None:
@@ -160,13 +156,7 @@ def _quality(request: CaseRequest, method: Method) -> QualityFigures:
 
 
 class _PowerMeter:
-    """Measures the power, if that is requested and possible.
-
-    Attributes:
-        source: None if there is none.
-        idle_watts: before anything was loaded.
-        warnings: why there are no figures, one line each.
-    """
+    """A meter of the power, if that is requested and possible; `warnings` say why there are no figures."""
 
     def __init__(self, request: CaseRequest, gpu: int | None) -> None:
         self.source: PowerSource | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -135,9 +135,7 @@ class _Work:
     workspace_bytes: int | None
     compute_capability: str | None
     timing_cache: Path | None
-
-    def __post_init__(self) -> None:
-        self.notes: list[str] = []
+    notes: list[str] = field(default_factory=list)
 
     def run(self, library: Library, messages: BuildMessages, watch: Watch) -> tuple[bytes, int | None]:
         title = TITLES[self.target]

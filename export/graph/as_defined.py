@@ -32,11 +32,7 @@ def features_as_defined(graph: GraphBuilder, network: DeployedNetwork, centred: 
 def _dense(
     graph: GraphBuilder, members: Sequence[Callable[[str], str]], reductions: list[Convolution], x: str, name: str
 ) -> list[str]:
-    """Add members that each take the previous reduction's output; a reduction takes all members up to its own.
-
-    Returns:
-        The reductions' outputs.
-    """
+    """Add members and reductions in turn, and return the reductions' outputs; a reduction takes all members so far."""
     inputs, outputs = [x], []
     for index, (member, reduction) in enumerate(zip(members, reductions, strict=True)):
         inputs.append(member(x))

@@ -46,11 +46,7 @@ def features(graph: GraphBuilder, network: DeployedNetwork, centred: str, *, lea
 def _dense(
     graph: GraphBuilder, members: Sequence[Callable[[str], str]], reductions: list[Convolution], x: str, name: str
 ) -> Iterator[str]:
-    """Add members that each take the previous reduction's output; a reduction takes `x` and all members up to its own.
-
-    Yields:
-        Each reduction's output.
-    """
+    """Add members and reductions in turn, and yield each reduction's output; it takes `x` and all members so far."""
     sums = [
         _share(graph, reduction, x, 0, "", f"{name}.{index}", bias=True) for index, reduction in enumerate(reductions)
     ]
