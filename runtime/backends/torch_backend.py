@@ -23,8 +23,8 @@ class TorchBackend(HostBackend):
 
     Args:
         model: a checkpoint in any form that `overnet.network.checkpoint.load_checkpoint` reads.
-        scale: of an OverNet, from 1 to its overscale factor, fractions included; of a plain network, one that it has a
-            head for.
+        scale: of an OverNet, from 1 to its overscale factor, fractions included. Of a plain network, at most its
+            largest; the backend's own scale is then that of the next larger head.
         options: the precision is ``"fp32"``, the default, or ``"bf16"`` (autocast); `threads` is torch's default where
             it is None; `device` is the GPU where there is one.
 
@@ -43,14 +43,16 @@ class TorchBackend(HostBackend):
         from overnet.network.checkpoint import folded, load_checkpoint
         from overnet.network.plain import PlainNet
 
-        self.scale, self.precision = scale, options.precision or "fp32"
+        self.precision = options.precision or "fp32"
         check_precision(self.precision, ("fp32", "bf16"), backend=self.name)
         network = folded(load_checkpoint(model))
         self.reach = network.config.reach
         if isinstance(network, PlainNet):
+            scale = min((head for head in network.config.scales if head >= scale), default=scale)
             self.bytes_per_pixel = math.ceil(_PLAIN_RATIO * network.config.activation_bytes(math.ceil(scale)))
         if not network.config.serves(scale):
             raise InputError(f"{model}: scale is {scale:g}; this network {network.config.scales_text}")
+        self.scale = scale
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         self._device, self.device = torch.device("cpu"), "CPU"

@@ -33,6 +33,20 @@ def test_backends_agree_with_the_network(name, backend, scale):
     assert np.abs(upscaled.astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("scale", [1, 1.5, 2.5, 3.75])
+def test_backends_agree_at_scales_without_a_head(scale):
+    """Upscaled by the next larger head, then reduced, in every backend; and a note says so."""
+    image = noise(35, 22)
+    results = {}
+    for backend in BACKENDS:
+        upscaler = Upscaler(scale, model="realtime", backend=backend)
+        results[backend] = upscaler(image).astype(int)
+        assert any("there is no model for that scale" in note for note in upscaler.pop_notes())
+    for result in results.values():
+        assert result.shape == (*Upscaler(scale, model="realtime").output_size(35, 22), 3)
+        assert np.abs(result - results["openvino"]).max() <= 2
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("name", "scale", "size"), [("realtime", 2, (231, 170)), ("fast", 3, (97, 201))])
 def test_tiles_equal_the_whole_image(name, backend, scale, size):
