@@ -1,17 +1,19 @@
-"""The interface of all backends, the options they are made from, and what those on the host have in common."""
+"""The base of all backends, the options they are made from, and how they report errors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from overnet.errors import ArtifactError, BackendError, InputError, one_line
+from overnet.errors import ArtifactError, BackendError, InputError, OverNetError, one_line
 from overnet.files.onnx_metadata import Artifact, scaled_size
 from overnet.runtime.backends.stream import UpscaleStream
 from overnet.runtime.tiling import tile_for_memory
@@ -23,6 +25,9 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".tar", ".pth", ".pt", ".ckpt")
 _MOST_SLOTS = 16
 # Of the tensors of the bundled OverNet's graph, for each input pixel.
 _OVERNET_ACTIVATION_BYTES = 4876
+
+# Height and width of the image by which a loaded model is checked: any network takes it, and it costs about 20 ms.
+_CHECKED_SIZE = (4, 6)
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,10 @@ class BackendOptions:
             raise InputError(f"slots is {self.slots}; it must be from 1 to {_MOST_SLOTS}")
 
 
-class Backend(Protocol):
+class Backend(ABC):
     """One model at one scale, loaded on one device: uint8 images in, uint8 images out.
+
+    What this class itself does is for backends that take one image of any size at a time.
 
     Attributes:
         name: one of `overnet.runtime.backends.registry.BACKENDS`.
@@ -80,8 +87,9 @@ class Backend(Protocol):
     scale: float
     precision: str
     bytes_per_pixel: int
-    reach: int | None
+    reach: int | None = None
 
+    @abstractmethod
     def upscale(self, images: ImageBatch, channel_means: ChannelMeans | None = None) -> ImageBatch:
         """Upscale a batch.
 
@@ -96,20 +104,18 @@ class Backend(Protocol):
             MemoryError: the image is too large for the available memory; a smaller one may work.
             BackendError: the library failed in another way.
         """
-        ...
 
-    def prepare(self, height: int, width: int) -> None:
+    def prepare(self, height: int, width: int) -> None:  # noqa: B027
         """Do the long work that images of this size need once, such as building an engine.
 
         Raises:
             OverNetError: it cannot be done.
             MemoryError: there is too little memory.
         """
-        ...
 
     def tile_for(self, height: int, width: int) -> int | None:
         """Return the side in input pixels of the tiles to cut an image of this size into; None where it fits whole."""
-        ...
+        return tile_for_memory(height, width, self.bytes_per_pixel)
 
     def open_stream(self, height: int, width: int) -> UpscaleStream | None:
         """Open a stream for many frames of one size, each of which is upscaled whole.
@@ -120,16 +126,16 @@ class Backend(Protocol):
         Raises:
             MemoryError: there is too little memory for even one frame at a time.
         """
-        ...
+        return None
 
     def pop_notes(self) -> list[str]:
         """Return and clear the remarks for the user since the last call."""
-        ...
+        return []
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Free everything; the backend cannot be used afterwards. Closing it again does nothing."""
-        ...
 
+    @abstractmethod
     def channel_means(self, images: ImageBatch, given: ChannelMeans | None = None) -> ChannelMeans:
         """Return the means over the whole image by which the network weighs its channels.
 
@@ -146,23 +152,6 @@ class Backend(Protocol):
             MemoryError, BackendError: see `upscale`.
             MissingDependency: a library that only this needs is not installed.
         """
-        ...
-
-
-# Loads a backend from a model file, a scale and options.
-LoadBackend = Callable[[Path, float, BackendOptions], Backend]
-
-
-# Height and width of the image by which a loaded model is checked: any network takes it, and it costs about 20 ms.
-_CHECKED_SIZE = (4, 6)
-
-
-class HostBackend:
-    """The part of `Backend` that all backends on the host share."""
-
-    scale: float
-    bytes_per_pixel: int
-    reach: int | None = None
 
     def check_results(self, model: Path, run: Callable[[list[ImageBatch]], Sequence[NDArray[Any]]]) -> None:
         """Run a small image through a loaded model, whose file may be damaged or hostile.
@@ -183,23 +172,9 @@ class HostBackend:
                 f"uint8 {' x '.join(map(str, expected))}, as its scale {self.scale:g} asks for"
             )
 
-    def prepare(self, height: int, width: int) -> None:
-        """Do nothing; see `Backend.prepare`."""
 
-    def tile_for(self, height: int, width: int) -> int | None:
-        """Return the largest tile that fits the memory; see `Backend.tile_for`."""
-        return tile_for_memory(height, width, self.bytes_per_pixel)
-
-    def open_stream(self, height: int, width: int) -> UpscaleStream | None:
-        """Return None: a stream would not be faster; see `Backend.open_stream`."""
-        return None
-
-    def pop_notes(self) -> list[str]:
-        """Return no remarks; see `Backend.pop_notes`."""
-        return []
-
-    def close(self) -> None:
-        """Do nothing: the libraries free everything with the object; see `Backend.close`."""
+# Loads a backend from a model file, a scale and options.
+LoadBackend = Callable[[Path, float, BackendOptions], Backend]
 
 
 def memory_per_pixel(artifact: Artifact, of_overnet: int, of_plain: float = 2.0) -> int:
@@ -248,4 +223,26 @@ def is_out_of_memory(error: BaseException) -> bool:
         "not enough memory",
         "alloc_failed",
     )
-    return isinstance(error, MemoryError) or any(sign in message for sign in signs)
+    # "Can't allocate memory on the device using this package": that kind of memory is not supported at all.
+    is_known = any(sign in message for sign in signs) and "using this package" not in message
+    return isinstance(error, MemoryError) or is_known
+
+
+@contextmanager
+def reporting(what: str, *, errors: type[Exception] = RuntimeError, line: int | None = None) -> Iterator[None]:
+    """Raise a library's errors as MemoryError where memory ran out, and else as BackendError.
+
+    Args:
+        what: what failed, as the beginning of the message.
+        errors: the class of the library's errors.
+        line: the number of the only line of the library's message to keep; see `overnet.errors.one_line`.
+    """
+    try:
+        yield
+    except OverNetError:
+        raise
+    except errors as error:
+        reason = one_line(error, line=line)
+        if is_out_of_memory(error):
+            raise MemoryError(reason) from error
+        raise BackendError(f"{what} ({reason})") from error

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from overnet.errors import ArtifactError, BackendError, one_line, require
+from overnet.errors import ArtifactError, require
 from overnet.files.onnx_metadata import read_artifact
-from overnet.runtime.backends.base import (
-    BackendOptions,
-    HostBackend,
-    check_precision,
-    is_out_of_memory,
-    memory_per_pixel,
-)
+from overnet.runtime.backends.base import Backend, BackendOptions, check_precision, memory_per_pixel, reporting
 from overnet.system.openvino_core import openvino_core
 from overnet.types import ChannelMeans, ImageBatch
 
@@ -31,7 +23,7 @@ _BYTES_PER_PIXEL = 14_000
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
-class OpenVinoBackend(HostBackend):
+class OpenVinoBackend(Backend):
     """An ONNX file compiled by OpenVINO for the CPU. See `overnet.runtime.backends.base.Backend`.
 
     Args:
@@ -80,7 +72,9 @@ class OpenVinoBackend(HostBackend):
         if channel_means is None:
             return np.asarray(self._run(self._request, [images])[0])
         if self._tile_request is None:
-            self._tile_request = self._compiled(self._with_given_means())
+            graph = self._read()
+            graph.add_parameters(self._given(_means(graph)))
+            self._tile_request = self._compiled(graph)
         return np.asarray(self._run(self._tile_request, [images, *channel_means])[0])
 
     def channel_means(self, images: ImageBatch, given: ChannelMeans | None = None) -> ChannelMeans:
@@ -91,11 +85,12 @@ class OpenVinoBackend(HostBackend):
         return self._run(self._means_requests[are_given], [images, *(given or [])])
 
     def _read(self) -> Any:
-        with self._reporting(f"{self._model}: OpenVINO cannot load it"):
+        # The bindings raise further types for damaged files, such as UnicodeDecodeError.
+        with reporting(f"{self._model}: OpenVINO cannot load it", errors=Exception, line=-1):
             return self._core.read_model(str(self._model))
 
     def _compiled(self, graph: Any) -> Any:
-        with self._reporting(f"{self._model}: OpenVINO cannot load it"):
+        with reporting(f"{self._model}: OpenVINO cannot load it", errors=Exception, line=-1):
             return self._core.compile_model(graph, "CPU", self._properties).create_infer_request()
 
     def _up_to_means(self, *, given: bool) -> Any:
@@ -105,12 +100,6 @@ class OpenVinoBackend(HostBackend):
         parameters = graph.get_parameters() + (self._given(means) if given else [])
         ends = [self._operators.result(mean.output(0)) for mean in means]
         return self._openvino.Model(ends, parameters, "channel_means")
-
-    def _with_given_means(self) -> Any:
-        """Return the graph with the means over the image as further inputs."""
-        graph = self._read()
-        graph.add_parameters(self._given(_means(graph)))
-        return graph
 
     def _given(self, means: list[Any]) -> list[Any]:
         """Replace the means of a graph by new inputs, and return these."""
@@ -123,7 +112,7 @@ class OpenVinoBackend(HostBackend):
         return given
 
     def _run(self, request: Any, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        with self._reporting(f"OpenVINO failed on {inputs[0].shape}"):
+        with reporting(f"OpenVINO failed on {inputs[0].shape}", errors=Exception, line=-1):
             request.start_async(inputs, share_inputs=True)
             try:
                 # In slices, because Python handles Ctrl-C only between them; a large image takes a minute.
@@ -137,16 +126,6 @@ class OpenVinoBackend(HostBackend):
                 raise
         # The request's output buffers are reused by its next run, so the caller gets copies.
         return [np.array(tensor.data, copy=True) for tensor in request.output_tensors]
-
-    @contextmanager
-    def _reporting(self, what: str) -> Iterator[None]:
-        """Raise OpenVINO's errors as MemoryError or BackendError."""
-        try:
-            yield
-        except Exception as error:  # its bindings raise further types for damaged files, such as UnicodeDecodeError
-            if is_out_of_memory(error):
-                raise MemoryError(one_line(error, line=-1)) from error
-            raise BackendError(f"{what} ({one_line(error, line=-1)})") from error
 
 
 def _means(graph: Any) -> list[Any]:

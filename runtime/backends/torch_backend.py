@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overnet.errors import BackendError, InputError, one_line, require
-from overnet.runtime.backends.base import BackendOptions, HostBackend, check_precision, is_out_of_memory
+from overnet.errors import InputError, require
+from overnet.runtime.backends.base import Backend, BackendOptions, check_precision, reporting
 from overnet.types import ChannelMeans, ImageBatch
 
 # Memory for a run of a plain network, as a multiple of its tensors' at the peak.
 _PLAIN_RATIO = 2.6
 
 
-class TorchBackend(HostBackend):
+class TorchBackend(Backend):
     """A checkpoint run by PyTorch, on a GPU where torch finds one. See `overnet.runtime.backends.base.Backend`.
 
     Args:
@@ -108,13 +108,8 @@ class TorchBackend(HostBackend):
     def _run(self, images: ImageBatch) -> ImageBatch:
         torch = self._torch
         autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
-        try:
-            with torch.inference_mode(), autocast:
-                levels = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float()
-                upscaled = self._network(levels / 255, self.scale).float()
-                levels = (upscaled.clamp(0, 1) * 255).round().to(torch.uint8)
-                return np.ascontiguousarray(levels.permute(0, 2, 3, 1).cpu().numpy())
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise MemoryError(str(error)) from error
-            raise BackendError(f"PyTorch failed on {images.shape} ({one_line(error)})") from error
+        with reporting(f"PyTorch failed on {images.shape}"), torch.inference_mode(), autocast:
+            levels = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float()
+            upscaled = self._network(levels / 255, self.scale).float()
+            levels = (upscaled.clamp(0, 1) * 255).round().to(torch.uint8)
+            return np.ascontiguousarray(levels.permute(0, 2, 3, 1).cpu().numpy())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from overnet.runtime import models
-from overnet.runtime.backends.base import HostBackend
+from overnet.runtime.backends.base import Backend
 from overnet.runtime.backends.registry import BackendKind
 from overnet.runtime.paced_upscaler import PacedUpscaler
 from overnet.weights import MODEL_NAMES, model_path
@@ -16,7 +16,7 @@ from overnet.weights import MODEL_NAMES, model_path
 _SECONDS_PER_PIXEL: dict[str, float] = {}
 
 
-class Timed(HostBackend):
+class Timed(Backend):
     """In place of a backend: as slow for each pixel as it is told, by its own clock."""
 
     name, device, precision, bytes_per_pixel, reach = "timed", "here", "fp32", 1, None
@@ -28,6 +28,9 @@ class Timed(HostBackend):
     def upscale(self, images, channel_means=None):
         Timed.clock += images.shape[1] * images.shape[2] * self.seconds
         return images.repeat(2, axis=1).repeat(2, axis=2)
+
+    def channel_means(self, images, given=None):
+        return []
 
 
 @pytest.fixture

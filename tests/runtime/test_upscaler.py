@@ -11,7 +11,7 @@ from overnet.imaging.metrics import psnr
 from overnet.imaging.resample import imresize, network_bicubic
 from overnet.runtime.backends import base as backends_base
 from overnet.runtime.backends import registry as backends
-from overnet.runtime.backends.base import HostBackend
+from overnet.runtime.backends.base import Backend
 from overnet.runtime.backends.registry import BACKENDS, choose_backends
 from overnet.runtime.tiling import upscale_in_tiles
 from overnet.weights import bundled_checkpoint, bundled_folder
@@ -190,7 +190,7 @@ def test_tiles_are_chosen_by_memory(image, small_models, monkeypatch):
     assert "tiles of 96" in " ".join(upscaler.pop_notes())
 
 
-class Cramped(HostBackend):
+class Cramped(Backend):
     """A backend with room for so many pixels at once."""
 
     name, device, precision, bytes_per_pixel, scale = "cramped", "here", "fp32", 1, 2.0

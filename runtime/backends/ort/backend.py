@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from overnet.errors import ArtifactError, BackendError, OverNetError, one_line, require
+from overnet.errors import ArtifactError, require
 from overnet.files.onnx_metadata import read_artifact, scaled_size
-from overnet.runtime.backends.base import BackendOptions, HostBackend, is_out_of_memory, memory_per_pixel
+from overnet.runtime.backends.base import Backend, BackendOptions, memory_per_pixel, reporting
 from overnet.runtime.backends.ort.binding import BoundSession
 from overnet.runtime.backends.ort.providers import Provider
 from overnet.runtime.backends.ort.tile_models import up_to_means, with_given_means
@@ -24,7 +23,7 @@ _BYTES_PER_PIXEL = 6_500
 _GPU_FACTOR = 2
 
 
-class OnnxRuntimeBackend(HostBackend):
+class OnnxRuntimeBackend(Backend):
     """An ONNX file run by ONNX Runtime. See `overnet.runtime.backends.base.Backend`.
 
     The options `provider` and `device` choose what computes; `overnet.runtime.backends.ort.providers` says what each
@@ -96,24 +95,11 @@ class OnnxRuntimeBackend(HostBackend):
         return notes
 
     def _loaded(self, content: bytes) -> BoundSession:
-        with self._reporting(f"{self._model}: ONNX Runtime cannot load it"):
+        with reporting(f"{self._model}: ONNX Runtime cannot load it", errors=Exception):
             return self._provider.open_session(content)
 
     def _run(
         self, session: BoundSession, inputs: Sequence[NDArray[Any]], output_shape: tuple[int, ...] | None
     ) -> list[NDArray[Any]]:
-        with self._reporting(f"ONNX Runtime failed on {inputs[0].shape}"):
+        with reporting(f"ONNX Runtime failed on {inputs[0].shape}", errors=Exception):
             return session.run(inputs, output_shape)
-
-    @contextmanager
-    def _reporting(self, what: str) -> Iterator[None]:
-        """Raise ONNX Runtime's errors, which derive from Exception alone, as MemoryError or BackendError."""
-        try:
-            yield
-        except OverNetError:
-            raise
-        except Exception as error:
-            # "Can't allocate memory on the device using this package": that kind of memory is not supported at all.
-            if is_out_of_memory(error) and "using this package" not in str(error):
-                raise MemoryError(one_line(error)) from error
-            raise BackendError(f"{what} ({one_line(error)})") from error

@@ -11,7 +11,7 @@ import numpy as np
 from overnet.errors import ArtifactError, BackendError
 from overnet.files.engine_sidecar import RuntimeName, read_sidecar
 from overnet.files.onnx_metadata import read_artifact, scaled_size
-from overnet.runtime.backends.base import BackendOptions, LoadBackend
+from overnet.runtime.backends.base import Backend, BackendOptions, LoadBackend
 from overnet.runtime.backends.stream import UpscaleStream
 from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.engines import Engines, ReadyEngine, tile_side
@@ -23,7 +23,7 @@ from overnet.types import ChannelMeans, ImageBatch
 _SLOT_SECONDS = 60.0
 
 
-class TensorRtBackend:
+class TensorRtBackend(Backend):
     """The engines of one model on one GPU. See `overnet.runtime.backends.base.Backend`.
 
     One image or stream at a time; for several threads, one backend each.
