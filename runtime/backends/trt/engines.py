@@ -23,7 +23,7 @@ from overnet.runtime.backends.base import BackendOptions, LoadBackend, memory_pe
 from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.engine_cache import cache_folder, cached_engine
 from overnet.runtime.backends.trt.engine_child import EngineRequest
-from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
+from overnet.runtime.backends.trt.loaded_engine import LoadedEngine, start_runtime
 from overnet.runtime.backends.trt.slot_ring import SlotRing, SlotStream
 from overnet.system.environment import current_environment
 
@@ -108,6 +108,8 @@ class Engines:
             self._given = sidecar.profile
             self._load(serialized, sidecar, sidecar.profile)
         else:
+            with gpu.current():
+                start_runtime(runtime)  # its engines come later, and a library that does not start is to be known now
             artifact = read_artifact(model)
             self.precision = options.precision or ("fp16" if artifact.precision == "fp32" else artifact.precision)
             self._bytes_per_pixel = memory_per_pixel(artifact, _BYTES_PER_PIXEL[self.precision], _PLAIN_RATIO)

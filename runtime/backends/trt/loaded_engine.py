@@ -35,6 +35,24 @@ _KNOWN_TENSORS = {INPUT_NAME, OUTPUT_NAME, GIVEN_MEANS_NAME, USE_GIVEN_MEANS_NAM
 ALIGNMENT_BYTES = 256
 
 
+def start_runtime(runtime: RuntimeName) -> Runtime:
+    """Start a library, which may fail on this GPU or with this driver, although its bindings are installed.
+
+    Raises:
+        MissingDependency: the library is not installed.
+        BackendError: it does not start; the message has its reason.
+    """
+    trt: Module = bindings(runtime, purpose="running an engine")
+    errors = _errors(trt)
+    errors.clear()
+    started: Runtime = None
+    with suppress(TypeError):  # the bindings raise it where the library returns no object
+        started = trt.Runtime(tensorrt_logger(trt))
+    if started is None:
+        raise errors.failure(f"{TITLES[runtime]} does not start")
+    return started
+
+
 class LoadedEngine:
     """An engine on the GPU, whose context is current while the object is made and used.
 
@@ -63,7 +81,7 @@ class LoadedEngine:
         self._trt: Module = bindings(runtime, purpose="running an engine")
         self._errors = _errors(self._trt)
         # It has to outlive the engine.
-        self._runtime: Runtime = self._trt.Runtime(tensorrt_logger(self._trt))
+        self._runtime: Runtime = start_runtime(runtime)
         self._errors.clear()
         self._engine: ICudaEngine = self._runtime.deserialize_cuda_engine(serialized)
         if self._engine is None:

@@ -506,3 +506,18 @@ def test_the_command_without_a_gpu():
     result = checks_command(env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
+
+
+def test_a_library_that_does_not_start(monkeypatch):
+    """`overnet info` said that it works; the bindings of TensorRT raise TypeError and log the reason."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    from overnet.errors import BackendError
+    from overnet.runtime.backends.trt.loaded_engine import start_runtime
+
+    def refuse(logger):
+        logger.log(trt.ILogger.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(trt, "Runtime", refuse)
+    with pytest.raises(BackendError, match=r"TensorRT-RTX does not start.*failure with error: 35"):
+        start_runtime("tensorrt-rtx")
