@@ -99,20 +99,17 @@ class Upscaler:
     def backend_for(self, scale: float) -> Backend:
         """Return the backend that upscales by at least `scale`, or by as much as a model does, loaded at first use."""
         while True:
+            kind, models = self._choices[0]
             try:
-                return self._loaded(scale)
+                graph_scale = models.nearest(scale)
+                if graph_scale not in self._backends:
+                    if models.checkpoint is not None:
+                        # Images of many sizes brought to one height need one scale each; only the last is kept.
+                        self.close()
+                    self._backends[graph_scale] = kind.load(models.path(graph_scale), graph_scale, self._options)
+                return self._backends[graph_scale]
             except (OverNetError, MemoryError) as error:
                 self._next_choice(error)
-
-    def _loaded(self, scale: float) -> Backend:
-        kind, models = self._choices[0]
-        graph_scale = models.nearest(scale)
-        if graph_scale not in self._backends:
-            if models.checkpoint is not None:
-                # Images of many sizes brought to one height need one scale each; only the last is kept.
-                self.close()
-            self._backends[graph_scale] = kind.load(models.path(graph_scale), graph_scale, self._options)
-        return self._backends[graph_scale]
 
     def _next_choice(self, error: OverNetError | MemoryError) -> None:
         """Choose the next backend where the first does not work; raise the error where there is no other."""

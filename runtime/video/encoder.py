@@ -167,7 +167,11 @@ class VideoTrack:
         """Return the encoder's seconds per tick: the source's own where the output can store them."""
         name = self._container.name
         if self._container.has_constant_rate or self._encoder in _COARSE_CLOCK:
-            rate = _grid_rate(self._info).limit_denominator(1001)
+            # The rate whose grid is nearest to the frame times of the source.
+            rate, finest = self._info.rate, self._info.finest_rate
+            if finest is not None and rate < finest <= _FASTEST_GRID:
+                rate = finest
+            rate = rate.limit_denominator(1001)
             note = f"{self._encoder} in {name} stores a constant {float(rate):.5g} frames per second"
             is_slower = self._info.rate < rate * Fraction(99, 100)
             self.notes.append(f"{note}: frames that last longer are repeated" if is_slower else note)
@@ -211,7 +215,14 @@ class VideoTrack:
                     f"{encoder} in {self._container.name} cannot store pixels of {shape}: use h264 or .mp4"
                 )
         if info.display_matrix is not None and self._orientation == UPRIGHT:
-            self._keep_display(stream, info.display_matrix)
+            if self._keeps_rotation:
+                # The last row translates the rotated image back into view, in pixels of the upscaled size.
+                *linear, right, down, last = info.display_matrix
+                enlarged = Fraction(self._size[0], info.width)
+                stream.set_display_matrix((*linear, round(right * enlarged), round(down * enlarged), last))
+            else:
+                name = self._container.name
+                self.notes.append(f"the source's display matrix cannot be stored in {name}: dropped")
         if pixel_format == "yuv444p":
             self.notes.append(f"the odd size {width}x{height} is encoded as 4:4:4, which not every player shows")
         self._to_frame = RgbEncoder(tags, pixel_format=pixel_format)
@@ -228,17 +239,3 @@ class VideoTrack:
         if info.sample_aspect_ratio is None and ratio == 1:
             return None
         return (1 / ratio if self._orientation.transposed else ratio).limit_denominator(_MAX_ASPECT_TERM)
-
-    def _keep_display(self, stream: Any, matrix: tuple[int, ...]) -> None:
-        if not self._keeps_rotation:
-            self.notes.append(f"the source's display matrix cannot be stored in {self._container.name}: dropped")
-            return
-        # The last row translates the rotated image back into view, in pixels of the upscaled size.
-        scale = Fraction(self._size[0], self._info.width)
-        stream.set_display_matrix((*matrix[:6], round(matrix[6] * scale), round(matrix[7] * scale), matrix[8]))
-
-
-def _grid_rate(info: VideoInfo) -> Fraction:
-    """Return the constant rate, in frames per second, whose grid is nearest to the frame times of a source."""
-    finest = info.finest_rate
-    return finest if finest is not None and info.rate < finest <= _FASTEST_GRID else info.rate

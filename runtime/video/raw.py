@@ -16,7 +16,7 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
 from overnet.errors import InputError
-from overnet.runtime.video.color import MATRIX_RGB, ColorTags, RgbEncoder, guess_matrix
+from overnet.runtime.video.color import MATRIX_RGB, RgbEncoder, guess_matrix
 from overnet.runtime.video.demux import MEDIA_ONLY, TAG_OPTIONS
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo, check_size
 from overnet.runtime.video.reader import VideoReader
@@ -208,8 +208,14 @@ class RawWriter(FrameWriter):
         is_rgb = bool(VideoFormat(stored).is_rgb)
         color = replace(info.color, matrix=MATRIX_RGB, full_range=True) if is_rgb else info.color
         self._to_frame = RgbEncoder(color, pixel_format=stored)
-        if not is_rgb:
-            self._remark(info.color)
+        # Players guess the matrix by the size.
+        written = _MATRIX_NAMES.get(info.color.matrix, f"matrix {info.color.matrix}")
+        guessed = _MATRIX_NAMES[guess_matrix(*self.size)]
+        if not is_rgb and written != guessed:
+            self.notes.append(
+                f"this format cannot store that the colours are {written}; players assume {guessed} for this size "
+                "(--output-format matroska stores it)"
+            )
 
     def write(self, frame: Frame) -> None:
         """Write a frame: height x width x 3 uint8 RGB.
@@ -251,13 +257,3 @@ class RawWriter(FrameWriter):
         # The conversion places chroma in the middle of its four pixels.
         color = f"C420jpeg XYSCSS=420JPEG XCOLORRANGE={'FULL' if info.color.full_range else 'LIMITED'}"
         return f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{shape} {color}\n".encode()
-
-    def _remark(self, color: ColorTags) -> None:
-        """Add a note if players, which guess the matrix by the size, will assume another one than is written."""
-        written = _MATRIX_NAMES.get(color.matrix, f"matrix {color.matrix}")
-        guessed = _MATRIX_NAMES[guess_matrix(*self.size)]
-        if written != guessed:
-            self.notes.append(
-                f"this format cannot store that the colours are {written}; players assume {guessed} for this size "
-                "(--output-format matroska stores it)"
-            )

@@ -144,11 +144,15 @@ class Provider:
         session_options.log_severity_level = _QUIET
         session_options.intra_op_num_threads = self._options.threads or os.cpu_count() or 1
         providers: list[Any] | None = None
-        if self._plugin_device is None:
-            providers = self._providers(content)
-        else:
+        if self._plugin_device is not None:
             # By its name alone ONNX Runtime would not find the provider, and use the CPU.
             session_options.add_provider_for_devices([self._plugin_device], self._own_options(content))
+        else:
+            # ONNX Runtime assigns each node to the first one that supports it.
+            providers = [(self._kind.provider, self._own_options(content))] if self.on_gpu else []
+            if self._options.provider == "tensorrt":
+                providers.append((_CUDA, self._cuda_options()))
+            providers.append(_CPU)
         with self._quiet():
             try:
                 # With the fallback enabled, ONNX Runtime prints an error on stdout and uses the CPU.
@@ -208,15 +212,6 @@ class Provider:
             self._onnxruntime.register_execution_provider_library(self._kind.provider, plugin.get_library_path())
         except Exception as error:
             raise self._not_loading(one_line(error)) from error
-
-    def _providers(self, content: bytes) -> list[Any]:
-        """Return the provider and its fallbacks: ONNX Runtime assigns each node to the first one that supports it."""
-        if not self.on_gpu:
-            return [_CPU]
-        providers: list[Any] = [(self._kind.provider, self._own_options(content))]
-        if self._options.provider == "tensorrt":
-            providers.append((_CUDA, self._cuda_options()))
-        return [*providers, _CPU]
 
     def _own_options(self, content: bytes) -> dict[str, str]:
         if self._options.provider == "cuda":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 from typing import TypeVar
 
@@ -58,11 +58,8 @@ class StageTimes:
     copy_out_ms: float = 0.0
 
     def __add__(self, other: StageTimes) -> StageTimes:
-        return StageTimes(
-            self.copy_in_ms + other.copy_in_ms,
-            self.compute_ms + other.compute_ms,
-            self.copy_out_ms + other.copy_out_ms,
-        )
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return StageTimes(*(mine + theirs for mine, theirs in pairs))
 
 
 class StageMarks:
