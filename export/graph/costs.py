@@ -22,11 +22,14 @@ class Costs:
         multiply_accumulates_per_pixel: of all convolutions. Additions, scalings and resizes are not counted.
         activation_bytes_per_pixel: peak memory of the tensors, without weights, where nodes run one by one and every
             tensor is freed after its last use: the least that an engine needs that fuses nothing.
+        convolution_elements_per_pixel: numbers that all convolutions together read of their inputs and write as their
+            results, each once.
         by_layer: the multiply-accumulates of each convolution, by its name.
     """
 
     multiply_accumulates_per_pixel: float
     activation_bytes_per_pixel: float
+    convolution_elements_per_pixel: float
     by_layer: Mapping[str, float]
 
 
@@ -49,7 +52,13 @@ def count_costs(model: onnx.ModelProto) -> Costs:
         for kind in set(types.values())
     }
     sizes = {name: math.prod(shapes[name]) * item_bytes[types[name]] for name in shapes if name not in weights}
-    return Costs(sum(by_layer.values()), _peak_bytes(model, sizes) / pixels, by_layer)
+    elements = sum(
+        math.prod(shapes[name])
+        for node in model.graph.node
+        if node.op_type == "Conv"
+        for name in (node.input[0], node.output[0])
+    )
+    return Costs(sum(by_layer.values()), _peak_bytes(model, sizes) / pixels, elements / pixels, by_layer)
 
 
 def _inferred(model: onnx.ModelProto) -> tuple[dict[str, list[int]], dict[str, int]]:
