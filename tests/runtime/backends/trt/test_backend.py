@@ -235,7 +235,8 @@ def test_frames_that_are_never_fetched_cost_no_slots(engine, model):
 @pytest.mark.timing
 def test_live_video_through_an_engine(engine, model):
     found = run("live", engine, model)
-    assert found["in order"] and found["frames"] + found["dropped"] == found["captured"] == 120
+    assert found["in order"] and found["frames"] + found["dropped"] == found["captured"]
+    assert found["captured"] + found["before"] == 120 and found["before"] < 40
     assert 20 < found["frames"] < 120
     # Three frames' computing and what a busy machine takes: nothing queues up.
     assert found["latency_ms"] < 400
