@@ -48,6 +48,8 @@ def inspect_png(data: bytes, container: Container) -> None:
     if len(header) != 13 or b"IDAT" not in stored:
         raise UnusableImageError("is damaged: its header or its pixels are missing")
     container.width, container.height, depth, colours = struct.unpack_from(">IIBB", header)
+    if depth not in (1, 2, 4, 8, 16):
+        raise UnusableImageError(f"is damaged: it states {depth} bits per channel")
     container.grey = colours in (0, 4)
     if colours == 0 and len(stored.get(b"tRNS", b"")) == 2:
         level = int.from_bytes(stored[b"tRNS"], "big")

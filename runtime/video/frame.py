@@ -23,6 +23,9 @@ from overnet.runtime.video.demux import UNSCALED_DISPLAY, codec_name, origin_sec
 
 MAX_SIDE_PX = 16384
 
+# Frames per second; cameras are slower, and a clock with more ticks is no rate.
+_FASTEST_RATE = 1000
+
 
 @dataclass(frozen=True)
 class Orientation:
@@ -201,6 +204,9 @@ def describe_video(
         full_range=color_range == RANGE_FULL or is_full_format or (is_grey(frame.format) and not color_range),
     )
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+    if rate and rate > _FASTEST_RATE and stream.guessed_rate:
+        # The ticks of the codec's clock, which FFmpeg takes for frames where the container states no rate.
+        rate = min(rate, stream.guessed_rate)
     duration = duration_seconds(container, stream)
     counted = stream.frames or (round(duration * rate) if duration and rate else 0)
     display, rotation = _display(frame)

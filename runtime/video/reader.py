@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -31,13 +33,22 @@ _LOST_SIDE_DATA = {
     "CONTENT_LIGHT_LEVEL": "content light levels",
     "DYNAMIC_HDR_PLUS": "HDR10+ data",
     "DOVI_METADATA": "Dolby Vision data",
+    "DOVI_RPU_BUFFER": "Dolby Vision data",
     "DYNAMIC_HDR_VIVID": "HDR Vivid data",
     "AMBIENT_VIEWING_ENVIRONMENT": "ambient viewing data",
     "STEREO3D": "the stereo layout",
     "SPHERICAL": "the spherical projection",
     "ICC_PROFILE": "the ICC profile",
     "FILM_GRAIN_PARAMS": "film grain parameters",
+    "PANSCAN": "the pan and scan window",
+    "AFD": "the active format description",
+    "GOP_TIMECODE": "time codes of frames",
+    "S12M_TIMECODE": "time codes of frames",
+    "DETECTION_BBOXES": "detected objects",
+    "REGIONS_OF_INTEREST": "regions of interest",
 }
+# Encoders write their name and settings into the first frame, which are not those of the new file.
+_ENCODER_NAME = re.compile(rb"x26[45]|Lavc|NVENC|SVT|AMF|VideoToolbox", re.IGNORECASE)
 
 
 class VideoReader:
@@ -230,8 +241,11 @@ class VideoReader:
         elif info.bit_depth > 8:
             self.notes.append(f"{info.bit_depth}-bit input is read and encoded as 8 bit")
         lost = [name for kind, name in _LOST_SIDE_DATA.items() if frame.side_data.get(kind) is not None]
+        unregistered: Any = frame.side_data.get("SEI_UNREGISTERED")
+        if unregistered is not None and not _ENCODER_NAME.search(bytes(unregistered)):
+            lost.append("user data (SEI)")
         if lost:
-            self.notes.append(f"{', '.join(lost)} cannot be kept: left out")
+            self.notes.append(f"{', '.join(dict.fromkeys(lost))} cannot be kept: left out")
         if not info.color.matrix_is_known:
             self.notes.append(f"colour matrix {info.color.matrix} is converted as if it were BT.709")
         if frame.interlaced_frame:

@@ -194,7 +194,7 @@ class StreamCopier:
                 name = tags.get("filename") or ("cover.png" if mime == "image/png" else "cover.jpg")
                 self._output.add_attachment(name, mime, data)
                 return
-        elif self._can_hold(stream) and not (kind == "cover image" and self._container.name in ("avi", "webm", "mov")):
+        elif not self._is_refused(kind) and self._can_hold(stream):
             if kind == "video":
                 self.notes.append(f"video stream {stream.index} is copied as it is: only the first is upscaled")
             self._copies[stream.index] = copy = _add_from_template(self._output, stream)
@@ -209,6 +209,10 @@ class StreamCopier:
         self.left_out += 1
         what = f"{kind} stream {stream.index} ({codec_name(stream)})"
         self.notes.append(f"{what} cannot be stored in {self._container.name}: left out")
+
+    def _is_refused(self, kind: str) -> bool:
+        """Tell whether the output's muxer takes streams of a kind, and drops them silently."""
+        return kind == "attachment" or (kind == "cover image" and self._container.name in ("avi", "webm", "mov"))
 
     def _can_hold(self, stream: Any) -> bool:
         """Tell whether the output can hold a stream, by a trial in memory: some muxers refuse it late."""

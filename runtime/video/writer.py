@@ -18,6 +18,7 @@ from overnet.runtime.video.demux import TAG_OPTIONS, disposition, error_reason, 
 from overnet.runtime.video.encoder import VideoTrack
 from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, OutputFormat, muxer_options, output_format
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
+from overnet.runtime.video.read_back import describe, lost_descriptions
 from overnet.runtime.video.stream_copy import StreamCopier, kept_tags
 
 # Tags of an Apple device, which MP4 and MOV store under their own names only if asked to.
@@ -247,7 +248,10 @@ class VideoWriter(FrameWriter):
             self._copier.finish(end)
             self.notes.extend(self._copier.notes)
             self._copier.close()
+        intended = describe(self._output)
         self._output.close()
+        if self._copier is not None:
+            self.notes.extend(lost_descriptions(self._temporary, intended, self._format.name))
 
     def _tag_partial(self, end: Fraction) -> bool:
         """Rewrite the closed file with a tag in its header, and tell whether that lost nothing."""
