@@ -155,8 +155,9 @@ def _model_section(bundled: Bundled) -> str:
     parameters = sum(parameter.numel() for parameter in folded(model).parameters())
     if isinstance(model, OverNet):
         shape = (
-            f"One OverNet (Behjati et al., WACV 2021) for every scale from 1 to {model.config.overscale}, fractional "
-            f"ones too:\noverscale factor {model.config.overscale}, {parameters:,} parameters with weight "
+            f"One OverNet (Behjati et al., WACV 2021): in PyTorch for every scale from 1 to {model.config.overscale}, "
+            f"fractional ones too, and as ONNX\nfiles for x2, x3 and x4; "
+            f"overscale factor {model.config.overscale}, {parameters:,} parameters with weight "
             "normalisation folded away."
         )
     else:
