@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 
 import onnx
 
+from overnet.evaluation.synthetic_frames import synthetic_frames
 from overnet.export.graph.network_graph import Form, artifact_of, build_onnx
-from overnet.export.precision.calibration import pairs_of
+from overnet.export.precision.calibration import Pair, pairs_of
 from overnet.export.precision.convert import LoweredGraph, beyond_notes, converted, labelled
+from overnet.export.precision.equalize import equalized
 from overnet.export.precision.fp16_range import nodes_beyond_half
 from overnet.export.precision.half import to_half
 from overnet.export.precision.layer_choice import choose_layers
 from overnet.export.precision.quantizer import largest_inputs
-from overnet.export.verify.comparison import drawn_images
-from overnet.network.deploy import Deployed
+from overnet.network.deploy import Deployed, DeployedPlainNetwork
 from overnet.types import Image, Progress
 
 
@@ -57,12 +58,24 @@ def lower(
         InputError: no layer can be INT8 within the allowed loss.
     """
     exact = build_onnx(network, scale, form=form, significant_bits=significant_bits)
+    if precision == "int8" and calibration is not None and isinstance(network, DeployedPlainNetwork):
+        network = equalized(network, exact, _range_images(pairs_of(calibration.images, scale)))
+        exact = build_onnx(network, scale, form=form, significant_bits=significant_bits)
     artifact = replace(artifact_of(network, scale), precision=precision)
     if precision == "int8" and calibration is not None:
         model, notes = _quantized(exact, scale, images, calibration, progress)
     else:
         model, notes = converted(exact, precision, images)
     return labelled(model, exact, artifact, notes)
+
+
+def _range_images(pairs: list[Pair]) -> list[Image]:
+    """Return the images whose activations INT8 must hold: the pairs' low-resolution images, and synthetic frames.
+
+    Text has larger activations than photographs. Noise and checkerboards of single pixels have far larger ones: a range
+    that held these too would cost 1.7 to 2.6 dB on photographs, so theirs are clipped instead.
+    """
+    return [*(pair.low for pair in pairs), *synthetic_frames()]
 
 
 def _quantized(
@@ -73,8 +86,7 @@ def _quantized(
     beyond = nodes_beyond_half(exact, images)
     choice = choose_layers(
         exact,
-        # The drawn images have larger activations than photographs; without them, INT8 would clip high contrasts.
-        largest_inputs(exact, [*(pair.low for pair in pairs), *drawn_images()]),
+        largest_inputs(exact, _range_images(pairs)),
         pairs,
         scale,
         max_loss_db=calibration.max_loss_db,

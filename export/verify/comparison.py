@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from overnet.errors import require
+from overnet.evaluation.synthetic_frames import synthetic_frames
 from overnet.imaging.metrics import largest_difference, psnr
 from overnet.imaging.photographs import centre_crop, sample_photographs
 from overnet.system.openvino_core import openvino_core
@@ -137,7 +137,7 @@ def comparison_images() -> list[Image]:
 def drawn_images() -> list[Image]:
     """Draw images of odd sizes, the same every time.
 
-    They are smooth, noisy, a coarse checkerboard, text, two flat colours, a fine checkerboard, black, and white.
+    They are smooth, noisy, a coarse and a fine checkerboard, and synthetic frames.
     """
     random = np.random.default_rng(2021)
     rows, columns = np.mgrid[0:61, 0:83]
@@ -147,10 +147,4 @@ def drawn_images() -> list[Image]:
     board = np.repeat((((rows // 4 + columns // 4) % 2) * 255).astype(np.uint8)[..., None], 3, axis=2)
     # Every other pixel: the highest frequency there is, and the largest activations.
     fine = np.repeat((((rows + columns) % 2) * 255).astype(np.uint8)[:40, :52, None], 3, axis=2)
-    # Thin and thick strokes, dark on light and light on dark.
-    text = np.full((56, 88, 3), 255, np.uint8)
-    text[28:] = (16, 24, 96)
-    cv2.putText(text, "Abc 123", (2, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1)
-    cv2.putText(text, "Xyz 789", (2, 48), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 0), 2, cv2.LINE_AA)
-    flat = [np.full((24, 32, 3), colour, np.uint8) for colour in ((230, 20, 60), (20, 110, 240), 0, 255)]
-    return [photo_like, noise, board, text, *flat[:2], fine, *flat[2:]]
+    return [photo_like, noise, board, fine, *synthetic_frames()]
