@@ -84,33 +84,6 @@ def cached_engine(
     return path
 
 
-def cache_size_bytes() -> int:
-    """Return the size of the cache."""
-    total = 0
-    for path in cache_folder().rglob("*"):
-        with suppress(OSError):  # another process may be removing it
-            total += path.stat().st_size if path.is_file() else 0
-    return total
-
-
-def clear_cache() -> int:
-    """Remove everything from the cache except engines being built, and return the number of bytes removed.
-
-    Raises:
-        OutputError: a file cannot be removed.
-    """
-    cache = cache_folder()
-    before = cache_size_bytes()
-    with _writing(cache):
-        for path in sorted(cache.iterdir()) if cache.is_dir() else ():
-            if path.is_file():
-                path.unlink(missing_ok=True)
-            elif path.name != _LOCKS:
-                with suppress(filelock.Timeout), _lock(cache, path.name.removesuffix(_BEING_BUILT)).acquire(timeout=0):
-                    _remove(path)
-    return before - cache_size_bytes()
-
-
 @dataclass(frozen=True)
 class _Entry:
     """The place of one engine in the cache."""

@@ -18,7 +18,7 @@ import overnet
 from overnet.errors import ArtifactError, BackendError, OutputError
 from overnet.files.engine_sidecar import Profile, read_sidecar, sidecar_path
 from overnet.runtime.backends.trt import engine_cache, engine_child
-from overnet.runtime.backends.trt.engine_cache import cache_folder, cache_size_bytes, cached_engine, clear_cache
+from overnet.runtime.backends.trt.engine_cache import cache_folder, cached_engine
 from overnet.runtime.backends.trt.engine_child import EngineRequest
 from tests.conftest import ROOT
 
@@ -386,22 +386,6 @@ def test_the_least_used_engines_are_removed(built, engine_request, cache, monkey
         engine_cache._remove_oldest(entry)
     # Five besides the one just built, of which two may stay; the oldest is locked, and is not removed.
     assert leftovers(cache) == sorted([built.parent.name, "newest", "used", "building.partial", "locked"])
-
-
-def test_it_is_cleared(built, cache):
-    (cache / "a.log").write_text("12345")
-    (cache / "building.partial").mkdir()
-    size = cache_size_bytes()
-    assert size == sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
-    with engine_cache._lock(cache, "building"):
-        assert clear_cache() == size
-    assert leftovers(cache) == ["building.partial"]
-    assert cache_size_bytes() == 0
-
-
-def test_a_cache_that_is_not_there_is_empty(cache):
-    assert (cache_size_bytes(), clear_cache()) == (0, 0)
-    assert not cache.exists()
 
 
 BLOCKED = "import sys; sys.modules['torch'] = sys.modules['safetensors'] = None\n"
