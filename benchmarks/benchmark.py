@@ -85,7 +85,13 @@ class _Benchmark:
         check_options(options)
         for scale in options.scales:
             read_ground_truth(options.data, scale)  # raises early if the images are unusable
-        self.backends = list(dict.fromkeys(self._backend(name) for name in options.backends))
+        backends = []
+        for name in options.backends:  # "auto" becomes a backend's name, and a named backend has to be installed
+            if options.model is None or not options.model.is_dir():
+                backends.append(find_models(options.model, name, None)[0][0].name)
+            else:  # a folder's file is chosen by precision for each case; the folder may hold other files
+                backends.append(choose_backends(name, "onnx" if name != "torch" else "checkpoint")[0].name)
+        self.backends = list(dict.fromkeys(backends))
         check_provider(options.provider, backend=max(self.backends, key=lambda name: name == "onnxruntime"))
         self._gpu = options.device if any(on_gpu(name, options.provider) for name in self.backends) else None
         if self._gpu is not None:
@@ -173,14 +179,6 @@ class _Benchmark:
     def _step(self, doing: str) -> None:
         self._on_progress(doing, self._done, self._total)
         self._done += 1
-
-    def _backend(self, name: str) -> str:
-        """Resolve ``"auto"`` to a backend's name, and check that a named backend is installed."""
-        model = self.options.model
-        if model is None or not model.is_dir():
-            return find_models(model, name, None)[0][0].name
-        # A folder's file is chosen by precision for each case; the folder may hold other files.
-        return choose_backends(name, "onnx" if name != "torch" else "checkpoint")[0].name
 
     def _usual_precision(self, backend: str, scale: int) -> str:
         model = self.options.model

@@ -111,15 +111,11 @@ def open_upscaler(request: CaseRequest, on_progress: Progress | None = None) -> 
         precision=precision,
         threads=request.threads,
         device=request.device,
-        provider=_provider(request),
+        # Backends other than ONNX Runtime accept only the default.
+        provider=request.provider if request.case.method == "onnxruntime" else "cpu",
         slots=request.slots,
         on_progress=on_progress,
     )
-
-
-def _provider(request: CaseRequest) -> str:
-    """Return the provider for ONNX Runtime; other backends accept only the default."""
-    return request.provider if request.case.method == "onnxruntime" else "cpu"
 
 
 def _loaded(request: CaseRequest, on_progress: Progress) -> Method:
@@ -158,7 +154,7 @@ def _chosen(request: CaseRequest) -> tuple[Path | None, str]:
         return model, case.precision  # the backend chooses among a folder's engines, and builds missing ones
     if case.method == "torch":
         model = checkpoint_of_folder(model or bundled_folder()) or model
-    if _provider(request) != "cpu":
+    if case.method == "onnxruntime" and request.provider != "cpu":
         # The provider computes in the file's own precision, or an FP32 file in a lower one where it can.
         with suppress(InputError):
             return choose_model(model or bundled_folder(), case.scale, case.precision).path, case.precision

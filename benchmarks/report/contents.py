@@ -183,8 +183,7 @@ def quality_table(run: BenchmarkRun) -> Table:
     """Return how close the images are to the reference and to the ground truth."""
 
     def cells(result: CaseResult) -> dict[str, str] | None:
-        quality = result.quality
-        if quality is None:
+        if (quality := result.quality) is None:
             return None
         levels, ssim, psnr = quality.largest_difference_levels, quality.ground_truth_ssim, _psnr_cells(quality)
         return {
@@ -246,8 +245,7 @@ def sustained_table(run: BenchmarkRun) -> Table:
     """Return how the throughput changes while a case runs without pause."""
 
     def cells(result: CaseResult) -> dict[str, str] | None:
-        tenths = result.sustained.images_per_second if result.sustained else []
-        if result.sustained is None or not tenths:
+        if result.sustained is None or not (tenths := result.sustained.images_per_second):
             return None
         change = 100 * (tenths[-1] / tenths[0] - 1) if tenths[0] else None
         return {

@@ -131,15 +131,13 @@ def _panel_per_scale(
     return made
 
 
-def _series(results: Sequence[CaseResult], point: _MakePoint) -> dict[str, list[_Point]]:
+def _lines(axes: Axes, run: BenchmarkRun, results: Sequence[CaseResult], point: _MakePoint, **line: Any) -> None:
+    """Draw a line through the points of each method, each point with its whisker."""
     series: dict[str, list[_Point]] = {}
     for result in in_order(results):
         if (made := point(result)) is not None:
             series.setdefault(_label(result.case), []).append(made)
-    return series
-
-
-def _lines(axes: Axes, series: dict[str, list[_Point]], styles: dict[str, dict[str, Any]], **line: Any) -> None:
+    styles = _styles(run)
     for label, points in series.items():
         style = styles[label]
         axes.plot([each.x for each in points], [each.y for each in points], linewidth=1.8, label=label, **style, **line)
@@ -183,7 +181,7 @@ def _figure_by_size(
 
     def draw(axes: Axes, of_scale: list[CaseResult]) -> str:
         for point, style in lines:
-            _lines(axes, _series(of_scale, point), _styles(run), **style)
+            _lines(axes, run, of_scale, point, **style)
         axes.set_yscale("log")
         _size_axis(axes, {(each.case.width, each.case.height) for each in of_scale})
         _plain_ticks(axes.yaxis, axes.get_ylim())
@@ -232,7 +230,7 @@ def _quality_figure(run: BenchmarkRun) -> Figure | None:
         counts = Counter((result.case.width, result.case.height) for result in of_scale)
         size = max(counts, key=lambda size: (counts[size], math.prod(size)))
         shown = [result for result in of_scale if (result.case.width, result.case.height) == size]
-        _lines(axes, _series(shown, point), _styles(run), linestyle="none")
+        _lines(axes, run, shown, point, linestyle="none")
         axes.set_xscale("log")
         axes.margins(0.15, 0.15)
         _plain_ticks(axes.xaxis, axes.get_xlim())

@@ -68,8 +68,7 @@ def make_profile(text: str | None, batch: int = 1) -> Profile:
         )
     minimum, optimum, maximum = found * 3 if len(found) == 1 else found
     profile = Profile(minimum, optimum, maximum, batch)
-    problem = profile.problem()
-    if problem:
+    if problem := profile.problem():
         raise InputError(f"shape {profile} {problem}")
     return profile
 
@@ -147,10 +146,9 @@ def _largest_within(size: Size, pixels: int) -> Size:
 
 
 def _changed(profile: Profile, maximum: Size, batch: int) -> Profile:
-    def within(size: Size) -> Size:
-        return min(size[0], maximum[0]), min(size[1], maximum[1])
-
-    return Profile(within(profile.minimum), within(profile.optimum), maximum, batch)
+    height, width = maximum
+    minimum, optimum = ((min(size[0], height), min(size[1], width)) for size in (profile.minimum, profile.optimum))
+    return Profile(minimum, optimum, maximum, batch)
 
 
 def _megabytes(number: float) -> str:

@@ -73,11 +73,11 @@ def run_exactly(
         The tensors by name; floating-point ones as float32, which holds every value of the smaller types.
     """
     wanted = None if names is None else set(names)
-    results = {}
-    for node, result in visit_tensors(model, images):
-        if wanted is None or node.output[0] in wanted:
-            results[node.output[0]] = (result.float() if result.is_floating_point() else result).numpy()
-    return results
+    return {
+        node.output[0]: (result.float() if result.is_floating_point() else result).numpy()
+        for node, result in visit_tensors(model, images)
+        if wanted is None or node.output[0] in wanted
+    }
 
 
 def _constant(constant: onnx.TensorProto) -> Tensor:
