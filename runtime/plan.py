@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from overnet.errors import InputError, OutputError
+from overnet.errors import InputError, OutputError, printable
 from overnet.files.atomic import exists_already
 from overnet.imaging.image_io import IMAGE_SUFFIXES, still_image_suffix
 from overnet.runtime.video.formats import VIDEO_SUFFIXES
@@ -34,78 +35,119 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs of a run, and the targets that exist already and are kept."""
+    """All jobs of a run.
+
+    Attributes:
+        jobs: the files to upscale.
+        kept: the targets that exist already and are kept.
+        unreadable: the sub-folders that cannot be searched, and why.
+        notes: one-line remarks for the user.
+    """
 
     jobs: list[Job]
     kept: list[Path]
+    unreadable: list[tuple[Path, InputError]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def make_plan(inputs: list[Path], output: Path, *, overwrite: bool) -> Plan:
+def make_plan(inputs: list[Path], output: Path, *, overwrite: bool, is_folder: bool = False) -> Plan:
     """Decide which file becomes which.
 
     Args:
         inputs: files, or folders that are searched through.
-        output: a file, for one input file; or a folder. It is a folder if it is one already, if it ends in a slash, if
-            it has no suffix, or if there are several inputs.
+        output: a file, for one input file; or a folder. It is a folder if it is one already, if it has no suffix, or if
+            there are several inputs. A folder that is searched is not searched where it is the output: results of an
+            earlier run are no inputs.
+        is_folder: whether `output` is a folder whatever its name is.
         overwrite: whether existing files are replaced. If not, an existing result of a single input is refused; of
             several inputs, those whose results exist are left out, so that an interrupted run can be repeated.
 
     Raises:
         InputError: an input does not exist, a folder holds nothing to upscale, or two inputs would write the same file.
-        OutputError: the output exists, is itself an input, or is of a kind that the input cannot become.
+        OutputError: the output exists, is itself an input, or is of a kind that the inputs cannot become.
     """
-    sources = _sources(inputs)
+    plan = Plan([], [])
     several = len(inputs) > 1 or any(path.is_dir() for path in inputs)
-    as_folder = several or output.is_dir() or str(output).endswith(os.sep) or not output.suffix
-    if several and output.exists() and not output.is_dir():
-        raise OutputError(f"{output}: several inputs need a folder as output, and this is a file")
-    jobs, taken = [], dict[Path, Path]()
+    as_folder = several or is_folder or output.is_dir() or not output.suffix
+    names_file = not is_folder and output.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    if several and not output.is_dir() and (output.exists() or names_file):
+        raise OutputError(
+            f"{printable(output)}: several inputs need a folder as output, and this is a file"
+            + ("" if output.exists() else f"'s name ({printable(output)}{os.sep} names a folder)")
+        )
+    sources = _sources(inputs, output, plan)
+    taken = dict[str, Path]()  # realpath, and not `resolve`, which fails on a loop of links before Python 3.13
     names = {relative for _, relative in sources}
     for source, relative in sources:
         kind, suffix = _kind_and_suffix(source)
-        target = output
-        if as_folder:
-            renamed = relative.with_suffix(suffix)
-            if renamed != relative and renamed in names:  # a.jfif beside a.jpg
-                renamed = relative.with_name(relative.name + suffix)
-            target = output / renamed
+        renamed = relative.with_suffix(suffix)
+        if renamed != relative and renamed in names:  # a.jfif beside a.jpg
+            renamed = relative.with_name(relative.name + suffix)
+        target = output / renamed if as_folder else output
         writable = IMAGE_SUFFIXES if kind == "image" else VIDEO_SUFFIXES
         if target.suffix.lower() not in writable:
             what = "is an image" if kind == "image" else "is not an image"
             raise OutputError(f"{target}: {source.name} {what}; write it as {', '.join(sorted(writable))}")
-        resolved = target.resolve()
+        resolved = os.path.realpath(target)
         if resolved in taken:
             raise InputError(f"{taken[resolved]} and {source} would both be written to {target}")
         taken[resolved] = source
-        jobs.append(Job(source, target, kind))
-    inputs_resolved = {source.resolve() for source, _ in sources}
-    for job in jobs:
-        if job.target.resolve() in inputs_resolved:
-            raise OutputError(f"{job.target} is itself an input: choose another output")
-    kept = [job.target for job in jobs if job.target.exists() and not overwrite]
-    if kept and not several:
-        raise exists_already(kept[0])
-    return Plan([job for job in jobs if job.target not in kept], kept)
+        if overwrite or not target.exists():
+            plan.jobs.append(Job(source, target, kind))
+        else:
+            plan.kept.append(target)
+    inputs_taken = [source for source, _ in sources if os.path.realpath(source) in taken]
+    if inputs_taken:
+        raise OutputError(f"{printable(inputs_taken[0])} is itself an input: choose another output")
+    if plan.kept and not several:
+        raise exists_already(plan.kept[0])
+    return plan
 
 
-def _sources(inputs: list[Path]) -> list[tuple[Path, Path]]:
-    """Return each file, with its path relative to the folder searched; for a file given itself, its name."""
+def _sources(inputs: list[Path], output: Path, plan: Plan) -> list[tuple[Path, Path]]:
+    """Return each file, with its path relative to the folder searched; for a file given itself, its name.
+
+    Sub-folders that cannot be searched are added to the plan.
+    """
     sources: list[tuple[Path, Path]] = []
     for path in inputs:
         if path.is_dir():
-            found = sorted(
-                file
-                for file in path.rglob("*")
-                if not file.name.startswith(".") and file.is_file() and _is_taken_from_folders(file)
-            )
-            if not found:
-                raise InputError(f"{path}: a folder without images or videos")
+            found = _search(path, output, plan)
+            if not found and not plan.unreadable:
+                raise InputError(f"{printable(path)}: a folder without images or videos")
             sources.extend((file, file.relative_to(path)) for file in found)
         elif path.exists():
             sources.append((path, Path(path.name)))
         else:
-            raise InputError(f"{path}: no such file")
+            raise InputError(f"{printable(path)}: no such file")
+    if not sources:
+        raise plan.unreadable[0][1]
     return sources
+
+
+def _search(folder: Path, output: Path, plan: Plan) -> list[Path]:
+    """Return the images and videos in a folder and its sub-folders, without those in the output."""
+    found: list[Path] = []
+
+    def note_unreadable(error: OSError) -> None:
+        locked = Path(error.filename)
+        reason = InputError(f"{printable(locked)}: the folder cannot be read: {error.strerror}")
+        if locked == folder:
+            raise reason from error
+        plan.unreadable.append((locked, reason))
+
+    results = os.path.realpath(output)
+    for parent, folders, names in os.walk(folder, onerror=note_unreadable):
+        if not os.access(parent, os.X_OK):  # names can be read, files cannot
+            note_unreadable(PermissionError(errno.EACCES, os.strerror(errno.EACCES), parent))
+            continue
+        for each in [Path(parent, name) for name in folders]:
+            if os.path.realpath(each) == results:
+                folders.remove(each.name)
+                plan.notes.append(f"{printable(each)} is the output, and is not searched for inputs")
+        files = (Path(parent, name) for name in names if not name.startswith("."))
+        found.extend(file for file in files if file.is_file() and _is_taken_from_folders(file))
+    return sorted(found)
 
 
 def _is_taken_from_folders(file: Path) -> bool:

@@ -14,7 +14,13 @@ from overnet.errors import InputError
 from overnet.runtime.plan import Job
 from overnet.runtime.upscale_file import Outcome, VideoOptions, upscale_video
 from overnet.runtime.upscaler import Upscaler
-from overnet.runtime.video.formats import choose_pixel_format, find_encoder, output_format, quality_options
+from overnet.runtime.video.formats import (
+    DEFAULT_ENCODING,
+    choose_pixel_format,
+    find_encoder,
+    output_format,
+    quality_options,
+)
 
 FRAMES = 60
 _RATE = Fraction(25)
@@ -33,7 +39,7 @@ def make_clip(path: Path, *, width: int, height: int, frames: int = FRAMES) -> N
         OutputError: this FFmpeg has no encoder for such a file or size.
     """
     container = output_format(path)
-    encoder = find_encoder(None, container)
+    encoder = find_encoder(DEFAULT_ENCODING, container)
     with av.open(str(path), "w", format=container.name) as output:
         stream = output.add_stream(encoder.name, rate=_RATE)
         stream.width, stream.height = width, height

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ def run_command(
     writes_stdout = False
     if source is None and (target is None or isinstance(target, Path)):
         stream.refuse("for cameras, streams and pipes, and there is none")
-        plan = _plan_files(inputs, target, video, only_videos=fps is not None, overwrite=overwrite, quiet=quiet)
+        plan = _plan_files(inputs, output, video, only_videos=fps is not None, overwrite=overwrite, quiet=quiet)
         upscale: Callable[..., Outcome] = functools.partial(upscale_video, options=video, overwrite=overwrite)
     elif len(inputs) > 1:
         raise InputError("several inputs at once must be files: start one run for each camera, stream or pipe")
@@ -194,14 +195,18 @@ def _upscaler_maker(
 
 
 def _plan_files(
-    inputs: list[str], target: Path | None, video: VideoOptions, *, only_videos: bool, overwrite: bool, quiet: bool
+    inputs: list[str], output: str | None, video: VideoOptions, *, only_videos: bool, overwrite: bool, quiet: bool
 ) -> Plan:
     """Plan which file is written for which."""
     from overnet.runtime.plan import make_plan
+    from overnet.runtime.video.formats import Encoding, find_encoder, output_format
 
-    if target is None:
+    if output is None:
         raise typer.BadParameter("--output / -o is missing: the file, or the folder, to write")
-    plan = make_plan([Path(text) for text in inputs], target, overwrite=overwrite)
+    is_folder = output.endswith(os.sep)
+    plan = make_plan([Path(text) for text in inputs], Path(output), overwrite=overwrite, is_folder=is_folder)
+    for note in plan.notes:
+        print_status(f"note: {note}", quiet=quiet)
     for path in plan.kept:
         print_status(f"{path}: exists already and is kept (--overwrite replaces it)", quiet=quiet)
     image = next((job.source for job in plan.jobs if job.kind == "image"), None)
@@ -210,6 +215,8 @@ def _plan_files(
     videos = any(job.kind == "video" for job in plan.jobs)
     if plan.jobs and not videos and video != type(video)():
         raise typer.BadParameter("--frames, --start, --codec and --crf are for videos, and there is none")
+    for container in {output_format(job.target) for job in plan.jobs if job.kind == "video"}:
+        find_encoder(Encoding(video.codec, video.crf), container)
     return plan
 
 
@@ -227,6 +234,9 @@ def _run_jobs(
 
     outcomes: list[Outcome] = []
     failures: list[Failure] = []
+    for path, unreadable in plan.unreadable:
+        print_error(unreadable)
+        failures.append((path, unreadable))
     for job in plan.jobs:
         try:
             with display:
@@ -235,7 +245,7 @@ def _run_jobs(
                 else:
                     outcome = upscale(job, upscaler, on_frame=display.frames(printable(job.source.name)))
         except OverNetError as error:
-            if len(plan.jobs) + len(plan.kept) == 1:
+            if len(plan.jobs) + len(plan.kept) + len(plan.unreadable) == 1:
                 raise
             print_error(error)
             failures.append((job.source, error))

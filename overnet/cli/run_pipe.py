@@ -17,8 +17,8 @@ from overnet.files.atomic import ensure_folder
 from overnet.imaging.image_io import IMAGE_SUFFIXES
 from overnet.runtime.plan import Job
 from overnet.runtime.upscale_file import Outcome, upscale_frames
-from overnet.runtime.video.formats import Encoding
-from overnet.runtime.video.muxed import open_pipe_writer
+from overnet.runtime.video.formats import Encoding, find_encoder
+from overnet.runtime.video.muxed import PIPE_FORMAT, open_pipe_writer
 from overnet.runtime.video.raw import PIPE, PipeReader, RawFormat
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.stdio import PipeInput, PipeOutput, take_stdin
@@ -52,6 +52,7 @@ class PipeRun:
                 raise InputError(f"{source}: only a video can go to standard output")
         if not run.writes_stdout:
             run.options.refuse("only for standard output, and the output is a file", {"output_format"})
+        self._encoding = Encoding(run.video.codec, run.video.crf)
         self._raw = self._raw_format()
         self._format, self._pixel_format = run.options.pipe_format()
         self.job = Job(source if isinstance(source, Path) else PIPE, self._checked_target(target), "video")
@@ -96,10 +97,12 @@ class PipeRun:
         if target is None:
             raise typer.BadParameter("--output / -o is missing: the file to write, or - for standard output")
         if self._run.writes_stdout:
+            if self._format == "matroska":
+                find_encoder(self._encoding, PIPE_FORMAT)
             return PIPE
         if not isinstance(target, Path):
             raise OutputError(f"{target.name}: only live sources can be sent there")
-        check_target(target, overwrite=self._run.overwrite)
+        find_encoder(self._encoding, check_target(target, overwrite=self._run.overwrite))
         return target
 
     def _reader(self) -> VideoReader:
@@ -110,7 +113,6 @@ class PipeRun:
 
     def _writer(self, info: VideoInfo, width: int, height: int) -> FrameWriter:
         video = self._run.video
-        encoding = Encoding(video.codec, video.crf)
         if self._output is not None:
             return open_pipe_writer(
                 self._output,
@@ -119,7 +121,7 @@ class PipeRun:
                 height,
                 pipe_format=self._format,
                 pixel_format=self._pixel_format,
-                encoding=encoding,
+                encoding=self._encoding,
             )
         ensure_folder(self.job.target.parent)
         return VideoWriter(
@@ -128,7 +130,7 @@ class PipeRun:
             info=info,
             width=width,
             height=height,
-            encoding=encoding,
+            encoding=self._encoding,
             overwrite=self._run.overwrite,
             start_seconds=video.start_seconds,
         )

@@ -17,7 +17,7 @@ from overnet.runtime.live.ffmpeg_source import connect_camera, connect_network
 from overnet.runtime.live.source import Connection, LiveSource
 from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, OutputFormat, find_encoder, output_format
 from overnet.runtime.video.frame import FrameWriter, VideoInfo
-from overnet.runtime.video.muxed import RTSP_FORMAT, MuxedWriter, PipeFormat, open_pipe_writer
+from overnet.runtime.video.muxed import PIPE_FORMAT, RTSP_FORMAT, MuxedWriter, PipeFormat, open_pipe_writer
 from overnet.runtime.video.stdio import PipeOutput
 from overnet.runtime.video.writer import VideoWriter
 
@@ -129,12 +129,19 @@ class LiveSink:
     transport: str = "tcp"
 
     def check(self) -> None:
-        """Check a pipeline before it runs, as far as that is possible; other targets need no check.
+        """Check the encoder, or a pipeline, before it runs, as far as that is possible.
 
         Raises:
-            InputError: the pipeline is not valid.
+            InputError: the pipeline is not valid, or the quality is out of the encoder's range.
+            OutputError: there is no such encoder.
             MissingDependency: GStreamer is missing.
         """
+        if isinstance(self.target, Path):
+            find_encoder(self.encoding, output_format(self.target))
+        elif self.target.kind == "network":
+            find_encoder(self.encoding, RTSP_FORMAT)
+        elif self.pipe is not None and self.pipe_format == "matroska":
+            find_encoder(self.encoding, PIPE_FORMAT)
         if not isinstance(self.target, Path) and self.target.kind == "gst":
             gstreamer.require_gstreamer("gst: as an output")
             gstreamer.check_pipeline(self._pipeline(self.target, (64, 48), Fraction(25)), name=self.target.name)
@@ -149,7 +156,13 @@ class LiveSink:
             return self._open_file(self.target, info, width, height)
         if self.pipe is not None:
             writer = open_pipe_writer(
-                self.pipe, info, width, height, pipe_format=self.pipe_format, pixel_format=self.pixel_format
+                self.pipe,
+                info,
+                width,
+                height,
+                pipe_format=self.pipe_format,
+                pixel_format=self.pixel_format,
+                encoding=self._fast(PIPE_FORMAT),
             )
             return writer if isinstance(writer, MuxedWriter) else ConstantRate(writer, info.rate)
         if self.target.kind == "network":
@@ -201,5 +214,5 @@ class LiveSink:
 
     def _fast(self, container: OutputFormat, **options: str) -> Encoding:
         """Return the settings with those that make the encoder fast enough for live video, and further options."""
-        encoder = find_encoder(self.encoding.codec, container).name
+        encoder = find_encoder(self.encoding, container).name
         return replace(self.encoding, options={**_FAST.get(encoder, {}), **options})

@@ -84,7 +84,7 @@ class VideoTrack:
         # Pixels are turned and mirrored where a tag cannot say it.
         self._orientation = UPRIGHT if self._keeps_rotation else info.orientation
         self.size = self._orientation.size(width, height)
-        encoder = find_encoder(encoding.codec, container)
+        encoder = find_encoder(encoding, container)
         self._encoder = encoder.name
         self._pixel_format = choose_pixel_format(encoder, width=width, height=height)
         self.time_base = self._choose_clock()

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 from av.codec.codec import Codec, UnknownCodecError
 
-from overnet.errors import OutputError
+from overnet.errors import InputError, OutputError
 from overnet.runtime.video.demux import error_reason
 
 # FFmpeg's FF_QP2LAMBDA: the unit of the quality of encoders that have no rate factor.
@@ -62,6 +62,8 @@ _H264 = ("libx264", "libopenh264", "h264_videotoolbox", "h264_nvenc", "h264_v4l2
 _HEVC = ("libx265", "libkvazaar", "hevc_videotoolbox", "hevc_nvenc")
 _AV1 = ("libsvtav1", "libaom-av1", "librav1e")
 _VP9 = ("libvpx-vp9",)
+# The worst quality of most encoders, and of those for VP9 and AV1.
+_WORST_CRF, _WORST_WIDE_CRF = 51, 63
 _MILLISECOND = Fraction(1, 1000)
 # With the index at the front, a browser can play the file while it loads.
 _FAST_START = (("movflags", "+faststart"),)
@@ -120,12 +122,14 @@ def muxer_options(
     return options
 
 
-def find_encoder(name: str | None, container: OutputFormat) -> Codec:
-    """Return the encoder for the name of a codec or encoder, or the container's default for None.
+def find_encoder(encoding: Encoding, container: OutputFormat) -> Codec:
+    """Return the encoder for the name of a codec or encoder, or the container's default where none is named.
 
     Raises:
         OutputError: this FFmpeg has no such video encoder.
+        InputError: the quality is out of the encoder's range.
     """
+    name = encoding.codec
     candidates = container.encoders if name is None else _ALIASES.get(name.lower(), (name,))
     for candidate in candidates:
         try:
@@ -133,6 +137,9 @@ def find_encoder(name: str | None, container: OutputFormat) -> Codec:
         except UnknownCodecError:
             continue
         if codec.type == "video":
+            highest = _WORST_WIDE_CRF if candidate in (*_AV1, *_VP9) else _WORST_CRF
+            if encoding.crf is not None and not 0 <= encoding.crf <= highest:
+                raise InputError(f"crf is {encoding.crf}; for {candidate} it must be between 0 (best) and {highest}")
             return codec
     wanted = name or " or ".join(candidates)
     raise OutputError(f"this FFmpeg has no video encoder '{wanted}'; h264, hevc, vp9 and av1 name the usual ones")

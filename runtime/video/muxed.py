@@ -21,7 +21,7 @@ from overnet.runtime.video.stdio import PipeOutput
 PipeFormat = Literal["y4m", "raw", "matroska"]
 
 # Uncompressed video is fast to write and to read: the next program in the pipe encodes it.
-_PIPE_FORMAT = OutputFormat("matroska", ("rawvideo",), (("live", "1"),), keeps_rotation=True, tick=Fraction(1, 1000))
+PIPE_FORMAT = OutputFormat("matroska", ("rawvideo",), (("live", "1"),), keeps_rotation=True, tick=Fraction(1, 1000))
 RTSP_FORMAT = OutputFormat("rtsp", ("libx264", "libopenh264", "h264_nvenc", "h264_v4l2m2m"))
 # Seconds within which a server has to answer: to open the connection, and for each write.
 _TIMEOUT_SECONDS = (5.0, 5.0)
@@ -50,8 +50,8 @@ class MuxedWriter(FrameWriter):
         Raises:
             OutputError: Matroska cannot hold the codec, or the codec does not support the size.
         """
-        output = av.open(pipe, "w", format="matroska", container_options=dict(_PIPE_FORMAT.options), **TAG_OPTIONS)
-        track = VideoTrack(output, _PIPE_FORMAT, info=info, width=width, height=height, encoding=encoding)
+        output = av.open(pipe, "w", format="matroska", container_options=dict(PIPE_FORMAT.options), **TAG_OPTIONS)
+        track = VideoTrack(output, PIPE_FORMAT, info=info, width=width, height=height, encoding=encoding)
         return cls(output, track, name="standard output", pipe=pipe)
 
     @classmethod

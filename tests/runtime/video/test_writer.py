@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from overnet.runtime.video import encoder as video_track
-from overnet.runtime.video.formats import find_encoder, output_format, quality_options
+from overnet.runtime.video.formats import DEFAULT_ENCODING, find_encoder, output_format, quality_options
 from overnet.runtime.video.reader import VideoReader
 from tests.support.clips import (
     NTSC,
@@ -247,7 +247,7 @@ def test_an_encoder_without_quality_gets_a_bit_rate():
 
 def test_default_encoders_exist():
     for suffix in (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"):
-        assert find_encoder(None, output_format(Path(f"a{suffix}"))).type == "video"
+        assert find_encoder(DEFAULT_ENCODING, output_format(Path(f"a{suffix}"))).type == "video"
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared clip is not here")
