@@ -6,7 +6,6 @@ Names of users, hosts and folders are left out, because reports are published.
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 import platform
 import re
@@ -25,7 +24,7 @@ from overnet.benchmarks.results import Machine
 from overnet.errors import OverNetError, require
 from overnet.system.cuda_device import cuda_device, cuda_device_count, cuda_of_driver
 from overnet.system.environment import parse_driver_version, parse_jetpack, read_text
-from overnet.system.memory import Limits, read_limits
+from overnet.system.memory import Limits, read_limits, usable_cores
 
 # The distributions of each library; the first that is installed counts.
 _LIBRARIES = {
@@ -90,19 +89,6 @@ def describe_machine(root: Path = Path("/")) -> Machine:
         versions=_versions(),
         settings=_settings(root, limits),
     )
-
-
-def usable_cores(limits: Limits | None = None) -> int:
-    """Return how many processors this process may use, by its affinity and by its control group's CPU quota.
-
-    Args:
-        limits: of the control group; None to read them.
-    """
-    limits = limits or read_limits()
-    cores = os.cpu_count() or 1
-    if sys.platform == "linux":
-        cores = len(os.sched_getaffinity(0))
-    return cores if limits.cores is None else max(1, min(cores, math.ceil(limits.cores)))
 
 
 def _processor(root: Path) -> str:

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from overnet.benchmarks.machine import blas_of_numpy, usable_cores
+from overnet.benchmarks.machine import blas_of_numpy
 from overnet.benchmarks.results import Peak
 from overnet.errors import InputError, MissingDependency, require
+from overnet.system.memory import usable_cores
 
 # From small enough for a small board to large enough for all cores of a large machine.
 _MATRIX_SIDES = (512, 1024, 2048)

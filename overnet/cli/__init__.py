@@ -79,7 +79,7 @@ _RENAMED_OPTIONS = {"--rivals": "--baselines", "--rival-models": "--baseline-mod
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:
-    """Let SIGTERM, which service managers send, end a run as Ctrl-C does: with a playable file."""
+    """Let SIGTERM, and SIGHUP of a closed terminal, end a run as Ctrl-C does: with a playable file."""
     raise KeyboardInterrupt
 
 
@@ -142,6 +142,8 @@ def _end_interrupted_process() -> NoReturn:
 def run_program(prog: str = "overnet") -> NoReturn:
     """Run the command line of the program `prog`, and end this process with its exit code."""
     signal.signal(signal.SIGTERM, _stop)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+        signal.signal(signal.SIGHUP, _stop)
     # A file that took the number of a closed standard stream would receive what libraries print.
     nothing = os.open(os.devnull, os.O_RDWR)
     while nothing < 3:

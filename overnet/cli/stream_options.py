@@ -87,13 +87,15 @@ class StreamOptions:
         """Return the format of standard output, and the pixel format of raw video.
 
         Raises:
-            InputError: there is no such format.
+            InputError: there is no such format, or raw video cannot be written in it.
         """
         from overnet.runtime.video.raw import check_pixel_format
 
         pixel_format = self.pixel_format or "rgb24"
-        check_pixel_format(pixel_format)
-        return parse_choice("--output-format", self.output_format, ("y4m", "raw", "matroska")), pixel_format
+        output_format = parse_choice("--output-format", self.output_format, ("y4m", "raw", "matroska"))
+        if output_format == "raw":
+            check_pixel_format(pixel_format, is_output=True)
+        return output_format, pixel_format
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from overnet.training.state import TrainState
     from overnet.training.teacher_targets import TeacherTargets
 
+_MOST_WORKERS, _LONGEST_SECONDS = 256, 1_000_000
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -98,9 +100,11 @@ def train_command(
 
     With several GPUs: torchrun --nproc-per-node N -m overnet train ...
     """
-    import torch
+    from overnet.errors import require
 
+    torch = require("torch", extra="train", purpose="training")
     from overnet.files.atomic import ensure_folder
+    from overnet.system.memory import usable_cores
     from overnet.training.distributed import joined, team_from_environment
     from overnet.training.loop import TrainOptions, pick_device, train
     from overnet.training.packed_images import pack
@@ -108,8 +112,9 @@ def train_command(
     from overnet.training.report import require_tensorboard
     from overnet.training.validation import load_examples
 
+    _check_numbers(workers, save_seconds, timeout_seconds, threads)
     if threads is not None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(min(threads, usable_cores()))
     single = {
         "network": run.network,
         "teacher_share": run.teacher_share,
@@ -124,14 +129,7 @@ def train_command(
             given["scales"] = [float(each) for each in scales.split(",")]
         except ValueError as error:
             raise typer.BadParameter(f"--scales is {scales!r}; it must be numbers with commas between") from error
-    for text in settings or []:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"--set is {text!r}; it must be NAME=VALUE")
-        try:
-            given[name] = json.loads(value)
-        except ValueError:
-            given[name] = value  # a word, such as l2
+    given |= _parse_settings(settings or [])
     team = team_from_environment()
     where = pick_device(device, team)
     quiet = quiet or not team.is_main
@@ -162,6 +160,36 @@ def train_command(
         teachers = _teachers(state, images, run.teacher or [], fill=False, report=options.report)
         train(state, images, options, team, teachers)
     print_status(f"{output}: {state.step} steps in {state.elapsed_seconds / 60:.0f} minutes", quiet=quiet)
+
+
+def _check_numbers(workers: int, save_seconds: float, timeout_seconds: float, threads: int | None) -> None:
+    """Raise InputError for a number out of range."""
+    from overnet.errors import InputError
+
+    if threads is not None and threads < 1:
+        raise InputError(f"--threads is {threads}; it must be at least 1")
+    limits = {
+        "--workers": (workers, 0, _MOST_WORKERS),
+        "--timeout-seconds": (timeout_seconds, 1, _LONGEST_SECONDS),
+        "--save-seconds": (save_seconds, 0, _LONGEST_SECONDS),
+    }
+    for option, (value, low, high) in limits.items():
+        if not low <= value <= high:  # also true for NaN
+            raise InputError(f"{option} is {value:g}; it must be from {low} to {high}")
+
+
+def _parse_settings(texts: list[str]) -> dict[str, object]:
+    """Return the settings of texts such as ``loss=l2``, by name."""
+    given: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--set is {text!r}; it must be NAME=VALUE")
+        try:
+            given[name] = json.loads(value)
+        except ValueError:
+            given[name] = value  # a word, such as l2
+    return given
 
 
 @contextmanager

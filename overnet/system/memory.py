@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +65,19 @@ def read_limits(root: Path = Path("/")) -> Limits:
         if controller in ("", "memory"):
             memory += _limits(folder)
     return Limits(min(cores, default=None), min(memory, default=None))
+
+
+def usable_cores(limits: Limits | None = None) -> int:
+    """Return how many processors this process may use, by its affinity and by its control group's CPU quota.
+
+    Args:
+        limits: of the control group; None to read them.
+    """
+    limits = limits or read_limits()
+    cores = os.cpu_count() or 1
+    if sys.platform == "linux":
+        cores = len(os.sched_getaffinity(0))
+    return cores if limits.cores is None else max(1, min(cores, math.ceil(limits.cores)))
 
 
 def _groups(root: Path) -> Iterator[tuple[str, Path]]:

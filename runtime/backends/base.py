@@ -17,6 +17,7 @@ from overnet.errors import ArtifactError, BackendError, InputError, OverNetError
 from overnet.files.onnx_metadata import Artifact, scaled_size
 from overnet.runtime.backends.stream import UpscaleStream
 from overnet.runtime.tiling import tile_for_memory
+from overnet.system.memory import usable_cores
 from overnet.types import ChannelMeans, ImageBatch, Progress
 
 ModelKind = Literal["onnx", "checkpoint", "engine"]
@@ -37,7 +38,8 @@ class BackendOptions:
     Attributes:
         precision: of the arithmetic; None for the backend's default. On a CPU that is ``"fp32"``, and ``"bf16"`` can be
             chosen where the backend and the CPU support it; engines are built in ``"fp16"`` by default.
-        threads: CPU threads to compute with; None for the library's default, about one for each core.
+        threads: CPU threads to compute with, lowered to the cores that this process may use; None for the
+            library's default, about one for each core.
         device: the GPU, counted from 0 among those that ``CUDA_VISIBLE_DEVICES`` leaves.
         provider: ONNX Runtime's execution provider: ``"cpu"``, ``"cuda"``, ``"tensorrt"`` or ``"tensorrt-rtx"``.
         slots: frames in flight on a GPU at once, 1 to 16.
@@ -55,6 +57,10 @@ class BackendOptions:
     zero_copy: bool | None = None
     cuda_graphs: bool = True
     on_progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:  # libraries fail, or are slow, with more threads than there are processors
+            object.__setattr__(self, "threads", min(self.threads, usable_cores()))
 
     def check(self) -> None:
         """Raise InputError for a number out of range."""

@@ -26,6 +26,9 @@ PIPE = Path("-")
 _NAME = "standard input"
 _Y4M_HEADER = re.compile(rb"YUV4MPEG2 [^\n]*\n")
 _Y4M_FRAME_HEADER = b"FRAME\n"
+_USUAL_FORMATS = "rgb24, bgr24, yuv420p and nv12"
+# Their conversion to RGB ends the process.
+_ABORTING_FORMATS = {"yaf32be", "yaf32le"}
 _MATRIX_NAMES = {1: "BT.709", 5: "BT.601", 6: "BT.601", 9: "BT.2020"}
 
 
@@ -51,7 +54,7 @@ class RawFormat:
         check_size(self.width, self.height, "raw video")
         if not 0 < self.rate <= 1000:
             raise InputError(f"the rate is {float(self.rate):g} frames a second; it must be above 0 and at most 1000")
-        check_pixel_format(self.pixel_format)
+        check_pixel_format(self.pixel_format, is_output=False)
 
     @property
     def frame_bytes(self) -> int:
@@ -59,18 +62,27 @@ class RawFormat:
         return frame_bytes(self.pixel_format, self.width, self.height)
 
 
-def check_pixel_format(name: str) -> None:
-    """Check that FFmpeg has a pixel format of this name.
+def check_pixel_format(name: str, *, is_output: bool) -> None:
+    """Check that FFmpeg has a pixel format of this name, and converts it to RGB, or RGB to it for an output.
 
     Raises:
-        InputError: it has none.
+        InputError: it has none, or does not convert it.
     """
     try:
         is_known = bool(VideoFormat(name).components)  # formats of hardware, such as cuda, have none
     except ValueError:
         is_known = False
     if not is_known:
-        raise InputError(f"no pixel format is named '{name}'; usual ones are rgb24, bgr24, yuv420p and nv12")
+        raise InputError(f"no pixel format is named '{name}'; usual ones are {_USUAL_FORMATS}")
+    try:
+        if name in _ABORTING_FORMATS:
+            raise ValueError
+        VideoFrame(16, 16, "rgb24" if is_output else name).reformat(format=name if is_output else "rgb24")
+    except (OSError, ValueError) as error:
+        verb = "written" if is_output else "read"
+        raise InputError(
+            f"raw video of pixel format '{name}' cannot be {verb}; usual ones are {_USUAL_FORMATS}"
+        ) from error
 
 
 def frame_bytes(pixel_format: str, width: int, height: int) -> int:

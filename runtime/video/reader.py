@@ -211,7 +211,7 @@ class VideoReader:
         target = max(self._origin, (self._start or 0) - back_seconds)
         try:
             self._container.seek(int(target / self._time_base), stream=self._stream)
-        except av.FFmpegError:
+        except (av.FFmpegError, OverflowError):  # a time beyond 64 bits
             return False
         return True
 

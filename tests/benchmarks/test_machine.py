@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from overnet.benchmarks.machine import blas_of_numpy, describe_machine, usable_cores
+from overnet.benchmarks.machine import blas_of_numpy, describe_machine
 from overnet.benchmarks.results import Machine
 from overnet.files.checked_json import from_json
-from overnet.system.memory import read_limits
+from overnet.system.memory import read_limits, usable_cores
 
 
 def _files(root, contents):

@@ -1,0 +1,54 @@
+"""Options and names that end a command with one line, before work."""
+
+import av
+import numpy as np
+import pytest
+
+from tests.support.commands import run_command
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / "in.mp4"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--crf", "99"), "crf is 99; for libx264 it must be between 0 (best) and 51"),
+        (("--crf", "-1"), "crf is -1; for libx264 it must be between 0 (best) and 51"),
+        (("--codec", "none"), "no video encoder 'none'"),
+        (("--start", "1e15"), "ends before the start, 1e+15 seconds"),
+    ],
+)
+def test_options_of_videos(video, tmp_path, options, expected):
+    result = run_command(video, "-o", tmp_path / "out.mp4", "--model", "realtime", *options)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert expected in result.stderr
+    assert not list(tmp_path.glob("*out*"))
+
+
+@pytest.mark.parametrize("pixel_format", ["pal8", "bayer_rggb8", "cuda"])
+def test_pixel_formats_of_raw_output(video, pixel_format):
+    options = ("--model", "realtime", "--output-format", "raw", "--pixel-format", pixel_format)
+    result = run_command(video, "-o", "-", *options)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert pixel_format in result.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--workers", "-1"), ("--threads", "0"), ("--timeout-seconds", "-1"), ("--save-seconds", "nan")],
+)
+def test_numbers_of_training(tmp_path, options):
+    pytest.importorskip("torch")
+    result = run_command("train", "--data", tmp_path, "-o", tmp_path / "run", *options, program="overnet")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert f"{options[0]} is {options[1]}; it must be" in result.stderr
