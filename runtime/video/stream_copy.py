@@ -18,6 +18,7 @@ from overnet.runtime.video.clock import SourceClock, TimestampRepair
 from overnet.runtime.video.demux import codec_name, disposition, is_cover, open_source
 from overnet.runtime.video.formats import OutputFormat
 from overnet.runtime.video.silence import silence
+from overnet.runtime.video.sound import SoundEncoder
 
 # Tags of the source's container or encoding, which are wrong in the new file.
 _STALE_TAGS = {
@@ -96,6 +97,7 @@ class StreamCopier:
         self._source: InputContainer = open_source(source)
         self._clock = SourceClock(self._source)
         self._copies: dict[int, Any] = {}
+        self._sounds: dict[int, SoundEncoder] = {}
         self._repairs: dict[int, TimestampRepair] = {}
         self._next_dts: dict[int, int] = {}
         self._undated: dict[int, tuple[int, int]] = {}
@@ -137,6 +139,8 @@ class StreamCopier:
             if end_seconds is not None and _seconds(packet) > end_seconds + _INTERLEAVE_SLACK_SECONDS:
                 break
             self._copy(packet, end_seconds)
+        for sound in self._sounds.values():
+            self._output.mux(list(sound.flush(shift=self._shift, start=self._start, end=end_seconds)))
         repaired = sum(repair.repaired for repair in self._repairs.values())
         if repaired:
             self.notes.append(f"{repaired} times of copied streams ran backwards and were moved forward")
@@ -206,9 +210,26 @@ class StreamCopier:
                 Fraction(stream.time_base), strictly=is_sound, is_sound=is_sound
             )
             return
-        self.left_out += 1
         what = f"{kind} stream {stream.index} ({codec_name(stream)})"
+        if kind == "audio" and self._add_encoded(stream):
+            codec = self._sounds[stream.index].codec
+            self.notes.append(f"{what} cannot be copied into {self._container.name}: encoded as {codec}")
+            return
+        self.left_out += 1
         self.notes.append(f"{what} cannot be stored in {self._container.name}: left out")
+
+    def _add_encoded(self, stream: Any) -> bool:
+        """Add a stream of sound that is encoded again, and tell whether that is possible."""
+        try:
+            sound = SoundEncoder(self._output, self._container.name, stream)
+        except (av.FFmpegError, av.codec.codec.UnknownCodecError, ValueError, TypeError, IndexError):
+            return False
+        self._sounds[stream.index] = sound
+        sound.stream.metadata.update(kept_tags(stream.metadata, reencoded=True))
+        if hasattr(stream, "disposition"):
+            sound.stream.disposition = disposition(stream)
+        self._repairs[stream.index] = TimestampRepair(Fraction(stream.time_base), is_sound=True)
+        return True
 
     def _is_refused(self, kind: str) -> bool:
         """Tell whether the output's muxer takes streams of a kind, and drops them silently."""
@@ -262,6 +283,9 @@ class StreamCopier:
 
     def _copy(self, packet: av.Packet[Any], end: Fraction | None) -> None:
         index = packet.stream.index
+        if index in self._sounds:
+            self._encode_sound(packet, end)
+            return
         tick = Fraction(packet.time_base)
         if packet.size == 2 and bytes(packet) == _NO_TEXT and packet.stream.type == "subtitle":
             return
@@ -297,6 +321,15 @@ class StreamCopier:
             if error.errno not in _PACKET_ERRORS and not isinstance(error, av.error.InvalidDataError):
                 raise
             self._refused += 1
+
+    def _encode_sound(self, packet: av.Packet[Any], end: Fraction | None) -> None:
+        sound = self._sounds[packet.stream.index]
+        try:
+            made = list(sound.encode(packet, shift=self._shift, start=self._start, end=end))
+        except av.FFmpegError:
+            self._refused += 1
+            return
+        self._output.mux(made)
 
     def _fill_lead(self, stream: Any, lead_seconds: Fraction) -> None:
         """Write silence before the first packet of sound: a format without timestamps begins all streams at once."""

@@ -24,6 +24,7 @@ from overnet.training.state import CURVE, load_state
 from tests.conftest import ROOT
 from tests.support.small_run import CPU, start, tiny_state
 
+NO_IMAGE = "is not a PNG, JPEG, WebP, TIFF, BMP, PPM, JPEG 2000, AVIF, HEIC, JPEG XL or TGA image"
 QUICK = ["--set", "patch=8", "--set", "warm_up=0", "--batch", "2", "--workers", "0", "--no-tensorboard"]
 
 
@@ -63,7 +64,10 @@ def test_a_run_from_weights_and_its_resumption(tmp_path, folder, weights):
     )
     assert (result.exit_code, error) == (0, "")
     assert "2 steps in" in result.output
-    assert "broken.png is not a PNG, JPEG, WebP, TIFF, BMP, PPM or PGM image, and left out" in result.output
+    assert (
+        "broken.png is not a PNG, JPEG, WebP, TIFF, BMP, PPM, JPEG 2000, AVIF, HEIC, JPEG XL or TGA image, and left out"
+        in result.output
+    )
     with (out / CURVE).open() as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["0", "2"]
@@ -119,7 +123,7 @@ def test_unreadable_images_are_named_and_refused_in_a_line(tmp_path):
     assert error == f"{images}: no image in it can be read, of 3"
     assert isinstance(result.exception, InputError)
     assert [line for line in result.output.splitlines() if "2.png" in line] == [
-        f"{images}/2.png is not a PNG, JPEG, WebP, TIFF, BMP, PPM or PGM image, and left out"
+        f"{images}/2.png {NO_IMAGE}, and left out"
     ]
     assert not (tmp_path / "below").exists()
 

@@ -194,7 +194,8 @@ def test_the_settings_of_the_old_encoder_are_not_named(clip):
 STREAMS = {
     "second video": dict.fromkeys((".mp4", ".mov", ".mkv", ".avi"), "is copied as it is: only the first is upscaled")
     | {".webm": "video stream 2 (h264) cannot be stored in webm: left out"},
-    "sound": dict.fromkeys((".mp4", ".mov", ".mkv", ".avi"), "") | {".webm": "audio stream 1 (aac) cannot be stored"},
+    "sound": dict.fromkeys((".mp4", ".mov", ".mkv", ".avi"), "")
+    | {".webm": "audio stream 1 (aac) cannot be copied into webm: encoded as libopus"},
     "subtitles": {".mkv": ""} | dict.fromkeys((".mp4", ".mov", ".webm", ".avi"), "(subrip) cannot be stored in"),
     "attachment": {".mkv": ""} | dict.fromkeys((".mp4", ".mov", ".webm", ".avi"), "attachment stream"),
     "chapters": dict.fromkeys((".mp4", ".mov", ".mkv", ".webm"), "") | {".avi": "chapters cannot be stored in avi"},
