@@ -264,17 +264,22 @@ def start_on_terminal(*arguments, folder):
     return process, printed()
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_leaves_a_playable_part(folder, sent):
     write_clip(folder / "clip.mp4", frames=400)
     process, printed = start_on_terminal("clip.mp4", "-o", "out.mp4", "--json", "--threads", "1", folder=folder)
     stderr, interrupted = "", False
-    for text in printed:
-        stderr += text
-        # A frame takes a tenth of a second.
-        if not interrupted and re.search(r"[1-9]\d*/400 frames", stderr):
-            process.send_signal(sent)
-            interrupted = True
+    try:
+        for text in printed:
+            stderr += text
+            # A frame takes a tenth of a second.
+            if not interrupted and re.search(r"[1-9]\d*/400 frames", stderr):
+                process.send_signal(sent)
+                interrupted = True
+    except BaseException:  # the test's time is over
+        process.kill()
+        raise
     stdout, _ = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     report = json.loads(stdout)
