@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overnet.errors import CheckpointError, OverNetError, one_line, printable
+from overnet.errors import CheckpointError, OutputError, OverNetError, one_line, printable
 from overnet.files.atomic import atomic_write
 from overnet.network.checkpoint import network_from, save_checkpoint
 from overnet.network.family import Network, architecture, build, config_from
@@ -85,7 +85,10 @@ class TrainState:
             **{name: getattr(self, name) for name in _PROGRESS},
         }
         with atomic_write(folder / LAST, overwrite=True) as temporary:
-            torch.save(content, temporary)
+            try:
+                torch.save(content, temporary)
+            except RuntimeError as error:  # PyTorch's own writer
+                raise OutputError(f"{printable(folder / LAST)} cannot be written: {one_line(error)}") from error
             if (folder / LAST).exists():
                 (folder / LAST).replace(folder / PREVIOUS)
 

@@ -52,3 +52,20 @@ def test_numbers_of_training(tmp_path, options):
     result = run_command("train", "--data", tmp_path, "-o", tmp_path / "run", *options, program="overnet")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert f"{options[0]} is {options[1]}; it must be" in result.stderr
+
+
+def test_a_training_state_that_the_disk_has_no_space_for(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    from overnet.errors import OutputError
+    from overnet.network.family import NETWORKS, build
+    from overnet.training.settings import PRESETS
+    from overnet.training.state import new_state
+
+    def fail(*_):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
+
+    state = new_state(PRESETS["multiscale"], build(NETWORKS["realtime"]), torch.device("cpu"))
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OutputError, match=r"last\.pt cannot be written: .*file write failed"):
+        state.save(tmp_path)
+    assert not list(tmp_path.iterdir())
