@@ -79,7 +79,7 @@ def make_plan(inputs: list[Path], output: Path, *, overwrite: bool, is_folder: b
     taken = dict[str, Path]()  # realpath, and not `resolve`, which fails on a loop of links before Python 3.13
     names = {relative for _, relative in sources}
     for source, relative in sources:
-        kind, suffix = _kind_and_suffix(source)
+        kind, suffix = kind_and_suffix(source)
         renamed = relative.with_suffix(suffix)
         if renamed != relative and renamed in names:  # a.jfif beside a.jpg
             renamed = relative.with_name(relative.name + suffix)
@@ -159,7 +159,7 @@ def _is_taken_from_folders(file: Path) -> bool:
         return False
 
 
-def _kind_and_suffix(source: Path) -> tuple[Kind, str]:
+def kind_and_suffix(source: Path) -> tuple[Kind, str]:
     """Return the kind of a file, by its content where it is a still image, and the suffix of its result in a folder."""
     try:
         suffix = still_image_suffix(source)

@@ -14,8 +14,7 @@ import typer
 from overnet.cli.stream_options import LIVE_ONLY, RAW_ONLY, StreamRun, parse_rate, parse_size
 from overnet.errors import InputError, OutputError
 from overnet.files.atomic import ensure_folder
-from overnet.imaging.image_io import IMAGE_SUFFIXES
-from overnet.runtime.plan import Job
+from overnet.runtime.plan import Job, kind_and_suffix
 from overnet.runtime.upscale_file import Outcome, upscale_frames
 from overnet.runtime.video.formats import Encoding, find_encoder
 from overnet.runtime.video.muxed import PIPE_FORMAT, open_pipe_writer
@@ -48,7 +47,7 @@ class PipeRun:
         source, target = run.source, run.target
         if isinstance(source, Path):
             run.options.refuse("only for standard input, and the input is a file", RAW_ONLY)
-            if source.suffix.lower() in IMAGE_SUFFIXES or source.is_dir():
+            if source.is_dir() or kind_and_suffix(source)[0] == "image":
                 raise InputError(f"{source}: only a video can go to standard output")
         if not run.writes_stdout:
             run.options.refuse("only for standard output, and the output is a file", {"output_format"})

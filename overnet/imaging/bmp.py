@@ -74,6 +74,8 @@ def _take_colours(data: bytes, header_size: int, container: Container) -> None:
     kind = data[70:74][::-1]
     if kind == b"MBED" and header_size == 124:
         offset, size = struct.unpack_from("<II", data, 126)
+        if 14 + offset + size > len(data):
+            raise UnusableImageError(TRUNCATED)
         container.icc_profile = data[14 + offset : 14 + offset + size]
     elif kind == b"LINK":
         container.notes.append("its ICC profile is another file, and was not read")

@@ -128,7 +128,7 @@ def _with_libheif(data: bytes, container: Container) -> npt.NDArray[Any]:
         # Turned upright by the library, so that an orientation in the EXIF block must not turn it again.
         image = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
         rgb: npt.NDArray[Any] = np.asarray(image)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, SyntaxError, EOFError, IndexError, MemoryError) as error:
         raise UnusableImageError("is damaged, or HEIC that pillow-heif cannot read") from error
     container.width, container.height = image.size
     container.notes.append("only the pixels of HEIC are read: its metadata and colour profile were dropped")

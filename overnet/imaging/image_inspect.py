@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ from overnet.imaging.png import inspect_png, is_animated_png
 from overnet.imaging.tiff import TiffStructureError, exif_orientation
 from overnet.imaging.tiff_pages import inspect_tiff
 from overnet.imaging.webp import inspect_webp
+
+_PNM_START = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d")
 
 # The first bytes of a file that decide what it is.
 START_BYTES = 4096
@@ -35,7 +38,7 @@ def image_kind(start: bytes, suffix: str) -> str | None:
         return "WebP"
     if start.startswith(b"BM"):
         return "BMP" if int.from_bytes(start[14:18], "little") in BMP_HEADERS else None
-    if start[:1] == b"P" and start[1:2] in b"123456" and start[2:3] in b" \t\r\n#" and len(start) > 7:
+    if _PNM_START.match(start):
         return "PNM"
     signatures = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
     return next((kind for sign, kind in signatures.items() if start.startswith(sign)), foreign_kind(start, suffix))

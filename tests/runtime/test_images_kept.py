@@ -676,6 +676,22 @@ def test_heic_is_named_with_what_to_install(tmp_path, monkeypatch):
         upscaled(tmp_path, data, ".png")
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_heic_with_its_library(tmp_path, mode):
+    heif = pytest.importorskip("pillow_heif")
+    image = Image.fromarray(picture(alpha=mode == "RGBA")).convert(mode)
+    turn = Image.Exif()
+    turn[0x0112] = 6
+    heif.from_pillow(image).save(tmp_path / "a.heic", quality=100, exif=turn.tobytes())
+    target, notes = upscaled(tmp_path, (tmp_path / "a.heic").read_bytes(), ".png")
+    upright = np.rot90(enlarged(np.asarray(image), 2), -1).astype(float)
+    assert np.abs(written(target) - upright).mean() < 4
+    assert notes == ["only the pixels of HEIC are read: its metadata and colour profile were dropped"]
+    (tmp_path / "a.heic").write_bytes((tmp_path / "a.heic").read_bytes()[:200])
+    with pytest.raises(InputError, match="pillow-heif cannot read"):
+        upscaled(tmp_path, (tmp_path / "a.heic").read_bytes(), ".png")
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -687,7 +703,7 @@ def test_heic_is_named_with_what_to_install(tmp_path, monkeypatch):
         (encoded("JPEG2000")[:60], "damaged|truncated|no size"),
         (b"P3 2 1 255 1 2 3", "truncated"),
         (b"P6 2 1 0\n123456", "out of range"),
-        (b"P5 2 x 255 12", "header"),
+        (b"P5 2 2x 255 1234", "header"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, data, reason):

@@ -28,6 +28,7 @@ from overnet.imaging.image_write import write_image
 from overnet.imaging.jpeg import MOST_JPEG_EXIF
 from overnet.imaging.png import png_chunk
 from overnet.imaging.tiff import exif_for_size
+from tests.support import image_files
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GREY_PROFILE = SRGB[:16] + b"GRAY" + SRGB[20:]
@@ -579,6 +580,32 @@ FILES = {
     "lzw.tiff": encoded(Image.fromarray(smooth()), "TIFF", compression="tiff_lzw"),
     "end.tiff": tiff(samples(8, 8, 4), 2, extra=2),
     "bmp": encoded(Image.fromarray(smooth()), "BMP"),
+    "masks.bmp": image_files.bmp(
+        [0xFF0000, 0xFF00, 0xFF, 0xFF000000], 32, header=124, alpha=9, profile=SRGB, kind=b"DEBM"
+    ),
+    "many.jpeg": image_files.jpeg(
+        (0xE1, b"http://ns.adobe.com/xap/1.0/\0" + b'<x tiff:ImageWidth="40" stDim:h="24"/>'),
+        (0xED, b"Photoshop 3.0\0" + image_files.resource(0x404, b"iptc") + image_files.resource(0x3ED, bytes(16))),
+        (0xFE, b"a comment"),
+    ),
+    "many.png": image_files.png(
+        (b"pHYs", bytes([0, 0, 1, 0, 0, 0, 1, 0, 1])),
+        (b"bKGD", b"\1"),
+        (b"zTXt", b"Raw profile type iptc\0\0" + zlib.compress(b"\niptc\n 3\n010203\n")),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"<x/>")),
+        mode="P",
+    ),
+    "geo.tiff": image_files.tiff(
+        {
+            33550: (12, (1.0, 1.0, 0.0)),
+            33922: (12, (0.0,) * 6),
+            34735: (3, (1, 1, 0, 1, 1025, 0, 1, 2)),
+            33723: (7, b"iptc"),
+            700: (1, b"<x/>"),
+            282: (5, 300.0),
+            283: (5, 300.0),
+        }
+    ),
     "palette.bmp": encoded(Image.fromarray(smooth()).convert("P"), "BMP"),
 }
 
@@ -617,8 +644,10 @@ def test_damaged_files_give_an_image_or_an_input_error(tmp_path, name, flips, re
         assert "\n" not in str(error)
         return
     suffix = name.rpartition(".")[2]
-    write_image(back, tmp_path / f"again.{suffix}", overwrite=True)
-    read_image(tmp_path / f"again.{suffix}")
+    larger = back.enlarged(*(None if one is None else one.repeat(2, 0).repeat(2, 1) for one in (back.rgb, back.alpha)))
+    for written in (suffix, "jpg", "webp", "bmp"):
+        write_image(larger, tmp_path / f"again.{written}", overwrite=True)
+        read_image(tmp_path / f"again.{written}")
 
 
 def with_right_checksums(data):
