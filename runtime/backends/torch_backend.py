@@ -23,14 +23,14 @@ class TorchBackend(Backend):
 
     Args:
         model: a checkpoint in any form that `overnet.network.checkpoint.load_checkpoint` reads.
-        scale: of an OverNet, from 1 to its overscale factor, fractions included. Of a plain network, at most its
-            largest; the backend's own scale is then that of the next larger head.
+        scale: of an OverNet, from 1 to its overscale factor, fractions included. The backend's own scale is the nearest
+            larger one that the network has, or the largest: a plain network has one for each head.
         options: the precision is ``"fp32"``, the default, or ``"bf16"`` (autocast); `threads` is torch's default where
             it is None; `device` is the GPU where there is one.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
-        InputError: the scale is out of the network's range, or there is no such device.
+        InputError: there is no such device.
         MissingDependency: torch is not installed.
     """
 
@@ -47,11 +47,11 @@ class TorchBackend(Backend):
         check_precision(self.precision, ("fp32", "bf16"), backend=self.name)
         network = folded(load_checkpoint(model))
         self.reach = network.config.reach
-        if isinstance(network, PlainNet):
-            scale = min((head for head in network.config.scales if head >= scale), default=scale)
-            self.bytes_per_pixel = math.ceil(_PLAIN_RATIO * network.config.activation_bytes(math.ceil(scale)))
         if not network.config.serves(scale):
-            raise InputError(f"{model}: scale is {scale:g}; this network {network.config.scales_text}")
+            scales = network.config.scales if isinstance(network, PlainNet) else (network.config.overscale,)
+            scale = min((known for known in scales if known >= scale), default=max(scales))
+        if isinstance(network, PlainNet):
+            self.bytes_per_pixel = math.ceil(_PLAIN_RATIO * network.config.activation_bytes(int(scale)))
         self.scale = scale
         if options.threads is not None:
             torch.set_num_threads(options.threads)
