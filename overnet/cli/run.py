@@ -178,7 +178,7 @@ def _upscaler_maker(
     """Return a function that loads the model, or for a rate of frames an upscaler that chooses it."""
     from overnet.runtime.upscaler import Upscaler
 
-    options = {**vars(upscaling), "on_progress": display.announce}
+    options = {**vars(upscaling), "model": _model_for_here(upscaling, quiet=quiet), "on_progress": display.announce}
     if fps is None and (upscaling.model is not None or not is_live):
         return functools.partial(Upscaler, _default_scale(upscaling) if scale is None else scale, **options)
     if options.pop("model") is not None:
@@ -192,6 +192,28 @@ def _upscaler_maker(
         on_choice=functools.partial(print_status, quiet=quiet),
         **options,
     )
+
+
+def _model_for_here(options: UpscalerOptions, *, quiet: bool) -> Path | None:
+    """Return the model, or the FP32 file of its weights where it is an INT8 file and the CPU has no fast INT8."""
+    from overnet.evaluation.model_choice import fp32_file
+    from overnet.files.onnx_metadata import read_artifact
+    from overnet.runtime.backends.registry import choose_backends
+    from overnet.system.environment import has_fast_int8
+
+    model = options.model
+    if model is None or model.suffix.lower() != ".onnx" or not model.is_file() or options.provider != "cpu":
+        return model
+    artifact = read_artifact(model)
+    if artifact.precision != "int8" or choose_backends(options.backend, "onnx")[0].on_gpu or has_fast_int8():
+        return model
+    exact = fp32_file(artifact.weights_sha256, artifact.scale, model.parent)
+    slow = f"{printable(str(model))}: this CPU has no fast INT8 arithmetic"
+    if exact is None:
+        print_status(f"{slow}, and there is no FP32 file of these weights beside it", quiet=quiet)
+        return model
+    print_status(f"{slow}: {printable(str(exact.path))} is used, in FP32", quiet=quiet)
+    return exact.path
 
 
 def _plan_files(

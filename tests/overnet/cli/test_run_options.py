@@ -1,5 +1,7 @@
 """The options of overnet-run that say where and how to compute."""
 
+from dataclasses import replace
+
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -7,7 +9,9 @@ from typer.testing import CliRunner
 from overnet.cli.common import PLAIN
 from overnet.cli.run import run_command
 from overnet.errors import InputError, OverNetError
+from overnet.files.onnx_metadata import read_artifact
 from overnet.runtime import upscaler
+from overnet.weights import bundled_folder
 
 
 @pytest.fixture
@@ -72,3 +76,29 @@ def test_wrong_values(run, options, expected):
     error = run(*options).exception
     assert isinstance(error, OverNetError)
     assert expected in str(error)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with an FP32 file", "without one"])
+@pytest.mark.parametrize("fast", [True, False], ids=["fast INT8", "slow INT8"])
+def test_an_int8_file_on_a_cpu_without_fast_int8(run, monkeypatch, tmp_path, fast, known):
+    """The FP32 file of the same weights is taken, and a line says so."""
+    onnx = pytest.importorskip("onnx")
+    bundled = bundled_folder("realtime") / "realtime_x2.onnx"
+    artifact = replace(read_artifact(bundled), precision="int8")
+    content = onnx.load(bundled)
+    onnx.helper.set_model_props(
+        content, (artifact if known else replace(artifact, weights_sha256="0" * 64)).to_metadata()
+    )
+    onnx.save(content, tmp_path / "x2_int8.onnx")
+    taken = []
+    monkeypatch.setattr("overnet.system.environment.has_fast_int8", lambda: fast)
+
+    def stop(*_, model, **options):
+        taken.append(model)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(upscaler, "Upscaler", stop)
+    result = run("--model", str(tmp_path / "x2_int8.onnx"))
+    assert taken == [tmp_path / "x2_int8.onnx" if fast or not known else bundled]
+    said = "" if fast else "in FP32" if known else "there is no FP32 file of these weights beside it"
+    assert said in result.output and ("no fast INT8" in result.output) is not fast

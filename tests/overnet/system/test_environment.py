@@ -9,6 +9,7 @@ from overnet.system.cuda_device import CudaDevice
 from overnet.system.environment import (
     bindings,
     current_environment,
+    has_fast_int8,
     parse_driver_version,
     parse_jetpack_version,
     parse_l4t_version,
@@ -128,3 +129,20 @@ def test_where_tensorrt_comes_from(tmp_path, monkeypatch, is_jetson, hint):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingDependency, match=hint):
         bindings("tensorrt", purpose="building an engine")
+
+
+@pytest.mark.parametrize(
+    ("text", "fast"),
+    [
+        ("flags\t\t: fpu avx2 avx512_vnni amx_tile\n", True),
+        ("flags\t\t: fpu avx2 avx_vnni\n", True),
+        ("Features\t: fp asimd asimddp\n", True),
+        ("flags\t\t: fpu sse4_2 avx avx2 fma\n", False),
+        ("Features\t: fp asimd\n", False),
+        (None, True),
+    ],
+)
+def test_fast_int8(tmp_path, text, fast):
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    assert has_fast_int8(tmp_path / "cpuinfo") is fast
