@@ -20,6 +20,7 @@ from overnet.imaging.jpeg import MOST_JPEG_EXIF, MOST_JPEG_PROFILE, MOST_JPEG_XM
 from overnet.imaging.metadata import Density, Extras, iptc_of, resource_bytes
 from overnet.imaging.png import lost_chunks, lost_colours, png_from_samples, png_with
 from overnet.imaging.tiff import (
+    GEO_KEYS,
     ICC_PROFILE,
     IPTC,
     PHOTOSHOP,
@@ -169,7 +170,7 @@ def _extras_for(extras: Extras, kind: str, exif: bytes | None, *, has_profile: b
         lost += [*lost_colours(extras, has_profile=has_profile), *lost_chunks(extras)]
         extras = replace(extras, png_chunks=())
     if kind != "TIFF" and extras.tiff_fields:
-        geo = any(one.tag == 34735 for one in extras.tiff_fields)
+        geo = any(one.tag == GEO_KEYS for one in extras.tiff_fields)
         tags = ", ".join(str(one.tag) for one in extras.tiff_fields)
         lost.append(f"{'the georeference (GeoTIFF) and other ' if geo else ''}TIFF tags {tags}")
         extras = replace(extras, tiff_fields=())

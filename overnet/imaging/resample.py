@@ -244,7 +244,7 @@ def with_hidden_filled(rgb: npt.NDArray[Any], alpha: npt.NDArray[Any]) -> npt.ND
     if not hidden.any() or hidden.all():
         return rgb
     _, closest = cv2.distanceTransformWithLabels(hidden, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    colours = np.empty((int(closest.max()) + 1, 3), rgb.dtype)  # by OpenCV's number of the visible pixel
+    colours = np.zeros((int(closest.max()) + 1, 3), rgb.dtype)  # by OpenCV's number of the visible pixel
     visible = hidden == 0
     colours[closest[visible]] = rgb[visible]
     return colours[closest]

@@ -23,8 +23,7 @@ _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
 _FOCAL_PLANE_X, _FOCAL_PLANE_Y = 0xA20E, 0xA20F  # pixels per unit of length on the sensor
 _SUBJECT_AREA, _SUBJECT_LOCATION = 0x9214, 0xA214  # x and y in pixels, then a diameter, or width and height
 XMP, IPTC, PHOTOSHOP = 700, 33723, 34377
-_PIXEL_SCALE, _TIE_POINTS, _TRANSFORMATION, _GEO_KEYS = 33550, 33922, 34264, 34735
-_RASTER_TYPE, _IS_POINT = 1025, 2
+PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS = 33550, 33922, 34264, 34735
 
 # Cameras write absolute offsets into it, which are wrong once it has been moved.
 _MAKER_NOTE = 0x927C
@@ -38,7 +37,7 @@ _DESCRIPTIVE_TAGS = frozenset(
 
 # The tags that only TIFF holds: the name of the document and its page, primaries, GeoTIFF, and GDAL's.
 _TIFF_ONLY_TAGS = frozenset(
-    {269, 285, 286, 287, 297, 318, 319, _PIXEL_SCALE, _TIE_POINTS, _TRANSFORMATION, _GEO_KEYS, 34736, 34737}
+    {269, 285, 286, 287, 297, 318, 319, PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS, 34736, 34737}
     | {42112, 42113}
 )
 # The tags of how pixels are stored, which the new file states for itself, and those that are read elsewhere.
@@ -261,35 +260,6 @@ def _rational(number: Fraction) -> tuple[int, int]:
     number = min(number, Fraction((1 << 32) - 1))
     close = number.limit_denominator(max(1, min(1 << 20, int((1 << 32) / (number + 1)) - 1)))
     return close.numerator, close.denominator
-
-
-def scaled_georeference(fields: tuple[Field, ...], x: Fraction, y: Fraction) -> tuple[Field, ...]:
-    """Return the fields of a GeoTIFF for an image that is larger by these factors and shows the same ground."""
-    content = {field.tag: field.content for field in fields}
-    keys = content.get(_GEO_KEYS, b"")
-    assert isinstance(keys, bytes)
-    shorts = np.frombuffer(keys[: len(keys) // 8 * 8], "<u2").reshape(-1, 4)
-    # Coordinates are those of a pixel's corner, or of its centre, which the enlargement moves.
-    centre = 0.5 if [_RASTER_TYPE, 0, 1, _IS_POINT] in shorts.tolist() else 0.0
-    factors = np.array([float(x), float(y)])
-    changed = []
-    for old in fields:
-        field = old
-        if field.tag in (_PIXEL_SCALE, _TIE_POINTS, _TRANSFORMATION) and field.kind == 12:
-            assert isinstance(field.content, bytes)
-            numbers = np.frombuffer(field.content, "<f8").copy()
-            if field.tag == _PIXEL_SCALE and numbers.size == 3:
-                numbers[:2] /= factors
-            elif field.tag == _TIE_POINTS and numbers.size % 6 == 0:
-                points = numbers.reshape(-1, 6)
-                points[:, :2] = (points[:, :2] + centre) * factors - centre
-            elif field.tag == _TRANSFORMATION and numbers.size == 16:
-                matrix = numbers.reshape(4, 4)
-                matrix[:, 3] += matrix[:, :2] @ (centre / factors - centre)
-                matrix[:, :2] /= factors
-            field = Field(old.tag, old.kind, old.count, numbers.tobytes())
-        changed.append(field)
-    return tuple(changed)
 
 
 def tiff_only_fields(data: bytes, directory: Directory) -> tuple[tuple[Field, ...], list[int]]:

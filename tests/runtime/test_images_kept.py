@@ -36,6 +36,7 @@ from tests.support.image_files import (
     png,
     resource,
     riff_chunks,
+    segment,
     segments,
     tiff,
     tiff_fields,
@@ -231,6 +232,11 @@ JPEG = {
     "dots per inch to WebP": Row(jfif(1, 300, 150), ".webp", dpi(600, 300)),
     "dots per inch to TIFF": Row(jfif(1, 300, 150), ".tif", dpi(600, 300)),
     "dots per inch to BMP": Row(jfif(1, 300, 300), ".bmp", dpi(600)),
+    "dots per inch beside EXIF without them to WebP": Row(
+        jfif(1, 300, 300)[:20] + segment(0xE1, b"Exif\0\0" + exif({0x010F: "Maker"})) + jfif(1, 300, 300)[20:],
+        ".webp",
+        named="the resolution",
+    ),
     "dots beyond 16 bits": Row(jfif(1, 40000, 40000), ".jpg", dpi(65535)),
     "shape of pixels": Row(
         jfif(0, 2, 1), ".jpg", lambda path: segments(path.read_bytes())[0][1][7:12] == b"\0\0\4\0\2"
@@ -331,6 +337,16 @@ PNG = {
     "eXIf": Row(png((b"eXIf", EXIF)), ".png", has_exif),
     "XMP": Row(
         png((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)), ".jpg", has_segment(0xE1, XMP_SEGMENT + LARGER_XMP)
+    ),
+    "XMP with padding too long for JPEG": Row(
+        png((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP + b" " * 70000)),
+        ".jpg",
+        has_segment(0xE1, XMP_SEGMENT + LARGER_XMP),
+    ),
+    "XMP too long for JPEG": Row(
+        png((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP + b"<!--" + b"x" * 70000 + b"-->")),
+        ".jpg",
+        named="the XMP packet",
     ),
     "comment": Row(png((b"tEXt", b"Comment\0caf\xe9")), ".jpg", has_segment(0xFE, "café".encode())),
     "comment beyond Latin-1": Row(
