@@ -8,7 +8,9 @@ convolution, so a step costs hardly more, and the deployed network has plain con
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +127,13 @@ class PlainNet(nn.Module):
 
     Args:
         config: the network's shape.
+
+    Attributes:
+        quantization: while training for INT8, replaces the name of an input, that input and the weight of a convolution
+            by the input and the weight to compute with (`overnet.training.fake_int8`).
     """
+
+    quantization: Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     def __init__(self, config: PlainNetConfig | None = None) -> None:
         super().__init__()
@@ -154,9 +162,21 @@ class PlainNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """N x 3 x H x W in, RGB in [0, 1]; N x width x H x W out."""
-        for convolution, activation in zip([self.entry, *self.body], self.activations, strict=True):
-            x = activation(convolution(x))
+        x = self.activations[0](self.entry(x))
+        for index, convolution in enumerate(self.body):
+            x = self.activations[index + 1](self._convolve(f"body.{index}", convolution, x))
         return x
+
+    def _convolve(self, name: str, convolution: nn.Module, x: Tensor) -> Tensor:
+        """Return a convolution's output, with its input and weight quantised where that is set."""
+        if self.quantization is None:
+            convolved: Tensor = convolution(x)
+            return convolved
+        weight: Any = convolution.weight if isinstance(convolution, nn.Conv2d) else None
+        if isinstance(convolution, ReparameterisedConvolution):
+            weight = convolution.folded_weight()
+        bias: Any = convolution.bias
+        return functional.conv2d(*self.quantization(name, x, weight), bias, padding=1)
 
     def forward(self, x: Tensor, scale: float) -> Tensor:
         """Upscale images.
@@ -185,5 +205,7 @@ class PlainNet(nn.Module):
         for scale in map(int, scales):
             # In the order of pixel_shuffle's channels, each colour repeated is the input enlarged by repetition.
             repeated = x.repeat_interleave(scale**2, dim=1)
-            images.append(functional.pixel_shuffle(self.heads[str(scale)](features) + repeated, scale))
+            images.append(
+                functional.pixel_shuffle(self._convolve("heads", self.heads[str(scale)], features) + repeated, scale)
+            )
         return images

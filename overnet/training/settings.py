@@ -50,6 +50,8 @@ class TrainSettings:
         optimiser: "adamp", "adam" or "muon".
         teacher_share: share of the loss, 0 to 1, that is taken against a teacher's output; the rest is taken against
             the true image. At a scale that has no teacher, the true image is the only target.
+        int8: whether to train for INT8 (`overnet.training.fake_int8`): with weights and inputs of convolutions rounded
+            as INT8 rounds them; for plain networks.
         loss: "l1", the mean absolute error of the paper, or "l2", the mean squared error, which PSNR measures. A
             network trained with "l1" gains a little PSNR from some steps with "l2" at a low rate.
         clip: largest norm of the gradient; 0 turns clipping off.
@@ -80,6 +82,7 @@ class TrainSettings:
     warm_up: int = 200
     optimiser: str = "adamp"
     teacher_share: float = 0.5
+    int8: bool = False
     loss: str = "l1"
     clip: float = 10.0
     ema: float = 0.999
@@ -174,7 +177,11 @@ def _problem(settings: TrainSettings) -> str | None:
         return "the run's length must be more than 0"
     if settings.batch % settings.accumulate:
         return f"a batch of {settings.batch} cannot be cut into {settings.accumulate} equal parts"
-    return _problem_of_scales(settings)
+    if settings.int8 and settings.network == "overnet":
+        problem: str | None = "int8 is for the plain networks, not for overnet"
+    else:
+        problem = _problem_of_scales(settings)
+    return problem
 
 
 def _problem_of_scales(settings: TrainSettings) -> str | None:

@@ -13,7 +13,9 @@ from overnet.errors import CheckpointError, OutputError, OverNetError, one_line,
 from overnet.files.atomic import atomic_write
 from overnet.network.checkpoint import network_from, save_checkpoint
 from overnet.network.family import Network, architecture, build, config_from
+from overnet.network.plain import PlainNet
 from overnet.network.tensor_file import load_tensor_file
+from overnet.training.fake_int8 import FakeInt8
 from overnet.training.optimisers import AdamP, Muon
 from overnet.training.settings import TrainSettings, settings_from
 
@@ -64,7 +66,11 @@ class TrainState:
         copy.load_state_dict({**self.model.state_dict(), **self.average})
         device = next(self.model.parameters()).device
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
-        return copy.to(device=device).to(memory_format=layout).eval()  # type: ignore[call-overload, no-any-return]
+        copy = copy.to(device=device).to(memory_format=layout).eval()  # type: ignore[call-overload]
+        if isinstance(copy, PlainNet) and self.settings.int8:
+            # So that validation measures the quality in INT8.
+            FakeInt8(copy).measure_ranges(copy)
+        return copy
 
     def save(self, folder: Path) -> None:
         """Write ``last.pt``; an earlier one becomes ``previous.pt``.
@@ -108,6 +114,8 @@ def new_state(settings: TrainSettings, model: Network, device: torch.device) -> 
     make: Any = {"adamp": AdamP, "adam": torch.optim.Adam, "muon": Muon}[settings.optimiser]
     scaler = torch.amp.GradScaler(device.type, enabled=settings.autocast == "fp16")
     state = TrainState(settings, model, make(model.parameters(), settings.learning_rate), scaler)
+    if settings.int8 and isinstance(model, PlainNet):
+        FakeInt8(model)
     if settings.ema:
         state.average = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     return state

@@ -15,6 +15,7 @@ from overnet.errors import OverNetError
 from overnet.network.family import Network
 from overnet.network.plain import PlainNet
 from overnet.training.distributed import Team
+from overnet.training.fake_int8 import FakeInt8
 from overnet.training.patches import Batch
 from overnet.training.state import TrainState
 
@@ -40,6 +41,8 @@ class Objective(nn.Module):
         self, low: Tensor, targets: list[Tensor], scales: list[float], teacher_targets: list[Tensor] | None = None
     ) -> Tensor:
         """Return the mean error over the targets, uint8 images all, as a scalar of images in [0, 1]."""
+        if isinstance(self.model, PlainNet) and isinstance(self.model.quantization, FakeInt8):
+            self.model.quantization.measure_ranges(self.model)
         images = self.model.upscale_to(low.float() / 255, scales)
         share = self.teacher_share if teacher_targets else 0.0
         total = torch.zeros((), device=low.device)

@@ -76,6 +76,7 @@ def test_training_lowers_the_loss_and_writes_what_it_says(tmp_path, images, exam
         {"autocast": "bf16"},
         {"optimiser": "muon", "teacher_share": 0.5, "fractional_share": 0.0},
         {"optimiser": "muon", "network": "realtime"},
+        {"optimiser": "adam", "network": "realtime", "int8": True},
     ],
 )
 def test_a_run_resumed_at_any_step_is_the_uninterrupted_one(tmp_path, images, examples, monkeypatch, changes):

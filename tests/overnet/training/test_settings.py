@@ -57,6 +57,7 @@ def test_wrong_files_are_refused_with_what_is_wrong(tmp_path, content, message):
         ({"steps": 5, "minutes": 5}, "in steps or in minutes"),
         ({"batch": 6, "accumulate": 4}, "4 equal parts"),
         ({"scales": []}, "no scale"),
+        ({"int8": True}, "int8 is for the plain networks, not for overnet"),
         ({"scales": [6]}, "at most the overscale factor, 5"),
         ({"scales": [1]}, "must be above 1"),
         ({"scales": [2.3]}, "no whole number of pixels at scale 2.3"),
