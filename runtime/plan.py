@@ -10,7 +10,7 @@ from typing import Literal
 
 from overnet.errors import InputError, OutputError, printable
 from overnet.files.atomic import exists_already
-from overnet.imaging.image_io import IMAGE_SUFFIXES, still_image_suffix
+from overnet.imaging.image_io import IMAGE_SUFFIXES, is_image_file, still_image_suffix
 from overnet.runtime.video.formats import VIDEO_SUFFIXES
 
 Kind = Literal["image", "video"]
@@ -146,17 +146,12 @@ def _search(folder: Path, output: Path, plan: Plan) -> list[Path]:
                 folders.remove(each.name)
                 plan.notes.append(f"{printable(each)} is the output, and is not searched for inputs")
         files = (Path(parent, name) for name in names if not name.startswith("."))
-        found.extend(file for file in files if file.is_file() and _is_taken_from_folders(file))
+        found.extend(
+            file
+            for file in files
+            if is_image_file(file) or (file.suffix.lower() in _READABLE_VIDEO_SUFFIXES and file.is_file())
+        )
     return sorted(found)
-
-
-def _is_taken_from_folders(file: Path) -> bool:
-    if file.suffix.lower() in IMAGE_SUFFIXES | _READABLE_VIDEO_SUFFIXES:
-        return True
-    try:
-        return still_image_suffix(file) is not None
-    except OSError:
-        return False
 
 
 def kind_and_suffix(source: Path) -> tuple[Kind, str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from overnet.errors import InputError
 from overnet.evaluation.datasets import spread_sample
-from overnet.imaging.image_io import READABLE_SUFFIXES, read_rgb
+from overnet.imaging.image_io import is_image_file, read_rgb
 from overnet.imaging.photographs import centre_crop, sample_photographs
 from overnet.imaging.resample import imresize
 from overnet.types import Image
@@ -45,7 +45,7 @@ def calibration_images(folder: Path | None) -> tuple[list[Image], list[str]]:
         return sample_photographs(), []
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in READABLE_SUFFIXES and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if is_image_file(path))
     images, remarks = [], []
     for path in spread_sample(files, MOST_IMAGES):
         try:

@@ -112,8 +112,8 @@ def run_command(
 ) -> None:
     """Upscale images and videos.
 
-    Sound, subtitles, timestamps, colour, EXIF and ICC profiles are kept. Ctrl-C leaves a playable video of the frames
-    done so far, marked as partial.
+    Sound, subtitles, timestamps, colour, tags, EXIF, XMP and ICC profiles are kept; a note names what the output cannot
+    hold. Ctrl-C leaves a playable video of the frames done so far, marked as partial.
 
     Of live video the newest frame is upscaled; frames that arrive meanwhile are dropped and counted. A lost source is
     connected to again, and Ctrl-C is the normal end. Through a pipe every frame is upscaled, in order.

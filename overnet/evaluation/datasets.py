@@ -23,7 +23,7 @@ from typing import TypeVar
 import numpy as np
 
 from overnet.errors import InputError, printable
-from overnet.imaging.image_io import READABLE_SUFFIXES, read_rgb
+from overnet.imaging.image_io import is_image_file, read_rgb
 from overnet.imaging.resample import imresize
 from overnet.types import Image
 
@@ -101,7 +101,7 @@ def _images(folder: Path) -> dict[str, Path]:
     """Return the images in a folder by their names without suffix, sorted."""
     found: dict[str, Path] = {}
     for entry in _entries(folder):
-        if entry.suffix.lower() not in READABLE_SUFFIXES or not entry.is_file():
+        if not is_image_file(entry):
             continue
         other = found.setdefault(entry.stem, entry)
         if other != entry:

@@ -38,9 +38,9 @@ KIND_BY_SUFFIX = {
 # The suffix of a result whose source has another; PNG for all other kinds.
 _SUFFIX_BY_KIND = {"JPEG": ".jpg", "TIFF": ".tif", "WebP": ".webp", "BMP": ".bmp"}
 
-# The suffixes of images that are written, and of those that a folder is searched for.
+# The suffixes of images that are written, and of those that are images whatever they hold, so that damage is named.
 IMAGE_SUFFIXES: frozenset[str] = frozenset(KIND_BY_SUFFIX)
-READABLE_SUFFIXES = IMAGE_SUFFIXES | {".ppm", ".pgm"}
+_KNOWN_SUFFIXES = IMAGE_SUFFIXES | {".ppm", ".pgm"}
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,14 @@ def read_image(path: Path, *, max_pixels: int = 1 << 28) -> DecodedImage:
     return DecodedImage(
         rgb, alpha, grey, container.exif, container.icc_profile, tuple(container.notes), container.extras
     )
+
+
+def is_image_file(path: Path) -> bool:
+    """Tell whether a file of a folder is to be read as an image: by its suffix, or else by its content."""
+    try:
+        return path.is_file() and (path.suffix.lower() in _KNOWN_SUFFIXES or bool(still_image_suffix(path)))
+    except OSError:  # it cannot be read
+        return False
 
 
 def still_image_suffix(path: Path) -> str | None:

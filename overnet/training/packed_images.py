@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from overnet.errors import InputError, printable
 from overnet.files.atomic import atomic_write, ensure_folder
 from overnet.files.checked_json import from_json, parse_object
-from overnet.imaging.image_io import READABLE_SUFFIXES, read_rgb
+from overnet.imaging.image_io import is_image_file, read_rgb
 from overnet.types import Image
 
 _MAGIC = b"overnet images 1\n"
@@ -124,7 +124,7 @@ def _find_sources(folders: list[Path]) -> Iterator[Path]:
         if not folder.is_dir():
             raise InputError(f"{printable(folder)}: no such folder")
         for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in READABLE_SUFFIXES and not path.name.startswith(".") and path.is_file():
+            if not path.name.startswith(".") and is_image_file(path):
                 found = True
                 yield path.absolute()
     if not found:

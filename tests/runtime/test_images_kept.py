@@ -19,6 +19,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
 from overnet.errors import InputError
+from overnet.imaging.image_io import is_image_file
 from overnet.runtime.plan import Job, make_plan
 from overnet.runtime.upscale_file import upscale_image
 from tests.conftest import SHARED, needs_shared
@@ -760,3 +761,17 @@ def test_the_cases(tmp_path):
     np.testing.assert_array_equal(written(made("lossless.webp", ".webp")[0]), enlarged(source, 2))
     with pytest.raises(InputError, match="Zstandard"):
         made("zstd.tif", ".png")
+
+
+def test_every_folder_of_images_goes_by_content(tmp_path):
+    """For overnet-run, test sets, training and calibration alike; a file by another name was skipped silently."""
+    for name, content in {
+        "a.jfif": jpeg(),
+        "b": png(),
+        "c.png": b"damaged",
+        "d.txt": b"text",
+        "e.mjpeg": jpeg(),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "f.png").mkdir()
+    assert sorted(path.name for path in tmp_path.iterdir() if is_image_file(path)) == ["a.jfif", "b", "c.png"]
