@@ -255,7 +255,7 @@ def transparent(image):
     [
         (lambda image: None, ["--data", "none"], "none: No such file"),
         (lambda image: None, ["--scale", "1"], "scale is 1; it must be at least 2"),
-        (lambda image: None, ["--scale", "9"], "scale is 9; the largest"),
+        (lambda image: None, ["--scale", "99"], "scale is 99"),
         (lambda image: None, ["--model", "none.onnx"], "none.onnx"),
         (lambda image: None, ["--model", "set/one.png"], "ONNX"),
         (lambda image: None, ["--reference", "none"], "none: No such file"),
