@@ -47,6 +47,7 @@ def test_a_pipe(tmp_path):
         assert sum(1 for _ in video.decode(video=0)) == 3
 
 
+@pytest.mark.timing
 @pytest.mark.timeout(300)
 def test_a_camera_without_a_model_sets_the_rate_and_no_frame_is_dropped(tmp_path):
     with RtspCamera() as camera:
