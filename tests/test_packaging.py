@@ -127,7 +127,7 @@ assert not heavy, heavy
 # `overnet.` in front; the longest key that fits a module is its row, and modules of one row may import each other.
 # Lazy imports, those for type checking, and Python started as a child process count like any other.
 BASE = "errors types _version"
-BELOW = f"files imaging system weights {BASE}"
+BELOW = f"files imaging.* system weights {BASE}"
 LOADED = f"files system {BASE}"  # what a backend stands on
 IMPORTS = {
     "__init__": "_version network.model network.checkpoint runtime.upscaler",  # the public names, loaded lazily
@@ -137,7 +137,8 @@ IMPORTS = {
     "types": "",
     "weights": "",
     "files": BASE,
-    "imaging": f"files {BASE}",
+    "imaging": f"imaging.formats files {BASE}",
+    "imaging.formats": f"files {BASE}",
     "system": f"files {BASE}",
     "network": f"files {BASE}",
     "evaluation": BELOW,
@@ -151,7 +152,7 @@ IMPORTS = {
     "runtime.stage": "",
     "runtime.pipeline": "runtime.stage",
     "runtime.tiling": f"files system {BASE}",
-    "runtime.video": f"files imaging {BASE}",
+    "runtime.video": f"files imaging imaging.formats {BASE}",
     "runtime.plan": f"runtime.video.formats {BELOW}",
     "runtime.models": f"runtime.backends.base runtime.backends.registry {BELOW}",
     "runtime.inventory": f"runtime.backends.base runtime.backends.registry runtime.backends.ort.providers {BELOW}",

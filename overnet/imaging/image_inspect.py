@@ -6,14 +6,14 @@ import re
 import struct
 from collections.abc import Callable
 
-from overnet.imaging.bmp import BMP_HEADERS, inspect_bmp, inspect_pnm
-from overnet.imaging.containers import TRUNCATED, Container, UnusableImageError
-from overnet.imaging.foreign import foreign_kind, inspect_foreign
-from overnet.imaging.jpeg import inspect_jpeg
-from overnet.imaging.png import inspect_png, is_animated_png
-from overnet.imaging.tiff import TiffStructureError, exif_orientation
-from overnet.imaging.tiff_pages import inspect_tiff
-from overnet.imaging.webp import inspect_webp
+from overnet.imaging.formats.bmp import BMP_HEADERS, inspect_bmp, inspect_pnm
+from overnet.imaging.formats.containers import TRUNCATED, Container, UnusableImageError
+from overnet.imaging.formats.foreign import foreign_kind, inspect_foreign
+from overnet.imaging.formats.jpeg import inspect_jpeg
+from overnet.imaging.formats.png import inspect_png, is_animated_png
+from overnet.imaging.formats.tiff import TiffStructureError, exif_orientation
+from overnet.imaging.formats.tiff_pages import inspect_tiff
+from overnet.imaging.formats.webp import inspect_webp
 
 _PNM_START = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d")
 

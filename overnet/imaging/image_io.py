@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from overnet.errors import InputError, MissingDependency, printable, require
 from overnet.files.atomic import read_file
-from overnet.imaging.containers import Container, UnusableImageError
+from overnet.imaging.formats.containers import Container, UnusableImageError
+from overnet.imaging.formats.metadata import Extras
+from overnet.imaging.formats.tiff import TiffStructureError, exif_orientation, exif_scaled
 from overnet.imaging.image_inspect import START_BYTES, image_kind, inspect
-from overnet.imaging.metadata import Extras
-from overnet.imaging.tiff import TiffStructureError, exif_orientation, exif_scaled
 from overnet.types import Image
 
 Pixels = npt.NDArray[Any]  # uint8 or uint16

@@ -13,13 +13,11 @@ import numpy as np
 
 from overnet.errors import InputError, OutputError, printable
 from overnet.files.atomic import atomic_write, check_target
-from overnet.imaging.bmp import bmp_with
-from overnet.imaging.image_inspect import profile_colours
-from overnet.imaging.image_io import IMAGE_SUFFIXES, KIND_BY_SUFFIX, TURNS, DecodedImage, Pixels, eight_bits, opencv
-from overnet.imaging.jpeg import MOST_JPEG_EXIF, MOST_JPEG_PROFILE, MOST_JPEG_XMP, jpeg_with
-from overnet.imaging.metadata import Density, Extras, iptc_of, resource_bytes
-from overnet.imaging.png import lost_chunks, lost_colours, png_from_samples, png_with
-from overnet.imaging.tiff import (
+from overnet.imaging.formats.bmp import bmp_with
+from overnet.imaging.formats.jpeg import MOST_JPEG_EXIF, MOST_JPEG_PROFILE, MOST_JPEG_XMP, jpeg_with
+from overnet.imaging.formats.metadata import Density, Extras, iptc_of, resource_bytes
+from overnet.imaging.formats.png import lost_chunks, lost_colours, png_from_samples, png_with
+from overnet.imaging.formats.tiff import (
     GEO_KEYS,
     ICC_PROFILE,
     IPTC,
@@ -33,7 +31,9 @@ from overnet.imaging.tiff import (
     has_maker_note,
     tiff_with,
 )
-from overnet.imaging.webp import webp_with
+from overnet.imaging.formats.webp import webp_with
+from overnet.imaging.image_inspect import profile_colours
+from overnet.imaging.image_io import IMAGE_SUFFIXES, KIND_BY_SUFFIX, TURNS, DecodedImage, Pixels, eight_bits, opencv
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _extras_for(extras: Extras, kind: str, exif: bytes | None, *, has_profile: b
 
 
 def _tiff_density(density: Density) -> tuple[Fraction, Fraction, int]:
-    """Return a density as TIFF states it, see `overnet.imaging.tiff.density_numbers`."""
+    """Return a density as TIFF states it, see `overnet.imaging.formats.tiff.density_numbers`."""
     if not density.unit:
         return density.x, density.y, 1
     x, y = density.per("inch") if density.unit == "m" else (density.x, density.y)

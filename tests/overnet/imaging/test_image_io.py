@@ -23,11 +23,11 @@ from PIL.TiffImagePlugin import IFDRational
 
 from overnet.errors import InputError, MissingDependency, OutputError
 from overnet.imaging import image_write
+from overnet.imaging.formats.jpeg import MOST_JPEG_EXIF
+from overnet.imaging.formats.png import png_chunk
+from overnet.imaging.formats.tiff import exif_for_size
 from overnet.imaging.image_io import IMAGE_SUFFIXES, DecodedImage, read_image, read_rgb
 from overnet.imaging.image_write import write_image
-from overnet.imaging.jpeg import MOST_JPEG_EXIF
-from overnet.imaging.png import png_chunk
-from overnet.imaging.tiff import exif_for_size
 from tests.support import image_files
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -556,7 +556,7 @@ def test_directories_that_point_at_themselves_end(tmp_path):
 
 
 def test_a_profile_that_inflates_without_end_is_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr("overnet.imaging.containers.MOST_INFLATED", 1 << 16)
+    monkeypatch.setattr("overnet.imaging.formats.containers.MOST_INFLATED", 1 << 16)
     data = encoded(Image.fromarray(smooth()), "PNG")
     bomb = png_chunk(b"iCCP", b"x\0\0" + zlib.compress(SRGB + bytes(50_000_000)))
     tracemalloc.start()

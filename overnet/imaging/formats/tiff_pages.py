@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from overnet.imaging.containers import TRUNCATED, Container, UnusableImageError
-from overnet.imaging.metadata import density_of, read_resources, with_iptc
-from overnet.imaging.tiff import (
+from overnet.imaging.formats.containers import TRUNCATED, Container, UnusableImageError
+from overnet.imaging.formats.metadata import density_of, read_resources, with_iptc
+from overnet.imaging.formats.tiff import (
     EXTRA_SAMPLES,
     ICC_PROFILE,
     IMAGE_HEIGHT,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from overnet.imaging.metadata import Extras
+from overnet.imaging.formats.metadata import Extras
 
 TRUNCATED = "is truncated: the end of the image is missing"
 # The largest profile or text, in bytes: a few kilobytes of compressed zeros must not become gigabytes.

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from overnet.imaging.tiff import GEO_KEYS, PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, Field
+from overnet.imaging.formats.tiff import GEO_KEYS, PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, Field
 
 _RASTER_TYPE, _IS_POINT = 1025, 2
 

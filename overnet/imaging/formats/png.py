@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from overnet.imaging.containers import TRUNCATED, Container, UnusableImageError, inflated
-from overnet.imaging.metadata import Density, Extras, read_resources, resource_bytes, with_iptc
+from overnet.imaging.formats.containers import TRUNCATED, Container, UnusableImageError, inflated
+from overnet.imaging.formats.metadata import Density, Extras, read_resources, resource_bytes, with_iptc
 
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 # What ImageMagick and older programs write other metadata into: hexadecimal numbers in a text.

@@ -7,8 +7,8 @@ import struct
 from collections.abc import Iterator
 from fractions import Fraction
 
-from overnet.imaging.containers import TRUNCATED, Container, UnusableImageError
-from overnet.imaging.metadata import Density, Extras, exif_density, read_resources, resource_bytes
+from overnet.imaging.formats.containers import TRUNCATED, Container, UnusableImageError
+from overnet.imaging.formats.metadata import Density, Extras, exif_density, read_resources, resource_bytes
 
 _SEGMENT = 65533
 MOST_JPEG_EXIF = _SEGMENT - 6

@@ -7,8 +7,8 @@ import struct
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from overnet.imaging.georeference import scaled_georeference
-from overnet.imaging.tiff import Field, density_numbers
+from overnet.imaging.formats.georeference import scaled_georeference
+from overnet.imaging.formats.tiff import Field, density_numbers
 
 _METRES = {"inch": Fraction(254, 10000), "cm": Fraction(1, 100), "m": Fraction(1)}
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from overnet.imaging.containers import Container, UnusableImageError
+from overnet.imaging.formats.containers import Container, UnusableImageError
 
 _BRANDS = {b"avif": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"heim": "HEIC", b"heis": "HEIC", b"mif1": "HEIC"}
 _TGA_SUFFIXES = frozenset({".tga", ".icb", ".vda", ".vst"})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from overnet.imaging.containers import TRUNCATED, Container, UnusableImageError
-from overnet.imaging.metadata import exif_density
+from overnet.imaging.formats.containers import TRUNCATED, Container, UnusableImageError
+from overnet.imaging.formats.metadata import exif_density
 
 
 def inspect_webp(data: bytes, container: Container) -> None:

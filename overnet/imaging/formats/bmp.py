@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from overnet.imaging.containers import TRUNCATED, Container, UnusableImageError
-from overnet.imaging.metadata import Density
+from overnet.imaging.formats.containers import TRUNCATED, Container, UnusableImageError
+from overnet.imaging.formats.metadata import Density
 
 _RGB, _BITFIELDS, _ALPHA_BITFIELDS = 0, 3, 6
 BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
