@@ -15,7 +15,7 @@ from overnet.benchmarks.results import write_run
 from overnet.files.engine_sidecar import sidecar_text
 from overnet.network.family import build
 from overnet.network.model import OverNetConfig
-from overnet.training.packed_images import pack
+from overnet.training.data.packed_images import pack
 from tests.conftest import ROOT, write_clip
 from tests.overnet.files.test_engine_sidecar import SIDECAR
 from tests.support.example_run import example_run

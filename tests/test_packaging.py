@@ -142,7 +142,8 @@ IMPORTS = {
     "system": f"files {BASE}",
     "network": f"files {BASE}",
     "evaluation": BELOW,
-    "training": f"network evaluation {BELOW}",
+    "training": f"training.data network evaluation {BELOW}",
+    "training.data": f"network evaluation {BELOW}",
     "cli": "*",
     "export": f"export.* network evaluation {BELOW}",
     "export.graph": f"network {BELOW}",
@@ -152,7 +153,8 @@ IMPORTS = {
     "runtime.stage": "",
     "runtime.pipeline": "runtime.stage",
     "runtime.tiling": f"files system {BASE}",
-    "runtime.video": f"files imaging imaging.formats {BASE}",
+    "runtime.container": f"files {BASE}",
+    "runtime.video": f"runtime.container files imaging imaging.formats {BASE}",
     "runtime.plan": f"runtime.video.formats {BELOW}",
     "runtime.models": f"runtime.backends.base runtime.backends.registry {BELOW}",
     "runtime.inventory": f"runtime.backends.base runtime.backends.registry runtime.backends.ort.providers {BELOW}",
@@ -161,8 +163,8 @@ IMPORTS = {
     "runtime.paced_upscaler": f"runtime.backends.stream runtime.models runtime.upscaler {BELOW}",
     "runtime.upscale_file": "runtime.backends.stream runtime.pipeline runtime.plan runtime.stage runtime.upscaler"
     f" runtime.video {BELOW}",
-    "runtime.live": "runtime.backends.stream runtime.stage runtime.upscale_file runtime.upscaler runtime.video"
-    f" {BELOW}",
+    "runtime.live": "runtime.backends.stream runtime.stage runtime.upscale_file runtime.upscaler"
+    f" runtime.container runtime.video {BELOW}",
     "runtime.backends.stream": BASE,
     "runtime.backends.base": f"runtime.backends.stream runtime.tiling {LOADED}",
     "runtime.backends.registry": "runtime.backends.base runtime.backends.openvino_backend runtime.backends.ort.backend"

@@ -14,13 +14,13 @@ import typer
 from overnet.cli.stream_options import LIVE_ONLY, RAW_ONLY, StreamRun, parse_rate, parse_size
 from overnet.errors import InputError, OutputError
 from overnet.files.atomic import ensure_folder
+from overnet.runtime.container.stdio import PipeInput, PipeOutput, take_stdin
 from overnet.runtime.plan import Job, kind_and_suffix
 from overnet.runtime.upscale_file import Outcome, upscale_frames
 from overnet.runtime.video.formats import Encoding, find_encoder
 from overnet.runtime.video.muxed import PIPE_FORMAT, open_pipe_writer
 from overnet.runtime.video.raw import PIPE, PipeReader, RawFormat
 from overnet.runtime.video.reader import VideoReader
-from overnet.runtime.video.stdio import PipeInput, PipeOutput, take_stdin
 from overnet.runtime.video.writer import VideoWriter, check_target
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from typer import Option
 from overnet.errors import InputError
 
 if TYPE_CHECKING:
+    from overnet.runtime.container.stdio import PipeOutput
     from overnet.runtime.live.addresses import Address
     from overnet.runtime.upscale_file import VideoOptions
     from overnet.runtime.upscaler import Upscaler
-    from overnet.runtime.video.stdio import PipeOutput
 
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
@@ -134,7 +134,7 @@ class StreamRun:
             OutputError: it is a terminal, or closed.
             typer.BadParameter: an option has no effect on what is written there.
         """
-        from overnet.runtime.video.stdio import take_stdout
+        from overnet.runtime.container.stdio import take_stdout
 
         encodes = self.options.output_format == "matroska"
         if not encodes and (self.video.codec is not None or self.video.crf is not None):

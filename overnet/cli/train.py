@@ -18,10 +18,10 @@ from overnet.cli.options import QuietOption
 if TYPE_CHECKING:
     import torch
 
+    from overnet.training.data.packed_images import PackedImages
+    from overnet.training.data.teacher_targets import TeacherTargets
     from overnet.training.distributed import Team
-    from overnet.training.packed_images import PackedImages
     from overnet.training.state import TrainState
-    from overnet.training.teacher_targets import TeacherTargets
 
 _MOST_WORKERS, _LONGEST_SECONDS = 256, 1_000_000
 
@@ -105,9 +105,9 @@ def train_command(
     torch = require("torch", extra="train", purpose="training")
     from overnet.files.atomic import ensure_folder
     from overnet.system.memory import usable_cores
+    from overnet.training.data.packed_images import pack
     from overnet.training.distributed import joined, team_from_environment
     from overnet.training.loop import TrainOptions, pick_device, train
-    from overnet.training.packed_images import pack
     from overnet.training.patches import Patches
     from overnet.training.report import require_tensorboard
     from overnet.training.validation import load_examples
@@ -216,8 +216,8 @@ def _teachers(
         InputError: see `teacher_targets`; or a resumed run had other teachers.
     """
     from overnet.errors import InputError
-    from overnet.training.teacher import teacher_targets
-    from overnet.training.teacher_targets import TeacherTargets
+    from overnet.training.data.teacher import teacher_targets
+    from overnet.training.data.teacher_targets import TeacherTargets
 
     whole = [int(scale) for scale in state.settings.scales if scale == int(scale)]
     if state.step and not files:

@@ -16,15 +16,15 @@ import torch
 
 from overnet.errors import InputError, InterruptedRun
 from overnet.training.curve import Curve
+from overnet.training.data.packed_images import PackedImages
+from overnet.training.data.teacher_targets import TeacherTargets
 from overnet.training.distributed import Team
 from overnet.training.malloc import keep_freed_memory
-from overnet.training.packed_images import PackedImages
 from overnet.training.patches import Patches, load_batches, lost_worker
 from overnet.training.report import Reporter
 from overnet.training.schedule import learning_rate, share_done
 from overnet.training.state import BEST, CURVE, FINAL, TrainState
 from overnet.training.step import TrainStep
-from overnet.training.teacher_targets import TeacherTargets
 from overnet.training.validation import Example, validate
 
 

@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from overnet.errors import BackendError, InputError, one_line
 from overnet.imaging.resample import imresize
-from overnet.training.packed_images import PackedImages
+from overnet.training.data.packed_images import PackedImages
+from overnet.training.data.teacher_targets import TeacherTargets
 from overnet.training.settings import FRACTION, TrainSettings, exact
-from overnet.training.teacher_targets import TeacherTargets
 from overnet.types import Image
 
 # Low-resolution pixels to cut around a patch, more than the two that the antialiased kernel reaches.

@@ -16,8 +16,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from overnet.errors import InputError
+from overnet.runtime.container.demux import TAG_OPTIONS, error_reason, main_stream
 from overnet.runtime.live.source import CapturedFrame, ConnectionLost, Pacer
-from overnet.runtime.video.demux import TAG_OPTIONS, error_reason, main_stream
 from overnet.runtime.video.frame import VideoInfo, describe_video
 
 # Timeouts for opening, and between two frames, so that a server that died without closing the connection is noticed.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from overnet.errors import InputError
+from overnet.runtime.container.stdio import PipeOutput
 from overnet.runtime.live import gstreamer_pipelines as gstreamer
 from overnet.runtime.live.addresses import Address
 from overnet.runtime.live.constant_rate import ConstantRate
@@ -18,7 +19,6 @@ from overnet.runtime.live.source import Connection, LiveSource
 from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, OutputFormat, find_encoder, output_format
 from overnet.runtime.video.frame import FrameWriter, VideoInfo
 from overnet.runtime.video.muxed import PIPE_FORMAT, RTSP_FORMAT, MuxedWriter, PipeFormat, open_pipe_writer
-from overnet.runtime.video.stdio import PipeOutput
 from overnet.runtime.video.writer import VideoWriter
 
 Hardware = Literal["auto", "on", "off"]

@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from overnet.errors import OutputError
-from overnet.runtime.video.clock import TimestampRepair
+from overnet.runtime.container.clock import TimestampRepair
 from overnet.runtime.video.color import MATRIX_RGB, RANGE_FULL, RANGE_LIMITED, RgbEncoder
 from overnet.runtime.video.formats import (
     Encoding,

@@ -11,7 +11,7 @@ import av
 from av.codec.codec import Codec, UnknownCodecError
 
 from overnet.errors import InputError, OutputError
-from overnet.runtime.video.demux import error_reason
+from overnet.runtime.container.demux import error_reason
 
 # FFmpeg's FF_QP2LAMBDA: the unit of the quality of encoders that have no rate factor.
 _LAMBDA_PER_QP = 118

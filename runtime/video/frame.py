@@ -18,8 +18,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from overnet.errors import InputError
+from overnet.runtime.container.demux import UNSCALED_DISPLAY, codec_name, origin_seconds
 from overnet.runtime.video.color import MATRIX_UNSPECIFIED, RANGE_FULL, ColorTags, RgbDecoder, resolve
-from overnet.runtime.video.demux import UNSCALED_DISPLAY, codec_name, origin_seconds
 
 MAX_SIDE_PX = 16384
 

@@ -11,12 +11,12 @@ import av
 from av.container import OutputContainer
 
 from overnet.errors import OutputError
-from overnet.runtime.video.demux import TAG_OPTIONS, error_reason
+from overnet.runtime.container.demux import TAG_OPTIONS, error_reason
+from overnet.runtime.container.stdio import PipeOutput
 from overnet.runtime.video.encoder import VideoTrack
 from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, OutputFormat
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.raw import PIPE, RawWriter
-from overnet.runtime.video.stdio import PipeOutput
 
 PipeFormat = Literal["y4m", "raw", "matroska"]
 

@@ -16,11 +16,11 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
 from overnet.errors import InputError
+from overnet.runtime.container.demux import MEDIA_ONLY, TAG_OPTIONS
+from overnet.runtime.container.stdio import PipeInput, PipeOutput
 from overnet.runtime.video.color import MATRIX_RGB, RgbEncoder, guess_matrix
-from overnet.runtime.video.demux import MEDIA_ONLY, TAG_OPTIONS
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo, check_size
 from overnet.runtime.video.reader import VideoReader
-from overnet.runtime.video.stdio import PipeInput, PipeOutput
 
 PIPE = Path("-")
 _NAME = "standard input"

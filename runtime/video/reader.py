@@ -18,8 +18,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from overnet.errors import InputError
-from overnet.runtime.video.clock import SourceClock, TimestampRepair
-from overnet.runtime.video.demux import main_stream, open_source, origin_seconds
+from overnet.runtime.container.clock import SourceClock, TimestampRepair
+from overnet.runtime.container.demux import main_stream, open_source, origin_seconds
 from overnet.runtime.video.frame import Frame, VideoInfo, describe_video, duration_seconds
 
 # A seek lands at or before the wanted time only if the file's index is right: if not, seek further back.

@@ -14,11 +14,11 @@ from typing import Any
 import av
 from av.container import InputContainer, OutputContainer
 
-from overnet.runtime.video.clock import SourceClock, TimestampRepair
-from overnet.runtime.video.demux import codec_name, disposition, is_cover, open_source
+from overnet.runtime.container.clock import SourceClock, TimestampRepair
+from overnet.runtime.container.demux import codec_name, disposition, is_cover, open_source
+from overnet.runtime.container.silence import silence
+from overnet.runtime.container.sound import SoundEncoder
 from overnet.runtime.video.formats import OutputFormat
-from overnet.runtime.video.silence import silence
-from overnet.runtime.video.sound import SoundEncoder
 
 # Tags of the source's container or encoding, which are wrong in the new file.
 _STALE_TAGS = {

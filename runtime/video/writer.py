@@ -14,11 +14,11 @@ from av.container import OutputContainer
 
 from overnet.errors import OutputError, printable
 from overnet.files.atomic import exists_already, move_into_place, temporary_beside
-from overnet.runtime.video.demux import TAG_OPTIONS, disposition, error_reason, main_stream, open_source
+from overnet.runtime.container.demux import TAG_OPTIONS, disposition, error_reason, main_stream, open_source
+from overnet.runtime.container.read_back import describe, lost_descriptions
 from overnet.runtime.video.encoder import VideoTrack
 from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, OutputFormat, muxer_options, output_format
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
-from overnet.runtime.video.read_back import describe, lost_descriptions
 from overnet.runtime.video.stream_copy import StreamCopier, kept_tags
 
 # Tags of an Apple device, which MP4 and MOV store under their own names only if asked to.

@@ -29,7 +29,7 @@ from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.openvino_backend import OpenVinoBackend
 from overnet.runtime.backends.ort.backend import OnnxRuntimeBackend
 from overnet.runtime.video.reader import VideoReader
-from overnet.training.packed_images import PackedImages
+from overnet.training.data.packed_images import PackedImages
 from overnet.training.state import load_state
 
 _MEMORY_BYTES, _SECONDS = 3 << 30, 20.0

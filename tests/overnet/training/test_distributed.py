@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from overnet.errors import InputError, OverNetError
+from overnet.training.data.packed_images import pack
 from overnet.training.distributed import Team, joined, team_from_environment
-from overnet.training.packed_images import pack
 from overnet.training.state import load_state
 from tests.support.small_run import CPU, run
 

@@ -13,12 +13,12 @@ import torch
 from overnet.errors import CheckpointError, InputError, InterruptedRun, OverNetError
 from overnet.network.checkpoint import load_checkpoint, save_checkpoint
 from overnet.network.model import OverNet
+from overnet.training.data.packed_images import pack
+from overnet.training.data.teacher_targets import fill_targets
 from overnet.training.loop import pick_device, train
-from overnet.training.packed_images import pack
 from overnet.training.patches import Patches
 from overnet.training.state import BEST, CURVE, FINAL, LAST, PREVIOUS, load_state
 from overnet.training.step import Objective, computes_in_bf16
-from overnet.training.teacher_targets import fill_targets
 from overnet.training.validation import Example
 from tests.support.small_run import CPU, assert_same_run, run, start, tiny_settings, tiny_state
 

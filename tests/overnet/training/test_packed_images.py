@@ -4,7 +4,7 @@ import pytest
 
 from overnet.errors import InputError
 from overnet.imaging.image_io import read_rgb
-from overnet.training.packed_images import PackedImages, pack
+from overnet.training.data.packed_images import PackedImages, pack
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_interrupted_packing_leaves_nothing_and_starts_clean(folder, tmp_path, m
             raise KeyboardInterrupt
         return read_rgb(path)
 
-    monkeypatch.setattr("overnet.training.packed_images.read_rgb", interrupted)
+    monkeypatch.setattr("overnet.training.data.packed_images.read_rgb", interrupted)
     with pytest.raises(KeyboardInterrupt):
         packed(folder, path)
     assert list(path.parent.iterdir()) == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from overnet.errors import InputError
 from overnet.imaging.resample import imresize
-from overnet.training.packed_images import pack
+from overnet.training.data.packed_images import pack
 from overnet.training.patches import Patches, cut_patch, load_batches
 from overnet.training.settings import PRESETS, settings_from
 from tests.conftest import ROOT
@@ -144,7 +144,7 @@ import os, sys
 from pathlib import Path
 from overnet.training.patches import load_batches, lost_worker
 from overnet.errors import BackendError
-from overnet.training.packed_images import PackedImages
+from overnet.training.data.packed_images import PackedImages
 from tests.overnet.training import test_patches as test_data
 path, broken, timeout_seconds = sys.argv[1:]
 patches = getattr(test_data, broken)(PackedImages(Path(path)), test_data.small())

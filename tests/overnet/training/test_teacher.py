@@ -10,11 +10,11 @@ from overnet.network.checkpoint import save_checkpoint
 from overnet.network.family import build
 from overnet.network.model import reference
 from overnet.network.plain import PlainNetConfig
-from overnet.training.packed_images import pack
+from overnet.training.data.packed_images import pack
+from overnet.training.data.teacher import file_sha256, load_onnx, teacher_targets
+from overnet.training.data.teacher_targets import TeacherTargets, fill_targets, targets_path
 from overnet.training.patches import Patches
 from overnet.training.settings import PRESETS, settings_from
-from overnet.training.teacher import file_sha256, load_onnx, teacher_targets
-from overnet.training.teacher_targets import TeacherTargets, fill_targets, targets_path
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from fractions import Fraction
 import av
 import pytest
 
-from overnet.runtime.video.clock import TimestampRepair
+from overnet.runtime.container.clock import TimestampRepair
 from tests.conftest import SHARED, needs_shared
 from tests.support.clips import Clip, images, packets_of, times_of, upscale
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from overnet.errors import InputError
+from overnet.runtime.container.stdio import PipeInput, PipeOutput
 from overnet.runtime.video.muxed import MuxedWriter
 from overnet.runtime.video.raw import PipeReader, RawFormat, RawWriter, frame_bytes
-from overnet.runtime.video.stdio import PipeInput, PipeOutput
 from tests.conftest import write_clip
 
 

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from overnet.runtime.video.demux import disposition
+from overnet.runtime.container.demux import disposition
 from tests.support.clips import FONT, Clip, images, packets_of, times_of, upscale
 
 

@@ -9,7 +9,7 @@ import av
 import numpy as np
 from av.audio.codeccontext import AudioCodecContext
 
-from overnet.runtime.video.demux import codec_name
+from overnet.runtime.container.demux import codec_name
 
 _SAMPLES = 1024
 

@@ -12,8 +12,8 @@ import torch
 from overnet.errors import CheckpointError, InputError, one_line, printable, require
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.model import reference
-from overnet.training.packed_images import PackedImages
-from overnet.training.teacher_targets import TeacherTargets, fill_targets, targets_path
+from overnet.training.data.packed_images import PackedImages
+from overnet.training.data.teacher_targets import TeacherTargets, fill_targets, targets_path
 from overnet.types import Image
 
 # An image to find a teacher's scale with; its sides differ, so that a network that swaps them is seen.

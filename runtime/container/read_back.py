@@ -9,7 +9,7 @@ from typing import Any
 
 import av
 
-from overnet.runtime.video.demux import TAG_OPTIONS, disposition
+from overnet.runtime.container.demux import TAG_OPTIONS, disposition
 
 # Tags that the muxer states for itself, in its own form.
 _RESTATED = frozenset({"creation_time", "language", "encoder", "vendor_id", "duration", "mimetype", "filename"})

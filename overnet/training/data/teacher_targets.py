@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from overnet.errors import InputError, OutputError, printable
 from overnet.imaging.resample import imresize
-from overnet.training.packed_images import PackedImages
+from overnet.training.data.packed_images import PackedImages
 from overnet.types import Image
 
 _CHECKSUM_BYTES = 4

@@ -10,7 +10,7 @@ from typing import Any
 import av
 from av.container import InputContainer
 
-from overnet.runtime.video.demux import has_transport_clock, is_cover, read_packets
+from overnet.runtime.container.demux import has_transport_clock, is_cover, read_packets
 
 # How far times have to run backwards, or forwards past all streams, for the clock to count as another one. Formats of
 # broadcasting are joined and cut anywhere, so that FFmpeg's own limits apply; in others, long pauses are legitimate.

@@ -1,0 +1,1 @@
+"""The images to train on, packed in one file, and the teachers' outputs beside them."""

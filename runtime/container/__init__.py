@@ -1,0 +1,1 @@
+"""Media containers and the streams beside the video: opening, clocks, sound, pipes, and reading back."""
