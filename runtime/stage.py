@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from overnet.system.ending_signals import ending_signals
+
 # Seconds to wait for a thread to begin, where Ctrl-C came during its start and it is unknown whether it started.
 _BEGIN_SECONDS = 1.0
 
@@ -66,14 +68,14 @@ class Stage:
 
 @contextmanager
 def ignore_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM while a file is completed: ending the process then would lose all of the file.
+    """Ignore the signals that end a run while a file is completed: ending the process then would lose all of the file.
 
     Python lets only the main thread do so; in others this changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ending_signals()}
     try:
         yield
     finally:

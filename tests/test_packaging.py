@@ -150,7 +150,7 @@ IMPORTS = {
     "export.precision": f"export.graph export.verify network evaluation {BELOW}",
     "export.verify": f"export.engine network evaluation {BELOW}",
     "export.engine": BELOW,
-    "runtime.stage": "",
+    "runtime.stage": "system",
     "runtime.pipeline": "runtime.stage",
     "runtime.tiling": f"files system {BASE}",
     "runtime.container": f"files {BASE}",

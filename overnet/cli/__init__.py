@@ -27,6 +27,7 @@ from overnet.cli.options import JsonOption
 from overnet.cli.run import run_command
 from overnet.cli.train import train_command
 from overnet.errors import InterruptedRun, OverNetError
+from overnet.system.ending_signals import ending_signals
 
 app = typer.Typer(
     name="overnet",
@@ -141,9 +142,9 @@ def _end_interrupted_process() -> NoReturn:
 
 def run_program(prog: str = "overnet") -> NoReturn:
     """Run the command line of the program `prog`, and end this process with its exit code."""
-    signal.signal(signal.SIGTERM, _stop)
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
-        signal.signal(signal.SIGHUP, _stop)
+    for number in ending_signals():
+        if number != signal.SIGINT:  # for which Python does the same
+            signal.signal(number, _stop)
     # A file that took the number of a closed standard stream would receive what libraries print.
     nothing = os.open(os.devnull, os.O_RDWR)
     while nothing < 3:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from overnet.errors import InputError, InterruptedRun
+from overnet.system.ending_signals import ending_signals
 from overnet.training.curve import Curve
 from overnet.training.data.packed_images import PackedImages
 from overnet.training.data.teacher_targets import TeacherTargets
@@ -218,7 +219,7 @@ def pick_device(name: str, team: Team) -> torch.device:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C and SIGTERM until the current step is complete; a second signal interrupts at once."""
+    """Hold the signals that end a run until the current step is complete; a second one interrupts at once."""
     wanted = False
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -231,7 +232,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     try:
         # Python allows only the main thread to set signal handlers.
         in_main_thread = threading.current_thread() is threading.main_thread()
-        for number in (signal.SIGINT, signal.SIGTERM) if in_main_thread else ():
+        for number in ending_signals() if in_main_thread else ():
             before[number] = signal.signal(number, note)
         yield lambda: wanted
     finally:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from overnet.errors import BackendError, InputError, one_line
 from overnet.imaging.resample import imresize
+from overnet.system.ending_signals import ending_signals
 from overnet.training.data.packed_images import PackedImages
 from overnet.training.data.teacher_targets import TeacherTargets
 from overnet.training.settings import FRACTION, TrainSettings, exact
@@ -251,17 +252,17 @@ def load_batches(
 
 @contextmanager
 def _children_without_interrupts() -> Iterator[None]:
-    """Block Ctrl-C in the processes that are started in the block, from their beginning.
+    """Block Ctrl-C and SIGHUP in the processes that are started in the block, from their beginning.
 
-    Ctrl-C reaches all processes, and a worker imports modules for seconds before it could ignore the signal itself. A
-    process inherits the blocked signals of the one that starts it. Here a Ctrl-C takes effect when the block ends.
+    These reach all processes, and a worker imports modules for seconds before it could ignore them itself. A
+    process inherits the blocked signals of the one that starts it. Here they take effect when the block ends.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     # Python starts its resource tracker with the first process, and unblocks Ctrl-C after that.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:
@@ -280,6 +281,7 @@ def lost_worker(error: Exception) -> BackendError | None:
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """Ignore Ctrl-C, since the current step still needs its patches, and end on SIGTERM even when hung."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ignore Ctrl-C and SIGHUP, as the current step still needs its patches, and end on SIGTERM even when hung."""
+    for number in ending_signals():
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -18,7 +18,7 @@ from overnet.runtime.video.writer import VideoWriter
 from tests.conftest import write_clip
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_a_video_that_is_being_completed_is_not_lost(tmp_path, small_models, monkeypatch, sent, interrupted):
     """Ctrl-C, or a second one, while the last bytes are written: the file is completed all the same."""
@@ -41,13 +41,13 @@ def test_a_video_that_is_being_completed_is_not_lost(tmp_path, small_models, mon
             raise KeyboardInterrupt
 
     monkeypatch.setattr(VideoWriter, name, disturbed)
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(sent, stop)
     try:
         job = Job(tmp_path / "clip.mp4", tmp_path / "out.mp4", "video")
         upscaler = Upscaler(2, model=small_models)
         outcome = upscale_video(job, upscaler, VideoOptions(), overwrite=False, on_frame=show)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(sent, before)
     assert outcome.partial is interrupted
     with av.open(str(outcome.output)) as video:
         assert sum(1 for _ in video.decode(video=0)) == outcome.frames

@@ -265,7 +265,7 @@ def start_on_terminal(*arguments, folder):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interruption_leaves_a_playable_part(folder, sent):
     write_clip(folder / "clip.mp4", frames=400)
     process, printed = start_on_terminal("clip.mp4", "-o", "out.mp4", "--json", "--threads", "1", folder=folder)

@@ -233,9 +233,9 @@ def test_a_second_interruption_does_not_wait(tmp_path, images, monkeypatch):
 
 
 def test_signals_are_as_before_after_a_run(tmp_path, images):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     run(tmp_path, images, steps=1)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
 def test_a_run_in_another_thread_leaves_signals_alone(tmp_path, images):
