@@ -679,6 +679,15 @@ def test_kinds_that_are_only_read(tmp_path, kind, suffix, error, mode):
     assert [note for note in notes if "only the pixels of" in note] == notes
 
 
+def test_bytes_of_an_avif_image_that_look_like_a_turn_are_none(tmp_path):
+    """Pixels' data, here those of another box, may hold the name of a property by chance."""
+    data = encoded("AVIF", mode="RGB")
+    (tmp_path / "other").mkdir()
+    plain, _ = upscaled(tmp_path, data, ".png")
+    other, _ = upscaled(tmp_path / "other", data + struct.pack(">I", 18) + b"free" + b"irot\x01imir\x01", ".png")
+    assert np.array_equal(written(other), written(plain))
+
+
 def test_avif_of_10_bits_fills_the_range(tmp_path):
     target, _ = upscaled(tmp_path, avif_of_10_bits(), ".png")
     pixels = written(target)

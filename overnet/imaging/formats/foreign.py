@@ -68,28 +68,31 @@ def _with_opencv(data: bytes, container: Container) -> npt.NDArray[Any]:
             "or convert the image"
         )
     if container.kind == "AVIF":
-        return _turned_avif(data, _full_range(data, pixels))
+        # The box of properties alone: the pixels' data may hold the same bytes by chance.
+        start = data.find(b"meta")
+        properties = data[start : start + int.from_bytes(data[start - 4 : start], "big")]
+        return _turned_avif(properties, _full_range(properties, pixels))
     return np.ascontiguousarray(pixels)
 
 
-def _full_range(data: bytes, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _full_range(properties: bytes, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the levels of an AVIF image by the range of 16 bits: OpenCV gives those of 10 or 12 as they are."""
-    position = data.find(b"av1C")
+    position = properties.find(b"av1C")
     if pixels.dtype != np.uint16 or position < 0:
         return pixels
-    bits = 12 if data[position + 6] & 0x20 else 10
+    bits = 12 if properties[position + 6] & 0x20 else 10
     most = (1 << bits) - 1
     levels = (np.minimum(pixels, most).astype(np.uint32) * 65535 + most // 2) // most
     return np.asarray(levels, np.uint16)
 
 
-def _turned_avif(data: bytes, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _turned_avif(properties: bytes, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Turn and mirror an image as its container says, which OpenCV does not."""
-    turn, mirror = data.find(b"irot"), data.find(b"imir")
+    turn, mirror = properties.find(b"irot"), properties.find(b"imir")
     if turn >= 0:
-        pixels = np.rot90(pixels, data[turn + 4] & 3)
+        pixels = np.rot90(pixels, properties[turn + 4] & 3)
     if mirror >= 0:
-        pixels = np.flip(pixels, data[mirror + 4] & 1)
+        pixels = np.flip(pixels, properties[mirror + 4] & 1)
     return np.ascontiguousarray(pixels)
 
 
