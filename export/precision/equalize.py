@@ -14,10 +14,8 @@ import onnx
 
 from overnet.export.verify.declared_types import visit_tensors
 from overnet.network.deploy import Convolution, DeployedPlainNetwork
+from overnet.network.plain import LARGEST_CHANNEL_FACTOR
 from overnet.types import Image
-
-# Of a channel that is hardly used: with a larger factor its weights in the next convolution would round to 0.
-LARGEST_FACTOR = 64.0
 
 
 def equalized(network: DeployedPlainNetwork, graph: onnx.ModelProto, images: list[Image]) -> DeployedPlainNetwork:
@@ -36,7 +34,7 @@ def equalized(network: DeployedPlainNetwork, graph: onnx.ModelProto, images: lis
     trunk, heads, before = [], network.heads, np.ones(3, np.float32)
     for convolution, magnitudes in zip(network.trunk, largest, strict=True):
         highest = max(float(magnitudes.max()), np.finfo(np.float32).tiny)
-        factors = highest / np.maximum(magnitudes, highest / LARGEST_FACTOR)
+        factors = highest / np.maximum(magnitudes, highest / LARGEST_CHANNEL_FACTOR)
         weight = convolution.weight * factors[:, None, None, None] / before[None, :, None, None]
         trunk.append(Convolution(weight, None if convolution.bias is None else convolution.bias * factors))
         before = factors

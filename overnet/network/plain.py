@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 ACTIVATIONS = ("relu", "prelu")
+# By how much a channel is scaled up for INT8 at most, where all channels share one range: that of one that is hardly
+# used would make its weights in the next convolution round to 0. Export and training for INT8 agree in it.
+LARGEST_CHANNEL_FACTOR = 64.0
 # How large the weights are at the beginning, in PyTorch's usual initialisation.
 _IDENTITY_SHARE, _HEAD_SHARE = 0.3, 0.1
 _LARGEST_WIDTH, _LARGEST_DEPTH, _LARGEST_SCALE, _LARGEST_EXPANSION = 512, 64, 8, 8

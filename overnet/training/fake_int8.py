@@ -16,12 +16,10 @@ from torch import Tensor
 from overnet.evaluation.synthetic_frames import synthetic_frames
 from overnet.imaging.photographs import centre_crop, sample_photographs
 from overnet.imaging.resample import imresize
-from overnet.network.plain import PlainNet
+from overnet.network.plain import LARGEST_CHANNEL_FACTOR, PlainNet
 from overnet.types import Image
 
 _LARGEST_LEVEL = 127
-# As in `overnet.export.precision.equalize`.
-LARGEST_FACTOR = 64.0
 _SIDE = 48
 
 
@@ -72,7 +70,7 @@ class FakeInt8:
             return x, weight
         # One step for each channel stands for one step for all after the export has scaled the channels to one range.
         largest = self._largest[name].view(1, -1, 1, 1)
-        largest = torch.maximum(largest, largest.amax() / LARGEST_FACTOR)
+        largest = torch.maximum(largest, largest.amax() / LARGEST_CHANNEL_FACTOR)
         scaled = weight * largest
         steps = scaled.detach().abs().amax((1, 2, 3), keepdim=True) / _LARGEST_LEVEL
         return _rounded(x.clamp(-largest, largest), largest / _LARGEST_LEVEL), _rounded(scaled, steps) / largest

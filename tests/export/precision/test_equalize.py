@@ -8,7 +8,7 @@ import pytest
 from overnet.evaluation.synthetic_frames import synthetic_frames
 from overnet.export.graph.network_graph import build_onnx
 from overnet.export.precision.calibration import pairs_of
-from overnet.export.precision.equalize import LARGEST_FACTOR, equalized
+from overnet.export.precision.equalize import equalized
 from overnet.export.precision.lower import Calibration, lower
 from overnet.export.precision.quantizer import candidates
 from overnet.export.verify.declared_types import run_exactly
@@ -17,6 +17,7 @@ from overnet.imaging.metrics import psnr, psnr_luma
 from overnet.imaging.photographs import sample_photographs
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.deploy import deploy
+from overnet.network.plain import LARGEST_CHANNEL_FACTOR
 from overnet.weights import bundled_checkpoint
 from tests.export.graph.test_plain_network import plain_net
 
@@ -39,7 +40,7 @@ def test_the_network_stays_and_all_channels_have_one_range(activation):
             np.max([np.abs(run_exactly(each, i[None], [name])[name]).max((0, 2, 3)) for i in images], axis=0)
             for each in (graph, scaled)
         )
-        used = before > before.max() / LARGEST_FACTOR
+        used = before > before.max() / LARGEST_CHANNEL_FACTOR
         assert after[used] == pytest.approx(before.max(), rel=1e-4)
         assert np.all(after[~used] < before.max())
 
