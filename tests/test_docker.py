@@ -271,9 +271,39 @@ def test_on_a_jetson_tensorrt_and_opencv_come_from_apt(name, project):
     installed = stages_of(path)[-1]
     packages = " ".join(each.value for each in installed if each.keyword == "RUN").split()
     assert {"python3-libnvinfer", "libopencv-python"} <= set(packages)
-    # The package itself asks for no OpenCV there, or pip would put a wheel in front of JetPack's.
-    base = [each for each in project["project"]["dependencies"] if each.startswith("opencv")]
-    assert base and all("platform_machine != 'aarch64'" in each for each in base)
+    # Where the image is built on no Jetson, pip brings a wheel, which would stand in front of JetPack's.
+    build = " ".join(each.value for each in stages_of(path)[-2] if each.keyword == "RUN")
+    assert "pip uninstall -y opencv-python" in build
+
+
+@pytest.mark.parametrize(
+    ("machine", "kernel", "expected"),
+    [
+        ("x86_64", "6.8.0-40-generic", True),
+        ("aarch64", "6.8.0-1010-raspi", True),
+        ("aarch64", "6.1.0-23-arm64", True),
+        ("aarch64", "5.15.148-tegra", False),
+        ("aarch64", "6.8.12-1001-tegra", False),
+        ("arm64", "23.5.0", True),
+    ],
+)
+def test_opencv_is_left_out_on_a_jetson_alone(project, machine, kernel, expected):
+    """On other Arm machines the first command of README ended with "needs OpenCV"."""
+    requirements = pytest.importorskip("packaging.requirements")
+    (opencv,) = [
+        requirements.Requirement(each) for each in project["project"]["dependencies"] if each.startswith("opencv")
+    ]
+    assert opencv.marker.evaluate({"platform_machine": machine, "platform_release": kernel}) is expected
+
+
+def test_cuda_bindings_are_those_that_there_are(project):
+    """No registry has 12.6: after 11.8 comes 12.8."""
+    (wanted,) = [
+        each for each in project["project"]["optional-dependencies"]["cuda"] if each.startswith("cuda-bindings")
+    ]
+    assert wanted == "cuda-bindings>=12.8"
+    pins = re.findall(r"cuda-bindings==([\d.*]+)", (ROOT / "docs/jetson.md").read_text())
+    assert pins == ["12.*"]
 
 
 def commands_in(text):
