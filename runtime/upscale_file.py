@@ -22,6 +22,7 @@ from overnet.runtime.pipeline import PipelineReport, run_pipeline
 from overnet.runtime.plan import Job
 from overnet.runtime.stage import ignore_interrupts
 from overnet.runtime.upscaler import Upscaler
+from overnet.runtime.video.encoder import OutputVideo
 from overnet.runtime.video.formats import Encoding
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.reader import VideoReader
@@ -178,15 +179,9 @@ def upscale_video(
 
     def open_writer(info: VideoInfo, width: int, height: int) -> VideoWriter:
         ensure_folder(job.target.parent)
+        video = OutputVideo(info, width, height, Encoding(options.codec, options.crf))
         return VideoWriter(
-            job.target,
-            source=job.source,
-            info=info,
-            width=width,
-            height=height,
-            encoding=Encoding(options.codec, options.crf),
-            overwrite=overwrite,
-            start_seconds=options.start_seconds,
+            job.target, video, source=job.source, overwrite=overwrite, start_seconds=options.start_seconds
         )
 
     started = time.perf_counter()

@@ -17,6 +17,7 @@ from overnet.files.atomic import ensure_folder
 from overnet.runtime.container.stdio import PipeInput, PipeOutput, take_stdin
 from overnet.runtime.plan import Job, kind_and_suffix
 from overnet.runtime.upscale_file import Outcome, upscale_frames
+from overnet.runtime.video.encoder import OutputVideo
 from overnet.runtime.video.formats import Encoding, find_encoder
 from overnet.runtime.video.muxed import PIPE_FORMAT, open_pipe_writer
 from overnet.runtime.video.raw import PIPE, PipeReader, RawFormat
@@ -111,25 +112,8 @@ class PipeRun:
         return PipeReader(self._input, raw=self._raw, start_seconds=video.start_seconds, max_frames=video.max_frames)
 
     def _writer(self, info: VideoInfo, width: int, height: int) -> FrameWriter:
-        video = self._run.video
+        video, start = OutputVideo(info, width, height, self._encoding), self._run.video.start_seconds
         if self._output is not None:
-            return open_pipe_writer(
-                self._output,
-                info,
-                width,
-                height,
-                pipe_format=self._format,
-                pixel_format=self._pixel_format,
-                encoding=self._encoding,
-            )
+            return open_pipe_writer(self._output, video, pipe_format=self._format, pixel_format=self._pixel_format)
         ensure_folder(self.job.target.parent)
-        return VideoWriter(
-            self.job.target,
-            source=None,
-            info=info,
-            width=width,
-            height=height,
-            encoding=self._encoding,
-            overwrite=self._run.overwrite,
-            start_seconds=video.start_seconds,
-        )
+        return VideoWriter(self.job.target, video, source=None, overwrite=self._run.overwrite, start_seconds=start)

@@ -16,6 +16,7 @@ from overnet.runtime.live.addresses import Address
 from overnet.runtime.live.constant_rate import ConstantRate
 from overnet.runtime.live.ffmpeg_source import connect_camera, connect_network
 from overnet.runtime.live.source import Connection, LiveSource
+from overnet.runtime.video.encoder import OutputVideo
 from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, OutputFormat, find_encoder, output_format
 from overnet.runtime.video.frame import FrameWriter, VideoInfo
 from overnet.runtime.video.muxed import PIPE_FORMAT, RTSP_FORMAT, MuxedWriter, PipeFormat, open_pipe_writer
@@ -155,26 +156,12 @@ class LiveSink:
         if isinstance(self.target, Path):
             return self._open_file(self.target, info, width, height)
         if self.pipe is not None:
-            writer = open_pipe_writer(
-                self.pipe,
-                info,
-                width,
-                height,
-                pipe_format=self.pipe_format,
-                pixel_format=self.pixel_format,
-                encoding=self._fast(PIPE_FORMAT),
-            )
+            video = OutputVideo(info, width, height, self._fast(PIPE_FORMAT))
+            writer = open_pipe_writer(self.pipe, video, pipe_format=self.pipe_format, pixel_format=self.pixel_format)
             return writer if isinstance(writer, MuxedWriter) else ConstantRate(writer, info.rate)
         if self.target.kind == "network":
-            return MuxedWriter.to_server(
-                self.target.target,
-                name=self.target.name,
-                info=info,
-                width=width,
-                height=height,
-                encoding=self._fast(RTSP_FORMAT, **_AT_ONCE),
-                transport=self.transport,
-            )
+            video = OutputVideo(info, width, height, self._fast(RTSP_FORMAT, **_AT_ONCE))
+            return MuxedWriter.to_server(self.target.target, video, name=self.target.name, transport=self.transport)
         from overnet.runtime.live.gstreamer_io import GStreamerWriter
 
         pipeline = self._pipeline(self.target, (width, height), info.rate)
@@ -199,15 +186,8 @@ class LiveSink:
                 note = "this machine's encoder cannot write this file: encoded on the CPU"
             elif self.hardware == "on" or gstreamer.can_decode_in_hardware():
                 note = "this machine has no encoder (nvv4l2h264enc): encoded on the CPU"
-        writer = VideoWriter(
-            path,
-            source=None,
-            info=info,
-            width=width,
-            height=height,
-            encoding=self._fast(output_format(path)),
-            overwrite=self.overwrite,
-        )
+        video = OutputVideo(info, width, height, self._fast(output_format(path)))
+        writer = VideoWriter(path, video, source=None, overwrite=self.overwrite)
         if note is not None:
             writer.notes.append(note)
         return writer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +17,7 @@ from overnet.errors import OutputError
 from overnet.runtime.container.clock import TimestampRepair
 from overnet.runtime.video.color import MATRIX_RGB, RANGE_FULL, RANGE_LIMITED, RgbEncoder
 from overnet.runtime.video.formats import (
+    DEFAULT_ENCODING,
     Encoding,
     OutputFormat,
     choose_pixel_format,
@@ -36,15 +37,29 @@ _FASTEST_GRID = 120
 _HEVC_TAG = "hvc1"
 
 
+@dataclass(frozen=True)
+class OutputVideo:
+    """The video that a writer is to write.
+
+    Args:
+        info: information on the source.
+        width, height: size in pixels of the frames that will be written.
+        encoding: settings of the encoder.
+    """
+
+    info: VideoInfo
+    width: int
+    height: int
+    encoding: Encoding = DEFAULT_ENCODING
+
+
 class VideoTrack:
     """An encoder of frames into a stream of an output.
 
     Args:
         output: the output; its header must not be written yet.
         container: its format.
-        info: information on the source.
-        width, height: size in pixels of the frames that will be encoded.
-        encoding: settings of the encoder.
+        video: what is to be encoded.
 
     Attributes:
         stream: the stream of the output.
@@ -58,23 +73,14 @@ class VideoTrack:
         OutputError: there is no such encoder, it does not support the size, or the container cannot hold its video.
     """
 
-    def __init__(
-        self,
-        output: OutputContainer,
-        container: OutputFormat,
-        *,
-        info: VideoInfo,
-        width: int,
-        height: int,
-        encoding: Encoding,
-    ) -> None:
+    def __init__(self, output: OutputContainer, container: OutputFormat, video: OutputVideo) -> None:
         self.notes: list[str] = []
         self.first_ticks = 0
         self.end_ticks = 0
         self.written = 0
         self._container = container
-        self._info = info
-        self._size = (width, height)
+        self._info = video.info
+        self._size = (video.width, video.height)
         self._shift_ticks = 0
         self._durations: dict[int, int] = {}
         self._last_image: VideoFrame | None = None
@@ -82,15 +88,15 @@ class VideoTrack:
         self._is_rounded = False
         self._keeps_rotation = container.keeps_rotation and hasattr(VideoStream, "set_display_matrix")
         # Pixels are turned and mirrored where a tag cannot say it.
-        self._orientation = UPRIGHT if self._keeps_rotation else info.orientation
-        self.size = self._orientation.size(width, height)
-        encoder = find_encoder(encoding, container)
+        self._orientation = UPRIGHT if self._keeps_rotation else video.info.orientation
+        self.size = self._orientation.size(*self._size)
+        encoder = find_encoder(video.encoding, container)
         self._encoder = encoder.name
-        self._pixel_format = choose_pixel_format(encoder, width=width, height=height)
+        self._pixel_format = choose_pixel_format(encoder, width=video.width, height=video.height)
         self.time_base = self._choose_clock()
         self._repair = TimestampRepair(self.time_base)
-        self.stream = self._add(output, encoding)
-        self.stream.codec_context.thread_count = encoding.threads
+        self.stream = self._add(output, video.encoding)
+        self.stream.codec_context.thread_count = video.encoding.threads
         # PyAV's default makes x264 divide every image into slices, which costs quality.
         self.stream.codec_context.thread_type = "AUTO"
         try:

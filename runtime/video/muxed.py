@@ -13,9 +13,9 @@ from av.container import OutputContainer
 from overnet.errors import OutputError
 from overnet.runtime.container.demux import TAG_OPTIONS, error_reason
 from overnet.runtime.container.stdio import PipeOutput
-from overnet.runtime.video.encoder import VideoTrack
-from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, OutputFormat
-from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
+from overnet.runtime.video.encoder import OutputVideo, VideoTrack
+from overnet.runtime.video.formats import OutputFormat
+from overnet.runtime.video.frame import Frame, FrameWriter
 from overnet.runtime.video.raw import PIPE, RawWriter
 
 PipeFormat = Literal["y4m", "raw", "matroska"]
@@ -42,37 +42,25 @@ class MuxedWriter(FrameWriter):
         self._pipe = pipe
 
     @classmethod
-    def to_pipe(
-        cls, pipe: PipeOutput, *, info: VideoInfo, width: int, height: int, encoding: Encoding = DEFAULT_ENCODING
-    ) -> MuxedWriter:
-        """Return a writer of Matroska to a pipe, uncompressed unless a codec is given. Parameters as for `VideoWriter`.
+    def to_pipe(cls, pipe: PipeOutput, video: OutputVideo) -> MuxedWriter:
+        """Return a writer of Matroska to a pipe, uncompressed unless a codec is given.
 
         Raises:
             OutputError: Matroska cannot hold the codec, or the codec does not support the size.
         """
         output = av.open(pipe, "w", format="matroska", container_options=dict(PIPE_FORMAT.options), **TAG_OPTIONS)
-        track = VideoTrack(output, PIPE_FORMAT, info=info, width=width, height=height, encoding=encoding)
+        track = VideoTrack(output, PIPE_FORMAT, video)
         return cls(output, track, name="standard output", pipe=pipe)
 
     @classmethod
-    def to_server(
-        cls,
-        url: str,
-        *,
-        name: str,
-        info: VideoInfo,
-        width: int,
-        height: int,
-        encoding: Encoding = DEFAULT_ENCODING,
-        transport: str = "tcp",
-    ) -> MuxedWriter:
+    def to_server(cls, url: str, video: OutputVideo, *, name: str, transport: str = "tcp") -> MuxedWriter:
         """Return a writer that pushes a stream to an RTSP server.
 
         Args:
             url: address of the stream.
+            video: what is to be written.
             name: its name in messages; `url` may contain a password.
             transport: ``tcp`` or ``udp``.
-            info, width, height, encoding: as for `VideoWriter`.
 
         Raises:
             OutputError: the server cannot be reached, or refuses the stream.
@@ -81,7 +69,7 @@ class MuxedWriter(FrameWriter):
             output = av.open(
                 url, "w", format="rtsp", container_options={"rtsp_transport": transport}, timeout=_TIMEOUT_SECONDS
             )
-            track = VideoTrack(output, RTSP_FORMAT, info=info, width=width, height=height, encoding=encoding)
+            track = VideoTrack(output, RTSP_FORMAT, video)
             output.start_encoding()
         except (av.FFmpegError, OSError) as error:
             raise OutputError(f"{name} cannot be written to: {error_reason(error)}") from error
@@ -134,30 +122,19 @@ class MuxedWriter(FrameWriter):
 
 
 def open_pipe_writer(
-    pipe: PipeOutput,
-    info: VideoInfo,
-    width: int,
-    height: int,
-    *,
-    pipe_format: PipeFormat,
-    pixel_format: str,
-    encoding: Encoding = DEFAULT_ENCODING,
+    pipe: PipeOutput, video: OutputVideo, *, pipe_format: PipeFormat, pixel_format: str
 ) -> RawWriter | MuxedWriter:
     """Return a writer to a pipe.
 
     Args:
         pipe: the pipe.
-        info: the source video.
-        width, height: size of the frames that will be written, in pixels.
+        video: what is to be written; its encoding is for ``matroska`` only.
         pipe_format: ``y4m``, ``raw`` (headerless frames) or ``matroska``.
         pixel_format: FFmpeg's name of the pixel format of ``raw``.
-        encoding: as for `VideoWriter`, for ``matroska`` only.
 
     Raises:
         OutputError: Matroska cannot hold the codec, or the codec does not support the size.
     """
     if pipe_format == "matroska":
-        return MuxedWriter.to_pipe(pipe, info=info, width=width, height=height, encoding=encoding)
-    return RawWriter(
-        pipe, info=info, width=width, height=height, pixel_format=pixel_format if pipe_format == "raw" else None
-    )
+        return MuxedWriter.to_pipe(pipe, video)
+    return RawWriter(pipe, video, pixel_format=pixel_format if pipe_format == "raw" else None)

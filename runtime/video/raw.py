@@ -19,7 +19,8 @@ from overnet.errors import InputError
 from overnet.runtime.container.demux import MEDIA_ONLY, TAG_OPTIONS
 from overnet.runtime.container.stdio import PipeInput, PipeOutput
 from overnet.runtime.video.color import MATRIX_RGB, RgbEncoder, guess_matrix
-from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo, check_size
+from overnet.runtime.video.encoder import OutputVideo
+from overnet.runtime.video.frame import Frame, FrameWriter, check_size
 from overnet.runtime.video.reader import VideoReader
 
 PIPE = Path("-")
@@ -201,19 +202,16 @@ class RawWriter(FrameWriter):
 
     Args:
         pipe: the pipe.
-        info: information on the source.
-        width, height: size in pixels of the frames that will be written.
+        video: what is to be written; its encoding is not used.
         pixel_format: pixel format of headerless frames; None for Y4M, which is yuv420p.
     """
 
-    def __init__(
-        self, pipe: PipeOutput, *, info: VideoInfo, width: int, height: int, pixel_format: str | None = None
-    ) -> None:
+    def __init__(self, pipe: PipeOutput, video: OutputVideo, *, pixel_format: str | None = None) -> None:
         self.notes: list[str] = []
         self._pipe = pipe
-        self._info = info
+        self._info = info = video.info
         self._orientation = info.orientation
-        self.size: tuple[int, int] = self._orientation.size(width, height)
+        self.size: tuple[int, int] = self._orientation.size(video.width, video.height)
         self._is_y4m = pixel_format is None
         self._written = 0
         stored = pixel_format or "yuv420p"

@@ -16,9 +16,9 @@ from overnet.errors import OutputError, printable
 from overnet.files.atomic import exists_already, move_into_place, temporary_beside
 from overnet.runtime.container.demux import TAG_OPTIONS, disposition, error_reason, main_stream, open_source
 from overnet.runtime.container.read_back import describe, lost_descriptions
-from overnet.runtime.video.encoder import VideoTrack
-from overnet.runtime.video.formats import DEFAULT_ENCODING, Encoding, OutputFormat, muxer_options, output_format
-from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
+from overnet.runtime.video.encoder import OutputVideo, VideoTrack
+from overnet.runtime.video.formats import OutputFormat, muxer_options, output_format
+from overnet.runtime.video.frame import Frame, FrameWriter
 from overnet.runtime.video.stream_copy import StreamCopier, kept_tags
 
 # Tags of an Apple device, which MP4 and MOV store under their own names only if asked to.
@@ -49,10 +49,8 @@ class VideoWriter(FrameWriter):
 
     Args:
         path: the file to write; its suffix determines the container.
+        video: what is to be written.
         source: the file the frames come from, to copy its other streams; None for a camera or a pipe.
-        info: information on the source.
-        width, height: size in pixels of the frames that will be written.
-        encoding: settings of the encoder.
         overwrite: whether an existing file may be replaced.
         start_seconds: where the reader began; the output then starts at 0, and copied streams are cut to the frames.
 
@@ -64,27 +62,24 @@ class VideoWriter(FrameWriter):
     def __init__(
         self,
         path: Path,
+        video: OutputVideo,
         *,
         source: Path | None,
-        info: VideoInfo,
-        width: int,
-        height: int,
-        encoding: Encoding = DEFAULT_ENCODING,
         overwrite: bool = False,
         start_seconds: float = 0.0,
     ) -> None:
         self.notes: list[str] = []
         self._lock = threading.Lock()
         self._path = Path(path)
-        self._info = info
+        self._info = video.info
         self._overwrite = overwrite
         self._starts_late = start_seconds > 0
-        self._is_part = self._starts_late or info.max_frames is not None
+        self._is_part = self._starts_late or video.info.max_frames is not None
         self._zero_seconds = Fraction(0)
         self._done = False
         self._copier: StreamCopier | None = None
-        if width < 1 or height < 1:
-            raise OutputError(f"{self._path}: cannot write a video of {width}x{height} pixels")
+        if video.width < 1 or video.height < 1:
+            raise OutputError(f"{self._path}: cannot write a video of {video.width}x{video.height} pixels")
         if source is not None and self._path.is_file() and source.exists() and self._path.samefile(source):
             raise OutputError(f"{self._path} is the source itself: choose another name")
         self._format = check_target(self._path, overwrite=overwrite)
@@ -97,9 +92,7 @@ class VideoWriter(FrameWriter):
                 with open_source(source) as opened:
                     self._has_apple_tags = any(key.startswith(_APPLE_TAGS) for key in opened.metadata)
             self._output = self._open(self._temporary)
-            self._track = VideoTrack(
-                self._output, self._format, info=info, width=width, height=height, encoding=encoding
-            )
+            self._track = VideoTrack(self._output, self._format, video)
             self.size = self._track.size
             self._track.notes[:0] = self.notes
             self.notes = self._track.notes  # the track adds remarks on later frames

@@ -14,6 +14,7 @@ import pytest
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
+from overnet.runtime.video.encoder import OutputVideo
 from overnet.runtime.video.formats import Encoding
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.writer import VideoWriter
@@ -218,16 +219,9 @@ def upscale(
 ) -> Result:
     """Run reader and writer with nearest neighbour between them; after ``stop_after`` frames finish as partial."""
     with VideoReader(source, start_seconds=start_seconds, max_frames=max_frames) as reader:
-        size = {"width": reader.info.width * scale, "height": reader.info.height * scale}
-        with VideoWriter(
-            target,
-            source=source,
-            info=reader.info,
-            start_seconds=start_seconds,
-            encoding=Encoding(**encoding),
-            overwrite=overwrite,
-            **size,
-        ) as writer:
+        info = reader.info
+        video = OutputVideo(info, info.width * scale, info.height * scale, Encoding(**encoding))
+        with VideoWriter(target, video, source=source, start_seconds=start_seconds, overwrite=overwrite) as writer:
             count = 0
             for frame in reader:
                 frame.rgb = enlarged(frame.rgb, scale)
@@ -268,5 +262,5 @@ def open_writer(
 ) -> VideoWriter:
     with VideoReader(source) as reader:
         info = reader.info
-    size = {"width": info.width * scale, "height": info.height * scale}
-    return VideoWriter(target, source=source, info=info, encoding=Encoding(codec, crf), **(size | options))
+    width, height = (options.pop(side, getattr(info, side) * scale) for side in ("width", "height"))
+    return VideoWriter(target, OutputVideo(info, width, height, Encoding(codec, crf)), source=source, **options)

@@ -18,6 +18,7 @@ from overnet.runtime.live.report import Latencies
 from overnet.runtime.live.run import LiveLimits, Mailbox, run_live
 from overnet.runtime.live.source import CapturedFrame
 from overnet.runtime.video.color import ColorTags
+from overnet.runtime.video.encoder import OutputVideo
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.writer import VideoWriter
 
@@ -237,7 +238,7 @@ def test_a_recording_has_the_times_of_capture(tmp_path, small_models):
     path = tmp_path / "live.mkv"
 
     def slow(info, width, height):
-        return SlowWriter(path, source=None, info=info, width=width, height=height)
+        return SlowWriter(path, OutputVideo(info, width, height), source=None)
 
     with Upscaler(2, model=small_models) as upscaler:
         report = run_live(Camera(100, rate=50), upscaler, slow).report

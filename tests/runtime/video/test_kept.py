@@ -11,6 +11,7 @@ import pytest
 from av.video.stream import VideoStream
 
 from overnet.errors import InputError
+from overnet.runtime.video.encoder import OutputVideo
 from overnet.runtime.video.formats import Encoding
 from overnet.runtime.video.frame import Frame
 from overnet.runtime.video.reader import VideoReader
@@ -193,8 +194,8 @@ def test_a_live_recording_survives_being_killed(tmp_path):
     live = replace(info, time_base=Fraction(1, 1000), frame_rate=RATE)
     still = np.zeros((96, 128, 3), np.uint8)
     encoding = Encoding(options={"tune": "zerolatency"})
-    options = {"source": None, "info": live, "width": 128, "height": 96, "encoding": encoding}
-    writer = VideoWriter(tmp_path / "rec.mkv", **options)
+    video = OutputVideo(live, 128, 96, encoding)
+    writer = VideoWriter(tmp_path / "rec.mkv", video, source=None)
     for index in range(250):
         writer.write(Frame(still, index * 40, Fraction(1, 1000), 40))
     # As a killed process leaves it: without the end, under a name that is seen.
@@ -205,7 +206,7 @@ def test_a_live_recording_survives_being_killed(tmp_path):
     assert writer.finish() == tmp_path / "rec.mkv"
     (tmp_path / "rec.mkv").unlink()
     (tmp_path / "rec.partial.mkv").write_bytes(left)
-    with VideoWriter(tmp_path / "rec.mkv", **options) as second:
+    with VideoWriter(tmp_path / "rec.mkv", video, source=None) as second:
         assert second.notes[0].startswith("rec.partial.mkv is left of an earlier recording")
         second.write(Frame(still, 0, Fraction(1, 1000), 40))
         second.finish()

@@ -13,6 +13,7 @@ import pytest
 
 from overnet.errors import InputError
 from overnet.runtime.container.stdio import PipeInput, PipeOutput
+from overnet.runtime.video.encoder import OutputVideo
 from overnet.runtime.video.muxed import MuxedWriter
 from overnet.runtime.video.raw import PipeReader, RawFormat, RawWriter, frame_bytes
 from tests.conftest import write_clip
@@ -87,7 +88,7 @@ def test_what_is_written_is_what_ffmpeg_reads(feed, size, pixel_format):
         frames, info = list(reader), reader.info
 
     def write(pipe):
-        with RawWriter(pipe, info=info, width=size[0], height=size[1], pixel_format=pixel_format) as writer:
+        with RawWriter(pipe, OutputVideo(info, *size), pixel_format=pixel_format) as writer:
             for frame in frames:
                 writer.write(frame)
             writer.finish()
@@ -116,7 +117,7 @@ def test_the_y4m_header(feed):
         frame, info = next(iter(reader)), reader.info
 
     def write(pipe):
-        RawWriter(pipe, info=info, width=64, height=48).write(frame)
+        RawWriter(pipe, OutputVideo(info, 64, 48)).write(frame)
 
     header = written(write).split(b"\n")[0]
     assert header == b"YUV4MPEG2 W64 H48 F30000:1001 Ip A0:0 C420jpeg XYSCSS=420JPEG XCOLORRANGE=LIMITED"
@@ -130,7 +131,7 @@ def test_matroska_keeps_times_and_colours(feed, tmp_path):
         frame.pts += index * index  # any times but regular ones
 
     def write(pipe):
-        with MuxedWriter.to_pipe(pipe, info=info, width=64, height=48) as writer:
+        with MuxedWriter.to_pipe(pipe, OutputVideo(info, 64, 48)) as writer:
             for frame in frames:
                 writer.write(frame)
             writer.finish()
