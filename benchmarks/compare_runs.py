@@ -120,11 +120,6 @@ class RunComparison:
     regressions: list[str]
     notes: list[str]
 
-    @property
-    def failed(self) -> bool:
-        """Whether anything became worse by more than allowed."""
-        return bool(self.regressions)
-
 
 def compare(old: BenchmarkRun, new: BenchmarkRun, *, fail_above_percent: float | None) -> RunComparison:
     """Compare two runs, case by case.

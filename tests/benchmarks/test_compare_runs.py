@@ -36,7 +36,7 @@ def test_a_run_compared_with_itself_never_counts(measured):
 def test_a_run_compared_with_itself_never_fails(seed, spread, limit):
     run = replace(SHORT, results=example_run(seed=seed, spread_percent=spread, runs=12).results[:6])
     comparison = compare(run, run, fail_above_percent=limit)
-    assert not comparison.failed
+    assert not comparison.regressions
     assert comparison.missing == comparison.added == comparison.notes == []
 
 
@@ -46,13 +46,13 @@ def test_all_times_half_as_long_again_fail(seed, spread, runs):
     old = replace(SHORT, results=example_run(seed=seed, spread_percent=spread, runs=runs).results[:6])
     new = with_times(old, lambda each: [1.5 * time for time in each])
     comparison = compare(old, new, fail_above_percent=10)
-    assert comparison.failed
+    assert comparison.regressions
     backends = [each.case for each in comparison.cases if each.case.kind == "backend"]
     assert len(comparison.regressions) == len(backends) == 4
     assert "50.0% slower" in comparison.regressions[0]
-    assert not compare(new, old, fail_above_percent=10).failed
-    assert not compare(old, new, fail_above_percent=None).failed
-    assert not compare(old, new, fail_above_percent=60).failed
+    assert not compare(new, old, fail_above_percent=10).regressions
+    assert not compare(old, new, fail_above_percent=None).regressions
+    assert not compare(old, new, fail_above_percent=60).regressions
 
 
 @settings(deadline=None, max_examples=40)
@@ -117,7 +117,7 @@ def test_a_baseline_that_became_slower_is_a_note_on_the_machine():
     old = replace(OLD, results=baselines)
     new = with_times(old, lambda each: [2 * time for time in each])
     comparison = compare(old, new, fail_above_percent=10)
-    assert not comparison.failed
+    assert not comparison.regressions
     assert "baseline's time changed by +100.0%; is the machine as it was?" in comparison.notes[0]
 
 
@@ -132,9 +132,9 @@ def test_more_memory_fails_and_less_does_not():
     more = with_result(SHORT, 0, memory=replace(memory, peak_host_bytes=int(1.3 * memory.peak_host_bytes)))
     (line,) = compare(SHORT, more, fail_above_percent=10).regressions
     assert "30.0% more host memory" in line
-    assert not compare(more, SHORT, fail_above_percent=10).failed
+    assert not compare(more, SHORT, fail_above_percent=10).regressions
     a_little = with_result(SHORT, 0, memory=replace(memory, device_bytes=int(1.015 * memory.device_bytes)))
-    assert not compare(SHORT, a_little, fail_above_percent=0).failed
+    assert not compare(SHORT, a_little, fail_above_percent=0).regressions
 
 
 def test_gpu_memory_is_compared_by_itself():
@@ -156,19 +156,19 @@ def test_lost_quality_fails(index, changes, words):
     worse = with_result(SHORT, index, quality=replace(SHORT.results[index].quality, **changes))
     (line,) = compare(SHORT, worse, fail_above_percent=10).regressions
     assert words in line
-    assert not compare(worse, SHORT, fail_above_percent=10).failed
+    assert not compare(worse, SHORT, fail_above_percent=10).regressions
 
 
 def test_a_tenth_of_a_decibel_is_allowed():
     quality = SHORT.results[0].quality
     worse = with_result(SHORT, 0, quality=replace(quality, reference_psnr_db=quality.reference_psnr_db - 0.09))
-    assert not compare(SHORT, worse, fail_above_percent=10).failed
+    assert not compare(SHORT, worse, fail_above_percent=10).regressions
 
 
 def test_quality_to_other_images_is_not_compared():
     quality = replace(SHORT.results[0].quality, ground_truth="Set5", ground_truth_psnr_db=20.0)
     comparison = compare(SHORT, with_result(SHORT, 0, quality=quality), fail_above_percent=10)
-    assert not comparison.failed
+    assert not comparison.regressions
     assert any("ground truth Set14 -> Set5" in note for note in comparison.notes)
 
 
@@ -178,14 +178,14 @@ def test_what_fails_now_is_a_failure():
     assert comparison.failures == [(SHORT.results[0].case, "out of memory")]
     (line,) = comparison.regressions
     assert "it fails now (out of memory)" in line
-    assert not compare(broken, SHORT, fail_above_percent=10).failed
+    assert not compare(broken, SHORT, fail_above_percent=10).regressions
 
 
 def test_cases_of_one_run_alone_are_listed():
     fewer = replace(SHORT, results=SHORT.results[1:])
     assert compare(SHORT, fewer, fail_above_percent=10).missing == [SHORT.results[0].case]
     assert compare(fewer, SHORT, fail_above_percent=10).added == [SHORT.results[0].case]
-    assert not compare(SHORT, fewer, fail_above_percent=10).failed
+    assert not compare(SHORT, fewer, fail_above_percent=10).regressions
 
 
 def test_runs_with_nothing_in_common_do_not_pass_for_equal():
@@ -232,5 +232,5 @@ def test_the_table_shows_every_change():
 def test_a_run_from_its_file_is_the_same_run(tmp_path):
     write_run(OLD, tmp_path / "old.json", overwrite=False)
     comparison = compare(read_run(tmp_path / "old.json"), OLD, fail_above_percent=0)
-    assert not comparison.failed
+    assert not comparison.regressions
     assert len(comparison.cases) == len(OLD.results) - 1
