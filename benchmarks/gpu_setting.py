@@ -109,26 +109,18 @@ def frames(size: Size, count: int, *, seed: int = 0) -> Iterator[Image]:
         yield ((scene + noise) % 256).astype(np.uint8)
 
 
-def stream_all(
-    upscaler: Upscaler,
-    size: Size,
-    source: Iterator[Image],
-    receive: Callable[[int, Image], None],
-    *,
-    in_buffers: bool = True,
-) -> None:
+def stream_all(upscaler: Upscaler, size: Size, source: Iterator[Image], receive: Callable[[int, Image], None]) -> None:
     """Send frames through a stream as for a video: filled, submitted and fetched in three threads.
 
     Args:
         receive: is called with each frame's number and its result, whose buffer is reused afterwards.
-        in_buffers: whether to write frames into the stream's own buffers; otherwise it copies them.
     """
     received = 0
     with closing(upscaler.stream(*size)) as stream:
 
         def filled() -> Iterator[Image]:
             for frame in source:
-                buffer = stream.buffer() if in_buffers else None
+                buffer = stream.buffer()
                 if buffer is None:
                     yield frame
                 else:
