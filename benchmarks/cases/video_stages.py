@@ -10,7 +10,6 @@ import av
 
 from overnet.benchmarks.cases.workload import frames as workload_frames
 from overnet.benchmarks.results import VideoStages
-from overnet.errors import InputError
 from overnet.runtime.plan import Job
 from overnet.runtime.upscale_file import Outcome, VideoOptions, upscale_video
 from overnet.runtime.upscaler import Upscaler
@@ -22,12 +21,10 @@ from overnet.runtime.video.formats import (
     quality_options,
 )
 
-FRAMES = 60
 _RATE = Fraction(25)
-_SUFFIX = ".mp4"
 
 
-def make_clip(path: Path, *, width: int, height: int, frames: int = FRAMES) -> None:
+def make_clip(path: Path, *, width: int, height: int, frames: int) -> None:
     """Write a short video of moving photographs, 25 frames per second, without sound.
 
     Args:
@@ -50,43 +47,27 @@ def make_clip(path: Path, *, width: int, height: int, frames: int = FRAMES) -> N
         output.mux(stream.encode(None))
 
 
-def measure_video(
-    upscaler: Upscaler,
-    scale: int,
-    *,
-    clip: Path | None = None,
-    width: int = 640,
-    height: int = 360,
-    frames: int = FRAMES,
-    codec: str | None = None,
-) -> VideoStages:
-    """Upscale a video as ``overnet-run`` does, all stages in parallel, and measure each stage.
+def measure_video(upscaler: Upscaler, scale: int, *, width: int, height: int, frames: int) -> VideoStages:
+    """Upscale a short video as ``overnet-run`` does, all stages in parallel, and measure each stage.
 
     One frame is upscaled before, so that the time does not include building an engine.
 
     Args:
         upscaler: for this scale; it is not closed.
-        clip: the video; None makes one of `width` x `height` pixels.
-        frames: the number of frames to upscale, from the start of the clip.
-        codec: of the result, as for `overnet.runtime.video.writer.VideoWriter`; None for the usual one.
+        width, height, frames: see `make_clip`.
 
     Raises:
-        InputError, OutputError, BackendError: see `overnet.runtime.upscale_file.upscale_video`.
+        OutputError, BackendError: see `overnet.runtime.upscale_file.upscale_video`.
         KeyboardInterrupt: at Ctrl-C.
     """
     with tempfile.TemporaryDirectory(prefix="overnet-bench-") as name:
         folder = Path(name)
-        source = clip
-        if source is None:
-            source = folder / f"clip{_SUFFIX}"
-            make_clip(source, width=width, height=height, frames=frames)
-        _upscaled(upscaler, source, folder / f"warm{_SUFFIX}", frames=1, codec=codec)
-        target = folder / f"upscaled{_SUFFIX}"
-        outcome = _upscaled(upscaler, source, target, frames=frames, codec=codec)
-        if not outcome.frames:
-            raise InputError(f"{source.name}: a video without frames")
+        source, target = folder / "clip.mp4", folder / "upscaled.mp4"
+        make_clip(source, width=width, height=height, frames=frames)
+        _upscaled(upscaler, source, folder / "warm.mp4", frames=1)
+        outcome = _upscaled(upscaler, source, target, frames=frames)
         with av.open(str(target)) as made:
-            codec_name = made.streams.video[0].codec_context.name
+            codec = made.streams.video[0].codec_context.name
     # A stage may take no measurable time; 1 ns avoids a division by zero.
     rates = {f"{stage}_fps": outcome.frames / max(each, 1e-9) for stage, each in vars(outcome.seconds).items()}
     return VideoStages(
@@ -97,13 +78,12 @@ def measure_video(
         height=outcome.input_size[1],
         frames=outcome.frames,
         **rates,
-        codec=codec_name,
+        codec=codec,
     )
 
 
-def _upscaled(upscaler: Upscaler, source: Path, target: Path, *, frames: int, codec: str | None) -> Outcome:
-    job = Job(source, target, "video")
-    outcome = upscale_video(job, upscaler, VideoOptions(max_frames=frames, codec=codec), overwrite=True)
+def _upscaled(upscaler: Upscaler, source: Path, target: Path, *, frames: int) -> Outcome:
+    outcome = upscale_video(Job(source, target, "video"), upscaler, VideoOptions(max_frames=frames), overwrite=True)
     if outcome.partial:
         raise KeyboardInterrupt
     return outcome

@@ -1,10 +1,10 @@
+import tempfile
 import time
 
 import av
 import pytest
 
 from overnet.benchmarks.cases.video_stages import make_clip, measure_video
-from overnet.errors import InputError, OverNetError
 from overnet.runtime.backends.stream import DirectStream
 from overnet.runtime.upscaler import Upscaler
 
@@ -48,28 +48,15 @@ def test_the_stages_agree_with_what_is_known(small_models):
     assert stages.codec
 
 
-def test_a_given_video_goes_through_a_backend(small_models, tmp_path):
-    clip = tmp_path / "own.mkv"
-    make_clip(clip, width=80, height=60, frames=9)
-    before = clip.read_bytes()
+def test_a_video_goes_through_a_backend(small_models, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with Upscaler(2, model=small_models, backend="openvino") as upscaler:
-        stages = measure_video(upscaler, 2, clip=clip, frames=5, codec="mpeg4")
+        stages = measure_video(upscaler, 2, width=80, height=60, frames=5)
     assert (stages.frames, stages.width, stages.height) == (5, 80, 60)
-    assert stages.codec == "mpeg4"
+    assert stages.codec == "h264"
     assert min(stages.decode_fps, stages.upscale_fps, stages.encode_fps, stages.total_fps) > 0
     assert stages.total_fps <= 1.05 * stages.upscale_fps
-    assert clip.read_bytes() == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["own.mkv"]
-
-
-def test_what_is_no_video_is_refused(small_models, tmp_path):
-    path = tmp_path / "clip.mp4"
-    path.write_bytes(b"no video")
-    with Upscaler(2, model=small_models, backend="openvino") as upscaler:
-        with pytest.raises(InputError):
-            measure_video(upscaler, 2, clip=path)
-        with pytest.raises(OverNetError, match="nonsense"):
-            measure_video(upscaler, 2, width=64, height=48, frames=2, codec="nonsense")
+    assert not any(tmp_path.iterdir())
 
 
 def test_ctrl_c_is_passed_on(small_models):
