@@ -14,17 +14,17 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from overnet.benchmarks.cases.latency import (
     doubts,
     images_per_second,
-    keep_busy,
     keep_stream_busy,
+    measure,
     measure_latency,
     timed,
+    when_done,
 )
 from overnet.benchmarks.cases.latency import sustained as sustained_speed
 from overnet.benchmarks.cases.memory import DeviceMemory, memory_of, peak_host_bytes, resident_host_bytes
@@ -140,8 +140,9 @@ def _images_done(request: CaseRequest, method: Method, batch: ImageBatch, latenc
         with closing(stream):
             return keep_stream_busy(stream, list(batch), seconds=seconds, least_runs=request.least_runs)
     if latency is not None:
-        return [float(done) for done in np.repeat(np.cumsum(latency.samples_ms) / 1000, len(batch))]
-    return keep_busy(lambda: method.upscale(batch), images=len(batch), seconds=seconds, least_runs=request.least_runs)
+        return when_done(latency.samples_ms, len(batch))
+    run = partial(method.upscale, batch)
+    return when_done(measure(run, seconds=seconds, least_runs=request.least_runs), len(batch))
 
 
 def _quality(request: CaseRequest, method: Method) -> QualityFigures:

@@ -106,25 +106,8 @@ def doubts(latency: Latency) -> list[str]:
     return [warning for warning in found if warning is not None]
 
 
-def keep_busy(
-    run: Callable[[], object],
-    *,
-    images: int,
-    seconds: float,
-    warm_up_ms: float = WARM_UP_MS,
-    least_runs: int = LEAST_RUNS,
-) -> list[float]:
-    """Run a function without pause, for methods that process one batch after the other.
-
-    Args:
-        run: upscales a batch.
-        images: per batch.
-        seconds, warm_up_ms, least_runs: see `measure`.
-
-    Returns:
-        The time at which each image was done, in seconds from the end of the warm-up; equal within a batch.
-    """
-    samples_ms = measure(run, seconds=seconds, warm_up_ms=warm_up_ms, least_runs=least_runs)
+def when_done(samples_ms: Sequence[float], images: int) -> list[float]:
+    """Return when each image was done, in seconds, of batches of `images` one after the other that took these times."""
     return [float(done) for done in np.repeat(np.cumsum(samples_ms) / 1000, images)]
 
 
@@ -190,7 +173,7 @@ def images_per_second(done: Sequence[float]) -> float:
     """Return the throughput of a method without pause.
 
     Args:
-        done: the result of `keep_busy` or `keep_stream_busy`.
+        done: the result of `when_done` or `keep_stream_busy`.
 
     Raises:
         ValueError: `done` is empty.

@@ -10,11 +10,11 @@ import pytest
 from overnet.benchmarks.cases.latency import (
     doubts,
     images_per_second,
-    keep_busy,
     keep_stream_busy,
     measure,
     measure_latency,
     sustained,
+    when_done,
 )
 from overnet.benchmarks.results import Latency
 from overnet.benchmarks.timing_stats import spread
@@ -191,7 +191,7 @@ def test_a_stream_s_failure_is_passed_on_at_once():
 @pytest.mark.timing
 def test_without_a_stream_batches_go_one_after_the_other():
     run = Sleeper()
-    done = keep_busy(run, images=2, seconds=0.4, warm_up_ms=0)
+    done = when_done(measure(run, seconds=0.4, warm_up_ms=0), 2)
     assert len(done) % 2 == 0
     assert done[0] == done[1] < done[2]
     own_ms = run.took_ms[-len(done) // 2 :]
