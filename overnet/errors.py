@@ -1,13 +1,16 @@
 """The errors a user can cause or meet, each with a message of one line that says what to do.
 
-The command line prints the message alone (no traceback) and exits with the class's ``exit_code``.
-Any other exception is a defect of OverNet and keeps its traceback.
+The command line prints the message alone (no traceback) and exits with the class's ``exit_code``. Errors of the
+operating system and of libraries become one line too, see `line_for`. Any other exception is a defect of OverNet and
+keeps its traceback.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 
@@ -65,6 +68,63 @@ class InterruptedRun(OverNetError):
 
 class MissingDependency(OverNetError):
     """An optional library that is not installed; the message says which extra installs it."""
+
+
+# Libraries by the name of their package, for messages.
+_TITLES = {
+    "av": "FFmpeg",
+    "cv2": "OpenCV",
+    "google": "Protocol Buffers",
+    "onnx": "ONNX",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "pickle": "unpickling",
+    "tensorrt": "TensorRT",
+    "torch": "PyTorch",
+}
+
+
+def line_for(error: BaseException) -> str | None:
+    """Return a line on an error of the operating system or of a library: what failed, and why.
+
+    Returns:
+        None for other errors: a type of Python's own that wrong code raises, such as TypeError, is a defect.
+    """
+    kind = type(error)
+    if isinstance(error, MemoryError):
+        return f"out of memory ({one_line(error)})" if str(error) else "out of memory"
+    if isinstance(error, OSError) and kind.__module__ in ("builtins", "av.error"):
+        name = printable(error.filename) if error.filename else "cannot read or write"
+        return f"{name}: {error.strerror or one_line(error)}"
+    if kind.__module__ == "builtins" and not isinstance(error, RuntimeError | EOFError | BufferError):
+        return None
+    package = kind.__module__.partition(".")[0]
+    if package == "builtins":
+        # Most libraries raise RuntimeError: which one did is the module that was called from here.
+        package, step = "", error.__traceback__
+        while step is not None:
+            module = str(step.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+            package = "" if module == "overnet" else package or module
+            step = step.tb_next
+    package = package.removeprefix("_")
+    return f"{_TITLES.get(package, package or 'a library')} failed: {one_line(error)}"
+
+
+@contextmanager
+def naming_failures(name: object) -> Iterator[None]:
+    """Raise an error of a library in the block, see `line_for`, as an `OverNetError` that begins with a name.
+
+    A `BrokenPipeError` stays as it is: the reader of standard output has ended.
+    """
+    try:
+        yield
+    except OverNetError:
+        raise
+    except Exception as error:
+        line = None if isinstance(error, BrokenPipeError) else line_for(error)
+        if line is None:
+            raise
+        raise OverNetError(f"{printable(name)}: {line}") from error
 
 
 # Importing OpenVINO sends a usage event through this package and leaves an identity in ~/intel. Where the package is

@@ -26,7 +26,7 @@ from overnet.cli.export import export_command
 from overnet.cli.options import JsonOption
 from overnet.cli.run import run_command
 from overnet.cli.train import train_command
-from overnet.errors import InterruptedRun, OverNetError
+from overnet.errors import InterruptedRun, OverNetError, line_for
 from overnet.system.ending_signals import ending_signals
 
 app = typer.Typer(
@@ -116,20 +116,20 @@ def main(argv: Sequence[str] | None = None, prog: str = "overnet", *, owns_proce
             # Not after the return, which releases the error and with it the backend: that waits for its image.
             _end_interrupted_process()
         return error.exit_code
-    except MemoryError as error:
-        print_error(f"out of memory ({error})" if str(error) else "out of memory")
-        return 1
-    except OSError as error:
-        if not isinstance(error, BrokenPipeError):  # a reader that is gone, such as `head`, needs no message
-            print_error(f"{error.filename or 'cannot read or write'}: {error.strerror or error}")
+    except BrokenPipeError:  # a reader that is gone, such as `head`, needs no message
         return 1
     except Exception as error:
         # Wrong usage: an exception of Typer, with the message, the exit code and the command it is about.
-        if not hasattr(error, "format_message"):
+        if hasattr(error, "format_message"):
+            context = getattr(error, "ctx", None)
+            print_error(f"{error.format_message()} ({context.command_path if context else prog} --help shows how)")
+            return int(getattr(error, "exit_code", 2))
+        line = line_for(error)
+        if line is None:
             raise
-        context = getattr(error, "ctx", None)
-        print_error(f"{error.format_message()} ({context.command_path if context else prog} --help shows how)")
-        return int(getattr(error, "exit_code", 2))
+        name = prog.removeprefix("overnet-") if prog in _PROGRAMS else arguments[0]
+        print_error(line if isinstance(error, OSError) else f"{name}: {line}")
+        return 1
 
 
 def _end_interrupted_process() -> NoReturn:

@@ -28,7 +28,7 @@ from overnet.cli.options import (
 )
 from overnet.cli.progress import ProgressDisplay
 from overnet.cli.stream_options import StreamOptions, StreamRun, parse_rate
-from overnet.errors import InputError, InterruptedRun, OverNetError, printable
+from overnet.errors import InputError, InterruptedRun, OverNetError, naming_failures, printable
 
 if TYPE_CHECKING:
     from overnet.runtime.plan import Plan
@@ -261,7 +261,7 @@ def _run_jobs(
         failures.append((path, unreadable))
     for job in plan.jobs:
         try:
-            with display:
+            with display, naming_failures(job.source):
                 if job.kind == "image":
                     outcome = upscale_image(job, upscaler, overwrite=overwrite)
                 else:

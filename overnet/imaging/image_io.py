@@ -121,10 +121,11 @@ def read_image(path: Path, *, max_pixels: int = 1 << 28) -> DecodedImage:
 
 def is_image_file(path: Path) -> bool:
     """Tell whether a file of a folder is to be read as an image: by its suffix, or else by its content."""
+    is_known = path.suffix.lower() in _KNOWN_SUFFIXES
     try:
-        return path.is_file() and (path.suffix.lower() in _KNOWN_SUFFIXES or bool(still_image_suffix(path)))
-    except OSError:  # it cannot be read
-        return False
+        return path.is_file() and (is_known or bool(still_image_suffix(path)))
+    except OSError:
+        return is_known  # reading it will name the reason
 
 
 def still_image_suffix(path: Path) -> str | None:

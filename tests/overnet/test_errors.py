@@ -1,6 +1,11 @@
+import pickle
+import re
+
+import av
+import cv2
 import pytest
 
-from overnet.errors import require
+from overnet.errors import OverNetError, line_for, naming_failures, require
 
 
 def test_ctrl_c_while_a_compiled_module_is_loaded(tmp_path, monkeypatch):
@@ -12,3 +17,35 @@ def test_ctrl_c_while_a_compiled_module_is_loaded(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         require("half_loaded", extra="", purpose="testing")
+
+
+def failing(error):
+    try:
+        raise error
+    except Exception as raised:
+        return raised
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(5, "Input/output error", "a\nb.png"), r"a\?b.png: Input/output error"),
+        (OSError(28, "No space left on device"), "cannot read or write: No space left on device"),
+        (MemoryError(), "out of memory"),
+        (MemoryError("9 GiB\n"), r"out of memory \(9 GiB\)"),
+        (av.error.ExternalError(1, "no\nluck"), r"FFmpeg failed: \[Errno 1\] no luck"),
+        (cv2.error("OpenCV: -215"), "OpenCV failed: OpenCV: -215"),
+        (pickle.UnpicklingError("bad"), "unpickling failed: bad"),
+        (EOFError(), "tests failed: EOFError"),  # the caller's module, which in a run is a library
+    ],
+)
+def test_errors_of_libraries_become_a_line(error, line):
+    assert re.fullmatch(line, line_for(failing(error)))
+    with pytest.raises(OverNetError, match=f"^c.png: {line}$"), naming_failures("c.png"):
+        raise error
+
+
+@pytest.mark.parametrize("error", [TypeError("x"), AssertionError(), KeyError(1), ValueError("y"), BrokenPipeError()])
+def test_defects_and_readers_that_are_gone_stay_as_they_are(error):
+    with pytest.raises(type(error)), naming_failures("c.png"):
+        raise error

@@ -105,7 +105,7 @@ def _standard_files(stdout, stderr):
 
 def _text(file):
     file.seek(0)
-    return file.read().decode()
+    return file.read().decode(errors="replace")
 
 
 @contextmanager
