@@ -20,16 +20,17 @@ from overnet.export.precision.convert import LoweredGraph
 from overnet.export.verify.comparison import Parity, comparison_images
 from overnet.files.atomic import atomic_write
 from overnet.files.engine_sidecar import Sidecar, sidecar_path, sidecar_text
-from overnet.files.onnx_metadata import Artifact
+from overnet.files.onnx_metadata import Artifact, is_foreign
 from overnet.system.cuda_device import cuda_device
 from overnet.types import Progress
 
 if TYPE_CHECKING:
+    from overnet.export.foreign.source import ForeignSource
     from overnet.export.from_checkpoint import CheckpointSource
     from overnet.export.from_onnx import OnnxSource
 
 # What the files of one scale are made from.
-Source: TypeAlias = "CheckpointSource | OnnxSource"
+Source: TypeAlias = "CheckpointSource | OnnxSource | ForeignSource"
 
 TIMING_CACHE = "timing.cache"
 # TensorRT-RTX builds for Ampere and later unless this compute capability is named.
@@ -88,8 +89,8 @@ def export(
     """Export the files of each scale in turn.
 
     Args:
-        source: a checkpoint in any form that `overnet.network.checkpoint.load_checkpoint` reads; or an ONNX file from
-            an earlier export, which needs no torch.
+        source: a checkpoint in any form that `overnet.network.checkpoint.load_checkpoint` reads; or an ONNX file, from
+            an earlier export or of another program, which needs no torch.
         folder: an existing folder for the files.
         name: the beginning of the files' names, by default the source's name.
         overwrite: whether existing files may be replaced.
@@ -111,7 +112,11 @@ def export(
         check_builder(options.engine.target)
     sources: list[Source]
     # A checkpoint needs torch, and an ONNX file does not.
-    if is_onnx(source):
+    if is_onnx(source) and is_foreign(source):
+        from overnet.export.foreign.source import ForeignSource
+
+        sources = [ForeignSource(source, options, name)]
+    elif is_onnx(source):
         from overnet.export.from_onnx import OnnxSource
 
         sources = [OnnxSource(source, options, name)]
@@ -170,7 +175,7 @@ class _Export:
             temporary.write_bytes(graph.content)
         self.progress("comparing it with its source", 0, 0)
         parity = self.source.check(temporary, graph, images, name=path.name)
-        costs = count_costs(graph.model)
+        costs = graph.costs or count_costs(graph.model)
         return graph, ExportedFile(path, graph.artifact, len(graph.content), parity, costs, 0.0, graph.notes)
 
     def _engine(

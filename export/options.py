@@ -41,6 +41,23 @@ class CalibrationOptions:
 
 
 @dataclass(frozen=True)
+class ForeignOptions:
+    """What the user says of another program's ONNX file; None where it is found by running the file.
+
+    Attributes:
+        scale: the factor from input to output.
+        input_range: a key of `overnet.export.foreign.convention.RANGES`.
+        colour: ``"rgb"``, which None means too, or ``"bgr"``.
+        multiple: a number that height and width must be multiples of.
+    """
+
+    scale: int | None = None
+    input_range: str | None = None
+    colour: str | None = None
+    multiple: int | None = None
+
+
+@dataclass(frozen=True)
 class ExportOptions:
     """The files to export.
 
@@ -53,6 +70,7 @@ class ExportOptions:
         significant_bits: bits kept of each weight in an FP32 file; see `overnet.export.graph.builder.GraphBuilder`.
         calibration: for INT8.
         engine: the engine to build; None for ONNX files only.
+        foreign: for another program's ONNX file.
     """
 
     scales: tuple[int, ...] | None = None
@@ -61,6 +79,7 @@ class ExportOptions:
     significant_bits: int = 24
     calibration: CalibrationOptions = CalibrationOptions()
     engine: EngineOptions | None = None
+    foreign: ForeignOptions = ForeignOptions()
 
 
 def is_onnx(source: Path) -> bool:

@@ -19,12 +19,12 @@ class Costs:
     """The costs of upscaling one image, for each input pixel.
 
     Attributes:
-        multiply_accumulates_per_pixel: of all convolutions. Additions, scalings and resizes are not counted.
+        multiply_accumulates_per_pixel: of all convolutions and matrix products. Additions, scalings and resizes are not counted.
         activation_bytes_per_pixel: peak memory of the tensors, without weights, where nodes run one by one and every
             tensor is freed after its last use: the least that an engine needs that fuses nothing.
         convolution_elements_per_pixel: numbers that all convolutions together read of their inputs and write as their
             results, each once.
-        by_layer: the multiply-accumulates of each convolution, by its name.
+        by_layer: the multiply-accumulates of each convolution and matrix product, by its name.
     """
 
     multiply_accumulates_per_pixel: float
@@ -35,17 +35,30 @@ class Costs:
 
 def count_costs(model: onnx.ModelProto) -> Costs:
     """Count the costs of a graph from `overnet.export.graph.network_graph.build_onnx`, in any precision."""
-    shapes, types = _inferred(model)
+    return costs_of(model, *_inferred(model), _SIDE**2)
+
+
+def costs_of(model: onnx.ModelProto, shapes: dict[str, list[int]], types: dict[str, int], pixels: int) -> Costs:
+    """Count the costs of any graph.
+
+    Args:
+        shapes, types: of every tensor that the graph computes, for an image of `pixels` pixels.
+    """
     weights = {constant.name: list(constant.dims) for constant in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in weights:
             weights[node.output[0]] = weights[node.input[0]]
-    pixels = _SIDE**2
-    by_layer = {
-        node.name: math.prod(shapes[node.output[0]]) * math.prod(weights[node.input[1]][1:]) / pixels
-        for node in model.graph.node
-        if node.op_type == "Conv"
-    }
+    by_layer: dict[str, float] = {}
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            weight = weights.get(node.input[1]) or shapes[node.input[1]]
+            by_layer[node.name] = math.prod(shapes[node.output[0]]) * math.prod(weight[1:]) / pixels
+        elif node.op_type == "ConvTranspose":
+            weight = weights.get(node.input[1]) or shapes[node.input[1]]
+            by_layer[node.name] = math.prod(shapes[node.input[0]]) * math.prod(weight[1:]) / pixels
+        elif node.op_type in ("MatMul", "Gemm"):
+            inner = (shapes.get(node.input[0]) or weights[node.input[0]])[-1]
+            by_layer[node.name] = math.prod(shapes[node.output[0]]) * inner / pixels
     # To NumPy, which has no BF16, the helper says float32.
     item_bytes = {
         kind: 2 if kind == TensorProto.BFLOAT16 else int(helper.tensor_dtype_to_np_dtype(kind).itemsize)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import onnx
 from onnx import helper
 
-from overnet.export.graph.costs import count_costs
+from overnet.export.graph.costs import Costs, count_costs
 from overnet.export.precision.fp16_range import LARGEST_HALF, nodes_beyond_half
 from overnet.export.precision.half import to_half
 from overnet.files.onnx_metadata import Artifact
@@ -24,6 +24,7 @@ class LoweredGraph:
         content: the same, serialised.
         exact: the same graph in FP32.
         notes: what the user should know, one line each.
+        costs: of the graph; None where `overnet.export.graph.costs.count_costs` counts them.
     """
 
     model: onnx.ModelProto
@@ -31,6 +32,7 @@ class LoweredGraph:
     exact: onnx.ModelProto
     artifact: Artifact
     notes: tuple[str, ...]
+    costs: Costs | None = None
 
 
 def labelled(model: onnx.ModelProto, exact: onnx.ModelProto, artifact: Artifact, notes: list[str]) -> LoweredGraph:

@@ -47,6 +47,60 @@ def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
+class Foreign:
+    """What the metadata of a file state besides, where it was made from another program's ONNX file.
+
+    Attributes:
+        source: the name of that file; its hash is the artifact's `weights_sha256`.
+        margin: how many pixels of the input to each side a pixel of the result depends on, besides its means over the
+            image; None where the image cannot be cut into tiles.
+        align: tiles begin at multiples of this many pixels.
+        largest: the largest height and width of an image; None where there is no limit.
+        multiply_accumulates: for each input pixel; None where they are not stated.
+    """
+
+    source: str
+    margin: int | None = None
+    align: int = 1
+    largest: tuple[int, int] | None = None
+    multiply_accumulates: float | None = None
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the metadata entries to store in the file, without the prefix."""
+        stated = {
+            "source": self.source,
+            "margin": self.margin,
+            "align": self.align,
+            "largest": self.largest and "x".join(map(str, self.largest)),
+            "multiply_accumulates": self.multiply_accumulates,
+        }
+        return {name: str(value) for name, value in stated.items() if value is not None}
+
+    @classmethod
+    def from_entries(cls, entries: dict[str, str]) -> Foreign | None:
+        """Read the metadata entries, without the prefix; None where the file is of this program alone.
+
+        Raises:
+            ValueError: an entry is out of range.
+        """
+        if "source" not in entries:
+            return None
+        largest = re.fullmatch(r"(\d{1,5})x(\d{1,5})", entries["largest"]) if "largest" in entries else None
+        found = cls(
+            entries["source"],
+            int(entries["margin"]) if "margin" in entries else None,
+            int(entries.get("align", "1")),
+            (int(largest[1]), int(largest[2])) if largest else None,
+            float(entries["multiply_accumulates"]) if "multiply_accumulates" in entries else None,
+        )
+        if not (0 <= (found.margin or 0) <= _LARGEST_REACH and 1 <= found.align <= _LARGEST_REACH):
+            raise ValueError(f"margin {found.margin} or align {found.align} out of range")
+        if found.largest is not None and min(found.largest) < 1:
+            raise ValueError(f"largest {entries['largest']} out of range")
+        return found
+
+
+@dataclass(frozen=True)
 class Artifact:
     """The metadata of an exported file.
 
@@ -60,6 +114,7 @@ class Artifact:
             the whole image, by means over it.
         activation_bytes: memory of the graph's tensors in FP32 at its peak, for each input pixel
             (`overnet.export.graph.costs`); None where it is not stated.
+        foreign: of a file that was made from another program's ONNX file; None for this program's networks.
     """
 
     scale: float
@@ -69,6 +124,12 @@ class Artifact:
     producer: str = ""
     reach: int | None = None
     activation_bytes: int | None = None
+    foreign: Foreign | None = None
+
+    @property
+    def has_means(self) -> bool:
+        """Whether tiles are upscaled with the means of the whole image."""
+        return self.reach is None and (self.foreign is None or self.foreign.margin is not None)
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata entries to store in the file."""
@@ -84,6 +145,8 @@ class Artifact:
             entries[f"{_PREFIX}reach"] = str(self.reach)
         if self.activation_bytes is not None:
             entries[f"{_PREFIX}activation_bytes"] = str(self.activation_bytes)
+        if self.foreign is not None:
+            entries |= {f"{_PREFIX}{name}": value for name, value in self.foreign.to_metadata().items()}
         return entries
 
     @classmethod
@@ -110,6 +173,7 @@ class Artifact:
                 producer=entries.get("producer", ""),
                 reach=int(entries["reach"]) if "reach" in entries else None,
                 activation_bytes=int(entries["activation_bytes"]) if "activation_bytes" in entries else None,
+                foreign=Foreign.from_entries(entries),
             )
         except (KeyError, ValueError) as error:
             raise ArtifactError(f"{name}: its metadata is damaged ({error})") from error
@@ -134,6 +198,17 @@ def read_artifact(path: Path) -> Artifact:
         ArtifactError: the file is missing, empty, truncated, not ONNX, or was not made by overnet export.
     """
     return Artifact.from_metadata(read_onnx_metadata(path), name=str(path))
+
+
+def is_foreign(path: Path) -> bool:
+    """Return whether a file is an ONNX file of another program: a whole one that states no scale of ours.
+
+    A file that cannot be read as ONNX is not one.
+    """
+    try:
+        return f"{_PREFIX}scale" not in read_onnx_metadata(path)
+    except ArtifactError:
+        return False
 
 
 def most_exact(folder: Path, files: Iterable[tuple[Path, Artifact]]) -> dict[float, tuple[Path, Artifact]]:

@@ -1,0 +1,86 @@
+"""The export of another program's ONNX file, compared with that file in ONNX Runtime. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from overnet._version import __version__
+from overnet.errors import ArtifactError, InputError, printable
+from overnet.export.foreign.convention import in_onnxruntime, in_runner
+from overnet.export.foreign.lower import lower_foreign
+from overnet.export.foreign.probe import find_convention
+from overnet.export.foreign.read import read_foreign
+from overnet.export.foreign.wrap import wrapped
+from overnet.export.options import ExportOptions
+from overnet.export.precision.convert import LoweredGraph
+from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults, in_openvino
+from overnet.files.onnx_metadata import Artifact, Foreign
+from overnet.types import Image, Progress, Upscale
+
+
+class ForeignSource:
+    """Another program's ONNX file, with the same methods as `overnet.export.from_onnx.OnnxSource`.
+
+    Args:
+        path: of the file.
+        options: of the export.
+        name: the files' name without scale and precision, by default the file's name.
+
+    Raises:
+        ArtifactError: the file is damaged, or cannot be converted.
+        InputError: the options are not possible for the file.
+    """
+
+    def __init__(self, path: Path, options: ExportOptions, name: str | None) -> None:
+        if options.form != "default":
+            raise InputError(f"{printable(path)}: --lean-memory is for this program's own networks")
+        if options.scales is not None and len(options.scales) > 1:
+            raise InputError(f"{printable(path)} is for one scale, not {len(options.scales)}")
+        given = options.foreign
+        if options.scales is not None:
+            given = replace(given, scale=options.scales[0])
+        self.path, self._options = path, options
+        self._file = read_foreign(path)
+        self._convention, self._found = find_convention(self._file, given)
+        precision = options.precision or "fp16"
+        scale = self._convention.scale
+        suffix = "" if precision == "fp32" else f"_{precision}"
+        stem = name or path.stem
+        self.stem = f"{stem}{suffix}" if stem.endswith(f"_x{scale}") else f"{stem}_x{scale}{suffix}"
+        self._precision = precision
+
+    def lowered(self, images: list[Image], progress: Progress) -> LoweredGraph:
+        """Write the graph between nodes of ours, and convert it to the wanted precision."""
+        artifact = Artifact(
+            scale=self._convention.scale,
+            overscale=self._convention.scale,
+            precision="fp32",
+            weights_sha256=self._file.sha256,
+            producer=f"overnet {__version__}",
+            foreign=Foreign(printable(self.path.name)[:200], largest=self._convention.fixed),
+        )
+        exact = wrapped(self._file, self._convention, artifact)
+        lowered = lower_foreign(exact, artifact, self._precision, images, self._options.calibration, progress)
+        return replace(lowered, notes=(self._found, *lowered.notes))
+
+    def check(self, file: Path, graph: LoweredGraph, images: list[Image], *, name: str) -> Parity:
+        """Compare the file with theirs: in OpenVINO, and in ONNX Runtime."""
+        images = self._fitting(images)
+        expected = ReferenceResults(self.reference(), images)
+        parity = expected.compare(*in_openvino(file)).worse(expected.compare(*in_runner(graph.content)))
+        tolerance = TOLERANCES[self._precision]
+        if not tolerance.holds(parity):
+            raise ArtifactError(tolerance.refusal(name, parity))
+        return parity
+
+    def reference(self) -> tuple[Upscale, str]:
+        """Return their file in ONNX Runtime, which an engine is compared with, and its name."""
+        return in_onnxruntime(self._file, self._convention)
+
+    def _fitting(self, images: list[Image]) -> list[Image]:
+        """Return the images, cut to the largest size that the network takes."""
+        if self._convention.fixed is None:
+            return images
+        height, width = self._convention.fixed
+        return [image[:height, :width] for image in images]

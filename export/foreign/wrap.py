@@ -1,0 +1,121 @@
+"""Somebody else's graph between nodes of ours: uint8 images in and out, any size, clipped and rounded in the graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from overnet.export.foreign.convention import LUMA, RANGES, Convention
+from overnet.export.foreign.read import ForeignFile
+from overnet.export.graph.builder import GraphBuilder
+from overnet.files.onnx_metadata import INPUT_NAME, OUTPUT_NAME, Artifact
+from overnet.imaging.resample import NETWORK_SHARPNESS
+
+
+def wrapped(file: ForeignFile, convention: Convention, artifact: Artifact) -> onnx.ModelProto:
+    """Return the FP32 graph with uint8 N x H x W x 3 RGB in and out, and the metadata of `artifact`."""
+    graph = GraphBuilder()
+    # TensorRT allows uint8 only at the graph's ends, next to a cast.
+    levels = graph.node("Cast", [INPUT_NAME], "levels", to=TensorProto.FLOAT)
+    planar = graph.node("Transpose", [levels], "planar", perm=[0, 3, 1, 2])
+    x, luma = planar, ""
+    if convention.channels == 1:
+        luma = graph.node("Conv", [planar, _weight(graph, "luma.weight", LUMA)], "luma", kernel_shape=[1, 1])
+        x = luma
+    elif convention.colour == "bgr":
+        x = _swapped(graph, planar, "planar.bgr")
+    factor, offset = RANGES[convention.input_range]
+    x = graph.scaled(x, factor, "planar") if factor != 1 else x
+    x = _shifted(graph, x, offset, "planar.shifted")
+    size = _sizes(graph, planar, convention)
+    if size:
+        x = graph.node("Pad", [x, size[0]], "planar.padded", mode="edge")
+
+    inner = onnx.ModelProto()
+    inner.CopyFrom(file.model)
+    (theirs,) = [value.name for value in inner.graph.input]
+    result = inner.graph.output[0].name
+    for constant in inner.graph.initializer:
+        graph.constants[constant.name] = constant
+    for node in inner.graph.node:
+        node.input[:] = [x if name == theirs else name for name in node.input]
+        graph.nodes.append(node)
+    result = x if result == theirs else result
+
+    if size:
+        # Only height and width are cut, so that the batch stays as it is.
+        starts = graph.constant("kept.starts", np.zeros(2, np.int64))
+        axes = graph.constant("kept.axes", np.array([2, 3], np.int64))
+        result = graph.node("Slice", [result, starts, size[1], axes], "shuffled.kept")
+    factor, offset = RANGES[convention.output_range]
+    result = _shifted(graph, result, -offset, "added.shifted")
+    result = graph.scaled(result, 1 / factor, "added") if factor != 1 else result
+    if luma:
+        colours = graph.node("Sub", [planar, luma], "base.colours")
+        factors = graph.constant("base.factors", np.array([1, 1, *[convention.scale] * 2], np.float32))
+        enlarged = graph.node(
+            "Resize",
+            [colours, "", factors],
+            "base.resize",
+            mode="cubic",
+            cubic_coeff_a=NETWORK_SHARPNESS,
+            coordinate_transformation_mode="half_pixel",
+        )
+        result = graph.node("Add", [enlarged, result], "added")
+    elif convention.colour == "bgr":
+        result = _swapped(graph, result, "shuffled.rgb")
+    black, white = graph.constant("black", np.float32(0)), graph.constant("white", np.float32(255))
+    clipped = graph.node("Clip", [result, black, white], "clipped")
+    whole = graph.node("Round", [clipped], "rounded")
+    interleaved = graph.node("Transpose", [whole], "interleaved", perm=[0, 2, 3, 1])
+    graph.node("Cast", [interleaved], OUTPUT_NAME, to=TensorProto.UINT8)
+    model = graph.finish(
+        name=f"foreign_x{convention.scale}", image=INPUT_NAME, upscaled=OUTPUT_NAME, artifact=artifact
+    )
+    model.opset_import[0].version = file.opset
+    onnx.checker.check_model(model)
+    return model
+
+
+def _weight(graph: GraphBuilder, name: str, values: tuple[float, ...]) -> str:
+    return graph.constant(name, np.asarray(values, np.float32).reshape(1, -1, 1, 1))
+
+
+def _swapped(graph: GraphBuilder, x: str, name: str) -> str:
+    """Add the exchange of red and blue."""
+    order = graph.constant(f"{name}.order", np.array([2, 1, 0], np.int64))
+    return graph.node("Gather", [x, order], name, axis=1)
+
+
+def _shifted(graph: GraphBuilder, x: str, offset: float, name: str) -> str:
+    if offset == 0:
+        return x
+    return graph.node("Add", [x, graph.constant(f"{name}.by", np.float32(offset))], name)
+
+
+def _sizes(graph: GraphBuilder, planar: str, convention: Convention) -> tuple[str, str] | None:
+    """Add what an image is padded by, and the size of the result without it; None where nothing is ever padded."""
+    if convention.multiple == convention.smallest == 1 and convention.fixed is None:
+        return None
+    whole = graph.node("Shape", [planar], "size.all")
+    bounds = [graph.constant(f"size.{name}", np.array([value], np.int64)) for name, value in (("from", 2), ("to", 4))]
+    size = graph.node("Slice", [whole, *bounds], "size")
+    if convention.fixed is not None:
+        padded = graph.constant("size.padded", np.array(convention.fixed, np.int64))
+    else:
+        multiple = convention.multiple
+        more = graph.constant("size.more", np.array([multiple - 1], np.int64))
+        step = graph.constant("size.multiple", np.array([multiple], np.int64))
+        least = -(-convention.smallest // multiple) * multiple
+        counted = graph.node("Div", [graph.node("Add", [size, more], "size.raised"), step], "size.count")
+        full = graph.node("Mul", [counted, step], "size.full")
+        smallest = graph.constant("size.least", np.array([least], np.int64))
+        # Opset 11 has no maximum of integers.
+        is_larger = graph.node("Greater", [full, smallest], "size.is_larger")
+        padded = graph.node("Where", [is_larger, full, smallest], "size.padded")
+    missing = graph.node("Sub", [padded, size], "size.missing")
+    nothing = graph.constant("size.nothing", np.zeros(6, np.int64))
+    pads = graph.node("Concat", [nothing, missing], "size.pads", axis=0)
+    factor = graph.constant("size.scale", np.array([convention.scale], np.int64))
+    return pads, graph.node("Mul", [size, factor], "size.upscaled")
