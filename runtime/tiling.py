@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from overnet.errors import InputError
 from overnet.files.engine_sidecar import SMALLEST_TILE
-from overnet.files.onnx_metadata import scaled_size
+from overnet.files.onnx_metadata import Foreign, scaled_size
 from overnet.system.memory import available_memory_bytes
 from overnet.types import ChannelMeans, Image, ImageBatch
 
@@ -74,7 +74,7 @@ class Span:
     fade: int
 
 
-def spans(length: int, tile: int, *, margin: int = MARGIN, feather: int = FEATHER) -> list[Span]:
+def spans(length: int, tile: int, *, margin: int = MARGIN, feather: int = FEATHER, align: int = 1) -> list[Span]:
     """Cut one axis into overlapping tiles of equal size.
 
     Args:
@@ -82,19 +82,20 @@ def spans(length: int, tile: int, *, margin: int = MARGIN, feather: int = FEATHE
         tile: the length of a tile, overlaps included; at least `SMALLEST_TILE` unless the axis is shorter.
         margin: pixels discarded on each side where the image continues.
         feather: the least number of pixels over which a tile fades into the next.
+        align: tiles begin at multiples of this; the last is shorter for it.
     """
     if length <= tile:
         return [Span(0, length, 0, length, 0)]
-    overlap = 2 * margin + feather
+    overlap = 2 * margin + feather + align - 1
     count = math.ceil((length - overlap) / (tile - overlap))
     # Tiles of one size, evenly spread, so that a backend compiles for one shape only.
-    starts = [round(index * (length - tile) / (count - 1)) for index in range(count)]
+    starts = [-(-round(index * (length - tile) / (count - 1)) // align) * align for index in range(count)]
     cut: list[Span] = []
     for index, start in enumerate(starts):
         keep_start = start + margin if index else 0
         fade = cut[-1].keep_stop - keep_start if index else 0
         keep_stop = start + tile - margin if index < count - 1 else length
-        cut.append(Span(start, start + tile, keep_start, keep_stop, fade))
+        cut.append(Span(start, min(start + tile, length), keep_start, keep_stop, fade))
     return cut
 
 
@@ -106,6 +107,7 @@ def upscale_in_tiles(
     channel_means: Callable[[ImageBatch, ChannelMeans | None], ChannelMeans] | None,
     *,
     reach: int | None = None,
+    foreign: Foreign | None = None,
 ) -> Image:
     """Upscale an image tile by tile.
 
@@ -117,6 +119,7 @@ def upscale_in_tiles(
         channel_means: from 1 x h x w x 3 uint8, and means to use, to its means; see `Backend.channel_means`. None
             upscales each tile with its own.
         reach: see `Backend.reach`. Where it is known, no means are computed, and the result is that of the whole image.
+        foreign: see `Backend.foreign`; its tiles may be smaller.
 
     Returns:
         scale*H x scale*W x 3 uint8.
@@ -125,19 +128,22 @@ def upscale_in_tiles(
         ValueError: the tile is too small, or the scale is not a whole number.
         InputError: the tile is too small for the reach.
     """
-    if tile < SMALLEST_TILE or scale != int(scale):
+    if (tile < SMALLEST_TILE and foreign is None) or scale != int(scale):
         raise ValueError(f"tiles of {tile} at scale {scale:g}; at least {SMALLEST_TILE} and a whole scale are needed")
     margin, feather = (MARGIN, FEATHER) if reach is None else (reach, 0)
-    if tile <= 2 * margin + feather:
+    align = 1 if foreign is None else foreign.align
+    if foreign is not None and foreign.margin is not None:
+        margin = foreign.margin
+    if tile <= 2 * margin + feather + align - 1:
         raise InputError(
-            f"tiles of {tile} pixels are too small for this network, whose results depend on {reach} to each side"
+            f"tiles of {tile} pixels are too small for this network, whose results depend on {margin} to each side"
         )
     factor = int(scale)
     height, width = image.shape[:2]
     means = None if channel_means is None or reach is not None else _means_of_whole(image, tile, channel_means)
     upscaled = np.empty((*scaled_size(height, width, scale), 3), np.uint8)
-    for rows in spans(height, tile, margin=margin, feather=feather):
-        for columns in spans(width, tile, margin=margin, feather=feather):
+    for rows in spans(height, tile, margin=margin, feather=feather, align=align):
+        for columns in spans(width, tile, margin=margin, feather=feather, align=align):
             part = np.ascontiguousarray(image[None, rows.start : rows.stop, columns.start : columns.stop])
             result = upscale(part, means)[0]
             kept = result[_scaled(rows, factor), _scaled(columns, factor)]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from overnet.errors import BackendError, InputError, OverNetError
 from overnet.files.engine_sidecar import SMALLEST_TILE
-from overnet.files.onnx_metadata import scaled_size
+from overnet.files.onnx_metadata import Foreign, scaled_size
 from overnet.imaging.resample import imresize, network_bicubic
 from overnet.runtime.backends.base import Backend, BackendOptions
 from overnet.runtime.backends.ort.providers import check_provider
@@ -226,10 +226,28 @@ class Upscaler:
             tile = min(tile, backend.tile_for(min(height, tile), min(width, tile)) or tile)
         if self._largest_tile is not None:
             tile = min(tile or self._largest_tile, self._largest_tile)
+        if backend.foreign is not None:
+            tile = self._foreign_tile(backend, backend.foreign, tile, height, width)
         # Tiles meet on whole pixels of the result only where the scale is whole.
         if not tile or max(height, width) <= tile or backend.scale != int(backend.scale):
             return None
         return tile
+
+    def _foreign_tile(
+        self, backend: Backend, foreign: Foreign, tile: int | None, height: int, width: int
+    ) -> int | None:
+        """Return the side of the tiles for another program's network, which may see more than ours, or take less."""
+        if foreign.largest is not None and (height > foreign.largest[0] or width > foreign.largest[1]):
+            tile = min(tile or min(foreign.largest), *foreign.largest)
+        if not tile or max(height, width) <= tile:
+            return tile
+        if foreign.margin is None:
+            if self._choices[0][0].on_gpu and backend.tile_for(height, width) is not None:
+                raise BackendError(f"{foreign.source} sees the whole image, and the engine is for smaller ones")
+            self._note("upscaled whole, not in tiles: this network sees the whole image")
+            return None
+        # Tiles that the memory asks for would be all margin.
+        return tile if self._tile or foreign.largest else max(tile, 4 * foreign.margin)
 
     def _in_tiles(self, backend: Backend, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = image.shape[:2]
@@ -241,7 +259,13 @@ class Upscaler:
                     return upscaled
                 self._note(f"cut into tiles of {tile} pixels")
                 return upscale_in_tiles(
-                    image, tile, backend.scale, backend.upscale, backend.channel_means, reach=backend.reach
+                    image,
+                    tile,
+                    backend.scale,
+                    backend.upscale,
+                    backend.channel_means,
+                    reach=backend.reach,
+                    foreign=backend.foreign,
                 )
             except MemoryError as error:
                 smaller = min(tile or max(height, width), max(height, width)) // 2

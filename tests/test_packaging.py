@@ -146,6 +146,7 @@ IMPORTS = {
     "training.data": f"network evaluation {BELOW}",
     "cli": "*",
     "export": f"export.* network evaluation {BELOW}",
+    "export.foreign": f"export.options export.graph export.precision export.verify evaluation {BELOW}",
     "export.graph": f"network {BELOW}",
     "export.precision": f"export.graph export.verify network evaluation {BELOW}",
     "export.verify": f"export.engine network evaluation {BELOW}",

@@ -1,1 +1,1 @@
-"""Super-resolution networks of others, as ONNX files: read, understood by running them, and wrapped as our own files."""
+"""ONNX files of other programs: read, understood by running them, and wrapped as files of this one."""

@@ -84,14 +84,21 @@ class Runner:
         first = self._session.get_inputs()[0]
         self._input, self._is_half = first.name, first.type == "tensor(float16)"
 
-    def run(self, x: NDArray[Any], names: list[str] | None = None) -> list[NDArray[Any]]:
+    def run(
+        self, x: NDArray[Any], names: list[str] | None = None, others: dict[str, NDArray[Any]] | None = None
+    ) -> list[NDArray[Any]]:
         """Return the outputs, or those that are named; FP16 ones as float32.
+
+        Args:
+            x: the first input.
+            others: further inputs, by their names.
 
         Raises:
             ArtifactError: the graph fails; the message names the node.
         """
         try:
-            outputs = self._session.run(names, {self._input: x.astype(np.float16) if self._is_half else x})
+            inputs = {self._input: x.astype(np.float16) if self._is_half else x, **(others or {})}
+            outputs = self._session.run(names, inputs)
         except Exception as error:
             raise ArtifactError(_reason(error)) from error
         return [each.astype(np.float32) if each.dtype == np.float16 else each for each in outputs]
@@ -141,11 +148,3 @@ def in_onnxruntime(file: ForeignFile, convention: Convention) -> tuple[Upscale, 
         return from_network(runner.run(to_network(image, convention))[0], image, convention)
 
     return upscale, f"{file.path.name} in {runner.version}"
-
-
-
-
-def in_runner(content: bytes) -> tuple[Upscale, str]:
-    """Return a function that upscales an image with a wrapped graph in ONNX Runtime, and what to call that."""
-    runner = Runner(content)
-    return lambda image: np.asarray(runner.run(image[None])[0][0], np.uint8), runner.version

@@ -24,8 +24,8 @@ _ROWS, _COLUMNS = 37, 41
 _SMALLEST_SIDES = (8, 12, 16, 24, 32, 48, 64, 96)
 _TINY = (4, 6)
 _LARGEST_SCALE = 64
-# A result counts as an enlarged image from this PSNR to bicubic enlargement on; the usual range is only given up for one
-# that is better by a margin, as networks without biases work in every range.
+# A result counts as an enlarged image from this PSNR to bicubic enlargement on. The usual range is only given up for
+# one that is better by a margin, as networks without biases work in every range.
 _LEAST_PSNR_DB = 14.0
 _MARGIN_DB = 1.0
 

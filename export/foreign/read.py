@@ -144,13 +144,13 @@ def _bytes_of(tensor: onnx.TensorProto) -> int:
     size = math.prod(tensor.dims) * max(1, helper.tensor_dtype_to_np_dtype(tensor.data_type or 1).itemsize)
     if size > LARGEST_BYTES:
         raise ArtifactError(f"the tensor {printable(tensor.name)[:80]} takes more than {LARGEST_BYTES >> 20} MiB")
-    return size
+    return int(size)
 
 
 def _check_graph(model: onnx.ModelProto) -> int:
     """Refuse what is not ONNX's own, or cannot be converted; return the opset."""
     versions = [entry.version for entry in model.opset_import if entry.domain in _OWN_DOMAINS]
-    opset = versions[0] if len(versions) == 1 else 0
+    opset = int(versions[0]) if len(versions) == 1 else 0
     if opset not in _OPSETS:
         raise ArtifactError(
             f"opset {opset} is not supported, and {_OPSETS.start} to {_OPSETS.stop - 1} are: export it again"
@@ -243,17 +243,23 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto:
     (attribute,) = node.attribute
     value = helper.get_attribute_value(attribute)
     if attribute.name == "value":
-        return onnx.TensorProto.FromString(value.SerializeToString())
+        constant = onnx.TensorProto()
+        constant.CopyFrom(value)
+        return constant
     if attribute.name not in ("value_float", "value_floats", "value_int", "value_ints"):
         raise ArtifactError(f"{title(node)} is {printable(attribute.name)[:40]}, and no number")
-    return numpy_helper.from_array(np.asarray(value, np.float32 if "float" in attribute.name else np.int64))
+    kind = np.float32 if "float" in attribute.name else np.int64
+    made: onnx.TensorProto = numpy_helper.from_array(np.asarray(value, kind))
+    return made
 
 
 def _single(tensor: onnx.TensorProto) -> onnx.TensorProto:
     """Return a tensor in FP32 where it is in FP16 or BF16; others as they are."""
     if tensor.data_type not in HALVES:
         return tensor
-    return numpy_helper.from_array(np.asarray(numpy_helper.to_array(tensor), np.float32), tensor.name)
+    values = np.asarray(numpy_helper.to_array(tensor), np.float32)
+    single: onnx.TensorProto = numpy_helper.from_array(values, tensor.name)
+    return single
 
 
 def _check_sizes(model: onnx.ModelProto, shape: tuple[int | None, int | None, int | None, int | None]) -> None:
@@ -274,4 +280,3 @@ def _check_sizes(model: onnx.ModelProto, shape: tuple[int | None, int | None, in
         elements = math.prod(max(1, d.dim_value) for d in value.type.tensor_type.shape.dim)
         if elements > LARGEST_ELEMENTS * scaled and value.name in makers:
             raise ArtifactError(f"{title(makers[value.name])} makes {elements:,} numbers of a small image")
-

@@ -7,16 +7,22 @@ from pathlib import Path
 
 from overnet._version import __version__
 from overnet.errors import ArtifactError, InputError, printable
-from overnet.export.foreign.convention import in_onnxruntime, in_runner
+from overnet.export.foreign.convention import in_onnxruntime
+from overnet.export.foreign.declared import in_declared
 from overnet.export.foreign.lower import lower_foreign
 from overnet.export.foreign.probe import find_convention
 from overnet.export.foreign.read import read_foreign
-from overnet.export.foreign.wrap import wrapped
+from overnet.export.foreign.tensors import tensor_shapes
+from overnet.export.foreign.tiles import measure_tiles
+from overnet.export.foreign.wrap import with_means_named, without_means_named, wrapped
 from overnet.export.options import ExportOptions
 from overnet.export.precision.convert import LoweredGraph
 from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults, in_openvino
 from overnet.files.onnx_metadata import Artifact, Foreign
 from overnet.types import Image, Progress, Upscale
+
+# Height and width of the image that shapes are looked at for.
+_SIDE = 64
 
 
 class ForeignSource:
@@ -61,14 +67,27 @@ class ForeignSource:
             foreign=Foreign(printable(self.path.name)[:200], largest=self._convention.fixed),
         )
         exact = wrapped(self._file, self._convention, artifact)
-        lowered = lower_foreign(exact, artifact, self._precision, images, self._options.calibration, progress)
-        return replace(lowered, notes=(self._found, *lowered.notes))
+        progress("measuring how far the network sees", 0, 0)
+        with_means_named(exact, tensor_shapes(exact, *(self._convention.fixed or (_SIDE, _SIDE))))
+        tiles = measure_tiles(exact, self._convention)
+        assert artifact.foreign is not None
+        foreign = replace(artifact.foreign, margin=tiles.margin, align=tiles.align)
+        artifact = replace(artifact, reach=tiles.reach, foreign=foreign)
+        if not artifact.has_means:
+            without_means_named(exact)
+        lowered = lower_foreign(
+            exact, artifact, self._precision, self._fitting(images), self._options.calibration, progress
+        )
+        return replace(lowered, notes=(self._found, tiles.note, *lowered.notes))
 
     def check(self, file: Path, graph: LoweredGraph, images: list[Image], *, name: str) -> Parity:
-        """Compare the file with theirs: in OpenVINO, and in ONNX Runtime."""
-        images = self._fitting(images)
-        expected = ReferenceResults(self.reference(), images)
-        parity = expected.compare(*in_openvino(file)).worse(expected.compare(*in_runner(graph.content)))
+        """Compare the file with theirs, which ONNX Runtime computes: in OpenVINO, and in its declared types."""
+        expected = ReferenceResults(self.reference(), self._fitting(images))
+        try:
+            declared = expected.compare(*in_declared(graph.model))
+            parity = expected.compare(*in_openvino(file)).worse(declared)
+        except ArtifactError as error:
+            raise ArtifactError(f"{name} is refused: {error}") from error
         tolerance = TOLERANCES[self._precision]
         if not tolerance.holds(parity):
             raise ArtifactError(tolerance.refusal(name, parity))

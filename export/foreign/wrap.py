@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from overnet.export.foreign.convention import LUMA, RANGES, Convention
 from overnet.export.foreign.read import ForeignFile
 from overnet.export.graph.builder import GraphBuilder
 from overnet.files.onnx_metadata import INPUT_NAME, OUTPUT_NAME, Artifact
 from overnet.imaging.resample import NETWORK_SHARPNESS
+
+# A mean over height and width, which runtimes replace by the whole image's when they upscale a tile.
+MEAN = "GlobalAveragePool"
 
 
 def wrapped(file: ForeignFile, convention: Convention, artifact: Artifact) -> onnx.ModelProto:
@@ -70,12 +73,43 @@ def wrapped(file: ForeignFile, convention: Convention, artifact: Artifact) -> on
     whole = graph.node("Round", [clipped], "rounded")
     interleaved = graph.node("Transpose", [whole], "interleaved", perm=[0, 2, 3, 1])
     graph.node("Cast", [interleaved], OUTPUT_NAME, to=TensorProto.UINT8)
-    model = graph.finish(
-        name=f"foreign_x{convention.scale}", image=INPUT_NAME, upscaled=OUTPUT_NAME, artifact=artifact
-    )
+    model = graph.finish(name=f"foreign_x{convention.scale}", image=INPUT_NAME, upscaled=OUTPUT_NAME, artifact=artifact)
     model.opset_import[0].version = file.opset
     onnx.checker.check_model(model)
     return model
+
+
+def with_means_named(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> None:
+    """Write every mean over height and width as the operator that tiles replace, where it keeps its four dimensions."""
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "ReduceMean":
+            continue
+        settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        axes = settings.get("axes")
+        if axes is None and len(node.input) > 1 and node.input[1] in constants:
+            axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
+        before = shapes.get(node.input[0], [])
+        sides = sorted(axis % len(before) for axis in axes) if axes and before else []
+        if len(before) == 4 and sides == [2, 3] and settings.get("keepdims", 1):
+            del node.attribute[:], node.input[1:]
+            node.op_type = MEAN
+
+
+def without_means_named(model: onnx.ModelProto) -> None:
+    """Write every mean over height and width as an operator that tiles do not replace."""
+    opset = model.opset_import[0].version
+    axes = numpy_helper.from_array(np.array([2, 3], np.int64), "mean.axes")
+    means = [node for node in model.graph.node if node.op_type == MEAN]
+    for node in means:
+        node.op_type = "ReduceMean"
+        node.attribute.append(helper.make_attribute("keepdims", 1))
+        if opset < 18:
+            node.attribute.append(helper.make_attribute("axes", [2, 3]))
+        else:
+            node.input.append(axes.name)
+    if means and opset >= 18:
+        model.graph.initializer.append(axes)
 
 
 def _weight(graph: GraphBuilder, name: str, values: tuple[float, ...]) -> str:

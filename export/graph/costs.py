@@ -19,7 +19,8 @@ class Costs:
     """The costs of upscaling one image, for each input pixel.
 
     Attributes:
-        multiply_accumulates_per_pixel: of all convolutions and matrix products. Additions, scalings and resizes are not counted.
+        multiply_accumulates_per_pixel: of all convolutions and matrix products. Additions, scalings and resizes are not
+            counted.
         activation_bytes_per_pixel: peak memory of the tensors, without weights, where nodes run one by one and every
             tensor is freed after its last use: the least that an engine needs that fuses nothing.
         convolution_elements_per_pixel: numbers that all convolutions together read of their inputs and write as their

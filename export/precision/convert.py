@@ -14,6 +14,9 @@ from overnet.export.precision.half import to_half
 from overnet.files.onnx_metadata import Artifact
 from overnet.types import Image
 
+# Of the nodes in a note.
+_MOST_NAMED = 12
+
 
 @dataclass(frozen=True)
 class LoweredGraph:
@@ -64,5 +67,6 @@ def beyond_notes(beyond: dict[str, float]) -> list[str]:
     """Return the note on nodes that stay in FP32, from `overnet.export.precision.fp16_range.nodes_beyond_half`."""
     if not beyond:
         return []
-    named = ", ".join(f"{node} ({largest:,.0f})" for node, largest in beyond.items())
+    named = ", ".join(f"{node} ({largest:,.0f})" for node, largest in [*beyond.items()][:_MOST_NAMED])
+    named += f" and {len(beyond) - _MOST_NAMED} more" if len(beyond) > _MOST_NAMED else ""
     return [f"in FP32 because their numbers come near FP16's largest, {LARGEST_HALF:,.0f}: {named}"]

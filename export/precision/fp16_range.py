@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -15,12 +17,17 @@ LARGEST_HALF = float(np.finfo(np.float16).max)
 HEADROOM = 4.0
 
 
-def nodes_beyond_half(model: onnx.ModelProto, images: list[NDArray[np.uint8]]) -> dict[str, float]:
+def nodes_beyond_half(
+    model: onnx.ModelProto,
+    images: list[NDArray[np.uint8]],
+    measure: Callable[[onnx.ModelProto, list[NDArray[np.uint8]]], dict[str, float]] | None = None,
+) -> dict[str, float]:
     """Find the nodes that must stay in FP32 because numbers in their inputs or outputs come near FP16's largest.
 
     Args:
         model: in FP32, from `overnet.export.graph.network_graph.build_onnx`.
         images: H x W x 3 uint8 each, to measure the numbers on.
+        measure: returns the largest magnitude in every floating-point tensor by its name; None measures in OpenVINO.
 
     Returns:
         The largest magnitude at each such node, by the node's name.
@@ -30,7 +37,7 @@ def nodes_beyond_half(model: onnx.ModelProto, images: list[NDArray[np.uint8]]) -
         for constant in model.graph.initializer
         if constant.data_type == TensorProto.FLOAT
     }
-    largest |= _largest_in_tensors(model, images)
+    largest |= (measure or _largest_in_tensors)(model, images)
     # A weight is a known number and needs no headroom.
     weights = {constant.name for constant in model.graph.initializer}
     limits = {name: LARGEST_HALF / (1 if name in weights else HEADROOM) for name in largest}

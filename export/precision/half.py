@@ -8,7 +8,7 @@ enlarged image, and the rounding to levels; and the nodes that are named, whose 
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
 import numpy as np
 import onnx
@@ -22,13 +22,16 @@ _ENDS = ("levels", "planar", "centred", "base", "added", "shuffled", "clipped", 
 _BFLOAT16_BITS = 8
 
 
-def to_half(model: onnx.ModelProto, precision: str, *, keep: Set[str] = frozenset()) -> onnx.ModelProto:
+def to_half(
+    model: onnx.ModelProto, precision: str, *, keep: Set[str] = frozenset(), types: Mapping[str, int] | None = None
+) -> onnx.ModelProto:
     """Convert a graph to a smaller number type, except the nodes that must stay in FP32.
 
     Args:
         model: in FP32, from `overnet.export.graph.network_graph.build_onnx`; with or without quantised convolutions.
         precision: ``"fp16"`` or ``"bf16"``.
         keep: names of further nodes to compute in FP32.
+        types: of every tensor that the graph computes, where not all of them are floating-point numbers.
 
     Returns:
         A new model, whose metadata still says fp32.
@@ -39,7 +42,7 @@ def to_half(model: onnx.ModelProto, precision: str, *, keep: Set[str] = frozense
     """
     if precision not in ("fp16", "bf16"):
         raise ValueError(f"precision is {precision!r}; fp16 or bf16")
-    return _Conversion(model, precision, keep).run()
+    return _Conversion(model, precision, keep, types or {}).run()
 
 
 def must_stay(node: onnx.NodeProto) -> bool:
@@ -50,11 +53,11 @@ def must_stay(node: onnx.NodeProto) -> bool:
 class _Conversion:
     """The conversion of one graph: the type of each tensor, and the casts, so far."""
 
-    def __init__(self, model: onnx.ModelProto, precision: str, keep: Set[str]) -> None:
-        self._model, self._half, self._keep = model, TYPES[precision], keep
+    def __init__(self, model: onnx.ModelProto, precision: str, keep: Set[str], types: Mapping[str, int]) -> None:
+        self._model, self._half, self._keep, self._declared = model, TYPES[precision], keep, types
         self._suffixes: dict[int, str] = {TensorProto.FLOAT: "fp32", self._half: precision}
         self._constants = {constant.name: constant for constant in model.graph.initializer}
-        # Of what computing nodes return. A cast's result (levels as FP32) is FP32 and not listed.
+        # Of what computing nodes return. A cast's result (levels as FP32) is not listed, and is FP32 unless declared.
         self._types: dict[str, int] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._converted: dict[str, onnx.TensorProto] = {}
@@ -71,14 +74,17 @@ class _Conversion:
                         # The factors of a resize are FP32 by definition.
                         is_factor = node.op_type == "Resize" and place > 0
                         result.input[place] = self._as(name, TensorProto.FLOAT if is_factor else wanted)
-                self._types[node.output[0]] = TensorProto.INT8 if node.op_type == "QuantizeLinear" else wanted
+                for name in node.output:
+                    declared = TensorProto.INT8 if node.op_type == "QuantizeLinear" else self._declared.get(name)
+                    self._types[name] = wanted if declared in (None, TensorProto.FLOAT) else declared
             self._nodes.append(result)
         return with_nodes(self._model, self._nodes, self._converted.values())
 
     def _as(self, name: str, wanted: int) -> str:
         """Return the name of a tensor in a type, after adding a cast or a converted constant where it has another."""
         constant = self._constants.get(name)
-        found = self._types.get(name, TensorProto.FLOAT) if constant is None else constant.data_type
+        found = constant.data_type if constant is not None else self._types.get(name, self._declared.get(name))
+        found = TensorProto.FLOAT if found is None else found
         # Integers (INT8 levels, indices) are not converted.
         if found == wanted or found not in self._suffixes:
             if constant is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 
 from overnet.errors import InputError
 from overnet.export.graph.costs import count_costs
@@ -25,6 +26,25 @@ from overnet.types import Image, Progress
 _COMPARED_IMAGES, _COMPARED_SIDE = 4, 40
 # Mean squared error of rounding to whole levels.
 _ROUNDING_ERROR = 1 / 12
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How graphs that `build_onnx` did not make are computed and converted.
+
+    Attributes:
+        candidates: names of the convolutions that can be quantised.
+        by_layer: the multiply-accumulates of each layer.
+        lower: converts a quantised FP32 graph to FP16.
+        upscaled: runs a graph in the types that it declares: the results for several images, uint8.
+        levels: the same before they are clipped and rounded.
+    """
+
+    candidates: list[str]
+    by_layer: Mapping[str, float]
+    lower: Callable[[onnx.ModelProto], onnx.ModelProto]
+    upscaled: Callable[[onnx.ModelProto, list[Image]], list[Image]]
+    levels: Callable[[onnx.ModelProto, list[Image]], list[NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,7 @@ def choose_layers(
     max_loss_db: float,
     keep: frozenset[str] = frozenset(),
     progress: Progress,
+    arithmetic: Arithmetic | None = None,
 ) -> LayerChoice:
     """Quantise as many convolutions as the loss allows, leaving out those with the largest loss for their work.
 
@@ -68,27 +89,36 @@ def choose_layers(
         max_loss_db: the largest loss of PSNR on luma against the FP32 graph, of the mean squared error over the pairs.
         keep: nodes that compute in FP32 (see `overnet.export.precision.fp16_range`) and are not quantised.
         progress: called with each step.
+        arithmetic: of graphs that `build_onnx` did not make.
 
     Raises:
         InputError: even a single quantised convolution has a larger loss.
     """
-    possible = [name for name in candidates(model) if name not in keep]
-    exact_db, by_layer = _psnr_db(model, pairs, scale), count_costs(model).by_layer
+    if arithmetic is None:
+        arithmetic = Arithmetic(
+            candidates(model),
+            count_costs(model).by_layer,
+            lambda quantized: to_half(quantized, "fp16", keep=keep),
+            lambda graph, images: [run_exactly(graph, image[None])[OUTPUT_NAME][0] for image in images],
+            lambda graph, images: [_before_rounding(graph, image).numpy() for image in images],
+        )
+    possible, by_layer = [name for name in arithmetic.candidates if name not in keep], arithmetic.by_layer
+    exact_db = _psnr_db(model, pairs, scale, arithmetic)
     measured: dict[int, float] = {}
 
     def loss_db(count: int) -> float:
         """Measure the loss where the first `count` layers of `order` are left out."""
         if count not in measured:
             chosen = set(possible) - set(order[:count])
-            lowered = to_half(quantize(model, largest, chosen), "fp16", keep=keep)
-            measured[count] = exact_db - _psnr_db(lowered, pairs, scale)
+            lowered = arithmetic.lower(quantize(model, largest, chosen))
+            measured[count] = exact_db - _psnr_db(lowered, pairs, scale, arithmetic)
         return measured[count]
 
     order: list[str] = []
     losses: dict[str, float] = {}
     count = 0
     if loss_db(0) > max_loss_db:
-        losses = _losses(model, largest, pairs, possible, exact_db, progress)
+        losses = _losses(model, largest, pairs, possible, exact_db, progress, arithmetic)
         order = sorted(possible, key=lambda name: -losses[name] / by_layer[name])
         # Bisect for the fewest layers left out: the loss falls with their number.
         too_few, count = 0, len(order)
@@ -115,13 +145,13 @@ def choose_layers(
     )
 
 
-def _psnr_db(model: onnx.ModelProto, pairs: list[Pair], scale: int) -> float:
+def _psnr_db(model: onnx.ModelProto, pairs: list[Pair], scale: int, arithmetic: Arithmetic) -> float:
     """Return the PSNR on luma against the ground truth, of the mean squared error over the pairs.
 
     The graph is computed in the types that it declares. On images of one colour the error may be 0, and the PSNR of all
     pairs together is then that of rounding to levels.
     """
-    upscaled = [run_exactly(model, pair.low[None])[OUTPUT_NAME][0] for pair in pairs]
+    upscaled = arithmetic.upscaled(model, [pair.low for pair in pairs])
     each = [psnr_luma(pair.high, one, border=scale) for pair, one in zip(pairs, upscaled, strict=True)]
     mean_error = 255**2 * float(np.mean([10 ** (-decibels / 10) for decibels in each]))
     return 10 * math.log10(255**2 / max(mean_error, _ROUNDING_ERROR))
@@ -134,18 +164,19 @@ def _losses(
     layers: list[str],
     exact_db: float,
     progress: Progress,
+    arithmetic: Arithmetic,
 ) -> dict[str, float]:
     """Estimate each layer's loss alone, in dB: the error that its quantisation adds to the error of the FP32 graph."""
     images = [centre_crop(pair.low, _COMPARED_SIDE) for pair in pairs[:_COMPARED_IMAGES]]
-    exact = [_before_rounding(model, image) for image in images]
+    exact = arithmetic.levels(model, images)
     there = 255**2 / 10 ** (exact_db / 10)
     losses = {}
     for index, name in enumerate(layers):
         progress("measuring what each layer costs in INT8", index, len(layers))
         alone = quantize(model, largest, {name})
         added = [
-            float(torch.mean((_before_rounding(alone, image) - expected) ** 2))
-            for image, expected in zip(images, exact, strict=True)
+            float(np.mean((levels - expected) ** 2))
+            for levels, expected in zip(arithmetic.levels(alone, images), exact, strict=True)
         ]
         losses[name] = 10 * math.log10(1 + float(np.mean(added)) / there)
     return losses

@@ -87,7 +87,7 @@ def check_loaded_engine(
     expected = ReferenceResults(reference, images)
     # Tiles of an OverNet are upscaled with given means. An image with its own means given must give the same result as
     # without. A network whose reach is known has no means.
-    ways = (False,) if artifact.reach is not None else (False, True)
+    ways = (False, True) if artifact.has_means else (False,)
     parities = [expected.compare(_in_engine(engine, artifact, device, give=give), label) for give in ways]
     parity = replace(parities[0].worse(parities[-1]), measured_by=label)
     tolerance = TOLERANCES[artifact.precision]
@@ -111,7 +111,7 @@ def _in_engine(engine: ICudaEngine, artifact: Artifact, device: torch.device, *,
     """Return a function that runs an engine on one image, and with `give` once more, with the image's means given."""
     context: IExecutionContext = engine.create_execution_context()
     scale = int(artifact.scale)
-    channels = engine.get_tensor_shape(MEANS_NAME)[1] if artifact.reach is None else 0
+    channels = engine.get_tensor_shape(MEANS_NAME)[1] if artifact.has_means else 0
     cuda: Any = torch.cuda  # typed only in parts
     # On the default stream, TensorRT would synchronise at every step.
     stream = cuda.Stream(device) if device.type == "cuda" else None

@@ -17,7 +17,9 @@ from overnet.files.onnx_metadata import PRECISIONS
 
 if TYPE_CHECKING:
     from overnet.export.exporter import ExportedFile
-    from overnet.export.options import EngineOptions
+    from overnet.export.options import EngineOptions, ForeignOptions
+
+_LARGEST_MULTIPLE = 512
 
 
 @command
@@ -25,7 +27,8 @@ def export_command(
     source: Annotated[
         Path | None,
         Argument(
-            help="Checkpoint, ONNX file of this program, or a bundled model: realtime, fast or best. Default: best.",
+            help="Checkpoint, ONNX file of this or another program, or a bundled model: realtime, fast or best. "
+            "Default: best.",
             show_default=False,
         ),
     ] = None,
@@ -64,6 +67,23 @@ def export_command(
             metavar="DB", help="int8: largest loss of PSNR, 0 to 100; layers stay in FP16 to keep it. Default: 0.1."
         ),
     ] = None,
+    input_range: Annotated[
+        str | None,
+        Option(
+            metavar="RANGE", help="Another program's ONNX file: 0..1, 0..255 or -1..1. Default: found by running it."
+        ),
+    ] = None,
+    colour: Annotated[
+        str | None, Option(metavar="ORDER", help="Another program's ONNX file: rgb or bgr. Default: rgb.")
+    ] = None,
+    pad_multiple: Annotated[
+        int | None,
+        Option(
+            metavar="N",
+            help="Another program's ONNX file: height and width are padded to multiples of this. "
+            "Default: found by running it.",
+        ),
+    ] = None,
     lean_memory: Annotated[
         bool, Option("--lean-memory", help="Compute the same numbers in smaller steps, with less memory.")
     ] = False,
@@ -81,7 +101,7 @@ def export_command(
     that differs too much from the network is not written. Engines of an ONNX file are built without PyTorch.
     """
     from overnet.errors import InputError, require
-    from overnet.export.options import CalibrationOptions, ExportOptions, is_onnx
+    from overnet.export.options import CalibrationOptions, ExportOptions, ForeignOptions, is_onnx
     from overnet.files.atomic import ensure_folder
     from overnet.weights import model_path
 
@@ -95,6 +115,8 @@ def export_command(
     if max_loss_db is not None and not 0 <= max_loss_db <= 100:
         raise typer.BadParameter(f"--max-loss-db is {max_loss_db:g}; it must be from 0 to 100")
     source = model_path(source, checkpoint=True)
+    foreign = ForeignOptions(None, input_range, colour, pad_multiple)
+    _check_foreign(foreign, source)
     if is_onnx(source):
         require("onnx", extra="", purpose="exporting from an ONNX file")
     else:
@@ -108,6 +130,7 @@ def export_command(
         form="lean-memory" if lean_memory else "default",
         calibration=CalibrationOptions(calibration, 0.1 if max_loss_db is None else max_loss_db),
         engine=_engine_options(target, shape, batch, workspace),
+        foreign=foreign,
     )
     ensure_folder(output)
     with ProgressDisplay(quiet=quiet) as display:
@@ -126,6 +149,20 @@ def export_command(
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise typer.BadParameter(f"--{option} is {value[:40]!r}; it can be {', '.join(choices[:-1])} or {choices[-1]}")
+
+
+def _check_foreign(options: ForeignOptions, source: Path) -> None:
+    """Refuse options for ONNX files of other programs that are out of range, or given for another source."""
+    from overnet.files.onnx_metadata import is_foreign
+
+    if options.input_range is not None:
+        _check_choice("input-range", options.input_range, ("0..1", "0..255", "-1..1"))
+    if options.colour is not None:
+        _check_choice("colour", options.colour, ("rgb", "bgr"))
+    if options.multiple is not None and not 1 <= options.multiple <= _LARGEST_MULTIPLE:
+        raise typer.BadParameter(f"--pad-multiple is {options.multiple}; it must be from 1 to {_LARGEST_MULTIPLE}")
+    if options != type(options)() and not is_foreign(source):
+        raise typer.BadParameter("--input-range, --colour and --pad-multiple are for ONNX files of other programs")
 
 
 def _engine_options(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overnet.errors import ArtifactError, BackendError, InputError, OverNetError, one_line
-from overnet.files.onnx_metadata import Artifact, scaled_size
+from overnet.files.onnx_metadata import Artifact, Foreign, scaled_size
 from overnet.runtime.backends.stream import UpscaleStream
 from overnet.runtime.tiling import tile_for_memory
 from overnet.system.memory import usable_cores
@@ -86,6 +86,7 @@ class Backend(ABC):
             follows from it.
         reach: the number of input pixels to each side that an output pixel depends on; None where it depends on the
             whole image, through `channel_means`.
+        foreign: what the file of another program's network states besides; None for this program's networks.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Backend(ABC):
     precision: str
     bytes_per_pixel: int
     reach: int | None = None
+    foreign: Foreign | None = None
 
     @abstractmethod
     def upscale(self, images: ImageBatch, channel_means: ChannelMeans | None = None) -> ImageBatch:

@@ -41,7 +41,7 @@ class OpenVinoBackend(Backend):
     def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:
         openvino = require("openvino", extra="", purpose="the backend openvino")
         artifact = read_artifact(model)
-        self.scale, self.reach = artifact.scale, artifact.reach
+        self.scale, self.reach, self.foreign = artifact.scale, artifact.reach, artifact.foreign
         if scale != self.scale:
             raise ArtifactError(f"{model}: made for scale {self.scale:g}, not {scale:g}")
         self.bytes_per_pixel = memory_per_pixel(artifact, _BYTES_PER_PIXEL)
@@ -130,4 +130,6 @@ class OpenVinoBackend(Backend):
 
 def _means(graph: Any) -> list[Any]:
     """Return the nodes that compute a mean over height and width, in the order of computation."""
-    return [node for node in graph.get_ordered_ops() if node.get_type_name() == "ReduceMean"]
+    means = [node for node in graph.get_ordered_ops() if node.get_type_name() == "ReduceMean"]
+    # Another program's network may have means over channels too.
+    return [node for node in means if list(node.output(0).get_partial_shape())[2:] == [1, 1]]

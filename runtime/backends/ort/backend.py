@@ -48,7 +48,7 @@ class OnnxRuntimeBackend(Backend):
     def __init__(self, model: Path, scale: float, options: BackendOptions) -> None:
         onnxruntime = require("onnxruntime", extra="ort", purpose="the backend onnxruntime")
         artifact = read_artifact(model)
-        self.scale, self.reach = artifact.scale, artifact.reach
+        self.scale, self.reach, self.foreign = artifact.scale, artifact.reach, artifact.foreign
         if scale != self.scale:
             raise ArtifactError(f"{model}: made for scale {self.scale:g}, not {scale:g}")
         self._provider = Provider(onnxruntime, options, artifact.precision)

@@ -51,7 +51,7 @@ class TensorRtBackend(Backend):
     ) -> None:
         self.name: str = runtime
         artifact = read_sidecar(model).artifact if model.suffix.lower() == ".engine" else read_artifact(model)
-        self.scale, self.reach = artifact.scale, artifact.reach
+        self.scale, self.reach, self.foreign = artifact.scale, artifact.reach, artifact.foreign
         if scale != self.scale:
             raise ArtifactError(f"{model}: made for scale {self.scale:g}, not {scale:g}")
         self._notes: list[str] = []
