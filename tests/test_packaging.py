@@ -173,7 +173,8 @@ IMPORTS = {
     "runtime.backends.openvino_backend": f"runtime.backends.base {LOADED}",
     "runtime.backends.torch_backend": f"runtime.backends.base network.checkpoint network.plain {LOADED}",
     "runtime.backends.ort": f"runtime.backends.base runtime.tiling {LOADED}",
-    "runtime.backends.trt": f"runtime.backends.base runtime.backends.stream runtime.tiling imaging.metrics {LOADED}",
+    "runtime.backends.trt": "runtime.backends.base runtime.backends.stream runtime.tiling imaging imaging.metrics"
+    f" weights {LOADED}",
     # Builds engines with `python -m overnet export` in a child process.
     "runtime.backends.trt.engine_child": f"__main__ {LOADED}",
     "benchmarks": f"benchmarks.* runtime.* export.graph network evaluation {BELOW}",

@@ -120,7 +120,13 @@ def build_engine(
     environment = current_environment(target)
     if library.is_rtx:
         environment = replace(
-            environment, device_name=None, compute_capability=compute_capability, driver=None, jetpack=None
+            environment,
+            device_name=None,
+            compute_capability=compute_capability,
+            driver=None,
+            jetpack=None,
+            multiprocessors=None,
+            memory_bytes=None,
         )
     return BuiltEngine(serialized, memory_bytes, environment, time.perf_counter() - started, tuple(work.notes))
 

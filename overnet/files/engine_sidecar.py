@@ -43,6 +43,8 @@ _PerPixel = Annotated[float, Range(0, 1e12)]
 
 # An engine of TensorRT-RTX without a compute capability is for Ampere and later.
 _AMPERE = (8, 0)
+# Largest ratio of the memories of two boards of one model: a new JetPack reserves a little more or less of it.
+_SAME_MEMORY = 1.25
 
 
 class StaleEngineError(ArtifactError):
@@ -69,6 +71,8 @@ class Environment:
         driver: version of the NVIDIA driver. None where it is unknown.
         jetpack: versions of JetPack and L4T. None on other machines than Jetsons.
         operating_system, architecture: the results of `platform.system` and `platform.machine`.
+        multiprocessors, memory_bytes: those of the GPU: all models of Jetson Orin have the same name and capability.
+            None like `device_name`, and in sidecars of earlier versions.
     """
 
     runtime: RuntimeName
@@ -79,6 +83,8 @@ class Environment:
     jetpack: _Words | None
     operating_system: _Words
     architecture: _Words
+    multiprocessors: Annotated[int, Range(1, 100_000)] | None = None
+    memory_bytes: Annotated[int, Range(1, 1 << 50)] | None = None
 
 
 @dataclass(frozen=True)
@@ -223,7 +229,8 @@ def read_sidecar(engine_path: Path) -> Sidecar:
 def mismatches(sidecar: Sidecar, environment: Environment) -> list[str]:
     """Return what makes an engine unusable in an environment: each field that differs, with both values.
 
-    An engine of TensorRT is tied to the version, the device and the platform it was built with. One of TensorRT-RTX is
+    An engine of TensorRT is tied to the version, the device and the platform it was built with; TensorRT itself finds
+    out whether an engine runs with another driver. One of TensorRT-RTX is
     compiled again on each device, for any from Ampere on unless one was named, and on Linux and Windows alike; but it
     too is tied to the version.
 
@@ -244,20 +251,29 @@ def mismatches(sidecar: Sidecar, environment: Environment) -> list[str]:
     if engine.runtime == "tensorrt":
         compared.append(("device", engine.device_name or "", environment.device_name or ""))
         compared.append(("operating system", engine.operating_system, environment.operating_system))
-    found = [_difference(title, there, here) for title, there, here in compared if there != here]
-    here = environment.compute_capability
-    if not tied_to_capability and here is not None and tuple(map(int, here.split("."))) < _AMPERE:
-        found.append(_difference("compute capability", "8.0 or later", here))
+        if engine.multiprocessors is not None:
+            compared.append(("multiprocessors", str(engine.multiprocessors), str(environment.multiprocessors or "")))
+        if engine.memory_bytes is not None:
+            there, here = engine.memory_bytes, environment.memory_bytes or 0
+            if max(there, here) > _SAME_MEMORY * min(there, here):
+                compared.append(("GPU memory", f"{there / 1e9:.1f} GB", f"{here / 1e9:.1f} GB" if here else ""))
+    found = [_difference(title, *values) for title, *values in compared if values[0] != values[1]]
+    capability = environment.compute_capability
+    if not tied_to_capability and capability is not None and tuple(map(int, capability.split("."))) < _AMPERE:
+        found.append(_difference("compute capability", "8.0 or later", capability))
     return found
 
 
-def remarks(sidecar: Sidecar, environment: Environment) -> list[str]:
-    """Return the differences that may make a TensorRT engine slower but leave it usable: driver and JetPack."""
+def remarks(sidecar: Sidecar, environment: Environment, *, exactly: bool = False) -> list[str]:
+    """Return the differences that may make a TensorRT engine slower but leave it usable: driver and JetPack.
+
+    With `exactly`, drivers of one major version are different ones too.
+    """
     engine = sidecar.environment
     if engine.runtime != "tensorrt" or environment.runtime != "tensorrt":
         return []
     compared = [
-        ("driver", _major(engine.driver), _major(environment.driver)),
+        ("driver", *((each.driver or "") if exactly else _major(each.driver) for each in (engine, environment))),
         ("JetPack", engine.jetpack or "", environment.jetpack or ""),
     ]
     return [_difference(title, there, here) for title, there, here in compared if there != here]

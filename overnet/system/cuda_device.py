@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from overnet.errors import BackendError, InputError
 
 # CUdevice_attribute
-_INTEGRATED, _MAJOR, _MINOR = 18, 75, 76
+_MULTIPROCESSORS, _INTEGRATED, _MAJOR, _MINOR = 16, 18, 75, 76
 _DRIVERS = {"win32": "nvcuda.dll"}
 _DRIVER_ELSEWHERE = "libcuda.so.1"
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -28,11 +28,15 @@ class CudaDevice:
         name: such as ``"NVIDIA GeForce RTX 4070"`` or ``"Orin"``.
         compute_capability: such as ``"8.9"``.
         shares_memory: whether it shares the host's memory, as on a Jetson.
+        multiprocessors: the number of its streaming multiprocessors (SMs); None where the driver does not say.
+        memory_bytes: all of its memory; None where the driver does not say.
     """
 
     name: str
     compute_capability: str
     shares_memory: bool
+    multiprocessors: int | None = None
+    memory_bytes: int | None = None
 
 
 def cuda_device_count() -> int:
@@ -55,8 +59,15 @@ def cuda_device(ordinal: int = 0) -> CudaDevice | None:
     ):
         return None
     driver.cuDeviceGetAttribute(ctypes.byref(integrated), _INTEGRATED, device)
+    multiprocessors, memory = ctypes.c_int(), ctypes.c_size_t()
+    driver.cuDeviceGetAttribute(ctypes.byref(multiprocessors), _MULTIPROCESSORS, device)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
     return CudaDevice(
-        name.value.decode("ascii", "replace").strip(), f"{major.value}.{minor.value}", bool(integrated.value)
+        name.value.decode("ascii", "replace").strip(),
+        f"{major.value}.{minor.value}",
+        bool(integrated.value),
+        multiprocessors.value or None,
+        memory.value or None,
     )
 
 

@@ -79,6 +79,8 @@ def current_environment(runtime: RuntimeName, device: int = 0) -> Environment:
         jetpack=parse_jetpack(read_text(_L4T_FILE), lambda: read_text(_PACKAGES_FILE)),
         operating_system=platform.system(),
         architecture=platform.machine(),
+        multiprocessors=gpu.multiprocessors if gpu else None,
+        memory_bytes=gpu.memory_bytes if gpu else None,
     )
 
 

@@ -285,7 +285,7 @@ static __thread int depth;
 
 static struct {
     char name[200];
-    int major, minor, integrated, can_map;
+    int major, minor, multiprocessors, integrated, can_map;
     size_t memory, limit, host_limit;
     uint32_t seed, most_microseconds, launch_microseconds;
     double copy_rate; /* bytes a second; 0 for as fast as it goes */
@@ -1006,6 +1006,7 @@ CUresult CUDAAPI cuInit(unsigned int flags) {
              there > 1 ? " %d" : "");
     settings.major = 8, settings.minor = 7;
     sscanf(setting("OVERNET_CUDA_CAPABILITY", "8.7"), "%d.%d", &settings.major, &settings.minor);
+    settings.multiprocessors = atoi(setting("OVERNET_CUDA_SMS", "8"));
     settings.integrated = atoi(setting("OVERNET_CUDA_INTEGRATED", "0"));
     settings.can_map = atoi(setting("OVERNET_CUDA_CAN_MAP", "1"));
     settings.memory = size_setting("OVERNET_CUDA_MEMORY", (size_t)8 << 30);
@@ -1118,7 +1119,7 @@ CUresult CUDAAPI cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, 
         *value = 32;
         break;
     case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
-        *value = 8;
+        *value = settings.multiprocessors;
         break;
     case CU_DEVICE_ATTRIBUTE_CLOCK_RATE:
     case CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE:

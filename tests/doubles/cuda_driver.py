@@ -7,6 +7,7 @@ environment variables:
 - ``OVERNET_CUDA_DEVICES``: number of devices, by default 1; ``CUDA_VISIBLE_DEVICES`` chooses among them by number
 - ``OVERNET_CUDA_NAME``: by default ``Stand-in``; followed by the device's number where there are several
 - ``OVERNET_CUDA_CAPABILITY``: compute capability, by default ``8.7``
+- ``OVERNET_CUDA_SMS``: number of multiprocessors, by default 8
 - ``OVERNET_CUDA_INTEGRATED``: 1 where the device shares the host's memory, as on a Jetson
 - ``OVERNET_CUDA_CAN_MAP``: 0 where host memory cannot be mapped
 - ``OVERNET_CUDA_MEMORY``: memory of each device in bytes, by default 8 GiB

@@ -7,11 +7,20 @@ import json
 import platform
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
-from overnet.files.engine_sidecar import Environment, Profile, RuntimeName, Sidecar, sidecar_path, sidecar_text
+from overnet.files.engine_sidecar import (
+    Environment,
+    Profile,
+    RuntimeName,
+    Sidecar,
+    read_sidecar,
+    sidecar_path,
+    sidecar_text,
+)
 from overnet.files.onnx_metadata import (
     GIVEN_MEANS_NAME,
     INPUT_NAME,
@@ -23,7 +32,7 @@ from overnet.files.onnx_metadata import (
 from tests.doubles.trt_classes import MAGIC
 
 VERSIONS: dict[RuntimeName, str] = {"tensorrt": "10.3.0", "tensorrt-rtx": "1.7.1"}
-DEVICE, CAPABILITY = "Stand-in", "8.7"
+DEVICE, CAPABILITY, MULTIPROCESSORS = "Stand-in", "8.7", 8
 
 
 def nearest_model(
@@ -123,6 +132,15 @@ def make_engine(
     }
     text = json.dumps(header).encode()
     return MAGIC + struct.pack("<I", len(text)) + text + onnx_bytes
+
+
+def mark_checked(path: Path) -> Path:
+    """Store that an engine has passed the runtime's check on the stand-in's device, and return its path."""
+    from overnet.runtime.backends.trt.engine_check import remember
+
+    sidecar = read_sidecar(path)
+    remember(sidecar.engine_sha256, replace(sidecar.environment, multiprocessors=MULTIPROCESSORS))
+    return path
 
 
 def write_engine(

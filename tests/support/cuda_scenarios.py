@@ -16,7 +16,7 @@ import numpy as np
 from overnet.benchmarks import gpu_checks
 from overnet.benchmarks.gpu_setting import Setting, frames, photograph_like, stream_all
 from overnet.errors import BackendError, OverNetError
-from overnet.runtime.backends.trt import slot_ring
+from overnet.runtime.backends.trt import cuda, slot_ring
 from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.slot import Slot
 from overnet.runtime.backends.trt.slot_ring import SlotRing, SlotStream
@@ -272,10 +272,10 @@ def short_of_memory(engine, reference, size, slots):
 
 def shared_with_others(engine, reference):
     """Another library's context is current before and after, and our own is gone when the last upscaler is."""
-    import pycuda.driver as cuda
+    import pycuda.driver
 
-    cuda.init()
-    other = cuda.Device(0).make_context()
+    pycuda.driver.init()
+    other = pycuda.driver.Device(0).make_context()
     settings = setting(engine, reference)
     driver = CudaDriver()
     depth, others = driver.thread_depth(), driver.counters().contexts
@@ -283,12 +283,12 @@ def shared_with_others(engine, reference):
     retained = driver.counters().contexts - others
     first(next(frames(settings.size, 1)))
     assert driver.thread_depth() == depth
-    assert cuda.Context.get_current() == other
+    assert pycuda.driver.Context.get_current() == other
     first.close()
     second(next(frames(settings.size, 1)))
     second.close()
     after = driver.counters().contexts - others
-    assert cuda.Context.get_current() == other
+    assert pycuda.driver.Context.get_current() == other
     other.pop()
     other.detach()
     return {"retained": retained, "after": after, "depth": driver.thread_depth()}
@@ -358,6 +358,21 @@ def devices(engine, reference, ordinal):
         return {"error": str(caught)}
     nothing_wrong(CudaDriver())
     return {"device": found}
+
+
+def given(engine, scale=2):
+    """Upscale one image with an engine; the notes and the engine's runs, or the error and what is left."""
+    from overnet import Upscaler
+
+    driver = CudaDriver()
+    try:
+        with Upscaler(scale, model=engine, backend="tensorrt") as upscaler:
+            upscaler(next(frames((40, 48), 1)))
+            notes = upscaler.pop_notes()
+    except OverNetError as error:
+        nothing_wrong(driver)
+        return {"error": str(error)}
+    return {"notes": notes, "launches": nothing_wrong(driver)["launches"]}
 
 
 def chosen(model, backend):
@@ -486,11 +501,12 @@ def built_at_first_use(model, weights, folder, sizes, backend):
     from overnet import Upscaler
     from overnet.export.engine.engine_graph import with_means
     from overnet.runtime.backends.trt import engines
+    from overnet.runtime.backends.trt.engine_cache import cache_folder
     from tests.doubles.engines import write_engine
 
     wished = []
 
-    def build(request, *, device, on_progress, on_note):
+    def build(request, *, device, on_progress, on_note, unusable_sha256):
         wished.append(f"{request.precision} {request.profile}")
         on_progress("building", 1, 2)
         path = Path(folder) / f"{len(wished)}.engine"
@@ -507,7 +523,7 @@ def built_at_first_use(model, weights, folder, sizes, backend):
             differences.append(int(np.abs(upscaler(image).astype(int) - on_cpu(image)).max()))
         name, notes = upscaler.backend_name, upscaler.pop_notes()
     nothing_wrong(driver)
-    checked = sorted(path.name for path in Path(folder).glob("*.checked"))
+    checked = len(list(cache_folder().with_name("checked").glob("*")))
     return {
         "wished": wished,
         "backend": name,
@@ -516,6 +532,42 @@ def built_at_first_use(model, weights, folder, sizes, backend):
         "checked": checked,
         "progress": progress,
     }
+
+
+def after_an_update(model, folder, driver_of_engine):
+    """Upscale with a stored engine that TensorRT cannot load; what was asked of the cache, and what was said."""
+    import json
+    from pathlib import Path
+
+    from overnet import Upscaler
+    from overnet.export.engine.engine_graph import with_means
+    from overnet.files.engine_sidecar import sidecar_path
+    from overnet.runtime.backends.trt import engines
+    from tests.doubles.engines import write_engine
+
+    asked = []
+
+    def cached(request, *, device, on_progress, on_note, unusable_sha256):
+        asked.append(unusable_sha256)
+        path, content = Path(folder) / "x.engine", with_means(Path(model).read_bytes())
+        if unusable_sha256:
+            return write_engine(path, content, request.profile)
+        # The file itself says that it is of another version; its sidecar, that it fits.
+        write_engine(path, content, request.profile, version="10.9.0")
+        sidecar = json.loads(sidecar_path(path).read_text())
+        sidecar["environment"].update(runtime_version="10.3.0", driver=driver_of_engine)
+        sidecar_path(path).write_text(json.dumps(sidecar))
+        return path
+
+    with mock.patch.object(engines, "cached_engine", cached):
+        try:
+            with Upscaler(2, model=model, backend="tensorrt") as upscaler:
+                upscaler(next(frames((40, 48), 1)))
+                said = upscaler.pop_notes()
+        except OverNetError as error:
+            said = [str(error)]
+    nothing_wrong(CudaDriver())
+    return {"asked": len(asked), "said": said}
 
 
 def never_fetched(engine, reference):
@@ -613,6 +665,59 @@ def interrupted_while_recording(engine, reference):
     return calls[2:]
 
 
+def graphs_fail(engine, reference, where):
+    """A part of cuda-core fails: the largest difference of five frames after it, and the notes."""
+    import importlib
+    from types import SimpleNamespace
+
+    honest = importlib.import_module
+
+    class Broken:
+        """Stands for an object of cuda-core, one of whose methods raises."""
+
+        def __init__(self, inner):
+            self._inner = inner
+
+        def __getattr__(self, name):
+            if name == where:
+                raise RuntimeError(f"{name}\nis not supported")
+            method = getattr(self._inner, name)
+
+            def call(*arguments):
+                result = method(
+                    *(argument._inner if isinstance(argument, Broken) else argument for argument in arguments)
+                )
+                return Broken(result) if name in ("from_handle", "create_graph_builder", "complete") else result
+
+            return call
+
+    def imported(name):
+        if name != "cuda.core":
+            return honest(name)
+        if where == "import":
+            raise OSError("libcudart.so: cannot open")
+        return SimpleNamespace(Stream=Broken(honest(name).Stream))
+
+    driver = CudaDriver()
+    settings = setting(engine, reference)
+    differences = []
+    with (
+        settings.expected() as on_cpu,
+        settings.upscaler(slots=2) as upscaler,
+        mock.patch.object(cuda.importlib, "import_module", imported),
+    ):
+        expected = [on_cpu(frame).astype(int) for frame in frames(settings.size, 5)]
+        stream_all(
+            upscaler,
+            settings.size,
+            frames(settings.size, 5),
+            lambda number, upscaled: differences.append(int(np.abs(upscaled - expected[number]).max())),
+        )
+        notes = upscaler.pop_notes()
+    assert driver.races() == [] and driver.callback_errors() == []
+    return {"differences": differences, "notes": notes}
+
+
 def set_up_fails_once(engine, reference, function):
     """A call fails for want of memory while the slots are set up: the results after it are right all the same."""
     driver = CudaDriver()
@@ -644,15 +749,13 @@ def memory_that_grows_under_a_filled_slot(engine, reference):
 
 def out_of_turn(engine, reference):
     """An image while a stream holds all slots, and a stream that outlives its upscaler: an error each, and no end."""
-    from overnet.runtime.backends.trt import backend as trt_backend
-
     driver = CudaDriver()
     settings = setting(engine, reference)
     frame = next(frames(settings.size, 1))
     said = []
     with settings.upscaler(slots=2) as upscaler, closing(upscaler.stream(*settings.size)) as stream:
         tickets = [stream.submit(frame) for _ in range(2)]
-        with mock.patch.object(trt_backend, "_SLOT_SECONDS", 0.2):
+        with mock.patch.object(slot_ring, "_SLOT_SECONDS", 0.2):
             try:
                 upscaler(frame)
             except BackendError as error:
@@ -674,16 +777,15 @@ def loads_for_tiles(model, folder, size, tile):
     from overnet import Upscaler
     from overnet.runtime.backends.trt import engines
     from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
-    from tests.doubles.engines import nearest_model, write_engine
+    from tests.doubles.engines import mark_checked, nearest_model, write_engine
 
     wished, loaded = [], []
 
-    def build(request, *, device, on_progress, on_note):
+    def build(request, *, device, on_progress, on_note, unusable_sha256):
         wished.append(str(request.profile))
         path = Path(folder) / f"{len(wished)}.engine"
         # Another graph, which costs nothing: so it must not be compared with the network.
-        path.with_name(f"{path.name}.checked").touch()
-        return write_engine(path, nearest_model(means=3), request.profile)
+        return mark_checked(write_engine(path, nearest_model(means=3), request.profile))
 
     class Counted(LoadedEngine):
         def __init__(self, *arguments, **options):

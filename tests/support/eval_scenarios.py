@@ -25,7 +25,7 @@ def said_while_building(model, data, folder, options, on_terminal):
     """Measure a set with an ONNX file by engines, which are "built" in three steps; what comes on stderr."""
     built = []
 
-    def build(wish, *, device, on_progress, on_note):
+    def build(wish, *, device, on_progress, on_note, unusable_sha256):
         built.append(wish)
         on_note("another process builds this engine; waiting")
         for done in (1, 2, 3):

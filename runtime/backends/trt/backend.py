@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +13,9 @@ from overnet.runtime.backends.base import Backend, BackendOptions, LoadBackend
 from overnet.runtime.backends.stream import UpscaleStream
 from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.engines import Engines, ReadyEngine, tile_side
-from overnet.runtime.backends.trt.slot import MeanVector, Slot, StageTimes
+from overnet.runtime.backends.trt.slot import MeanVector, StageTimes
 from overnet.runtime.backends.trt.slot_ring import SlotStream
-from overnet.types import ChannelMeans, ImageBatch
-
-# Seconds that an image waits for those in flight: more than the largest image takes.
-_SLOT_SECONDS = 60.0
+from overnet.types import ChannelMeans, Image, ImageBatch
 
 
 class TensorRtBackend(Backend):
@@ -97,7 +92,9 @@ class TensorRtBackend(Backend):
         height, width = scaled_size(images.shape[1], images.shape[2], self.scale)
         upscaled = np.empty((len(images), height, width, 3), np.uint8)
         for index, image in enumerate(images):
-            self._run(ready, image, given_means=_of_image(channel_means, index), upscaled=upscaled[index])
+            ready.ring.run_image(
+                self._padded(ready, image), given_means=_of_image(channel_means, index), upscaled=upscaled[index]
+            )
         return upscaled
 
     def upscale_timed(self, images: ImageBatch) -> StageTimes:
@@ -121,7 +118,7 @@ class TensorRtBackend(Backend):
         ready = self._ready(images.shape[1:3])
         times = StageTimes()
         for image in images:
-            with self._slot_with(ready, image) as slot:
+            with ready.ring.filled(self._padded(ready, image)) as slot:
                 ready.ring.run(slot, timed=True)
                 ready.ring.wait(slot)
                 times += ready.ring.stage_times(slot)
@@ -149,7 +146,7 @@ class TensorRtBackend(Backend):
                 "this engine does not output its means: an older version of overnet made it; export it again"
             )
         means = [
-            self._run(ready, image, given_means=_of_image(given, index), wanted_means=True)
+            ready.ring.run_image(self._padded(ready, image), given_means=_of_image(given, index), wanted_means=True)
             for index, image in enumerate(images)
         ]
         return [np.concatenate([mean for mean in means if mean is not None])]
@@ -159,48 +156,16 @@ class TensorRtBackend(Backend):
             raise BackendError("the backend is closed")
         return self._engines.for_size((size[0], size[1]))
 
-    def _run(
-        self,
-        ready: ReadyEngine,
-        image: ImageBatch,
-        *,
-        given_means: MeanVector | None = None,
-        wanted_means: bool = False,
-        upscaled: ImageBatch | None = None,
-    ) -> MeanVector | None:
-        """Run one image and wait for its result."""
-        with self._slot_with(ready, image) as slot:
-            ready.ring.run(slot, given_means=given_means, wanted_means=wanted_means)
-            ready.ring.wait(slot)
-            if upscaled is not None:
-                np.copyto(upscaled, slot.output[: upscaled.shape[0], : upscaled.shape[1]])
-            return slot.means() if wanted_means else None
-
-    @contextmanager
-    def _slot_with(self, ready: ReadyEngine, image: ImageBatch) -> Iterator[Slot]:
-        """Lend a slot filled with one image, which is padded to the engine's smallest size where it is smaller."""
+    def _padded(self, ready: ReadyEngine, image: Image) -> Image:
+        """Return an image, padded to the engine's smallest size where it is smaller."""
         size = (image.shape[0], image.shape[1])
-        padded = image
-        if not _takes(ready, size):
-            missing = [max(0, low - side) for side, low in zip(size, ready.profile.minimum, strict=True)]
-            # Mirrored at its edges, which nearly preserves its means.
-            padded = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
-            self._notes.append(
-                f"padded to {padded.shape[1]}x{padded.shape[0]}, the smallest size that the engine takes"
-            )
-        ring = ready.ring
-        ring.open((padded.shape[0], padded.shape[1]), count=1)
-        slot = ring.take(most_seconds=_SLOT_SECONDS)
-        if slot is None:
-            raise BackendError(
-                f"no slot became free in {_SLOT_SECONDS:g} s: a stream of this upscaler holds all of them"
-            )
-        try:
-            ring.fit(slot, (padded.shape[0], padded.shape[1]))
-            np.copyto(slot.input, padded)
-            yield slot
-        finally:
-            ring.give_back(slot)
+        if _takes(ready, size):
+            return image
+        missing = [max(0, low - side) for side, low in zip(size, ready.profile.minimum, strict=True)]
+        # Mirrored at its edges, which nearly preserves its means.
+        padded = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
+        self._notes.append(f"padded to {padded.shape[1]}x{padded.shape[0]}, the smallest size that the engine takes")
+        return padded
 
     def pop_notes(self) -> list[str]:
         """See `overnet.runtime.backends.base.Backend.pop_notes`."""

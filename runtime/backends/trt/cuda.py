@@ -286,30 +286,46 @@ class RecordedWork:
                 core = importlib.import_module("cuda.core")
         except ImportError as error:
             raise BackendError("cuda-core is not installed: pip install 'overnet[cuda]'") from error
-        self._stream = core.Stream.from_handle(stream)
-        builder = self._stream.create_graph_builder()
-        try:
-            # Other threads may copy and allocate meanwhile: only this thread's calls are recorded.
-            builder.begin_building("thread_local")
-            enqueue()
-            builder.end_building()
-            self._graph = builder.complete()
-            builder.close()
-        except BaseException as error:
-            # Only closing ends a failed recording, and raises the error again.
-            with suppress(Exception):
+        except Exception as error:  # such as a library that does not load
+            raise BackendError(f"cuda-core does not load ({one_line(error)})") from error
+        with _recording():
+            self._stream = core.Stream.from_handle(stream)
+            builder = self._stream.create_graph_builder()
+            try:
+                # Other threads may copy and allocate meanwhile: only this thread's calls are recorded.
+                builder.begin_building("thread_local")
+                enqueue()
+                builder.end_building()
+                self._graph = builder.complete()
                 builder.close()
-            if not isinstance(error, Exception):  # Ctrl-C
+            except BaseException:
+                # Only closing ends a failed recording, and raises the error again.
+                with suppress(Exception):
+                    builder.close()
                 raise
-            raise BackendError(f"the work cannot be recorded ({' '.join(str(error).split())[:200]})") from error
 
     def launch(self) -> None:
-        """Launch the graph in the stream."""
-        self._graph.launch(self._stream)
+        """Launch the graph in the stream.
+
+        Raises:
+            BackendError: it cannot be launched.
+        """
+        with _recording():
+            self._graph.launch(self._stream)
 
     def close(self) -> None:
         """Destroy the graph, which may not be running."""
-        self._graph.close()
+        with _recording():
+            self._graph.close()
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Raise errors of `cuda.core`, which are of many types, as BackendError."""
+    try:
+        yield
+    except Exception as error:
+        raise BackendError(f"the work cannot be recorded ({one_line(error)})") from error
 
 
 def pycuda_driver() -> Any:

@@ -34,6 +34,8 @@ MOST_ENGINES = 20
 _LOCKS = "locks"
 _BEING_BUILT = ".partial"
 _TIMINGS = "timing.cache"
+# Fields of an environment that an engine's folder is not named after.
+_MAY_CHANGE = ("driver", "jetpack", "memory_bytes")
 
 
 def cache_folder() -> Path:
@@ -48,6 +50,7 @@ def cached_engine(
     device: int = 0,
     on_progress: Progress | None = None,
     on_note: Callable[[str], None] = lambda line: None,
+    unusable_sha256: str = "",
 ) -> Path:
     """Find an engine, or build it. Of several processes that need the same one, one builds and the others wait.
 
@@ -56,6 +59,7 @@ def cached_engine(
         device: the GPU, counted from 0 among those that ``CUDA_VISIBLE_DEVICES`` leaves.
         on_progress: called with the builder's progress reports.
         on_note: called with remarks for the user, one line each.
+        unusable_sha256: hash of the engine that the library could not load, which is built again.
 
     Returns:
         The engine, with its sidecar beside it. Where the device's memory is short, it is for smaller images than
@@ -69,7 +73,7 @@ def cached_engine(
         KeyboardInterrupt: the user stopped it; no incomplete engine is left behind.
     """
     environment = current_environment(request.runtime, device)
-    entry = _Entry(cache_folder(), _name(request, environment), environment)
+    entry = _Entry(cache_folder(), _name(request, environment), environment, unusable_sha256)
     path = entry.find(lambda line: None)
     if path is None:
         with _locked(entry, on_note):
@@ -91,6 +95,7 @@ class _Entry:
     cache: Path
     name: str
     environment: Environment
+    unusable_sha256: str = ""
 
     @property
     def folder(self) -> Path:
@@ -104,11 +109,11 @@ class _Entry:
         try:
             if path is None:
                 raise ArtifactError(f"{printable(self.folder)}: no engine in it")
-            load_engine(path, self.environment)
+            _, sidecar = load_engine(path, self.environment)
         except ArtifactError as error:
             note(f"an engine in the cache is not used, and is built again: {error}")
             return None
-        return path
+        return None if sidecar.engine_sha256 == self.unusable_sha256 else path
 
 
 def _built(
@@ -166,11 +171,14 @@ def _name(request: EngineRequest, environment: Environment) -> str:
         onnx_sha256 = hashlib.sha256(request.model.read_bytes()).hexdigest()
     except OSError as error:
         raise ArtifactError(f"{printable(request.model)}: {error.strerror or error}") from error
+    # With another driver or JetPack an engine may run as before; the library finds out when it loads it. The driver's
+    # figure for the memory differs a little between versions of JetPack; `load_engine` compares it.
+    tied_to = {key: value for key, value in vars(environment).items() if key not in _MAY_CHANGE}
     depends_on = {
         "onnx_sha256": onnx_sha256,
         "precision": request.precision,
         "profile": vars(request.profile),
-        "environment": vars(environment),
+        "environment": tied_to,
         "overnet": __version__,
         "format": FORMAT_VERSION,
     }

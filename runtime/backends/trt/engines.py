@@ -12,20 +12,30 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
 
-from overnet.errors import BackendError, InputError
+from overnet.errors import ArtifactError, BackendError, InputError, printable
 from overnet.files.engine_sidecar import SMALLEST_TILE, Profile, RuntimeName, Sidecar, load_engine, remarks
-from overnet.files.onnx_metadata import read_artifact
-from overnet.imaging.metrics import psnr
+from overnet.files.onnx_metadata import PRECISIONS, read_artifact
 from overnet.runtime.backends.base import BackendOptions, LoadBackend, memory_per_pixel
 from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.engine_cache import cache_folder, cached_engine
+from overnet.runtime.backends.trt.engine_check import (
+    LEAST_BICUBIC_DB,
+    LEAST_PSNR_DB,
+    check_images,
+    check_ways,
+    enlarged,
+    passed_before,
+    remember,
+    ways_to_run,
+)
 from overnet.runtime.backends.trt.engine_child import EngineRequest
 from overnet.runtime.backends.trt.loaded_engine import LoadedEngine, start_runtime
-from overnet.runtime.backends.trt.slot_ring import SlotRing, SlotStream
+from overnet.runtime.backends.trt.slot_ring import SlotRing
 from overnet.system.environment import current_environment
+from overnet.types import Image, Upscale
+from overnet.weights import MODEL_NAMES, bundled_folder
 
 Size = tuple[int, int]
 
@@ -43,8 +53,6 @@ _PLAIN_RATIO = 1.45
 _MEMORY_SHARE = 0.5
 # Number of engines kept loaded, such as one for landscape and one for portrait images.
 _KEPT_ENGINES = 2
-# Lowest PSNR of a newly built engine on a test image, against the same network on the CPU in FP32.
-_LEAST_PSNR_DB = {"fp32": 50, "fp16": 40, "bf16": 35, "int8": 25}
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,13 @@ class Engines:
             for remark in remarks(sidecar, self._environment):
                 note(f"{model.name} may not be as fast as it could be: {remark}")
             self._given = sidecar.profile
-            self._load(serialized, sidecar, sidecar.profile)
+            ready = self._load(serialized, sidecar, sidecar.profile)
+            try:
+                if not passed_before(sidecar.engine_sha256, self._environment):
+                    self._check(ready, model, sidecar, _network_of(model, sidecar), advice="export it again")
+            except BaseException:
+                self.close()
+                raise
         else:
             with gpu.current():
                 start_runtime(runtime)  # its engines come later, and a library that does not start is to be known now
@@ -164,21 +178,34 @@ class Engines:
         return _profile(fitting[-1] if fitting else _SMALLEST, portrait=portrait)
 
     def _load_cached(self, profile: Profile) -> None:
-        request = EngineRequest(self._model, self._runtime, self.precision, profile)
-        path = cached_engine(
-            request, device=self._gpu.ordinal, on_progress=self._options.on_progress, on_note=self._report_and_note
-        )
-        serialized, sidecar = load_engine(path, self._environment)
-        ready = self._load(serialized, sidecar, profile)
-        checked = path.with_name(f"{path.name}.checked")
-        if not checked.exists():
+        path, sidecar, ready = self._load_or_build(profile)
+        if not passed_before(sidecar.engine_sha256, self._environment):
             try:
-                self._check(ready, path)
+                self._check(ready, path, sidecar, self._model, advice="try --precision fp32")
             except BaseException:
                 self._ready.pop(profile).close()
                 raise
-            with suppress(OSError):  # where this cannot be stored, the next start checks again
-                checked.touch()
+
+    def _load_or_build(self, profile: Profile) -> tuple[Path, Sidecar, ReadyEngine]:
+        request = EngineRequest(self._model, self._runtime, self.precision, profile)
+        unusable = ""
+        while True:
+            path = cached_engine(
+                request,
+                device=self._gpu.ordinal,
+                on_progress=self._options.on_progress,
+                on_note=self._report_and_note,
+                unusable_sha256=unusable,
+            )
+            serialized, sidecar = load_engine(path, self._environment)
+            try:
+                return path, sidecar, self._load(serialized, sidecar, profile)
+            except BackendError as error:
+                # Most engines run with another driver too; the library knows those that do not.
+                if unusable or not remarks(sidecar, self._environment, exactly=True):
+                    raise
+                self._report_and_note(f"an engine in the cache is not used, and is built again: {error}")
+                unusable = sidecar.engine_sha256
 
     def _report_and_note(self, line: str) -> None:
         """Report a line at once, such as that another process builds the engine, and note it for the end."""
@@ -196,25 +223,50 @@ class Engines:
             engine = LoadedEngine(
                 serialized, self._runtime, cuda_graphs=self._options.cuda_graphs, kernel_cache=kernel_cache
             )
+        stated = (sidecar.profile.minimum, sidecar.profile.maximum)
+        if (engine.minimum, engine.maximum) != stated:
+            with self._gpu.current():
+                engine.close()
+            raise ArtifactError(f"{printable(self._model)}: its sidecar states other image sizes than it takes")
         ring = SlotRing(self._gpu, engine, self._scale, self._options)
         # Where memory was short, the engine was built for smaller images than requested.
         self._ready[requested] = ReadyEngine(sidecar.profile, engine, ring)
         return self._ready[requested]
 
-    def _check(self, ready: ReadyEngine, path: Path) -> None:
-        """Compare a newly built engine with the same network on the CPU: FP16 can fail on one kind of GPU only."""
-        image = _check_image()
-        ready.ring.open(image.shape[:2], count=1)
-        stream = SlotStream(ready.ring, image.shape[:2])
-        with stream.submit(image) as frame:
-            upscaled = frame.copy()
-        expected = self._load_reference(self._model, self._scale, BackendOptions()).upscale(image[None])[0]
-        found_db = psnr(expected, upscaled, border=0)
-        if not found_db >= _LEAST_PSNR_DB[self.precision]:
-            raise BackendError(
-                f"{path}: on {self._gpu.name} the engine is {found_db:.1f} dB from the same network on the CPU, and "
-                f"{_LEAST_PSNR_DB[self.precision]} are needed; try --precision fp32"
+    def _check(self, ready: ReadyEngine, path: Path, sidecar: Sidecar, network: Path | None, *, advice: str) -> None:
+        """Compare an engine with the same network on the CPU, or at least with bicubic enlargement.
+
+        Args:
+            path: of the engine, for messages.
+            network: an ONNX file of the network; None where there is none.
+            advice: what to do about a wrong engine.
+        """
+        ways = ways_to_run(ready.ring, ready.engine.means, self._scale)
+        images = check_images(ready.profile)
+        expected = None if network is None else self._on_cpu(network, images)
+        reference, least_db = "the same network on the CPU", LEAST_PSNR_DB[sidecar.artifact.precision]
+        if expected is None:
+            reference, least_db = "bicubic enlargement", LEAST_BICUBIC_DB
+            self._note(
+                f"{printable(path.name)} was compared with bicubic enlargement only: no ONNX file of its weights is "
+                "beside it, or the CPU's memory is too short"
             )
+        name = f"{printable(path)}: on {self._gpu.name} the engine"
+        try:
+            check_ways(ways, images, expected or self._enlarged, least_db, name=name, reference=reference)
+        except BackendError as error:
+            raise BackendError(f"{error}; {advice}") from error
+        remember(sidecar.engine_sha256, self._environment)
+
+    def _on_cpu(self, network: Path, images: list[Image]) -> Upscale | None:
+        """Return a function that upscales with an ONNX file on the CPU; None where the memory is too short."""
+        backend = self._load_reference(network, self._scale, BackendOptions())
+        if any(backend.tile_for(image.shape[0], image.shape[1]) for image in images):
+            return None
+        return lambda image: backend.upscale(image[None])[0]
+
+    def _enlarged(self, image: Image) -> Image:
+        return enlarged(image, self._scale)
 
     def pop_notes(self) -> list[str]:
         """Return and clear the remarks of the slots since the last call."""
@@ -254,10 +306,14 @@ def _profile(maximum: Size, *, portrait: bool) -> Profile:
     return Profile(_MINIMUM, size, size)
 
 
-def _check_image() -> np.ndarray:
-    """Return a 96 x 128 image with gradients, edges and noise, the same at every call."""
-    rows, columns = np.mgrid[0:96, 0:128]
-    smooth = np.stack([rows * 2, columns * 2, 255 - rows - columns], axis=-1).astype(np.float64)
-    smooth[20:60, 30:70] = (250, 5, 128)
-    smooth[:, 90:] += np.random.default_rng(1).normal(0, 40, (96, 38, 3))
-    return np.clip(smooth, 0, 255).astype(np.uint8)
+def _network_of(engine: Path, sidecar: Sidecar) -> Path | None:
+    """Return an ONNX file of an engine's weights and scale, from its folder or bundled; None where there is none."""
+    wanted = (sidecar.artifact.weights_sha256, sidecar.artifact.scale)
+    folders = (engine.parent, *map(bundled_folder, MODEL_NAMES))
+    found: list[tuple[int, Path]] = []
+    for path in (path for folder in folders for path in sorted(folder.glob("*.onnx"))):
+        with suppress(ArtifactError):  # others' files
+            artifact = read_artifact(path)
+            if (artifact.weights_sha256, artifact.scale) == wanted:
+                found.append((PRECISIONS.index(artifact.precision), path))
+    return min(found, key=lambda each: each[0])[1] if found else None

@@ -64,6 +64,7 @@ class LoadedEngine:
 
     Attributes:
         is_rtx: whether the library is TensorRT-RTX, which captures CUDA graphs by itself.
+        version: the library's version.
         minimum, maximum: height and width of the smallest and of the largest image that it takes, in pixels.
         means: the number of means over the image that it takes and outputs, over all channels; 0 if it does neither.
 
@@ -79,6 +80,7 @@ class LoadedEngine:
         self.is_rtx = runtime == "tensorrt-rtx"
         self._title = TITLES[runtime]
         self._trt: Module = bindings(runtime, purpose="running an engine")
+        self.version = str(self._trt.__version__)
         self._errors = _errors(self._trt)
         # It has to outlive the engine.
         self._runtime: Runtime = start_runtime(runtime)
@@ -86,18 +88,39 @@ class LoadedEngine:
         self._engine: ICudaEngine = self._runtime.deserialize_cuda_engine(serialized)
         if self._engine is None:
             raise self._failure("cannot load the engine")
-        engine: ICudaEngine = self._engine
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        if not {INPUT_NAME, OUTPUT_NAME} <= set(names) <= _KNOWN_TENSORS:
-            raise BackendError(f"OverNet did not make this engine: its tensors are {', '.join(map(str, names))[:200]}")
-        shapes = engine.get_tensor_profile_shape(INPUT_NAME, 0)
-        self.minimum, _, self.maximum = [(int(shape[1]), int(shape[2])) for shape in shapes]
-        self.means = int(engine.get_tensor_shape(MEANS_NAME)[1]) if MEANS_NAME in names else 0
+        try:
+            self.minimum, self.maximum, self.means = self._checked_tensors()
+        except BaseException:
+            self._engine = self._runtime = None  # its memory is freed here, where the context is current
+            raise
         self._kernel_cache_file = kernel_cache
         self._kernel_cache: IRuntimeCache = None
         self._config: IRuntimeConfig = None
         if self.is_rtx:
             self._config = self._rtx_config(cuda_graphs=cuda_graphs)
+
+    def _checked_tensors(self) -> tuple[tuple[int, int], tuple[int, int], int]:
+        """Return `minimum`, `maximum` and `means` of an engine whose tensors are those of an exported graph."""
+        names = [str(self._engine.get_tensor_name(index)) for index in range(self._engine.num_io_tensors)]
+        if not {INPUT_NAME, OUTPUT_NAME} <= set(names) <= _KNOWN_TENSORS:
+            raise BackendError(f"OverNet did not make this engine: its tensors are {', '.join(names)[:200]}")
+        shapes = {name: tuple(int(side) for side in self._engine.get_tensor_shape(name)) for name in names}
+        means = shapes.get(MEANS_NAME, (1, 0, 1, 1))[1:2]
+        vector = (-1, *means, 1, 1)
+        for name in names:
+            is_image = name in (INPUT_NAME, OUTPUT_NAME)
+            wanted = self._trt.DataType.UINT8 if is_image else self._trt.DataType.FLOAT
+            expected = {USE_GIVEN_MEANS_NAME: (1, 1, 1, 1)}.get(name, (-1, -1, -1, 3) if is_image else vector)
+            found = shapes[name]
+            # A side is fixed where the profile has one size only.
+            fits = len(found) == 4 and all(wish in (-1, side) for wish, side in zip(expected, found, strict=True))
+            if not fits or self._engine.get_tensor_dtype(name) != wanted or (MEANS_NAME in names and means < (1,)):
+                raise BackendError(
+                    f"OverNet did not make this engine: {name} is {self._engine.get_tensor_dtype(name)} of "
+                    f"{' x '.join(map(str, found))[:100]}"
+                )
+        low, _, high = self._engine.get_tensor_profile_shape(INPUT_NAME, 0)
+        return (int(low[1]), int(low[2])), (int(high[1]), int(high[2])), means[0]
 
     def _rtx_config(self, *, cuda_graphs: bool) -> IRuntimeConfig:
         if self.is_rtx:
@@ -177,6 +200,10 @@ class EngineContext:
         self._errors.clear()
         if not self._context.set_input_shape(name, shape):
             raise self._errors.failure(f"{self._title} does not take {name} of {shape}")
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape for the shapes of the inputs that are set."""
+        return tuple(int(side) for side in self._context.get_tensor_shape(name))
 
     def needed_memory_bytes(self) -> int:
         """Return the activation memory that the current shapes need; 0 where that is unknown."""

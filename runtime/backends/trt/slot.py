@@ -11,7 +11,7 @@ No memory is allocated for a frame: buffers grow to the largest size so far and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import astuple, dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -142,6 +142,13 @@ class Slot:
             self._context.set_shape(USE_GIVEN_MEANS_NAME, (1, 1, 1, 1))
             self._address(GIVEN_MEANS_NAME, self._device[GIVEN_MEANS_NAME].pointer)
             self._address(MEANS_NAME, self._device[MEANS_NAME].pointer)
+        # A sidecar may state another scale than the engine has, which would write beyond the buffer.
+        found, expected = self._context.shape(OUTPUT_NAME), (1, *shapes[OUTPUT_NAME])
+        if found != expected:
+            raise BackendError(
+                f"the engine makes {' x '.join(map(str, found))} of an image of {size[1]}x{size[0]}, not "
+                f"{' x '.join(map(str, expected))}, as the scale {self._shared.scale:g} in its sidecar asks for"
+            )
         for name in shapes:
             buffer = self._host[name] if self._shared.zero_copy else self._device[name]
             self._address(name, buffer.pointer)
@@ -238,16 +245,22 @@ class Slot:
             except BackendError as error:
                 self._shared.give_up_recording(str(error))
         if self._recorded is not None:
-            self._recorded.launch()
-        else:
+            try:
+                self._recorded.launch()
+            except BackendError as error:
+                self._shared.give_up_recording(str(error))
+                self._forget_recording()
+        if self._recorded is None:
             self._context.enqueue(handle)
         self._runs += 1
 
     def _forget_recording(self) -> None:
         self._runs = 0
-        if self._recorded is not None:
-            self._recorded.close()
-            self._recorded = None
+        recorded, self._recorded = self._recorded, None
+        if recorded is not None:
+            # What cannot be destroyed is only lost memory.
+            with suppress(BackendError):
+                recorded.close()
 
     def wait(self) -> None:
         """Wait for the end of the last run."""

@@ -15,9 +15,12 @@ from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.stream import Ticket
 from overnet.runtime.backends.trt.cuda import Gpu, reporting_cuda
 from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
-from overnet.runtime.backends.trt.slot import Slot, StageTimes
+from overnet.runtime.backends.trt.slot import MeanVector, Slot, StageTimes
 from overnet.runtime.backends.trt.slot_shared import SlotShared
 from overnet.types import Image
+
+# Seconds that an image waits for those in flight: more than the largest image takes.
+_SLOT_SECONDS = 60.0
 
 
 class SlotRing:
@@ -164,6 +167,56 @@ class SlotRing:
             raise BackendError("the upscaler was closed before the frame was fetched")
         with reporting_cuda("the GPU failed on a frame"), self.gpu.current():
             slot.wait()
+
+    @contextmanager
+    def filled(self, image: Image) -> Iterator[Slot]:
+        """Lend a slot that is prepared for one image and filled with it.
+
+        Args:
+            image: H x W x 3 uint8, of a size that the engine takes.
+
+        Raises:
+            MemoryError: there is too little memory.
+            BackendError: the engine does not take this size, or all slots are in use.
+        """
+        size = (image.shape[0], image.shape[1])
+        self.open(size, count=1)
+        slot = self.take(most_seconds=_SLOT_SECONDS)
+        if slot is None:
+            raise BackendError(
+                f"no slot became free in {_SLOT_SECONDS:g} s: a stream of this upscaler holds all of them"
+            )
+        try:
+            self.fit(slot, size)
+            np.copyto(slot.input, image)
+            yield slot
+        finally:
+            self.give_back(slot)
+
+    def run_image(
+        self,
+        image: Image,
+        *,
+        given_means: MeanVector | None = None,
+        wanted_means: bool = False,
+        upscaled: Image | None = None,
+    ) -> MeanVector | None:
+        """Run one image, and wait for its result.
+
+        Args:
+            image: see `filled`.
+            given_means, wanted_means: see `Slot.run`.
+            upscaled: receives the result, or its upper left part.
+
+        Returns:
+            The image's means where they are wanted.
+        """
+        with self.filled(image) as slot:
+            self.run(slot, given_means=given_means, wanted_means=wanted_means)
+            self.wait(slot)
+            if upscaled is not None:
+                np.copyto(upscaled, slot.output[: upscaled.shape[0], : upscaled.shape[1]])
+            return slot.means() if wanted_means else None
 
     def stage_times(self, slot: Slot) -> StageTimes:
         """Return how long the stages of a slot's last run took, which was timed and has ended.

@@ -280,7 +280,8 @@ def test_an_engine_is_measured_in_all_its_stages(small_models, tmp_path, monkeyp
     content = (small_models / "small_x2.onnx").read_bytes()
     write_engine(tmp_path / "small_x2.engine", with_means(content), Profile((16, 16), (96, 96), (512, 512)))
     (tmp_path / "beside.onnx").write_bytes(content)
-    environment = stand_in_environment({"OVERNET_CUDA_INTEGRATED": integrated})
+    settings = {"OVERNET_CUDA_INTEGRATED": integrated, "OVERNET_CACHE": str(tmp_path)}
+    environment = stand_in_environment(settings)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     for folder in reversed(environment["PYTHONPATH"].split(os.pathsep)):

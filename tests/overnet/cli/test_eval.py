@@ -116,7 +116,7 @@ def test_the_table(folder, small_models, overnet_eval):
 def test_an_engine_that_is_built_meanwhile_is_told(folder, small_models, on_terminal):
     """On a terminal below the line of the images, and gone with it; elsewhere in a line each."""
 
-    terminal = {"TERM": "xterm", "COLUMNS": "100"}
+    terminal = {"TERM": "xterm", "COLUMNS": "100", "OVERNET_CACHE": str(folder / "cache")}
 
     def said(*options):
         arguments = str(small_models / "small_x2.onnx"), str(folder / "set"), str(folder), options, on_terminal

@@ -111,6 +111,8 @@ def profiles(draw):
             jetpack=optional_words,
             operating_system=words,
             architecture=words,
+            multiprocessors=st.none() | st.integers(1, 200),
+            memory_bytes=st.none() | st.integers(1, 1 << 40),
         ),
         profile=profiles(),
         activation_memory_bytes=st.none() | st.integers(0, 1 << 40),
@@ -190,7 +192,10 @@ def test_hostile_text(engine, keys, value):
         *[
             (("environment", key), KeyError, f"environment.{key} is missing")
             for key in json.loads(sidecar_text(SIDECAR))["environment"]
+            if key not in ("multiprocessors", "memory_bytes")  # which earlier versions did not state
         ],
+        (("environment", "multiprocessors"), 0, "environment.multiprocessors is out of range"),
+        (("environment", "memory_bytes"), "64 GB", "environment.memory_bytes is not a whole number"),
     ],
 )
 def test_damaged_fields(engine, keys, value, expected):
@@ -274,8 +279,33 @@ def test_what_makes_an_engine_of_tensorrt_rtx_unusable(built, here, expected):
     assert mismatches(replace(SIDECAR, environment=built), here) == expected
 
 
+AGX, NANO = (
+    replace(ORIN, multiprocessors=count, memory_bytes=memory)
+    for count, memory in ((16, 65_890_000_000), (8, 7_990_000_000))
+)
+
+
+@pytest.mark.parametrize(
+    ("built", "here", "expected"),
+    [
+        (AGX, NANO, ["multiprocessors: engine 16, here 8", "GPU memory: engine 65.9 GB, here 8.0 GB"]),
+        (NANO, AGX, ["multiprocessors: engine 8, here 16", "GPU memory: engine 8.0 GB, here 65.9 GB"]),
+        (AGX, replace(AGX, memory_bytes=31_000_000_000), ["GPU memory: engine 65.9 GB, here 31.0 GB"]),
+        # What another JetPack reserves of the memory does not make another board.
+        (NANO, replace(NANO, memory_bytes=7_400_000_000, jetpack="7.2"), []),
+        (NANO, ORIN, ["multiprocessors: engine 8, here unknown", "GPU memory: engine 8.0 GB, here unknown"]),
+        # Sidecars of earlier versions.
+        (ORIN, NANO, []),
+    ],
+)
+def test_boards_of_one_name_are_told_apart(built, here, expected):
+    """Every Jetson Orin is called Orin, with compute capability 8.7."""
+    assert mismatches(replace(SIDECAR, environment=built), here) == expected
+
+
 def test_remarks():
     assert remarks(SIDECAR, replace(ORIN, driver="540.9")) == []
+    assert remarks(SIDECAR, replace(ORIN, driver="540.9"), exactly=True) == ["driver: engine 540.4.0, here 540.9"]
     assert remarks(SIDECAR, replace(ORIN, driver="580.1", jetpack="7.2 (L4T 39.2)")) == [
         "driver: engine 540, here 580",
         "JetPack: engine 6.2 (L4T 36.4.3), here 7.2 (L4T 39.2)",

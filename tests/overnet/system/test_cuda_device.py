@@ -23,9 +23,10 @@ int cuDeviceGetName(char *name, int length, int device) {
     strncpy(name, device == 7 ? "Orin" : "RTX", length); return unknown(device);
 }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
-    *value = attribute == 75 ? 8 : attribute == 76 ? device : attribute == 18 ? integrated : -1;
+    *value = attribute == 16 ? 8 : attribute == 75 ? 8 : attribute == 76 ? device : attribute == 18 ? integrated : -1;
     return unknown(device);
 }
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 8000000000u; return unknown(device); }
 static int of = 0;
 int cuDevicePrimaryCtxRetain(void **context, int device) {
     *context = &retained; retained++; of = device; return unknown(device);
@@ -68,7 +69,7 @@ def driver(library, monkeypatch):
 
 
 def test_a_device(driver):
-    assert cuda_device.cuda_device() == CudaDevice("Orin", "8.7", shares_memory=False)
+    assert cuda_device.cuda_device() == CudaDevice("Orin", "8.7", False, 8, 8_000_000_000)
     driver["integrated"].value = 1
     assert cuda_device.cuda_device().shares_memory
 
@@ -88,7 +89,7 @@ def test_several_devices(driver):
     """A device is known by its own handle, name, capability and memory; the next number is none."""
     driver["device_count"].value = 2
     assert cuda_device_count() == 2
-    assert cuda_device.cuda_device(1) == check_device(1) == CudaDevice("RTX", "8.8", shares_memory=False)
+    assert cuda_device.cuda_device(1) == check_device(1) == CudaDevice("RTX", "8.8", False, 8, 8_000_000_000)
     assert (free_device_memory_bytes(1), free_device_memory_bytes(0)) == (6_000_000_000, 5_000_000_000)
     assert (driver["retained"].value, driver["pushed"].value) == (0, 0)
     assert cuda_device.cuda_device(2) is None

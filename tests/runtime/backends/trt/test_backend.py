@@ -19,16 +19,26 @@ import pytest
 
 from overnet.benchmarks.gpu_checks import CHECKS
 from overnet.benchmarks.gpu_setting import Setting
-from overnet.files.engine_sidecar import Profile
+from overnet.files.engine_sidecar import Profile, sidecar_path
 from overnet.files.onnx_metadata import read_artifact
 from overnet.weights import bundled_folder
 from tests.conftest import ROOT, write_clip
-from tests.doubles.running import run_over_stand_in, stand_in_environment
+from tests.doubles.engines import mark_checked, nearest_model, write_engine
+from tests.doubles.running import needs_cuda_core, run_over_stand_in, stand_in_environment
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 SCENARIOS = "tests.support.cuda_scenarios"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of this module's own, in which its engines have passed the check."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OVERNET_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +65,11 @@ def engine(model, tmp_path_factory):
 SMALL = Profile((16, 16), (96, 96), (128, 128))
 
 
-def write(path, model, profile=SMALL, **options):
+def write(path, model, profile=SMALL, *, checked=True, **options):
     from overnet.export.engine.engine_graph import with_means
-    from tests.doubles.engines import write_engine
 
-    return write_engine(path, with_means(model.read_bytes()), profile, **options)
+    engine = write_engine(path, with_means(model.read_bytes()), profile, **options)
+    return mark_checked(engine) if checked else engine
 
 
 def run(scenario, *arguments, **options):
@@ -246,6 +256,18 @@ def test_computing_is_recorded_anew_for_another_size(engine, model):
     assert run("recorded_anew", engine, model) == [[1, 4]] * 3
 
 
+@needs_cuda_core
+@pytest.mark.parametrize(
+    "where",
+    ["import", "from_handle", "create_graph_builder", "begin_building", "end_building", "complete", "launch", "close"],
+)
+def test_without_graphs_where_any_part_of_cuda_core_fails(engine, model, where):
+    found = run("graphs_fail", engine, model, where)
+    assert found["differences"] == [0] * 5
+    (note,) = found["notes"]
+    assert note.startswith("CUDA graphs are not used: ") and "\n" not in note
+
+
 def test_ctrl_c_in_a_recording(engine, model):
     assert run("interrupted_while_recording", engine, model) == ["interrupted"]
 
@@ -347,31 +369,115 @@ def test_waiting_for_a_buffer_ends(engine, model):
 def test_engines_built_at_first_use(model, tmp_path):
     """One for the sizes that a profile holds, another for images that stand; each compared with the CPU once."""
     sizes = [(40, 48), (200, 300), (600, 200), (40, 48)]
-    found = run("built_at_first_use", model, model, tmp_path, sizes, "tensorrt")
+    env = {"OVERNET_CACHE": str(tmp_path)}
+    found = run("built_at_first_use", model, model, tmp_path, sizes, "tensorrt", env=env)
     assert found["wished"] == ["fp16 16x16:360x640:360x640", "fp16 16x16:640x360:640x360"]
     assert found["differences"] == [0, 0, 0, 0]
-    assert found["checked"] == ["1.engine.checked", "2.engine.checked"]
+    assert found["checked"] == 2
     assert found["progress"] == [["building", 1, 2]] * 2
 
 
 def test_engines_for_small_memory(large_model, tmp_path):
     """360x640 would need about 691 MB of the half that may be planned with."""
-    env = {"OVERNET_CUDA_MEMORY": "1000000000"}
+    env = {"OVERNET_CUDA_MEMORY": "1000000000", "OVERNET_CACHE": str(tmp_path)}
     found = run("built_at_first_use", large_model, large_model, tmp_path, [(200, 300)], "tensorrt", env=env)
     assert found["wished"] == ["fp16 16x16:192x192:192x192"]
     assert found["differences"][0] <= 3
     assert any("tiles of 192" in note for note in found["notes"])
 
 
+def test_an_engine_that_does_not_load_after_an_update_of_the_driver(model, tmp_path):
+    """It is built again once; where the driver is the same, building would not help."""
+    env = {"OVERNET_CACHE": str(tmp_path / "cache")}
+    found = run("after_an_update", model, tmp_path, "1.0", env=env)
+    assert found["asked"] == 2
+    assert [note.partition(":")[0] for note in found["said"]] == [
+        "an engine in the cache is not used, and is built again"
+    ]
+    found = run("after_an_update", model, tmp_path, None, env=env)
+    assert found["asked"] == 1
+    assert "cannot load the engine" in found["said"][0] and "expecting library version" in found["said"][0]
+
+
 def test_an_engine_that_computes_something_else_is_not_used(model, tmp_path):
     """As FP16 does on some GPUs: the engine is of other weights here."""
     model_and_weights = model, other_weights(model, tmp_path / "other.onnx")
-    found = run("built_at_first_use", *model_and_weights, tmp_path, [(40, 48)], "auto", rtx=True)
+    env = {"OVERNET_CACHE": str(tmp_path)}
+    found = run("built_at_first_use", *model_and_weights, tmp_path, [(40, 48)], "auto", env=env, rtx=True)
     assert found["backend"] == "openvino" and found["differences"][0] <= 1
     assert any("dB from the same network on the CPU" in note for note in found["notes"])
-    assert found["checked"] == []
+    assert found["checked"] == 0
     with pytest.raises(AssertionError, match="dB from the same network on the CPU"):
-        run("built_at_first_use", *model_and_weights, tmp_path, [(40, 48)], "tensorrt")
+        run("built_at_first_use", *model_and_weights, tmp_path, [(40, 48)], "tensorrt", env=env)
+
+
+def test_a_given_engine_is_compared_with_its_network_once(model, tmp_path):
+    engine = write(tmp_path / "x2.engine", model, checked=False)
+    (tmp_path / "network.onnx").write_bytes(model.read_bytes())
+    env = {"OVERNET_CACHE": str(tmp_path / "cache")}
+    first, second = (run("given", engine, env=env) for _ in range(2))
+    assert first["notes"] == second["notes"] == []
+    assert first["launches"] > second["launches"] == 1
+    # A GPU of another kind is another matter.
+    other = run("given", engine, env={**env, "OVERNET_TENSORRT_VERSION": "10.3.0", "OVERNET_CUDA_SMS": "16"})
+    assert other["launches"] == first["launches"]
+
+
+def test_a_given_engine_without_its_network_is_compared_with_bicubic_enlargement(model, tmp_path):
+    engine = write(tmp_path / "x2.engine", model, checked=False)
+    env = {"OVERNET_CACHE": str(tmp_path / "cache")}
+    (note,) = run("given", engine, env=env)["notes"]
+    assert "x2.engine was compared with bicubic enlargement only: no ONNX file" in note
+    assert run("given", engine, env=env)["notes"] == []
+
+
+def black_engine(path):
+    """An engine whose results are black, as of a network that fails in FP16."""
+    content = onnx.load_from_string(nearest_model(means=3))
+    for constant in content.graph.initializer:
+        if constant.name == "high":
+            constant.CopyFrom(onnx.helper.make_tensor("high", onnx.TensorProto.FLOAT, [], [0]))
+    return write_engine(path, content.SerializeToString(), SMALL)
+
+
+def changed_sidecar(engine, **fields):
+    path = sidecar_path(engine)
+    content = json.loads(path.read_text())
+    for name, value in fields.items():
+        content[name].update(value)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("lie", ["black", "weights", "scale up", "scale down", "sizes", "numbers"])
+def test_a_given_engine_that_is_wrong_is_refused(model, small_models, tmp_path, lie):
+    """Whatever its sidecar states: before its first result, in one line, and without a wrong access to memory."""
+    path = tmp_path / "x2.engine"
+    if lie == "black":
+        black_engine(path)
+        expected = r"dB from bicubic enlargement, and 18 are needed; export it again"
+    elif lie == "weights":
+        write(path, other_weights(model, tmp_path / "other.onnx"), checked=False)
+        (tmp_path / "other.onnx").write_bytes(model.read_bytes())
+        expected = r"dB from the same network on the CPU, and 50 are needed; export it again"
+    elif lie.startswith("scale"):
+        write(path, small_models / f"small_x{3 if lie == 'scale up' else 2}.onnx")
+        changed_sidecar(path, artifact={"overnet.scale": "2" if lie == "scale up" else "3"})
+        expected = r"the engine makes 1 x \d+ x \d+ x 3 of an image of \d+x\d+, not 1 x .*, as the scale [23] in its"
+    elif lie == "sizes":
+        write(path, model)
+        changed_sidecar(path, profile={"maximum": [512, 512]})
+        expected = "its sidecar states other image sizes than it takes"
+    else:
+        content = onnx.load_from_string(nearest_model())
+        content.graph.node[-1].attribute[0].i = onnx.TensorProto.FLOAT
+        content.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        write_engine(path, content.SerializeToString(), SMALL)
+        expected = "OverNet did not make this engine: upscaled is DataType.FLOAT of"
+    scale = 3 if lie == "scale down" else 2
+    for _ in range(2):  # a refused engine is refused again
+        found = run("given", path, scale, env={"OVERNET_CACHE": str(tmp_path / "cache")})
+        assert re.search(expected, found["error"]), found
+        assert "\n" not in found["error"]
 
 
 def other_weights(model, path):
@@ -387,6 +493,7 @@ def other_weights(model, path):
 @pytest.mark.parametrize("graphs", [True, False])
 def test_tensorrt_rtx(tmp_path, model, graphs):
     engine = write(tmp_path / "x2.engine", model, library="tensorrt-rtx")
+    (tmp_path / "x2.onnx").write_bytes(model.read_bytes())
     env = {"OVERNET_CACHE": str(tmp_path)}
     for _ in range(2):  # the second time with the kernels of the first
         found = run("with_tensorrt_rtx", engine, model, graphs, env=env, rtx=True)

@@ -117,7 +117,7 @@ def test_the_folder_has_the_usual_place(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "part", ["model", "precision", "profile", "batch", "version", "device", "driver", "jetpack", "overnet", "runtime"]
+    "part", ["model", "precision", "profile", "batch", "version", "device", "multiprocessors", "overnet", "runtime"]
 )
 def test_the_key_depends_on(engine_request, small_models, monkeypatch, part):
     environment = engine_cache.current_environment("tensorrt-rtx")
@@ -134,11 +134,26 @@ def test_the_key_depends_on(engine_request, small_models, monkeypatch, part):
     environment = {
         "version": replace(environment, runtime_version="1.8.0"),
         "device": replace(environment, device_name="Orin", compute_capability="8.7"),
-        "driver": replace(environment, driver="1.2"),
-        "jetpack": replace(environment, jetpack="6.2"),
+        "multiprocessors": replace(environment, multiprocessors=16),
         "runtime": replace(environment, runtime="tensorrt"),
     }.get(part, environment)
     assert engine_cache._name(engine_request, environment).rpartition("-")[2] != before.rpartition("-")[2]
+
+
+def test_an_update_of_the_driver_builds_no_engine_again(engine_request):
+    """Nor one of JetPack, which changes the driver's figure for the memory too: TensorRT knows what it cannot load."""
+    environment = engine_cache.current_environment("tensorrt-rtx")
+    updated = replace(environment, driver="999.1", jetpack="9 (L4T 99.1)", memory_bytes=7_900_000_000)
+    assert engine_cache._name(engine_request, updated) == engine_cache._name(engine_request, environment)
+
+
+def test_an_engine_that_the_library_cannot_load_is_built_again(built, engine_request):
+    before = read_sidecar(built)
+    assert cached_engine(engine_request, unusable_sha256="0" * 64) == built
+    assert read_sidecar(built) == before
+    changed = built.stat().st_mtime_ns
+    assert cached_engine(engine_request, unusable_sha256=before.engine_sha256) == built
+    assert built.stat().st_mtime_ns > changed
 
 
 def test_the_key_depends_on_what_is_in_the_file_alone(engine_request, tmp_path):
