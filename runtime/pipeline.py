@@ -33,11 +33,6 @@ class PipelineReport:
     wall_seconds: float = 0.0
     interrupted: bool = False
 
-    @property
-    def frames_per_second(self) -> float:
-        """Return the frames per second of wall time; 0 where nothing ran."""
-        return self.frames / self.wall_seconds if self.wall_seconds > 0 else 0.0
-
 
 class _Channel(Generic[T]):
     """A bounded queue between two threads that either side can close.
