@@ -384,6 +384,5 @@ def live_info(info: VideoInfo) -> VideoInfo:
         time_base=_TICK,
         frame_rate=rate if is_plausible else _USUAL_RATE,
         frame_count=None,
-        duration_seconds=None,
         origin_seconds=Fraction(0),
     )

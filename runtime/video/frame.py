@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,14 +61,12 @@ class VideoInfo:
         frame_rate: average, in frames per second, such as 30000/1001; None if unknown.
         time_base: seconds per tick of every ``Frame.pts``.
         finest_rate: the lowest rate, in frames per second, on whose grid the first frame times lie; None if unknown.
-        frame_count: frames in the whole file, as stated or estimated from the duration; None if unknown.
-        duration_seconds: duration of the whole file; None if unknown.
-        rotation_degrees: counter-clockwise rotation that a player applies, -180 to 180.
-        sample_aspect_ratio: width of a pixel over its height; None if the file does not state it.
         bit_depth: bits per component as stored; frames are decoded to 8.
-        pixel_format, codec, container: FFmpeg's names.
+        pixel_format, codec: FFmpeg's names.
         color: the tags for conversion; an unspecified matrix is guessed as players do.
         color_as_tagged: the tags of the file, 2 where it has none.
+        frame_count: frames in the whole file, as stated or estimated from the duration; None if unknown.
+        sample_aspect_ratio: width of a pixel over its height; None if the file does not state it.
         display_matrix: the nine integers of FFmpeg's display matrix; None for the identity.
         origin_seconds: the time that counts as 0 in formats whose clock starts at any value (MPEG-TS); otherwise 0.
         max_frames: number of frames requested; None for all.
@@ -79,18 +76,15 @@ class VideoInfo:
     height: int
     frame_rate: Fraction | None
     time_base: Fraction
-    frame_count: int | None
-    duration_seconds: float | None
-    rotation_degrees: int
-    sample_aspect_ratio: Fraction | None
     bit_depth: int
     pixel_format: str
     codec: str
-    container: str
     color: ColorTags
     color_as_tagged: ColorTags
+    frame_count: int | None = None
+    sample_aspect_ratio: Fraction | None = None
     display_matrix: tuple[int, ...] | None = None
-    origin_seconds: Fraction = field(default=Fraction(0))
+    origin_seconds: Fraction = Fraction(0)
     max_frames: int | None = None
     finest_rate: Fraction | None = None
 
@@ -209,7 +203,6 @@ def describe_video(
         rate = min(rate, stream.guessed_rate)
     duration = duration_seconds(container, stream)
     counted = stream.frames or (round(duration * rate) if duration and rate else 0)
-    display, rotation = _display(frame)
     ratio = stream.sample_aspect_ratio
     # PyAV 19 has a fraction type of its own.
     time_base = Fraction(stream.time_base or Fraction(1, 90_000))
@@ -219,16 +212,13 @@ def describe_video(
         frame_rate=Fraction(rate) if rate else None,
         time_base=time_base,
         frame_count=counted or None,
-        duration_seconds=None if duration is None else float(duration),
-        rotation_degrees=rotation,
         sample_aspect_ratio=Fraction(ratio) if ratio else None,
         bit_depth=max(component.bits for component in frame.format.components),
         pixel_format=frame.format.name,
         codec=codec_name(stream),
-        container=container.format.name,
         color=resolve(tagged, width=width, height=height, has_matrix=not (is_rgb or is_grey(frame.format))),
         color_as_tagged=tagged,
-        display_matrix=display,
+        display_matrix=_display(frame),
         origin_seconds=origin_seconds(container),
         max_frames=max_frames,
         finest_rate=Fraction(stream.base_rate) if stream.base_rate else None,
@@ -257,12 +247,10 @@ def is_grey(pixel_format: VideoFormat) -> bool:
     return len(pixel_format.components) <= 2 and not pixel_format.has_palette
 
 
-def _display(frame: VideoFrame) -> tuple[tuple[int, ...] | None, int]:
-    """Return a frame's display matrix, None for the identity, and its counter-clockwise rotation in degrees."""
+def _display(frame: VideoFrame) -> tuple[int, ...] | None:
+    """Return a frame's display matrix; None for the identity."""
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
-        return None, 0
+        return None
     matrix = struct.unpack("=9i", bytes(data))
-    if (matrix[0], matrix[1], matrix[3], matrix[4]) == UNSCALED_DISPLAY:
-        return None, 0
-    return matrix, round(-math.degrees(math.atan2(matrix[1], matrix[0])))
+    return None if (matrix[0], matrix[1], matrix[3], matrix[4]) == UNSCALED_DISPLAY else matrix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -16,6 +17,7 @@ from av.video.stream import VideoStream
 
 from overnet.runtime.video.encoder import OutputVideo
 from overnet.runtime.video.formats import Encoding
+from overnet.runtime.video.frame import VideoInfo
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.writer import VideoWriter
 
@@ -251,6 +253,12 @@ def packets_of(path: Path, kind: str, number: int = 0) -> list[tuple[Fraction, b
 def first_frame(path: Path) -> Any:
     with av.open(str(path)) as container:
         return next(container.decode(video=0))
+
+
+def rotation(info: VideoInfo) -> int:
+    """The counter-clockwise rotation that a player applies, in degrees."""
+    matrix = info.display_matrix
+    return 0 if matrix is None else round(-math.degrees(math.atan2(matrix[1], matrix[0])))
 
 
 def names(folder: Path) -> set[str]:

@@ -23,9 +23,7 @@ from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.writer import VideoWriter
 
 _TAGS = ColorTags(1, 1, 1, full_range=False)
-_INFO = VideoInfo(
-    64, 48, Fraction(50), Fraction(1, 90000), None, None, 0, None, 8, "yuv420p", "h264", "rtsp", _TAGS, _TAGS
-)
+_INFO = VideoInfo(64, 48, Fraction(50), Fraction(1, 90000), 8, "yuv420p", "h264", _TAGS, _TAGS)
 
 
 class Camera:

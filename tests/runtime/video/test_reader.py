@@ -4,12 +4,14 @@ import threading
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from overnet.errors import InputError
+from overnet.runtime.video.frame import duration_seconds
 from overnet.runtime.video.reader import VideoReader
-from tests.support.clips import NTSC, TICK, Clip, images
+from tests.support.clips import NTSC, TICK, Clip, images, rotation
 
 IRREGULAR = [0, 1001, 1500, 4004, 9009, 9010, 12000, 20000, 20500, 30030, 30500, 45000]
 SHARED = Path(__file__).parents[3].parent / "shared/clips/bbb_320x180.mp4"
@@ -33,14 +35,15 @@ def test_lossless_pixels_are_exact(tmp_path):
 
 
 def test_info_of_an_ordinary_file(tmp_path):
-    info = read(Clip(frames=images(30), aspect=Fraction(4, 3)).make(tmp_path / "a.mp4"))[1].info
+    path = Clip(frames=images(30), aspect=Fraction(4, 3)).make(tmp_path / "a.mp4")
+    info = read(path)[1].info
     assert info.frame_rate == NTSC
     assert info.frame_count == 30
-    assert info.duration_seconds == pytest.approx(1.001)
+    with av.open(str(path)) as container:
+        assert float(duration_seconds(container, container.streams.video[0])) == pytest.approx(1.001)
     assert info.sample_aspect_ratio == Fraction(4, 3)
-    assert (info.rotation_degrees, info.display_matrix) == (0, None)
+    assert info.display_matrix is None
     assert (info.bit_depth, info.pixel_format, info.codec) == (8, "yuv420p", "h264")
-    assert "mp4" in info.container
 
 
 def test_frames_of_b_images_come_in_order_of_presentation(tmp_path):
@@ -59,8 +62,8 @@ def test_variable_frame_rate_keeps_every_time(tmp_path):
 @pytest.mark.parametrize("degrees", [90, 180, -90])
 def test_rotation_is_told_not_applied(tmp_path, degrees):
     info = read(Clip(rotation=degrees).make(tmp_path / "a.mp4"))[1].info
-    assert abs(info.rotation_degrees) == abs(degrees)
-    assert (info.rotation_degrees - degrees) % 360 == 0
+    assert abs(rotation(info)) == abs(degrees)
+    assert (rotation(info) - degrees) % 360 == 0
     assert (info.width, info.height) == (64, 48)
     assert len(info.display_matrix) == 9
 
