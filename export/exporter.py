@@ -175,6 +175,10 @@ class _Export:
             temporary.write_bytes(graph.content)
         self.progress("comparing it with its source", 0, 0)
         parity = self.source.check(temporary, graph, images, name=path.name)
+        if graph.costs is None and graph.artifact.foreign is not None:
+            from overnet.export.foreign.lower import costs_of_foreign
+
+            graph = replace(graph, costs=costs_of_foreign(graph.model, graph.artifact))
         costs = graph.costs or count_costs(graph.model)
         return graph, ExportedFile(path, graph.artifact, len(graph.content), parity, costs, 0.0, graph.notes)
 

@@ -38,6 +38,7 @@ class OnnxSource:
         reason = _why_not(self._source, options, precision)
         if reason:
             raise InputError(f"{printable(path)} {reason}")
+        self._options = options
         self.path, self.is_kept = path, precision == self._source.precision
         self.artifact = replace(self._source, precision=precision)
         stem = name or path.stem
@@ -52,6 +53,12 @@ class OnnxSource:
             raise ArtifactError(f"{printable(self.path)}: not a complete ONNX file ({error})") from error
         if self.is_kept:
             return LoweredGraph(exact, content, exact, self.artifact, ())
+        if self._source.foreign is not None:
+            from overnet.export.foreign.lower import lower_foreign
+
+            images = _fitting(images, self._source)
+            calibration = self._options.calibration
+            return lower_foreign(exact, self._source, self.artifact.precision, images, calibration, progress)
         model, notes = converted(exact, self.artifact.precision, images)
         return labelled(model, exact, self.artifact, notes)
 
@@ -59,7 +66,7 @@ class OnnxSource:
         """Compare the converted file with its source, both in OpenVINO."""
         if self.is_kept:
             return Parity(0, math.inf, "nothing, as the ONNX file is unchanged", "")
-        parity = ReferenceResults(self.reference(), images).compare(*in_openvino(file))
+        parity = ReferenceResults(self.reference(), _fitting(images, self._source)).compare(*in_openvino(file))
         tolerance = TOLERANCES[self.artifact.precision]
         if not tolerance.holds(parity):
             raise ArtifactError(tolerance.refusal(name, parity))
@@ -71,17 +78,24 @@ class OnnxSource:
         return upscale, f"the {self._source.precision.upper()} ONNX file"
 
 
+def _fitting(images: list[Image], artifact: Artifact) -> list[Image]:
+    """Return images, cut to the largest size that another program's network takes."""
+    largest = artifact.foreign.largest if artifact.foreign else None
+    return images if largest is None else [image[: largest[0], : largest[1]] for image in images]
+
+
 def _why_not(source: Artifact, options: ExportOptions, precision: str) -> str | None:
     """Return why the options are not possible for a file, as a text to follow its name; None where they are."""
     if options.scales is not None and options.scales != (source.scale,):
         wanted = ", ".join(map(str, options.scales))
         return f"is for scale {source.scale:g}, not {wanted}: omit --scale, or give a checkpoint"
-    if options.form != "default" or options.calibration != CalibrationOptions():
+    is_calibrated = source.foreign is not None and precision == "int8"
+    if options.form != "default" or (options.calibration != CalibrationOptions() and not is_calibrated):
         return "has the form and the numbers that it was exported with; give a checkpoint for others"
     if precision == source.precision:
         return None if options.engine else f"is an ONNX file in {precision} already; there is nothing to export"
     if source.precision != "fp32":
         return f"is in {source.precision}, and only FP32 can be converted to another precision; give a file in FP32"
-    if precision == "int8":
+    if precision == "int8" and source.foreign is None:
         return "cannot be converted to INT8, which is calibrated on the network itself; give the checkpoint"
     return None

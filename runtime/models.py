@@ -9,6 +9,7 @@ from overnet.files.engine_sidecar import read_sidecar
 from overnet.files.onnx_metadata import most_exact, read_artifact
 from overnet.runtime.backends.base import model_kind
 from overnet.runtime.backends.registry import BackendKind, choose_backends
+from overnet.system.converted_model import own_model
 from overnet.weights import checkpoint_of_folder, model_path
 
 
@@ -33,7 +34,8 @@ def find_models(model: str | Path | None, backend: str, precision: str | None) -
     """Return the backends to try, in this order, each with the models that it is to run.
 
     Args:
-        model: a file, a folder of ONNX files or engines, a bundled model's name, or None for the best of these.
+        model: a file, where an ONNX file of another program is converted; a folder of ONNX files or engines; a bundled
+            model's name; or None for the best of these.
         backend: a backend's name, or ``"auto"``.
         precision: of the engine to choose from several in a folder; None chooses the most exact.
 
@@ -42,7 +44,7 @@ def find_models(model: str | Path | None, backend: str, precision: str | None) -
         ArtifactError: a file is broken, or not made by OverNet.
         MissingDependency: no library that runs it is installed.
     """
-    path = model_path(model, checkpoint=backend == "torch")
+    path = own_model(model_path(model, checkpoint=backend == "torch"))
     if backend == "torch":
         path = checkpoint_of_folder(path) or path
     if path.is_dir():

@@ -140,6 +140,8 @@ IMPORTS = {
     "imaging": f"imaging.formats files {BASE}",
     "imaging.formats": f"files {BASE}",
     "system": f"files {BASE}",
+    # Converts models with `python -m overnet export` in a child process.
+    "system.converted_model": f"__main__ system files {BASE}",
     "network": f"files {BASE}",
     "evaluation": BELOW,
     "training": f"training.data network evaluation {BELOW}",

@@ -16,6 +16,7 @@ from overnet.benchmarks.cases.quality import fp32_onnx
 from overnet.benchmarks.cases.run import CaseRequest
 from overnet.errors import InputError, MissingDependency, import_library, printable, require
 from overnet.evaluation.model_choice import choose_model
+from overnet.files.onnx_metadata import read_artifact
 from overnet.runtime.backends.base import model_kind
 from overnet.runtime.backends.registry import BACKENDS
 from overnet.runtime.backends.stream import UpscaleStream
@@ -171,6 +172,10 @@ def _multiply_accumulates(path: Path, scale: int, pixels: int) -> float | None:
     file = path if model_kind(path) == "onnx" else fp32_onnx(path, scale)
     if file is None:
         return None
+    foreign = read_artifact(file).foreign
+    if foreign is not None:
+        counted = foreign.multiply_accumulates
+        return None if counted is None else counted * pixels
     try:
         onnx = require("onnx", extra="export", purpose="counting a graph's arithmetic")
     except MissingDependency:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
-from overnet.cli.common import command, print_error, print_status
+from overnet.cli.common import command, converted_model, print_error, print_status
 from overnet.cli.options import (
     BackendsOption,
     DeviceOption,
@@ -196,6 +196,9 @@ def bench_command(
     outputs.check()
     # Read before the measurement, so that a broken file is not found after an hour.
     old = None if compare is None else read_run(compare)
+    display = ProgressDisplay(quiet=quiet, step_lines=True)
+    if results is None:
+        model = converted_model(model, display.announce, quiet=quiet)
     options = BenchmarkOptions(
         backends=list(dict.fromkeys(backend or ["auto"])),
         scales=list(dict.fromkeys(scale or [2])),
@@ -220,7 +223,7 @@ def bench_command(
     if results is not None:
         run = read_run(results)
     else:
-        with ProgressDisplay(quiet=quiet, step_lines=True) as display:
+        with display:
             run = run_benchmark(options, command=[Path(sys.argv[0]).name, *sys.argv[1:]], on_progress=display.step)
     comparison = None if old is None else compare_runs(old, run, fail_above_percent=fail_above)
     if outputs.json_file != _STDOUT and not quiet:

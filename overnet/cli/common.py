@@ -8,11 +8,15 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
 
 from overnet.errors import InterruptedRun, printable
+
+if TYPE_CHECKING:
+    from overnet.types import Progress
 
 # Drawing the help with Rich takes longer than everything else that --help does.
 PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
@@ -92,6 +96,18 @@ def print_status(text: str, *, quiet: bool = False) -> None:
     """Print lines for people on standard error; standard output is for results."""
     if not quiet and sys.stderr is not None:
         print("\n".join(map(printable, text.splitlines())), file=MessageStream(), flush=True)
+
+
+def converted_model(model: Path | None, announce: Progress, *, quiet: bool) -> Path | None:
+    """Return a model, converted where it is another program's ONNX file; says what was found when it is converted."""
+    if model is None:
+        return None
+    from overnet.system.converted_model import own_model
+
+    def note(line: str) -> None:
+        print_status(f"note: {line}", quiet=quiet)
+
+    return own_model(model, on_progress=announce, on_note=note)
 
 
 def print_error(error: BaseException | str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 from typer import Option
 
-from overnet.cli.common import command, print_status
+from overnet.cli.common import command, converted_model, print_status
 from overnet.cli.options import EvalOptions, JsonOption, ModelOption, OverwriteOption, QuietOption
 from overnet.cli.progress import ProgressDisplay
 from overnet.files.onnx_metadata import PRECISIONS
@@ -79,9 +79,11 @@ def evaluate_command(
         raise typer.BadParameter("--tile and --threads have no effect with --backend declared")
     if overwrite and save is None:
         raise typer.BadParameter("--overwrite needs --save")
+    display = ProgressDisplay(quiet=quiet)
+    model = converted_model(model, display.announce, quiet=quiet)
+    reference = converted_model(reference, display.announce, quiet=quiet)
     scales = _scales(scale, model)
     sets = {(folder, scale): find_pairs(folder, scale) for folder in dict.fromkeys(data) for scale in scales}
-    display = ProgressDisplay(quiet=quiet)
     methods = _load_methods(scales, model, precision, reference, options, display.announce)
     with display:
         _check_images(sets, display.step)

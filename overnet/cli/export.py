@@ -103,6 +103,7 @@ def export_command(
     from overnet.errors import InputError, require
     from overnet.export.options import CalibrationOptions, ExportOptions, ForeignOptions, is_onnx
     from overnet.files.atomic import ensure_folder
+    from overnet.files.onnx_metadata import is_foreign
     from overnet.weights import model_path
 
     scales = None if scale is None else tuple(dict.fromkeys(scale))
@@ -118,6 +119,9 @@ def export_command(
     foreign = ForeignOptions(None, input_range, colour, pad_multiple)
     _check_foreign(foreign, source)
     if is_onnx(source):
+        if is_foreign(source):
+            for module in ("onnx", "onnxruntime"):
+                require(module, extra="ort", purpose="converting a model of another program")
         require("onnx", extra="", purpose="exporting from an ONNX file")
     else:
         for module in ("torch", "onnx", "safetensors"):

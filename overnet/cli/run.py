@@ -6,14 +6,14 @@ import functools
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from typer import Argument, Option
 
-from overnet.cli.common import command, print_error, print_status
+from overnet.cli.common import command, converted_model, print_error, print_status
 from overnet.cli.options import (
     BackendOption,
     DeviceOption,
@@ -133,6 +133,7 @@ def run_command(
         raise typer.BadParameter("--scale and --height exclude each other")
     video = VideoOptions(start_seconds=start, max_frames=frames, codec=codec, crf=crf)
     display = ProgressDisplay(quiet=quiet)
+    upscaling = replace(upscaling, model=converted_model(upscaling.model, display.announce, quiet=quiet))
     is_live = source is not None and source.is_live
     make_upscaler = _upscaler_maker(upscaling, scale, fps, display, is_live=is_live, quiet=quiet)
     target = None if output is None else parse_address(output) or Path(output)

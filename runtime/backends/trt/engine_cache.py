@@ -17,17 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
-import platformdirs
 
 from overnet._version import __version__
 from overnet.errors import ArtifactError, BackendError, OutputError, printable
 from overnet.files.engine_sidecar import FORMAT_VERSION, Environment, load_engine
 from overnet.runtime.backends.trt.engine_child import EngineRequest, build_in_child
+from overnet.system.converted_model import CACHE_VARIABLE, cache_root
 from overnet.system.environment import current_environment
 from overnet.types import Progress
 
-# The environment variable that sets another folder than the user's cache folder.
-CACHE_VARIABLE = "OVERNET_CACHE"
 # Beyond this number, the least recently used are removed.
 MOST_ENGINES = 20
 
@@ -40,8 +38,7 @@ _MAY_CHANGE = ("driver", "jetpack", "memory_bytes")
 
 def cache_folder() -> Path:
     """Return the folder of the engines, which may not exist yet."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return (Path(named) if named else platformdirs.user_cache_path("overnet")) / "engines"
+    return cache_root() / "engines"
 
 
 def cached_engine(
