@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,8 @@ from overnet.cli.options import (
     QuietOption,
     SlotsOption,
     ThreadsOption,
+    check_range,
+    parse_size,
 )
 from overnet.cli.progress import ProgressDisplay
 
@@ -190,9 +190,10 @@ def bench_command(
         raise typer.BadParameter("--baseline-models needs --baselines")
     if results is not None:
         _refuse_measuring_options(context)
-    _check_ranges({"--fail-above": fail_above, "--memory": memory}, low=0.0, high=math.inf)
-    _check_ranges({"--seconds": seconds}, low=_SHORTEST_SECONDS, high=_LONGEST_SECONDS)
-    _check_ranges({"--sustained": sustained}, low=0.0, high=_LONGEST_SECONDS)
+    check_range("--fail-above", fail_above, 0)
+    check_range("--memory", memory, 0)
+    check_range("--seconds", seconds, _SHORTEST_SECONDS, _LONGEST_SECONDS)
+    check_range("--sustained", sustained, 0, _LONGEST_SECONDS)
     outputs.check()
     # Read before the measurement, so that a broken file is not found after an hour.
     old = None if compare is None else read_run(compare)
@@ -202,7 +203,7 @@ def bench_command(
     options = BenchmarkOptions(
         backends=list(dict.fromkeys(backend or ["auto"])),
         scales=list(dict.fromkeys(scale or [2])),
-        sizes=[ImageSize(*_parse_size(text)) for text in dict.fromkeys(size or ["640x360"])],
+        sizes=[ImageSize(*parse_size("--size", text)) for text in dict.fromkeys(size or ["640x360"])],
         precisions=list(dict.fromkeys(precision or [])),
         model=None if model is None else model_path(model),
         seconds=seconds,
@@ -250,17 +251,3 @@ def _refuse_measuring_options(context: typer.Context) -> None:
         given = context.get_parameter_source(parameter.name or "")
         if parameter.name not in _REPORTING and given is not None and given.name == "COMMANDLINE":
             raise typer.BadParameter(f"{parameter.opts[0]} changes nothing with --results, which measures nothing")
-
-
-def _check_ranges(values: dict[str, float | None], *, low: float, high: float) -> None:
-    for name, value in values.items():
-        if value is not None and not (low <= value <= high and value < math.inf):  # also true for NaN
-            most = "" if high == math.inf else f" to {high:g}"
-            raise typer.BadParameter(f"{name} is {value:g}; it must be from {low:g}{most}")
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
-    if not found or not int(found[1]) or not int(found[2]):
-        raise typer.BadParameter(f"--size is {text[:40]!r}; it must be like 640x360, width and height in pixels")
-    return int(found[1]), int(found[2])

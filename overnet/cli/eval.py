@@ -11,7 +11,15 @@ import typer
 from typer import Option
 
 from overnet.cli.common import command, converted_model, print_status
-from overnet.cli.options import EvalOptions, JsonOption, ModelOption, OverwriteOption, QuietOption
+from overnet.cli.options import (
+    EvalOptions,
+    JsonOption,
+    ModelOption,
+    OverwriteOption,
+    QuietOption,
+    check_choice,
+    check_range,
+)
 from overnet.cli.progress import ProgressDisplay
 from overnet.files.onnx_metadata import PRECISIONS
 
@@ -71,8 +79,7 @@ def evaluate_command(
     from overnet.evaluation.report import as_json as result_as_json
     from overnet.evaluation.report import as_table
 
-    if precision is not None and precision not in PRECISIONS:
-        raise typer.BadParameter(f"--precision is {precision[:40]!r}; it can be {', '.join(PRECISIONS)}")
+    check_choice("--precision", precision, PRECISIONS)
     if options.quarters and options.tile:
         raise typer.BadParameter("--quarters and --tile exclude each other")
     if options.is_declared and (options.tile is not None or options.threads is not None):
@@ -117,8 +124,7 @@ def _scales(scales: list[int] | None, model: Path | None) -> list[int]:
         if artifact is not None and artifact.scale != int(artifact.scale):
             raise InputError(f"{printable(path)} is for scale {artifact.scale:g}; only whole scales are evaluated")
         return [2, 3, 4] if artifact is None else [int(artifact.scale)]
-    if min(scales) < 2:
-        raise InputError(f"scale is {min(scales)}; it must be at least 2")
+    check_range("--scale", min(scales), 2)
     return list(dict.fromkeys(scales))
 
 

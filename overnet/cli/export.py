@@ -11,7 +11,7 @@ import typer
 from typer import Argument, Option
 
 from overnet.cli.common import command, print_status
-from overnet.cli.options import JsonOption, OverwriteOption, QuietOption
+from overnet.cli.options import JsonOption, OverwriteOption, QuietOption, check_choice, check_range
 from overnet.cli.progress import ProgressDisplay
 from overnet.files.onnx_metadata import PRECISIONS
 
@@ -100,21 +100,18 @@ def export_command(
     An engine is written beside the ONNX file it is built from, with a sidecar (.engine.json) that describes it. A file
     that differs too much from the network is not written. Engines of an ONNX file are built without PyTorch.
     """
-    from overnet.errors import InputError, require
+    from overnet.errors import require
     from overnet.export.options import CalibrationOptions, ExportOptions, ForeignOptions, is_onnx
     from overnet.files.atomic import ensure_folder
     from overnet.files.onnx_metadata import is_foreign
     from overnet.weights import model_path
 
     scales = None if scale is None else tuple(dict.fromkeys(scale))
-    if scales is not None and min(scales) < 1:
-        raise InputError(f"scale is {min(scales)}; it must be at least 1")
-    if precision is not None:
-        _check_choice("precision", precision, PRECISIONS)
+    check_range("--scale", min(scales or (1,)), 1)
+    check_choice("--precision", precision, PRECISIONS)
     if precision != "int8" and (calibration is not None or max_loss_db is not None):
         raise typer.BadParameter("--calibration and --max-loss-db need --precision int8")
-    if max_loss_db is not None and not 0 <= max_loss_db <= 100:
-        raise typer.BadParameter(f"--max-loss-db is {max_loss_db:g}; it must be from 0 to 100")
+    check_range("--max-loss-db", max_loss_db, 0, 100)
     source = model_path(source, checkpoint=True)
     foreign = ForeignOptions(None, input_range, colour, pad_multiple)
     _check_foreign(foreign, source)
@@ -150,21 +147,13 @@ def export_command(
         typer.echo(json.dumps({"files": [_as_json(file) for file in files]}))
 
 
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise typer.BadParameter(f"--{option} is {value[:40]!r}; it can be {', '.join(choices[:-1])} or {choices[-1]}")
-
-
 def _check_foreign(options: ForeignOptions, source: Path) -> None:
     """Refuse options for ONNX files of other programs that are out of range, or given for another source."""
     from overnet.files.onnx_metadata import is_foreign
 
-    if options.input_range is not None:
-        _check_choice("input-range", options.input_range, ("0..1", "0..255", "-1..1"))
-    if options.colour is not None:
-        _check_choice("colour", options.colour, ("rgb", "bgr"))
-    if options.multiple is not None and not 1 <= options.multiple <= _LARGEST_MULTIPLE:
-        raise typer.BadParameter(f"--pad-multiple is {options.multiple}; it must be from 1 to {_LARGEST_MULTIPLE}")
+    check_choice("--input-range", options.input_range, ("0..1", "0..255", "-1..1"))
+    check_choice("--colour", options.colour, ("rgb", "bgr"))
+    check_range("--pad-multiple", options.multiple, 1, _LARGEST_MULTIPLE)
     if options != type(options)() and not is_foreign(source):
         raise typer.BadParameter("--input-range, --colour and --pad-multiple are for ONNX files of other programs")
 
@@ -178,13 +167,11 @@ def _engine_options(
     from overnet.export.options import EngineOptions
     from overnet.files.engine_sidecar import TITLES
 
-    if target is not None:
-        _check_choice("target", target, ("onnx", "tensorrt", "tensorrt-rtx"))
-    elif "tensorrt" in buildable_targets():
+    check_choice("--target", target, ("onnx", "tensorrt", "tensorrt-rtx"))
+    if target is None and "tensorrt" in buildable_targets():
         target = "tensorrt"
     if target in TITLES:
-        if workspace_mib is not None and workspace_mib < 1:
-            raise typer.BadParameter(f"--workspace is {workspace_mib}; it must be at least 1 MiB")
+        check_range("--workspace (MiB)", workspace_mib, 1)
         workspace_bytes = None if workspace_mib is None else workspace_mib << 20
         profile = make_profile(shape, 1 if batch is None else batch)
         return EngineOptions(target, profile, workspace_bytes)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from typer import BadParameter, Option
 
+from overnet.errors import InputError
+
 _BACKENDS = "auto, openvino, onnxruntime, torch, tensorrt or tensorrt-rtx"
 _PRECISIONS = "fp32, fp16, bf16 or int8"
+_SIZE = re.compile(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})")
 
 
 def _parse_device(text: str | int) -> int:
@@ -88,3 +93,28 @@ class EvalOptions:
     def __str__(self) -> str:
         tiles = f"tiles of {self.tile}" if self.tile else "whole images"
         return f"{'quarters' if self.quarters else tiles}{', self-ensemble x8' if self.self_ensemble else ''}"
+
+
+def check_choice(option: str, value: str | None, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is none of the choices; None was not given."""
+    if value is not None and value not in choices:
+        raise BadParameter(f"{option} is {value[:40]!r}; it can be {', '.join(choices[:-1])} or {choices[-1]}")
+
+
+def check_range(option: str, value: float | None, low: float, high: float = math.inf) -> None:
+    """Refuse a number below `low` or above `high`, which are allowed, infinity and NaN; None was not given."""
+    if value is not None and not (low <= value <= high and value < math.inf):  # also true for NaN
+        limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise BadParameter(f"{option} is {value:g}; it must be {limits}")
+
+
+def parse_size(option: str, text: str) -> tuple[int, int]:
+    """Return width and height of a text such as ``640x480``.
+
+    Raises:
+        InputError: it is not a size.
+    """
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise InputError(f"{option} is {text!r}; it must be a width and a height in pixels, such as 640x480")
+    return int(found[1]), int(found[2])

@@ -10,21 +10,24 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from overnet.cli.common import print_error, print_status
+from overnet.cli.options import check_choice, check_range, parse_size
 from overnet.cli.progress import ProgressDisplay
-from overnet.cli.stream_options import RAW_ONLY, StreamRun, parse_choice, parse_rate, parse_size
-from overnet.errors import InputError, OutputError
+from overnet.cli.stream_options import RAW_ONLY, StreamRun, parse_rate
+from overnet.errors import OutputError
 
 if TYPE_CHECKING:
     from overnet.runtime.live.open import LiveSink
     from overnet.runtime.live.run import LiveOutcome
+
+_SHORTEST_SECONDS = 0.001
 
 
 def run_live_command(run: StreamRun, display: ProgressDisplay) -> None:
     """Upscale a live source until it ends, and report.
 
     Raises:
-        OverNetError: an option is out of range; see also `overnet.runtime.live.run.run_live`.
-        typer.BadParameter: options that exclude each other.
+        OverNetError: see `overnet.runtime.live.run.run_live`.
+        typer.BadParameter: an option is out of range, or excludes another.
     """
     from overnet.runtime.live.open import SourceOptions, open_live_source
     from overnet.runtime.live.preview import PreviewWindow
@@ -37,14 +40,13 @@ def run_live_command(run: StreamRun, display: ProgressDisplay) -> None:
         raise typer.BadParameter("--start: live video begins now")
     if run.target is None and not options.show:
         raise typer.BadParameter("--output / -o or --show is missing: the results would be lost")
-    if options.duration is not None and not 0 < options.duration < float("inf"):
-        raise InputError(f"--duration is {options.duration:g}; it must be above 0")
-    if options.reconnect_attempts is not None and options.reconnect_attempts < 0:
-        raise InputError(f"--reconnect-attempts is {options.reconnect_attempts}; it must be 0 or more")
-    if run.video.max_frames is not None and run.video.max_frames < 1:
-        raise InputError(f"--frames is {run.video.max_frames}; it must be 1 or more")
-    transport = parse_choice("--rtsp-transport", options.rtsp_transport, ("tcp", "udp"))
-    hardware: Any = parse_choice("--hardware", options.hardware, ("auto", "on", "off"))
+    check_range("--duration", options.duration, _SHORTEST_SECONDS)
+    check_range("--reconnect-attempts", options.reconnect_attempts, 0)
+    check_range("--frames", run.video.max_frames, 1)
+    transport = options.rtsp_transport or "tcp"
+    hardware: Any = options.hardware or "auto"
+    check_choice("--rtsp-transport", transport, ("tcp", "udp"))
+    check_choice("--hardware", hardware, ("auto", "on", "off"))
     source = open_live_source(
         run.source,
         SourceOptions(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
+from overnet.cli.options import check_choice
 from overnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from overnet.runtime.live.addresses import Address
     from overnet.runtime.upscale_file import VideoOptions
     from overnet.runtime.upscaler import Upscaler
-
-_SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
 LIVE_ONLY = {"show", "duration", "hardware", "camera_size", "camera_rate", "rtsp_transport", "reconnect_attempts"}
 RAW_ONLY = {"raw", "rate"}
@@ -87,12 +85,14 @@ class StreamOptions:
         """Return the format of standard output, and the pixel format of raw video.
 
         Raises:
-            InputError: there is no such format, or raw video cannot be written in it.
+            InputError: raw video cannot be written in the pixel format.
+            typer.BadParameter: there is no such format.
         """
         from overnet.runtime.video.raw import check_pixel_format
 
         pixel_format = self.pixel_format or "rgb24"
-        output_format = parse_choice("--output-format", self.output_format, ("y4m", "raw", "matroska"))
+        output_format = self.output_format or "y4m"
+        check_choice("--output-format", output_format, ("y4m", "raw", "matroska"))
         if output_format == "raw":
             check_pixel_format(pixel_format, is_output=True)
         return output_format, pixel_format
@@ -142,18 +142,6 @@ class StreamRun:
         return take_stdout()
 
 
-def parse_size(option: str, text: str) -> tuple[int, int]:
-    """Return width and height of a text such as ``640x480``.
-
-    Raises:
-        InputError: it is not a size.
-    """
-    found = _SIZE.fullmatch(text)
-    if found is None:
-        raise InputError(f"{option} is {text!r}; it must be a width and a height in pixels, such as 640x480")
-    return int(found[1]), int(found[2])
-
-
 def parse_rate(option: str, text: str) -> Fraction:
     """Return frames per second of a text such as ``25``, ``29.97`` or ``30000/1001``.
 
@@ -167,14 +155,3 @@ def parse_rate(option: str, text: str) -> Fraction:
     if not 0 < rate <= 1000:
         raise InputError(f"{option} is {text!r}; it must be a number of frames per second, such as 25 or 30000/1001")
     return rate
-
-
-def parse_choice(option: str, text: str | None, choices: tuple[str, ...]) -> Any:
-    """Return one of the choices; the first is the default.
-
-    Raises:
-        InputError: the text is none of them.
-    """
-    if text is not None and text not in choices:
-        raise InputError(f"{option} is {text!r}; it must be one of {', '.join(choices)}")
-    return text or choices[0]

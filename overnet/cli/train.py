@@ -13,7 +13,7 @@ import typer
 from typer import Option
 
 from overnet.cli.common import command, print_status
-from overnet.cli.options import QuietOption
+from overnet.cli.options import QuietOption, check_choice, check_range
 
 if TYPE_CHECKING:
     import torch
@@ -110,9 +110,14 @@ def train_command(
     from overnet.training.loop import TrainOptions, pick_device, train
     from overnet.training.patches import Patches
     from overnet.training.report import require_tensorboard
+    from overnet.training.settings import PRESETS
     from overnet.training.validation import load_examples
 
-    _check_numbers(workers, save_seconds, timeout_seconds, threads)
+    check_range("--threads", threads, 1)
+    check_range("--workers", workers, 0, _MOST_WORKERS)
+    check_range("--timeout-seconds", timeout_seconds, 1, _LONGEST_SECONDS)
+    check_range("--save-seconds", save_seconds, 0, _LONGEST_SECONDS)
+    check_choice("--preset", run.preset, tuple(PRESETS))
     if threads is not None:
         torch.set_num_threads(min(threads, usable_cores()))
     single = {
@@ -160,22 +165,6 @@ def train_command(
         teachers = _teachers(state, images, run.teacher or [], fill=False, report=options.report)
         train(state, images, options, team, teachers)
     print_status(f"{output}: {state.step} steps in {state.elapsed_seconds / 60:.0f} minutes", quiet=quiet)
-
-
-def _check_numbers(workers: int, save_seconds: float, timeout_seconds: float, threads: int | None) -> None:
-    """Raise InputError for a number out of range."""
-    from overnet.errors import InputError
-
-    if threads is not None and threads < 1:
-        raise InputError(f"--threads is {threads}; it must be at least 1")
-    limits = {
-        "--workers": (workers, 0, _MOST_WORKERS),
-        "--timeout-seconds": (timeout_seconds, 1, _LONGEST_SECONDS),
-        "--save-seconds": (save_seconds, 0, _LONGEST_SECONDS),
-    }
-    for option, (value, low, high) in limits.items():
-        if not low <= value <= high:  # also true for NaN
-            raise InputError(f"{option} is {value:g}; it must be from {low} to {high}")
 
 
 def _parse_settings(texts: list[str]) -> dict[str, object]:
@@ -243,8 +232,6 @@ def _state(folder: Path, run: RunOptions, given: dict[str, object], device: torc
 
     if not run.resume and team.is_main and ((folder / LAST).exists() or (folder / PREVIOUS).exists()):
         raise OutputError(f"{folder}: there is a run in it already (--resume continues it)")
-    if run.preset not in PRESETS:
-        raise typer.BadParameter(f"--preset is {run.preset!r}; it must be one of {', '.join(PRESETS)}")
     state = load_state(folder, device) if run.resume else None
     base = PRESETS[run.preset] if state is None else state.settings
     if run.config is not None:

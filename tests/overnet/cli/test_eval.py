@@ -254,7 +254,6 @@ def transparent(image):
     ("spoil", "arguments", "message"),
     [
         (lambda image: None, ["--data", "none"], "none: No such file"),
-        (lambda image: None, ["--scale", "1"], "scale is 1; it must be at least 2"),
         (lambda image: None, ["--scale", "99"], "scale is 99"),
         (lambda image: None, ["--model", "none.onnx"], "none.onnx"),
         (lambda image: None, ["--model", "set/one.png"], "ONNX"),
@@ -302,6 +301,11 @@ def test_refused_sets_and_options(folder, image, small_models, overnet_eval, cap
 def test_wrong_usage(folder, overnet_eval, arguments):
     with pytest.raises(USAGE_ERROR):
         overnet_eval(*arguments)
+
+
+def test_a_scale_of_one(folder, overnet_eval):
+    with pytest.raises(USAGE_ERROR, match="--scale is 1; it must be at least 2"):
+        overnet_eval("--data", "set", "--scale", "1")
 
 
 def test_sets_of_one_name_are_not_saved_over_one_another(folder, small_models, overnet_eval, in_json):

@@ -136,7 +136,7 @@ def test_progress_as_lines(folder, small_models):
         (["--target", "tensorrt-rtx", "--shape", "0x64"], "outside 1 to"),
         (["--target", "tensorrt-rtx", "--shape", "20000x20000"], "outside 1 to"),
         (["--target", "tensorrt-rtx", "--batch", "0"], "batch of 0"),
-        (["--target", "tensorrt-rtx", "--workspace", "0"], "at least 1 MiB"),
+        (["--target", "tensorrt-rtx", "--workspace", "0"], "--workspace (MiB) is 0; it must be at least 1"),
         (["--max-loss-db", "0.2"], "need --precision int8"),
         (["--precision", "int8", "--max-loss-db", "-1"], "from 0 to 100"),
         (["--precision", "int8", "--calibration", "nowhere", "small.safetensors", "--scale", "2"], "nowhere"),

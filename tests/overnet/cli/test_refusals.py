@@ -50,7 +50,7 @@ def test_pixel_formats_of_raw_output(video, pixel_format):
 def test_numbers_of_training(tmp_path, options):
     pytest.importorskip("torch")
     result = run_command("train", "--data", tmp_path, "-o", tmp_path / "run", *options, program="overnet")
-    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert f"{options[0]} is {options[1]}; it must be" in result.stderr
 
 

@@ -149,9 +149,9 @@ def test_the_window(camera, tmp_path, small_models):
         (["rtsp://h/x", "in.png", "-o", "out"], "several inputs at once must be files"),
         (["rtsp://h/x", "--show"], "no window can be opened"),
         (["rtsp://h/x", "-o", "out.mp4", "--hardware", "on"], "no decoder here"),
-        (["rtsp://h/x", "-o", "out.mp4", "--hardware", "yes"], "one of auto, on, off"),
-        (["rtsp://h/x", "-o", "out.mp4", "--duration", "0"], "--duration is 0"),
-        (["rtsp://h/x", "-o", "out.mp4", "--reconnect-attempts", "-1"], "0 or more"),
+        (["rtsp://h/x", "-o", "out.mp4", "--hardware", "yes"], "it can be auto, on or off"),
+        (["rtsp://h/x", "-o", "out.mp4", "--duration", "0"], "--duration is 0; it must be at least 0.001"),
+        (["rtsp://h/x", "-o", "out.mp4", "--reconnect-attempts", "-1"], "it must be at least 0"),
         (["camera:0", "-o", "out.mp4", "--camera-size", "big"], "--camera-size is 'big'"),
         (["camera:0", "-o", "out.mp4", "--camera-rate", "fast"], "--camera-rate is 'fast'"),
     ],
@@ -160,7 +160,9 @@ def test_the_window(camera, tmp_path, small_models):
 def test_refused_live_runs(tmp_path, monkeypatch, arguments, expected):
     monkeypatch.delenv("DISPLAY", raising=False)
     result = run_command(*arguments, cwd=tmp_path)
-    assert_refused(result, tmp_path, expected)
+    assert_refused(
+        result, tmp_path, expected, code=2 if "it must be at least" in expected or "it can" in expected else 1
+    )
     assert "hush" not in result.stderr
 
 
