@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from overnet.errors import InputError, printable
+from overnet.export.graph.network_graph import artifact_of, build_onnx
 from overnet.export.options import ExportOptions
-from overnet.export.precision.calibration import calibration_images
-from overnet.export.precision.convert import LoweredGraph
-from overnet.export.precision.lower import Calibration, lower
+from overnet.export.precision.calibration import calibration_images, pairs_of
+from overnet.export.precision.convert import LoweredGraph, converted, labelled
+from overnet.export.precision.equalize import equalized
+from overnet.export.precision.int8 import Calibration, quantized, range_images
 from overnet.export.verify.comparison import Parity
 from overnet.export.verify.onnx_file import check_onnx_file, in_network
 from overnet.network.checkpoint import load_checkpoint
-from overnet.network.deploy import Deployed, deploy
+from overnet.network.deploy import Deployed, DeployedPlainNetwork, deploy
 from overnet.network.family import Network
 from overnet.network.plain import PlainNetConfig
 from overnet.types import Image, Progress, Upscale
@@ -61,7 +64,7 @@ class CheckpointSource:
         stem: the name of the files without suffix, such as ``name_x2_fp16``.
         model, network: the network, and its deployed form.
         precision: of the files.
-        calibration: for INT8.
+        calibration: for INT8, and only for that.
     """
 
     path: Path
@@ -74,17 +77,25 @@ class CheckpointSource:
     calibration: Calibration | None
 
     def lowered(self, images: list[Image], progress: Progress) -> LoweredGraph:
-        """Build the graph in the wanted precision. The range of its numbers is measured on `images`."""
-        return lower(
-            self.network,
-            self.scale,
-            self.precision,
-            images,
-            form=self.options.form,
-            significant_bits=self.options.significant_bits,
-            calibration=self.calibration,
-            progress=progress,
+        """Build the graph in the wanted precision. The range of its numbers is measured on `images`.
+
+        Raises:
+            InputError: no layer can be INT8 within the allowed loss.
+        """
+        build = partial(
+            build_onnx, scale=self.scale, form=self.options.form, significant_bits=self.options.significant_bits
         )
+        network, calibration = self.network, self.calibration
+        exact = build(network)
+        if calibration is not None and isinstance(network, DeployedPlainNetwork):
+            network = equalized(network, exact, range_images(pairs_of(calibration.images, self.scale)))
+            exact = build(network)
+        artifact = replace(artifact_of(network, self.scale), precision=self.precision)
+        if calibration is None:
+            model, notes = converted(exact, self.precision, images)
+        else:
+            model, notes = quantized(exact, self.scale, images, calibration, progress)
+        return labelled(model, exact, artifact, notes)
 
     def check(self, file: Path, graph: LoweredGraph, images: list[Image], *, name: str) -> Parity:
         """Compare the file with the network; see `overnet.export.verify.onnx_file.check_onnx_file`."""

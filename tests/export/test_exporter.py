@@ -17,7 +17,6 @@ from overnet.export.exporter import export
 from overnet.export.graph.network_graph import build_onnx
 from overnet.export.options import CalibrationOptions, EngineOptions, ExportOptions
 from overnet.export.precision import convert as conversion
-from overnet.export.precision import lower as lowering
 from overnet.export.verify.comparison import TOLERANCES, ReferenceResults, drawn_images, in_openvino
 from overnet.export.verify.onnx_file import in_declared_types, in_network
 from overnet.files.onnx_metadata import read_artifact
@@ -123,7 +122,7 @@ def test_the_check_refuses_a_wrong_graph_and_names_the_layer(small_checkpoint, t
 
 def test_the_check_refuses_what_is_not_finite(small_checkpoint, tmp_path, monkeypatch):
     """An overflow inside that leaves no trace in the result: it might on another image."""
-    honest = lowering.build_onnx
+    honest = from_checkpoint.build_onnx
 
     def overflowing(*arguments, **options):
         model = honest(*arguments, **options)
@@ -134,7 +133,7 @@ def test_the_check_refuses_what_is_not_finite(small_checkpoint, tmp_path, monkey
                 constant.CopyFrom(numpy_helper.from_array(value, constant.name))
         return model
 
-    monkeypatch.setattr(lowering, "build_onnx", overflowing)
+    monkeypatch.setattr(from_checkpoint, "build_onnx", overflowing)
     monkeypatch.setattr(conversion, "nodes_beyond_half", lambda model, images: {"entry": 1e5})
     with pytest.raises(ArtifactError, match=r"is refused: .* infinite or undefined"):
         list(export(small_checkpoint, tmp_path, ExportOptions(scales=(2,), precision="fp16")))

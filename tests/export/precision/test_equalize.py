@@ -9,7 +9,7 @@ from overnet.evaluation.synthetic_frames import synthetic_frames
 from overnet.export.graph.network_graph import build_onnx
 from overnet.export.precision.calibration import pairs_of
 from overnet.export.precision.equalize import equalized
-from overnet.export.precision.lower import Calibration, lower
+from overnet.export.precision.int8 import Calibration
 from overnet.export.precision.quantizer import candidates
 from overnet.export.verify.declared_types import run_exactly
 from overnet.files.onnx_metadata import OUTPUT_NAME
@@ -20,6 +20,7 @@ from overnet.network.deploy import deploy
 from overnet.network.plain import LARGEST_CHANNEL_FACTOR
 from overnet.weights import bundled_checkpoint
 from tests.export.graph.test_plain_network import plain_net
+from tests.support.lowered import lowered
 
 
 def run(graph, image):
@@ -49,13 +50,10 @@ def test_the_network_stays_and_all_channels_have_one_range(activation):
 def in_int8(name):
     """Return a bundled model at x2 in INT8 as it is exported, with every layer in INT8, and in FP32."""
     calibration = Calibration(sample_photographs(), [], max_loss_db=100)
-    lowered = lower(
-        deploy(load_checkpoint(bundled_checkpoint(name))), 2, "int8", synthetic_frames(),
-        calibration=calibration, progress=lambda *_: None,
-    )  # fmt: skip
-    quantized = {node.name for node in lowered.model.graph.node if node.op_type == "DequantizeLinear"}
-    assert len([name for name in quantized if "weight" in name]) == len(candidates(lowered.exact))
-    return lowered.model, lowered.exact
+    made = lowered(load_checkpoint(bundled_checkpoint(name)), 2, "int8", synthetic_frames(), calibration)
+    quantized = {node.name for node in made.model.graph.node if node.op_type == "DequantizeLinear"}
+    assert len([name for name in quantized if "weight" in name]) == len(candidates(made.exact))
+    return made.model, made.exact
 
 
 @pytest.mark.parametrize(("name", "most_db"), [("realtime", 0.4), ("fast", 0.5)])

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from overnet.errors import ArtifactError
 from overnet.export.engine.engine_graph import with_means
-from overnet.export.precision.lower import lower
 from overnet.export.verify.comparison import drawn_images
 from overnet.export.verify.engine import check_engine, check_loaded_engine, fitting
 from overnet.export.verify.onnx_file import in_network
 from overnet.files.engine_sidecar import Profile
 from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, INPUT_NAME, MEANS_NAME, OUTPUT_NAME, USE_GIVEN_MEANS_NAME
 from overnet.network.checkpoint import load_checkpoint
-from overnet.network.deploy import deploy
+from tests.support.lowered import lowered
 
 
 class HostEngine:
@@ -76,7 +75,7 @@ def network(small_checkpoint):
 
 @pytest.fixture(scope="module")
 def graph(network):
-    return lower(deploy(network), 2, "fp16", drawn_images(), progress=lambda *_: None)
+    return lowered(network, 2, "fp16", drawn_images())
 
 
 def judge(graph, network, **spoil):

@@ -6,16 +6,16 @@ import torch
 
 from overnet.evaluation.synthetic_frames import synthetic_frames
 from overnet.export.precision.calibration import pairs_of
-from overnet.export.precision.lower import Calibration, lower
+from overnet.export.precision.int8 import Calibration
 from overnet.export.verify.declared_types import run_exactly
 from overnet.files.onnx_metadata import OUTPUT_NAME
 from overnet.imaging.photographs import centre_crop, sample_photographs
 from overnet.network.checkpoint import load_checkpoint
-from overnet.network.deploy import deploy
 from overnet.network.model import reference
 from overnet.network.plain import PlainNet, PlainNetConfig
 from overnet.training.fake_int8 import FakeInt8
 from overnet.weights import bundled_checkpoint
+from tests.support.lowered import lowered
 
 
 def plain(expansion, depth=2):
@@ -31,10 +31,7 @@ def plain(expansion, depth=2):
 def exported(model, scale):
     """Return the INT8 graph of the export, with every layer in INT8."""
     calibration = Calibration(sample_photographs(), [], max_loss_db=100)
-    network = deploy(model)
-    return lower(
-        network, scale, "int8", synthetic_frames(), calibration=calibration, progress=lambda *_: None
-    ).model  # fmt: skip
+    return lowered(model, scale, "int8", synthetic_frames(), calibration).model
 
 
 def test_it_computes_what_the_exported_graph_does():

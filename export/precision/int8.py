@@ -1,21 +1,18 @@
-"""The graph of one scale in one precision."""
+"""The conversion of an FP32 graph to INT8 on calibration images."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import onnx
 
 from overnet.evaluation.synthetic_frames import synthetic_frames
-from overnet.export.graph.network_graph import Form, artifact_of, build_onnx
 from overnet.export.precision.calibration import Pair, pairs_of
-from overnet.export.precision.convert import LoweredGraph, beyond_notes, converted, labelled
-from overnet.export.precision.equalize import equalized
+from overnet.export.precision.convert import beyond_notes
 from overnet.export.precision.fp16_range import nodes_beyond_half
 from overnet.export.precision.half import to_half
 from overnet.export.precision.layer_choice import choose_layers
 from overnet.export.precision.quantizer import largest_inputs
-from overnet.network.deploy import Deployed, DeployedPlainNetwork
 from overnet.types import Image, Progress
 
 
@@ -34,42 +31,7 @@ class Calibration:
     max_loss_db: float
 
 
-def lower(
-    network: Deployed,
-    scale: int,
-    precision: str,
-    images: list[Image],
-    *,
-    form: Form = "default",
-    significant_bits: int = 24,
-    calibration: Calibration | None = None,
-    progress: Progress,
-) -> LoweredGraph:
-    """Build the graph of one scale in one precision.
-
-    Args:
-        precision: one of `overnet.files.onnx_metadata.PRECISIONS`.
-        images: H x W x 3 uint8 each: nodes whose numbers on them come near FP16's largest stay in FP32.
-        form, significant_bits: see `overnet.export.graph.network_graph.build_onnx`.
-        calibration: for INT8, which needs it.
-        progress: called with each step.
-
-    Raises:
-        InputError: no layer can be INT8 within the allowed loss.
-    """
-    exact = build_onnx(network, scale, form=form, significant_bits=significant_bits)
-    if precision == "int8" and calibration is not None and isinstance(network, DeployedPlainNetwork):
-        network = equalized(network, exact, _range_images(pairs_of(calibration.images, scale)))
-        exact = build_onnx(network, scale, form=form, significant_bits=significant_bits)
-    artifact = replace(artifact_of(network, scale), precision=precision)
-    if precision == "int8" and calibration is not None:
-        model, notes = _quantized(exact, scale, images, calibration, progress)
-    else:
-        model, notes = converted(exact, precision, images)
-    return labelled(model, exact, artifact, notes)
-
-
-def _range_images(pairs: list[Pair]) -> list[Image]:
+def range_images(pairs: list[Pair]) -> list[Image]:
     """Return the images whose activations INT8 must hold: the pairs' low-resolution images, and synthetic frames.
 
     Text has larger activations than photographs. Noise and checkerboards of single pixels have far larger ones: a range
@@ -78,15 +40,25 @@ def _range_images(pairs: list[Pair]) -> list[Image]:
     return [*(pair.low for pair in pairs), *synthetic_frames()]
 
 
-def _quantized(
+def quantized(
     exact: onnx.ModelProto, scale: int, images: list[Image], calibration: Calibration, progress: Progress
 ) -> tuple[onnx.ModelProto, list[str]]:
+    """Convert a graph to INT8, and to FP16 where that costs too much; return it with notes for the user.
+
+    Args:
+        exact: in FP32, from `overnet.export.graph.network_graph.build_onnx`.
+        images: H x W x 3 uint8 each: nodes whose numbers on them come near FP16's largest stay in FP32.
+        progress: called with each step.
+
+    Raises:
+        InputError: no layer can be INT8 within the allowed loss.
+    """
     progress("calibrating", 0, 0)
     pairs = pairs_of(calibration.images, scale)
     beyond = nodes_beyond_half(exact, images)
     choice = choose_layers(
         exact,
-        largest_inputs(exact, _range_images(pairs)),
+        largest_inputs(exact, range_images(pairs)),
         pairs,
         scale,
         max_loss_db=calibration.max_loss_db,
