@@ -133,21 +133,11 @@ class Artifact:
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata entries to store in the file."""
-        entries = {
-            f"{_PREFIX}format": str(FORMAT_VERSION),
-            f"{_PREFIX}scale": f"{self.scale:g}",
-            f"{_PREFIX}overscale": str(self.overscale),
-            f"{_PREFIX}precision": self.precision,
-            f"{_PREFIX}weights_sha256": self.weights_sha256,
-            f"{_PREFIX}producer": self.producer,
-        }
-        if self.reach is not None:
-            entries[f"{_PREFIX}reach"] = str(self.reach)
-        if self.activation_bytes is not None:
-            entries[f"{_PREFIX}activation_bytes"] = str(self.activation_bytes)
+        entries = {"format": FORMAT_VERSION, **vars(self), "scale": f"{self.scale:g}"}
+        del entries["foreign"]
         if self.foreign is not None:
-            entries |= {f"{_PREFIX}{name}": value for name, value in self.foreign.to_metadata().items()}
-        return entries
+            entries |= self.foreign.to_metadata()
+        return {f"{_PREFIX}{name}": str(value) for name, value in entries.items() if value is not None}
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], *, name: str) -> Artifact:
