@@ -27,7 +27,6 @@ class UpscaleStream(Protocol):
 
         Waits until one is free, so each array has to be submitted. After `stop` the result is None at once.
         """
-        ...
 
     def submit(self, frame: Image) -> Ticket:
         """Begin to upscale a frame, without waiting for it.
@@ -39,15 +38,12 @@ class UpscaleStream(Protocol):
         Raises:
             BackendError, MemoryError: see `overnet.runtime.backends.base.Backend.upscale`.
         """
-        ...
 
     def stop(self) -> None:
         """Wake the thread that waits for a buffer: no more frames come. Submitted frames can still be fetched."""
-        ...
 
     def close(self) -> None:
         """Wait for the frames in flight and free everything. No ticket may be used afterwards."""
-        ...
 
 
 class DirectStream:
