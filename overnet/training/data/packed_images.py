@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,7 +46,20 @@ class _Index:
     sources: dict[str, list[int]]
 
 
-class PackedImages:
+class MappedFile:
+    """A file as bytes in memory, mapped at the first use, since each worker process maps it itself."""
+
+    path: Path
+
+    @cached_property
+    def _bytes(self) -> NDArray[np.uint8]:
+        return np.memmap(self.path, np.uint8, mode="r")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_bytes"}
+
+
+class PackedImages(MappedFile):
     """A packed file, opened for reading. Images are views of the memory-mapped file, so only used parts are read.
 
     Raises:
@@ -55,34 +69,24 @@ class PackedImages:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.images, self.sources = _read_index(path)
-        self._bytes: NDArray[np.uint8] | None = None
-        self._sha256: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Image:
         """Return an image, H x W x 3 uint8 RGB, read-only."""
-        if self._bytes is None:
-            # Opened at first use, since each worker process maps the file itself.
-            self._bytes = np.memmap(self.path, np.uint8, mode="r")
         image = self.images[index]
         end = image.offset + image.height * image.width * 3
         return self._bytes[image.offset : end].reshape(image.height, image.width, 3)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """SHA-256 of all sizes and pixels in their order, hexadecimal; the first use reads the whole file."""
-        if self._sha256 is None:
-            digest = hashlib.sha256()
-            for index, image in enumerate(self.images):
-                digest.update(f"{image.height} x {image.width};".encode())
-                digest.update(self[index].data)
-            self._sha256 = digest.hexdigest()
-        return self._sha256
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bytes": None}
+        digest = hashlib.sha256()
+        for index, image in enumerate(self.images):
+            digest.update(f"{image.height} x {image.width};".encode())
+            digest.update(self[index].data)
+        return digest.hexdigest()
 
 
 def pack(folders: list[Path], path: Path, *, report: Callable[[str], None]) -> PackedImages:

@@ -12,21 +12,20 @@ import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from overnet.errors import InputError, OutputError, printable
 from overnet.imaging.resample import imresize
-from overnet.training.data.packed_images import PackedImages
+from overnet.training.data.packed_images import MappedFile, PackedImages
 from overnet.types import Image
 
 _CHECKSUM_BYTES = 4
 _FLUSH_EVERY = 16
 
 
-class TeacherTargets:
+class TeacherTargets(MappedFile):
     """A whole file of one teacher's outputs at one scale, opened for reading.
 
     Args:
@@ -53,22 +52,15 @@ class TeacherTargets:
             raise InputError(f"{printable(self.path)}: not this teacher's outputs on these images")
         if size != self._offsets[-1]:
             raise InputError(f"{printable(self.path)}: truncated or damaged, {size} bytes of {self._offsets[-1]}")
-        self._bytes: NDArray[np.uint8] | None = None
 
     def __getitem__(self, index: int) -> tuple[Image, Image]:
         """Return an image reduced by the scale and the teacher's output, H x W x 3 and sH x sW x 3, read-only."""
-        if self._bytes is None:
-            # Opened at first use, since each worker process maps the file itself.
-            self._bytes = np.memmap(self.path, np.uint8, mode="r")
         height, width = self._sizes[index]
         start = self._offsets[index]
         middle = start + height * width * 3
         end = self._offsets[index + 1] - _CHECKSUM_BYTES
         low = self._bytes[start:middle].reshape(height, width, 3)
         return low, self._bytes[middle:end].reshape(height * self.scale, width * self.scale, 3)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bytes": None}
 
 
 def targets_path(images: PackedImages, scale: int, teacher_sha256: str) -> Path:
