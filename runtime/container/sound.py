@@ -1,4 +1,4 @@
-"""Encoding again of sound that an output cannot hold as it is: FLAC in Matroska, AAC in MP4, and the like."""
+"""Encoding again of sound that an output cannot hold as it is (FLAC in Matroska, AAC in MP4), and of silence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 
 import av
 import numpy as np
+from av.audio.codeccontext import AudioCodecContext
 from av.container import OutputContainer
+
+from overnet.runtime.container.demux import codec_name
 
 # By container: the encoders for samples of at most 16 bits, or of lossy codecs, and for more.
 _ENCODERS = {
@@ -22,6 +25,7 @@ _ENCODERS = {
 }
 _BITS_PER_CHANNEL = 96_000  # a second, of lossy encoders
 _COMMON_RATE = 48_000
+_SAMPLES = 1024  # of a packet of silence, where the codec has no frames
 _SHORTEST_GAP_SECONDS, _LONGEST_GAP_SECONDS = Fraction(1, 50), 3600
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 
@@ -122,14 +126,57 @@ class SoundEncoder:
         if not _SHORTEST_GAP_SECONDS < gap * self._tick < _LONGEST_GAP_SECONDS:
             return
         for first in range(0, gap, _COMMON_RATE):
-            samples = min(_COMMON_RATE, gap - first)
-            frame = av.AudioFrame(like.format.name, like.layout.name, samples)
-            for plane in frame.planes:
-                plane.update(np.zeros(plane.buffer_size, np.uint8).tobytes())
-            frame.sample_rate = like.sample_rate
-            yield from self._placed(frame)
+            yield from self._placed(_silent_frame(like, min(_COMMON_RATE, gap - first)))
 
     def _placed(self, frame: av.AudioFrame) -> Iterator[av.Packet[Any]]:
         frame.pts, frame.time_base = self._next_sample or 0, self._tick
         self._next_sample = frame.pts + frame.samples
         yield from self.stream.encode(frame)
+
+
+def silence(stream: Any, seconds: Fraction) -> list[av.Packet[Any]]:
+    """Return packets of silence of a duration, in the codec and layout of a stream, from time 0 on.
+
+    Codecs with frames give the nearest number of whole ones. The list is empty where this FFmpeg has no such encoder or
+    the stream's decoder would need other parameters for them.
+    """
+    given = stream.codec_context
+    rate = given.sample_rate
+    try:
+        encoder: Any = AudioCodecContext.create(codec_name(stream), "w")
+        encoder.sample_rate, encoder.layout = rate, given.layout
+        encoder.format = encoder.codec.audio_formats[0]
+        encoder.time_base = Fraction(1, rate)
+        if given.bit_rate:
+            encoder.bit_rate = given.bit_rate
+        encoder.open()
+        count = round(seconds * rate)
+        step = encoder.frame_size or _SAMPLES
+        whole = round(Fraction(count, step)) if encoder.frame_size else -(-count // step)
+        packets: list[av.Packet[Any]] = []
+        for index in range(whole):
+            samples = step if encoder.frame_size else min(step, count - index * step)
+            frame = _silent_frame(encoder, samples)
+            frame.pts, frame.time_base = index * step, Fraction(1, rate)
+            packets += encoder.encode(frame)
+        packets += encoder.encode(None)
+    except (av.FFmpegError, ValueError, TypeError, IndexError):
+        return []
+    if given.extradata and encoder.extradata and given.extradata != encoder.extradata:
+        return []
+    # Encoders add packets at the end for what they look ahead.
+    del packets[whole:]
+    for index, packet in enumerate(packets):
+        packet.time_base = Fraction(1, rate)
+        packet.pts = packet.dts = index * step
+    return packets
+
+
+def _silent_frame(like: Any, samples: int) -> av.AudioFrame:
+    """Return a frame of silence in the format, layout and rate of an encoder or another frame."""
+    frame = av.AudioFrame(like.format.name, like.layout.name, samples)
+    level = 0x80 if like.format.name.startswith("u8") else 0
+    for plane in frame.planes:
+        plane.update(np.full(plane.buffer_size, level, np.uint8).tobytes())
+    frame.sample_rate = like.sample_rate
+    return frame

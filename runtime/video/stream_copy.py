@@ -16,8 +16,7 @@ from av.container import InputContainer, OutputContainer
 
 from overnet.runtime.container.clock import SourceClock, TimestampRepair
 from overnet.runtime.container.demux import codec_name, disposition, is_cover, open_source
-from overnet.runtime.container.silence import silence
-from overnet.runtime.container.sound import SoundEncoder
+from overnet.runtime.container.sound import SoundEncoder, silence
 from overnet.runtime.video.formats import OutputFormat
 
 # Tags of the source's container or encoding, which are wrong in the new file.
