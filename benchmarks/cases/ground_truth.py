@@ -16,7 +16,7 @@ from overnet.benchmarks.results import QualityFigures
 from overnet.errors import printable
 from overnet.evaluation.datasets import find_pairs, read_pair, spread_sample
 from overnet.evaluation.measure import cut_to, mean_quality, measure
-from overnet.imaging.photographs import photographs_folder
+from overnet.imaging.sample_images import photographs_folder
 from overnet.types import Image, Upscale
 
 # More images would take slow baselines minutes and change little.

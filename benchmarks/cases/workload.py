@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overnet.errors import InputError
-from overnet.imaging.photographs import sample_photographs
+from overnet.imaging.sample_images import sample_photographs
 from overnet.types import Image
 
 # The movement between two frames in pixels down and to the right, similar to a slow pan.

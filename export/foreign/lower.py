@@ -121,9 +121,9 @@ def _quantized(
     exact: onnx.ModelProto, artifact: Artifact, images: list[Image], calibration: CalibrationOptions, progress: Progress
 ) -> tuple[onnx.ModelProto, list[str]]:
     require("torch", extra="export", purpose="choosing the layers for INT8")
-    from overnet.evaluation.synthetic_frames import synthetic_frames
     from overnet.export.precision.calibration import calibration_images, pairs_of
     from overnet.export.precision.layer_choice import Arithmetic, choose_layers
+    from overnet.imaging.sample_images import synthetic_frames
 
     progress("calibrating", 0, 0)
     scale = int(artifact.scale)

@@ -13,8 +13,8 @@ from overnet.export.foreign.convention import RANGES, Convention, Runner, from_n
 from overnet.export.foreign.read import ForeignFile
 from overnet.export.options import ForeignOptions
 from overnet.imaging.metrics import psnr
-from overnet.imaging.photographs import centre_crop, sample_photographs
 from overnet.imaging.resample import network_bicubic
+from overnet.imaging.sample_images import centre_crop, sample_photographs
 from overnet.types import Image
 
 # Windows, strides and pixel-unshuffles have these; each is tried where smaller ones fail.

@@ -19,7 +19,7 @@ from overnet.export.foreign.convention import Convention, Runner
 from overnet.export.foreign.probe import MULTIPLES
 from overnet.export.foreign.read import title
 from overnet.export.foreign.wrap import MEAN
-from overnet.imaging.photographs import sample_photographs
+from overnet.imaging.sample_images import sample_photographs
 from overnet.types import Image
 
 # Lengths of the strips that are run, in pixels, until one is longer than the network sees; and their thickness.

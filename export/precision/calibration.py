@@ -10,8 +10,8 @@ import numpy as np
 from overnet.errors import InputError
 from overnet.evaluation.datasets import spread_sample
 from overnet.imaging.image_io import is_image_file, read_rgb
-from overnet.imaging.photographs import centre_crop, sample_photographs
 from overnet.imaging.resample import imresize
+from overnet.imaging.sample_images import centre_crop, sample_photographs
 from overnet.types import Image
 
 # From a folder, this many images are taken, evenly spread over it, and the central square of each: more take longer and

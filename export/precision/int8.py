@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import onnx
 
-from overnet.evaluation.synthetic_frames import synthetic_frames
 from overnet.export.precision.calibration import Pair, pairs_of
 from overnet.export.precision.convert import beyond_notes
 from overnet.export.precision.fp16_range import nodes_beyond_half
 from overnet.export.precision.half import to_half
 from overnet.export.precision.layer_choice import choose_layers
 from overnet.export.precision.quantizer import largest_inputs
+from overnet.imaging.sample_images import synthetic_frames
 from overnet.types import Image, Progress
 
 

@@ -19,7 +19,7 @@ from overnet.export.precision.quantizer import candidates, quantize
 from overnet.export.verify.declared_types import run_exactly, visit_tensors
 from overnet.files.onnx_metadata import OUTPUT_NAME
 from overnet.imaging.metrics import psnr_luma
-from overnet.imaging.photographs import centre_crop
+from overnet.imaging.sample_images import centre_crop
 from overnet.types import Image, Progress
 
 # The number and side of the crops that single layers are measured on: their losses only have to be comparable.

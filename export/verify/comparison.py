@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from overnet.errors import require
-from overnet.evaluation.synthetic_frames import synthetic_frames
 from overnet.imaging.metrics import largest_difference, psnr
-from overnet.imaging.photographs import centre_crop, sample_photographs
+from overnet.imaging.sample_images import centre_crop, sample_photographs, synthetic_frames
 from overnet.system.openvino_core import openvino_core
 from overnet.types import Image, Upscale
 

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from overnet.evaluation.synthetic_frames import synthetic_frames
-from overnet.imaging.photographs import centre_crop, sample_photographs
 from overnet.imaging.resample import imresize
+from overnet.imaging.sample_images import centre_crop, sample_photographs, synthetic_frames
 from overnet.network.plain import LARGEST_CHANNEL_FACTOR, PlainNet
 from overnet.types import Image
 

@@ -20,8 +20,8 @@ from overnet.files.atomic import ensure_folder
 from overnet.files.engine_sidecar import TITLES, Environment, Profile, RuntimeName
 from overnet.files.onnx_metadata import scaled_size
 from overnet.imaging.metrics import psnr
-from overnet.imaging.photographs import centre_crop, sample_photographs
 from overnet.imaging.resample import network_bicubic
+from overnet.imaging.sample_images import centre_crop, sample_photographs
 from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.trt.cuda import Gpu, pycuda_driver
 from overnet.runtime.backends.trt.engine_cache import cache_folder

@@ -4,8 +4,8 @@ import pytest
 
 from overnet.errors import InputError
 from overnet.export.precision.calibration import MOST_IMAGES, calibration_images, pairs_of
-from overnet.imaging.photographs import sample_photographs
 from overnet.imaging.resample import imresize
+from overnet.imaging.sample_images import sample_photographs
 
 
 def test_the_packages_sample_photographs():

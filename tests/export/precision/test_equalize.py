@@ -5,7 +5,6 @@ import functools
 import numpy as np
 import pytest
 
-from overnet.evaluation.synthetic_frames import synthetic_frames
 from overnet.export.graph.network_graph import build_onnx
 from overnet.export.precision.calibration import pairs_of
 from overnet.export.precision.equalize import equalized
@@ -14,7 +13,7 @@ from overnet.export.precision.quantizer import candidates
 from overnet.export.verify.declared_types import run_exactly
 from overnet.files.onnx_metadata import OUTPUT_NAME
 from overnet.imaging.metrics import psnr, psnr_luma
-from overnet.imaging.photographs import sample_photographs
+from overnet.imaging.sample_images import sample_photographs, synthetic_frames
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.deploy import deploy
 from overnet.network.plain import LARGEST_CHANNEL_FACTOR

@@ -14,7 +14,7 @@ from overnet.export.verify.comparison import drawn_images
 from overnet.export.verify.declared_types import run_exactly
 from overnet.files.onnx_metadata import OUTPUT_NAME
 from overnet.imaging.metrics import psnr_luma
-from overnet.imaging.photographs import centre_crop, sample_photographs
+from overnet.imaging.sample_images import centre_crop, sample_photographs
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.deploy import deploy
 from overnet.weights import bundled_checkpoint

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from overnet.evaluation.synthetic_frames import synthetic_frames
 from overnet.export.precision.calibration import pairs_of
 from overnet.export.precision.int8 import Calibration
 from overnet.export.verify.declared_types import run_exactly
 from overnet.files.onnx_metadata import OUTPUT_NAME
-from overnet.imaging.photographs import centre_crop, sample_photographs
+from overnet.imaging.sample_images import centre_crop, sample_photographs, synthetic_frames
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.model import reference
 from overnet.network.plain import PlainNet, PlainNetConfig

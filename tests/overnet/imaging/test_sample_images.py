@@ -1,6 +1,6 @@
 import numpy as np
 
-from overnet.imaging.photographs import centre_crop
+from overnet.imaging.sample_images import centre_crop
 
 
 def test_the_centre_of_an_image(image):
