@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from overnet.benchmarks.timing_stats import Spread
-from overnet.errors import InputError, printable
+from overnet.errors import InputError, file_errors, printable
 from overnet.files.atomic import atomic_write
 from overnet.files.checked_json import from_json, parse_object
 
@@ -388,11 +388,8 @@ def read_run(path: Path) -> BenchmarkRun:
         InputError: the file cannot be read, is too large, or holds no run; the message names the field.
     """
     name = printable(path)
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
+    with file_errors(InputError, path), path.open("rb") as file:
+        content = file.read(_LARGEST_FILE_BYTES + 1)
     if len(content) > _LARGEST_FILE_BYTES:
         raise InputError(f"{name}: larger than any benchmark's results")
     value = parse_object(content, name=name)

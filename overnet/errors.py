@@ -127,6 +127,19 @@ def naming_failures(name: object) -> Iterator[None]:
         raise OverNetError(f"{printable(name)}: {line}") from error
 
 
+@contextmanager
+def file_errors(kind: type[OverNetError], path: object, failed: str = "") -> Iterator[None]:
+    """Raise the operating system's errors in the block as errors of a kind that name the file, and what `failed`.
+
+    A ValueError too: a NUL character in a path raises it.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise kind(f"{printable(path)}{failed}: {reason}") from error
+
+
 # Importing OpenVINO sends a usage event through this package and leaves an identity in ~/intel. Where the package is
 # missing, OpenVINO does without, and so it is made to look missing before OpenVINO is imported.
 _OPENVINO_TELEMETRY = "openvino_telemetry"

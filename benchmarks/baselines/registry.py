@@ -22,7 +22,7 @@ from overnet.benchmarks.baselines.baseline import Baseline, limit_opencv, one_by
 from overnet.benchmarks.baselines.model_files import NCNN, SUPERRES_NAME, SUPERRES_SUFFIX, load_ncnn, load_superres
 from overnet.benchmarks.cases.network import checkpoint_of, load_network, multiply_accumulates_per_pixel
 from overnet.benchmarks.options import MeasuringOptions
-from overnet.errors import InputError, import_library, printable, require
+from overnet.errors import InputError, file_errors, import_library, printable, require
 from overnet.files.onnx_metadata import INPUT_NAME
 from overnet.runtime.backends.torch_backend import TorchBackend
 from overnet.types import ImageBatch
@@ -75,10 +75,8 @@ def import_libraries(name: str) -> None:
 def _files(folder: Path | None) -> list[Path]:
     if folder is None:
         return []
-    try:
+    with file_errors(InputError, folder):
         return sorted(path for path in folder.iterdir() if path.is_file())
-    except (OSError, ValueError) as error:  # ValueError: a NUL character
-        raise InputError(f"{printable(folder)}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def load_bicubic(scale: int, threads: int | None = None) -> Baseline:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from overnet.errors import OutputError, printable
+from overnet.errors import OutputError, file_errors, printable
 from overnet.system.tensorrt_logger import Severity
 
 # The place in the library's source, which does not help a user.
@@ -35,11 +35,9 @@ class BuildMessages:
 
     def __enter__(self) -> BuildMessages:
         if self._log is not None:
-            try:
+            with file_errors(OutputError, self._log, " cannot be written"):
                 # Written line by line, so that the messages before a crash of the library are kept.
                 self._file = self._log.open("a", encoding="utf-8", buffering=1)
-            except OSError as error:
-                raise OutputError(f"{printable(self._log)} cannot be written: {error.strerror or error}") from error
             self._write(f"# {self._title}")
         return self
 

@@ -17,7 +17,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, inliner, numpy_helper
 
-from overnet.errors import ArtifactError, one_line, printable
+from overnet.errors import ArtifactError, file_errors, one_line, printable
 
 # Protobuf holds no larger file, and the largest published super-resolution networks have 200 MB.
 LARGEST_BYTES = 1 << 31
@@ -64,12 +64,10 @@ def read_foreign(path: Path) -> ForeignFile:
         ArtifactError: it is damaged or too large, or has what cannot be converted; the message names the node.
     """
     name = printable(path)
-    try:
+    with file_errors(ArtifactError, path):
         if path.stat().st_size > LARGEST_BYTES:
             raise ArtifactError(f"{name}: larger than {LARGEST_BYTES >> 20} MiB")
         stored = path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"{name}: {error.strerror or error}") from error
     try:
         model = onnx.ModelProto.FromString(stored)
     except DecodeError as error:

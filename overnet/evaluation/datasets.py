@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from overnet.errors import InputError, printable
+from overnet.errors import InputError, file_errors, printable
 from overnet.imaging.image_io import is_image_file, read_rgb
 from overnet.imaging.resample import imresize
 from overnet.types import Image
@@ -91,10 +91,8 @@ def find_pairs(folder: Path, scale: int) -> list[Pair]:
 
 def _entries(folder: Path) -> list[Path]:
     """Return the entries of a folder that are not hidden, sorted by name."""
-    try:
+    with file_errors(InputError, folder):
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except (OSError, ValueError) as error:  # ValueError: a NUL character
-        raise InputError(f"{printable(folder)}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _images(folder: Path) -> dict[str, Path]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from overnet.errors import ArtifactError, InputError, printable
+from overnet.errors import ArtifactError, InputError, file_errors, printable
 from overnet.files.engine_sidecar import read_sidecar
 from overnet.files.onnx_metadata import PRECISIONS, Artifact, most_exact, read_artifact
 from overnet.weights import MODEL_NAMES, bundled_folder
@@ -83,11 +83,8 @@ def is_folder(model: Path) -> bool:
     Raises:
         InputError: the path does not exist or is not valid.
     """
-    try:
-        mode = model.stat().st_mode
-    except (OSError, ValueError) as error:
-        raise InputError(f"{printable(model)}: {getattr(error, 'strerror', None) or error}") from error
-    return stat.S_ISDIR(mode)
+    with file_errors(InputError, model):
+        return stat.S_ISDIR(model.stat().st_mode)
 
 
 def describe(model: Path) -> Artifact | None:

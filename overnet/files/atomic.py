@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from overnet.errors import InputError, OutputError, printable
+from overnet.errors import InputError, OutputError, file_errors, printable
 
 
 def exists_already(path: Path) -> OutputError:
@@ -70,10 +70,8 @@ def ensure_folder(folder: Path) -> None:
     Raises:
         OutputError: it cannot be created.
     """
-    try:
+    with file_errors(OutputError, folder, " cannot be made"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{printable(folder)} cannot be made: {error.strerror}") from error
 
 
 def temporary_beside(path: Path) -> Path:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from overnet.errors import ArtifactError, printable
+from overnet.errors import ArtifactError, file_errors, printable
 from overnet.files.checked_json import Pattern, Range, from_json, parse_object
 from overnet.files.onnx_metadata import Artifact
 
@@ -294,16 +294,13 @@ def load_engine(path: Path, environment: Environment) -> tuple[bytes, Sidecar]:
         ArtifactError: the engine or its sidecar is missing or damaged, or the engine is not the one the sidecar is for.
     """
     sidecar = read_sidecar(path)
-    try:
-        with path.open("rb") as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            if size_bytes != sidecar.engine_size_bytes:
-                raise ArtifactError(
-                    f"{printable(path)}: {size_bytes} bytes; its sidecar is for {sidecar.engine_size_bytes}"
-                )
-            serialized = file.read(size_bytes)
-    except OSError as error:
-        raise ArtifactError(f"{printable(path)}: {error.strerror or error}") from error
+    with file_errors(ArtifactError, path), path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        if size_bytes != sidecar.engine_size_bytes:
+            raise ArtifactError(
+                f"{printable(path)}: {size_bytes} bytes; its sidecar is for {sidecar.engine_size_bytes}"
+            )
+        serialized = file.read(size_bytes)
     if hashlib.sha256(serialized).hexdigest() != sidecar.engine_sha256:
         raise ArtifactError(f"{printable(path)}: not the engine that its sidecar is for (its sha256 is another)")
     found = mismatches(sidecar, environment)

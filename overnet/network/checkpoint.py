@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from overnet.errors import CheckpointError, one_line, require
+from overnet.errors import CheckpointError, file_errors, one_line, require
 from overnet.files.atomic import atomic_write
 from overnet.files.checked_json import parse_object
 from overnet.network.family import Network, NetworkConfig, architecture, build, config_from
@@ -80,11 +80,8 @@ def load_checkpoint(path: str | Path) -> Network:
         MissingDependency: it is a safetensors file and safetensors is not installed.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            beginning = file.read(9)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    with file_errors(CheckpointError, path), path.open("rb") as file:
+        beginning = file.read(9)
     if not beginning:
         raise CheckpointError(f"{path}: the file is empty")
     if beginning[8:9] == b"{":

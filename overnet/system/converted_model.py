@@ -18,7 +18,7 @@ import filelock
 import platformdirs
 
 from overnet._version import __version__
-from overnet.errors import ArtifactError, OutputError, printable
+from overnet.errors import ArtifactError, OutputError, file_errors, printable
 from overnet.files.onnx_metadata import is_foreign, read_artifact
 from overnet.system.child_process import PythonChild
 from overnet.types import Progress
@@ -76,14 +76,12 @@ def own_model(
 
 def _name(model: Path) -> str:
     """Return the name of a conversion's folder: the model's, and a hash of all that the conversion depends on."""
-    try:
+    with file_errors(ArtifactError, model):
         content = model.read_bytes()
         siblings = sorted(model.parent.iterdir())[:_MOST_SIBLINGS]
         # Weights may lie in other files, which the model names.
         named = [path for path in siblings if path != model and os.fsencode(path.name) in content and path.is_file()]
         weights = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in named]
-    except OSError as error:
-        raise ArtifactError(f"{printable(model)}: {error.strerror or error}") from error
     depends_on = [hashlib.sha256(content).hexdigest(), model.name, weights, __version__]
     key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
     stem = re.sub(r"[^0-9A-Za-z._-]", "_", model.stem)[:60]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from overnet.errors import OutputError, printable
+from overnet.errors import OutputError, file_errors
 from overnet.files.atomic import atomic_write
 
 _COLUMNS = ("step", "seconds", "loss", "learning_rate", "patches_per_second")
@@ -77,12 +77,9 @@ class Curve:
             _number(point.patches_per_second, "4g"),
             *(_number(psnr_db.get(scale), "4f") for scale in self._scales),
         ]
-        try:
-            # One system call, so that a process that is killed leaves a whole line or none.
-            with self._path.open("ab", buffering=0) as file:
-                file.write(_line(cells))
-        except OSError as error:
-            raise OutputError(f"{printable(self._path)} cannot be written: {error.strerror or error}") from error
+        # One system call, so that a process that is killed leaves a whole line or none.
+        with file_errors(OutputError, self._path, " cannot be written"), self._path.open("ab", buffering=0) as file:
+            file.write(_line(cells))
         self._last_step = point.step
 
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from overnet.errors import InputError
+from overnet.errors import InputError, file_errors
 from overnet.files.checked_json import checked, parse_object
 from overnet.network.family import NETWORKS
 from overnet.network.model import OVERSCALE_FACTORS
@@ -141,10 +141,8 @@ def read_settings(path: Path, base: TrainSettings) -> TrainSettings:
     Raises:
         InputError: the file cannot be read or is not a JSON object, or see `settings_from`.
     """
-    try:
+    with file_errors(InputError, path, " cannot be read"):
         content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
     return settings_from(parse_object(content, name=str(path)), base, name=str(path))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from overnet.errors import CheckpointError, InputError, one_line, printable, require
+from overnet.errors import CheckpointError, InputError, file_errors, one_line, printable, require
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.model import reference
 from overnet.training.data.packed_images import PackedImages
@@ -69,14 +69,11 @@ def file_sha256(path: Path) -> str:
     Raises:
         InputError: it cannot be read.
     """
-    try:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
-    except OSError as error:
-        raise InputError(f"{printable(path)}: {error.strerror or error}") from error
+    digest = hashlib.sha256()
+    with file_errors(InputError, path), path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _list(scales: list[int]) -> str:

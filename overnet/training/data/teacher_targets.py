@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from overnet.errors import InputError, OutputError, printable
+from overnet.errors import InputError, OutputError, file_errors, printable
 from overnet.imaging.resample import imresize
 from overnet.training.data.packed_images import MappedFile, PackedImages
 from overnet.types import Image
@@ -42,12 +42,9 @@ class TeacherTargets(MappedFile):
         self.path = targets_path(images, scale, teacher_sha256)
         header = _header(images, scale, teacher_sha256)
         self._sizes, self._offsets = _layout(images, scale, len(header))
-        try:
-            with self.path.open("rb") as file:
-                same = file.read(len(header)) == header
+        with file_errors(InputError, self.path), self.path.open("rb") as file:
+            same = file.read(len(header)) == header
             size = self.path.stat().st_size
-        except OSError as error:
-            raise InputError(f"{printable(self.path)}: {error.strerror or error}") from error
         if not same:
             raise InputError(f"{printable(self.path)}: not this teacher's outputs on these images")
         if size != self._offsets[-1]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import filelock
 
 from overnet._version import __version__
-from overnet.errors import ArtifactError, BackendError, OutputError, printable
+from overnet.errors import ArtifactError, BackendError, OutputError, file_errors, printable
 from overnet.files.engine_sidecar import FORMAT_VERSION, Environment, load_engine
 from overnet.runtime.backends.trt.engine_child import EngineRequest, build_in_child
 from overnet.system.converted_model import CACHE_VARIABLE, cache_root
@@ -164,10 +164,8 @@ def _kept_log(entry: _Entry, folder: Path) -> str:
 
 def _name(request: EngineRequest, environment: Environment) -> str:
     """Return the name of an engine's folder: model, precision, and a hash of everything that the engine depends on."""
-    try:
+    with file_errors(ArtifactError, request.model):
         onnx_sha256 = hashlib.sha256(request.model.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ArtifactError(f"{printable(request.model)}: {error.strerror or error}") from error
     # With another driver or JetPack an engine may run as before; the library finds out when it loads it. The driver's
     # figure for the memory differs a little between versions of JetPack; `load_engine` compares it.
     tied_to = {key: value for key, value in vars(environment).items() if key not in _MAY_CHANGE}
