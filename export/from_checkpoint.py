@@ -12,8 +12,7 @@ from overnet.export.graph.network_graph import artifact_of, build_onnx
 from overnet.export.options import ExportOptions
 from overnet.export.precision.calibration import calibration_images, pairs_of
 from overnet.export.precision.convert import LoweredGraph, converted, labelled
-from overnet.export.precision.equalize import equalized
-from overnet.export.precision.int8 import Calibration, quantized, range_images
+from overnet.export.precision.int8 import Calibration, equalized, quantized, range_images
 from overnet.export.verify.comparison import Parity
 from overnet.export.verify.onnx_file import check_onnx_file, in_network
 from overnet.network.checkpoint import load_checkpoint

@@ -16,11 +16,10 @@ from overnet._version import __version__
 from overnet.export.graph.as_defined import features_as_defined
 from overnet.export.graph.builder import GraphBuilder
 from overnet.export.graph.periodic_tail import periodic_tail
-from overnet.export.graph.plain_network import plain_network
 from overnet.export.graph.resizing_tail import resizing_tail
 from overnet.export.graph.trunk import features
 from overnet.files.onnx_metadata import INPUT_NAME, OUTPUT_NAME, Artifact
-from overnet.network.deploy import Deployed, DeployedNetwork, DeployedPlainNetwork
+from overnet.network.deploy import Convolution, Deployed, DeployedNetwork, DeployedPlainNetwork
 
 # default: no tensor on the overscaled grid, and no concatenations. lean-memory: the same results in more and smaller
 # steps, with less memory (see `overnet.export.graph.trunk.features`). as-defined: as the network is defined, for
@@ -53,7 +52,7 @@ def build_onnx(network: Deployed, scale: int, *, form: Form = "default", signifi
     levels = graph.node("Cast", [INPUT_NAME], "levels", to=onnx.TensorProto.FLOAT)
     planar = graph.node("Transpose", [levels], "planar", perm=[0, 3, 1, 2])
     if isinstance(network, DeployedPlainNetwork):
-        upscaled = plain_network(graph, network, planar, scale)
+        upscaled = _plain_network(graph, network, planar, scale)
     else:
         mean = graph.constant("mean", network.mean.reshape(1, 3, 1, 1))
         centred = graph.node("Sub", [planar, mean], "centred")
@@ -76,6 +75,30 @@ def build_onnx(network: Deployed, scale: int, *, form: Form = "default", signifi
     )
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _plain_network(graph: GraphBuilder, network: DeployedPlainNetwork, planar: str, scale: int) -> str:
+    """Add a plain network: its convolutions, and the repeated input added before pixels are shuffled.
+
+    Args:
+        planar: the image in levels, N x 3 x H x W.
+        scale: one that there is a head for.
+
+    Returns:
+        N x 3 x scale*H x scale*W, in levels, not clipped.
+    """
+    x = planar
+    for index, convolution in enumerate(network.trunk):
+        name = f"body.{index - 1}" if index else "entry"
+        x = graph.convolution(x, convolution, name, relu=not network.slopes)
+        if network.slopes:
+            slope = graph.constant(f"{name}.slope", network.slopes[index].reshape(-1, 1, 1))
+            x = graph.node("PRelu", [x, slope], f"{name}.prelu")
+    detail = graph.convolution(x, network.heads[scale], "head")
+    # A convolution repeats each colour: runtimes fuse the addition to it, and in every number type levels are exact.
+    repeat = Convolution(np.ones((3 * scale**2, 1, 1, 1), np.float32), None, 3)
+    added = graph.node("Add", [detail, graph.convolution(planar, repeat, "base")], "added")
+    return graph.node("DepthToSpace", [added], "shuffled", blocksize=scale, mode="CRD")
 
 
 def artifact_of(network: Deployed, scale: int) -> Artifact:

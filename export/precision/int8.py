@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
 
 from overnet.export.precision.calibration import Pair, pairs_of
@@ -12,7 +13,10 @@ from overnet.export.precision.fp16_range import nodes_beyond_half
 from overnet.export.precision.half import to_half
 from overnet.export.precision.layer_choice import choose_layers
 from overnet.export.precision.quantizer import largest_inputs
+from overnet.export.verify.declared_types import visit_tensors
 from overnet.imaging.sample_images import synthetic_frames
+from overnet.network.deploy import Convolution, DeployedPlainNetwork
+from overnet.network.plain import LARGEST_CHANNEL_FACTOR
 from overnet.types import Image, Progress
 
 
@@ -29,6 +33,35 @@ class Calibration:
     images: list[Image]
     remarks: list[str]
     max_loss_db: float
+
+
+def equalized(network: DeployedPlainNetwork, graph: onnx.ModelProto, images: list[Image]) -> DeployedPlainNetwork:
+    """Return the network with all channels of an input of its convolutions scaled to the same largest magnitude.
+
+    One INT8 step then fits them all. A rectifier lets positive factors through: a channel can be multiplied by one in
+    the convolution before it, and divided by it in the next, and the network computes the same. Weights have a step for
+    each output channel, so that the factor costs nothing there. Cross-layer equalisation: Nagel et al. 2019,
+    https://arxiv.org/abs/1906.04721.
+
+    Args:
+        network: computes the same as the result, up to rounding.
+        graph: of the network, in FP32.
+        images: H x W x 3 uint8 each, to measure the magnitudes on.
+    """
+    largest = [np.zeros(len(convolution.weight), np.float32) for convolution in network.trunk]
+    for image in images:
+        rectified = [result for node, result in visit_tensors(graph, image[None]) if node.op_type in ("Relu", "PRelu")]
+        for index, result in enumerate(rectified):
+            largest[index] = np.maximum(largest[index], result.abs().amax((0, 2, 3)).numpy())
+    trunk, heads, before = [], network.heads, np.ones(3, np.float32)
+    for convolution, magnitudes in zip(network.trunk, largest, strict=True):
+        highest = max(float(magnitudes.max()), np.finfo(np.float32).tiny)
+        factors = highest / np.maximum(magnitudes, highest / LARGEST_CHANNEL_FACTOR)
+        weight = convolution.weight * factors[:, None, None, None] / before[None, :, None, None]
+        trunk.append(Convolution(weight, None if convolution.bias is None else convolution.bias * factors))
+        before = factors
+    heads = {scale: Convolution(head.weight / before[None, :, None, None], head.bias) for scale, head in heads.items()}
+    return replace(network, trunk=trunk, heads=heads)
 
 
 def range_images(pairs: list[Pair]) -> list[Image]:

@@ -2,7 +2,7 @@
 
 Levels as in `overnet.export.precision.quantizer`: symmetric, 127 on each side of 0; one step for each output channel of
 a weight, and one for each channel of an input, from its largest magnitude on some images, because the export scales the
-channels to one range (`overnet.export.precision.equalize`). The first convolution is not quantised. Rounding has no
+channels to one range (`overnet.export.precision.int8`). The first convolution is not quantised. Rounding has no
 gradient, so that of the unrounded numbers is taken (the straight-through estimator: Bengio et al. 2013,
 https://arxiv.org/abs/1308.3432), except for inputs beyond the range.
 """

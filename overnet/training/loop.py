@@ -23,7 +23,7 @@ from overnet.training.distributed import Team
 from overnet.training.malloc import keep_freed_memory
 from overnet.training.patches import Patches, load_batches, lost_worker
 from overnet.training.report import Reporter
-from overnet.training.schedule import learning_rate, share_done
+from overnet.training.settings import learning_rate, share_done
 from overnet.training.state import BEST, CURVE, FINAL, TrainState
 from overnet.training.step import TrainStep
 from overnet.training.validation import Example, validate

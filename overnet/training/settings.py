@@ -1,4 +1,4 @@
-"""The settings of a training run: named presets, and changes from a file or the command line."""
+"""The settings of a training run (named presets, and changes from a file or the command line), and its schedule."""
 
 from __future__ import annotations
 
@@ -202,6 +202,34 @@ def _problem_of_scales(settings: TrainSettings) -> str | None:
 def exact(scale: float) -> Fraction:
     """Return a scale as a fraction of small numbers: 2.3 is 23/10, although it has no exact binary form."""
     return Fraction(scale).limit_denominator(1000)
+
+
+def learning_rate(settings: TrainSettings, step: int, done: float) -> float:
+    """Return the learning rate of a step.
+
+    Args:
+        settings: of the run.
+        step: from 0.
+        done: the share of the run before this step, 0 to 1, of its steps or its minutes.
+
+    Returns:
+        The rate, 0 or more.
+    """
+    rate = settings.learning_rate
+    if settings.schedule == "halving":
+        rate *= 0.5 ** (step // settings.halve_every)
+    elif settings.schedule == "cosine":
+        share = (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))) / 2
+        rate *= settings.final_share + (1 - settings.final_share) * share
+    return rate * min(1.0, (step + 1) / (settings.warm_up + 1))
+
+
+def share_done(settings: TrainSettings, step: int, elapsed_seconds: float) -> float:
+    """Return the share of the run that is done, 0 to 1; at 1 the run is complete."""
+    if settings.minutes is not None:
+        return min(1.0, elapsed_seconds / (60 * settings.minutes))
+    assert settings.steps is not None
+    return min(1.0, step / settings.steps)
 
 
 # The original's settings from its paper and repository, for one scale (with an overscale factor one above it); those of

@@ -7,8 +7,7 @@ import pytest
 
 from overnet.export.graph.network_graph import build_onnx
 from overnet.export.precision.calibration import pairs_of
-from overnet.export.precision.equalize import equalized
-from overnet.export.precision.int8 import Calibration
+from overnet.export.precision.int8 import Calibration, equalized
 from overnet.export.precision.quantizer import candidates
 from overnet.export.verify.declared_types import run_exactly
 from overnet.files.onnx_metadata import OUTPUT_NAME

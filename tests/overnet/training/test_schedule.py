@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overnet.training.schedule import learning_rate, share_done
-from overnet.training.settings import PRESETS, settings_from
+from overnet.training.settings import PRESETS, learning_rate, settings_from, share_done
 
 
 def settings(**changes):
