@@ -1,6 +1,6 @@
 """Runs the commands from a checkout that is not installed: ``python cli.py run image.png -o big.png``."""
 
-from overnet.cli import run_program
+from overnet.__main__ import run_program
 
 if __name__ == "__main__":
     run_program()

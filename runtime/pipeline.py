@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from overnet.runtime.stage import Stage
+from overnet.system.ending_signals import noted_signals
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -99,6 +99,12 @@ class _Pipeline(Generic[T, U]):
         self.stop_decoding()
         self.upscaled.abandon()
 
+    def interrupt(self) -> None:
+        """End the run with the frames that are upscaled by now."""
+        self.report.interrupted = True
+        self.on_interrupt()
+        self.stop_decoding()
+
     def stop_decoding(self) -> None:
         """Make the first stage end, also where it waits."""
         self.decoded.abandon()
@@ -145,20 +151,6 @@ class _Pipeline(Generic[T, U]):
         except BaseException as error:
             self.fail(error)
 
-    def despite_interruption(self, step: Callable[[], object]) -> None:
-        """Repeat a step, which must be repeatable, until no Ctrl-C comes during it; note whether one came."""
-        interrupted = False
-        while True:
-            try:
-                if interrupted:
-                    self.report.interrupted = True
-                    self.on_interrupt()
-                    interrupted = False
-                step()
-                return
-            except KeyboardInterrupt:
-                interrupted = True
-
 
 def run_pipeline(
     frames: Iterable[T],
@@ -176,13 +168,14 @@ def run_pipeline(
 
     Args:
         frames: read in a thread of its own.
-        upscale: called in the calling thread, which is where Ctrl-C arrives.
+        upscale: called in the calling thread. Ctrl-C ends the run after it, or where it calls
+            `overnet.system.ending_signals.raise_if_ended`.
         encode: called in a thread of its own, in order.
         depth: frames that may wait between two stages, 1 or more.
         on_frame: called with the report so far after each upscaled frame, in the calling thread.
         on_stop: called when no more frames are needed, from any of the threads and perhaps more than once: it wakes
             `frames` where that waits for something that will not come.
-        on_interrupt: called at Ctrl-C, in the calling thread: it wakes `encode` where that waits for another process.
+        on_interrupt: called at Ctrl-C, perhaps more than once: it wakes `encode` where that waits for another process.
 
     Returns:
         The report. After Ctrl-C its `interrupted` is set, and all upscaled frames have been encoded.
@@ -191,23 +184,26 @@ def run_pipeline(
         The first exception of any stage, after both other stages have stopped.
     """
     run: _Pipeline[T, U] = _Pipeline(depth, on_stop, on_interrupt)
-    stages = [Stage(lambda: run.decode(frames), "overnet-decode"), Stage(lambda: run.encode(encode), "overnet-encode")]
+    threads = [
+        threading.Thread(target=run.decode, args=(frames,), name="overnet-decode"),
+        threading.Thread(target=run.encode, args=(encode,), name="overnet-encode"),
+    ]
     began = time.perf_counter()
-    try:
-        for stage in stages:
-            stage.start()
-        run.upscale(upscale, on_frame)
-    except KeyboardInterrupt:
-        run.report.interrupted = True
-    except BaseException as error:
-        run.fail(error)
-    if run.report.interrupted:
-        run.despite_interruption(run.on_interrupt)
-    # Whatever ended the second stage, the first must stop waiting for room, and the third encode the frames it has.
-    run.despite_interruption(run.stop_decoding)
-    run.despite_interruption(run.upscaled.end)
-    for stage in stages:
-        run.despite_interruption(stage.wait)
+    with noted_signals(run.interrupt) as ended:
+        for thread in threads:
+            thread.start()
+        try:
+            run.upscale(upscale, on_frame)
+        except KeyboardInterrupt:
+            run.interrupt()
+        except BaseException as error:
+            run.fail(error)
+        # Whatever ended the second stage, the first must stop waiting for room, and the third encode the frames it has.
+        run.stop_decoding()
+        run.upscaled.end()
+        for thread in threads:
+            thread.join()
+        run.report.interrupted |= ended()
     run.report.wall_seconds = time.perf_counter() - began
     if run.failures:
         raise run.failures[0]

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from overnet.errors import InputError
 from overnet.files.engine_sidecar import SMALLEST_TILE
 from overnet.files.onnx_metadata import Foreign, scaled_size
+from overnet.system.ending_signals import raise_if_ended
 from overnet.system.memory import available_memory_bytes
 from overnet.types import ChannelMeans, Image, ImageBatch
 
@@ -144,6 +145,7 @@ def upscale_in_tiles(
     upscaled = np.empty((*scaled_size(height, width, scale), 3), np.uint8)
     for rows in spans(height, tile, margin=margin, feather=feather, align=align):
         for columns in spans(width, tile, margin=margin, feather=feather, align=align):
+            raise_if_ended()
             part = np.ascontiguousarray(image[None, rows.start : rows.stop, columns.start : columns.stop])
             result = upscale(part, means)[0]
             kept = result[_scaled(rows, factor), _scaled(columns, factor)]
@@ -176,6 +178,7 @@ def _means_of_whole(
     for _ in range(_PASSES):
         total: ChannelMeans = []
         for (top, bottom), (left, right) in product(pairwise(rows), pairwise(columns)):
+            raise_if_ended()
             share = np.float32((bottom - top) * (right - left) / (height * width))
             part = channel_means(np.ascontiguousarray(image[None, top:bottom, left:right]), means)
             weighted = [share * mean for mean in part]

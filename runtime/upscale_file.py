@@ -20,13 +20,13 @@ from overnet.imaging.resample import network_bicubic, with_hidden_filled
 from overnet.runtime.backends.stream import Ticket
 from overnet.runtime.pipeline import PipelineReport, run_pipeline
 from overnet.runtime.plan import Job
-from overnet.runtime.stage import ignore_interrupts
 from overnet.runtime.upscaler import Upscaler
 from overnet.runtime.video.encoder import OutputVideo
 from overnet.runtime.video.formats import Encoding
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.writer import VideoWriter
+from overnet.system.ending_signals import noted_signals
 from overnet.system.memory import available_memory_bytes
 
 
@@ -59,6 +59,7 @@ class Outcome:
         frames: frames written, 1 for an image.
         input_size, output_size: width and height in pixels.
         partial: whether it was interrupted.
+        is_last: whether a signal asks to begin no further file; the file itself may be complete.
         notes: one-line remarks for the user.
     """
 
@@ -71,6 +72,7 @@ class Outcome:
     output_size: tuple[int, int]
     seconds: Seconds
     partial: bool = False
+    is_last: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -82,8 +84,10 @@ class Outcome:
         """Return the fields as a dictionary for JSON."""
         (width, height), (input_width, input_height) = self.output_size, self.input_size
         is_turned = (width - height) * (input_width - input_height) < 0
+        fields = asdict(self)
+        del fields["is_last"]
         return {
-            **asdict(self),
+            **fields,
             "input": str(self.input),
             "output": None if self.output is None else str(self.output),
             "fps": round(self.frames_per_second, 4),
@@ -218,6 +222,7 @@ def upscale_frames(
     with (
         closing(upscaler.stream(info.height, info.width, even_width=True)) as stream,
         open_writer(info, width, height) as writer,
+        noted_signals() as ended,
     ):
         waited_seconds = 0.0
 
@@ -249,8 +254,8 @@ def upscale_frames(
             on_interrupt=on_interrupt,
         )
         began = time.perf_counter()
-        with ignore_interrupts():
-            output = writer.finish_partial() if report.interrupted else writer.finish()
+        output = writer.finish_partial() if report.interrupted else writer.finish()
+        is_last = ended()
         finishing = time.perf_counter() - began
     notes = [*reader.notes, *upscaler.pop_notes(), *writer.notes]
     return Outcome(
@@ -269,5 +274,6 @@ def upscale_frames(
             time.perf_counter() - started,
         ),
         partial=report.interrupted,
+        is_last=is_last,
         notes=notes,
     )

@@ -106,7 +106,7 @@ import overnet.imaging.metrics, overnet.evaluation.measure
     ],
 )
 def test_a_missing_library_is_one_line_that_says_what_to_install(tmp_path, missing, code, extra):
-    prelude = f"IMAGE = {str(ROOT / 'samples/harbour.png')!r}\nfrom overnet.cli import *\nimport sys\n"
+    prelude = f"IMAGE = {str(ROOT / 'samples/harbour.png')!r}\nfrom overnet.__main__ import *\nimport sys\n"
     prelude += "sys.argv[1:] = ['-o', 'out']\n"
     result = run_without({missing}, prelude + code, tmp_path)
     assert result.returncode == 1
@@ -131,7 +131,7 @@ BELOW = f"files imaging.* system weights {BASE}"
 LOADED = f"files system {BASE}"  # what a backend stands on
 IMPORTS = {
     "__init__": "_version network.model network.checkpoint runtime.upscaler",  # the public names, loaded lazily
-    "__main__": "cli",
+    "__main__": "cli files system",
     "_version": "",
     "errors": "",
     "types": "",
@@ -153,8 +153,7 @@ IMPORTS = {
     "export.precision": f"export.graph export.verify network evaluation {BELOW}",
     "export.verify": f"export.engine network evaluation {BELOW}",
     "export.engine": BELOW,
-    "runtime.stage": "system",
-    "runtime.pipeline": "runtime.stage",
+    "runtime.pipeline": "system",
     "runtime.tiling": f"files system {BASE}",
     "runtime.container": f"files {BASE}",
     "runtime.video": f"runtime.container files imaging imaging.formats {BASE}",
@@ -164,9 +163,9 @@ IMPORTS = {
     "runtime.upscaler": "runtime.backends.base runtime.backends.stream runtime.backends.ort.providers runtime.models"
     f" runtime.tiling {BELOW}",
     "runtime.paced_upscaler": f"runtime.backends.stream runtime.models runtime.upscaler {BELOW}",
-    "runtime.upscale_file": "runtime.backends.stream runtime.pipeline runtime.plan runtime.stage runtime.upscaler"
+    "runtime.upscale_file": "runtime.backends.stream runtime.pipeline runtime.plan runtime.upscaler"
     f" runtime.video {BELOW}",
-    "runtime.live": "runtime.backends.stream runtime.stage runtime.upscale_file runtime.upscaler"
+    "runtime.live": "runtime.backends.stream runtime.upscale_file runtime.upscaler"
     f" runtime.container runtime.video {BELOW}",
     "runtime.backends.stream": BASE,
     "runtime.backends.base": f"runtime.backends.stream runtime.tiling {LOADED}",

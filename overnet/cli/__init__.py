@@ -8,11 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -27,7 +24,6 @@ from overnet.cli.options import JsonOption
 from overnet.cli.run import run_command
 from overnet.cli.train import train_command
 from overnet.errors import InterruptedRun, OverNetError, line_for
-from overnet.system.ending_signals import ending_signals
 
 app = typer.Typer(
     name="overnet",
@@ -79,11 +75,6 @@ _PROGRAMS: dict[str, tuple[Callable[..., None], type[TyperCommand], Sequence[str
 _RENAMED_OPTIONS = {"--rivals": "--baselines", "--rival-models": "--baseline-models"}
 
 
-def _stop(signal_number: int, frame: FrameType | None) -> None:
-    """Let SIGTERM, and SIGHUP of a closed terminal, end a run as Ctrl-C does: with a playable file."""
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None, prog: str = "overnet", *, owns_process: bool = False) -> int:
     """Run a command line in this process; an expected error becomes one line on standard error and an exit code.
 
@@ -116,6 +107,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "overnet", *, owns_proce
             # Not after the return, which releases the error and with it the backend: that waits for its image.
             _end_interrupted_process()
         return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):  # outside of a command's own function
+        print_error("interrupted")
+        return InterruptedRun.exit_code
     except BrokenPipeError:  # a reader that is gone, such as `head`, needs no message
         return 1
     except Exception as error:
@@ -138,26 +132,3 @@ def _end_interrupted_process() -> NoReturn:
         with contextlib.suppress(OSError, AttributeError):  # it cannot be written, or was closed from the beginning
             stream.flush()
     os._exit(InterruptedRun.exit_code)
-
-
-def run_program(prog: str = "overnet") -> NoReturn:
-    """Run the command line of the program `prog`, and end this process with its exit code."""
-    for number in ending_signals():
-        if number != signal.SIGINT:  # for which Python does the same
-            signal.signal(number, _stop)
-    # A file that took the number of a closed standard stream would receive what libraries print.
-    nothing = os.open(os.devnull, os.O_RDWR)
-    while nothing < 3:
-        nothing = os.dup(nothing)
-    os.close(nothing)
-    code = main(prog=prog, owns_process=True)
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python tries, and reports, it again at exit
-    sys.exit(code)
-
-
-# The entry points of the programs that are one command.
-main_run, main_export, main_bench = (partial(run_program, name) for name in _PROGRAMS)

@@ -161,7 +161,8 @@ def run_command(
     if as_json:
         report = _report(outcomes, failures, plan.kept, backend=upscaler.backend_name)
         typer.echo(json.dumps(report), err=writes_stdout)
-    if any(outcome.partial for outcome in outcomes):
+    ended_early = outcomes and outcomes[-1].is_last and outcomes[-1].input != plan.jobs[-1].source
+    if ended_early or any(outcome.partial for outcome in outcomes):
         raise typer.Exit(InterruptedRun.exit_code)
     if failures:
         raise typer.Exit(1)
@@ -277,7 +278,7 @@ def _run_jobs(
         print_status(_summary(outcome), quiet=quiet)
         for note in outcome.notes:
             print_status(f"  note: {note}", quiet=quiet)
-        if outcome.partial:
+        if outcome.is_last:
             break
     return outcomes, failures
 

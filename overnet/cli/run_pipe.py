@@ -24,6 +24,7 @@ from overnet.runtime.video.muxed import PIPE_FORMAT, open_pipe_writer
 from overnet.runtime.video.raw import PIPE, PipeReader, RawFormat
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.writer import VideoWriter, check_target
+from overnet.system.ending_signals import noted_signals
 
 if TYPE_CHECKING:
     from overnet.runtime.live.addresses import Address
@@ -71,7 +72,13 @@ class PipeRun:
         with ExitStack() as stack:
             if self._output is not None:
                 stack.callback(self._output.close)
-            reader = stack.enter_context(self._reader())
+            # FFmpeg passes over a KeyboardInterrupt in a read, and would wait for the rest of the header.
+            with noted_signals(self._input.stop if self._input is not None else None) as ended:
+                try:
+                    reader = stack.enter_context(self._reader())
+                finally:
+                    if ended():
+                        raise KeyboardInterrupt
             return upscale_frames(
                 reader,
                 upscaler,

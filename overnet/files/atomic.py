@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, ClassVar
 
 from overnet.errors import InputError, OutputError, file_errors, printable
 
+if sys.platform != "win32":
+    import fcntl
 
-def exists_already(path: Path) -> OutputError:
+_TEMPORARY = ".overnet-"
+_LONGEST_NAME_BYTES = 255
+
+
+class ExistsAlreadyError(OutputError):
+    """A result whose name is taken by a file that may not be replaced."""
+
+
+def exists_already(path: Path) -> ExistsAlreadyError:
     """Return the error for a file that exists and may not be replaced."""
-    return OutputError(f"{printable(path)} exists already (--overwrite replaces it)")
+    return ExistsAlreadyError(f"{printable(path)} exists already (--overwrite replaces it)")
 
 
 def read_file(path: Path, *, most_bytes: int) -> bytes:
@@ -74,9 +88,96 @@ def ensure_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def temporary_beside(path: Path) -> Path:
-    """Return an unused name in the folder of `path`, with its suffix: only within a folder is a rename atomic."""
-    return path.with_name(f".overnet-{secrets.token_hex(8)}{path.suffix}")
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; a pipe, a device or a folder, which may make a reader wait for ever, is refused.
+
+    Raises:
+        OSError: it is missing, unreadable or no file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
+
+
+class TemporaryFile:
+    """A new empty file in the folder of a target, with its suffix: only within a folder is a rename atomic.
+
+    As long as the process lives, the file is locked. So one that a killed process has left behind is known, and the
+    first temporary file that a process makes in a folder removes all such files there.
+
+    Args:
+        target: the file that it is to become.
+
+    Attributes:
+        path: its name.
+        open_paths: of the temporary files of this process.
+
+    Raises:
+        OSError: the operating system refuses.
+    """
+
+    open_paths: ClassVar[set[Path]] = set()
+    _cleaned: ClassVar[set[Path]] = set()
+
+    def __init__(self, target: Path) -> None:
+        self._locked: BinaryIO | None = None
+        folder = target.absolute().parent
+        if folder not in self._cleaned:
+            self._cleaned.add(folder)
+            _remove_left_behind(folder)
+        while self._locked is None:
+            # Not from tempfile, whose files are private: this one gets the permissions of any new file.
+            self.path = target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}{target.suffix}")
+            self.open_paths.add(self.path)
+            try:
+                self._locked = self.path.open("xb")
+                if not _lock(self._locked, self.path):
+                    self.close()
+                    self._locked = None  # taken for one left behind, and removed
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Remove the file, unless it has been renamed."""
+        try:
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
+            if self._locked is not None:
+                with suppress(OSError):
+                    self._locked.close()
+        finally:
+            self.open_paths.discard(self.path)
+
+
+def _lock(file: BinaryIO, path: Path) -> bool:
+    """Lock a new file as far as the system can; return whether it has its name still."""
+    if sys.platform == "win32":  # it has other locks, and an open file cannot be renamed
+        file.close()
+        return True
+    with suppress(OSError):  # some network drives have no locks
+        fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove the temporary files in a folder that no process writes any more."""
+    if sys.platform == "win32":
+        return
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if re.fullmatch(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{16}}(-tagged)?(\..*)?", path.name):
+                with suppress(OSError), open_regular(path) as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
 
 
 @contextmanager
@@ -90,24 +191,40 @@ def atomic_write(path: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         OutputError: the file exists and may not be replaced, or the operating system refuses to write.
     """
-    if not overwrite and os.path.lexists(path):
-        raise exists_already(path)
-    target = Path(os.path.realpath(path)) if overwrite else path
-    # Not from tempfile, whose files are private: this one gets the permissions of any new file.
-    temporary = temporary_beside(target)
+    target = link_target(path, overwrite=overwrite)
     try:
-        temporary.open("xb").close()
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        move_into_place(temporary, target, overwrite=overwrite)
+        with closing(TemporaryFile(target)) as temporary:
+            yield temporary.path
+            with temporary.path.open("rb+") as file:
+                os.fsync(file.fileno())
+            move_into_place(temporary.path, target, overwrite=overwrite)
     except FileExistsError as error:
         raise exists_already(path) from error
     except OSError as error:
         raise OutputError(f"{printable(path)} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+
+
+def link_target(path: Path, *, overwrite: bool) -> Path:
+    """Return the file that a path names, which is to be written: links are followed, as when it is opened.
+
+    Raises:
+        OutputError: the path exists and may not be replaced, or is a link to itself.
+    """
+    if not os.path.lexists(path):
+        return path
+    if not overwrite:
+        raise exists_already(path)
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OutputError(f"{printable(path)} cannot be written: it is a link that leads back to itself")
+    return target
+
+
+def with_added_stem(path: Path, added: str) -> Path:
+    """Return a path with `added` at the end of its stem, which is cut where the name would be too long."""
+    most = _LONGEST_NAME_BYTES - len(os.fsencode(added + path.suffix))
+    stem = os.fsencode(path.stem)[:most].decode(sys.getfilesystemencoding(), "ignore")
+    return path.with_name(f"{stem}{added}{path.suffix}")
 
 
 def move_into_place(temporary: Path, target: Path, *, overwrite: bool) -> None:

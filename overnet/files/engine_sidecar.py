@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from overnet.errors import ArtifactError, file_errors, printable
+from overnet.files.atomic import open_regular
 from overnet.files.checked_json import Pattern, Range, from_json, parse_object
 from overnet.files.onnx_metadata import Artifact
 
@@ -213,7 +214,7 @@ def read_sidecar(engine_path: Path) -> Sidecar:
     """
     path = sidecar_path(engine_path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(_LARGEST_SIDECAR_BYTES + 1)
     except FileNotFoundError as error:
         raise ArtifactError(
@@ -294,7 +295,7 @@ def load_engine(path: Path, environment: Environment) -> tuple[bytes, Sidecar]:
         ArtifactError: the engine or its sidecar is missing or damaged, or the engine is not the one the sidecar is for.
     """
     sidecar = read_sidecar(path)
-    with file_errors(ArtifactError, path), path.open("rb") as file:
+    with file_errors(ArtifactError, path), open_regular(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
         if size_bytes != sidecar.engine_size_bytes:
             raise ArtifactError(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from overnet.errors import ArtifactError, InputError, printable
+from overnet.files.atomic import open_regular
 
 # The prefix keeps these keys apart from those of other tools.
 _PREFIX = "overnet."
@@ -228,7 +229,7 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
         ArtifactError: the file cannot be read, or is not a complete ONNX file.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size == 0:
                 raise ArtifactError(f"{path}: the file is empty")

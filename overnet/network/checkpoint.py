@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from overnet.errors import CheckpointError, file_errors, one_line, require
-from overnet.files.atomic import atomic_write
+from overnet.files.atomic import atomic_write, open_regular
 from overnet.files.checked_json import parse_object
 from overnet.network.family import Network, NetworkConfig, architecture, build, config_from
 from overnet.network.model import RGB_MEAN, LearnedScale, OverNet, OverNetConfig
@@ -80,7 +80,7 @@ def load_checkpoint(path: str | Path) -> Network:
         MissingDependency: it is a safetensors file and safetensors is not installed.
     """
     path = Path(path)
-    with file_errors(CheckpointError, path), path.open("rb") as file:
+    with file_errors(CheckpointError, path), open_regular(path) as file:
         beginning = file.read(9)
     if not beginning:
         raise CheckpointError(f"{path}: the file is empty")

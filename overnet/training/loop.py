@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 
 from overnet.errors import InputError, InterruptedRun
-from overnet.system.ending_signals import ending_signals
+from overnet.system.ending_signals import noted_signals
 from overnet.training.curve import Curve
 from overnet.training.data.packed_images import PackedImages
 from overnet.training.data.teacher_targets import TeacherTargets
@@ -88,7 +84,8 @@ def train(
     team = team or Team()
     patches = Patches(images, state.settings, rank=team.rank, world=team.world, teachers=teachers)
     with ExitStack() as stack:
-        stop_wanted = stack.enter_context(_stop_signals())
+        # A signal is held until the current step is complete; a second one interrupts at once.
+        stop_wanted = stack.enter_context(noted_signals(again_raises=True))
         reporter = stack.enter_context(closing(_reporter(state, options, team)))
         loop = _Loop(state, patches, options, team, reporter)
         try:
@@ -215,26 +212,3 @@ def pick_device(name: str, team: Team) -> torch.device:
     if name == "cpu" or (name == "mps" and torch.backends.mps.is_available()):
         return torch.device(name)
     raise InputError(f"device {name!r} is not available; there are auto, cpu, cuda and mps")
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Hold the signals that end a run until the current step is complete; a second one interrupts at once."""
-    wanted = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal wanted
-        if wanted:
-            raise KeyboardInterrupt
-        wanted = True
-
-    before: dict[signal.Signals, Any] = {}
-    try:
-        # Python allows only the main thread to set signal handlers.
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        for number in ending_signals() if in_main_thread else ():
-            before[number] = signal.signal(number, note)
-        yield lambda: wanted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from overnet.errors import ArtifactError, require
 from overnet.files.onnx_metadata import read_artifact
 from overnet.runtime.backends.base import Backend, BackendOptions, check_precision, memory_per_pixel, reporting
+from overnet.system.ending_signals import raise_if_ended
 from overnet.system.openvino_core import openvino_core
 from overnet.types import ChannelMeans, ImageBatch
 
@@ -117,7 +118,7 @@ class OpenVinoBackend(Backend):
             try:
                 # In slices, because Python handles Ctrl-C only between them; a large image takes a minute.
                 while not request.wait_for(_SLICE_MS):
-                    pass
+                    raise_if_ended()
                 request.wait()  # raises the error of a failed run
             except KeyboardInterrupt:
                 request.cancel()

@@ -55,7 +55,9 @@ def open_source(path: Path) -> InputContainer:
             raise InputError(f"{path} does not exist")
         if path.is_dir():
             raise InputError(f"{path} is a folder, not a video")
-        if path.is_file() and path.stat().st_size == 0:
+        if not path.is_file():  # the sound is read a second time
+            raise InputError(f"{path} is a pipe or a device, not a file: send a video through standard input (-)")
+        if path.stat().st_size == 0:
             raise InputError(f"{path} is empty")
         # Absolute, so that a name such as 12:30.mp4 is not taken for a protocol.
         container: InputContainer = av.open(str(path.absolute()), "r", options=MEDIA_ONLY, **TAG_OPTIONS)

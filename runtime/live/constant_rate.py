@@ -26,6 +26,7 @@ class ConstantRate(FrameWriter):
 
     def __init__(self, writer: FrameWriter, rate: Fraction) -> None:
         self.notes = writer.notes
+        self.can_stall = writer.can_stall
         self._writer = writer
         self._rate = rate
         self._written = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from overnet.errors import InputError, OutputError
-from overnet.files.atomic import exists_already, move_into_place, temporary_beside
+from overnet.files.atomic import TemporaryFile, exists_already, move_into_place
 from overnet.runtime.live import gstreamer_pipelines as gstreamer
 from overnet.runtime.live.ffmpeg_source import OPEN_SECONDS, connect_network
 from overnet.runtime.live.source import CapturedFrame, ConnectionLost
@@ -118,6 +118,7 @@ class GStreamerWriter(FrameWriter):
         width, height: size of the frames in pixels.
         rate: frames per second.
         temporary, path: the file that the pipeline writes, and its name once it is complete; None if it writes none.
+            It is closed with the writer.
         overwrite: whether an existing file may be replaced.
 
     Raises:
@@ -132,12 +133,13 @@ class GStreamerWriter(FrameWriter):
         width: int,
         height: int,
         rate: Fraction,
-        temporary: Path | None = None,
+        temporary: TemporaryFile | None = None,
         path: Path | None = None,
         overwrite: bool = False,
     ) -> None:
         self.notes: list[str] = []
         self._name, self._temporary, self._path, self._overwrite = name, temporary, path, overwrite
+        self.can_stall = path is None
         self._writer = cv2.VideoWriter(pipeline, cv2.CAP_GSTREAMER, 0, float(rate), (width, height))
         if not self._writer.isOpened():
             self.abort()
@@ -159,9 +161,10 @@ class GStreamerWriter(FrameWriter):
         if self._path is None or self._temporary is None:
             return Path(self._name)
         try:
-            if not self._temporary.stat().st_size:
+            if not self._temporary.path.stat().st_size:
                 raise OutputError(f"{self._name}: the encoder wrote nothing; try --hardware off")
-            move_into_place(self._temporary, self._path, overwrite=self._overwrite)
+            move_into_place(self._temporary.path, self._path, overwrite=self._overwrite)
+            self._temporary.close()
         except FileExistsError as error:
             raise exists_already(self._path) from error
         except OSError as error:
@@ -172,8 +175,7 @@ class GStreamerWriter(FrameWriter):
         """End the stream, and remove a file that is not finished."""
         self._writer.release()
         if self._temporary is not None:
-            with suppress(OSError):
-                self._temporary.unlink(missing_ok=True)
+            self._temporary.close()
 
 
 def open_file_in_hardware(
@@ -188,21 +190,19 @@ def open_file_in_hardware(
         width, height, rate, overwrite: as for `GStreamerWriter`.
         hardware: False encodes with x264 instead, which tests the rest of the pipeline without that encoder.
     """
-    temporary = temporary_beside(path)
-    pipeline = gstreamer.file_sink_pipeline(temporary, size=(width, height), rate=rate, hardware=hardware)
-    if pipeline is None:
-        return None
-    open_writer = partial(
-        GStreamerWriter, pipeline, name=str(path), width=width, height=height, rate=rate, temporary=temporary
-    )
+    temporary = TemporaryFile(path)
+    open_writer = partial(GStreamerWriter, name=str(path), width=width, height=height, rate=rate)
     try:
-        with open_writer() as trial:
-            black = np.zeros((height, width, 3), np.uint8)
-            for index in range(_TRIAL_FRAMES):
-                trial.write(Frame(black, index, 1 / rate, 1))
-            trial.finish()
-            if not temporary.stat().st_size:
-                return None
+        pipeline = gstreamer.file_sink_pipeline(temporary.path, size=(width, height), rate=rate, hardware=hardware)
+        if pipeline is not None:
+            with open_writer(pipeline) as trial:
+                black = np.zeros((height, width, 3), np.uint8)
+                for index in range(_TRIAL_FRAMES):
+                    trial.write(Frame(black, index, 1 / rate, 1))
+                trial.finish()
+            if temporary.path.stat().st_size:
+                return open_writer(pipeline, temporary=temporary, path=path, overwrite=overwrite)
     except (OutputError, OSError):
-        return None
-    return open_writer(path=path, overwrite=overwrite)
+        pass
+    temporary.close()
+    return None

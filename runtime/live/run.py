@@ -8,7 +8,6 @@ there is room for its result, so a frame waits for at most the two before it, ho
 from __future__ import annotations
 
 import contextlib
-import functools
 import queue
 import threading
 import time
@@ -24,9 +23,9 @@ from overnet.runtime.backends.stream import Ticket, UpscaleStream
 from overnet.runtime.live.preview import PreviewWindow
 from overnet.runtime.live.report import LiveReport
 from overnet.runtime.live.source import CapturedFrame, LiveSource
-from overnet.runtime.stage import Stage, ignore_interrupts
 from overnet.runtime.upscaler import Upscaler
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
+from overnet.system.ending_signals import noted_signals
 
 # Number of frames that were taken and not yet written: one is upscaled while the one before is written.
 _IN_FLIGHT = 2
@@ -35,7 +34,9 @@ _TICK = Fraction(1, 1000)
 _USUAL_RATE = Fraction(30)
 _POLL_SECONDS = 0.02
 # How long to wait for a source that may be waiting for its next frame.
-_SOURCE_GRACE_SECONDS = 1.0
+_SOURCE_GRACE_SECONDS = 0.9
+# How long, after a signal, to wait for a frame that is upscaled, and then for an output that may take no more data.
+_END_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,8 @@ class _LiveRun:
         self._stream: UpscaleStream | None = None
         self._size = (0, 0)
         self._writer: FrameWriter | None = None
+        self._output: str | None = None
+        self._completes_file = False
         self._written_size = (0, 0)
         self._first_at: float | None = None
         self._frames_before = 0
@@ -169,45 +172,56 @@ class _LiveRun:
         self._to_show: tuple[np.ndarray, float] | None = None
 
     def run(self) -> LiveOutcome:
-        capture = Stage(self._capture, "overnet-capture", daemon=True)
-        workers = [
-            Stage(functools.partial(self._guarded, work), f"overnet-{name}", daemon=True)
-            for name, work in (("upscale", self._upscale), ("deliver", self._deliver))
-        ]
-        interrupted = False
-        try:
+        # A thread that hangs in a library must not keep the process from ending.
+        capture, upscale, deliver = (
+            threading.Thread(target=self._guarded, args=work, name=f"overnet-{name}", daemon=True)
+            for name, *work in (
+                ("capture", self._capture),
+                ("upscale", self._upscale),
+                ("deliver", self._deliver, self._finish),
+            )
+        )
+        with noted_signals() as ended:
+            for thread in (capture, upscale, deliver):
+                thread.start()
             try:
-                for stage in (capture, *workers):
-                    stage.start()
-                self._watch(workers[-1])
-            except KeyboardInterrupt:
-                interrupted = True
-            self._stop()
-            for stage in workers:
-                ended = False
-                while not ended:
-                    with contextlib.suppress(KeyboardInterrupt):
-                        ended = stage.wait()
-            with contextlib.suppress(KeyboardInterrupt):
-                capture.wait(_SOURCE_GRACE_SECONDS)
-            with ignore_interrupts():
-                output = self._finish()
-        finally:
-            if self._stream is not None:
-                self._stream.close()
-            if self._writer is not None:
-                self._writer.abort()
-        if self._failures:
-            raise self._failures[0]
-        if not self._report.frames:
-            if interrupted:
-                raise InterruptedRun("interrupted before the first frame")
-            raise self._lost or InputError(f"{self._source.name}: it ended before the first frame")
-        return LiveOutcome(self._report, output, self._lost)
+                self._watch(deliver, ended)
+            finally:
+                self._stop()
+                if not self._wait_for(upscale, ended):
+                    self._submitted.put(None)  # its frame takes long, and is not waited for
+                if not self._wait_for(deliver, ended):
+                    self._failures.append(OutputError("the output takes no more data: the end is missing"))
+                capture.join(_SOURCE_GRACE_SECONDS)
+                if self._stream is not None and not upscale.is_alive():
+                    self._stream.close()
+                if self._writer is not None and not deliver.is_alive():
+                    self._writer.abort()
+            if self._failures:
+                raise self._failures[0]
+            if not self._report.frames:
+                if ended():
+                    raise InterruptedRun("interrupted before the first frame")
+                raise self._lost or InputError(f"{self._source.name}: it ended before the first frame")
+        return LiveOutcome(self._report, self._output, self._lost)
 
-    def _watch(self, last: Stage) -> None:
-        """Show frames and check the limits until the last stage has ended."""
-        while not last.wait(_POLL_SECONDS if self._preview is None else 0):
+    def _wait_for(self, worker: threading.Thread, ended: Callable[[], bool]) -> bool:
+        """Wait for the end of a worker, after a signal for a second at most; return whether it has ended.
+
+        A file is always completed.
+        """
+        until = None
+        while worker.is_alive():
+            worker.join(_POLL_SECONDS)
+            if ended():
+                until = until or time.monotonic() + _END_SECONDS
+                if time.monotonic() > until and not self._completes_file:
+                    return False
+        return True
+
+    def _watch(self, last: threading.Thread, ended: Callable[[], bool]) -> None:
+        """Show frames and check the limits until the last stage has ended, or a signal ends the run."""
+        while last.is_alive() and not ended():
             if self._preview is not None:
                 shown, self._to_show = self._to_show, None
                 # Showing a frame after the window was closed would open it again.
@@ -219,6 +233,8 @@ class _LiveRun:
                         self._count(at)
                 if not self._preview.poll():
                     self._stop()
+            else:
+                last.join(_POLL_SECONDS)
             self._update()
             self._on_status(self._report)
             if self._limits.seconds is not None and self._report.seconds >= self._limits.seconds:
@@ -237,20 +253,20 @@ class _LiveRun:
         self._stopped.set()
         self._source.stop()
         self._mailbox.end(drop=True)
+        self._room.release(_IN_FLIGHT)
         if self._stream is not None:
             self._stream.stop()
         if self._writer is not None:
             self._writer.stop()
 
-    def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as error:
-            self._failures.append(error)
-            self._stop()
-            # Wake the other stage, whichever it is.
-            self._room.release(_IN_FLIGHT)
-            self._submitted.put(None)
+    def _guarded(self, *steps: Callable[[], None]) -> None:
+        for step in steps:
+            try:
+                step()
+            except BaseException as error:
+                self._failures.append(error)
+                self._stop()
+                self._submitted.put(None)
 
     def _capture(self) -> None:
         """Keep the newest frame of the source: the first stage."""
@@ -262,8 +278,6 @@ class _LiveRun:
                     self._mailbox.put(captured)
         except InputError as error:
             self._lost = error
-        except BaseException as error:
-            self._failures.append(error)
         finally:
             self._mailbox.end()
 
@@ -277,6 +291,8 @@ class _LiveRun:
             size = captured.info.height, captured.info.width
             if size != self._size:
                 self._open_stream(captured.info)
+                if self._stopped.is_set():
+                    break
                 # Opening the stream takes seconds, in which newer frames have arrived.
                 captured = self._mailbox.take(wait=False) or captured
                 if (captured.info.height, captured.info.width) != size:
@@ -305,6 +321,8 @@ class _LiveRun:
         """Open the stream for frames of another size once all earlier frames are delivered."""
         for _ in range(_IN_FLIGHT - 1):
             self._room.acquire()
+        if self._stopped.is_set():
+            return  # earlier frames may not be delivered
         if self._stream is not None:
             self._stream.close()
         self._size = height, width = info.height, info.width
@@ -363,16 +381,16 @@ class _LiveRun:
         self._last_pts = pts
         self._writer.write(Frame(rgb=rgb, pts=pts, time_base=_TICK, duration=self._interval))
 
-    def _finish(self) -> str | None:
-        if self._writer is None:
-            return None
-        if any(isinstance(error, (OutputError, OSError)) for error in self._failures) or not self._report.frames:
-            return None
+    def _finish(self) -> None:
+        """Complete the output, in the thread that wrote it: a server may not take its end."""
         # The recording is kept whatever else failed.
-        output = self._writer.finish()
+        is_broken = any(isinstance(error, (OutputError, OSError)) for error in self._failures)
+        if self._writer is None or is_broken or not self._report.frames:
+            return
+        self._completes_file = not self._writer.can_stall
+        self._output = str(self._writer.finish())
         self._report.notes.extend(self._writer.notes)
         self._report.notes.extend(self._upscaler.pop_notes())
-        return str(output)
 
 
 def live_info(info: VideoInfo) -> VideoInfo:

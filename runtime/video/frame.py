@@ -134,10 +134,12 @@ class FrameWriter(ABC):
     Attributes:
         notes: one-line remarks for the user.
         size: width and height as written, in pixels; None if the frames are written as they are.
+        can_stall: whether a write, and `finish`, may wait for another machine or program for ever.
     """
 
     notes: list[str]
     size: tuple[int, int] | None = None
+    can_stall: bool = False
 
     def __enter__(self: Writer) -> Writer:
         return self

@@ -40,6 +40,7 @@ class MuxedWriter(FrameWriter):
         self._track = track
         self._name = name
         self._pipe = pipe
+        self.can_stall = pipe is None
 
     @classmethod
     def to_pipe(cls, pipe: PipeOutput, video: OutputVideo) -> MuxedWriter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import threading
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +14,7 @@ import av
 from av.container import OutputContainer
 
 from overnet.errors import OutputError, printable
-from overnet.files.atomic import exists_already, move_into_place, temporary_beside
+from overnet.files.atomic import TemporaryFile, link_target, move_into_place, with_added_stem
 from overnet.runtime.container.demux import TAG_OPTIONS, disposition, error_reason, main_stream, open_source
 from overnet.runtime.container.read_back import describe, lost_descriptions
 from overnet.runtime.video.encoder import OutputVideo, VideoTrack
@@ -34,8 +35,7 @@ def check_target(path: Path, *, overwrite: bool) -> OutputFormat:
     if path.is_dir():
         raise OutputError(f"{path} is a folder: name a file, such as {path / 'video.mkv'}")
     container = output_format(path)
-    if path.exists() and not overwrite:
-        raise exists_already(path)
+    link_target(path, overwrite=overwrite)
     return container
 
 
@@ -70,7 +70,7 @@ class VideoWriter(FrameWriter):
     ) -> None:
         self.notes: list[str] = []
         self._lock = threading.Lock()
-        self._path = Path(path)
+        self._path = Path(path)  # named in messages
         self._info = video.info
         self._overwrite = overwrite
         self._starts_late = start_seconds > 0
@@ -83,11 +83,17 @@ class VideoWriter(FrameWriter):
         if source is not None and self._path.is_file() and source.exists() and self._path.samefile(source):
             raise OutputError(f"{self._path} is the source itself: choose another name")
         self._format = check_target(self._path, overwrite=overwrite)
+        self._path = link_target(self._path, overwrite=overwrite)
         self._is_live = source is None
         self._has_apple_tags = False
-        self._temporary = self._free_partial() if self._is_live else temporary_beside(self._path)
+        self._unnamed: TemporaryFile | None = None
         try:
-            self._temporary.open("xb").close()
+            if self._is_live:
+                self._temporary = self._free_partial()
+                self._temporary.open("xb").close()
+            else:
+                self._unnamed = TemporaryFile(self._path)
+                self._temporary = self._unnamed.path
             if source is not None:
                 with open_source(source) as opened:
                     self._has_apple_tags = any(key.startswith(_APPLE_TAGS) for key in opened.metadata)
@@ -138,7 +144,7 @@ class VideoWriter(FrameWriter):
                 raise OutputError(f"{self._path}: no frame was written")
             self._complete(self._track.end_seconds if self._is_part else None)
             target = self._take_name()
-            self._done = True
+            self._release()
             return target
 
     def finish_partial(self) -> Path | None:
@@ -155,12 +161,12 @@ class VideoWriter(FrameWriter):
         with self._lock, self._reporting():
             end = self._track.end_seconds
             self._complete(end)
-            target = self._path.with_stem(f"{self._path.stem}.partial")
+            target = with_added_stem(self._path, ".partial")
             if not self._tag_partial(end):
                 # Tagging needs space for a second copy: without it, only the name marks the file as partial.
                 self.notes.append("the partial video could not be tagged as such")
             self._temporary.replace(target)
-            self._done = True
+            self._release(keep=target)
             return target
 
     def abort(self) -> None:
@@ -171,11 +177,11 @@ class VideoWriter(FrameWriter):
 
     def _free_partial(self) -> Path:
         """Return an unused visible name for a recording in progress, and note those that earlier ones have left."""
-        target, number = self._path.with_stem(f"{self._path.stem}.partial"), 1
-        while target.exists():
+        target, number = with_added_stem(self._path, ".partial"), 1
+        while os.path.lexists(target):
             self.notes.append(f"{target.name} is left of an earlier recording that was cut off: it is kept")
             number += 1
-            target = self._path.with_stem(f"{self._path.stem}.partial ({number})")
+            target = with_added_stem(self._path, f".partial ({number})")
         return target
 
     def _take_name(self) -> Path:
@@ -187,8 +193,7 @@ class VideoWriter(FrameWriter):
                 break
             except FileExistsError:
                 number += 1
-                target = self._path.with_stem(f"{self._path.stem} ({number})")
-        self._temporary.unlink(missing_ok=True)
+                target = with_added_stem(self._path, f" ({number})")
         if target != self._path:
             self.notes.append(f"{self._path.name} appeared meanwhile: written as {target.name}")
         return target
@@ -248,26 +253,24 @@ class VideoWriter(FrameWriter):
 
     def _tag_partial(self, end: Fraction) -> bool:
         """Rewrite the closed file with a tag in its header, and tell whether that lost nothing."""
-        tagged = self._temporary.with_stem(f"{self._temporary.stem}-tagged")
         seconds = float(end - self._zero_seconds)
         try:
-            with self._open(tagged) as output:
-                copier = StreamCopier(
-                    self._temporary, output, self._format, without=None, end_seconds=Fraction(seconds)
-                )
-                with contextlib.closing(copier):
-                    title = output.metadata.get("title", self._path.stem)
-                    output.metadata["title"] = f"{title} (partial)"
-                    output.metadata["comment"] = f"partial: upscaling was stopped after {seconds:.2f} seconds"
-                    copier.finish(None)
-            if copier.left_out:
-                return False
-            tagged.replace(self._temporary)
-            return True
+            with contextlib.closing(TemporaryFile(self._temporary)) as tagged:
+                with self._open(tagged.path) as output:
+                    copier = StreamCopier(
+                        self._temporary, output, self._format, without=None, end_seconds=Fraction(seconds)
+                    )
+                    with contextlib.closing(copier):
+                        title = output.metadata.get("title", self._path.stem)
+                        output.metadata["title"] = f"{title} (partial)"
+                        output.metadata["comment"] = f"partial: upscaling was stopped after {seconds:.2f} seconds"
+                        copier.finish(None)
+                if copier.left_out:
+                    return False
+                tagged.path.replace(self._temporary)
+                return True
         except (av.FFmpegError, OSError, ValueError):
             return False
-        finally:
-            tagged.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _reporting(self) -> Any:
@@ -287,16 +290,22 @@ class VideoWriter(FrameWriter):
             return OutputError(f"{self._path}: no space is left in {self._path.absolute().parent}")
         return OutputError(f"{printable(self._path)} cannot be written: {error_reason(error)}")
 
-    def _remove(self) -> None:
+    def _release(self, *, keep: Path | None = None) -> None:
+        """Remove what has the temporary name, which may be the one to keep."""
         self._done = True
+        if self._unnamed is not None:
+            self._unnamed.close()
+        elif hasattr(self, "_temporary") and self._temporary != keep:
+            with contextlib.suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
+
+    def _remove(self) -> None:
         # Remove the name before closing the file: closing may take time to complete it.
-        with contextlib.suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
+        self._release()
         if self._copier is not None:
             self._copier.close()
         if hasattr(self, "_output"):
             with contextlib.suppress(av.FFmpegError, OSError, ValueError):
                 self._output.close()
         # On systems where an open file cannot be removed, remove it now.
-        with contextlib.suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
+        self._release()

@@ -161,6 +161,58 @@ def test_ctrl_c_while_threads_start_and_end_leaves_none_running():
     assert (result.returncode, result.stdout) == (0, "well\n"), result.stderr
 
 
+INTERRUPTED_ANYWHERE = """
+import os, signal, sys, threading
+from overnet.runtime.pipeline import run_pipeline
+
+counted, chosen = 0, 0
+
+def count(frame, event, argument):
+    global counted
+    frame.f_trace_opcodes = True
+    if event == "opcode":
+        counted += 1
+        if counted == chosen:
+            os.kill(os.getpid(), signal.SIGINT)
+    return count
+
+def run(number):
+    global counted, chosen
+    counted, chosen = 0, number
+    sys.settrace(count)  # of this thread, which is the main one
+    try:
+        return run_pipeline(iter(range(3)), lambda frame: frame, lambda frame: None).interrupted
+    except KeyboardInterrupt:
+        return None  # before the pipeline notes signals, or after
+    finally:
+        sys.settrace(None)
+
+run(0)
+outcomes = []
+for number in range(1, counted, counted // 150):
+    outcomes.append(run(number))
+    for thread in threading.enumerate():
+        if thread.name in ("overnet-decode", "overnet-encode"):
+            thread.join(5)
+            assert not thread.is_alive(), (number, thread)
+assert outcomes.count(True) > 20
+print("well")
+"""
+
+
+def test_ctrl_c_at_any_instruction_leaves_no_thread_waiting():
+    """An exception within `threading.Condition` left a lock held, for which all threads waited for ever."""
+    result = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_ANYWHERE],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (0, "well\n"), result.stderr
+
+
 def test_no_frames():
     assert run_pipeline(iter(()), lambda frame: frame, lambda frame: None).frames == 0
 

@@ -71,7 +71,7 @@ def run_process(*arguments, program="overnet-run", cwd=None, **options):
 def command_line(*arguments, program="overnet-run"):
     """Return the command line that starts a command in a process of its own."""
     entry = _ENTRY_POINTS[program]
-    return [sys.executable, "-c", f"from overnet.cli import {entry}; {entry}()", *map(str, arguments)]
+    return [sys.executable, "-c", f"from overnet.__main__ import {entry}; {entry}()", *map(str, arguments)]
 
 
 def environment(**variables):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from overnet.errors import CheckpointError, InputError, file_errors, one_line, printable, require
+from overnet.files.atomic import open_regular
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.model import reference
 from overnet.training.data.packed_images import PackedImages
@@ -70,7 +71,7 @@ def file_sha256(path: Path) -> str:
         InputError: it cannot be read.
     """
     digest = hashlib.sha256()
-    with file_errors(InputError, path), path.open("rb") as file:
+    with file_errors(InputError, path), open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -281,7 +281,7 @@ def test_without_torch_display_and_plots(tmp_path):
         (tmp_path / f"{name}.py").write_text("raise ImportError('hidden by a test')\n")
     # With a last cache that is not a server's, of which four times as much is copied.
     code = (
-        "import overnet.benchmarks.peak; from overnet.cli import main_bench\n"
+        "import overnet.benchmarks.peak; from overnet.__main__ import main_bench\n"
         "overnet.benchmarks.peak.last_cache_bytes = lambda: 16 << 20; main_bench()"
     )
     environment = {key: value for key, value in os.environ.items() if key != "DISPLAY"}
@@ -321,7 +321,8 @@ def test_ctrl_c_keeps_what_was_measured(small_models, tmp_path, monkeypatch):
 def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path):
     options = ["--seconds", 60, "--size", "64x48", "--json", tmp_path / "run.json", "-q"]
     program = (
-        "import overnet.benchmarks.benchmark; from overnet.benchmarks.results import Peak; from overnet.cli import *\n"
+        "import overnet.benchmarks.benchmark; from overnet.benchmarks.results import Peak\n"
+        "from overnet.__main__ import main_bench\n"
         "overnet.benchmarks.benchmark.measure_peaks = lambda gpu: [Peak('CPU', 20.0, 5.0, 'nothing')]\n"
         "main_bench()"
     )

@@ -72,7 +72,7 @@ def test_engines_with_sidecars(folder):
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = sys.modules["safetensors"] = None
-from overnet.cli import main_export
+from overnet.__main__ import main_export
 main_export()
 """
 

@@ -1,11 +1,16 @@
 import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from overnet.errors import OutputError
-from overnet.files.atomic import atomic_write
+from overnet.files import atomic
+from overnet.files.atomic import TemporaryFile, atomic_write, open_regular, with_added_stem
+from tests.support.commands import environment
 
 
 def test_appears_when_whole(tmp_path):
@@ -87,3 +92,92 @@ def test_of_many_writers_at_once_one_wins(tmp_path):
         thread.join()
     assert len(outcomes) == 1
     assert (tmp_path / "f").read_text() == str(outcomes[0])
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from overnet.files.atomic import TemporaryFile
+file = TemporaryFile(Path(sys.argv[1]))
+print(file.path.name, flush=True)
+sys.stdin.readline()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", KILLED, tmp_path / "a.mkv"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        for _ in range(2)
+    ]
+    names = [process.stdout.readline().strip() for process in processes]
+    (tmp_path / ".overnet-notes").write_text("not ours")
+    processes[0].communicate("end\n")
+    assert processes[0].returncode == -signal.SIGKILL
+    assert {path.name for path in tmp_path.iterdir()} == {*names, ".overnet-notes"}
+    with atomic_write(tmp_path / "b.txt", overwrite=False) as temporary:
+        temporary.write_text("b")
+    assert {path.name for path in tmp_path.iterdir()} == {names[1], ".overnet-notes", "b.txt"}
+    processes[1].communicate("end\n")
+
+
+def test_a_temporary_file_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    """Another process, which cleans the folder up, may take a new file for one that was left behind."""
+    locked = atomic._lock
+
+    def removed(file, path):
+        if first:
+            first.pop().append(path)
+            path.unlink()
+        return locked(file, path)
+
+    taken = []
+    first = [taken]
+    monkeypatch.setattr(atomic, "_lock", removed)
+    with atomic_write(tmp_path / "b.txt", overwrite=False) as temporary:
+        assert taken and temporary.exists() and temporary not in taken
+    assert not TemporaryFile.open_paths
+
+
+def test_pipes_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(OSError, match="it is a pipe or a device"):
+        open_regular(tmp_path / "pipe.onnx")
+    with pytest.raises(OSError, match="Is a directory"):
+        open_regular(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "added", "result"),
+    [
+        ("a.mp4", ".partial", "a.partial.mp4"),
+        (f"{'a' * 251}.mp4", ".partial", f"{'a' * 243}.partial.mp4"),
+        (f"{'ü' * 125}.mp4", " (2)", f"{'ü' * 123} (2).mp4"),
+    ],
+)
+def test_long_names_are_cut(tmp_path, name, added, result):
+    longer = with_added_stem(tmp_path / name, added)
+    assert longer.name == result
+    longer.touch()
+
+
+def test_links_are_followed_but_not_in_a_circle(tmp_path):
+    (tmp_path / "link").symlink_to("file")
+    with pytest.raises(OutputError, match="exists already"), atomic_write(tmp_path / "link", overwrite=False):
+        pass
+    with atomic_write(tmp_path / "link", overwrite=True) as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "x"
+    (tmp_path / "loop").symlink_to("loop")
+    with (
+        pytest.raises(OutputError, match="it is a link that leads back to itself"),
+        atomic_write(tmp_path / "loop", overwrite=True),
+    ):
+        pass
+    assert (tmp_path / "loop").is_symlink()

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from overnet.errors import OutputError
+from overnet.runtime.video.encoder import OutputVideo
 from overnet.runtime.video.reader import VideoReader
+from overnet.runtime.video.writer import VideoWriter
 from tests.support.clips import (
     NTSC,
     Clip,
@@ -175,3 +177,31 @@ def test_a_full_disk(tmp_path, suffix, ending):
 def test_no_space_names_the_folder(tmp_path, source):
     with open_writer(source, tmp_path / "out.mp4") as writer:
         assert "no space is left" in str(writer._failure(OSError(28, "No space left on device")))
+
+
+@pytest.mark.parametrize("name", [f"{'a' * 251}.mp4", f"{'ä' * 125}.mkv"])
+@pytest.mark.parametrize("is_live", [False, True])
+def test_the_longest_names_have_partial_files(tmp_path, source, name, is_live):
+    """The name of the partial file had more than 255 bytes, which left the frames under a hidden name."""
+    with VideoReader(source) as reader:
+        output = OutputVideo(reader.info, reader.info.width * 2, reader.info.height * 2)
+        frame = next(iter(reader))
+    with VideoWriter(tmp_path / name, output, source=None if is_live else source) as writer:
+        frame.rgb = enlarged(frame.rgb, 2)
+        writer.write(frame)
+        partial = writer.finish_partial()
+    assert names(tmp_path) == {"in.mp4", partial.name}
+    assert partial.stem.endswith(".partial") and len(times_of(partial)) == 1
+
+
+def test_links_are_followed_as_for_images(tmp_path, source):
+    (tmp_path / "out.mp4").symlink_to("elsewhere.mp4")
+    with pytest.raises(OutputError, match="exists already"):
+        open_writer(source, tmp_path / "out.mp4")
+    upscale(source, tmp_path / "out.mp4", overwrite=True)
+    assert (tmp_path / "out.mp4").is_symlink()
+    assert len(times_of(tmp_path / "elsewhere.mp4")) == 12
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    with pytest.raises(OutputError, match="it is a link that leads back to itself"):
+        open_writer(source, tmp_path / "loop.mp4", overwrite=True)
+    assert names(tmp_path) == {"in.mp4", "out.mp4", "elsewhere.mp4", "loop.mp4"}

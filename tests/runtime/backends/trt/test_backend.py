@@ -505,7 +505,7 @@ def test_tensorrt_rtx(tmp_path, model, graphs):
 
 def command(*arguments, env=None, **options):
     """overnet-run over the stand-in."""
-    program = [sys.executable, "-c", "from overnet.cli import main_run; main_run()", *map(str, arguments)]
+    program = [sys.executable, "-c", "from overnet.__main__ import main_run; main_run()", *map(str, arguments)]
     return subprocess.Popen(
         program,
         cwd=ROOT,

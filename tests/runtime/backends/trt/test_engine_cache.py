@@ -357,10 +357,10 @@ def test_a_full_disk(engine_request, cache, monkeypatch):
     """The child's line says so."""
     child(
         monkeypatch,
-        "import errno, os; from overnet.files import atomic as writing; from overnet import cli\n"
+        "import errno, os; from overnet.files import atomic as writing; import overnet.__main__\n"
         "def full(*_, **__): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
         "writing.os.fsync = full\n"
-        "cli.main_export()",
+        "overnet.__main__.main_export()",
     )
     with pytest.raises(BackendError, match="No space left on device"):
         cached_engine(engine_request)
@@ -408,7 +408,7 @@ BLOCKED = "import sys; sys.modules['torch'] = sys.modules['safetensors'] = None\
 
 def test_it_needs_no_torch(engine_request):
     """Neither this process nor the child."""
-    command = ("-c", f"{BLOCKED}from overnet.cli import main_export; main_export()")
+    command = ("-c", f"{BLOCKED}from overnet.__main__ import main_export; main_export()")
     in_child = f"from overnet.runtime.backends.trt import engine_child\nengine_child._COMMAND = {command!r}\n"
     result = subprocess.run(
         [sys.executable, "-c", BLOCKED + in_child + WANTS_IT, engine_request.model],
