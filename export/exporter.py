@@ -186,7 +186,7 @@ class _Export:
         self, engine: EngineOptions, graph: LoweredGraph, costs: Costs
     ) -> tuple[BuiltEngine, EngineOptions, tuple[str, ...]]:
         """Build the engine, for smaller images where the device has too little memory."""
-        fitted = fit_profile(
+        profile, notes = fit_profile(
             engine.profile,
             costs.activation_bytes_per_pixel,
             available_device_memory(),
@@ -197,7 +197,7 @@ class _Export:
         is_turing = device is not None and device.compute_capability == _TURING
         built = build_engine(
             graph.content,
-            fitted.profile,
+            profile,
             target=engine.target,
             workspace_bytes=engine.workspace_bytes,
             compute_capability=_TURING if is_turing else None,
@@ -205,7 +205,7 @@ class _Export:
             log=self._path(".engine.log"),
             progress=lambda phase, done, total: self.progress(f"building the engine: {phase}", done, total),
         )
-        return built, replace(engine, profile=fitted.profile), (*fitted.notes, *built.notes)
+        return built, replace(engine, profile=profile), (*notes, *built.notes)
 
     def _sidecar(
         self, engine: EngineOptions, built: BuiltEngine, exported: ExportedFile, graph: LoweredGraph

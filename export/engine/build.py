@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -40,14 +39,12 @@ class BuiltEngine:
         activation_memory_bytes: memory that it needs beside its weights for the profile's largest batch, as the engine
             states where there is a GPU, otherwise as the builder states; None where neither does.
         environment: the machine and library that it runs on. An engine of TensorRT-RTX names no device.
-        seconds: duration of the build.
         notes: for the user, one line each.
     """
 
     serialized: bytes
     activation_memory_bytes: int | None
     environment: Environment
-    seconds: float
     notes: tuple[str, ...]
 
 
@@ -112,7 +109,6 @@ def build_engine(
         raise InputError(f"{TITLES[target]} cannot build for compute capability {compute_capability[:20]!r}; {known}")
     work = _Work(onnx_model, profile, target, workspace_bytes, compute_capability, timing_cache)
     watch = Watch(progress)
-    started = time.perf_counter()
     with BuildMessages(log, f"{TITLES[target]}, {profile}") as messages, library.listening(messages.add):
         serialized, memory_bytes = _run_stoppable(lambda: work.run(library, messages, watch), watch)
     if messages.log_failure:
@@ -128,7 +124,7 @@ def build_engine(
             multiprocessors=None,
             memory_bytes=None,
         )
-    return BuiltEngine(serialized, memory_bytes, environment, time.perf_counter() - started, tuple(work.notes))
+    return BuiltEngine(serialized, memory_bytes, environment, tuple(work.notes))
 
 
 @dataclass

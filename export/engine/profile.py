@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 
 import psutil
 
@@ -23,29 +22,12 @@ _STEP = 16
 
 # The largest ratio of an engine's activation memory to that of `overnet.export.graph.costs`. In builds of TensorRT-RTX
 # 1.7.1 it was 0.95 to 1.24 (FP32 and FP16, default and lean-memory), and up to 1.43 in INT8.
-_HIGHEST_RATIO = {"fp32": 1.25, "fp16": 1.25, "bf16": 1.25, "int8": 1.45}
+HIGHEST_RATIO = {"fp32": 1.25, "fp16": 1.25, "bf16": 1.25, "int8": 1.45}
 # No engine took less.
 _SMALLEST_ENGINE_BYTES = 70_000_000
 # Share of the free memory that an engine may need: while it builds, TensorRT tries implementations that need more than
 # the final one, and other programs need some too.
 _MEMORY_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A profile that fits the device.
-
-    Attributes:
-        profile: the wanted one, or a smaller one.
-        predicted_bytes: memory that an engine for it is expected to need.
-        tile: side in pixels of the tiles for larger images, where the profile is smaller than wanted; otherwise None.
-        notes: what was changed and why, one line each.
-    """
-
-    profile: Profile
-    predicted_bytes: int
-    tile: int | None
-    notes: tuple[str, ...]
 
 
 def make_profile(text: str | None, batch: int = 1) -> Profile:
@@ -91,7 +73,7 @@ def fit_profile(
     *,
     weights_bytes: int = 0,
     precision: str = "fp16",
-) -> Fitted:
+) -> tuple[Profile, tuple[str, ...]]:
     """Reduce a profile that needs too much memory: first to fewer images at once, then to smaller ones.
 
     Args:
@@ -101,24 +83,27 @@ def fit_profile(
         weights_bytes: size of the network's weights.
         precision: one of `overnet.files.onnx_metadata.PRECISIONS`.
 
+    Returns:
+        The wanted profile or a smaller one, and what was changed and why, one line each.
+
     Raises:
         InputError: even the smallest engine does not fit.
     """
-    bytes_per_pixel *= _HIGHEST_RATIO[precision]
-    predicted = _predicted_bytes(profile, bytes_per_pixel, weights_bytes)
+    bytes_per_pixel *= HIGHEST_RATIO[precision]
+    predicted = predicted_bytes(profile, bytes_per_pixel, weights_bytes)
     usable = math.inf if available_bytes is None else available_bytes * _MEMORY_SHARE
     if predicted <= usable:
-        return Fitted(profile, predicted, None, ())
+        return profile, ()
     reason = f"{profile} would need about {_megabytes(predicted)} of the {_megabytes(usable)} that can be used"
     fewer = profile
     while fewer.batch > 1:
         fewer = _changed(fewer, fewer.maximum, fewer.batch // 2)
-        predicted = _predicted_bytes(fewer, bytes_per_pixel, weights_bytes)
+        predicted = predicted_bytes(fewer, bytes_per_pixel, weights_bytes)
         if predicted <= usable:
-            return Fitted(fewer, predicted, None, (f"{reason}: batch {fewer.batch} instead of {profile.batch}",))
+            return fewer, (f"{reason}: batch {fewer.batch} instead of {profile.batch}",)
     pixels = max(0, int((usable - weights_bytes) / bytes_per_pixel))
     smaller = _changed(fewer, _largest_within(fewer.maximum, pixels), 1)
-    predicted = _predicted_bytes(smaller, bytes_per_pixel, weights_bytes)
+    predicted = predicted_bytes(smaller, bytes_per_pixel, weights_bytes)
     if predicted > usable:
         raise InputError(
             f"the device has too little memory: {_megabytes(usable)} can be used, and even {smaller} needs about "
@@ -126,11 +111,11 @@ def fit_profile(
         )
     tile = min(smaller.maximum)
     tile = tile // _STEP * _STEP if tile >= SMALLEST_TILE else tile
-    note = f"{reason}: {smaller} instead, and larger images in tiles of {tile}x{tile}"
-    return Fitted(smaller, predicted, tile, (note,))
+    return smaller, (f"{reason}: {smaller} instead, and larger images in tiles of {tile}x{tile}",)
 
 
-def _predicted_bytes(profile: Profile, bytes_per_pixel: float, weights_bytes: int) -> int:
+def predicted_bytes(profile: Profile, bytes_per_pixel: float, weights_bytes: int = 0) -> int:
+    """Return the memory that an engine is expected to need, whose activations take so many bytes for each pixel."""
     activations = max(_SMALLEST_ENGINE_BYTES, profile.pixels * bytes_per_pixel)
     return math.ceil(activations) + weights_bytes
 

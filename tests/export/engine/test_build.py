@@ -20,7 +20,7 @@ from overnet.export.engine import build as trt_build
 from overnet.export.engine import trt_api
 from overnet.export.engine.build import BuildError, build_engine, buildable_targets, check_builder
 from overnet.export.engine.engine_graph import with_means
-from overnet.export.engine.profile import fit_profile, make_profile
+from overnet.export.engine.profile import HIGHEST_RATIO, make_profile, predicted_bytes
 from overnet.export.engine.trt_api import Library, Tensor
 from overnet.export.graph.costs import count_costs
 from overnet.export.graph.network_graph import build_onnx
@@ -107,7 +107,7 @@ def test_engines_for_images_of_many_sizes(bundled, scale):
     assert profile_in(built.serialized, DYNAMIC) == [1, 1, 1]
     assert built.environment.runtime_version == trt.__version__
     assert (built.environment.device_name, built.environment.compute_capability) == (None, None)
-    assert built.seconds > 0 and built.notes == ()
+    assert built.notes == ()
 
 
 @pytest.mark.slow
@@ -143,8 +143,8 @@ def test_engines_in_int8(bundled, scale, shape):
     built = build(model, profile)
     assert built.serialized != build(graph(bundled, scale), profile).serialized
     bytes_per_pixel = count_costs(onnx.ModelProto.FromString(model)).activation_bytes_per_pixel
-    predicted_bytes = fit_profile(profile, bytes_per_pixel, None, precision="int8").predicted_bytes
-    assert bytes_per_pixel * profile.pixels <= built.activation_memory_bytes <= predicted_bytes
+    most_bytes = predicted_bytes(profile, bytes_per_pixel * HIGHEST_RATIO["int8"])
+    assert bytes_per_pixel * profile.pixels <= built.activation_memory_bytes <= most_bytes
     assert invalidity(built.serialized) == WELL_FORMED
     assert INPUT_NAME.encode() in built.serialized and OUTPUT_NAME.encode() in built.serialized
     assert min(profile_in(built.serialized, profile)) >= 1
