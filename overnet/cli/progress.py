@@ -26,19 +26,19 @@ class ProgressDisplay:
     A context manager that may be entered again: rows are shown while it is entered and standard error is a terminal.
 
     Args:
-        quiet: show and print nothing.
+        quiet: show and print nothing; also an attribute, for what is printed beside the rows.
         step_lines: print each step as a line where there are no rows.
     """
 
     def __init__(self, *, quiet: bool, step_lines: bool = False) -> None:
-        self._quiet, self._step_lines = quiet, step_lines
+        self.quiet, self._step_lines = quiet, step_lines
         self._rows: Progress | None = None
         self._work: TaskID | None = None
         self._wait: TaskID | None = None
         self._announced = ""
 
     def __enter__(self) -> ProgressDisplay:
-        if not self._quiet and sys.stderr is not None and sys.stderr.isatty():
+        if not self.quiet and sys.stderr is not None and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
             from rich.table import Column
@@ -63,7 +63,7 @@ class ProgressDisplay:
         """Show a step of the work; `total` is 0 where the number of steps is not known."""
         if self._rows is not None:
             self._show_work(doing, done, total, f"{done}/{total}" if total else "")
-        elif self._step_lines and not self._quiet:
+        elif self._step_lines and not self.quiet:
             print_status(f"[{done + 1}/{total}] {doing}")
 
     def announce(self, doing: str, done: int, total: int) -> None:
@@ -78,7 +78,7 @@ class ProgressDisplay:
                 self._wait = None
             self._wait = self._show(self._wait, doing, done, total, f"{done}/{total}" if total else "")
         elif doing != self._announced:
-            print_status(doing, quiet=self._quiet)
+            print_status(doing, quiet=self.quiet)
         self._announced = doing
 
     def frames(self, name: str) -> Callable[[PipelineReport, int | None], None]:

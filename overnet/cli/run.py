@@ -135,7 +135,7 @@ def run_command(
     display = ProgressDisplay(quiet=quiet)
     upscaling = replace(upscaling, model=converted_model(upscaling.model, display.announce, quiet=quiet))
     is_live = source is not None and source.is_live
-    make_upscaler = _upscaler_maker(upscaling, scale, fps, display, is_live=is_live, quiet=quiet)
+    make_upscaler = _upscaler_maker(upscaling, scale, fps, display, is_live=is_live)
     target = None if output is None else parse_address(output) or Path(output)
     writes_stdout = False
     if source is None and (target is None or isinstance(target, Path)):
@@ -157,7 +157,7 @@ def run_command(
         plan, upscale, writes_stdout = Plan([pipe.job], []), pipe.upscale, run.writes_stdout
     with display:
         upscaler = make_upscaler()
-    outcomes, failures = _run_jobs(plan, upscaler, upscale, display, overwrite=overwrite, quiet=quiet)
+    outcomes, failures = _run_jobs(plan, upscaler, upscale, display, overwrite=overwrite)
     if as_json:
         report = _report(outcomes, failures, plan.kept, backend=upscaler.backend_name)
         typer.echo(json.dumps(report), err=writes_stdout)
@@ -169,18 +169,16 @@ def run_command(
 
 
 def _upscaler_maker(
-    upscaling: UpscalerOptions,
-    scale: float | None,
-    fps: str | None,
-    display: ProgressDisplay,
-    *,
-    is_live: bool,
-    quiet: bool,
+    upscaling: UpscalerOptions, scale: float | None, fps: str | None, display: ProgressDisplay, *, is_live: bool
 ) -> Callable[[], Upscaler]:
     """Return a function that loads the model, or for a rate of frames an upscaler that chooses it."""
     from overnet.runtime.upscaler import Upscaler
 
-    options = {**vars(upscaling), "model": _model_for_here(upscaling, quiet=quiet), "on_progress": display.announce}
+    options = {
+        **vars(upscaling),
+        "model": _model_for_here(upscaling, quiet=display.quiet),
+        "on_progress": display.announce,
+    }
     if fps is None and (upscaling.model is not None or not is_live):
         return functools.partial(Upscaler, _default_scale(upscaling) if scale is None else scale, **options)
     if options.pop("model") is not None:
@@ -191,7 +189,7 @@ def _upscaler_maker(
         PacedUpscaler,
         2 if scale is None else scale,
         rate=None if fps is None else parse_rate("--fps", fps),
-        on_choice=functools.partial(print_status, quiet=quiet),
+        on_choice=functools.partial(print_status, quiet=display.quiet),
         **options,
     )
 
@@ -245,13 +243,7 @@ def _plan_files(
 
 
 def _run_jobs(
-    plan: Plan,
-    upscaler: Upscaler,
-    upscale: Callable[..., Outcome],
-    display: ProgressDisplay,
-    *,
-    overwrite: bool,
-    quiet: bool,
+    plan: Plan, upscaler: Upscaler, upscale: Callable[..., Outcome], display: ProgressDisplay, *, overwrite: bool
 ) -> tuple[list[Outcome], list[Failure]]:
     """Upscale one file after another, videos by `upscale`, until Ctrl-C; an error in one of several is reported."""
     from overnet.runtime.upscale_file import upscale_image
@@ -275,9 +267,9 @@ def _run_jobs(
             failures.append((job.source, error))
             continue
         outcomes.append(outcome)
-        print_status(_summary(outcome), quiet=quiet)
+        print_status(_summary(outcome), quiet=display.quiet)
         for note in outcome.notes:
-            print_status(f"  note: {note}", quiet=quiet)
+            print_status(f"  note: {note}", quiet=display.quiet)
         if outcome.is_last:
             break
     return outcomes, failures
