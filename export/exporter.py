@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import math
 import time
 from collections.abc import Iterator
@@ -12,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from overnet.export.engine.build import BuiltEngine, build_engine, check_builder
-from overnet.export.engine.profile import available_device_memory, fit_profile
+from overnet.export.engine.build import BuiltEngine, TooLargeError, build_engine, check_builder
+from overnet.export.engine.profile import MEMORY_SHARE, available_device_memory, fit_profile, stepped_down
 from overnet.export.graph.costs import Costs, count_costs
 from overnet.export.options import EngineOptions, ExportOptions, is_onnx
 from overnet.export.precision.convert import LoweredGraph
 from overnet.export.verify.comparison import Parity, comparison_images
+from overnet.export.verify.engine import check_engine
 from overnet.files.atomic import atomic_write
 from overnet.files.engine_sidecar import Sidecar, sidecar_path, sidecar_text
 from overnet.files.onnx_metadata import Artifact, is_foreign
@@ -44,12 +44,15 @@ class ExportedEngine:
     Attributes:
         path: of the engine.
         sidecar: the content of its sidecar.
-        parity: the difference between the engine, or the ONNX file where no GPU could run the engine, and the source.
+        parity: the difference between the engine and its network; or, where the engine was not run, between the ONNX
+            file and its source.
+        not_run: why the engine was not run here, in one line; empty where it was.
     """
 
     path: Path
     sidecar: Sidecar
     parity: Parity
+    not_run: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,9 +160,8 @@ class _Export:
             if self.options.engine is not None and temporary_engine and temporary_sidecar:
                 built, engine, notes = self._engine(self.options.engine, graph, exported.costs)
                 temporary_engine.write_bytes(built.serialized)
-                sidecar, parity = self._sidecar(engine, built, exported, graph)
-                temporary_sidecar.write_text(sidecar_text(sidecar), encoding="ascii")
-                exported_engine = ExportedEngine(self._path(".engine"), sidecar, parity)
+                exported_engine = self._checked(engine, built, exported, graph)
+                temporary_sidecar.write_text(sidecar_text(exported_engine.sidecar), encoding="ascii")
                 exported = replace(exported, engine=exported_engine, notes=(*exported.notes, *notes))
         return replace(exported, seconds=time.perf_counter() - start)
 
@@ -185,43 +187,55 @@ class _Export:
     def _engine(
         self, engine: EngineOptions, graph: LoweredGraph, costs: Costs
     ) -> tuple[BuiltEngine, EngineOptions, tuple[str, ...]]:
-        """Build the engine, for smaller images where the device has too little memory."""
-        profile, notes = fit_profile(
+        """Build the engine, for smaller images where the device or the library takes none of the wanted size."""
+        device, available_bytes = cuda_device(), available_device_memory()
+        profile, fitted_notes = fit_profile(
             engine.profile,
             costs.activation_bytes_per_pixel,
-            available_device_memory(),
+            available_bytes,
             weights_bytes=len(graph.content),
             precision=graph.artifact.precision,
+            widest_per_pixel=costs.widest_per_pixel,
         )
-        device = cuda_device() if engine.target == "tensorrt-rtx" else None
-        is_turing = device is not None and device.compute_capability == _TURING
-        built = build_engine(
-            graph.content,
-            profile,
-            target=engine.target,
-            workspace_bytes=engine.workspace_bytes,
-            compute_capability=_TURING if is_turing else None,
-            timing_cache=self.stem.with_name(TIMING_CACHE),
-            log=self._path(".engine.log"),
-            progress=lambda phase, done, total: self.progress(f"building the engine: {phase}", done, total),
-        )
-        return built, replace(engine, profile=profile), (*notes, *built.notes)
+        notes, workspace_bytes = list(fitted_notes), engine.workspace_bytes
+        if workspace_bytes is None and device is not None and device.shares_memory and available_bytes is not None:
+            # While it tries kernels, TensorRT would otherwise take all of the memory, which the system needs too.
+            workspace_bytes = int(available_bytes * MEMORY_SHARE)
+        is_turing = device is not None and device.compute_capability == _TURING and engine.target == "tensorrt-rtx"
+        while True:
+            try:
+                built = build_engine(
+                    graph.content,
+                    profile,
+                    target=engine.target,
+                    workspace_bytes=workspace_bytes,
+                    compute_capability=_TURING if is_turing else None,
+                    timing_cache=self.stem.with_name(TIMING_CACHE),
+                    log=self._path(".engine.log"),
+                    progress=lambda phase, done, total: self.progress(f"building the engine: {phase}", done, total),
+                    precision=graph.artifact.precision,
+                )
+                return built, replace(engine, profile=profile), (*notes, *built.notes)
+            except TooLargeError as error:
+                smaller = stepped_down(profile)
+                if smaller is None or engine.workspace_bytes is not None:
+                    raise
+                notes.append(f"{error}: {smaller} instead")
+                profile = smaller
 
-    def _sidecar(
+    def _checked(
         self, engine: EngineOptions, built: BuiltEngine, exported: ExportedFile, graph: LoweredGraph
-    ) -> tuple[Sidecar, Parity]:
-        """Compare the engine with the source, where there is a GPU, and describe it."""
-        name = self._path(".engine").name
-        parity = exported.parity
-        # The engine's buffers are PyTorch's.
-        if cuda_device() is not None and importlib.util.find_spec("torch") is not None:
-            from overnet.export.verify.engine import check_engine
-
-            reference, images = self.source.reference(), comparison_images()
-            found = check_engine(
-                built.serialized, engine.target, engine.profile, exported.artifact, reference, images, name=name
-            )
-            parity = found or parity
+    ) -> ExportedEngine:
+        """Compare the engine with its network, where there is a GPU, and describe it."""
+        path, parity, not_run = self._path(".engine"), exported.parity, ""
+        self.progress("comparing the engine with its network", 0, 0)
+        found = check_engine(
+            built.serialized, engine.target, engine.profile, exported.artifact, graph.exact, name=path.name
+        )
+        if isinstance(found, Parity):
+            parity = found
+        else:
+            not_run = f"{path.name} was not run: {found}"
         sidecar = Sidecar(
             artifact=exported.artifact,
             onnx_sha256=hashlib.sha256(graph.content).hexdigest(),
@@ -236,4 +250,4 @@ class _Export:
             largest_difference=parity.largest_difference,
             measured_by=parity.statement,
         )
-        return sidecar, parity
+        return ExportedEngine(path, sidecar, parity, not_run)

@@ -14,12 +14,12 @@ from overnet.export.precision.calibration import calibration_images, pairs_of
 from overnet.export.precision.convert import LoweredGraph, converted, labelled
 from overnet.export.precision.int8 import Calibration, equalized, quantized, range_images
 from overnet.export.verify.comparison import Parity
-from overnet.export.verify.onnx_file import check_onnx_file, in_network
+from overnet.export.verify.onnx_file import check_onnx_file
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.deploy import Deployed, DeployedPlainNetwork, deploy
 from overnet.network.family import Network
 from overnet.network.plain import PlainNetConfig
-from overnet.types import Image, Progress, Upscale
+from overnet.types import Image, Progress
 
 USUAL_SCALES = (2, 3, 4)
 
@@ -99,7 +99,3 @@ class CheckpointSource:
     def check(self, file: Path, graph: LoweredGraph, images: list[Image], *, name: str) -> Parity:
         """Compare the file with the network; see `overnet.export.verify.onnx_file.check_onnx_file`."""
         return check_onnx_file(file, graph.model, graph.exact, self.model, images, name=name)
-
-    def reference(self) -> tuple[Upscale, str]:
-        """Return the network, which an engine is compared with, and its name."""
-        return in_network(self.model, self.scale)

@@ -73,7 +73,7 @@ class OnnxSource:
         return parity
 
     def reference(self) -> tuple[Upscale, str]:
-        """Return the file in OpenVINO, which an engine is compared with, and its name."""
+        """Return the file in OpenVINO, and its name."""
         upscale, _ = in_openvino(self.path)
         return upscale, f"the {self._source.precision.upper()} ONNX file"
 

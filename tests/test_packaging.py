@@ -151,7 +151,8 @@ IMPORTS = {
     "export.foreign": f"export.options export.graph export.precision export.verify evaluation {BELOW}",
     "export.graph": f"network {BELOW}",
     "export.precision": f"export.graph export.verify network evaluation {BELOW}",
-    "export.verify": f"export.engine network evaluation {BELOW}",
+    # An engine is run in the runtime's own slots before it gets its name.
+    "export.verify": f"export.engine runtime.backends.trt network evaluation {BELOW}",
     "export.engine": BELOW,
     "runtime.pipeline": "system",
     "runtime.tiling": f"files system {BASE}",

@@ -30,6 +30,10 @@ class BuildError(OverNetError):
     """TensorRT cannot build an engine from the graph, or cannot on this machine."""
 
 
+class TooLargeError(BuildError):
+    """The engine cannot be built for images of this size; for smaller ones it may."""
+
+
 @dataclass(frozen=True)
 class BuiltEngine:
     """An engine that has not been compared with its reference yet.
@@ -78,6 +82,7 @@ def build_engine(
     timing_cache: Path | None = None,
     log: Path | None = None,
     progress: Progress | None = None,
+    precision: str = "fp32",
 ) -> BuiltEngine:
     """Build an engine. Ctrl-C stops the builder after its current step, and then raises KeyboardInterrupt.
 
@@ -91,12 +96,14 @@ def build_engine(
             where it is missing, and ignored where it is from another machine.
         log: file to append the builder's messages to.
         progress: called from another thread after each of the builder's steps. An exception from it stops the build.
+        precision: of the graph, one of `overnet.files.onnx_metadata.PRECISIONS`, for versions of TensorRT whose strong
+            typing is not complete.
 
     Raises:
         MissingDependency: the library is not installed.
         InputError: the profile or the compute capability is not valid.
-        BuildError: the graph is damaged or was not made by `overnet.export`, the workspace is too small, or the library
-            cannot build the engine.
+        TooLargeError: the library cannot build the engine for images of this size, or with this workspace.
+        BuildError: the graph is damaged or was not made by `overnet.export`, or the library cannot build the engine.
         OutputError: the log cannot be opened.
         KeyboardInterrupt: the user stopped the build.
     """
@@ -107,7 +114,7 @@ def build_engine(
     if compute_capability is not None and compute_capability not in library.compute_capabilities():
         known = ", ".join(library.compute_capabilities()) or "the device's own only"
         raise InputError(f"{TITLES[target]} cannot build for compute capability {compute_capability[:20]!r}; {known}")
-    work = _Work(onnx_model, profile, target, workspace_bytes, compute_capability, timing_cache)
+    work = _Work(onnx_model, profile, target, workspace_bytes, compute_capability, timing_cache, precision)
     watch = Watch(progress)
     with BuildMessages(log, f"{TITLES[target]}, {profile}") as messages, library.listening(messages.add):
         serialized, memory_bytes = _run_stoppable(lambda: work.run(library, messages, watch), watch)
@@ -137,11 +144,28 @@ class _Work:
     workspace_bytes: int | None
     compute_capability: str | None
     timing_cache: Path | None
+    precision: str
     notes: list[str] = field(default_factory=list)
 
     def run(self, library: Library, messages: BuildMessages, watch: Watch) -> tuple[bytes, int | None]:
+        try:
+            return self._attempt(library, messages, watch)
+        except BuildError as error:
+            if isinstance(error, TooLargeError) or watch.is_stopped or not library.has_weak_typing:
+                raise
+            messages.forget_errors()
+            try:
+                built = self._attempt(library, messages, watch, weak_precision=self.precision)
+            except BuildError:
+                raise error from None
+            self.notes.append(f"built with weak typing, as the strongly typed network failed ({error})")
+            return built
+
+    def _attempt(
+        self, library: Library, messages: BuildMessages, watch: Watch, *, weak_precision: str | None = None
+    ) -> tuple[bytes, int | None]:
         title = TITLES[self.target]
-        build = library.start()
+        build = library.start(weak_precision)
         if build is None:
             raise BuildError(f"{title} does not start: {messages.error}")
         channels = self._parse(build)
@@ -151,7 +175,8 @@ class _Work:
         if channels:
             shapes[GIVEN_MEANS_NAME] = ((1, channels, 1, 1), (batch, channels, 1, 1), (batch, channels, 1, 1))
         if not build.add_profile(shapes):
-            raise BuildError(f"{title} cannot build for shape {self.profile}: {messages.error}")
+            kind = TooLargeError if messages.is_too_large else BuildError
+            raise kind(f"{title} cannot build for shape {self.profile}: {messages.error}")
         if self.workspace_bytes is not None:
             build.limit_workspace(self.workspace_bytes)
         if self.compute_capability is not None:
@@ -164,7 +189,8 @@ class _Work:
             if messages.is_out_of_workspace and self.workspace_bytes is not None:
                 megabytes = f"{self.workspace_bytes / 1e6:.0f} MB"
                 reason = f"{megabytes} of workspace are too little for {self.profile} ({reason})"
-            raise BuildError(f"{title} cannot build the engine: {reason}")
+            kind = TooLargeError if messages.is_too_large else BuildError
+            raise kind(f"{title} cannot build the engine: {reason}")
         if self.timing_cache is not None and not library.is_rtx:
             self._keep_timing_cache(build, self.timing_cache)
         by_engine = library.activation_memory_bytes(serialized) if cuda_device() is not None else None

@@ -16,6 +16,11 @@ _PLACE = re.compile(r"^\[[^\]]*\]\s*|\s*In \S+ at \S+:\d+\b")
 _NO_DRIVER = "(cudaError 35:"
 _ACTIVATION_MEMORY = re.compile(r"Total Activation Memory: (\d+)")
 _OUT_OF_WORKSPACE = re.compile(r"OutOfMemory|insufficient workspace|workspace memory greater than", re.IGNORECASE)
+# What TensorRT says where it has no kernel, or no memory to try one, for tensors of that size.
+_TOO_LARGE = re.compile(
+    r"out of memory|tensor volume|volume (of|exceeds)|2\^31|2147483647|INT32_MAX|Could not find any implementation",
+    re.IGNORECASE,
+)
 
 
 class BuildMessages:
@@ -71,6 +76,15 @@ class BuildMessages:
         """The first error, which causes the later ones, on one line; or a text that there was none."""
         significant = [text for text in self._errors if _NO_DRIVER not in text] or self._errors
         return one_line(significant[0]) if significant else "it gave no reason"
+
+    def forget_errors(self) -> None:
+        """Forget the errors so far, before another attempt."""
+        self._errors.clear()
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether the build failed because of the size of the images, so that one for smaller ones may succeed."""
+        return self.is_out_of_workspace or any(_TOO_LARGE.search(text) for text in self._errors)
 
     @property
     def is_out_of_workspace(self) -> bool:

@@ -27,7 +27,9 @@ HIGHEST_RATIO = {"fp32": 1.25, "fp16": 1.25, "bf16": 1.25, "int8": 1.45}
 _SMALLEST_ENGINE_BYTES = 70_000_000
 # Share of the free memory that an engine may need: while it builds, TensorRT tries implementations that need more than
 # the final one, and other programs need some too.
-_MEMORY_SHARE = 0.5
+MEMORY_SHARE = 0.5
+# The convolutions of TensorRT take no tensor with more numbers (NVIDIA/TensorRT#4123, #4408).
+_LARGEST_TENSOR = (1 << 31) - 1
 
 
 def make_profile(text: str | None, batch: int = 1) -> Profile:
@@ -73,8 +75,9 @@ def fit_profile(
     *,
     weights_bytes: int = 0,
     precision: str = "fp16",
+    widest_per_pixel: float = 0.0,
 ) -> tuple[Profile, tuple[str, ...]]:
-    """Reduce a profile that needs too much memory: first to fewer images at once, then to smaller ones.
+    """Reduce a profile with too much memory or too large tensors: first to fewer images at once, then to smaller ones.
 
     Args:
         profile: the wanted one.
@@ -82,6 +85,7 @@ def fit_profile(
         available_bytes: from `available_device_memory`; None leaves the profile as it is.
         weights_bytes: size of the network's weights.
         precision: one of `overnet.files.onnx_metadata.PRECISIONS`.
+        widest_per_pixel: numbers in the largest tensor for each pixel, from `overnet.export.graph.costs`.
 
     Returns:
         The wanted profile or a smaller one, and what was changed and why, one line each.
@@ -91,18 +95,23 @@ def fit_profile(
     """
     bytes_per_pixel *= HIGHEST_RATIO[precision]
     predicted = predicted_bytes(profile, bytes_per_pixel, weights_bytes)
-    usable = math.inf if available_bytes is None else available_bytes * _MEMORY_SHARE
-    if predicted <= usable:
+    usable = math.inf if available_bytes is None else available_bytes * MEMORY_SHARE
+    most_pixels = int(_LARGEST_TENSOR / widest_per_pixel) if widest_per_pixel else profile.pixels
+    if predicted <= usable and profile.pixels <= most_pixels:
         return profile, ()
-    reason = f"{profile} would need about {_megabytes(predicted)} of the {_megabytes(usable)} that can be used"
+    if predicted <= usable:
+        largest = profile.pixels * widest_per_pixel
+        reason = f"{profile} would have tensors of {largest:.0f} numbers, and TensorRT takes at most {_LARGEST_TENSOR}"
+    else:
+        reason = f"{profile} would need about {_megabytes(predicted)} of the {_megabytes(usable)} that can be used"
     fewer = profile
     while fewer.batch > 1:
         fewer = _changed(fewer, fewer.maximum, fewer.batch // 2)
         predicted = predicted_bytes(fewer, bytes_per_pixel, weights_bytes)
-        if predicted <= usable:
+        if predicted <= usable and fewer.pixels <= most_pixels:
             return fewer, (f"{reason}: batch {fewer.batch} instead of {profile.batch}",)
-    pixels = max(0, int((usable - weights_bytes) / bytes_per_pixel))
-    smaller = _changed(fewer, _largest_within(fewer.maximum, pixels), 1)
+    by_memory = most_pixels if usable == math.inf else max(0, int((usable - weights_bytes) / bytes_per_pixel))
+    smaller = _changed(fewer, _largest_within(fewer.maximum, min(by_memory, most_pixels)), 1)
     predicted = predicted_bytes(smaller, bytes_per_pixel, weights_bytes)
     if predicted > usable:
         raise InputError(
@@ -112,6 +121,14 @@ def fit_profile(
     tile = min(smaller.maximum)
     tile = tile // _STEP * _STEP if tile >= SMALLEST_TILE else tile
     return smaller, (f"{reason}: {smaller} instead, and larger images in tiles of {tile}x{tile}",)
+
+
+def stepped_down(profile: Profile) -> Profile | None:
+    """Return a profile with half the pixels at once; None where there is no smaller one."""
+    if profile.batch > 1:
+        return _changed(profile, profile.maximum, profile.batch // 2)
+    smaller = _changed(profile, _largest_within(profile.maximum, profile.pixels // 2), 1)
+    return smaller if smaller.pixels < profile.pixels else None
 
 
 def predicted_bytes(profile: Profile, bytes_per_pixel: float, weights_bytes: int = 0) -> int:

@@ -4,11 +4,14 @@ It works with `tensorrt` from 10.3 to 11.x and `tensorrt_rtx` 1.x. Objects of th
 of their class there, so that tests/export/engine/test_trt_names.py can look up each attribute in the bindings of each
 version. What only one of the two libraries has is used under ``if self.is_rtx`` or ``if not self.is_rtx``.
 
-Networks are strongly typed: number types are those of the graph, and no version's precision flags have an effect.
+Networks are strongly typed: number types are those of the graph, and no version's precision flags have an effect. Only
+before TensorRT 10.12, where that is not complete, a network can be weakly typed instead: the library then chooses types
+by itself, among those that the flags allow. What only these versions have is used under ``if self.is_weak``.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +29,6 @@ Module: TypeAlias = Any
 Builder: TypeAlias = Any
 IBuilderConfig: TypeAlias = Any
 ICudaEngine: TypeAlias = Any
-IExecutionContext: TypeAlias = Any
 ILogger: TypeAlias = Any
 INetworkDefinition: TypeAlias = Any
 IOptimizationProfile: TypeAlias = Any
@@ -38,6 +40,9 @@ Runtime: TypeAlias = Any
 
 # Of one tensor: the smallest, the one to optimise for, and the largest.
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+# From this version on, strong typing is complete.
+_COMPLETE_TYPING = (10, 12)
 
 # Builds in one process run one at a time: they share a logger, and their messages do not name the build.
 _one_at_a_time = threading.Lock()
@@ -59,6 +64,11 @@ class Watch:
     def stop(self) -> None:
         """Stop the build after its current step."""
         self._stopped.set()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the build is to stop, or has."""
+        return self._stopped.is_set()
 
     def monitor(self, trt: Module) -> Any:
         """Return the object that the library reports to, from the thread that builds."""
@@ -119,13 +129,23 @@ class Library:
         with _one_at_a_time, listening(self._trt, listener):
             yield
 
-    def start(self) -> Build | None:
-        """Begin a build. Return None where the library refuses, such as without a GPU; it sends messages then."""
+    @property
+    def has_weak_typing(self) -> bool:
+        """Whether strong typing is not complete in this version, which has weak typing too."""
+        numbers = tuple(int(number) for number in re.findall(r"\d+", self.version)[:2])
+        return not self.is_rtx and numbers < _COMPLETE_TYPING
+
+    def start(self, weak_precision: str | None = None) -> Build | None:
+        """Begin a build. Return None where the library refuses, such as without a GPU; it sends messages then.
+
+        Args:
+            weak_precision: the precision to allow in a weakly typed network; None for strong typing.
+        """
         try:
             builder: Builder = self._trt.Builder(self._logger)
         except TypeError:  # the bindings raise it where the library returns no builder
             return None
-        return Build(self._trt, self._logger, builder, is_rtx=self.is_rtx)
+        return Build(self._trt, self._logger, builder, is_rtx=self.is_rtx, weak_precision=weak_precision)
 
     def compute_capabilities(self) -> list[str]:
         """Return those that can be built for, such as ``"8.6"``; none for TensorRT, which builds for the device."""
@@ -153,18 +173,29 @@ class Build:
     Args:
         trt, logger, builder: the library's bindings, logger and builder.
         is_rtx: whether it is TensorRT-RTX.
+        weak_precision: see `Library.start`.
     """
 
-    def __init__(self, trt: Module, logger: ILogger, builder: Builder, *, is_rtx: bool) -> None:
-        self.is_rtx = is_rtx
+    def __init__(
+        self, trt: Module, logger: ILogger, builder: Builder, *, is_rtx: bool, weak_precision: str | None = None
+    ) -> None:
+        self.is_rtx, self.is_weak = is_rtx, weak_precision is not None
         self._trt: Module = trt
         self._builder: Builder = builder
         # TensorRT 11 and TensorRT-RTX have no other typing and ignore the flag.
         strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         # The parser does not keep the network alive, and crashes without it.
-        self._network: INetworkDefinition = builder.create_network(strongly_typed)
+        self._network: INetworkDefinition = builder.create_network(0 if self.is_weak else strongly_typed)
         self._parser: OnnxParser = trt.OnnxParser(self._network, logger)
         self._config: IBuilderConfig = builder.create_builder_config()
+        if self.is_weak:
+            flags = {
+                "fp16": (trt.BuilderFlag.FP16,),
+                "bf16": (trt.BuilderFlag.BF16,),
+                "int8": (trt.BuilderFlag.INT8, trt.BuilderFlag.FP16),
+            }
+            for flag in flags.get(weak_precision or "", ()):
+                self._config.set_flag(flag)
 
     def parse(self, onnx_model: bytes) -> list[str]:
         """Read a graph, and return the parser's errors."""

@@ -94,7 +94,7 @@ class ForeignSource:
         return parity
 
     def reference(self) -> tuple[Upscale, str]:
-        """Return their file in ONNX Runtime, which an engine is compared with, and its name."""
+        """Return their file in ONNX Runtime, and its name."""
         return in_onnxruntime(self._file, self._convention)
 
     def _fitting(self, images: list[Image]) -> list[Image]:

@@ -25,12 +25,14 @@ class Costs:
             tensor is freed after its last use: the least that an engine needs that fuses nothing.
         convolution_elements_per_pixel: numbers that all convolutions together read of their inputs and write as their
             results, each once.
+        widest_per_pixel: numbers in the largest tensor, without weights.
         by_layer: the multiply-accumulates of each convolution and matrix product, by its name.
     """
 
     multiply_accumulates_per_pixel: float
     activation_bytes_per_pixel: float
     convolution_elements_per_pixel: float
+    widest_per_pixel: float
     by_layer: Mapping[str, float]
 
 
@@ -72,7 +74,10 @@ def costs_of(model: onnx.ModelProto, shapes: dict[str, list[int]], types: dict[s
         if node.op_type == "Conv"
         for name in (node.input[0], node.output[0])
     )
-    return Costs(sum(by_layer.values()), _peak_bytes(model, sizes) / pixels, elements / pixels, by_layer)
+    widest = max(math.prod(shapes[name]) for name in sizes)
+    return Costs(
+        sum(by_layer.values()), _peak_bytes(model, sizes) / pixels, elements / pixels, widest / pixels, by_layer
+    )
 
 
 def _inferred(model: onnx.ModelProto) -> tuple[dict[str, list[int]], dict[str, int]]:

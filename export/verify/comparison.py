@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from overnet.errors import require
 from overnet.imaging.metrics import largest_difference, psnr
@@ -116,10 +117,12 @@ class ReferenceResults:
         return Parity(largest, decibels, measured_by, self._name)
 
 
-def in_openvino(path: Path) -> tuple[Upscale, str]:
-    """Return a function that runs an ONNX file in OpenVINO on the CPU, and OpenVINO's name and version."""
+def in_openvino(model: Path | onnx.ModelProto) -> tuple[Upscale, str]:
+    """Return a function that runs an ONNX file or graph in OpenVINO on the CPU, and OpenVINO's name and version."""
     openvino = require("openvino", extra="", purpose="comparing an ONNX file with the network")
-    compiled = openvino_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    core = openvino_core()
+    graph = core.read_model(str(model) if isinstance(model, Path) else model.SerializeToString())
+    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def upscale(image: Image) -> Image:
         upscaled: Image = np.array(compiled(image[None])[0])[0]

@@ -1,153 +1,67 @@
-"""The comparison of an engine with its reference, on the GPU.
+"""The comparison of an engine with its network, on the GPU that is here, through the runtime's own slots.
 
-Buffers and streams are PyTorch's, which an export of a checkpoint needs anyway; the runtime has its own, faster ones.
+Needs PyCUDA, and neither PyTorch nor a GPU of its own for the network: that is computed by OpenVINO on the CPU.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
-import torch
+import onnx
 
-from overnet.errors import ArtifactError, BackendError
-from overnet.export.engine.messages import BuildMessages
-from overnet.export.engine.trt_api import ICudaEngine, IExecutionContext, Library
-from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults
-from overnet.files.engine_sidecar import TITLES, Profile, RuntimeName
-from overnet.files.onnx_metadata import (
-    GIVEN_MEANS_NAME,
-    INPUT_NAME,
-    MEANS_NAME,
-    OUTPUT_NAME,
-    USE_GIVEN_MEANS_NAME,
-    Artifact,
-)
-from overnet.types import Image, Upscale
+from overnet.errors import ArtifactError
+from overnet.export.verify.comparison import TOLERANCES, Parity, ReferenceResults, comparison_images, in_openvino
+from overnet.files.engine_sidecar import Profile, RuntimeName
+from overnet.files.onnx_metadata import Artifact
+from overnet.runtime.backends.trt.engine_check import engine_in_slots, fitted, remember, why_not_here
+from overnet.system.environment import current_environment
+from overnet.system.memory import available_memory_bytes
+
+# Memory that OpenVINO takes, as a multiple of the graph's tensors (tests/runtime/backends/test_memory.py).
+_REFERENCE_RATIO = 3.0
+# Of tensors in FP32, for each input pixel, where a file does not state it: those of the bundled OverNet.
+_USUAL_ACTIVATION_BYTES = 4876
 
 
 def check_engine(
-    serialized: bytes,
-    target: RuntimeName,
-    profile: Profile,
-    artifact: Artifact,
-    reference: tuple[Upscale, str],
-    images: list[Image],
-    *,
-    name: str,
-) -> Parity | None:
-    """Run an engine on the GPU and compare it with its reference.
+    serialized: bytes, target: RuntimeName, profile: Profile, artifact: Artifact, exact: onnx.ModelProto, *, name: str
+) -> Parity | str:
+    """Run an engine on the GPU and compare it with its network in FP32.
 
     Args:
         serialized: an engine that this process built: deserialising runs code from it.
         target: the library it is for.
-        profile: the image sizes it takes.
+        profile: the image sizes it takes. Images are cut or repeated to these.
         artifact: its scale and precision.
-        reference: the network, or the ONNX file that replaces it; with its name.
-        images: H x W x 3 uint8 each; cut or repeated to sizes that the profile has.
+        exact: its graph in FP32.
         name: the file's name in messages.
 
     Returns:
-        The difference; None where PyTorch has no GPU to run the engine on.
+        The difference; or the reason why the engine was not run, as the end of a sentence.
 
     Raises:
         ArtifactError: the difference is too large.
-        BackendError: TensorRT cannot run the engine.
+        BackendError: the library cannot load or run the engine.
     """
-    if not torch.cuda.is_available():
-        return None
-    library = Library(target)
-    with BuildMessages(None, "") as messages, library.listening(messages.add):
-        engine: ICudaEngine = library.load(serialized)
-    if engine is None:
-        raise BackendError(f"{name}: {TITLES[target]} cannot load the engine that it has just built: {messages.error}")
-    label = f"{TITLES[target]} {library.version} on {torch.cuda.get_device_name()}"
-    fitted = [fitting(image, profile) for image in images]
-    return check_loaded_engine(engine, torch.device("cuda"), artifact, reference, fitted, name=name, label=label)
-
-
-def check_loaded_engine(
-    engine: ICudaEngine,
-    device: torch.device,
-    artifact: Artifact,
-    reference: tuple[Upscale, str],
-    images: list[Image],
-    *,
-    name: str,
-    label: str,
-) -> Parity:
-    """Compare a loaded engine with its reference. See `check_engine`.
-
-    Args:
-        device: where its buffers are allocated.
-        images: of sizes that the engine takes.
-        label: what runs it, for messages.
-    """
-    expected = ReferenceResults(reference, images)
-    # Tiles of an OverNet are upscaled with given means. An image with its own means given must give the same result as
-    # without. A network whose reach is known has no means.
-    ways = (False, True) if artifact.has_means else (False,)
-    parities = [expected.compare(_in_engine(engine, artifact, device, give=give), label) for give in ways]
+    reason = why_not_here()
+    if reason:
+        return reason
+    images = fitted(comparison_images(), profile)
+    needed = _REFERENCE_RATIO * (artifact.activation_bytes or _USUAL_ACTIVATION_BYTES)
+    needed *= max(image.shape[0] * image.shape[1] for image in images)
+    if needed > available_memory_bytes():
+        return f"comparing it with its network needs about {needed / 1e9:.1f} GB of the CPU's memory"
+    upscale, openvino = in_openvino(exact)
+    expected = ReferenceResults((upscale, f"the FP32 network in {openvino}"), images)
+    try:
+        with engine_in_slots(serialized, target, artifact.scale) as (ways, label):
+            parities = [expected.compare(way, label) for way in ways]
+    except MemoryError as error:
+        return f"the GPU's memory is too short ({error})"
     parity = replace(parities[0].worse(parities[-1]), measured_by=label)
     tolerance = TOLERANCES[artifact.precision]
     if not tolerance.holds(parity):
         raise ArtifactError(f"{tolerance.refusal(name, parity)}; the graph it was built from passed")
+    remember(hashlib.sha256(serialized).hexdigest(), current_environment(target))
     return parity
-
-
-def fitting(image: Image, profile: Profile) -> Image:
-    """Return an image in the nearest size that the profile takes, by repeating or cutting it."""
-    sides = [
-        min(max(side, low), high)
-        for side, low, high in zip(image.shape, profile.minimum, profile.maximum, strict=False)
-    ]
-    repeats = [-(-wanted // side) for wanted, side in zip(sides, image.shape, strict=False)]
-    repeated: Image = np.tile(image, (*repeats, 1))[: sides[0], : sides[1]]
-    return repeated
-
-
-def _in_engine(engine: ICudaEngine, artifact: Artifact, device: torch.device, *, give: bool) -> Upscale:
-    """Return a function that runs an engine on one image, and with `give` once more, with the image's means given."""
-    context: IExecutionContext = engine.create_execution_context()
-    scale = int(artifact.scale)
-    channels = engine.get_tensor_shape(MEANS_NAME)[1] if artifact.has_means else 0
-    cuda: Any = torch.cuda  # typed only in parts
-    # On the default stream, TensorRT would synchronise at every step.
-    stream = cuda.Stream(device) if device.type == "cuda" else None
-
-    def run(tensors: dict[str, torch.Tensor]) -> None:
-        for name, tensor in tensors.items():
-            if name not in (OUTPUT_NAME, MEANS_NAME):
-                context.set_input_shape(name, tuple(tensor.shape))
-            context.set_tensor_address(name, tensor.data_ptr())
-        if stream is not None:
-            stream.wait_stream(cuda.current_stream(device))
-        if not context.execute_async_v3(stream.cuda_stream if stream is not None else 0):
-            raise BackendError("TensorRT could not run the engine that it has just built")
-        if stream is not None:
-            stream.synchronize()
-
-    def upscale(image: Image) -> Image:
-        height, width = image.shape[:2]
-        # Means that are not used may have any value: undefined numbers would show a use.
-        unused = torch.full((1, channels, 1, 1), torch.nan, device=device)
-        tensors = {
-            INPUT_NAME: torch.from_numpy(np.ascontiguousarray(image[None])).to(device),
-            OUTPUT_NAME: torch.empty((1, height * scale, width * scale, 3), dtype=torch.uint8, device=device),
-        }
-        if channels:
-            tensors |= {
-                GIVEN_MEANS_NAME: unused,
-                USE_GIVEN_MEANS_NAME: torch.zeros((1, 1, 1, 1), device=device),
-                MEANS_NAME: torch.empty_like(unused),
-            }
-        run(tensors)
-        if give:
-            tensors[GIVEN_MEANS_NAME] = tensors[MEANS_NAME]
-            tensors[USE_GIVEN_MEANS_NAME] = torch.ones((1, 1, 1, 1), device=device)
-            run({**tensors, MEANS_NAME: torch.empty_like(unused)})
-        result: Image = tensors[OUTPUT_NAME][0].cpu().numpy()
-        return result
-
-    return upscale

@@ -88,7 +88,11 @@ def export_command(
         bool, Option("--lean-memory", help="Compute the same numbers in smaller steps, with less memory.")
     ] = False,
     workspace: Annotated[
-        int | None, Option(metavar="MIB", help="Engines: largest scratch memory, at least 1. Default: no limit.")
+        int | None,
+        Option(
+            metavar="MIB",
+            help="Engines: scratch memory, at least 1. Default: no limit; on a Jetson half of the free memory.",
+        ),
     ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -212,7 +216,7 @@ def _print_table(files: list[ExportedFile]) -> None:
             f"x{file.artifact.scale:g}: {file.costs.multiply_accumulates_per_pixel:,.0f} multiply-accumulates and "
             f"{file.costs.activation_bytes_per_pixel:,.0f} bytes of activations for each input pixel"
         )
-        for note in file.notes:
+        for note in (*file.notes, *([file.engine.not_run] if file.engine and file.engine.not_run else [])):
             print_status(f"x{file.artifact.scale:g}: note: {note}")
     for statement in dict.fromkeys(_as_json(file)["measured_by"] for file in files):
         print_status(f"measured by {statement}")
@@ -238,4 +242,5 @@ def _as_json(file: ExportedFile) -> dict[str, Any]:
         "activation_bytes_per_pixel": file.costs.activation_bytes_per_pixel,
         "seconds": file.seconds,
         "notes": list(file.notes),
+        "not_run": file.engine.not_run if file.engine else "",
     }

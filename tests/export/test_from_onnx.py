@@ -14,11 +14,10 @@ from overnet.export.engine.profile import make_profile
 from overnet.export.exporter import export
 from overnet.export.options import CalibrationOptions, EngineOptions, ExportOptions
 from overnet.export.precision.half import to_half
-from overnet.export.verify import engine as engine_check
-from overnet.export.verify.comparison import TOLERANCES, Parity
+from overnet.export.verify.comparison import TOLERANCES, Parity, in_openvino
 from overnet.files.engine_sidecar import read_sidecar
 from overnet.files.onnx_metadata import read_artifact
-from overnet.system.cuda_device import CudaDevice
+from overnet.system.cuda_device import CudaDevice, cuda_device_count
 from tests.export.verify.test_divergence import spoiled
 
 ENGINE = EngineOptions("tensorrt-rtx", make_profile("16x16:32x32:64x64"))
@@ -86,6 +85,8 @@ def test_engines(source, tmp_path, precision):
     assert file.engine.path == tmp_path / f"{stem}.engine"
     sidecar = read_sidecar(file.engine.path)
     assert sidecar == file.engine.sidecar
+    if not cuda_device_count():
+        assert file.engine.not_run == f"{stem}.engine was not run: there is no NVIDIA GPU here"
     assert sidecar.artifact == read_artifact(tmp_path / f"{stem}.onnx")
     if precision == "fp32":
         assert sidecar.measured_by == "nothing, as the ONNX file is unchanged"
@@ -165,15 +166,16 @@ def test_an_engine_is_compared_with_the_file_where_a_gpu_is(source, tmp_path, mo
     pytest.importorskip("tensorrt_rtx")
     given = {}
 
-    def gate(serialized, target, profile, artifact, reference, images, *, name):
-        upscale, title = reference
-        given.update(target=target, artifact=artifact, title=title, upscaled=upscale(image), name=name)
+    def gate(serialized, target, profile, artifact, exact, *, name):
+        upscale, title = in_openvino(exact)
+        given.update(target=target, artifact=artifact, upscaled=upscale(image), name=name)
         return Parity(2, 55.0, "TensorRT on a GPU", title)
 
     monkeypatch.setattr(exporter, "cuda_device", lambda: CudaDevice("a GPU", "8.9", shares_memory=False))
-    monkeypatch.setattr(engine_check, "check_engine", gate)
+    monkeypatch.setattr(exporter, "check_engine", gate)
     (file,) = export(source, tmp_path, ExportOptions(engine=ENGINE))
-    assert file.engine.sidecar.measured_by == "TensorRT on a GPU, against the FP32 ONNX file"
+    assert file.engine.sidecar.measured_by.startswith("TensorRT on a GPU, against OpenVINO")
+    assert file.engine.not_run == ""
     assert (file.engine.sidecar.psnr_db, file.engine.sidecar.largest_difference) == (55.0, 2)
     assert (given["target"], given["artifact"].precision) == ("tensorrt-rtx", "fp16")
     assert given["name"] == "small_x2_fp16.engine"

@@ -13,6 +13,7 @@ from overnet.export.engine.profile import (
     fit_profile,
     make_profile,
     predicted_bytes,
+    stepped_down,
 )
 from overnet.files.engine_sidecar import LARGEST_PIXELS, SMALLEST_TILE, Profile
 from overnet.system.cuda_device import CudaDevice
@@ -125,6 +126,44 @@ def test_smaller_images_and_then_tiles():
     assert fitted.minimum == (16, 16)
     tile = min(height, width) // 16 * 16
     assert f"{fitted} instead" in note and f"tiles of {tile}x{tile}" in note
+
+
+# Numbers in the largest tensor of the bundled network for each pixel.
+WIDEST = 384.0
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch", "available", "expected"),
+    [
+        # 8,847,360 pixels times 384 are above 2^31 - 1; 5,592,405 pixels are not.
+        ("16x16:360x640:2160x4096", 1, None, "16x16:360x640:1712x3248"),
+        ("2160x4096", 1, 10**12, "1712x3248"),
+        ("1080x1920", 4, None, "1080x1920, batch 2"),
+        ("1080x1920", 2, None, "1080x1920, batch 2"),
+        # The memory is shorter than the limit.
+        ("16x16:360x640:2160x4096", 1, 20_000_000_000, "16x16:360x640:1312x2480"),
+    ],
+)
+def test_no_tensor_has_more_numbers_than_tensorrt_takes(shape, batch, available, expected):
+    wanted = make_profile(shape, batch)
+    fitted, notes = fit_profile(wanted, BYTES_PER_PIXEL, available, widest_per_pixel=WIDEST)
+    assert str(fitted) == expected
+    assert fitted.pixels * WIDEST <= 2**31 - 1
+    if fitted != wanted and available != 20_000_000_000:
+        (note,) = notes
+        assert "and TensorRT takes at most 2147483647" in note
+    # A network with narrow tensors takes them all.
+    assert fit_profile(make_profile("2160x4096"), 300.0, None, widest_per_pixel=32.0)[1] == ()
+
+
+def test_stepping_down():
+    """Fewer images first, then smaller ones, down to the smallest tile."""
+    found, profile = [], make_profile("16x16:180x320:360x640", 4)
+    while profile := stepped_down(profile):
+        found.append(str(profile))
+    assert found[:3] == ["16x16:180x320:360x640, batch 2", "16x16:180x320:360x640", "16x16:180x320:240x448"]
+    assert found[-1] == "16x16:96x96:96x96"
+    assert len(found) <= 8
 
 
 def test_a_static_profile_stays_static():

@@ -50,3 +50,10 @@ def test_the_plain_graphs_convolutions_counted_by_pytorch():
         model(torch.rand(1, 3, size, size), 2)
     graph = count_costs(build_onnx(deploy(model), 2, form="as-defined"))
     assert graph.multiply_accumulates_per_pixel * size**2 == pytest.approx(counted, rel=1e-6)
+
+
+def test_the_widest_tensor():
+    """Six times the width, 64, in the blocks; in the plain graph the overscaled grid, 25 times as large."""
+    network = deploy(OverNet(OverNetConfig()))
+    assert count_costs(build_onnx(network, 2)).widest_per_pixel == 384
+    assert count_costs(build_onnx(network, 2, form="as-defined")).widest_per_pixel == 1600
