@@ -27,6 +27,9 @@ _MOST_SLOTS = 16
 # Of the tensors of the bundled OverNet's graph, for each input pixel.
 _OVERNET_ACTIVATION_BYTES = 4876
 
+# Height and width that engines are built for, for landscape images; portrait images have them swapped.
+ENGINE_SIZES = ((360, 640), (540, 960), (720, 1280), (1080, 1920), (2160, 4096))
+
 # Height and width of the image by which a loaded model is checked: any network takes it, and it costs about 20 ms.
 _CHECKED_SIZE = (4, 6)
 
@@ -199,6 +202,13 @@ def memory_per_pixel(artifact: Artifact, of_overnet: int, of_plain: float = 2.0)
     # A backend holds more copies of OverNet's tensors than of a chain of convolutions'.
     ratio = of_overnet / _OVERNET_ACTIVATION_BYTES if artifact.reach is None else of_plain
     return math.ceil(ratio * artifact.activation_bytes)
+
+
+def engine_size(size: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the smallest of `ENGINE_SIZES`, in an image's orientation, that holds the image; None where none does."""
+    low, high = sorted(size)
+    found = next((known for known in ENGINE_SIZES if known[0] >= low and known[1] >= high), None)
+    return found[::-1] if found and size[0] > size[1] else found
 
 
 def model_kind(model: Path) -> ModelKind:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -12,6 +12,7 @@ from overnet.errors import ArtifactError, require
 from overnet.files.onnx_metadata import read_artifact, scaled_size
 from overnet.runtime.backends.base import Backend, BackendOptions, memory_per_pixel, reporting
 from overnet.runtime.backends.ort.binding import BoundSession
+from overnet.runtime.backends.ort.profiled import ProfiledSession
 from overnet.runtime.backends.ort.providers import Provider
 from overnet.runtime.backends.ort.tile_models import up_to_means, with_given_means
 from overnet.runtime.tiling import tile_for_memory
@@ -21,6 +22,8 @@ from overnet.types import ChannelMeans, ImageBatch
 _BYTES_PER_PIXEL = 6_500
 # On a GPU, for the workspace of convolutions; not measured.
 _GPU_FACTOR = 2
+
+Session: TypeAlias = BoundSession | ProfiledSession
 
 
 class OnnxRuntimeBackend(Backend):
@@ -61,8 +64,8 @@ class OnnxRuntimeBackend(Backend):
         # next run can use it.
         self._gpu_bytes = self._provider.free_memory_bytes()
         # Opened at the first tile; most runs never need them. The key is whether means are given.
-        self._means_sessions: dict[bool, BoundSession] = {}
-        self._tile_session: BoundSession | None = None
+        self._means_sessions: dict[bool, Session] = {}
+        self._tile_session: Session | None = None
         if not self._provider.on_gpu:  # there the provider may build an engine for the size, which takes minutes
             self.check_results(model, self._session.run_once)
 
@@ -94,12 +97,12 @@ class OnnxRuntimeBackend(Backend):
         notes, self._provider.notes = self._provider.notes, []
         return notes
 
-    def _loaded(self, content: bytes) -> BoundSession:
+    def _loaded(self, content: bytes) -> Session:
         with reporting(f"{self._model}: ONNX Runtime cannot load it", errors=Exception):
             return self._provider.open_session(content)
 
     def _run(
-        self, session: BoundSession, inputs: Sequence[NDArray[Any]], output_shape: tuple[int, ...] | None
+        self, session: Session, inputs: Sequence[NDArray[Any]], output_shape: tuple[int, ...] | None
     ) -> list[NDArray[Any]]:
         with reporting(f"ONNX Runtime failed on {inputs[0].shape}", errors=Exception):
             return session.run(inputs, output_shape)

@@ -25,11 +25,14 @@ class BoundSession:
         session: the session; `run` takes its inputs in order.
         memory: where to allocate the buffers, as ONNX Runtime names it: ``"cpu"``, ``"cuda"``, or ``"gpu"`` for a
             provider that is a library of its own; the number of the device; for ``"gpu"`` the vendor's PCI number.
+
+    Attributes:
+        input_names: the names of the inputs, in order.
     """
 
     def __init__(self, onnxruntime: Any, session: Any, memory: tuple[str | int, ...]) -> None:
         self._onnxruntime, self._session, self._memory = onnxruntime, session, memory
-        self._input_names = [entry.name for entry in session.get_inputs()]
+        self.input_names = [entry.name for entry in session.get_inputs()]
         self._output_names = [entry.name for entry in session.get_outputs()]
         self._buffers: dict[tuple[tuple[int, ...], ...], _Buffers] = {}  # the size that was used last is the last
         self._lock = threading.Lock()
@@ -67,13 +70,13 @@ class BoundSession:
 
     def run_once(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Run without buffers, for a size that does not come again and outputs of unknown shapes; see `run`."""
-        outputs: list[NDArray[Any]] = self._session.run(None, dict(zip(self._input_names, inputs, strict=True)))
+        outputs: list[NDArray[Any]] = self._session.run(None, dict(zip(self.input_names, inputs, strict=True)))
         return outputs
 
     def _allocated(self, inputs: Sequence[NDArray[Any]], output_shape: tuple[int, ...] | None) -> _Buffers:
         binding = self._session.io_binding()
         buffers = [self._buffer(array.shape, array.dtype) for array in inputs]
-        for name, buffer in zip(self._input_names, buffers, strict=True):
+        for name, buffer in zip(self.input_names, buffers, strict=True):
             binding.bind_ortvalue_input(name, buffer)
         if output_shape is None:
             for name in self._output_names:

@@ -22,6 +22,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ import platformdirs
 from overnet.errors import BackendError, InputError, MissingDependency, one_line
 from overnet.runtime.backends.base import BackendOptions
 from overnet.runtime.backends.ort.binding import BoundSession
+from overnet.runtime.backends.ort.profiled import ProfiledSession, ProfileOptions
 from overnet.system.cuda_device import check_device, free_device_memory_bytes
 
 _NVIDIA = 0x10DE
@@ -132,12 +134,23 @@ class Provider:
         """Return the free memory of the GPU; None for the CPU, or where the driver does not report it."""
         return free_device_memory_bytes(self._options.device) if self.on_gpu else None
 
-    def open_session(self, content: bytes) -> BoundSession:
+    def open_session(self, content: bytes) -> BoundSession | ProfiledSession:
         """Load a graph.
 
         Raises:
             BackendError: the provider does not load. Errors in the graph are raised as ONNX Runtime's own exceptions.
         """
+        session = self._opened(content)
+        if self._options.provider != "tensorrt":
+            return session
+        return ProfiledSession(session, partial(self._opened, content), self._note)
+
+    def _note(self, line: str) -> None:
+        self.notes.append(line)
+
+    def _opened(self, content: bytes, profile: ProfileOptions | None = None, name: str = "") -> BoundSession:
+        """Open a session; `profile` and `name` are those that `ProfiledSession` gives."""
+        own_options = (self._own_options(content, name) | (profile or {})) if self.on_gpu else {}
         onnxruntime = self._onnxruntime
         session_options = onnxruntime.SessionOptions()
         # Warnings about the machine (no GPU, unknown CPU) do not help users; errors arrive as exceptions.
@@ -146,10 +159,10 @@ class Provider:
         providers: list[Any] | None = None
         if self._plugin_device is not None:
             # By its name alone ONNX Runtime would not find the provider, and use the CPU.
-            session_options.add_provider_for_devices([self._plugin_device], self._own_options(content))
+            session_options.add_provider_for_devices([self._plugin_device], own_options)
         else:
             # ONNX Runtime assigns each node to the first one that supports it.
-            providers = [(self._kind.provider, self._own_options(content))] if self.on_gpu else []
+            providers = [(self._kind.provider, own_options)] if self.on_gpu else []
             if self._options.provider == "tensorrt":
                 providers.append((_CUDA, self._cuda_options()))
             providers.append(_CPU)
@@ -213,10 +226,10 @@ class Provider:
         except Exception as error:
             raise self._not_loading(one_line(error)) from error
 
-    def _own_options(self, content: bytes) -> dict[str, str]:
+    def _own_options(self, content: bytes, name: str) -> dict[str, str]:
         if self._options.provider == "cuda":
             return self._cuda_options()
-        folder = self._cache_folder(content)
+        folder = self._cache_folder(content, name)
         if self._options.provider == "tensorrt-rtx":
             return {"nv_runtime_cache_path": folder} if folder else {}
         options = {"device_id": str(self._options.device)}
@@ -236,10 +249,13 @@ class Provider:
             "do_copy_in_default_stream": "1",
         }
 
-    def _cache_folder(self, content: bytes) -> str | None:
-        """Return the folder that stores what is compiled from this graph; None where it cannot be created."""
+    def _cache_folder(self, content: bytes, name: str) -> str | None:
+        """Return the folder that stores what is compiled from this graph; None where it cannot be created.
+
+        ONNX Runtime replaces an engine for other sizes, so each range of sizes, by its name, has one of its own.
+        """
         root = platformdirs.user_cache_path("overnet") / "onnxruntime" / self._options.provider
-        folder = root / self._device_folder / hashlib.sha256(content).hexdigest()[:16]
+        folder = root / self._device_folder / hashlib.sha256(content).hexdigest()[:16] / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

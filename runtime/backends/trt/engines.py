@@ -17,7 +17,7 @@ import psutil
 from overnet.errors import ArtifactError, BackendError, InputError, printable
 from overnet.files.engine_sidecar import SMALLEST_TILE, Profile, RuntimeName, Sidecar, load_engine, remarks
 from overnet.files.onnx_metadata import PRECISIONS, read_artifact
-from overnet.runtime.backends.base import BackendOptions, LoadBackend, memory_per_pixel
+from overnet.runtime.backends.base import ENGINE_SIZES, BackendOptions, LoadBackend, engine_size, memory_per_pixel
 from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.engine_cache import cache_folder, cached_engine
 from overnet.runtime.backends.trt.engine_check import (
@@ -41,8 +41,6 @@ Size = tuple[int, int]
 
 # The smallest image that the deployed graph is exact for.
 _MINIMUM = (16, 16)
-# Height and width that engines are built for, for landscape images; portrait images have them swapped.
-_SIZES: tuple[Size, ...] = ((360, 640), (540, 960), (720, 1280), (1080, 1920), (2160, 4096))
 # Where the memory is short, images are cut into tiles of at most this size.
 _SMALLEST: Size = (192, 192)
 # Activation memory for each input pixel: a quarter more than builds of TensorRT-RTX 1.7.1 stated for the bundled
@@ -158,9 +156,7 @@ class Engines:
 
     def _planned(self, size: Size) -> Profile:
         portrait = size[0] > size[1]
-        landscape = (size[1], size[0]) if portrait else size
-        holding = [known for known in _SIZES if known[0] >= landscape[0] and known[1] >= landscape[1]]
-        wanted = holding[0] if holding else _SIZES[-1]
+        wanted = engine_size((min(size), max(size))) or ENGINE_SIZES[-1]
         if self._gpu.shares_memory:
             # CUDA's figure does not include caches that the system frees on demand.
             free_bytes = int(psutil.virtual_memory().available)
@@ -171,7 +167,7 @@ class Engines:
         # An engine that is already loaded needs no further memory.
         fitting = [
             known
-            for known in (_SMALLEST, *_SIZES[: _SIZES.index(wanted) + 1])
+            for known in (_SMALLEST, *ENGINE_SIZES[: ENGINE_SIZES.index(wanted) + 1])
             if known[0] * known[1] * self._bytes_per_pixel <= usable_bytes
             or _profile(known, portrait=portrait) in self._ready
         ]

@@ -109,6 +109,71 @@ def test_tensorrt(small_models, gpu):
     loaded.channel_means(sized(20, 20))
     folders = [Path(session.providers[0][1]["trt_engine_cache_path"]) for session in gpu.opened]
     assert folders[0] == folders[1] != folders[2], "the same file, and another graph"
+    assert folders[3] == folders[2] / "1x16x16x360x640", "an engine for a range of sizes"
+
+
+SHAPES = [f"trt_profile_{kind}_shapes" for kind in ("min", "opt", "max")]
+
+
+def profiles(gpu):
+    """The shapes that were set for each session that was opened; None for those without."""
+    return [tuple(options.get(key) for key in SHAPES) for ((_, options), *_) in (one.providers for one in gpu.opened)]
+
+
+def test_tensorrt_builds_one_engine_for_a_range_of_sizes(small_models, gpu):
+    """It built one again for each image larger or smaller than all before, for minutes."""
+    loaded = backend(small_models, provider="tensorrt")
+    assert profiles(gpu) == [(None,) * 3], "nothing is built before the first image"
+    for height, width in ((20, 30), (300, 500), (40, 24), (360, 640)):
+        image = sized(height, width)
+        assert np.array_equal(loaded.upscale(image), plain(small_models, image))
+    landscape, portrait = (
+        ("image:1x16x16x3", f"image:1x{size}x3", f"image:1x{size}x3") for size in ("360x640", "640x360")
+    )
+    assert profiles(gpu)[1:] == [landscape, portrait]
+    loaded.upscale(sized(400, 500))
+    assert profiles(gpu)[3][2] == "image:1x540x960x3"
+    # Two are kept, of which this is one.
+    loaded.upscale(sized(30, 40))
+    assert len(gpu.opened) == 4
+    # Smaller than any range begins.
+    image = sized(9, 30)
+    assert np.array_equal(loaded.upscale(image), plain(small_models, image))
+    assert profiles(gpu)[4] == ("image:1x9x30x3",) * 3
+    assert loaded.pop_notes() == []
+
+
+def test_the_shapes_of_all_inputs_are_set_for_tensorrt(small_models, gpu):
+    """ONNX Runtime refuses a profile that lacks one that may vary."""
+    loaded, on_cpu = backend(small_models, provider="tensorrt"), backend(small_models)
+    image = sized(40, 50)
+    means = on_cpu.channel_means(image)
+    expected = on_cpu.upscale(image, means)
+    gpu.opened.clear()
+    assert np.array_equal(loaded.upscale(image, means), expected)
+    smallest, _, largest = profiles(gpu)[-1]
+    assert [each.partition(":")[2] for each in smallest.split(",")] == [
+        "1x16x16x3",
+        *(f"1x{mean.shape[1]}x1x1" for mean in means),
+    ]
+    assert largest.split(",")[0] == "image:1x360x640x3" and largest.split(",")[1:] == smallest.split(",")[1:]
+
+
+def test_tensorrt_that_takes_no_range_goes_on_without(small_models, gpu):
+    loaded = backend(small_models, provider="tensorrt")
+    assert loaded.pop_notes() == []
+    message = "User needs to provide all the dynamic shape inputs\nwith associated profiles"
+    gpu.refusal = RuntimeError(message)
+    image = sized(40, 50)
+    assert np.array_equal(loaded.upscale(image), plain(small_models, image))
+    assert np.array_equal(loaded.upscale(image), plain(small_models, image))
+    (note,) = loaded.pop_notes()
+    assert note.startswith("TensorRT builds an engine for each new size of image") and "\n" not in note
+    gpu.refusal = None
+    loaded = backend(small_models, provider="tensorrt")
+    gpu.refusal = RuntimeError("CUDA failure 2: out of memory")
+    with pytest.raises(MemoryError, match="out of memory"):
+        loaded.upscale(image)
 
 
 def test_a_cache_that_cannot_be_written_is_told(small_models, gpu, tmp_path):
