@@ -30,21 +30,11 @@ class AdamP(torch.optim.Optimizer):
     Args:
         parameters: to optimise.
         rate: the learning rate; the loop sets it anew each step in ``param_groups[i]["lr"]``.
-        betas: decay of the means of gradients and of their squares.
-        epsilon: added to the root of the mean square.
-        delta: threshold of the test.
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[Tensor],
-        rate: float = 1e-3,
-        *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        epsilon: float = 1e-8,
-        delta: float = 0.1,
-    ) -> None:
-        super().__init__(list(parameters), {"lr": rate, "betas": betas, "epsilon": epsilon, "delta": delta})
+    def __init__(self, parameters: Iterable[Tensor], rate: float) -> None:
+        # Decay of the means of gradients and of their squares, added to the root of the mean square, the test's limit.
+        super().__init__(list(parameters), {"lr": rate, "betas": (0.9, 0.999), "epsilon": 1e-8, "delta": 0.1})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -116,21 +106,11 @@ class Muon(torch.optim.Optimizer):
     Args:
         parameters: what to optimise.
         rate: the learning rate; the loop sets it anew each step in ``param_groups[i]["lr"]``.
-        momentum: decay of the sum of gradients.
-        betas: Adam's decay of the means of gradients and of their squares.
-        epsilon: added to Adam's root of the mean square.
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[Tensor],
-        rate: float = 1e-3,
-        *,
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.99),
-        epsilon: float = 1e-8,
-    ) -> None:
-        super().__init__(list(parameters), {"lr": rate, "momentum": momentum, "betas": betas, "epsilon": epsilon})
+    def __init__(self, parameters: Iterable[Tensor], rate: float) -> None:
+        # Decay of the sum of gradients; Adam's decays of means and of squares, and what is added to its root.
+        super().__init__(list(parameters), {"lr": rate, "momentum": 0.95, "betas": (0.9, 0.99), "epsilon": 1e-8})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -20,7 +20,8 @@ def test_the_singular_values_of_an_update_come_near_one():
 def test_a_convolution_follows_the_formula():
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(4, 3, 3, 3))
-    optimiser = Muon([weight], 0.1, momentum=0.5)
+    optimiser = Muon([weight], 0.1)
+    optimiser.param_groups[0]["momentum"] = 0.5
     expected, momentum = weight.detach().clone(), torch.zeros(4, 27)
     for _ in range(3):
         weight.grad = torch.randn(4, 3, 3, 3)
