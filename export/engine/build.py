@@ -151,7 +151,7 @@ class _Work:
         try:
             return self._attempt(library, messages, watch)
         except BuildError as error:
-            if isinstance(error, TooLargeError) or watch.is_stopped or not library.has_weak_typing:
+            if messages.is_too_large or watch.is_stopped or not library.has_weak_typing:
                 raise
             messages.forget_errors()
             try:
@@ -175,7 +175,7 @@ class _Work:
         if channels:
             shapes[GIVEN_MEANS_NAME] = ((1, channels, 1, 1), (batch, channels, 1, 1), (batch, channels, 1, 1))
         if not build.add_profile(shapes):
-            kind = TooLargeError if messages.is_too_large else BuildError
+            kind = TooLargeError if messages.is_too_large or messages.lacks_kernel else BuildError
             raise kind(f"{title} cannot build for shape {self.profile}: {messages.error}")
         if self.workspace_bytes is not None:
             build.limit_workspace(self.workspace_bytes)
@@ -189,7 +189,7 @@ class _Work:
             if messages.is_out_of_workspace and self.workspace_bytes is not None:
                 megabytes = f"{self.workspace_bytes / 1e6:.0f} MB"
                 reason = f"{megabytes} of workspace are too little for {self.profile} ({reason})"
-            kind = TooLargeError if messages.is_too_large else BuildError
+            kind = TooLargeError if messages.is_too_large or messages.lacks_kernel else BuildError
             raise kind(f"{title} cannot build the engine: {reason}")
         if self.timing_cache is not None and not library.is_rtx:
             self._keep_timing_cache(build, self.timing_cache)

@@ -16,11 +16,10 @@ _PLACE = re.compile(r"^\[[^\]]*\]\s*|\s*In \S+ at \S+:\d+\b")
 _NO_DRIVER = "(cudaError 35:"
 _ACTIVATION_MEMORY = re.compile(r"Total Activation Memory: (\d+)")
 _OUT_OF_WORKSPACE = re.compile(r"OutOfMemory|insufficient workspace|workspace memory greater than", re.IGNORECASE)
-# What TensorRT says where it has no kernel, or no memory to try one, for tensors of that size.
-_TOO_LARGE = re.compile(
-    r"out of memory|tensor volume|volume (of|exceeds)|2\^31|2147483647|INT32_MAX|Could not find any implementation",
-    re.IGNORECASE,
-)
+# What TensorRT says where tensors are too large for it, or for the memory.
+_TOO_LARGE = re.compile(r"out of memory|tensor volume|volume (of|exceeds)|2\^31|2147483647|INT32_MAX", re.IGNORECASE)
+# It may have a kernel for smaller tensors, or for other number types.
+_NO_KERNEL = re.compile(r"Could not find any implementation", re.IGNORECASE)
 
 
 class BuildMessages:
@@ -85,6 +84,11 @@ class BuildMessages:
     def is_too_large(self) -> bool:
         """Whether the build failed because of the size of the images, so that one for smaller ones may succeed."""
         return self.is_out_of_workspace or any(_TOO_LARGE.search(text) for text in self._errors)
+
+    @property
+    def lacks_kernel(self) -> bool:
+        """Whether the library has no kernel for a layer, which smaller images or other number types may change."""
+        return any(_NO_KERNEL.search(text) for text in self._errors)
 
     @property
     def is_out_of_workspace(self) -> bool:

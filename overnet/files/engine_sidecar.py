@@ -26,7 +26,7 @@ TITLES: dict[RuntimeName, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "Tenso
 
 # A profile's limits. Where a tensor has more than 2^32 elements, TensorRT-RTX 1.7.1 builds without an error and states
 # too little memory: from 3072x4096 pixels on for the bundled network, whose widest tensor has 384 channels. So
-# the limit is a 4K image.
+# the limit is a 4K image. The widest tensor of a network lowers it (`overnet.export.engine.profile.fit_profile`).
 LARGEST_SIDE = 16384
 LARGEST_PIXELS = 4096 * 2160
 LARGEST_BATCH = 64

@@ -23,7 +23,7 @@ from overnet.imaging.metrics import psnr
 from overnet.imaging.resample import network_bicubic
 from overnet.imaging.sample_images import centre_crop, sample_photographs
 from overnet.runtime.backends.base import BackendOptions
-from overnet.runtime.backends.trt.cuda import Gpu, pycuda_driver
+from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.engine_cache import cache_folder
 from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
 from overnet.runtime.backends.trt.slot_ring import SlotRing
@@ -41,11 +41,12 @@ _MOST_PIXELS = 200_000
 
 
 def why_not_here(device: int = 0) -> str | None:
-    """Return why no engine can be run on this machine; None where there are a GPU and PyCUDA."""
+    """Return why no engine can be run on this machine; None where there are a GPU that works and PyCUDA."""
     if cuda_device(device) is None:
         return "there is no NVIDIA GPU here"
+    holder = _Holder()
     try:
-        pycuda_driver()
+        Gpu.acquire(device, holder).release(holder)
     except OverNetError as error:
         return str(error)
     return None

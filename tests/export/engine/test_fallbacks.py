@@ -144,7 +144,6 @@ def test_the_flags_of_a_weakly_typed_network(weak, network, flags):
     "message",
     [
         "Error Code 4: Internal Error (conv1: tensor volume exceeds (2^31)-1, dimensions are [1,384,2160,4096])",
-        "Error Code 10: Internal Error (Could not find any implementation for node {ForeignNode[expand]}.)",
         "Error Code 1: Cuda Runtime (out of memory)",
         "Error Code 2: OutOfMemory (Requested size was 5435817984 bytes.)",
     ],
@@ -155,6 +154,16 @@ def test_errors_of_the_size(built, message):
     with pytest.raises(TooLargeError):
         built(library)
     assert library.tried == [None]
+
+
+def test_a_kernel_that_is_missing_may_be_one_of_the_types_or_of_the_size(built):
+    message = "Error Code 10: Internal Error (Could not find any implementation for node {ForeignNode[expand]}.)"
+    library = StandIn({None: ("failed", message), "fp16": ("built", "")})
+    assert built(library).serialized == b"engine"
+    library = StandIn({None: ("failed", message), "fp16": ("failed", message)})
+    with pytest.raises(TooLargeError, match="Could not find any implementation"):
+        built(library)
+    assert library.tried == [None, "fp16"]
 
 
 @pytest.fixture

@@ -59,11 +59,11 @@ def test_without_a_gpu_nothing_is_claimed():
 
 
 def test_without_pycuda_nothing_is_claimed(monkeypatch):
-    def missing():
+    def missing(*_):
         raise MissingDependency("running an engine needs pycuda: pip install 'overnet[cuda]'")
 
     monkeypatch.setattr(in_slots, "cuda_device", lambda device: CudaDevice("GPU", "8.9", shares_memory=False))
-    monkeypatch.setattr(in_slots, "pycuda_driver", missing)
+    monkeypatch.setattr(in_slots.Gpu, "acquire", missing)
     reason = check_engine(b"", "tensorrt-rtx", make_profile("32x32"), ARTIFACT, None, name="x")
     assert reason == "running an engine needs pycuda: pip install 'overnet[cuda]'"
 
