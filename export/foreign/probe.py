@@ -12,10 +12,9 @@ from overnet.errors import ArtifactError, InputError, printable
 from overnet.export.foreign.convention import RANGES, Convention, Runner, from_network, to_network
 from overnet.export.foreign.read import ForeignFile
 from overnet.export.options import ForeignOptions
+from overnet.export.precision.calibration import pairs_of
 from overnet.imaging.metrics import psnr
-from overnet.imaging.resample import network_bicubic
 from overnet.imaging.sample_images import centre_crop, sample_photographs
-from overnet.types import Image
 
 # Windows, strides and pixel-unshuffles have these; each is tried where smaller ones fail.
 MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64)
@@ -24,10 +23,11 @@ _ROWS, _COLUMNS = 37, 41
 _SMALLEST_SIDES = (8, 12, 16, 24, 32, 48, 64, 96)
 _TINY = (4, 6)
 _LARGEST_SCALE = 64
-# A result counts as an enlarged image from this PSNR to bicubic enlargement on. The usual range is only given up for
-# one that is better by a margin, as networks without biases work in every range.
+# A result counts as an enlarged image from this PSNR to the original on; bicubic enlargement has 24 to 33 dB. The usual
+# range is only given up for one that is better by a margin, as networks without biases work in every range.
 _LEAST_PSNR_DB = 14.0
-_MARGIN_DB = 1.0
+_MARGIN_DB = 2.0
+_MOST_PSNR_DB = 60.0
 
 
 def find_convention(file: ForeignFile, options: ForeignOptions) -> tuple[Convention, str]:
@@ -136,20 +136,18 @@ def _fixed(file: ForeignFile, runner: Runner, found: Convention, options: Foreig
 def _with_ranges(
     file: ForeignFile, runner: Runner, found: Convention, options: ForeignOptions
 ) -> tuple[Convention, str]:
-    """Find the ranges in which the results look most like the images enlarged."""
-    side = 64 if found.fixed is None else min(64, *found.fixed)
-    images: list[Image] = [centre_crop(image, side) for image in sample_photographs()[::3]]
-    expected = [network_bicubic(image.astype(np.float32), _times(image, found.scale)) for image in images]
+    """Find the ranges in which photographs that were reduced come back best."""
+    side = (48 if found.fixed is None else min(48, *found.fixed)) * found.scale
+    pairs = pairs_of([centre_crop(image, side) for image in sample_photographs()], found.scale)
     likeness: dict[tuple[str, str], float] = {}
     for given in (options.input_range,) if options.input_range else RANGES:
         trial = replace(found, input_range=given)
-        outputs = [runner.run(to_network(image, trial))[0] for image in images]
+        outputs = [runner.run(to_network(pair.low, trial))[0] for pair in pairs]
         for made in RANGES:
-            pair = replace(trial, output_range=made)
-            results = [from_network(*each, pair) for each in zip(outputs, images, strict=True)]
-            levels = [np.rint(np.clip(each, 0, 255)).astype(np.uint8) for each in expected]
-            each_db = [psnr(a, b, border=0) for a, b in zip(levels, results, strict=True)]
-            likeness[given, made] = float(np.mean(np.minimum(each_db, 60)))
+            both = replace(trial, output_range=made)
+            results = [from_network(output, pair.low, both) for output, pair in zip(outputs, pairs, strict=True)]
+            every_db = [psnr(pair.high, result, border=0) for pair, result in zip(pairs, results, strict=True)]
+            likeness[given, made] = float(np.mean(np.minimum(every_db, _MOST_PSNR_DB)))
     best = max(likeness, key=lambda pair: likeness[pair])
     # The usual ones first: the same range in and out.
     usual = [(given, given) for given in RANGES if (given, given) in likeness]
@@ -157,11 +155,7 @@ def _with_ranges(
     if not likeness[chosen] >= _LEAST_PSNR_DB and options.input_range is None:
         raise ArtifactError(
             f"{printable(file.path)}: its results look like no enlarged image in any range ({likeness[chosen]:.0f} dB "
-            "from bicubic enlargement at best): --input-range says which it takes, if it is for upscaling at all"
+            "at best): --input-range says which it takes, if it is for upscaling at all"
         )
-    how = f"{likeness[chosen]:.1f} dB from bicubic enlargement"
+    how = f"{likeness[chosen]:.1f} dB on photographs"
     return replace(found, input_range=chosen[0], output_range=chosen[1]), how
-
-
-def _times(image: Image, scale: int) -> tuple[int, int]:
-    return image.shape[0] * scale, image.shape[1] * scale
