@@ -148,3 +148,9 @@ def in_onnxruntime(file: ForeignFile, convention: Convention) -> tuple[Upscale, 
         return from_network(runner.run(to_network(image, convention))[0], image, convention)
 
     return upscale, f"{file.path.name} in {runner.version}"
+
+
+def in_runner(content: bytes) -> tuple[Upscale, str]:
+    """Return a function that upscales an image with a wrapped graph in ONNX Runtime, and what to call that."""
+    runner = Runner(content)
+    return lambda image: np.asarray(runner.run(image[None])[0][0], np.uint8), runner.version

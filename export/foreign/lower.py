@@ -71,6 +71,9 @@ def lower_foreign(
     elif precision != "fp32":
         model, notes = _halved(exact, precision, images)
     helper.set_model_props(model, artifact.to_metadata())
+    if precision != "bf16":
+        # The checker knows convolutions in BF16 only from opset 22 on, which TensorRT 10.3 does not read.
+        onnx.checker.check_model(model)
     return LoweredGraph(model, model.SerializeToString(), exact, artifact, tuple(notes), costs)
 
 
@@ -109,7 +112,10 @@ def _with_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     if model.opset_import[0].version >= _INT8_OPSET:
         return model
     try:
-        return version_converter.convert_version(model, OPSET)
+        converted: onnx.ModelProto = version_converter.convert_version(model, OPSET)
+        # The types of FP32, which the graph has no more when it is converted.
+        del converted.graph.value_info[:]
+        return converted
     except Exception as error:  # the converter's own types
         raise InputError(
             f"int8 needs opset {_INT8_OPSET}, and this file has {model.opset_import[0].version}, which cannot be "

@@ -7,6 +7,7 @@ whole image through means over it is measured with these means given, as its til
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from overnet.errors import printable
 from overnet.export.foreign.convention import Convention, Runner
 from overnet.export.foreign.probe import MULTIPLES
 from overnet.export.foreign.read import title
+from overnet.export.foreign.tensors import tensor_shapes
 from overnet.export.foreign.wrap import MEAN
 from overnet.imaging.sample_images import sample_photographs
 from overnet.types import Image
@@ -30,9 +31,11 @@ _NOTICED = 1 / 64
 # Share of a strip's half that the network may see for the measurement to count.
 _SURE = 0.9
 # Operators that see a whole image, for the line that says why it is not cut.
-_GLOBAL = (MEAN, "GlobalMaxPool", "InstanceNormalization", "ReduceMean", "ReduceMax", "ReduceSum", "Softmax")
+_GLOBAL = ("GlobalMaxPool", "InstanceNormalization", "MeanVarianceNormalization", "GroupNormalization", "Softmax")
 # Of a fixed size that is seen as a whole, tiles overlap by this share to each side.
 _FIXED_SHARE = 8
+# Height and width of the image that shapes are looked at for.
+_SHAPED = (64, 64)
 
 
 @dataclass(frozen=True)
@@ -72,19 +75,17 @@ def measure_tiles(model: onnx.ModelProto, convention: Convention) -> Tiles:
                 f"it weighs {len(means)} means over the whole image, and sees {margin} pixels besides: tiles get the "
                 "means of the whole image",
             )
-    reason = next((title(node) for node in model.graph.node if node.op_type in _GLOBAL), "its attention")
+    reason = _global_node(model, convention)
     if convention.fixed is not None:
         margin = min(convention.fixed) // _FIXED_SHARE // convention.multiple * convention.multiple
         return Tiles(
             margin,
             margin,
             convention.multiple,
-            f"it sees all of its {convention.fixed[1]}x{convention.fixed[0]} pixels ({printable(reason)}): tiles of "
+            f"it sees all of its {convention.fixed[1]}x{convention.fixed[0]} pixels ({reason}): tiles of "
             f"larger images overlap by {2 * margin}, and their seams may show",
         )
-    return Tiles(
-        None, None, 1, f"it sees the whole image ({printable(reason)}): images are upscaled whole, never in tiles"
-    )
+    return Tiles(None, None, 1, f"it sees the whole image ({reason}): images are upscaled whole, never in tiles")
 
 
 class _Strips:
@@ -177,6 +178,21 @@ class _Strips:
         changed = np.abs(a - b).max(axis=(1 - axis, 2)) > _NOTICED
         found = np.flatnonzero(changed[start * self._convention.scale :])
         return start + int(found[-1]) // self._convention.scale if len(found) else start - 1
+
+
+def _global_node(model: onnx.ModelProto, convention: Convention) -> str:
+    """Return the node that most likely sees the whole image, for a message."""
+    shapes = tensor_shapes(model, *(convention.fixed or convention.padded(*_SHAPED)))
+    means = []
+    for node in model.graph.node:
+        before, after = shapes.get(node.input[0], []) if node.input else [], shapes.get(node.output[0], [])
+        if node.op_type in _GLOBAL:
+            return title(node)
+        if node.op_type.startswith(("Reduce", MEAN)) and math.prod(before[2:]) > 1 == math.prod(after[2:]):
+            means.append(node)
+    # A mean alone would be no reason: tiles can be given those.
+    others = [node for node in means if node.op_type != MEAN]
+    return title((others or means)[0]) if means else "by none of the operators that usually do"
 
 
 def _turned(image: Image, quarters: int) -> Image:
