@@ -19,8 +19,8 @@ from overnet.export.precision.convert import LoweredGraph
 from overnet.export.verify.comparison import Parity, comparison_images
 from overnet.export.verify.engine import check_engine
 from overnet.files.atomic import atomic_write
-from overnet.files.engine_sidecar import Sidecar, sidecar_path, sidecar_text
-from overnet.files.onnx_metadata import Artifact, is_foreign
+from overnet.files.engine_sidecar import Profile, Sidecar, sidecar_path, sidecar_text
+from overnet.files.onnx_metadata import Artifact, Foreign, is_foreign
 from overnet.system.cuda_device import cuda_device
 from overnet.types import Progress
 
@@ -190,7 +190,7 @@ class _Export:
         """Build the engine, for smaller images where the device or the library takes none of the wanted size."""
         device, available_bytes = cuda_device(), available_device_memory()
         profile, fitted_notes = fit_profile(
-            engine.profile,
+            _within(engine.profile, graph.artifact.foreign),
             costs.activation_bytes_per_pixel,
             available_bytes,
             weights_bytes=len(graph.content),
@@ -251,3 +251,13 @@ class _Export:
             measured_by=parity.statement,
         )
         return ExportedEngine(path, sidecar, parity, not_run)
+
+
+def _within(profile: Profile, foreign: Foreign | None) -> Profile:
+    """Return a profile with no larger images than another program's network takes."""
+    if foreign is None or foreign.largest is None:
+        return profile
+    height, width = foreign.largest
+    sizes = (profile.minimum, profile.optimum, profile.maximum)
+    minimum, optimum, maximum = ((min(rows, height), min(columns, width)) for rows, columns in sizes)
+    return replace(profile, minimum=minimum, optimum=optimum, maximum=maximum)

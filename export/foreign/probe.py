@@ -6,7 +6,9 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from overnet.errors import ArtifactError, InputError, printable
 from overnet.export.foreign.convention import RANGES, Convention, Runner, from_network, to_network
@@ -30,11 +32,12 @@ _MARGIN_DB = 2.0
 _MOST_PSNR_DB = 60.0
 
 
-def find_convention(file: ForeignFile, options: ForeignOptions) -> tuple[Convention, str]:
+def find_convention(file: ForeignFile, options: ForeignOptions) -> tuple[ForeignFile, Convention, str]:
     """Run a network on test images.
 
     Returns:
-        How images go in and come out, and one line that says what was found.
+        The file, without the size that it declares where it takes others too; how images go in and come out; and one
+        line that says what was found.
 
     Raises:
         ArtifactError: the network does not run, or its results are no enlarged images; the message names the node.
@@ -49,8 +52,15 @@ def find_convention(file: ForeignFile, options: ForeignOptions) -> tuple[Convent
     found = Convention(1, channels, options.colour or "rgb", options.input_range or "0..1")
     if options.colour is not None and channels == 1:
         raise InputError(f"{name}: --colour is for networks of three channels, and this one takes luma")
+    declared = ""
     if file.shape[2] is not None or file.shape[3] is not None:
-        found = _fixed(file, runner, found, options)
+        fixed = _fixed(file, runner, found, options)
+        freed = _freed(file, runner, fixed, options)
+        if freed is None:
+            found = fixed
+        else:
+            declared = f"any size, though {file.shape[3]}x{file.shape[2]} is declared"
+            file, runner, found = freed
     else:
         found = _free(file, runner, found, options)
     if options.scale not in (None, found.scale):
@@ -61,13 +71,14 @@ def find_convention(file: ForeignFile, options: ForeignOptions) -> tuple[Convent
         "luma in, the colours enlarged bicubically" if channels == 1 else f"{found.colour.upper()}",
         f"{found.input_range} in" + ("" if found.input_range == found.output_range else f", {found.output_range} out"),
         how,
+        declared,
     ]
     if found.fixed is not None:
         parts.append(f"{found.fixed[1]}x{found.fixed[0]} pixels only: smaller images are padded")
     elif found.multiple > 1 or found.smallest > 1:
         at_least = f" of at least {found.smallest}" if found.smallest > 1 else ""
         parts.append(f"sides padded to multiples of {found.multiple}{at_least}")
-    return found, f"{printable(file.path.name)}: {', '.join(part for part in parts if part)}"
+    return file, found, f"{printable(file.path.name)}: {', '.join(part for part in parts if part)}"
 
 
 def _scale_of(output: NDArray[np.float32], height: int, width: int, channels: int) -> int | None:
@@ -124,13 +135,45 @@ def _fixed(file: ForeignFile, runner: Runner, found: Convention, options: Foreig
     height, width = file.shape[2], file.shape[3]
     if height is None or width is None:
         raise ArtifactError(f"{printable(file.path)}: one side of its input is fixed and the other is not")
-    if options.multiple is not None:
-        raise InputError(f"{printable(file.path)}: --pad-multiple is not possible, as it takes {width}x{height} only")
     reasons: list[str] = []
     scale = _try(runner, found, height, width, reasons)
     if scale is None:
         raise ArtifactError(f"{printable(file.path)}: it does not upscale: {reasons[0]}")
     return replace(found, scale=scale, fixed=(height, width))
+
+
+def _freed(
+    file: ForeignFile, runner: Runner, fixed: Convention, options: ForeignOptions
+) -> tuple[ForeignFile, Runner, Convention] | None:
+    """Return a network without the size that it declares; None where it depends on that size.
+
+    Many files declare a size only because they were exported with an image of it.
+    """
+    model = onnx.ModelProto.FromString(file.content)
+    constants = {constant.name for constant in model.graph.initializer}
+    (image,) = [value for value in model.graph.input if value.name not in constants]
+    del model.graph.value_info[:]
+    for value, names in ((image, ("n", "h", "w")), (model.graph.output[0], ("n", "H", "W"))):
+        kind = value.type.tensor_type.elem_type
+        axes: list[int | str] = [names[0], fixed.channels, *names[1:]]
+        value.CopyFrom(helper.make_tensor_value_info(value.name, kind, axes))
+    content = model.SerializeToString()
+    assert fixed.fixed is not None
+    height, width = fixed.fixed
+    try:
+        free_runner = Runner(content)
+        free = replace(file, content=content, shape=(None, file.shape[1], None, None))
+        found = _free(free, free_runner, replace(fixed, fixed=None), options)
+        step = found.multiple
+        rows, columns = (height // step + 3) * step, (width // step + 5) * step
+        if found.scale != fixed.scale or _try(free_runner, found, rows, columns, []) != fixed.scale:
+            return None
+        x = np.random.default_rng(3).random((1, fixed.channels, height, width), np.float32)
+        if not np.allclose(runner.run(x)[0], free_runner.run(x)[0], rtol=1e-3, atol=1e-4):
+            return None
+    except ArtifactError:
+        return None
+    return free, free_runner, found
 
 
 def _with_ranges(

@@ -47,8 +47,7 @@ class ForeignSource:
         if options.scales is not None:
             given = replace(given, scale=options.scales[0])
         self.path, self._options = path, options
-        self._file = read_foreign(path)
-        self._convention, self._found = find_convention(self._file, given)
+        self._file, self._convention, self._found = find_convention(read_foreign(path), given)
         precision = options.precision or "fp16"
         scale = self._convention.scale
         suffix = "" if precision == "fp32" else f"_{precision}"

@@ -123,7 +123,9 @@ class _Strips:
             return None
         # A grid that the padding shows is the least that there can be.
         for align in (each for each in MULTIPLES if each % self._convention.multiple == 0):
-            cut = [self._noticed(_turned(self._strip(length), turn), align) for turn in range(4)]
+            # An image that is filled up to a fixed size also changes near its end, as far as the network sees.
+            ignored = 0 if fixed is None else reach + align
+            cut = [self._noticed(_turned(self._strip(length), turn), align, ignored) for turn in range(4)]
             if max(cut) < length // 2 * _SURE:
                 return max(reach + align - 1, *cut), align
         return None
@@ -159,8 +161,8 @@ class _Strips:
         before, after = self._levels(image, given), self._levels(np.swapaxes(other, 0, axis), given)
         return int(self._last(before, after, axis, half) - half + 1)
 
-    def _noticed(self, image: Image, align: int) -> int:
-        """Return how many pixels behind a cut notice it, where the cut lies on the grid."""
+    def _noticed(self, image: Image, align: int, ignored: int) -> int:
+        """Return how many pixels behind a cut on the grid notice it; the last `ignored` pixels are not compared."""
         axis = int(image.shape[1] > image.shape[0])
         # An odd multiple, so that a coarser grid does not pass for this one.
         cut = (max(1, image.shape[axis] // 4 // align) | 1) * align
@@ -171,7 +173,12 @@ class _Strips:
         part = np.swapaxes(np.swapaxes(image, 0, axis)[cut:], 0, axis)
         tile = self._levels(np.ascontiguousarray(part), given)
         skipped = np.swapaxes(np.swapaxes(whole, 0, axis)[cut * self._convention.scale :], 0, axis)
-        return self._last(skipped, tile, axis, 0) + 1
+        length = image.shape[axis] - cut - ignored
+        compared = slice(0, max(0, length) * self._convention.scale)
+        skipped, tile = (np.swapaxes(np.swapaxes(each, 0, axis)[compared], 0, axis) for each in (skipped, tile))
+        noticed = self._last(skipped, tile, axis, 0) + 1
+        # Where all that is compared differs, the cut is off the grid.
+        return noticed if noticed < _SURE * length else int(image.shape[axis])
 
     def _last(self, a: NDArray[np.float32], b: NDArray[np.float32], axis: int, start: int) -> int:
         """Return the last pixel of the input, along an axis, where two results differ; before `start` if none does."""
