@@ -25,6 +25,7 @@ LARGEST_BYTES = 1 << 31
 LARGEST_ELEMENTS = 1 << 29
 CHECKED_SIDE = 64
 _MOST_NODES = 50_000
+_DEEPEST = 30
 _OPSETS = range(11, 26)
 _OWN_DOMAINS = ("", "ai.onnx")
 # Control flow may run for ever, random results have no exact copy, and no image is made of texts and sequences.
@@ -76,17 +77,19 @@ def read_foreign(path: Path) -> ForeignFile:
     try:
         _take_in_external_data(model, path.parent, digest)
         if model.functions:
+            _check_functions(model)
             model = inliner.inline_local_functions(model)
         opset = _check_graph(model)
-        onnx.checker.check_model(model)
         content = model.SerializeToString()
         shape, is_half = _check_ends(model)
         _flatten(model)
+        onnx.checker.check_model(model)
         _check_sizes(model, shape)
     except ArtifactError as error:
         raise ArtifactError(f"{name}: {error}") from error
     except (ValueError, TypeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ArtifactError(f"{name}: a damaged ONNX graph ({one_line(error, line=0)})") from error
+        reason = one_line(error, line=0).replace(PREFIX, "")
+        raise ArtifactError(f"{name}: a damaged ONNX graph ({reason})") from error
     return ForeignFile(path, digest.hexdigest(), content, model, opset, shape, is_half)
 
 
@@ -145,6 +148,24 @@ def _bytes_of(tensor: onnx.TensorProto) -> int:
     return int(size)
 
 
+def _check_functions(model: onnx.ModelProto) -> None:
+    """Refuse functions of the model's own that call themselves, or become too many nodes when they are written out."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    counted: dict[tuple[str, str], int] = {}
+
+    def count(key: tuple[str, str], depth: int) -> int:
+        if key not in functions:
+            return 1
+        if depth > _DEEPEST:
+            raise ArtifactError(f"its function {printable(key[1])[:40]} calls itself, or too many others")
+        if key not in counted:
+            counted[key] = sum(count((node.domain, node.op_type), depth + 1) for node in functions[key].node)
+        return counted[key]
+
+    if sum(count((node.domain, node.op_type), 0) for node in model.graph.node) > _MOST_NODES:
+        raise ArtifactError(f"a graph of more than {_MOST_NODES:,} nodes")
+
+
 def _check_graph(model: onnx.ModelProto) -> int:
     """Refuse what is not ONNX's own, or cannot be converted; return the opset."""
     versions = [entry.version for entry in model.opset_import if entry.domain in _OWN_DOMAINS]
@@ -187,8 +208,9 @@ def _check_ends(model: onnx.ModelProto) -> tuple[tuple[int | None, int | None, i
     shape = " x ".join("?" if side is None else str(side) for side in sides)
     if len(sides) == 5 or (len(sides) == 4 and sides[1] not in (None, 1, 3, 4) and (sides[1] or 0) % 3 == 0):
         raise ArtifactError(f"its input is {shape}: several frames at once are not supported")
-    if len(sides) != 4 or sides[1] not in (None, 1, 3):
-        hint = ": export it with N x 3 x H x W" if len(sides) == 4 and sides[3] in (1, 3) else ""
+    is_last = len(sides) == 4 and sides[1] not in (1, 3) and sides[3] in (1, 3)
+    if len(sides) != 4 or sides[1] not in (None, 1, 3) or is_last:
+        hint = ": export it with N x 3 x H x W" if is_last else ""
         raise ArtifactError(f"its input is {shape}, and N x 3 or N x 1 x height x width are supported{hint}")
     if sides[0] not in (None, 1):
         raise ArtifactError(f"its input is {shape}: {sides[0]} images at once are not supported")
@@ -228,8 +250,8 @@ def _flatten(model: onnx.ModelProto) -> None:
     initial = {constant.name for constant in constants}
     inputs = [value for value in graph.input if value.name not in initial]
     for value in (*inputs, *graph.output):
-        value.name = PREFIX + value.name
-        value.type.tensor_type.elem_type = TensorProto.FLOAT
+        sides = [side.dim_value or None for side in value.type.tensor_type.shape.dim] or [None] * 4
+        value.CopyFrom(helper.make_tensor_value_info(PREFIX + value.name, TensorProto.FLOAT, sides))
     for constant in constants:
         constant.name = PREFIX + constant.name
     flat = helper.make_graph(nodes, "net", inputs, list(graph.output), constants)
@@ -267,7 +289,8 @@ def _check_sizes(model: onnx.ModelProto, shape: tuple[int | None, int | None, in
     sides = (1, shape[1] or 3, shape[2] or CHECKED_SIDE, shape[3] or CHECKED_SIDE)
     for dimension, value in zip(copy.graph.input[0].type.tensor_type.shape.dim, sides, strict=True):
         dimension.dim_value = value
-    del copy.graph.output[0].type.tensor_type.shape.dim[:]
+    for dimension in copy.graph.output[0].type.tensor_type.shape.dim:
+        dimension.Clear()
     try:
         inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
     except (RuntimeError, ValueError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,7 @@ class Rrdb(nn.Module):
     """Dense blocks in residual blocks, nearest enlargement twice (Wang et al. 2018)."""
 
     scale, channels = 4, 3
+    dense: Any
 
     def __init__(self):
         super().__init__()
@@ -123,6 +125,7 @@ class Compact(nn.Module):
     """A chain with PReLU, and the image enlarged by its nearest pixels (SRVGGNetCompact of Real-ESRGAN)."""
 
     scale, channels = 2, 3
+    body: Any
 
     def __init__(self):
         super().__init__()
@@ -142,6 +145,7 @@ class Span(nn.Module):
     """Attention without parameters, from a sigmoid of the features (Wan et al. 2024); RGB from 0 to 1, its mean off."""
 
     scale, channels = 2, 3
+    blocks: Any
 
     def __init__(self):
         super().__init__()
