@@ -46,9 +46,10 @@ def branch():
 
 def huge():
     size = numpy_helper.from_array(np.array([1, 3, 1 << 20, 1 << 20], np.int64), "size")
+    one = numpy_helper.from_array(np.float32(1), "one")
     return {
-        "nodes": [helper.make_node("Expand", ["x", "size"], ["big"], name="odd"), *nearest()[0]],
-        "constants": [size, *nearest()[1]],
+        "nodes": [helper.make_node("Expand", ["one", "size"], ["big"], name="odd"), *nearest()[0]],
+        "constants": [size, one, *nearest()[1]],
     }
 
 

@@ -17,7 +17,7 @@ from overnet.export.options import CalibrationOptions, ExportOptions, ForeignOpt
 from overnet.export.verify.comparison import TOLERANCES
 from overnet.files.onnx_metadata import Foreign, read_artifact
 from overnet.imaging.metrics import psnr
-from overnet.imaging.photographs import sample_photographs
+from overnet.imaging.sample_images import sample_photographs
 from overnet.runtime.upscaler import Upscaler
 from tests.conftest import SHARED, needs_shared, write_clip
 from tests.export.foreign.test_read import write
