@@ -26,8 +26,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     While a module is imported, the process ends at once: a compiled module would turn a KeyboardInterrupt into another
     error. Where a file is being written, which has to be removed, that is done all the same.
     """
-    files = sys.modules.get("overnet.files.atomic")
-    if files is None or not files.TemporaryFile.open_paths:
+    files = getattr(sys.modules.get("overnet.files.atomic"), "TemporaryFile", None)
+    if files is None or not files.open_paths:
         while frame is not None:
             if frame.f_code.co_filename == _IMPORTING:
                 with contextlib.suppress(OSError):  # it cannot be written

@@ -246,6 +246,7 @@ def _run_jobs(
     plan: Plan, upscaler: Upscaler, upscale: Callable[..., Outcome], display: ProgressDisplay, *, overwrite: bool
 ) -> tuple[list[Outcome], list[Failure]]:
     """Upscale one file after another, videos by `upscale`, until Ctrl-C; an error in one of several is reported."""
+    from overnet.files.atomic import ExistsAlreadyError, exists_already
     from overnet.runtime.upscale_file import upscale_image
 
     outcomes: list[Outcome] = []
@@ -253,15 +254,24 @@ def _run_jobs(
     for path, unreadable in plan.unreadable:
         print_error(unreadable)
         failures.append((path, unreadable))
+    several = len(plan.jobs) + len(plan.kept) + len(plan.unreadable) > 1
     for job in plan.jobs:
         try:
             with display, naming_failures(job.source):
+                if several and not overwrite and job.target.exists():
+                    raise exists_already(job.target)
                 if job.kind == "image":
                     outcome = upscale_image(job, upscaler, overwrite=overwrite)
                 else:
                     outcome = upscale(job, upscaler, on_frame=display.frames(printable(job.source.name)))
+        except ExistsAlreadyError as error:  # another run into this folder has made it meanwhile
+            if not several:
+                raise
+            print_status(f"{error}, and is kept", quiet=display.quiet)
+            plan.kept.append(job.target)
+            continue
         except OverNetError as error:
-            if len(plan.jobs) + len(plan.kept) + len(plan.unreadable) == 1:
+            if not several:
                 raise
             print_error(error)
             failures.append((job.source, error))
