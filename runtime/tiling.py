@@ -4,9 +4,9 @@ A result depends on about 14 input pixels around it, so a tile's outermost `MARG
 continues. OverNet also weighs its channels by means over the whole image, which a tile does not contain: tiles
 upscaled alone would differ in shade, by up to 13 grey levels on Set14 with the bundled weights. So the image is
 processed several times. First the means of all its parts are averaged. But a later mean depends on the earlier ones,
-which were each part's own: so the means are computed again, with the averages in place of each part's (`_PASSES`).
-Then each tile is upscaled with these, which leaves a difference of 3 levels at most (tests/runtime/test_upscaler.py),
-and over `FEATHER` pixels a tile fades into the next.
+which were each part's own: so the means are computed again, with the averages in place of each part's. Then each tile
+is upscaled with these, which leaves a difference of 3 levels at most (tests/runtime/test_upscaler.py), and over
+`FEATHER` pixels a tile fades into the next. Frames of a video share means: `overnet.runtime.tiled_stream`.
 
 A plain network has no such means and a known reach: with that as the margin, tiles give what the whole image gives.
 """
@@ -14,7 +14,6 @@ A plain network has no such means and a known reach: with that as the margin, ti
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise, product
 
@@ -23,10 +22,9 @@ from numpy.typing import NDArray
 
 from overnet.errors import InputError
 from overnet.files.engine_sidecar import SMALLEST_TILE
-from overnet.files.onnx_metadata import Foreign, scaled_size
-from overnet.system.ending_signals import raise_if_ended
+from overnet.files.onnx_metadata import Foreign
 from overnet.system.memory import available_memory_bytes
-from overnet.types import ChannelMeans, Image, ImageBatch
+from overnet.types import Image
 
 # Pixels of the input that a tile's result depends on beyond itself. The network's 3x3 convolutions (one in each of 9
 # blocks, the first, the overscaling one) reach 11, the bicubic resize of the features and the last convolution at most
@@ -37,12 +35,12 @@ FEATHER = SMALLEST_TILE // 4 - MARGIN
 
 # Share of the available memory that a tile may take: other programs, and the decoder, need some too.
 _MEMORY_SHARE = 0.5
-# Number of times that the means are computed before tiles are upscaled with them.
-_PASSES = 2
 
 
-def tile_for_memory(height: int, width: int, bytes_per_pixel: int, *, available_bytes: int | None = None) -> int | None:
-    """Return the side of the largest square tile that fits the memory, or None where the whole image fits.
+def tile_for_memory(
+    height: int, width: int, bytes_per_pixel: int, *, available_bytes: int | None = None
+) -> tuple[int, int] | None:
+    """Return height and width of the largest square tile that fits the memory, or None where the whole image fits.
 
     Args:
         height, width: of the image in pixels.
@@ -55,7 +53,8 @@ def tile_for_memory(height: int, width: int, bytes_per_pixel: int, *, available_
     if height * width <= pixels:
         return None
     # Multiples of 16 keep the number of shapes that a backend compiles for small.
-    return max(SMALLEST_TILE, math.isqrt(pixels) // 16 * 16)
+    side = max(SMALLEST_TILE, math.isqrt(pixels) // 16 * 16)
+    return side, side
 
 
 @dataclass(frozen=True)
@@ -100,92 +99,96 @@ def spans(length: int, tile: int, *, margin: int = MARGIN, feather: int = FEATHE
     return cut
 
 
-def upscale_in_tiles(
-    image: Image,
-    tile: int,
-    scale: float,
-    upscale: Callable[[ImageBatch, ChannelMeans | None], ImageBatch],
-    channel_means: Callable[[ImageBatch, ChannelMeans | None], ChannelMeans] | None,
-    *,
-    reach: int | None = None,
-    foreign: Foreign | None = None,
-) -> Image:
-    """Upscale an image tile by tile.
+@dataclass(frozen=True)
+class Cut:
+    """The tiles that images of one size are cut into, and the parts that their means are computed from.
+
+    There are as many parts as tiles, and no part is larger than a tile.
+
+    Attributes:
+        tile: height and width of each tile, overlaps included.
+        rows, columns: the tiles along both axes.
+        fades: whether a tile fades into the next; otherwise they meet exactly.
+    """
+
+    tile: tuple[int, int]
+    rows: list[Span]
+    columns: list[Span]
+    fades: bool
+
+    @property
+    def tiles(self) -> list[tuple[Span, Span]]:
+        """Return rows and columns of each tile, in the order in which they are joined."""
+        return list(product(self.rows, self.columns))
+
+    @property
+    def parts(self) -> list[tuple[slice, slice]]:
+        """Return parts that cover the image once, without overlaps."""
+        rows, columns = (
+            [round(index * cut[-1].stop / len(cut)) for index in range(len(cut) + 1)]
+            for cut in (self.rows, self.columns)
+        )
+        return [(slice(*high), slice(*wide)) for high, wide in product(pairwise(rows), pairwise(columns))]
+
+
+def cut_into_tiles(
+    size: tuple[int, int], most: tuple[int, int], *, reach: int | None = None, foreign: Foreign | None = None
+) -> Cut:
+    """Cut images of one size into the fewest tiles, which are as small as so many tiles can be.
 
     Args:
-        image: H x W x 3 uint8.
-        tile: height and width of a tile in input pixels, overlaps included; at least `SMALLEST_TILE`.
-        scale: factor of `upscale`; a whole number, so that tiles meet on whole pixels.
-        upscale: from 1 x h x w x 3 uint8, and means to use, to 1 x scale*h x scale*w x 3 uint8; see `Backend.upscale`.
-        channel_means: from 1 x h x w x 3 uint8, and means to use, to its means; see `Backend.channel_means`. None
-            upscales each tile with its own.
-        reach: see `Backend.reach`. Where it is known, no means are computed, and the result is that of the whole image.
-        foreign: see `Backend.foreign`; its tiles may be smaller.
-
-    Returns:
-        scale*H x scale*W x 3 uint8.
+        size: height and width of the images in pixels.
+        most: height and width of the largest tile, overlaps included; at least `SMALLEST_TILE` each, or the image's.
+        reach, foreign: see `overnet.runtime.backends.base.Backend`. Of another program's network tiles may be smaller.
 
     Raises:
-        ValueError: the tile is too small, or the scale is not a whole number.
-        InputError: the tile is too small for the reach.
+        ValueError: the largest tile is too small.
+        InputError: it is too small for what the network's results depend on.
     """
-    if (tile < SMALLEST_TILE and foreign is None) or scale != int(scale):
-        raise ValueError(f"tiles of {tile} at scale {scale:g}; at least {SMALLEST_TILE} and a whole scale are needed")
     margin, feather = (MARGIN, FEATHER) if reach is None else (reach, 0)
     align = 1 if foreign is None else foreign.align
     if foreign is not None and foreign.margin is not None:
         margin = foreign.margin
-    if tile <= 2 * margin + feather + align - 1:
-        raise InputError(
-            f"tiles of {tile} pixels are too small for this network, whose results depend on {margin} to each side"
-        )
-    factor = int(scale)
-    height, width = image.shape[:2]
-    means = None if channel_means is None or reach is not None else _means_of_whole(image, tile, channel_means)
-    upscaled = np.empty((*scaled_size(height, width, scale), 3), np.uint8)
-    for rows in spans(height, tile, margin=margin, feather=feather, align=align):
-        for columns in spans(width, tile, margin=margin, feather=feather, align=align):
-            raise_if_ended()
-            part = np.ascontiguousarray(image[None, rows.start : rows.stop, columns.start : columns.stop])
-            result = upscale(part, means)[0]
-            kept = result[_scaled(rows, factor), _scaled(columns, factor)]
-            target = upscaled[
-                rows.keep_start * factor : rows.keep_stop * factor,
-                columns.keep_start * factor : columns.keep_stop * factor,
-            ]
-            if reach is None:
-                _fade_in(target, kept, rows.fade * factor, columns.fade * factor)
-            else:
-                target[:] = kept
-    return upscaled
+    overlap = 2 * margin + feather + align - 1
+    sides: list[int] = []
+    axes: list[list[Span]] = []
+    for length, largest in zip(size, most, strict=True):
+        side = length
+        if length > largest:
+            if largest < SMALLEST_TILE and foreign is None:
+                raise ValueError(f"tiles of {largest}; at least {SMALLEST_TILE} are needed")
+            if largest <= overlap:
+                raise InputError(
+                    f"tiles of {largest} pixels are too small for this network, whose results depend on {margin} to "
+                    "each side"
+                )
+            count = math.ceil((length - overlap) / (largest - overlap))
+            needed = math.ceil((length + (count - 1) * overlap) / count)
+            # Multiples of 16 keep the number of shapes that a backend compiles for small.
+            side = min(largest, -(-needed // 16) * 16)
+        sides.append(side)
+        axes.append(spans(length, side, margin=margin, feather=feather, align=align))
+    return Cut((sides[0], sides[1]), axes[0], axes[1], fades=reach is None)
 
 
-def _means_of_whole(
-    image: Image, tile: int, channel_means: Callable[[ImageBatch, ChannelMeans | None], ChannelMeans]
-) -> ChannelMeans:
-    """Return the means over the whole image: averages, weighted by area, over parts that do not overlap.
+def join(upscaled: Image, result: Image, rows: Span, columns: Span, factor: int, *, fades: bool) -> None:
+    """Write an upscaled tile to its place; tiles come in the order of `Cut.tiles`.
 
-    Each pass makes one more of the network's successive means exact, except for the parts' borders, and reduces the
-    error of all later ones.
+    Args:
+        upscaled: the whole result, changed in place.
+        result: the upscaled tile.
+        rows, columns: its place in the image.
+        factor: of the upscaling.
+        fades: see `Cut`.
     """
-    height, width = image.shape[:2]
-    counts = [math.ceil(length / tile) for length in (height, width)]
-    rows, columns = (
-        [round(index * length / count) for index in range(count + 1)]
-        for length, count in zip((height, width), counts, strict=True)
-    )
-    means: ChannelMeans | None = None
-    for _ in range(_PASSES):
-        total: ChannelMeans = []
-        for (top, bottom), (left, right) in product(pairwise(rows), pairwise(columns)):
-            raise_if_ended()
-            share = np.float32((bottom - top) * (right - left) / (height * width))
-            part = channel_means(np.ascontiguousarray(image[None, top:bottom, left:right]), means)
-            weighted = [share * mean for mean in part]
-            total = [a + b for a, b in zip(total, weighted, strict=True)] if total else weighted
-        means = total
-    assert means is not None
-    return means
+    kept = result[_scaled(rows, factor), _scaled(columns, factor)]
+    target = upscaled[
+        rows.keep_start * factor : rows.keep_stop * factor, columns.keep_start * factor : columns.keep_stop * factor
+    ]
+    if fades:
+        _fade_in(target, kept, rows.fade * factor, columns.fade * factor)
+    else:
+        target[:] = kept
 
 
 def _scaled(span: Span, factor: int) -> slice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, overload
@@ -15,13 +16,15 @@ from overnet.files.onnx_metadata import Foreign, scaled_size
 from overnet.imaging.resample import imresize, network_bicubic
 from overnet.runtime.backends.base import Backend, BackendOptions
 from overnet.runtime.backends.ort.providers import check_provider
-from overnet.runtime.backends.stream import DirectStream, FinishedStream, UpscaleStream
+from overnet.runtime.backends.stream import FinishedStream, UpscaleStream
 from overnet.runtime.models import find_models
-from overnet.runtime.tiling import upscale_in_tiles
+from overnet.runtime.tiled_stream import TiledStream
 
 # No image file or video frame is as large as this; a larger size is a mistake or an attack.
 _LARGEST_SIDE = 1 << 20
 _LARGEST_SCALE = 64
+# How often the means of an image's parts are computed before its tiles are upscaled with them.
+_PASSES = 2
 
 
 class Upscaler:
@@ -167,14 +170,13 @@ class Upscaler:
         """
         size = self.output_size(height, width, even_width=even_width)
         backend = self._prepared(height, width, size)
-        opened = None
-        if self._tile_side(backend, height, width) is None:
-            try:
+        opened: UpscaleStream | None = None
+        tile = self._largest_tile_of(backend, height, width)
+        if tile is None:
+            with suppress(MemoryError):  # tiles may do
                 opened = backend.open_stream(height, width)
-            except MemoryError:
-                opened = None  # tiles may do
         if opened is None:
-            return DirectStream(lambda frame: self(frame, even_width=even_width))
+            opened = self._tiled_stream(backend, (height, width), tile)
         if scaled_size(height, width, backend.scale) == size:
             return opened
         return FinishedStream(opened, lambda upscaled: self._resized(upscaled, size, backend.scale))
@@ -216,30 +218,32 @@ class Upscaler:
         self._note(f"upscaled by {scale:g}, then {how} to {size[1]}x{size[0]}: there is no model for that scale")
         return np.asarray(imresize(upscaled, size=size), dtype=np.uint8)
 
-    def _tile_side(self, backend: Backend, height: int, width: int) -> int | None:
-        """Return the side of the tiles to cut an image into; None where it is upscaled whole."""
-        tile = self._tile
-        if tile is None:
+    def _largest_tile_of(self, backend: Backend, height: int, width: int) -> tuple[int, int] | None:
+        """Return height and width of the largest tiles to cut an image into; None where it is upscaled whole."""
+        tile: tuple[int, int] | None = None
+        if self._tile is None:
             tile = backend.tile_for(height, width)
-        elif tile and self._choices[0][0].on_gpu:
-            # An engine accepts no image larger than it was built for.
-            tile = min(tile, backend.tile_for(min(height, tile), min(width, tile)) or tile)
+        elif self._tile:
+            tile = self._tile, self._tile
+            if self._choices[0][0].on_gpu:
+                # An engine accepts no image larger than it was built for.
+                tile = _smaller(tile, backend.tile_for(min(height, self._tile), min(width, self._tile)))
         if self._largest_tile is not None:
-            tile = min(tile or self._largest_tile, self._largest_tile)
+            tile = _smaller((self._largest_tile, self._largest_tile), tile)
         if backend.foreign is not None:
             tile = self._foreign_tile(backend, backend.foreign, tile, height, width)
         # Tiles meet on whole pixels of the result only where the scale is whole.
-        if not tile or max(height, width) <= tile or backend.scale != int(backend.scale):
+        if tile is None or (height <= tile[0] and width <= tile[1]) or backend.scale != int(backend.scale):
             return None
         return tile
 
     def _foreign_tile(
-        self, backend: Backend, foreign: Foreign, tile: int | None, height: int, width: int
-    ) -> int | None:
-        """Return the side of the tiles for another program's network, which may see more than ours, or take less."""
+        self, backend: Backend, foreign: Foreign, tile: tuple[int, int] | None, height: int, width: int
+    ) -> tuple[int, int] | None:
+        """Return the largest tiles for another program's network, which may see more than ours, or take less."""
         if foreign.largest is not None and (height > foreign.largest[0] or width > foreign.largest[1]):
-            tile = min(tile or min(foreign.largest), *foreign.largest)
-        if not tile or max(height, width) <= tile:
+            tile = _smaller(foreign.largest, tile)
+        if tile is None or (height <= tile[0] and width <= tile[1]):
             return tile
         if foreign.margin is None:
             if self._choices[0][0].on_gpu and backend.tile_for(height, width) is not None:
@@ -247,34 +251,48 @@ class Upscaler:
             self._note("upscaled whole, not in tiles: this network sees the whole image")
             return None
         # Tiles that the memory asks for would be all margin.
-        return tile if self._tile or foreign.largest else max(tile, 4 * foreign.margin)
+        if self._tile or foreign.largest:
+            return tile
+        return max(tile[0], 4 * foreign.margin), max(tile[1], 4 * foreign.margin)
 
     def _in_tiles(self, backend: Backend, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = image.shape[:2]
-        while True:
-            tile = self._tile_side(backend, height, width)
+        tile = self._largest_tile_of(backend, height, width)
+        if tile is None:
             try:
-                if tile is None:
-                    upscaled: NDArray[np.uint8] = backend.upscale(image[None])[0]
-                    return upscaled
-                self._note(f"cut into tiles of {tile} pixels")
-                return upscale_in_tiles(
-                    image,
-                    tile,
-                    backend.scale,
-                    backend.upscale,
-                    backend.channel_means,
-                    reach=backend.reach,
-                    foreign=backend.foreign,
-                )
+                upscaled: NDArray[np.uint8] = backend.upscale(image[None])[0]
+                return upscaled
             except MemoryError as error:
-                smaller = min(tile or max(height, width), max(height, width)) // 2
-                if smaller < SMALLEST_TILE or self._tile == 0 or backend.scale != int(backend.scale):
-                    reason = f" ({error})" if str(error) else ""
-                    raise BackendError(
-                        f"out of memory on an image of {width}x{height} pixels with the backend {backend.name}{reason}"
-                    ) from error
-                self._largest_tile = smaller
+                tile = self._next_tile(backend, (height, width), (height, width), error)
+        stream = self._tiled_stream(backend, (height, width), tile, passes=_PASSES)
+        with closing(stream), stream.submit(image) as upscaled:
+            return upscaled
+
+    def _tiled_stream(
+        self, backend: Backend, size: tuple[int, int], tile: tuple[int, int] | None, *, passes: int | None = None
+    ) -> TiledStream:
+        return TiledStream(
+            backend,
+            size,
+            tile,
+            smaller=lambda tile, error: self._next_tile(backend, size, tile, error),
+            note=self._note,
+            passes=passes,
+        )
+
+    def _next_tile(
+        self, backend: Backend, size: tuple[int, int], tile: tuple[int, int], error: MemoryError
+    ) -> tuple[int, int] | None:
+        """Return the largest tiles to try after some that were too large, and remember them."""
+        height, width = size
+        smaller = min(max(tile), max(size)) // 2
+        if smaller < SMALLEST_TILE or self._tile == 0 or backend.scale != int(backend.scale):
+            reason = f" ({error})" if str(error) else ""
+            raise BackendError(
+                f"out of memory on an image of {width}x{height} pixels with the backend {backend.name}{reason}"
+            ) from error
+        self._largest_tile = smaller
+        return self._largest_tile_of(backend, height, width)
 
     def _upscale_16_bit(self, image: NDArray[np.uint16], size: tuple[int, int]) -> NDArray[np.uint16]:
         """Add the network's detail of the 8-bit image to a bicubic enlargement of all 16 bits.
@@ -302,3 +320,8 @@ class Upscaler:
     def _note(self, text: str) -> None:
         if text not in self._notes:
             self._notes.append(text)
+
+
+def _smaller(tile: tuple[int, int], other: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the part that two largest tiles have in common; None sets no limit."""
+    return tile if other is None else (min(tile[0], other[0]), min(tile[1], other[1]))

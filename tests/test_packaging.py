@@ -161,8 +161,10 @@ IMPORTS = {
     "runtime.plan": f"runtime.video.formats {BELOW}",
     "runtime.models": f"runtime.backends.base runtime.backends.registry {BELOW}",
     "runtime.inventory": f"runtime.backends.base runtime.backends.registry runtime.backends.ort.providers {BELOW}",
+    "runtime.scene": BASE,
+    "runtime.tiled_stream": f"runtime.backends.base runtime.backends.stream runtime.scene runtime.tiling {BELOW}",
     "runtime.upscaler": "runtime.backends.base runtime.backends.stream runtime.backends.ort.providers runtime.models"
-    f" runtime.tiling {BELOW}",
+    f" runtime.tiled_stream {BELOW}",
     "runtime.paced_upscaler": f"runtime.backends.stream runtime.models runtime.upscaler {BELOW}",
     "runtime.upscale_file": "runtime.backends.stream runtime.pipeline runtime.plan runtime.upscaler"
     f" runtime.video {BELOW}",

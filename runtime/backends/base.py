@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from overnet.errors import ArtifactError, BackendError, InputError, OverNetError, one_line
 from overnet.files.onnx_metadata import Artifact, Foreign, scaled_size
-from overnet.runtime.backends.stream import UpscaleStream
+from overnet.runtime.backends.stream import DirectTiles, TileRuns, UpscaleStream
 from overnet.runtime.tiling import tile_for_memory
 from overnet.system.memory import usable_cores
 from overnet.types import ChannelMeans, ImageBatch, Progress
@@ -124,9 +124,21 @@ class Backend(ABC):
             MemoryError: there is too little memory.
         """
 
-    def tile_for(self, height: int, width: int) -> int | None:
-        """Return the side in input pixels of the tiles to cut an image of this size into; None where it fits whole."""
+    def tile_for(self, height: int, width: int) -> tuple[int, int] | None:
+        """Return height and width in input pixels of the largest tiles for an image of this size.
+
+        Returns:
+            None where it fits whole.
+        """
         return tile_for_memory(height, width, self.bytes_per_pixel)
+
+    def open_tiles(self, size: tuple[int, int]) -> TileRuns:
+        """Open runs for tiles of a height and width, and for parts of images that are no larger.
+
+        Raises:
+            MemoryError: there is too little memory for even one run.
+        """
+        return DirectTiles(self.upscale, self.channel_means)
 
     def open_stream(self, height: int, width: int) -> UpscaleStream | None:
         """Open a stream for many frames of one size, each of which is upscaled whole.

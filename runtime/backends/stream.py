@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, TypeAlias
 
-from overnet.types import Image
+import numpy as np
+
+from overnet.types import ChannelMeans, Image, ImageBatch
 
 # One submitted frame: a context, within which its result may be used. Entering waits until the frame is upscaled and
 # returns scale*H x scale*W x 3 uint8, or raises a BackendError. The array belongs to the stream, which reuses it for
@@ -46,29 +48,73 @@ class UpscaleStream(Protocol):
         """Wait for the frames in flight and free everything. No ticket may be used afterwards."""
 
 
-class DirectStream:
-    """A stream that upscales each frame by a function while it is submitted. See `UpscaleStream`.
+# The channel means of one submitted part of a frame: a context like a `Ticket`.
+MeansTicket: TypeAlias = AbstractContextManager[ChannelMeans]
 
-    Args:
-        upscale: from H x W x 3 uint8 to a new array with the upscaled frame.
+
+class TileRuns(Protocol):
+    """A backend's runs for the tiles of frames, of which several may be in flight.
+
+    Attributes:
+        most: runs that may be in flight at once: as many may be submitted before the first of them is fetched.
     """
 
-    def __init__(self, upscale: Callable[[Image], Image]) -> None:
-        self._upscale = upscale
+    most: int
 
-    def buffer(self) -> Image | None:
-        """Return None: the caller allocates the arrays; see `UpscaleStream.buffer`."""
-        return None
+    def upscale(self, part: Image, means: ChannelMeans | None) -> Ticket:
+        """Begin to upscale a tile.
 
-    def submit(self, frame: Image) -> Ticket:
-        """Upscale a frame; see `UpscaleStream.submit`."""
-        return nullcontext(self._upscale(frame))
+        Args:
+            part: h x w x 3 uint8, perhaps a view of a frame, which may be changed as soon as this returns.
+            means: see `overnet.runtime.backends.base.Backend.upscale`.
+
+        Raises:
+            BackendError, MemoryError: see `overnet.runtime.backends.base.Backend.upscale`.
+        """
+        ...
+
+    def means(self, part: Image, given: ChannelMeans | None) -> MeansTicket:
+        """Begin to compute the means of a part; see `overnet.runtime.backends.base.Backend.channel_means`."""
+        ...
 
     def stop(self) -> None:
-        """Do nothing: no thread waits; see `UpscaleStream.stop`."""
+        """Wake the thread that waits in `upscale` or `means`: no more tiles come."""
+        ...
 
     def close(self) -> None:
-        """Do nothing: there is nothing to free; see `UpscaleStream.close`."""
+        """Wait for the runs in flight and free what they hold."""
+        ...
+
+
+class DirectTiles:
+    """Runs by functions that return when the result is there. See `TileRuns`.
+
+    Args:
+        upscale, means: see `overnet.runtime.backends.base.Backend.upscale` and `channel_means`.
+    """
+
+    most = 1
+
+    def __init__(
+        self,
+        upscale: Callable[[ImageBatch, ChannelMeans | None], ImageBatch],
+        means: Callable[[ImageBatch, ChannelMeans | None], ChannelMeans],
+    ) -> None:
+        self._upscale, self._means = upscale, means
+
+    def upscale(self, part: Image, means: ChannelMeans | None) -> Ticket:
+        """Upscale a tile; see `TileRuns.upscale`."""
+        return nullcontext(self._upscale(np.ascontiguousarray(part[None]), means)[0])
+
+    def means(self, part: Image, given: ChannelMeans | None) -> MeansTicket:
+        """Compute the means of a part; see `TileRuns.means`."""
+        return nullcontext(self._means(np.ascontiguousarray(part[None]), given))
+
+    def stop(self) -> None:
+        """Do nothing: no thread waits."""
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to free."""
 
 
 class FinishedStream:

@@ -6,11 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnet.files.engine_sidecar import SMALLEST_TILE
-from overnet.runtime.tiling import FEATHER, MARGIN, spans, tile_for_memory, upscale_in_tiles
-
-
-def enlarge(images, means=None):
-    return images.repeat(2, axis=1).repeat(2, axis=2)
+from overnet.runtime.tiling import FEATHER, MARGIN, cut_into_tiles, spans, tile_for_memory
+from tests.support.local_backend import LocalBackend, enlarge, upscale_tiled
 
 
 @given(length=st.integers(1, 3000), tile=st.integers(SMALLEST_TILE, 600))
@@ -28,7 +25,7 @@ def test_spans_cover_everything_with_their_margins(length, tile):
 @given(height=st.integers(1, 300), width=st.integers(1, 300), tile=st.integers(SMALLEST_TILE, 200))
 def test_tiles_of_a_local_operation_join_exactly(height, width, tile):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    assert np.array_equal(upscale_in_tiles(image, tile, 2, enlarge, None), enlarge(image[None])[0])
+    assert np.array_equal(upscale_tiled(image, tile, LocalBackend()), enlarge(image[None])[0])
 
 
 def test_a_reach_of_margin_pixels_is_invisible():
@@ -41,7 +38,7 @@ def test_a_reach_of_margin_pixels_is_invisible():
         return np.rint(shifted).astype(np.uint8)
 
     image = np.random.default_rng(0).integers(0, 256, (250, 310, 3), dtype=np.uint8)
-    assert np.array_equal(upscale_in_tiles(image, 128, 1, blur, None), blur(image[None], None)[0])
+    assert np.array_equal(upscale_tiled(image, 128, LocalBackend(blur, scale=1.0)), blur(image[None], None)[0])
 
 
 def test_a_difference_between_tiles_fades():
@@ -51,7 +48,8 @@ def test_a_difference_between_tiles_fades():
     def tint(images, means):
         return np.full_like(images, next(levels))
 
-    joined = upscale_in_tiles(np.zeros((SMALLEST_TILE, 300, 3), np.uint8), SMALLEST_TILE, 1, tint, None).astype(int)
+    image = np.zeros((SMALLEST_TILE, 300, 3), np.uint8)
+    joined = upscale_tiled(image, SMALLEST_TILE, LocalBackend(tint, scale=1.0)).astype(int)
     steps = np.abs(np.diff(joined[:, :, 0], axis=1))
     assert joined.max() - joined.min() >= 24
     assert steps.max() <= 2
@@ -73,22 +71,59 @@ def test_tiles_are_given_the_means_of_the_whole(height, width, tile):
         used.append(given)
         return enlarge(images)
 
-    upscale_in_tiles(image, tile, 2, upscale, means)
+    upscale_tiled(image, tile, LocalBackend(upscale, means))
     assert used
+    if height <= tile and width <= tile:
+        assert used == [None], "the whole has its own means"
+        return
     for first, second in used:
         np.testing.assert_allclose(first, means(image[None])[0], rtol=1e-4)
         np.testing.assert_allclose(second, means(image[None])[1], rtol=1e-4)
 
 
-@pytest.mark.parametrize(("tile", "scale"), [(SMALLEST_TILE - 1, 2), (SMALLEST_TILE, 1.5)])
+@pytest.mark.parametrize(("tile", "scale"), [(SMALLEST_TILE - 1, 2.0), (SMALLEST_TILE, 1.5)])
 def test_what_cannot_be_joined_is_refused(tile, scale):
     with pytest.raises(ValueError, match="at least"):
-        upscale_in_tiles(np.zeros((200, 200, 3), np.uint8), tile, scale, enlarge, None)
+        upscale_tiled(np.zeros((200, 200, 3), np.uint8), tile, LocalBackend(scale=scale))
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "reach", "tiles", "tile"),
+    [
+        # Square tiles of 720 took 6, with 1.5 times the pixels of the frame.
+        ((1080, 1920), (720, 1280), None, (2, 2), (560, 992)),
+        ((720, 1280), (540, 960), None, (2, 2), (384, 672)),
+        ((1280, 720), (640, 360), None, (3, 3), (464, 272)),
+        ((640, 360), (640, 360), None, (1, 1), (640, 360)),
+        ((720, 1280), (360, 640), 9, (3, 3), (256, 448)),
+    ],
+)
+def test_tiles_are_few_and_small(size, most, reach, tiles, tile):
+    cut = cut_into_tiles(size, most, reach=reach)
+    assert (len(cut.rows), len(cut.columns)) == tiles
+    assert cut.tile == tile
+    assert {(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in cut.tiles} == {tile}
+
+
+@given(
+    size=st.tuples(st.integers(1, 3000), st.integers(1, 3000)),
+    most=st.tuples(st.integers(SMALLEST_TILE, 700), st.integers(SMALLEST_TILE, 700)),
+)
+def test_no_part_is_larger_than_a_tile_and_no_tile_than_allowed(size, most):
+    cut = cut_into_tiles(size, most)
+    assert all(side <= largest for side, largest in zip(cut.tile, most, strict=True))
+    assert len(cut.parts) == len(cut.tiles)
+    assert sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in cut.parts) == (
+        size[0] * size[1]
+    )
+    for rows, columns in cut.parts:
+        assert 0 < rows.stop - rows.start <= cut.tile[0] and 0 < columns.stop - columns.start <= cut.tile[1]
 
 
 def test_tile_follows_memory():
     assert tile_for_memory(100, 100, 1000, available_bytes=1 << 30) is None
     small, large = (tile_for_memory(4000, 4000, 20_000, available_bytes=size << 30) for size in (1, 8))
-    assert SMALLEST_TILE < small < large
-    assert large**2 * 20_000 <= 4 << 30
-    assert tile_for_memory(4000, 4000, 20_000, available_bytes=0) == SMALLEST_TILE
+    assert small[0] == small[1] and large[0] == large[1]
+    assert SMALLEST_TILE < small[0] < large[0]
+    assert large[0] ** 2 * 20_000 <= 4 << 30
+    assert tile_for_memory(4000, 4000, 20_000, available_bytes=0) == (SMALLEST_TILE, SMALLEST_TILE)

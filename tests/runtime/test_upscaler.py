@@ -13,9 +13,9 @@ from overnet.runtime.backends import base as backends_base
 from overnet.runtime.backends import registry as backends
 from overnet.runtime.backends.base import Backend
 from overnet.runtime.backends.registry import BACKENDS, choose_backends
-from overnet.runtime.tiling import upscale_in_tiles
 from overnet.weights import bundled_checkpoint, bundled_folder
 from tests.conftest import ROOT, SHARED, needs_shared
+from tests.support.local_backend import LocalBackend, upscale_tiled
 from tests.support.workers import once_for_all_workers
 
 
@@ -149,10 +149,10 @@ def test_tiles_have_the_means_of_the_whole_image(uneven, backend):
     """On the bundled weights tiles differ from the whole by 3 levels at most; each with its own means, by far more."""
     upscaler = Upscaler(2, tile=96, backend=backend)
     in_tiles = upscaler(uneven).astype(int)
-    assert "tiles of 96" in " ".join(upscaler.pop_notes())
+    assert "4 tiles of 96x80 pixels" in " ".join(upscaler.pop_notes())
     whole = upscaler.backend_for(2).upscale(uneven[None])[0].astype(int)
     assert np.abs(in_tiles - whole).max() <= 3
-    alone = upscale_in_tiles(uneven, 96, 2, upscaler.backend_for(2).upscale, None).astype(int)
+    alone = upscale_tiled(uneven, 96, LocalBackend(upscaler.backend_for(2).upscale)).astype(int)
     assert np.abs(alone - whole).max() > 3
 
 
@@ -182,12 +182,12 @@ def test_tiles_are_chosen_by_memory(image, small_models, monkeypatch):
 
     def little(height, width, bytes_per_pixel):
         asked.append((height, width, bytes_per_pixel))
-        return 96
+        return 96, 96
 
     monkeypatch.setattr(backends_base, "tile_for_memory", little)
     upscaler(large)
     assert asked == [(250, 330, upscaler.backend_for(2).bytes_per_pixel)]
-    assert "tiles of 96" in " ".join(upscaler.pop_notes())
+    assert "24 tiles of 96x96 pixels" in " ".join(upscaler.pop_notes())
 
 
 class Cramped(Backend):
@@ -215,7 +215,7 @@ def test_out_of_memory_leads_to_smaller_tiles_and_they_are_remembered(small_mode
     assert np.array_equal(upscaler(large), large.repeat(2, axis=0).repeat(2, axis=1))
     cramped.shapes.clear()
     upscaler(large)
-    assert max(cramped.shapes) == (175, 175), "what did not fit is not tried again"
+    assert max(cramped.shapes) == (160, 175), "what did not fit is not tried again"
 
 
 @pytest.mark.parametrize("tile", [None, 0, 128])

@@ -86,7 +86,7 @@ class OnnxRuntimeBackend(Backend):
             self._means_sessions[are_given] = self._loaded(up_to_means(self._model, given=are_given))
         return self._run(self._means_sessions[are_given], [images, *(given or [])], None)
 
-    def tile_for(self, height: int, width: int) -> int | None:
+    def tile_for(self, height: int, width: int) -> tuple[int, int] | None:
         """Return the largest tile that fits the memory; see `overnet.runtime.backends.base.Backend.tile_for`."""
         if self._gpu_bytes is None:
             return super().tile_for(height, width)

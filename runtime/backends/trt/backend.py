@@ -10,11 +10,12 @@ from overnet.errors import ArtifactError, BackendError
 from overnet.files.engine_sidecar import RuntimeName, read_sidecar
 from overnet.files.onnx_metadata import read_artifact, scaled_size
 from overnet.runtime.backends.base import Backend, BackendOptions, LoadBackend
-from overnet.runtime.backends.stream import UpscaleStream
+from overnet.runtime.backends.stream import TileRuns, UpscaleStream
 from overnet.runtime.backends.trt.cuda import Gpu
-from overnet.runtime.backends.trt.engines import Engines, ReadyEngine, tile_side
+from overnet.runtime.backends.trt.engines import Engines, ReadyEngine, largest_tile
 from overnet.runtime.backends.trt.slot import MeanVector, StageTimes
 from overnet.runtime.backends.trt.slot_ring import SlotStream
+from overnet.runtime.backends.trt.slot_tiles import SlotTiles
 from overnet.types import ChannelMeans, Image, ImageBatch
 
 
@@ -66,9 +67,15 @@ class TensorRtBackend(Backend):
         `overnet.runtime.backends.base.Backend.prepare`."""
         self._ready((height, width))
 
-    def tile_for(self, height: int, width: int) -> int | None:
+    def tile_for(self, height: int, width: int) -> tuple[int, int] | None:
         """Return the largest tile of the engine; see `overnet.runtime.backends.base.Backend.tile_for`."""
-        return tile_side(self._ready((height, width)).profile, (height, width))
+        return largest_tile(self._ready((height, width)).profile, (height, width))
+
+    def open_tiles(self, size: tuple[int, int]) -> TileRuns:
+        """Open runs through the engine's slots; see `overnet.runtime.backends.base.Backend.open_tiles`."""
+        ready = self._ready(size)
+        taken = (max(size[0], ready.profile.minimum[0]), max(size[1], ready.profile.minimum[1]))
+        return SlotTiles(ready.ring, taken, self.scale, lambda part: self._padded(ready, part), ready.engine.means)
 
     def open_stream(self, height: int, width: int) -> UpscaleStream | None:
         """Return a stream of slots for this size; see `overnet.runtime.backends.base.Backend.open_stream`.

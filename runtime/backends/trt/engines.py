@@ -279,22 +279,20 @@ class Engines:
         self._ready.clear()
 
 
-def tile_side(profile: Profile, size: Size) -> int | None:
-    """Return the side of the tiles to cut an image into for an engine; None where it takes the image whole.
+def largest_tile(profile: Profile, size: Size) -> Size | None:
+    """Return height and width of the largest tiles of an image for an engine; None where it takes the image whole.
 
     Raises:
         BackendError: the engine's largest image is smaller than the smallest tile.
     """
     if size[0] <= profile.maximum[0] and size[1] <= profile.maximum[1]:
         return None
-    # Multiples of 16, as for other backends.
-    side = min(profile.maximum) // 16 * 16
-    if side < SMALLEST_TILE:
+    if min(profile.maximum) < SMALLEST_TILE:
         raise BackendError(
             f"the engine takes images up to {profile.maximum[1]}x{profile.maximum[0]}: too small even for the tiles "
             f"of {size[1]}x{size[0]}; overnet-export --shape makes a larger one"
         )
-    return side
+    return profile.maximum
 
 
 def _profile(maximum: Size, *, portrait: bool) -> Profile:

@@ -21,6 +21,7 @@ from overnet.types import Image
 
 # Seconds that an image waits for those in flight: more than the largest image takes.
 _SLOT_SECONDS = 60.0
+ALL_IN_USE = "a stream of this upscaler holds all of them"
 
 
 class SlotRing:
@@ -53,11 +54,14 @@ class SlotRing:
         """Return the number of slots."""
         return len(self._slots)
 
-    def open(self, size: tuple[int, int], *, count: int | None = None) -> None:
+    def open(self, size: tuple[int, int], *, count: int | None = None) -> int:
         """Prepare free slots for frames of a height and width; fewer than requested where memory is short.
 
         Args:
             count: the number of slots; None for as many as the ring may have.
+
+        Returns:
+            The number of slots that are ready; 0 where all are in use.
 
         Raises:
             MemoryError: not even one slot fits; the message says how much memory is needed.
@@ -77,7 +81,7 @@ class SlotRing:
                     elif len(self._slots) < self._count:
                         ready.append(self._add(size))
                     else:
-                        return  # the others are in use
+                        break  # the others are in use
                 except MemoryError:
                     # Freeing slots for another size may make room for this one.
                     if len(waiting) > 1:
@@ -88,7 +92,8 @@ class SlotRing:
                         raise
                     self._count = len(self._slots)
                     self.notes.append(f"{self._count} of {requested} frames at once on the GPU: its memory is short")
-                    return
+                    break
+            return len(ready)
 
     def _drop(self, slots: list[Slot]) -> None:
         for slot in slots:
@@ -183,9 +188,7 @@ class SlotRing:
         self.open(size, count=1)
         slot = self.take(most_seconds=_SLOT_SECONDS)
         if slot is None:
-            raise BackendError(
-                f"no slot became free in {_SLOT_SECONDS:g} s: a stream of this upscaler holds all of them"
-            )
+            raise BackendError(f"no slot became free in {_SLOT_SECONDS:g} s: {ALL_IN_USE}")
         try:
             self.fit(slot, size)
             np.copyto(slot.input, image)
@@ -272,20 +275,20 @@ class SlotStream:
 
     def buffer(self) -> Image | None:
         """Return a slot's page-locked input; see `UpscaleStream.buffer`."""
-        slot = self._take()
+        slot = self._take(self._size)
         if slot is None:
             return None
         with self._lock:
             self._filling[slot.input.ctypes.data] = slot
         return slot.input
 
-    def _take(self) -> Slot | None:
+    def _take(self, size: tuple[int, int]) -> Slot | None:
         slot = self._ring.take(stopped=self._stopped)
         if slot is not None:
             with self._lock:
                 self._taken.add(slot)
             try:
-                self._ring.fit(slot, self._size)
+                self._ring.fit(slot, size)
             except BaseException:
                 self.give_back(slot)
                 raise
@@ -293,10 +296,14 @@ class SlotStream:
 
     def submit(self, frame: Image) -> Ticket:
         """Begin to upscale a frame; see `UpscaleStream.submit`."""
+        return self._fetched(self._begun(frame, self._size))
+
+    def _begun(self, frame: Image, size: tuple[int, int], **arguments: Any) -> Slot:
+        """Begin to run a frame of a height and width; the arguments are those of `Slot.run`."""
         with self._lock:
             slot = self._filling.pop(frame.ctypes.data, None)
         if slot is None:
-            slot = self._take()
+            slot = self._take(size)
             if slot is None:
                 raise BackendError("the stream is stopped")
         try:
@@ -304,11 +311,11 @@ class SlotStream:
                 raise ValueError(f"expected uint8 {slot.input.shape}, got {frame.dtype} {frame.shape}")
             if frame.ctypes.data != slot.input.ctypes.data:
                 np.copyto(slot.input, frame)
-            self._ring.run(slot)
+            self._ring.run(slot, **arguments)
         except BaseException:
             self.give_back(slot)
             raise
-        return self._fetched(slot)
+        return slot
 
     @contextmanager
     def _fetched(self, slot: Slot) -> Iterator[Image]:

@@ -5,8 +5,8 @@ import av
 import pytest
 
 from overnet.benchmarks.cases.video_stages import make_clip, measure_video
-from overnet.runtime.backends.stream import DirectStream
 from overnet.runtime.upscaler import Upscaler
+from tests.support.direct_stream import DirectStream
 
 FRAME_SECONDS = 0.04
 

@@ -12,7 +12,6 @@ import pytest
 
 from overnet import Upscaler
 from overnet.errors import BackendError, InputError, OutputError
-from overnet.runtime.backends.stream import DirectStream
 from overnet.runtime.live.constant_rate import ConstantRate
 from overnet.runtime.live.report import Latencies
 from overnet.runtime.live.run import LiveLimits, Mailbox, run_live
@@ -21,6 +20,7 @@ from overnet.runtime.video.color import ColorTags
 from overnet.runtime.video.encoder import OutputVideo
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.writer import VideoWriter
+from tests.support.direct_stream import DirectStream
 
 _TAGS = ColorTags(1, 1, 1, full_range=False)
 _INFO = VideoInfo(64, 48, Fraction(50), Fraction(1, 90000), 8, "yuv420p", "h264", _TAGS, _TAGS)

@@ -83,7 +83,7 @@ def test_tiles_are_chosen_by_the_gpus_memory_as_it_was(small_models, gpu, monkey
     monkeypatch.setattr(ort_providers, "free_device_memory_bytes", free)
     loaded = backend(small_models, provider="cuda", device=1)
     assert loaded.tile_for(40, 50) is None
-    assert loaded.tile_for(1000, 1000) == 176
+    assert loaded.tile_for(1000, 1000) == (176, 176)
     assert asked == [(1, 1)], "once, when the model was loaded"
     assert loaded.bytes_per_pixel > backend(small_models).bytes_per_pixel
 
@@ -335,8 +335,8 @@ def test_out_of_memory_on_the_gpu_leads_to_tiles(small_models, gpu, monkeypatch,
 
     monkeypatch.setattr(gpu.InferenceSession, "run_with_iobinding", cramped)
     assert upscaler(sized(150, 200)[0]).shape == (300, 400, 3)
-    assert "tiles of 100" in " ".join(upscaler.pop_notes())
-    assert (1, 100, 100, 3) in alive
+    assert "6 tiles of 96x96" in " ".join(upscaler.pop_notes())
+    assert (1, 96, 96, 3) in alive
     assert not {(1, 20, 21, 3), (1, 150, 200, 3)} & set(alive)
 
 

@@ -207,7 +207,7 @@ def test_short_of_memory_for_an_image_in_one_piece(tmp_path, model):
     assert len(found["differences"]) == 6
     # The frames are noise, on which tiles differ most.
     assert max(found["differences"]) <= 8
-    assert any("cut into tiles" in note for note in found["notes"])
+    assert any("cut into 6 tiles of 96x104" in note for note in found["notes"])
 
 
 @pytest.mark.parametrize("limit_bytes", [1_000_000, 20_000])
@@ -383,7 +383,7 @@ def test_engines_for_small_memory(large_model, tmp_path):
     found = run("built_at_first_use", large_model, large_model, tmp_path, [(200, 300)], "tensorrt", env=env)
     assert found["wished"] == ["fp16 16x16:192x192:192x192"]
     assert found["differences"][0] <= 3
-    assert any("tiles of 192" in note for note in found["notes"])
+    assert any("4 tiles of 176x128" in note for note in found["notes"])
 
 
 def test_an_engine_that_does_not_load_after_an_update_of_the_driver(model, tmp_path):
