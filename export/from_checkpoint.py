@@ -47,7 +47,7 @@ def checkpoint_sources(checkpoint: Path, options: ExportOptions, name: str | Non
     calibration = None
     if precision == "int8":
         images, remarks = calibration_images(options.calibration.folder)
-        calibration = Calibration(images, remarks, options.calibration.max_loss_db)
+        calibration = Calibration(images, remarks, options.calibration.max_loss_db, signed=options.engine is not None)
     for scale in scales:
         suffix = "" if precision == "fp32" else f"_{precision}"
         stem = f"{name or checkpoint.name.partition('.')[0]}_x{scale}{suffix}"

@@ -15,6 +15,7 @@ from overnet.errors import ArtifactError
 from overnet.files.onnx_metadata import GIVEN_MEANS_NAME, MEANS_NAME, USE_GIVEN_MEANS_NAME
 
 _MEAN = "GlobalAveragePool"
+_UNSIGNED_PER_SIGNED = 255 / 127
 
 
 def with_means(onnx_model: bytes) -> bytes:
@@ -24,8 +25,8 @@ def with_means(onnx_model: bytes) -> bytes:
     `GIVEN_MEANS_NAME` replaces them where `USE_GIVEN_MEANS_NAME`, one number, is not 0.
 
     Args:
-        onnx_model: a serialised graph from `overnet.export`, in any precision. A graph without means is returned
-            unchanged.
+        onnx_model: a serialised graph from `overnet.export`, in any precision. Its INT8 levels get signs, which
+            TensorRT requires. A graph without means is otherwise returned unchanged.
 
     Returns:
         The graph, serialised. Without given means, its results are the same as before.
@@ -37,8 +38,9 @@ def with_means(onnx_model: bytes) -> bytes:
         model = onnx.ModelProto.FromString(onnx_model)
     except DecodeError as error:
         raise ArtifactError(f"not a complete ONNX graph ({error})") from error
+    _add_signs(model)
     if all(node.op_type != _MEAN for node in model.graph.node):
-        return onnx_model
+        return bytes(model.SerializeToString())
     total = _make_replaceable(model)
     graph = model.graph
     batch = graph.input[0].type.tensor_type.shape.dim[0].dim_param
@@ -53,6 +55,22 @@ def with_means(onnx_model: bytes) -> bytes:
     graph.output.append(helper.make_tensor_value_info(MEANS_NAME, TensorProto.FLOAT, [batch, total, 1, 1]))
     result: bytes = model.SerializeToString()
     return result
+
+
+def _add_signs(model: onnx.ModelProto) -> None:
+    """Make the levels of all activations INT8: TensorRT takes no UINT8. Their ranges stay, and the steps double."""
+    quantizing = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    constants = {each.name: each for each in model.graph.initializer}
+    for node in quantizing:
+        step, zero = (constants[name] for name in node.input[1:3])
+        if zero.data_type == TensorProto.UINT8:
+            zero.CopyFrom(numpy_helper.from_array(np.int8(0), zero.name))
+            old = numpy_helper.to_array(step)
+            # Up to the next number, so that the largest value is not clipped.
+            new = np.nextafter(
+                (old.astype(np.float32) * _UNSIGNED_PER_SIGNED).astype(old.dtype), old.dtype.type(np.inf)
+            )
+            step.CopyFrom(numpy_helper.from_array(new, step.name))
 
 
 def _make_replaceable(model: onnx.ModelProto) -> int:

@@ -28,11 +28,13 @@ class Calibration:
         images: H x W x 3 uint8 each, from `overnet.export.precision.calibration.calibration_images`.
         remarks: on files that were left out.
         max_loss_db: the largest loss of PSNR on luma against the ground truth, in dB.
+        signed: whether all levels have a sign, as TensorRT needs it.
     """
 
     images: list[Image]
     remarks: list[str]
     max_loss_db: float
+    signed: bool = False
 
 
 def equalized(network: DeployedPlainNetwork, graph: onnx.ModelProto, images: list[Image]) -> DeployedPlainNetwork:
@@ -97,6 +99,7 @@ def quantized(
         max_loss_db=calibration.max_loss_db,
         keep=frozenset(beyond),
         progress=progress,
+        signed=calibration.signed,
     )
     notes = [
         f"{len(choice.quantized)} convolutions in INT8, {choice.share:.0%} of the multiply-accumulates; it costs "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
@@ -78,6 +79,7 @@ def choose_layers(
     keep: frozenset[str] = frozenset(),
     progress: Progress,
     arithmetic: Arithmetic | None = None,
+    signed: bool = False,
 ) -> LayerChoice:
     """Quantise as many convolutions as the loss allows, leaving out those with the largest loss for their work.
 
@@ -90,6 +92,7 @@ def choose_layers(
         keep: nodes that compute in FP32 (see `overnet.export.precision.fp16_range`) and are not quantised.
         progress: called with each step.
         arithmetic: of graphs that `build_onnx` did not make.
+        signed: see `overnet.export.precision.quantizer.quantize`.
 
     Raises:
         InputError: even a single quantised convolution has a larger loss.
@@ -104,13 +107,14 @@ def choose_layers(
         )
     possible, by_layer = [name for name in arithmetic.candidates if name not in keep], arithmetic.by_layer
     exact_db = _psnr_db(model, pairs, scale, arithmetic)
+    in_int8 = partial(quantize, model, largest, signed=signed)
     measured: dict[int, float] = {}
 
     def loss_db(count: int) -> float:
         """Measure the loss where the first `count` layers of `order` are left out."""
         if count not in measured:
             chosen = set(possible) - set(order[:count])
-            lowered = arithmetic.lower(quantize(model, largest, chosen))
+            lowered = arithmetic.lower(in_int8(chosen))
             measured[count] = exact_db - _psnr_db(lowered, pairs, scale, arithmetic)
         return measured[count]
 
@@ -118,7 +122,7 @@ def choose_layers(
     losses: dict[str, float] = {}
     count = 0
     if loss_db(0) > max_loss_db:
-        losses = _losses(model, largest, pairs, possible, exact_db, progress, arithmetic)
+        losses = _losses(model, in_int8, pairs, possible, exact_db, progress, arithmetic)
         order = sorted(possible, key=lambda name: -losses[name] / by_layer[name])
         # Bisect for the fewest layers left out: the loss falls with their number.
         too_few, count = 0, len(order)
@@ -137,7 +141,7 @@ def choose_layers(
     kept = sorted(order[:count], key=lambda name: -losses[name])
     quantized = tuple(name for name in possible if name not in kept)
     return LayerChoice(
-        quantize(model, largest, set(quantized)),
+        in_int8(set(quantized)),
         quantized,
         {name: losses[name] for name in kept},
         loss_db(count),
@@ -159,7 +163,7 @@ def _psnr_db(model: onnx.ModelProto, pairs: list[Pair], scale: int, arithmetic: 
 
 def _losses(
     model: onnx.ModelProto,
-    largest: Mapping[str, float],
+    in_int8: Callable[[set[str]], onnx.ModelProto],
     pairs: list[Pair],
     layers: list[str],
     exact_db: float,
@@ -173,7 +177,7 @@ def _losses(
     losses = {}
     for index, name in enumerate(layers):
         progress("measuring what each layer costs in INT8", index, len(layers))
-        alone = quantize(model, largest, {name})
+        alone = in_int8({name})
         added = [
             float(np.mean((levels - expected) ** 2))
             for levels, expected in zip(arithmetic.levels(alone, images), exact, strict=True)

@@ -1,9 +1,11 @@
 """Convolutions in INT8, written into the graph as quantising and dequantising nodes (QDQ).
 
-Weights are quantised for each output channel, activations for the whole tensor, both symmetrically: TensorRT requires
-zero points of 0. Biases and other nodes keep their type. A step (the size of one level) is a number that FP16 holds
-exactly, because `overnet.export.precision.half` converts it to FP16 afterwards, and it is large enough that no known
-value is clipped. Symmetric uniform quantisation: Jacob et al. 2018, https://arxiv.org/abs/1712.05877.
+Weights are quantised for each output channel, activations for the whole tensor, both with zero points of 0. What a
+rectifier gives is never negative, so that its 256 levels are all above 0 (uint8), half as far apart as with a sign;
+TensorRT requires signs (int8), which `overnet.export.engine.engine_graph` gives. Biases and other nodes keep their
+type. A step (the size of one level) is a number that FP16 holds exactly, because `overnet.export.precision.half`
+converts it to FP16 afterwards, and it is large enough that no known value is clipped. Symmetric uniform quantisation:
+Jacob et al. 2018, https://arxiv.org/abs/1712.05877.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from overnet.export.graph.builder import with_nodes
 from overnet.export.precision.half import must_stay
 from overnet.export.verify.declared_types import visit_tensors
 
-LARGEST_LEVEL = 127
+LARGEST_LEVEL, LARGEST_UNSIGNED = 127, 255
 # The first convolution and the enlarged image cost next to nothing and keep their precision.
 _NEVER = ("entry", "base")
 
@@ -56,13 +58,16 @@ def largest_inputs(model: onnx.ModelProto, images: list[NDArray[np.uint8]]) -> d
     return largest
 
 
-def quantize(model: onnx.ModelProto, largest: Mapping[str, float], layers: Set[str]) -> onnx.ModelProto:
+def quantize(
+    model: onnx.ModelProto, largest: Mapping[str, float], layers: Set[str], *, signed: bool = False
+) -> onnx.ModelProto:
     """Quantise some convolutions.
 
     Args:
         model: in FP32, from `overnet.export.graph.network_graph.build_onnx`.
         largest: from `largest_inputs`.
         layers: names of candidates.
+        signed: whether the levels of a rectifier's results have a sign too, for TensorRT.
 
     Returns:
         A new model, in FP32 except for the levels.
@@ -72,6 +77,7 @@ def quantize(model: onnx.ModelProto, largest: Mapping[str, float], layers: Set[s
     nodes: list[onnx.NodeProto] = []
     added: list[onnx.TensorProto] = []
     quantized: set[str] = set()
+    rectified = set() if signed else {node.output[0] for node in graph.node if node.op_type == "Relu"}
     for node in graph.node:
         result = onnx.NodeProto()
         result.CopyFrom(node)
@@ -79,9 +85,10 @@ def quantize(model: onnx.ModelProto, largest: Mapping[str, float], layers: Set[s
             x, weight = node.input[:2]
             if x not in quantized:
                 quantized.add(x)
-                step = step_for(np.float32(largest[x]))
+                levels, zero = (LARGEST_UNSIGNED, np.uint8(0)) if x in rectified else (LARGEST_LEVEL, np.int8(0))
+                step = step_for(np.float32(largest[x]), levels)
                 added.append(numpy_helper.from_array(np.asarray(step), f"{x}.step"))
-                added.append(numpy_helper.from_array(np.asarray(np.int8(0)), f"{x}.zero"))
+                added.append(numpy_helper.from_array(np.asarray(zero), f"{x}.zero"))
                 for operator, of, name in (
                     ("QuantizeLinear", x, f"{x}.levels"),
                     ("DequantizeLinear", f"{x}.levels", f"{x}.dequantized"),
@@ -89,9 +96,9 @@ def quantize(model: onnx.ModelProto, largest: Mapping[str, float], layers: Set[s
                     nodes.append(helper.make_node(operator, [of, f"{x}.step", f"{x}.zero"], [name], name=name))
             if weight not in quantized:
                 quantized.add(weight)
-                levels, steps = quantized_weight(numpy_helper.to_array(constants[weight]))
+                weight_levels, steps = quantized_weight(numpy_helper.to_array(constants[weight]))
                 parts: dict[str, NDArray[Any]] = {
-                    "levels": levels,
+                    "levels": weight_levels,
                     "steps": steps,
                     "zeros": np.zeros(len(steps), np.int8),
                 }
@@ -112,12 +119,12 @@ def quantized_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDA
     return levels, steps
 
 
-def step_for(largest: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the smallest step that FP16 holds and with which a number is within 127 levels.
+def step_for(largest: NDArray[np.float32], levels: int = LARGEST_LEVEL) -> NDArray[np.float32]:
+    """Return the smallest step that FP16 holds and with which a number is within some levels.
 
     It is 1 for zero, and FP16's largest number where no step is large enough.
     """
-    exact = np.asarray(largest, np.float32) / LARGEST_LEVEL
+    exact = np.asarray(largest, np.float32) / levels
     limits = np.finfo(np.float16)
     half = np.clip(exact, float(limits.smallest_subnormal), float(limits.max)).astype(np.float16)
     half = np.where(half.astype(np.float32) < exact, np.nextafter(half, np.float16(np.inf)), half)

@@ -134,7 +134,8 @@ def _depth_to_space(x: Tensor, *, blocksize: int, mode: bytes) -> Tensor:
 
 def _quantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int = 1) -> Tensor:
     levels = torch.round(x.float() / _along(scale, axis, x.ndim).float())
-    return (levels + _along(zero_point, axis, x.ndim).float()).clamp(-128, 127).to(torch.int8)
+    limits = torch.iinfo(zero_point.dtype)
+    return (levels + _along(zero_point, axis, x.ndim).float()).clamp(limits.min, limits.max).to(zero_point.dtype)
 
 
 def _dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int = 1) -> Tensor:

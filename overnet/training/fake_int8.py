@@ -1,10 +1,10 @@
 """Training for INT8: inputs and weights of a plain network's convolutions are rounded as INT8 will round them.
 
-Levels as in `overnet.export.precision.quantizer`: symmetric, 127 on each side of 0; one step for each output channel of
-a weight, and one for each channel of an input, from its largest magnitude on some images, because the export scales the
-channels to one range (`overnet.export.precision.int8`). The first convolution is not quantised. Rounding has no
-gradient, so that of the unrounded numbers is taken (the straight-through estimator: Bengio et al. 2013,
-https://arxiv.org/abs/1308.3432), except for inputs beyond the range.
+Levels as in `overnet.export.precision.quantizer`: 127 on each side of 0, or 255 above it for what a rectifier gives;
+one step for each output channel of a weight, and one for each channel of an input, from its largest magnitude on some
+images, because the export scales the channels to one range (`overnet.export.precision.int8`). The first convolution
+is not quantised. Rounding has no gradient, so that of the unrounded numbers is taken (the straight-through estimator:
+Bengio et al. 2013, https://arxiv.org/abs/1308.3432), except for inputs beyond the range.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from overnet.imaging.sample_images import centre_crop, sample_photographs, synth
 from overnet.network.plain import LARGEST_CHANNEL_FACTOR, PlainNet
 from overnet.types import Image
 
-_LARGEST_LEVEL = 127
+_LARGEST_LEVEL, _LARGEST_UNSIGNED = 127, 255
 _SIDE = 48
 
 
@@ -32,6 +32,7 @@ class FakeInt8:
 
     def __init__(self, model: PlainNet, images: list[Image] | None = None) -> None:
         model.quantization = self
+        self._levels = _LARGEST_UNSIGNED if model.config.activation == "relu" else _LARGEST_LEVEL
         if images is None:
             photographs = [np.asarray(imresize(image, size=(72, 72)), np.uint8) for image in sample_photographs()]
             images = [*(centre_crop(image, _SIDE) for image in photographs), *synthetic_frames()]
@@ -72,7 +73,7 @@ class FakeInt8:
         largest = torch.maximum(largest, largest.amax() / LARGEST_CHANNEL_FACTOR)
         scaled = weight * largest
         steps = scaled.detach().abs().amax((1, 2, 3), keepdim=True) / _LARGEST_LEVEL
-        return _rounded(x.clamp(-largest, largest), largest / _LARGEST_LEVEL), _rounded(scaled, steps) / largest
+        return _rounded(x.clamp(-largest, largest), largest / self._levels), _rounded(scaled, steps) / largest
 
 
 def _rounded(x: Tensor, step: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
 from overnet.errors import ArtifactError
 from overnet.export.engine.engine_graph import with_means
@@ -17,7 +18,7 @@ from tests.conftest import ROOT
 
 def in_precision(model, precision, image):
     if precision == "int8":
-        return to_half(quantize(model, largest_inputs(model, [image]), set(candidates(model))), "fp16")
+        return to_half(quantize(model, largest_inputs(model, [image]), set(candidates(model)), signed=True), "fp16")
     return model if precision == "fp32" else to_half(model, precision)
 
 
@@ -109,3 +110,25 @@ def test_it_needs_no_torch():
     """An engine is built from an ONNX file where there is no PyTorch."""
     source = (ROOT / "export/engine/engine_graph.py").read_text()
     assert "torch" not in source
+
+
+def test_levels_get_signs_with_the_same_range(small_models, image):
+    model = onnx.load(small_models / "small_x2.onnx")
+    largest, chosen = largest_inputs(model, [image]), set(candidates(model))
+    content = to_half(quantize(model, largest, chosen), "fp16").SerializeToString()
+    made = onnx.ModelProto.FromString(with_means(content))
+    constants = {each.name: numpy_helper.to_array(each) for each in made.graph.initializer}
+    quantizing = [node for node in made.graph.node if node.op_type == "QuantizeLinear"]
+    assert quantizing
+    for node in quantizing:
+        assert constants[node.input[2]].dtype == np.int8
+        assert 127 * constants[node.input[1]].astype(np.float32) == pytest.approx(largest[node.input[0]], rel=2**-8)
+        assert 127 * constants[node.input[1]].astype(np.float32) >= largest[node.input[0]]
+    given = np.zeros((1, *means_shape(made)), np.float32)
+    upscaled, _ = run_variant(content, image[None], given, 0)
+    expected = run(small_models.joinpath("small_x2.onnx").read_bytes(), [OUTPUT_NAME], **{INPUT_NAME: image[None]})[0]
+    assert np.abs(upscaled.astype(int) - expected).mean() < 2
+
+
+def means_shape(model):
+    return [dim.dim_value for dim in model.graph.output[-1].type.tensor_type.shape.dim[1:]]
