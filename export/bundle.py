@@ -29,7 +29,7 @@ from overnet.network.checkpoint import folded, load_checkpoint, read_metadata, s
 from overnet.network.family import Network
 from overnet.network.model import OverNet, reference
 from overnet.types import Image
-from overnet.weights import BEST, MODEL_NAMES, bundled_checkpoint, bundled_folder
+from overnet.weights import BEST, INT8_MODEL_NAMES, MODEL_NAMES, bundled_checkpoint, bundled_folder
 
 SCALES = (2, 3, 4)
 
@@ -140,7 +140,8 @@ Bicubic is MATLAB's.
 ## The ONNX files
 
 Made from these weights by `overnet.export`; uint8 N x H x W x 3 RGB in and out, fp32 inside, weights kept to
-{SIGNIFICANT_BITS} significant bits. How far each is from the network in PyTorch, on the export's check images:
+{SIGNIFICANT_BITS} significant bits; `_int8` files compute in INT8. How far each is from the network in PyTorch, on the
+export's check images:
 
 | file | size | largest difference in grey levels | PSNR to the network |
 |---|---|---|---|
@@ -238,9 +239,12 @@ def _bundle_model(name: str, weights: Path) -> Bundled:
     checkpoint, folder = bundled_checkpoint(name), bundled_folder(name)
     folder.mkdir(exist_ok=True)
     save_checkpoint(folded(model), checkpoint, metadata=metadata)
-    options = ExportOptions(scales=SCALES, precision="fp32", significant_bits=SIGNIFICANT_BITS)
     stem = "overnet" if name == BEST else name
-    return Bundled(name, model, metadata, list(export(checkpoint, folder, options, name=stem, overwrite=True)))
+    files: list[ExportedFile] = []
+    for precision in ("fp32", "int8") if name in INT8_MODEL_NAMES else ("fp32",):
+        options = ExportOptions(scales=SCALES, precision=precision, significant_bits=SIGNIFICANT_BITS)
+        files += export(checkpoint, folder, options, name=stem, overwrite=True)
+    return Bundled(name, model, metadata, files)
 
 
 def _write(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 from overnet.runtime.backends.stream import Ticket, UpscaleStream
 from overnet.runtime.models import find_models
 from overnet.runtime.upscaler import Upscaler
-from overnet.weights import MODEL_NAMES
+from overnet.system.environment import has_fast_int8
+from overnet.weights import INT8_MODEL_NAMES, MODEL_NAMES
 
 # Of the frames a second that a model alone upscales, the share that it holds while others are decoded and encoded.
 _SHARE = 0.75
@@ -26,11 +28,23 @@ _PART_SIDE, _TOO_SLOW = 128, 2.0
 _USUAL_RATE = Fraction(30)
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """A bundled model, and the precision to compute it in; None for the backend's own."""
+
+    name: str
+    precision: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name} in INT8" if self.precision == "int8" else self.name
+
+
 class PacedUpscaler(Upscaler):
     """An `Upscaler` whose streams choose the model: the best bundled one that holds the rate at the frames' size.
 
-    The measurement takes about two seconds: the largest model is measured first, and the first that holds the rate is
-    taken. On the CPU a part of a frame comes first, and models that are far too slow on it are not measured further.
+    On a CPU that is fast in INT8, the models in INT8 are among them, unless a precision is given. The measurement takes
+    about two seconds: the largest model is measured first, and the first that holds the rate is taken. On the CPU a
+    part of a frame comes first, and models that are far too slow on it are not measured further.
 
     Args:
         scale: see `Upscaler`, which also has the other options.
@@ -49,9 +63,13 @@ class PacedUpscaler(Upscaler):
         **options: Any,
     ) -> None:
         self._rate, self._on_choice, self._backend = rate, on_choice, backend
-        self._model = MODEL_NAMES[0]
-        self._chosen: dict[tuple[int, int, Fraction], str] = {}
-        super().__init__(scale, model=self._model, backend=backend, **options)
+        self._model = _Choice(MODEL_NAMES[0], options.get("precision"))
+        self._chosen: dict[tuple[int, int, Fraction], _Choice] = {}
+        super().__init__(scale, model=self._model.name, backend=backend, **options)
+        self._candidates = [_Choice(name, self._options.precision) for name in MODEL_NAMES]
+        if self._choices[0][0].name == "openvino" and self._options.precision is None and has_fast_int8():
+            # The others in FP32 are slower than the next better one in INT8.
+            self._candidates = [*(_Choice(name, "int8") for name in INT8_MODEL_NAMES), *self._candidates[1:]]
 
     def stream(
         self, height: int, width: int, *, even_width: bool = False, rate: Fraction | None = None
@@ -64,8 +82,8 @@ class PacedUpscaler(Upscaler):
             return super().stream(height, width, even_width=even_width)
         size = self.output_size(height, width, even_width=even_width)
         slower, held, stream = "", 0.0, None
-        for name in reversed(MODEL_NAMES):
-            self._use(name)
+        for model in reversed(self._candidates):
+            self._use(model)
             notes = list(self._notes)
             on_part = self._held_on_a_part(height, width, size, wanted)
             stream = None if on_part else super().stream(height, width, even_width=even_width)
@@ -73,26 +91,27 @@ class PacedUpscaler(Upscaler):
             if stream is not None:
                 held = _SHARE * self._frames_per_second(stream, height, width)
             text = f"{held:.2g}" if held < 10 else f"{held:.0f}"
-            if held >= wanted or name == MODEL_NAMES[0]:
+            if held >= wanted or model == self._candidates[0]:
                 break
             if stream is not None:
                 stream.close()
             self._notes = notes
-            slower += f", {name} holds {text}"
-        self._chosen[height, width, wanted] = name
+            slower += f", {model} holds {text}"
+        self._chosen[height, width, wanted] = model
         place = f"here at {width}x{height} x{size[0] / height:g}"
         if held >= wanted:
-            self._on_choice(f"model {name}: {text} frames/s {place}{slower}")
+            self._on_choice(f"model {model}: {text} frames/s {place}{slower}")
         else:
-            self._on_choice(f"no bundled model holds {float(wanted):g} frames/s {place}: model {name} holds {text}")
+            self._on_choice(f"no bundled model holds {float(wanted):g} frames/s {place}: model {model} holds {text}")
         return super().stream(height, width, even_width=even_width) if stream is None else stream
 
-    def _use(self, name: str) -> None:
+    def _use(self, model: _Choice) -> None:
         """Make a bundled model the one to load."""
-        if name != self._model:
+        if model != self._model:
             self.close()
-            self._model, self._largest_tile = name, None
-            self._choices = find_models(name, self._backend, self._options.precision)
+            self._model, self._largest_tile = model, None
+            self._options = replace(self._options, precision=model.precision)
+            self._choices = find_models(model.name, self._backend, model.precision)
 
     def _held_on_a_part(self, height: int, width: int, size: tuple[int, int], wanted: Fraction) -> float | None:
         """Return the frames a second that the model holds, scaled by area from a part; None to measure whole frames.

@@ -51,7 +51,9 @@ def test_every_module_and_the_weights_are_in(wheel):
         expected |= {f"{prefix}/{path.relative_to(room)}" for path in room.rglob("*.py")}
     expected |= {f"overnet/weights/overnet_x{scale}.onnx" for scale in (2, 3, 4)}
     for name in ("realtime", "fast"):
-        expected |= {f"overnet/weights/{name}/{name}_x{scale}.onnx" for scale in (2, 3, 4)}
+        expected |= {
+            f"overnet/weights/{name}/{name}_x{scale}{end}.onnx" for scale in (2, 3, 4) for end in ("", "_int8")
+        }
         expected.add(f"overnet/weights/{name}/{name}.safetensors")
     expected |= {"overnet/weights/overnet_multiscale.safetensors", "overnet/weights/MODEL_CARD.md", "overnet/py.typed"}
     with zipfile.ZipFile(wheel) as archive:

@@ -174,11 +174,7 @@ def _upscaler_maker(
     """Return a function that loads the model, or for a rate of frames an upscaler that chooses it."""
     from overnet.runtime.upscaler import Upscaler
 
-    options = {
-        **vars(upscaling),
-        "model": _model_for_here(upscaling, quiet=display.quiet),
-        "on_progress": display.announce,
-    }
+    options = {**_for_here(upscaling, quiet=display.quiet), "on_progress": display.announce}
     if fps is None and (upscaling.model is not None or not is_live):
         return functools.partial(Upscaler, _default_scale(upscaling) if scale is None else scale, **options)
     if options.pop("model") is not None:
@@ -194,26 +190,34 @@ def _upscaler_maker(
     )
 
 
-def _model_for_here(options: UpscalerOptions, *, quiet: bool) -> Path | None:
-    """Return the model, or the FP32 file of its weights where it is an INT8 file and the CPU has no fast INT8."""
+def _for_here(options: UpscalerOptions, *, quiet: bool) -> dict[str, Any]:
+    """Return the options, with FP32 in place of INT8 where the CPU has no fast INT8."""
     from overnet.evaluation.model_choice import fp32_file
     from overnet.files.onnx_metadata import read_artifact
     from overnet.runtime.backends.registry import choose_backends
     from overnet.system.environment import has_fast_int8
 
-    model = options.model
-    if model is None or model.suffix.lower() != ".onnx" or not model.is_file() or options.provider != "cpu":
-        return model
-    artifact = read_artifact(model)
-    if artifact.precision != "int8" or choose_backends(options.backend, "onnx")[0].on_gpu or has_fast_int8():
-        return model
+    model, values = options.model, vars(options)
+    is_file = model is not None and model.suffix.lower() == ".onnx" and model.is_file()
+    artifact = read_artifact(model) if model is not None and is_file else None
+    is_int8 = options.precision == "int8" if artifact is None else artifact.precision == "int8"
+    if (
+        not is_int8
+        or options.provider != "cpu"
+        or choose_backends(options.backend, "onnx")[0].on_gpu
+        or has_fast_int8()
+    ):
+        return values
+    if artifact is None or model is None:
+        print_status("this CPU has no fast INT8 arithmetic: FP32 files are used", quiet=quiet)
+        return {**values, "precision": None}
     exact = fp32_file(artifact.weights_sha256, artifact.scale, model.parent)
     slow = f"{printable(str(model))}: this CPU has no fast INT8 arithmetic"
     if exact is None:
         print_status(f"{slow}, and there is no FP32 file of these weights beside it", quiet=quiet)
-        return model
+        return values
     print_status(f"{slow}: {printable(str(exact.path))} is used, in FP32", quiet=quiet)
-    return exact.path
+    return {**values, "model": exact.path, "precision": None}
 
 
 def _plan_files(

@@ -14,6 +14,8 @@ _MODELS = {
     BEST: (_FOLDER, "overnet_multiscale.safetensors"),
 }
 MODEL_NAMES = tuple(_MODELS)
+# Those that have ONNX files in INT8 beside those in FP32.
+INT8_MODEL_NAMES = tuple(name for name in MODEL_NAMES if name != BEST)
 
 
 def bundled_checkpoint(name: str = BEST) -> Path:

@@ -21,7 +21,8 @@ _SLICE_MS = 100
 _KEPT_PREPARATIONS = "400"
 # Overscale 5, x4: measured 12,900 (tests/runtime/backends/test_memory.py).
 _BYTES_PER_PIXEL = 14_000
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+# What is not INT8 in an INT8 file is computed in FP32.
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class OpenVinoBackend(Backend):
@@ -30,7 +31,8 @@ class OpenVinoBackend(Backend):
     Args:
         model: an ONNX file that OverNet exported.
         scale: must be the file's own.
-        options: the precision is ``"fp32"``, the default, or ``"bf16"`` where the CPU supports it.
+        options: the precision is ``"int8"`` for an INT8 file; for others ``"fp32"``, the default, or ``"bf16"``
+            where the CPU supports it.
 
     Raises:
         ArtifactError: the file is broken or not made by OverNet.
@@ -50,8 +52,11 @@ class OpenVinoBackend(Backend):
         self._operators = require("openvino.opset8", extra="", purpose="the backend openvino")
         core = openvino_core()
         supported = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self.precision = options.precision or "fp32"
-        check_precision(self.precision, ("fp32", "bf16") if "BF16" in supported else ("fp32",), backend=self.name)
+        possible = ("int8",) if artifact.precision == "int8" else ("fp32", "bf16")
+        self.precision = options.precision or possible[0]
+        check_precision(
+            self.precision, tuple(each for each in possible if each != "bf16" or "BF16" in supported), backend=self.name
+        )
         self.device = f"CPU ({core.get_property('CPU', 'FULL_DEVICE_NAME').strip()})"
         properties = {
             "PERFORMANCE_HINT": "LATENCY",

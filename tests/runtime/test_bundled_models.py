@@ -8,7 +8,7 @@ from overnet.evaluation.datasets import find_pairs
 from overnet.evaluation.measure import evaluate, mean_quality
 from overnet.runtime.inventory import describe, take_inventory
 from overnet.runtime.models import find_models
-from overnet.weights import MODEL_NAMES, bundled_checkpoint, bundled_folder, model_path
+from overnet.weights import INT8_MODEL_NAMES, MODEL_NAMES, bundled_checkpoint, bundled_folder, model_path
 from tests.conftest import SHARED, needs_shared
 
 PLAIN = ("realtime", "fast")
@@ -85,8 +85,11 @@ def test_a_scale_above_the_files_goes_on_from_the_largest(backend):
 
 def test_the_inventory_lists_them():
     inventory = take_inventory()
-    assert [(model["model"], model["scale"]) for model in inventory["models"]] == [
-        (name, scale) for name in MODEL_NAMES for scale in (2, 3, 4)
+    assert [(model["model"], model["scale"], model["precision"]) for model in inventory["models"]] == [
+        (name, scale, precision)
+        for name in MODEL_NAMES
+        for scale in (2, 3, 4)
+        for precision in ("fp32", *(["int8"] if name in INT8_MODEL_NAMES else []))
     ]
     text = describe(inventory)
     assert "realtime  realtime_x2.onnx   x2" in text

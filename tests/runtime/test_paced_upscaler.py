@@ -12,7 +12,7 @@ from overnet.runtime.backends.registry import BackendKind
 from overnet.runtime.paced_upscaler import PacedUpscaler
 from overnet.weights import MODEL_NAMES, model_path
 
-# By the name of the model's folder.
+# By the name of the model's folder; and of its file where there is one for INT8.
 _SECONDS_PER_PIXEL: dict[str, float] = {}
 
 
@@ -23,7 +23,8 @@ class Timed(Backend):
     clock = 0.0
 
     def __init__(self, model, scale, options):
-        self.scale, self.seconds = scale, _SECONDS_PER_PIXEL[model.parent.name]
+        self.scale = scale
+        self.seconds = _SECONDS_PER_PIXEL[model.stem if model.stem.endswith("_int8") else model.parent.name]
 
     def upscale(self, images, channel_means=None):
         Timed.clock += images.shape[1] * images.shape[2] * self.seconds
@@ -36,11 +37,13 @@ class Timed(Backend):
 @pytest.fixture
 def choose(monkeypatch):
     """Return the model and the lines for models that take a number of seconds for a frame of 640x360."""
-    kind = BackendKind("timed", "overnet", "overnet", "", frozenset({"onnx"}), Timed)
-    monkeypatch.setattr(models, "choose_backends", lambda *_, **options: [kind])
     monkeypatch.setattr(time, "perf_counter", lambda: Timed.clock)
 
-    def choose(rate, best, fast, realtime, *, size=(360, 640), source_rate=None):
+    def choose(rate, best, fast, realtime, *, size=(360, 640), source_rate=None, backend="timed", int8=()):
+        kind = BackendKind(backend, "overnet", "overnet", "", frozenset({"onnx"}), Timed)
+        monkeypatch.setattr(models, "choose_backends", lambda *_, **options: [kind])
+        spent_in_int8 = zip(("fast_x2_int8", "realtime_x2_int8"), int8, strict=False)
+        _SECONDS_PER_PIXEL.update({name: spent / (360 * 640) for name, spent in spent_in_int8})
         folders = {name: model_path(name).name for name in MODEL_NAMES}
         frame_seconds = {"best": best, "fast": fast, "realtime": realtime}
         _SECONDS_PER_PIXEL.update({folders[name]: spent / (360 * 640) for name, spent in frame_seconds.items()})
@@ -70,6 +73,20 @@ def choose(monkeypatch):
 )
 def test_the_best_model_that_holds_the_rate(choose, rate, seconds, line):
     assert choose(rate, *seconds) == line
+
+
+@pytest.mark.parametrize(
+    ("is_fast", "rate", "line"),
+    [
+        (True, 25, "model fast in INT8: 30 frames/s here at 640x360 x2, best holds 3, fast holds 15"),
+        (True, 70, "model realtime in INT8: 75 frames/s here at 640x360 x2, best holds 3, fast holds 15, "),
+        (False, 14, "model fast: 15 frames/s here at 640x360 x2, best holds 3"),
+        (False, 25, "model realtime: 37 frames/s here at 640x360 x2, best holds 3, fast holds 15"),
+    ],
+)
+def test_int8_on_a_cpu_that_is_fast_in_it(choose, monkeypatch, is_fast, rate, line):
+    monkeypatch.setattr("overnet.runtime.paced_upscaler.has_fast_int8", lambda: is_fast)
+    assert choose(rate, 0.25, 0.05, 0.02, backend="openvino", int8=(0.025, 0.01)).startswith(line)
 
 
 def test_the_sources_own_rate(choose):

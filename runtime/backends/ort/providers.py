@@ -98,8 +98,9 @@ class Provider:
 
     Attributes:
         device: the name of the device.
-        precision: of the arithmetic: ``"fp32"`` on the CPU for every file; on a GPU the file's, except that TensorRT
-            can compute an FP32 file in FP16. GPUs that support TF32 compute FP32 convolutions in it.
+        precision: of the arithmetic: on the CPU ``"int8"`` for INT8 files and ``"fp32"`` for all others; on a GPU the
+            file's, except that TensorRT can compute an FP32 file in FP16. GPUs that support TF32 compute FP32
+            convolutions in it.
         on_gpu: whether the device is a GPU.
 
     Raises:
@@ -181,9 +182,10 @@ class Provider:
     def _precision(self, file_precision: str) -> str:
         wanted = self._options.precision
         if not self.on_gpu:
-            if wanted not in (None, "fp32"):
-                raise BackendError(f"onnxruntime computes on the CPU in fp32, not in {wanted!r}")
-            return "fp32"
+            computed = "int8" if file_precision == "int8" else "fp32"
+            if wanted not in (None, computed):
+                raise BackendError(f"onnxruntime computes this file on the CPU in {computed}, not in {wanted!r}")
+            return computed
         if wanted is None or wanted == file_precision:
             return file_precision
         if (self._options.provider, file_precision, wanted) == ("tensorrt", "fp32", "fp16"):

@@ -102,3 +102,18 @@ def test_an_int8_file_on_a_cpu_without_fast_int8(run, monkeypatch, tmp_path, fas
     assert taken == [tmp_path / "x2_int8.onnx" if fast or not known else bundled]
     said = "" if fast else "in FP32" if known else "there is no FP32 file of these weights beside it"
     assert said in result.output and ("no fast INT8" in result.output) is not fast
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["fast INT8", "slow INT8"])
+def test_int8_of_a_bundled_model_on_a_cpu_without_fast_int8(run, monkeypatch, fast):
+    taken = []
+    monkeypatch.setattr("overnet.system.environment.has_fast_int8", lambda: fast)
+
+    def stop(*_, model, precision, **options):
+        taken.append((str(model), precision))
+        raise InputError("far enough")
+
+    monkeypatch.setattr(upscaler, "Upscaler", stop)
+    result = run("--model", "realtime", "--precision", "int8")
+    assert taken == [("realtime", "int8" if fast else None)]
+    assert ("no fast INT8 arithmetic: FP32 files are used" in result.output) is not fast
