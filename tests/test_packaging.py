@@ -189,7 +189,8 @@ IMPORTS = {
     f" {BELOW}",
     "benchmarks.power": f"benchmarks {BELOW}",
     "benchmarks.report": f"benchmarks benchmarks.cases evaluation {BELOW}",
-    "benchmarks.studies": f"benchmarks export.* network training {BELOW}",
+    "benchmarks.studies": "benchmarks benchmarks.cases runtime.* export.* network training training.data"
+    f" evaluation {BELOW}",
 }
 # The only modules that import these libraries, or `bindings`, which imports TensorRT for them. The first is where they
 # are used; others only ask for a version, or load the libraries that come with them.

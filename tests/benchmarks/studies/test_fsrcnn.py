@@ -10,7 +10,7 @@ import onnxruntime
 import torch
 
 from overnet.benchmarks.studies.fsrcnn import Fsrcnn, train_fsrcnn
-from overnet.imaging.photographs import photographs_folder
+from overnet.imaging.sample_images import photographs_folder
 from overnet.training.data.packed_images import pack
 
 
