@@ -22,7 +22,7 @@ from overnet.errors import ArtifactError, file_errors, one_line, printable
 # Protobuf holds no larger file, and the largest published super-resolution networks have 200 MB.
 LARGEST_BYTES = 1 << 31
 # No tensor inside the graph may have more elements for an image of this size, height and width.
-LARGEST_ELEMENTS = 1 << 29
+LARGEST_ELEMENTS = 1 << 28
 CHECKED_SIDE = 64
 _MOST_NODES = 50_000
 _DEEPEST = 30

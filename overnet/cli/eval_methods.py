@@ -83,7 +83,13 @@ def _declared(model: EvaluatedModel, scale: int) -> Method:
     from overnet.export.verify.onnx_file import NotFiniteError, in_declared_types
 
     try:
-        run, computed_by = in_declared_types(onnx.load(model.path))
+        loaded = onnx.load(model.path)
+        if model.artifact.foreign is not None:
+            from overnet.export.foreign.declared import in_declared
+
+            upscale_foreign, computed_by = in_declared(loaded)
+            return Method(model, upscale_foreign, f"in {computed_by}", None, list)
+        run, computed_by = in_declared_types(loaded)
     except DecodeError as error:
         raise InputError(f"{printable(model.path)}: not an ONNX file, or a damaged one") from error
 
