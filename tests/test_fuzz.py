@@ -17,8 +17,10 @@ from overnet.network.family import build
 from overnet.network.model import OverNetConfig
 from overnet.training.data.packed_images import pack
 from tests.conftest import ROOT, write_clip
+from tests.export.foreign.test_read import write as write_foreign
 from tests.overnet.files.test_engine_sidecar import SIDECAR
 from tests.support.example_run import example_run
+from tests.support.foreign_networks import write_onnx
 from tests.support.fuzz import USES
 from tests.support.small_run import tiny_state
 
@@ -31,7 +33,7 @@ def photo(height=40, width=56):
 
 
 @pytest.fixture
-def seeds(tmp_path, small_models, small_checkpoint):
+def seeds(tmp_path, small_models, small_checkpoint):  # noqa: C901 - one branch for each kind
     """Return a function that writes sound files of a kind into the folder ``seeds``."""
     folder = tmp_path / "seeds"
     folder.mkdir()
@@ -45,6 +47,9 @@ def seeds(tmp_path, small_models, small_checkpoint):
             torch.save(state, folder / "b.pth", _use_new_zipfile_serialization=False)
         elif kind == "onnx":
             shutil.copy(next(small_models.glob("*x2*.onnx")), folder)
+        elif kind == "foreign":
+            write_onnx(folder / "a.onnx", "compact")
+            write_foreign(folder / "b.onnx")
         elif kind == "results":
             write_run(example_run(), folder / "a.json", overwrite=False)
         elif kind == "state":

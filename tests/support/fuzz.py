@@ -22,6 +22,8 @@ from overnet.benchmarks.compare_runs import compare
 from overnet.benchmarks.report.html_report import html_report
 from overnet.benchmarks.results import read_run
 from overnet.errors import OverNetError
+from overnet.export.foreign.source import ForeignSource
+from overnet.export.options import ExportOptions
 from overnet.files.engine_sidecar import read_sidecar
 from overnet.imaging.image_io import read_image
 from overnet.network.checkpoint import load_checkpoint
@@ -68,6 +70,11 @@ def _use_model(path: Path) -> None:
         backend(path, 2, BackendOptions(threads=1)).upscale(np.zeros((1, 6, 8, 3), np.uint8))
 
 
+def _use_foreign(path: Path) -> None:
+    source = ForeignSource(path, ExportOptions(precision="fp16"), None)
+    source.lowered([np.zeros((16, 16, 3), np.uint8)], lambda doing, done, total: None)
+
+
 def _use_run(path: Path) -> None:
     run = read_run(path)
     html_report(run, compare(run, run, fail_above_percent=5))
@@ -90,6 +97,7 @@ USES: dict[str, tuple[Callable[[Path], object], str]] = {
     "checkpoint": (load_checkpoint, "mutant.safetensors"),
     "pickle": (load_checkpoint, "mutant.pth"),
     "onnx": (_use_model, "mutant.onnx"),
+    "foreign": (_use_foreign, "mutant.onnx"),
     "results": (_use_run, "mutant.json"),
     "state": (lambda path: load_state(path.parent, torch.device("cpu")), "last.pt"),
     "sidecar": (lambda path: read_sidecar(path.with_suffix("")), "mutant.engine.json"),
