@@ -128,7 +128,9 @@ def from_network(output: NDArray[Any], image: Image, convention: Convention) -> 
     """Return the network's result for an image, scale*H x scale*W x 3 uint8."""
     factor, offset = RANGES[convention.output_range]
     height, width = (side * convention.scale for side in image.shape[:2])
-    levels = (output[0, :, :height, :width] - np.float32(offset)) / np.float32(factor)
+    # In a wrong range a network may make numbers that are too large, or undefined: they count as black.
+    output = np.clip(np.nan_to_num(output[0, :, :height, :width]), -1e9, 1e9)
+    levels = (output - np.float32(offset)) / np.float32(factor)
     if convention.channels == 1:
         luma = image.astype(np.float32) @ np.asarray(LUMA, np.float32)
         enlarged = network_bicubic(image.astype(np.float32) - luma[..., None], (height, width))

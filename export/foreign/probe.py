@@ -122,6 +122,9 @@ def _try(runner: Runner, found: Convention, rows: int, columns: int, reasons: li
     except ArtifactError as error:
         reasons.append(str(error))
         return None
+    if output.dtype.kind == "f" and not np.isfinite(output).all():
+        reasons.append("its results are infinite or undefined")
+        return None
     scale = _scale_of(output, rows, columns, found.channels)
     if scale is None or scale > _LARGEST_SCALE:
         shape = " x ".join(map(str, output.shape))

@@ -234,6 +234,9 @@ def _flatten(model: onnx.ModelProto) -> None:
         else:
             nodes.append(node)
     constants = [_single(constant) for constant in graph.initializer]
+    for constant in constants:
+        if constant.data_type == TensorProto.FLOAT and np.isnan(numpy_helper.to_array(constant)).any():
+            raise ArtifactError(f"the tensor {printable(constant.name)[:80]} holds undefined numbers")
     names: set[str] = set()
     for index, node in enumerate(nodes):
         name = f"{PREFIX}{node.name or f'{node.op_type}_{index}'}"

@@ -182,7 +182,9 @@ class _Strips:
 
     def _last(self, a: NDArray[np.float32], b: NDArray[np.float32], axis: int, start: int) -> int:
         """Return the last pixel of the input, along an axis, where two results differ; before `start` if none does."""
-        changed = np.abs(a - b).max(axis=(1 - axis, 2)) > _NOTICED
+        with np.errstate(over="ignore", invalid="ignore"):
+            # What is undefined counts as changed.
+            changed = ~(np.abs(a - b).max(axis=(1 - axis, 2)) <= _NOTICED)
         found = np.flatnonzero(changed[start * self._convention.scale :])
         return start + int(found[-1]) // self._convention.scale if len(found) else start - 1
 
