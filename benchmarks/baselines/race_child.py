@@ -18,7 +18,7 @@ from overnet.benchmarks.cases.latency import timed
 from overnet.benchmarks.cases.method import import_backend
 from overnet.benchmarks.cases.quality import check_image, make_reference, quality_of
 from overnet.benchmarks.cases.run import CaseRequest
-from overnet.benchmarks.cases.workload import batch_of
+from overnet.imaging.moving_photographs import batch_of
 from overnet.benchmarks.options import ImageSize
 from overnet.benchmarks.results import Case, CaseResult, Latency, QualityFigures, Ratio
 from overnet.benchmarks.timing_stats import doubt, ratio_of_medians, spread

@@ -16,7 +16,7 @@ import numpy as np
 
 from overnet.benchmarks.cases.ground_truth import quality_figures, read_ground_truth
 from overnet.benchmarks.cases.network import checkpoint_of, load_network
-from overnet.benchmarks.cases.workload import image as workload_image
+from overnet.imaging.moving_photographs import image as workload_image
 from overnet.benchmarks.results import QualityFigures
 from overnet.errors import InputError, MissingDependency, printable, require
 from overnet.evaluation.model_choice import choose_model, fp32_file

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import av
 
-from overnet.benchmarks.cases.workload import frames as workload_frames
+from overnet.imaging.moving_photographs import frames as workload_frames
 from overnet.benchmarks.results import VideoStages
 from overnet.runtime.plan import Job
 from overnet.runtime.upscale_file import Outcome, VideoOptions, upscale_video

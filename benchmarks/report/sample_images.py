@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from overnet.benchmarks.cases.ground_truth import GroundTruthImage, middle
-from overnet.benchmarks.cases.workload import image as workload_image
+from overnet.imaging.moving_photographs import image as workload_image
 from overnet.benchmarks.results import SampleImages
 from overnet.evaluation.datasets import find_pairs, read_pair, spread_sample
 from overnet.evaluation.measure import bicubic, cut_to

@@ -27,7 +27,7 @@ import numpy as np
 from overnet.benchmarks.cases.latency import timed
 from overnet.benchmarks.cases.run import CaseRequest, run_case
 from overnet.benchmarks.cases.video_stages import make_clip, measure_video
-from overnet.benchmarks.cases.workload import frames as workload_frames
+from overnet.imaging.moving_photographs import frames as workload_frames
 from overnet.benchmarks.options import MeasuringOptions
 from overnet.benchmarks.results import Case
 from overnet.errors import OverNetError

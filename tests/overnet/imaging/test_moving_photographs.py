@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from overnet.benchmarks.cases.workload import batch_of, frames, image
+from overnet.imaging.moving_photographs import batch_of, frames, image
 from overnet.errors import InputError
 
 
@@ -59,7 +59,7 @@ def test_sizes_that_are_none_are_refused(arguments):
 def test_no_torch_is_needed():
     code = (
         "import sys; sys.modules['torch'] = sys.modules['onnx'] = None\n"
-        "from overnet.benchmarks.cases.workload import image; print(image(8, 8).shape)"
+        "from overnet.imaging.moving_photographs import image; print(image(8, 8).shape)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
     assert said.strip() == "(8, 8, 3)"
