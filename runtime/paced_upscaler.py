@@ -14,11 +14,12 @@ import numpy as np
 from overnet.runtime.backends.stream import Ticket, UpscaleStream
 from overnet.runtime.models import find_models
 from overnet.runtime.upscaler import Upscaler
+from overnet.runtime.video.encoding_speed import encoding_seconds
 from overnet.system.environment import has_fast_int8
 from overnet.weights import INT8_MODEL_NAMES, MODEL_NAMES
 
-# Of the frames a second that a model alone upscales, the share that it holds while others are decoded and encoded.
-_SHARE = 0.75
+# Of the frames a second that upscaling and encoding allow, the share that remains beside decoding and conversions.
+_SHARE = 0.9
 # How long whole frames are upscaled to measure one model, and how long one of them may take.
 _SECONDS, _LONGEST_FRAME_SECONDS = 0.5, 0.5
 # Height and width, in pixels, of the part of a frame that is measured first, and how many times too slow the model must
@@ -63,6 +64,7 @@ class PacedUpscaler(Upscaler):
         **options: Any,
     ) -> None:
         self._rate, self._on_choice, self._backend = rate, on_choice, backend
+        self._encoding_seconds = 0.0
         self._model = _Choice(MODEL_NAMES[0], options.get("precision"))
         self._chosen: dict[tuple[int, int, Fraction], _Choice] = {}
         super().__init__(scale, model=self._model.name, backend=backend, **options)
@@ -82,6 +84,7 @@ class PacedUpscaler(Upscaler):
             return super().stream(height, width, even_width=even_width)
         size = self.output_size(height, width, even_width=even_width)
         slower, held, stream = "", 0.0, None
+        self._encoding_seconds = encoding_seconds(size[1], size[0])
         for model in reversed(self._candidates):
             self._use(model)
             notes = list(self._notes)
@@ -89,7 +92,7 @@ class PacedUpscaler(Upscaler):
             stream = None if on_part else super().stream(height, width, even_width=even_width)
             held = on_part or 0.0
             if stream is not None:
-                held = _SHARE * self._frames_per_second(stream, height, width)
+                held = self._held(1 / self._frames_per_second(stream, height, width))
             text = f"{held:.2g}" if held < 10 else f"{held:.0f}"
             if held >= wanted or model == self._candidates[0]:
                 break
@@ -113,6 +116,14 @@ class PacedUpscaler(Upscaler):
             self._options = replace(self._options, precision=model.precision)
             self._choices = find_models(model.name, self._backend, model.precision)
 
+    def _held(self, seconds: float) -> float:
+        """Return the frames a second that are held where the model alone takes some seconds for one.
+
+        On the CPU the encoder works on the same cores; beside a GPU the slower of the two counts.
+        """
+        on_gpu = self._choices[0][0].on_gpu
+        return _SHARE / (max if on_gpu else sum)((seconds, self._encoding_seconds))
+
     def _held_on_a_part(self, height: int, width: int, size: tuple[int, int], wanted: Fraction) -> float | None:
         """Return the frames a second that the model holds, scaled by area from a part; None to measure whole frames.
 
@@ -127,7 +138,7 @@ class PacedUpscaler(Upscaler):
         began = time.perf_counter()
         backend.upscale(part)
         seconds = (time.perf_counter() - began) * (height * width) / (rows * columns)
-        held = _SHARE / seconds
+        held = self._held(seconds)
         return held if seconds > _LONGEST_FRAME_SECONDS or held * _TOO_SLOW < wanted else None
 
     def _frames_per_second(self, stream: UpscaleStream, height: int, width: int) -> float:

@@ -167,7 +167,8 @@ IMPORTS = {
     "runtime.tiled_stream": f"runtime.backends.base runtime.backends.stream runtime.scene runtime.tiling {BELOW}",
     "runtime.upscaler": "runtime.backends.base runtime.backends.stream runtime.backends.ort.providers runtime.models"
     f" runtime.tiled_stream {BELOW}",
-    "runtime.paced_upscaler": f"runtime.backends.stream runtime.models runtime.upscaler {BELOW}",
+    "runtime.paced_upscaler": "runtime.video.encoding_speed"
+    f" runtime.backends.stream runtime.models runtime.upscaler {BELOW}",
     "runtime.upscale_file": "runtime.backends.stream runtime.pipeline runtime.plan runtime.upscaler"
     f" runtime.video {BELOW}",
     "runtime.live": "runtime.backends.stream runtime.upscale_file runtime.upscaler"

@@ -18,12 +18,12 @@ from overnet.benchmarks.cases.latency import timed
 from overnet.benchmarks.cases.method import import_backend
 from overnet.benchmarks.cases.quality import check_image, make_reference, quality_of
 from overnet.benchmarks.cases.run import CaseRequest
-from overnet.imaging.moving_photographs import batch_of
 from overnet.benchmarks.options import ImageSize
 from overnet.benchmarks.results import Case, CaseResult, Latency, QualityFigures, Ratio
 from overnet.benchmarks.timing_stats import doubt, ratio_of_medians, spread
 from overnet.errors import BackendError, InputError, OverNetError
 from overnet.files.checked_json import from_json
+from overnet.imaging.moving_photographs import batch_of
 from overnet.system.memory import available_memory_bytes
 from overnet.types import ImageBatch
 

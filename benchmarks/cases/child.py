@@ -37,10 +37,10 @@ from overnet.benchmarks.cases.quality import (
     read_reference,
 )
 from overnet.benchmarks.cases.run import AGAIN, DOING, RESULT, CaseRequest
-from overnet.imaging.moving_photographs import batch_of
 from overnet.benchmarks.results import CaseResult, Latency, Power, QualityFigures
 from overnet.errors import OverNetError
 from overnet.files.checked_json import from_json
+from overnet.imaging.moving_photographs import batch_of
 from overnet.types import ImageBatch, Progress
 
 if TYPE_CHECKING:

@@ -16,13 +16,13 @@ import numpy as np
 
 from overnet.benchmarks.cases.ground_truth import quality_figures, read_ground_truth
 from overnet.benchmarks.cases.network import checkpoint_of, load_network
-from overnet.imaging.moving_photographs import image as workload_image
 from overnet.benchmarks.results import QualityFigures
 from overnet.errors import InputError, MissingDependency, printable, require
 from overnet.evaluation.model_choice import choose_model, fp32_file
 from overnet.files.atomic import atomic_write
 from overnet.files.engine_sidecar import read_sidecar
 from overnet.imaging.metrics import largest_difference, psnr
+from overnet.imaging.moving_photographs import image as workload_image
 from overnet.runtime.backends.base import BackendOptions, model_kind
 from overnet.runtime.backends.registry import BACKENDS, installed, installed_version
 from overnet.types import Image, Upscale

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import av
 
-from overnet.imaging.moving_photographs import frames as workload_frames
 from overnet.benchmarks.results import VideoStages
+from overnet.imaging.moving_photographs import frames as workload_frames
 from overnet.runtime.plan import Job
 from overnet.runtime.upscale_file import Outcome, VideoOptions, upscale_video
 from overnet.runtime.upscaler import Upscaler

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 
 from overnet.benchmarks.cases.ground_truth import GroundTruthImage, middle
-from overnet.imaging.moving_photographs import image as workload_image
 from overnet.benchmarks.results import SampleImages
 from overnet.evaluation.datasets import find_pairs, read_pair, spread_sample
 from overnet.evaluation.measure import bicubic, cut_to
 from overnet.evaluation.side_by_side import largest_gain
+from overnet.imaging.moving_photographs import image as workload_image
 from overnet.imaging.resample import imresize
 from overnet.types import Image, Upscale
 

@@ -27,10 +27,10 @@ import numpy as np
 from overnet.benchmarks.cases.latency import timed
 from overnet.benchmarks.cases.run import CaseRequest, run_case
 from overnet.benchmarks.cases.video_stages import make_clip, measure_video
-from overnet.imaging.moving_photographs import frames as workload_frames
 from overnet.benchmarks.options import MeasuringOptions
 from overnet.benchmarks.results import Case
 from overnet.errors import OverNetError
+from overnet.imaging.moving_photographs import frames as workload_frames
 from overnet.runtime.upscaler import Upscaler
 from overnet.runtime.video.formats import DEFAULT_ENCODING, find_encoder, output_format, quality_options
 from overnet.system.memory import usable_cores

@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from overnet.imaging.moving_photographs import batch_of, frames, image
 from overnet.errors import InputError
+from overnet.imaging.moving_photographs import batch_of, frames, image
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (143, 145), (640, 360), (2000, 30)])
