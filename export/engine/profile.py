@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import psutil
 
@@ -17,7 +18,7 @@ Size = tuple[int, int]
 # tiles, and the smallest Jetson has enough memory.
 DEFAULT_SHAPE = "16x16:180x320:360x640"
 
-# The runtime's tiles are square, with sides in steps of 16 pixels.
+# Sides are reduced in steps of this many pixels, as those of the runtime's tiles.
 _STEP = 16
 
 # The largest ratio of an engine's activation memory to that of `overnet.export.graph.costs`. In builds of TensorRT-RTX
@@ -25,8 +26,10 @@ _STEP = 16
 HIGHEST_RATIO = {"fp32": 1.25, "fp16": 1.25, "bf16": 1.25, "int8": 1.45}
 # No engine took less.
 _SMALLEST_ENGINE_BYTES = 70_000_000
-# Share of the free memory that an engine may need: while it builds, TensorRT tries implementations that need more than
-# the final one, and other programs need some too.
+# Share of the free memory that an engine may need for its largest images: other programs need some too. And for the
+# images that it is optimised for, which it is built with: TensorRT tries implementations that need more memory than the
+# final one.
+RUNNING_SHARE = 0.75
 MEMORY_SHARE = 0.5
 # The convolutions of TensorRT take no tensor with more numbers (NVIDIA/TensorRT#4123, #4408).
 _LARGEST_TENSOR = (1 << 31) - 1
@@ -79,6 +82,9 @@ def fit_profile(
 ) -> tuple[Profile, tuple[str, ...]]:
     """Reduce a profile with too much memory or too large tensors: first to fewer images at once, then to smaller ones.
 
+    Where there is memory to run an engine for the largest images, but too little to build it with the images that it is
+    to be optimised for, it is optimised for smaller ones.
+
     Args:
         profile: the wanted one.
         bytes_per_pixel: activation memory for each pixel of the image, from `overnet.export.graph.costs`.
@@ -94,8 +100,26 @@ def fit_profile(
         InputError: even the smallest engine does not fit.
     """
     bytes_per_pixel *= HIGHEST_RATIO[precision]
+    if available_bytes is None:
+        return _fitted(profile, bytes_per_pixel, math.inf, weights_bytes, widest_per_pixel)
+    share = MEMORY_SHARE if profile.is_static else RUNNING_SHARE
+    fitted, notes = _fitted(profile, bytes_per_pixel, available_bytes * share, weights_bytes, widest_per_pixel)
+    pixels = int((available_bytes * MEMORY_SHARE - weights_bytes) / bytes_per_pixel / fitted.batch)
+    if fitted.is_static or fitted.optimum[0] * fitted.optimum[1] <= pixels:
+        return fitted, notes
+    smaller = _largest_within(fitted.optimum, max(0, pixels))
+    optimum = max(fitted.minimum[0], smaller[0]), max(fitted.minimum[1], smaller[1])
+    if optimum == fitted.optimum:
+        return fitted, notes
+    note = f"optimised for images of {optimum[0]}x{optimum[1]}: building takes more memory than running"
+    return replace(fitted, optimum=optimum), (*notes, note)
+
+
+def _fitted(
+    profile: Profile, bytes_per_pixel: float, usable: float, weights_bytes: int, widest_per_pixel: float
+) -> tuple[Profile, tuple[str, ...]]:
+    """Return the profile or a smaller one within so many bytes, and what was changed; see `fit_profile`."""
     predicted = predicted_bytes(profile, bytes_per_pixel, weights_bytes)
-    usable = math.inf if available_bytes is None else available_bytes * MEMORY_SHARE
     most_pixels = int(_LARGEST_TENSOR / widest_per_pixel) if widest_per_pixel else profile.pixels
     if predicted <= usable and profile.pixels <= most_pixels:
         return profile, ()
@@ -118,9 +142,8 @@ def fit_profile(
             f"the device has too little memory: {_megabytes(usable)} can be used, and even {smaller} needs about "
             f"{_megabytes(predicted)}"
         )
-    tile = min(smaller.maximum)
-    tile = tile // _STEP * _STEP if tile >= SMALLEST_TILE else tile
-    return smaller, (f"{reason}: {smaller} instead, and larger images in tiles of {tile}x{tile}",)
+    height, width = smaller.maximum
+    return smaller, (f"{reason}: {smaller} instead, and larger images in tiles of up to {height}x{width}",)
 
 
 def stepped_down(profile: Profile) -> Profile | None:

@@ -44,11 +44,11 @@ _MINIMUM = (16, 16)
 # Where the memory is short, images are cut into tiles of at most this size.
 _SMALLEST: Size = (192, 192)
 # Activation memory for each input pixel: a quarter more than builds of TensorRT-RTX 1.7.1 stated for the bundled
-# network; of plain networks, as a multiple of their tensors' memory. And the share of the free memory to plan with:
-# building takes more than running.
+# network; of plain networks, as a multiple of their tensors' memory. And the share of the free memory to plan with for
+# running: building takes more, for which `overnet.export` plans itself.
 _BYTES_PER_PIXEL = {"fp32": 6_000, "fp16": 3_000, "bf16": 3_000, "int8": 4_500}
 _PLAIN_RATIO = 1.45
-_MEMORY_SHARE = 0.5
+_MEMORY_SHARE = 0.75
 # Number of engines kept loaded, such as one for landscape and one for portrait images.
 _KEPT_ENGINES = 2
 

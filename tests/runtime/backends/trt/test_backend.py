@@ -300,7 +300,7 @@ def test_out_of_turn_is_an_error_and_no_deadlock(engine, model):
 )
 def test_tiles_and_means_of_an_image_go_to_one_engine(large_model, tmp_path, size, tile, wished):
     """Standing or lying; and where tiles are asked for, no engine is built for the whole image."""
-    env = {"OVERNET_CUDA_MEMORY": "1000000000" if tile is None else "8000000000"}
+    env = {"OVERNET_CUDA_MEMORY": "900000000" if tile is None else "8000000000"}
     found = run("loads_for_tiles", large_model, tmp_path, size, tile, env=env)
     assert found == {"wished": [wished], "loaded": [1, 0, 0]}
 
@@ -378,8 +378,8 @@ def test_engines_built_at_first_use(model, tmp_path):
 
 
 def test_engines_for_small_memory(large_model, tmp_path):
-    """360x640 would need about 691 MB of the half that may be planned with."""
-    env = {"OVERNET_CUDA_MEMORY": "1000000000", "OVERNET_CACHE": str(tmp_path)}
+    """360x640 would need about 691 MB of the three quarters that may be planned with."""
+    env = {"OVERNET_CUDA_MEMORY": "900000000", "OVERNET_CACHE": str(tmp_path)}
     found = run("built_at_first_use", large_model, large_model, tmp_path, [(200, 300)], "tensorrt", env=env)
     assert found["wished"] == ["fp16 16x16:192x192:192x192"]
     assert found["differences"][0] <= 3
