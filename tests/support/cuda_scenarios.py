@@ -805,3 +805,31 @@ def loads_for_tiles(model, folder, size, tile):
             counts.append(len(loaded))
     nothing_wrong(driver)
     return {"wished": wished, "loaded": counts}
+
+
+def tiled_video(engine, size):
+    """Stream a scene of 6 frames, and 2 of another, in tiles: runs for each frame, and slots in use after each."""
+    from overnet import Upscaler
+
+    driver = CudaDriver()
+    image = photograph_like(tuple(size))
+    video = [np.roll(image, 2 * index, axis=1) for index in range(6)] + [255 - image] * 2
+    launches, in_flight, tickets = [], [], []
+    with (
+        Upscaler(2, model=engine, backend="tensorrt") as upscaler,
+        seen_by_the_driver(driver),
+        closing(upscaler.stream(*size)) as stream,
+    ):
+        for frame in video:
+            before = driver.counters().launches
+            tickets.append(stream.submit(frame))
+            launches.append(driver.counters().launches - before)
+            in_flight.append(len(getattr(stream, "_runs", stream)._taken))
+            if len(tickets) == 2:
+                with tickets.pop(0) as upscaled:
+                    assert upscaled.shape == (2 * size[0], 2 * size[1], 3)
+        with tickets.pop(0):
+            pass
+        notes = upscaler.pop_notes()
+    nothing_wrong(driver)
+    return {"launches": launches, "in flight": in_flight, "notes": notes}

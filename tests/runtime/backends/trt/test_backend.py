@@ -312,6 +312,25 @@ def test_standing_images_in_tiles(large_model, tmp_path):
     assert found == {"wished": ["16x16:960x540:960x540"], "loaded": [1, 0, 0]}
 
 
+@pytest.mark.parametrize(
+    ("size", "largest", "tiles"),
+    [
+        # 18 runs each before: 6 square tiles, and 12 for their means.
+        ((1080, 1920), (720, 1280), 4),
+        ((720, 1280), (540, 960), 4),
+    ],
+)
+def test_runs_of_a_video_in_tiles(tmp_path, size, largest, tiles):
+    """One for each tile; for two frames of each scene as many again, for the means; and three are always in flight."""
+    from tests.doubles.engines import nearest_model, write_engine
+
+    engine = write_engine(tmp_path / "x2.engine", nearest_model(means=3), Profile((16, 16), largest, largest))
+    found = run("tiled_video", engine, size, env={"OVERNET_CACHE": str(tmp_path)})
+    assert found["launches"] == [2 * tiles, 2 * tiles, *[tiles] * 4, 2 * tiles, 2 * tiles]
+    assert found["in flight"] == [3] * 8
+    assert any(f"cut into {tiles} tiles" in note for note in found["notes"])
+
+
 def test_devices(engine, model):
     two = {"OVERNET_CUDA_DEVICES": "2", "OVERNET_CUDA_NAME": "Stand-in"}
     found = run("devices", engine, model, 5, env=two)
