@@ -21,6 +21,7 @@ from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.slot import Slot
 from overnet.runtime.backends.trt.slot_ring import SlotRing, SlotStream
 from overnet.runtime.backends.trt.slot_shared import SlotShared
+from overnet.runtime.backends.trt.slot_tiles import SlotTiles
 from tests.doubles.cuda_driver import CudaDriver
 
 
@@ -810,21 +811,29 @@ def loads_for_tiles(model, folder, size, tile):
 def tiled_video(engine, size):
     """Stream a scene of 6 frames, and 2 of another, in tiles: runs for each frame, and slots in use after each."""
     from overnet import Upscaler
+    from overnet.runtime.backends.trt import backend as trt_backend
 
     driver = CudaDriver()
     image = photograph_like(tuple(size))
     video = [np.roll(image, 2 * index, axis=1) for index in range(6)] + [255 - image] * 2
-    launches, in_flight, tickets = [], [], []
+    launches, in_flight, tickets, opened = [], [], [], []
+
+    class Counted(SlotTiles):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            opened.append(self)
+
     with (
         Upscaler(2, model=engine, backend="tensorrt") as upscaler,
         seen_by_the_driver(driver),
+        mock.patch.object(trt_backend, "SlotTiles", Counted),
         closing(upscaler.stream(*size)) as stream,
     ):
         for frame in video:
             before = driver.counters().launches
             tickets.append(stream.submit(frame))
             launches.append(driver.counters().launches - before)
-            in_flight.append(len(getattr(stream, "_runs", stream)._taken))
+            in_flight.append(len(opened[0]._taken))
             if len(tickets) == 2:
                 with tickets.pop(0) as upscaled:
                     assert upscaled.shape == (2 * size[0], 2 * size[1], 3)
