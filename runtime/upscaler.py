@@ -286,7 +286,8 @@ class Upscaler:
         """Return the largest tiles to try after some that were too large, and remember them."""
         height, width = size
         smaller = min(max(tile), max(size)) // 2
-        if smaller < SMALLEST_TILE or self._tile == 0 or backend.scale != int(backend.scale):
+        is_whole = backend.foreign is not None and backend.foreign.margin is None
+        if smaller < SMALLEST_TILE or self._tile == 0 or is_whole or backend.scale != int(backend.scale):
             reason = f" ({error})" if str(error) else ""
             raise BackendError(
                 f"out of memory on an image of {width}x{height} pixels with the backend {backend.name}{reason}"

@@ -29,7 +29,7 @@ ModelOption = Annotated[
     Path | None,
     Option(
         metavar="PATH | NAME",
-        help="ONNX file, engine, folder of these, or checkpoint; or a bundled model: realtime, fast or best. "
+        help="ONNX file (also of another program), engine, folder of these, or checkpoint; or a bundled model: realtime, fast or best. "
         "Default: best.",
     ),
 ]

@@ -86,18 +86,21 @@ class Foreign:
         """
         if "source" not in entries:
             return None
-        largest = re.fullmatch(r"(\d{1,5})x(\d{1,5})", entries["largest"]) if "largest" in entries else None
+        largest = None
+        if "largest" in entries:
+            sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", entries["largest"])
+            if sides is None or "0" in sides.groups():
+                raise ValueError(f"largest {entries['largest'][:40]!r} is no size")
+            largest = int(sides[1]), int(sides[2])
         found = cls(
             entries["source"],
             int(entries["margin"]) if "margin" in entries else None,
             int(entries.get("align", "1")),
-            (int(largest[1]), int(largest[2])) if largest else None,
+            largest,
             float(entries["multiply_accumulates"]) if "multiply_accumulates" in entries else None,
         )
         if not (0 <= (found.margin or 0) <= _LARGEST_REACH and 1 <= found.align <= _LARGEST_REACH):
             raise ValueError(f"margin {found.margin} or align {found.align} out of range")
-        if found.largest is not None and min(found.largest) < 1:
-            raise ValueError(f"largest {entries['largest']} out of range")
         return found
 
 

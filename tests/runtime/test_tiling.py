@@ -21,6 +21,19 @@ def test_spans_cover_everything_with_their_margins(length, tile):
         assert before.keep_stop - after.keep_start == after.fade >= FEATHER
 
 
+@given(length=st.integers(1, 1000), tile=st.integers(64, 300), align=st.integers(2, 16), margin=st.integers(0, 20))
+def test_tiles_on_a_grid_cover_everything_with_their_margins(length, tile, align, margin):
+    """Networks with windows or strides need tiles that begin on their grid; the last may be shorter."""
+    if tile <= 2 * margin + align - 1:
+        return
+    cut = spans(length, tile, margin=margin, feather=0, align=align)
+    assert (cut[0].start, cut[0].keep_start, cut[-1].stop, cut[-1].keep_stop) == (0, 0, length, length)
+    assert all(span.start % align == 0 and span.stop - span.start <= tile for span in cut)
+    for before, after in pairwise(cut):
+        assert after.keep_start - after.start >= margin and before.stop - before.keep_stop >= margin
+        assert before.keep_stop >= after.keep_start
+
+
 @settings(deadline=None, max_examples=30)
 @given(height=st.integers(1, 300), width=st.integers(1, 300), tile=st.integers(SMALLEST_TILE, 200))
 def test_tiles_of_a_local_operation_join_exactly(height, width, tile):

@@ -1,11 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from overnet.errors import ArtifactError
-from overnet.files.onnx_metadata import Artifact, read_artifact, read_onnx_metadata, scaled_size
+from overnet.files.onnx_metadata import Artifact, Foreign, is_foreign, read_artifact, read_onnx_metadata, scaled_size
 from overnet.weights import bundled_folder
 
 ARTIFACT = Artifact(scale=2, overscale=5, precision="fp32", weights_sha256="a" * 64, producer="overnet 1")
@@ -23,6 +24,43 @@ def test_scaled_size_rounds_halves_up():
 
 def test_metadata_round_trip():
     assert Artifact.from_metadata({**ARTIFACT.to_metadata(), "other": "x"}, name="f") == ARTIFACT
+
+
+@pytest.mark.parametrize(
+    ("foreign", "reach", "has_means"),
+    [
+        (None, None, True),
+        (None, 7, False),
+        (Foreign("theirs.onnx", 40, 8, (720, 1280), 1234.5), 40, False),
+        (Foreign("theirs.onnx", 12), None, True),
+        (Foreign("theirs.onnx"), None, False),
+    ],
+)
+def test_metadata_of_other_programs_networks(foreign, reach, has_means):
+    artifact = replace(ARTIFACT, foreign=foreign, reach=reach)
+    assert Artifact.from_metadata(artifact.to_metadata(), name="f") == artifact
+    assert artifact.has_means == has_means
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"margin": "-1"}, {"margin": "9999"}, {"align": "0"}, {"align": "x"}, {"largest": "0x64"}, {"largest": "64"}],
+)
+def test_damaged_metadata_of_other_programs_networks(change):
+    metadata = replace(ARTIFACT, foreign=Foreign("theirs.onnx", 12)).to_metadata()
+    with pytest.raises(ArtifactError, match="damaged"):
+        Artifact.from_metadata({**metadata, **{f"overnet.{key}": value for key, value in change.items()}}, name="f")
+
+
+def test_files_of_other_programs_state_no_scale(tmp_path, small_models):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(small_models / "small_x2.onnx")
+    assert not is_foreign(small_models / "small_x2.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "theirs.onnx")
+    assert is_foreign(tmp_path / "theirs.onnx")
+    (tmp_path / "damaged.onnx").write_bytes(b"no model")
+    assert not is_foreign(tmp_path / "damaged.onnx") and not is_foreign(tmp_path / "missing.onnx")
 
 
 @pytest.mark.parametrize(
