@@ -29,8 +29,8 @@ ModelOption = Annotated[
     Path | None,
     Option(
         metavar="PATH | NAME",
-        help="ONNX file (also of another program), engine, folder of these, or checkpoint; or a bundled model: realtime, fast or best. "
-        "Default: best.",
+        help="ONNX file (also of another program), engine, folder of these, or checkpoint; or a bundled model: "
+        "realtime, fast or best. Default: best.",
     ),
 ]
 BackendOption = Annotated[str, Option(metavar="NAME", help=f"Library that runs the model: {_BACKENDS}.")]
