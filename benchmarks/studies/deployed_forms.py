@@ -117,7 +117,9 @@ def _figures(graph: onnx.ModelProto, model: OverNet, scale: int) -> FormFigures:
     memory_bytes = None
     if "tensorrt-rtx" in buildable_targets():
         half = to_half(graph, "fp16").SerializeToString()
-        memory_bytes = build_engine(half, make_profile(None), target="tensorrt-rtx").activation_memory_bytes
+        memory_bytes = build_engine(
+            half, make_profile("16x16:180x320:360x640"), target="tensorrt-rtx"
+        ).activation_memory_bytes
     return FormFigures(
         count_costs(graph).multiply_accumulates_per_pixel, memory_bytes, _largest_error(graph, model, scale)
     )

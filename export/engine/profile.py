@@ -14,9 +14,9 @@ from overnet.system.cuda_device import cuda_device, free_device_memory_bytes
 
 Size = tuple[int, int]
 
-# From the smallest size, by a quarter of 720p as the most usual, to a quarter of 1440p: larger images are upscaled in
-# tiles, and the smallest Jetson has enough memory.
-DEFAULT_SHAPE = "16x16:180x320:360x640"
+# From the smallest size, by a quarter of 720p as the most usual, to a quarter of 1440p, upright or not: larger images
+# are upscaled in tiles, and the smallest Jetson has enough memory. A run takes the memory that its own image needs.
+DEFAULT_SHAPE = "16x16:180x320:640x640"
 
 # Sides are reduced in steps of this many pixels, as those of the runtime's tiles.
 _STEP = 16
@@ -107,7 +107,7 @@ def fit_profile(
     pixels = int((available_bytes * MEMORY_SHARE - weights_bytes) / bytes_per_pixel / fitted.batch)
     if fitted.is_static or fitted.optimum[0] * fitted.optimum[1] <= pixels:
         return fitted, notes
-    smaller = _largest_within(fitted.optimum, max(0, pixels))
+    smaller = _largest_within(fitted.optimum, max(0, pixels), fitted.optimum)
     optimum = max(fitted.minimum[0], smaller[0]), max(fitted.minimum[1], smaller[1])
     if optimum == fitted.optimum:
         return fitted, notes
@@ -135,7 +135,7 @@ def _fitted(
         if predicted <= usable and fewer.pixels <= most_pixels:
             return fewer, (f"{reason}: batch {fewer.batch} instead of {profile.batch}",)
     by_memory = most_pixels if usable == math.inf else max(0, int((usable - weights_bytes) / bytes_per_pixel))
-    smaller = _changed(fewer, _largest_within(fewer.maximum, min(by_memory, most_pixels)), 1)
+    smaller = _changed(fewer, _largest_within(fewer.maximum, min(by_memory, most_pixels), _shape(fewer)), 1)
     predicted = predicted_bytes(smaller, bytes_per_pixel, weights_bytes)
     if predicted > usable:
         raise InputError(
@@ -150,7 +150,7 @@ def stepped_down(profile: Profile) -> Profile | None:
     """Return a profile with half the pixels at once; None where there is no smaller one."""
     if profile.batch > 1:
         return _changed(profile, profile.maximum, profile.batch // 2)
-    smaller = _changed(profile, _largest_within(profile.maximum, profile.pixels // 2), 1)
+    smaller = _changed(profile, _largest_within(profile.maximum, profile.pixels // 2, _shape(profile)), 1)
     return smaller if smaller.pixels < profile.pixels else None
 
 
@@ -160,12 +160,18 @@ def predicted_bytes(profile: Profile, bytes_per_pixel: float, weights_bytes: int
     return math.ceil(activations) + weights_bytes
 
 
-def _largest_within(size: Size, pixels: int) -> Size:
-    """Return the largest size of about the same shape with at most `pixels`, but no smaller than a tile."""
+def _shape(profile: Profile) -> Size:
+    """Return the shape to reduce the largest size in: its own; where it is square, the usual images'."""
+    height, width = profile.maximum
+    return profile.optimum if height == width else profile.maximum
+
+
+def _largest_within(size: Size, pixels: int, shape: Size) -> Size:
+    """Return the largest size up to `size`, of about a shape, with at most `pixels`, but no smaller than a tile."""
     lowest = min(SMALLEST_TILE, size[0]), min(SMALLEST_TILE, size[1])
-    factor = math.sqrt(pixels / (size[0] * size[1]))
-    height = max(lowest[0], int(size[0] * factor) // _STEP * _STEP)
-    width = max(lowest[1], min(int(size[1] * factor), pixels // height) // _STEP * _STEP)
+    factor = math.sqrt(pixels / (shape[0] * shape[1]))
+    height = max(lowest[0], min(int(shape[0] * factor), size[0]) // _STEP * _STEP)
+    width = max(lowest[1], min(int(shape[1] * factor), size[1], pixels // height) // _STEP * _STEP)
     height = max(lowest[0], min(height, pixels // width))
     return min(height, size[0]), min(width, size[1])
 

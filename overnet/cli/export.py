@@ -52,7 +52,7 @@ def export_command(
         Option(
             metavar="HxW | MIN:OPT:MAX",
             help="Engines: size of the input images in pixels, or the smallest, the usual and the largest, each HxW. "
-            "Default: 16x16:180x320:360x640; larger images are upscaled in tiles.",
+            "Default: 16x16:180x320:640x640; larger images are upscaled in tiles.",
         ),
     ] = None,
     batch: Annotated[int | None, Option(metavar="N", help="Engines: images in the largest batch. Default: 1.")] = None,

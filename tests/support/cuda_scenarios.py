@@ -833,7 +833,7 @@ def tiled_video(engine, size):
             before = driver.counters().launches
             tickets.append(stream.submit(frame))
             launches.append(driver.counters().launches - before)
-            in_flight.append(len(opened[0]._taken))
+            in_flight.extend(len(tiles._taken) for tiles in opened)
             if len(tickets) == 2:
                 with tickets.pop(0) as upscaled:
                     assert upscaled.shape == (2 * size[0], 2 * size[1], 3)

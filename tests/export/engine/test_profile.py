@@ -17,6 +17,7 @@ from overnet.files.engine_sidecar import LARGEST_PIXELS, SMALLEST_TILE, Profile
 from overnet.system.cuda_device import CudaDevice
 
 # Of the bundled network in FP16, as overnet.export.graph.costs counts them.
+LANDSCAPE = "16x16:180x320:360x640"
 BYTES_PER_PIXEL = 2444.0
 
 
@@ -30,7 +31,7 @@ def test_three_sizes():
 
 
 def test_the_default():
-    assert make_profile(None) == Profile((16, 16), (180, 320), (360, 640), 1)
+    assert make_profile(None) == Profile((16, 16), (180, 320), (640, 640), 1)
 
 
 @given(st.lists(st.integers(1, 2000), min_size=3, max_size=3), st.lists(st.integers(1, 2000), min_size=3, max_size=3))
@@ -107,7 +108,7 @@ def test_enough_memory_changes_nothing(available):
     ids=["x2", "x3", "x4", "x4-lean-memory", "x2-fp32", "x4-int8"],
 )
 def test_prediction_is_enough_and_not_far_too_much(bytes_per_pixel, stated, precision):
-    predicted = predicted_bytes(make_profile(None), bytes_per_pixel * HIGHEST_RATIO[precision])
+    predicted = predicted_bytes(make_profile(LANDSCAPE), bytes_per_pixel * HIGHEST_RATIO[precision])
     assert stated <= predicted <= 1.4 * stated
 
 
@@ -128,13 +129,13 @@ def test_running_and_building_are_planned_apart(shape, available, expected):
 
 
 def test_fewer_images_before_smaller_ones():
-    fitted, (note,) = fit_profile(make_profile(None, 4), BYTES_PER_PIXEL, 3_000_000_000)
-    assert fitted == make_profile(None, 2)
+    fitted, (note,) = fit_profile(make_profile(LANDSCAPE, 4), BYTES_PER_PIXEL, 3_000_000_000)
+    assert fitted == make_profile(LANDSCAPE, 2)
     assert "batch 2 instead of 4" in note and "tiles" not in note
 
 
 def test_smaller_images_and_then_tiles():
-    fitted, (note,) = fit_profile(make_profile(None), BYTES_PER_PIXEL, 600_000_000)
+    fitted, (note,) = fit_profile(make_profile(LANDSCAPE), BYTES_PER_PIXEL, 600_000_000)
     height, width = fitted.maximum
     assert SMALLEST_TILE <= height < 360 and SMALLEST_TILE <= width < 640
     assert fitted.minimum == (16, 16)
@@ -179,6 +180,20 @@ def test_stepping_down():
     assert len(found) <= 8
 
 
+@pytest.mark.parametrize(
+    ("available", "expected"),
+    [
+        # The free memory of an 8 GB Orin Nano; one of 4 GB; and less, where landscape images still go whole.
+        (5_000_000_000, "16x16:180x320:640x640"),
+        (2_200_000_000, "16x16:180x320:640x640"),
+        (1_000_000_000, "16x16:180x320:368x640"),
+        (600_000_000, "16x16:180x320:272x496"),
+    ],
+)
+def test_the_default_takes_upright_images_and_gives_them_up_first(available, expected):
+    assert str(fit_profile(make_profile(None), BYTES_PER_PIXEL, available)[0]) == expected
+
+
 def test_a_static_profile_stays_static():
     fitted, _ = fit_profile(make_profile("1080x1920"), BYTES_PER_PIXEL, 2_000_000_000)
     assert fitted.is_static and fitted.problem() is None
@@ -186,7 +201,7 @@ def test_a_static_profile_stays_static():
 
 def test_too_little_for_any():
     with pytest.raises(InputError, match=r"even 16x16:96x192:96x192 needs about 70 MB"):
-        fit_profile(make_profile(None), BYTES_PER_PIXEL, 90_000_000)
+        fit_profile(make_profile(LANDSCAPE), BYTES_PER_PIXEL, 90_000_000)
 
 
 @given(

@@ -19,6 +19,7 @@ import pytest
 
 from overnet.benchmarks.gpu_checks import CHECKS
 from overnet.benchmarks.gpu_setting import Setting
+from overnet.export.engine.profile import make_profile
 from overnet.files.engine_sidecar import Profile, sidecar_path
 from overnet.files.onnx_metadata import read_artifact
 from overnet.weights import bundled_folder
@@ -317,6 +318,8 @@ def test_standing_images_in_tiles(large_model, tmp_path):
     [
         # 18 runs each before: 6 square tiles, and 12 for their means.
         ((1080, 1920), (720, 1280), 4),
+        # Upright in the engine that is exported by default: 36 runs, 12 tiles and 24 for their means.
+        ((1280, 720), make_profile(None).maximum, 6),
         ((720, 1280), (540, 960), 4),
     ],
 )
@@ -329,6 +332,15 @@ def test_runs_of_a_video_in_tiles(tmp_path, size, largest, tiles):
     assert found["launches"] == [2 * tiles, 2 * tiles, *[tiles] * 4, 2 * tiles, 2 * tiles]
     assert found["in flight"] == [3] * 8
     assert any(f"cut into {tiles} tiles" in note for note in found["notes"])
+
+
+def test_an_upright_video_goes_whole_through_the_engine_exported_by_default(tmp_path):
+    """It took 12 runs a frame: 4 tiles, and 8 for their means."""
+    from tests.doubles.engines import nearest_model, write_engine
+
+    engine = write_engine(tmp_path / "x2.engine", nearest_model(means=3), make_profile(None))
+    found = run("tiled_video", engine, (640, 360), env={"OVERNET_CACHE": str(tmp_path)})
+    assert found["launches"] == [1] * 8
 
 
 def test_devices(engine, model):
