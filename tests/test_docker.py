@@ -162,7 +162,8 @@ def test_what_is_copied_is_there_and_not_ignored(path, patterns):
 
 def test_nothing_but_the_package_is_sent_to_docker(patterns):
     sent = {name.split("/")[0] for name in in_git() if not ignored(name, patterns)}
-    assert sent == {"pyproject.toml", "setup.py", "README.md", "LICENSE", "overnet", "export", "runtime", "benchmarks"}
+    package = {"overnet", "export", "runtime", "benchmarks"}
+    assert sent == package | {"pyproject.toml", "setup.py", "README.md", "LICENSE", "LICENSES.md"}
     assert all(ignored(name, patterns) for name in (".git/config", ".env", "engines/x.engine", ".venv/bin/python"))
 
 
