@@ -115,6 +115,7 @@ def _with_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         converted: onnx.ModelProto = version_converter.convert_version(model, OPSET)
         # The types of FP32, which the graph has no more when it is converted.
         del converted.graph.value_info[:]
+        converted.graph.value_info.extend(model.graph.value_info)
         return converted
     except Exception as error:  # the converter's own types
         raise InputError(

@@ -46,7 +46,6 @@ class ForeignFile:
         model: the flat FP32 graph; its only input and output are float N x C x H x W.
         opset: version of ONNX's operators.
         shape: the input's declared N, C, H and W; None where one is free.
-        is_half: whether the input is FP16, or most of the weights are.
     """
 
     path: Path
@@ -55,7 +54,6 @@ class ForeignFile:
     model: onnx.ModelProto
     opset: int
     shape: tuple[int | None, int | None, int | None, int | None]
-    is_half: bool
 
 
 def read_foreign(path: Path) -> ForeignFile:
@@ -81,7 +79,7 @@ def read_foreign(path: Path) -> ForeignFile:
             model = inliner.inline_local_functions(model)
         opset = _check_graph(model)
         content = model.SerializeToString()
-        shape, is_half = _check_ends(model)
+        shape = _check_ends(model)
         _flatten(model)
         onnx.checker.check_model(model)
         _check_sizes(model, shape)
@@ -90,7 +88,7 @@ def read_foreign(path: Path) -> ForeignFile:
     except (ValueError, TypeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = one_line(error, line=0).replace(PREFIX, "")
         raise ArtifactError(f"{name}: a damaged ONNX graph ({reason})") from error
-    return ForeignFile(path, digest.hexdigest(), content, model, opset, shape, is_half)
+    return ForeignFile(path, digest.hexdigest(), content, model, opset, shape)
 
 
 def title(node: onnx.NodeProto) -> str:
@@ -192,8 +190,8 @@ def _check_graph(model: onnx.ModelProto) -> int:
     return opset
 
 
-def _check_ends(model: onnx.ModelProto) -> tuple[tuple[int | None, int | None, int | None, int | None], bool]:
-    """Refuse inputs and outputs that are not one image each; return the input's shape, and whether it is in FP16."""
+def _check_ends(model: onnx.ModelProto) -> tuple[int | None, int | None, int | None, int | None]:
+    """Refuse inputs and outputs that are not one image each; return the input's shape."""
     constants = {constant.name: constant for constant in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     for kind, values in (("inputs", inputs), ("outputs", model.graph.output)):
@@ -216,10 +214,7 @@ def _check_ends(model: onnx.ModelProto) -> tuple[tuple[int | None, int | None, i
         raise ArtifactError(f"its input is {shape}: {sides[0]} images at once are not supported")
     if any(side is not None and side > 16384 for side in sides):
         raise ArtifactError(f"its input is {shape}, which is too large")
-    weights = [constant for constant in model.graph.initializer if len(constant.dims) > 1]
-    halves = sum(math.prod(constant.dims) for constant in weights if constant.data_type in HALVES)
-    is_half = halves * 2 > sum(math.prod(constant.dims) for constant in weights)
-    return (sides[0], sides[1], sides[2], sides[3]), tensor.elem_type in HALVES or is_half
+    return sides[0], sides[1], sides[2], sides[3]
 
 
 def _flatten(model: onnx.ModelProto) -> None:

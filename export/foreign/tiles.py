@@ -155,11 +155,15 @@ class _Strips:
         """Return how many pixels behind the middle notice that the first half of the longer side is another image."""
         axis = int(image.shape[1] > image.shape[0])
         half = image.shape[axis] // 2
-        other = np.swapaxes(image, 0, axis).copy()
-        other[:half] = 255 - other[:half][::-1]
         given = self._given(image)
-        before, after = self._levels(image, given), self._levels(np.swapaxes(other, 0, axis), given)
-        return int(self._last(before, after, axis, half) - half + 1)
+        before, lasts = self._levels(image, given), []
+        # One with other edges, and a dark one, which differs in every statistic.
+        lines = np.swapaxes(image, 0, axis)
+        for changed in (255 - lines[:half][::-1], lines[:half][::-1] // 8):
+            other = np.concatenate([changed, lines[half:]])
+            after = self._levels(np.ascontiguousarray(np.swapaxes(other, 0, axis)), given)
+            lasts.append(self._last(before, after, axis, half))
+        return int(max(lasts) - half + 1)
 
     def _noticed(self, image: Image, align: int, ignored: int) -> int:
         """Return how many pixels behind a cut on the grid notice it; the last `ignored` pixels are not compared."""
@@ -201,7 +205,7 @@ def _global_node(model: onnx.ModelProto, convention: Convention) -> str:
             means.append(node)
     # A mean alone would be no reason: tiles can be given those.
     others = [node for node in means if node.op_type != MEAN]
-    return title((others or means)[0]) if means else "by none of the operators that usually do"
+    return title((others or means)[0]) if means else "no pooling or attention was found"
 
 
 def _turned(image: Image, quarters: int) -> Image:

@@ -94,6 +94,12 @@ def with_means_named(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> No
         if len(before) == 4 and sides == [2, 3] and settings.get("keepdims", 1):
             del node.attribute[:], node.input[1:]
             node.op_type = MEAN
+    # Engines take these as inputs, whose channels have to be known; not every graph states them.
+    model.graph.value_info.extend(
+        helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, ["batch", *shapes[node.output[0]][1:]])
+        for node in model.graph.node
+        if node.op_type == MEAN
+    )
 
 
 def without_means_named(model: onnx.ModelProto) -> None:

@@ -62,8 +62,16 @@ def own_model(
         try:
             (cache / "locks").mkdir(parents=True, exist_ok=True)
             # Of several processes that need the same model, one converts it and the others wait.
-            with filelock.FileLock(cache / "locks" / f"{folder.name}.lock"):
+            lock = filelock.FileLock(cache / "locks" / f"{folder.name}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                on_note(f"another process is converting {printable(model.name)}: waiting for it")
+                lock.acquire(poll_interval=0.1)
+            try:
                 found = _found(folder) or _converted(model, folder, on_progress, on_note)
+            finally:
+                lock.release()
         except OSError as error:
             raise OutputError(
                 f"{printable(cache)} cannot hold a converted model: {error.strerror or error} ({CACHE_VARIABLE} names "
