@@ -234,6 +234,27 @@ class Statistics(nn.Module):
         return functional.pixel_shuffle(self.grow(x + self.mix(x) * spread), 2)
 
 
+class Unshuffle(nn.Module):
+    """Works on blocks of 2 x 2 pixels (Real-ESRGAN x2), so that sides have to be even."""
+
+    scale, channels = 2, 3
+
+    def __init__(self):
+        super().__init__()
+        self.first = passing(nn.Conv2d(12, 16, 3, padding=1), 12)
+        self.last = nn.Conv2d(16, 48, 3, padding=1)
+        with torch.no_grad():
+            self.last.weight *= 0.2
+            for output in range(48):
+                channel, row, column = output // 16, output // 4 % 4 // 2, output % 4 // 2
+                self.last.weight[output, channel * 4 + row * 2 + column, 1, 1] += 1
+
+    def forward(self, x):
+        return functional.pixel_shuffle(
+            self.last(functional.leaky_relu(self.first(functional.pixel_unshuffle(x, 2)))), 4
+        )
+
+
 # The range of each network's numbers is 0..1 unless it is given.
 NETWORKS = {
     "espcn": Espcn,
@@ -246,6 +267,7 @@ NETWORKS = {
     "windows": Windows,
     "attention": lambda: Edsr(attention=True),
     "statistics": Statistics,
+    "unshuffle": Unshuffle,
 }
 
 

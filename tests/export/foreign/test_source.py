@@ -210,6 +210,16 @@ def test_what_sees_the_whole_image_is_not_cut(files, tmp_path):
 
 
 @pytest.mark.slow
+def test_tiles_begin_on_the_grid_of_the_network(files, tmp_path):
+    file = converted(files("unshuffle"), tmp_path)
+    assert "sides padded to multiples of 2" in file.notes[0] and "begin at multiples of 2" in file.notes[1]
+    assert file.artifact.foreign.align == 2
+    image = photograph(151, 203)
+    whole, tiled = (Upscaler(2, model=file.path, tile=tile)(image) for tile in (0, 96))
+    assert whole.shape == (302, 406, 3) and np.abs(tiled.astype(int) - whole).max() <= 1
+
+
+@pytest.mark.slow
 def test_a_declared_size_is_kept_only_where_the_network_needs_it(files, tmp_path):
     free = converted(files("compact", size=(64, 80)), tmp_path)
     assert "any size, though 80x64 is declared" in free.notes[0] and free.artifact.foreign.largest is None
