@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from overnet.training.data.packed_images import PackedImages
     from overnet.training.data.teacher_targets import TeacherTargets
     from overnet.training.distributed import Team
+    from overnet.training.settings import TrainSettings
     from overnet.training.state import TrainState
 
+_PRESET = "multiscale"
 _MOST_WORKERS, _LONGEST_SECONDS = 256, 1_000_000
 
 
@@ -31,8 +33,12 @@ class RunOptions:
     """Options that say which run is meant: a new one and from what, or the one in the folder."""
 
     preset: Annotated[
-        str, Option(metavar="NAME", help="Settings to start from: multiscale, distil, or original for the paper's.")
-    ] = "multiscale"
+        str | None,
+        Option(
+            metavar="NAME",
+            help="Settings to start from: multiscale (the default), distil, or original for the paper's.",
+        ),
+    ] = None
     config: Annotated[Path | None, Option(metavar="FILE", help="JSON file of settings that replace the preset's.")] = (
         None
     )
@@ -117,7 +123,7 @@ def train_command(
     check_range("--workers", workers, 0, _MOST_WORKERS)
     check_range("--timeout-seconds", timeout_seconds, 1, _LONGEST_SECONDS)
     check_range("--save-seconds", save_seconds, 0, _LONGEST_SECONDS)
-    check_choice("--preset", run.preset, tuple(PRESETS))
+    check_choice("--preset", run.preset or _PRESET, tuple(PRESETS))
     if threads is not None:
         torch.set_num_threads(min(threads, usable_cores()))
     single = {
@@ -147,16 +153,16 @@ def train_command(
         report=lambda line: print_status(line, quiet=quiet),
     )
     with joined(team, where, timeout_seconds):
-        state = _state(output, run, given, where, team)
+        state = _state(output, run, given, where, team, options.report)
         if tensorboard and team.is_main:
             require_tensorboard()
         if validation is not None and team.is_main:
-            whole_scales = sorted({int(scale) for scale in state.settings.scales if scale == int(scale)})
-            options = replace(options, examples=load_examples(validation, whole_scales))
+            options = replace(options, examples=load_examples(validation, sorted(set(state.settings.scales))))
         packed = output / "images.packed"
         if team.is_main:
             with _removed_if_refused(output, packed):
                 images = pack(data, packed, report=options.report)
+                _check_origin(state, "data", images.sha256, "images")
                 teachers = _teachers(state, images, run.teacher or [], fill=True, report=options.report)
                 Patches(images, state.settings, world=team.world, teachers=teachers)
                 ensure_folder(output)
@@ -219,12 +225,54 @@ def _teachers(
     return targets
 
 
-def _state(folder: Path, run: RunOptions, given: dict[str, object], device: torch.device, team: Team) -> TrainState:
+def _check_origin(state: TrainState, option: str, value: str, what: str) -> None:
+    """Note what a new run begins with, and check that a resumed run is given the same.
+
+    Raises:
+        InputError: it is given something else.
+    """
+    from overnet.errors import InputError
+
+    if state.step and state.origin.get(option, value) != value:
+        raise InputError(f"--resume goes on with the {what} that the run began with; --{option} gives others")
+    state.origin[option] = value
+
+
+def _check_resumed(state: TrainState, settings: TrainSettings, run: RunOptions) -> None:
+    """Check what a resumed run is given, and let it become longer.
+
+    Raises:
+        typer.BadParameter, InputError: it is given something else than it began with.
+    """
+    from overnet.network.checkpoint import load_checkpoint, weights_sha256
+
+    before, after = state.settings.to_json(), settings.to_json()
+    for name, old in before.items():
+        new = after[name]
+        is_length = name in ("steps", "minutes") and old is not None and new is not None
+        if old != new and not (is_length and new > old):
+            hint = "; it may only become longer" if is_length else ""
+            raise typer.BadParameter(f"--resume goes on with {name} {old}, not {new}{hint}")
+    state.settings = settings
+    if run.preset is not None:
+        _check_origin(state, "preset", run.preset, "settings")
+    if run.start is not None:
+        _check_origin(state, "from", weights_sha256(load_checkpoint(run.start)), "weights")
+
+
+def _state(
+    folder: Path,
+    run: RunOptions,
+    given: dict[str, object],
+    device: torch.device,
+    team: Team,
+    report: Callable[[str], None],
+) -> TrainState:
     """Load the run in the folder, or make a new one."""
     import torch
 
     from overnet.errors import CheckpointError, OutputError
-    from overnet.network.checkpoint import folded, load_checkpoint
+    from overnet.network.checkpoint import folded, load_checkpoint, weights_sha256
     from overnet.network.family import NETWORKS, build, network_name
     from overnet.network.model import OverNetConfig
     from overnet.training.settings import PRESETS, read_settings, settings_from
@@ -232,16 +280,13 @@ def _state(folder: Path, run: RunOptions, given: dict[str, object], device: torc
 
     if not run.resume and team.is_main and ((folder / LAST).exists() or (folder / PREVIOUS).exists()):
         raise OutputError(f"{folder}: there is a run in it already (--resume continues it)")
-    state = load_state(folder, device) if run.resume else None
-    base = PRESETS[run.preset] if state is None else state.settings
+    state = load_state(folder, device, report=report) if run.resume else None
+    base = PRESETS[run.preset or _PRESET] if state is None else state.settings
     if run.config is not None:
         base = read_settings(run.config, base)
     settings = settings_from(given, base, name="the command line")
     if state is not None:
-        before, after = state.settings.to_json(), settings.to_json()
-        for name in before:
-            if before[name] != after[name]:
-                raise typer.BadParameter(f"--resume goes on with {name} {before[name]}, not {after[name]}")
+        _check_resumed(state, settings, run)
         return state
     torch.manual_seed(settings.seed)
     if run.start is None:
@@ -260,4 +305,7 @@ def _state(folder: Path, run: RunOptions, given: dict[str, object], device: torc
             if settings.optimiser == "muon":
                 # Muon's rule is for whole weights, not for their lengths and directions apart.
                 model = folded(model)
-    return new_state(settings, model, device)
+    begun_with = "" if run.start is None else weights_sha256(model)
+    state = new_state(settings, model, device)
+    state.origin = {"preset": run.preset or _PRESET, "from": begun_with}
+    return state

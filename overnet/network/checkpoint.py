@@ -1,8 +1,8 @@
 """Loading and saving of checkpoints.
 
-Three forms are read: the original's ``*.pth.tar``, the same with weight normalisation folded, and this project's own,
-a ``.safetensors`` file with architecture and configuration in its metadata. No code of a file is run: pickles are read
-by torch's restricted unpickler, and safetensors files hold no code.
+Four forms are read: the original's ``*.pth.tar``, the same with weight normalisation folded, and this project's own: a
+``.safetensors`` file with architecture and configuration in its metadata, and the state of a training run. No code of a
+file is run: pickles are read by torch's restricted unpickler, and safetensors files hold no code.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from overnet.network.tensor_file import load_tensor_file
 
 NetworkT = TypeVar("NetworkT", bound=OverNet | PlainNet)
 
+# Of training states; see `overnet.training.state`.
+TRAINING_FORMAT = "overnet training 1"
 _CONFIG_KEY, _ARCHITECTURE_KEY = "overnet.config", "overnet.architecture"
 
 # The original's frozen layers that subtract and add the mean colour, which is a constant of `OverNet`.
@@ -69,11 +71,12 @@ def _block(match: re.Match[str]) -> str:
 
 
 def load_checkpoint(path: str | Path) -> Network:
-    """Load a network from any of the three forms, which are recognised by content, not by the file's name.
+    """Load a network from any of the four forms, which are recognised by content, not by the file's name.
 
     Returns:
         The network in evaluation mode, on the CPU, float32, with ``config`` as read from the file: an `OverNet`, or a
-        `PlainNet` where a safetensors file's metadata states that architecture.
+        `PlainNet` where a safetensors file's metadata states that architecture. Of a training state, the averaged
+        weights.
 
     Raises:
         CheckpointError: the file is missing, empty, truncated, of another network, of wrong shapes, or contains code.
@@ -87,7 +90,7 @@ def load_checkpoint(path: str | Path) -> Network:
     if beginning[8:9] == b"{":
         state, metadata = _read_safetensors(path)
     elif beginning.startswith((b"PK\x03\x04", b"\x80")):
-        state, metadata = _read_pickle(path), {}
+        state, metadata = _read_pickle(path)
     else:
         raise CheckpointError(f"{path}: neither a PyTorch checkpoint nor a safetensors file")
     with _naming(path):
@@ -124,13 +127,23 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path}: not a whole safetensors file ({one_line(error, line=0)})") from error
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     content = load_tensor_file(path)
+    metadata = {}
+    if isinstance(content, Mapping) and content.get("format") == TRAINING_FORMAT:
+        weights, average, config = (content.get(name) for name in ("model", "average", "config"))
+        if not (isinstance(weights, Mapping) and isinstance(average, Mapping) and isinstance(config, Mapping)):
+            raise CheckpointError(f"{path}: a damaged training checkpoint")
+        try:
+            metadata = {_CONFIG_KEY: json.dumps(config), _ARCHITECTURE_KEY: str(content.get("architecture", "overnet"))}
+        except (TypeError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path}: a damaged training checkpoint ({one_line(error)})") from error
+        content = {**weights, **average}
     if isinstance(content, Mapping) and isinstance(content.get("model_state_dict"), Mapping):
         content = content["model_state_dict"]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(f"{path}: a PyTorch file, but it holds no model_state_dict")
-    return {str(name): tensor for name, tensor in content.items()}
+    return {str(name): tensor for name, tensor in content.items()}, metadata
 
 
 def _network(state: dict[str, Tensor], metadata: dict[str, str]) -> Network:

@@ -13,7 +13,7 @@ from overnet.errors import OutputError, file_errors
 from overnet.files.atomic import atomic_write
 
 _COLUMNS = ("step", "seconds", "loss", "learning_rate", "patches_per_second")
-_PSNR_COLUMN = re.compile(r"psnr_x(\d+)_db")
+_PSNR_COLUMN = re.compile(r"psnr_x(\d+(?:\.\d+)?)_db")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CurvePoint:
     loss: float | None = None
     learning_rate: float | None = None
     patches_per_second: float | None = None
-    psnr_db: Mapping[int, float] | None = None
+    psnr_db: Mapping[float, float] | None = None
 
 
 class Curve:
@@ -49,13 +49,13 @@ class Curve:
         OutputError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, scales: list[int], start: int) -> None:
+    def __init__(self, path: Path, scales: list[float], start: int) -> None:
         self._path = path
         kept = [row for row in _read(path) if int(row["step"]) <= start] if start else []
-        known = {int(found[1]) for name in (kept[0] if kept else ()) if (found := _PSNR_COLUMN.fullmatch(name))}
+        known = {float(found[1]) for name in (kept[0] if kept else ()) if (found := _PSNR_COLUMN.fullmatch(name))}
         self._scales = sorted(known | set(scales))
         self._last_step = int(kept[-1]["step"]) if kept else -1
-        names = [*_COLUMNS, *(f"psnr_x{scale}_db" for scale in self._scales)]
+        names = [*_COLUMNS, *(f"psnr_x{scale:g}_db" for scale in self._scales)]
         with atomic_write(path, overwrite=True) as temporary:
             lines = [_line(names), *(_line([row.get(name, "") for name in names]) for row in kept)]
             temporary.write_bytes(b"".join(lines))

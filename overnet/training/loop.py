@@ -179,6 +179,7 @@ class _Loop:
         """Measure the averaged weights, and save them if they are the best so far."""
         if not self.team.is_main or not self.options.examples:
             return
+        began = time.monotonic()
         psnr_db, images = validate(self.state.averaged_model(), self.options.examples)
         mean = sum(psnr_db.values()) / len(psnr_db)
         best = mean > self.state.best_psnr_db
@@ -187,6 +188,9 @@ class _Loop:
             self.state.export(self.options.folder / BEST)
         largest = max(psnr_db)
         shown = [p for p, example in zip(images, self.options.examples, strict=True) if example.scale == largest]
+        if self.state.step == 0:
+            # It would otherwise take all the minutes of a short run.
+            self.resumed += time.monotonic() - began
         self._read_clock()
         self.reporter.validated(self.state.step, self.state.elapsed_seconds, psnr_db, shown, best=best)
 

@@ -111,7 +111,7 @@ class Reporter:
         self._point, self._pointed = None, _Interval()
 
     def validated(
-        self, step: int, elapsed_seconds: float, psnr_db: dict[int, float], images: list[Image], *, best: bool
+        self, step: int, elapsed_seconds: float, psnr_db: dict[float, float], images: list[Image], *, best: bool
     ) -> None:
         """Report a validation: the mean PSNR in dB for each scale, and upscaled images for TensorBoard."""
         self._point = replace(self._point or CurvePoint(step, elapsed_seconds), psnr_db=psnr_db)
@@ -119,11 +119,11 @@ class Reporter:
         # The time of a validation is not part of the next step.
         self._now = time.monotonic()
         self._psnr_db = float(np.mean(list(psnr_db.values())))
-        each = ", ".join(f"x{scale} {value:.3f}" for scale, value in psnr_db.items())
+        each = ", ".join(f"x{scale:g} {value:.3f}" for scale, value in psnr_db.items())
         self._report(f"step {step}: validation PSNR {each} dB{' (the best so far)' if best else ''}")
         if self._board is not None:
             for scale, value in psnr_db.items():
-                self._board.add_scalar(f"PSNR/x{scale}", value, step)
+                self._board.add_scalar(f"PSNR/x{scale:g}", value, step)
             for number, image in enumerate(images):
                 self._board.add_image(f"validation/{number}", image, step, dataformats="HWC")
             self._board.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from overnet.errors import CheckpointError, OutputError, OverNetError, one_line, printable
 from overnet.files.atomic import atomic_write
-from overnet.network.checkpoint import network_from, save_checkpoint
+from overnet.network.checkpoint import TRAINING_FORMAT, network_from, save_checkpoint
 from overnet.network.family import Network, architecture, build, config_from
 from overnet.network.plain import PlainNet
 from overnet.network.tensor_file import load_tensor_file
@@ -21,8 +22,6 @@ from overnet.training.settings import TrainSettings, settings_from
 
 LAST, PREVIOUS, BEST, FINAL = "last.pt", "previous.pt", "best.safetensors", "final.safetensors"
 CURVE = "curve.csv"
-
-_FORMAT = "overnet training 1"
 
 
 @dataclass
@@ -37,6 +36,8 @@ class TrainState:
         best_psnr_db: the best validation so far.
         average: the averaged weights by name; empty where `TrainSettings.ema` is 0.
         teachers: SHA-256 of the teacher's file for each scale that has one.
+        origin: what the run began with, by option: the SHA-256 of the images (``data``) and of the weights (``from``;
+            empty where they were random), and the name of the ``preset``.
     """
 
     settings: TrainSettings
@@ -45,6 +46,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     average: dict[str, Tensor] = field(default_factory=dict)
     teachers: dict[int, str] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
     step: int = 0
     elapsed_seconds: float = 0.0
     skipped: int = 0
@@ -79,7 +81,7 @@ class TrainState:
             OutputError: the disk is full, or the folder is not writable.
         """
         content = {
-            "format": _FORMAT,
+            "format": TRAINING_FORMAT,
             "settings": self.settings.to_json(),
             "architecture": architecture(self.model.config),
             "config": asdict(self.model.config),
@@ -88,6 +90,7 @@ class TrainState:
             "scaler": self.scaler.state_dict(),
             "average": self.average,
             "teachers": self.teachers,
+            "origin": self.origin,
             **{name: getattr(self, name) for name in _PROGRESS},
         }
         with atomic_write(folder / LAST, overwrite=True) as temporary:
@@ -121,16 +124,22 @@ def new_state(settings: TrainSettings, model: Network, device: torch.device) -> 
     return state
 
 
-def load_state(folder: Path, device: torch.device) -> TrainState:
+def load_state(folder: Path, device: torch.device, *, report: Callable[[str], None] = lambda line: None) -> TrainState:
     """Read the last checkpoint of a run that is whole.
+
+    Args:
+        report: called with one line where the last is damaged and the one before is used.
 
     Raises:
         CheckpointError: there is none, or the last two are damaged.
     """
-    problems = []
+    problems: list[CheckpointError] = []
     for name in (LAST, PREVIOUS):
         try:
-            return _restored(folder / name, device)
+            state = _restored(folder / name, device)
+            if problems:
+                report(f"{problems[0]}; {name} is used, of step {state.step}")
+            return state
         except CheckpointError as error:
             problems.append(error)
     raise problems[0]
@@ -141,7 +150,7 @@ def _restored(path: Path, device: torch.device) -> TrainState:
         raise CheckpointError(f"{printable(path)}: there is no such checkpoint to resume from")
     try:
         content = load_tensor_file(path)
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        if not isinstance(content, dict) or content.get("format") != TRAINING_FORMAT:
             raise CheckpointError("it is of another kind")
         settings = settings_from(content["settings"], TrainSettings(), name="its settings")
         config = config_from(content.get("architecture", "overnet"), content["config"])
@@ -151,6 +160,7 @@ def _restored(path: Path, device: torch.device) -> TrainState:
         for name, tensor in state.average.items():
             tensor.copy_(content["average"][name])
         state.teachers = {int(scale): str(digest) for scale, digest in content.get("teachers", {}).items()}
+        state.origin = {str(name): str(value) for name, value in content.get("origin", {}).items()}
         for name in _PROGRESS:
             kind, value = type(getattr(state, name)), content[name]
             if type(value) not in (int, kind) or not -1 <= value < 1 << 63:

@@ -16,10 +16,12 @@ from typer.testing import CliRunner
 
 from overnet.cli.common import PLAIN
 from overnet.cli.train import train_command
-from overnet.errors import InputError
+from overnet.errors import CheckpointError, InputError
 from overnet.network.checkpoint import load_checkpoint, load_overnet, save_checkpoint
 from overnet.network.family import NETWORKS, build
 from overnet.network.plain import PlainNetConfig
+from overnet.runtime.upscaler import Upscaler
+from overnet.training import loop
 from overnet.training.state import CURVE, load_state
 from tests.conftest import ROOT
 from tests.support.small_run import CPU, start, tiny_state
@@ -75,10 +77,125 @@ def test_a_run_from_weights_and_its_resumption(tmp_path, folder, weights):
     assert load_checkpoint(out / "best.safetensors").config == load_checkpoint(weights).config
     result, error = train("--data", folder, "-o", out, "--workers", "0", "--no-tensorboard", "--resume")
     assert (result.exit_code, error) == (0, "")
-    result, error = train("--data", folder, "-o", out, "--resume", "--steps", "9")
-    assert "--resume goes on with steps 2, not 9" in error + result.output
+    resumed = ["--data", folder, "-o", out, "--workers", "0", "--no-tensorboard", "--resume"]
+    for options, message in (
+        (["--steps", "1"], "--resume goes on with steps 2, not 1; it may only become longer"),
+        (["--minutes", "1"], "--resume goes on with steps 2, not None"),
+        (["--preset", "distil"], "--resume goes on with the settings that the run began with; --preset gives others"),
+        (["--from", other_weights(tmp_path)], "the weights that the run began with; --from gives others"),
+    ):
+        result, error = train(*resumed, *options)
+        assert message in error + result.output
+    others = tmp_path / "others"
+    others.mkdir()
+    cv2.imwrite(str(others / "two.png"), np.zeros((48, 56, 3), np.uint8))
+    result, error = train("--data", others, *resumed[2:])
+    assert "--resume goes on with the images that the run began with; --data gives others" in error
+    result, error = train(*resumed, "--steps", "3", "--from", weights, "--preset", "multiscale")
+    assert (result.exit_code, error) == (0, "")
+    assert load_state(out, CPU).step == load_state(out, CPU).settings.steps == 3
     result, error = train("--data", folder, "-o", out, *QUICK)
     assert "there is a run in it already" in error
+
+
+def other_weights(folder):
+    path = folder / "other.safetensors"
+    torch.manual_seed(1)
+    model = tiny_state(seed=1).model
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    save_checkpoint(model, path)
+    return path
+
+
+def test_the_weights_of_a_training_state_are_a_checkpoint(tmp_path, folder, weights):
+    """They are the averaged ones, those of final.safetensors; it was refused as holding no model_state_dict."""
+    out = tmp_path / "run"
+    result, error = train("--data", folder, "-o", out, *QUICK, "--from", weights, "--steps", "2", "--scales", "2,3")
+    assert (result.exit_code, error) == (0, "")
+    last, final = load_checkpoint(out / "last.pt"), load_checkpoint(out / "final.safetensors")
+    assert last.config == final.config
+    assert all(torch.equal(tensor, final.state_dict()[name]) for name, tensor in last.state_dict().items())
+    result, error = train(
+        "--data", folder, "-o", tmp_path / "next", *QUICK, "--from", out / "last.pt", "--steps", "1", "--scales", "2"
+    )
+    assert (result.exit_code, error) == (0, "")
+    with Upscaler(2, model=out / "last.pt") as one, Upscaler(2, model=out / "final.safetensors") as other:
+        image = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
+        assert np.array_equal(one(image), other(image))
+
+
+@pytest.mark.parametrize("damage", ["model", "average", "config"])
+def test_a_damaged_training_state_is_no_checkpoint(tmp_path, folder, weights, damage):
+    out = tmp_path / "run"
+    train("--data", folder, "-o", out, *QUICK, "--from", weights, "--steps", "1", "--scales", "2,3")
+    content = torch.load(out / "last.pt", weights_only=True)
+    content[damage] = 7
+    torch.save(content, out / "last.pt")
+    with pytest.raises(CheckpointError, match="a damaged training checkpoint"):
+        load_checkpoint(out / "last.pt")
+
+
+def test_a_damaged_last_state_is_named_with_the_one_that_is_used(tmp_path, folder, weights):
+    out = tmp_path / "run"
+    common = ["--data", folder, "-o", out, *QUICK, "--scales", "2,3"]
+    train(*common, "--from", weights, "--steps", "2")
+    train(*common, "--resume", "--steps", "4")
+    (out / "last.pt").write_bytes((out / "last.pt").read_bytes()[:1000])
+    result, error = train(*common, "--resume", "--steps", "4")
+    assert (result.exit_code, error) == (0, "")
+    assert "last.pt: a damaged training checkpoint" in result.output
+    assert "previous.pt is used, of step 2" in result.output
+
+
+def test_fractional_scales_validate(tmp_path, folder, weights):
+    """Nothing was validated, and no weights were kept as the best."""
+    out, images = tmp_path / "run", tmp_path / "images"
+    images.mkdir()
+    (images / "one.png").write_bytes((folder / "one.png").read_bytes())
+    common = ["--data", folder, "-o", out, *QUICK, "--validation", images]
+    result, error = train(*common, "--from", weights, "--steps", "1", "--scales", "1.5,2")
+    assert (result.exit_code, error) == (0, "")
+    with (out / CURVE).open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(float(row[f"psnr_x{scale}_db"]) > 5 for row in rows for scale in ("1.5", "2"))
+    assert (out / "best.safetensors").exists()
+    result, error = train(*common, "--resume", "--steps", "2")
+    assert (result.exit_code, error) == (0, "")
+    with (out / CURVE).open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+
+
+def test_a_short_run_by_the_clock_trains_however_long_validation_takes(tmp_path, folder, weights, monkeypatch):
+    """The first validation took all the minutes, and no step was trained."""
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "one.png").write_bytes((folder / "one.png").read_bytes())
+    validate = loop.validate
+
+    def slowly(model, examples):
+        time.sleep(0.7)
+        return validate(model, examples)
+
+    monkeypatch.setattr(loop, "validate", slowly)
+    out = tmp_path / "run"
+    result, error = train(
+        "--data",
+        folder,
+        "-o",
+        out,
+        *QUICK,
+        "--from",
+        weights,
+        "--minutes",
+        "0.01",
+        "--scales",
+        "2",
+        "--validation",
+        images,
+    )
+    assert (result.exit_code, error) == (0, "")
+    assert load_state(out, CPU).step > 0
 
 
 def test_a_preset_a_file_and_options_go_over_one_another(tmp_path, folder, weights):
