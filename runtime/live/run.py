@@ -37,6 +37,8 @@ _POLL_SECONDS = 0.02
 _SOURCE_GRACE_SECONDS = 0.9
 # How long, after a signal, to wait for a frame that is upscaled, and then for an output that may take no more data.
 _END_SECONDS = 0.5
+# How long another program may take no data.
+_STALL_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ class _LiveRun:
         self._writer: FrameWriter | None = None
         self._output: str | None = None
         self._completes_file = False
+        self._writing_since: float | None = None
         self._written_size = (0, 0)
         self._first_at: float | None = None
         self._frames_before = 0
@@ -213,7 +216,7 @@ class _LiveRun:
         until = None
         while worker.is_alive():
             worker.join(_POLL_SECONDS)
-            if ended():
+            if ended() or self._has_stalled():
                 until = until or time.monotonic() + _END_SECONDS
                 if time.monotonic() > until and not self._completes_file:
                     return False
@@ -221,7 +224,7 @@ class _LiveRun:
 
     def _watch(self, last: threading.Thread, ended: Callable[[], bool]) -> None:
         """Show frames and check the limits until the last stage has ended, or a signal ends the run."""
-        while last.is_alive() and not ended():
+        while last.is_alive() and not ended() and not self._has_stalled():
             if self._preview is not None:
                 shown, self._to_show = self._to_show, None
                 # Showing a frame after the window was closed would open it again.
@@ -239,6 +242,16 @@ class _LiveRun:
             self._on_status(self._report)
             if self._limits.seconds is not None and self._report.seconds >= self._limits.seconds:
                 self._stop()
+
+    def _has_stalled(self) -> bool:
+        """Tell whether the output has taken no data for long; FFmpeg passes over the time-out of such a write."""
+        since = self._writing_since
+        return (
+            self._writer is not None
+            and self._writer.can_stall
+            and since is not None
+            and time.monotonic() - since > _STALL_SECONDS
+        )
 
     def _update(self) -> None:
         self._report.reconnections = self._source.reconnections
@@ -379,7 +392,9 @@ class _LiveRun:
             rgb = np.asarray(cv2.resize(rgb, self._written_size, interpolation=cv2.INTER_AREA), np.uint8)
         pts = max(self._last_pts + 1, round((captured.at - self._zero) / _TICK))
         self._last_pts = pts
+        self._writing_since = time.monotonic()
         self._writer.write(Frame(rgb=rgb, pts=pts, time_base=_TICK, duration=self._interval))
+        self._writing_since = None
 
     def _finish(self) -> None:
         """Complete the output, in the thread that wrote it: a server may not take its end."""

@@ -23,8 +23,8 @@ PipeFormat = Literal["y4m", "raw", "matroska"]
 # Uncompressed video is fast to write and to read: the next program in the pipe encodes it.
 PIPE_FORMAT = OutputFormat("matroska", ("rawvideo",), (("live", "1"),), keeps_rotation=True, tick=Fraction(1, 1000))
 RTSP_FORMAT = OutputFormat("rtsp", ("libx264", "libopenh264", "h264_nvenc", "h264_v4l2m2m"))
-# Seconds within which a server has to answer: to open the connection, and for each write.
-_TIMEOUT_SECONDS = (5.0, 5.0)
+# Within this time a server has to answer a request, and to take data.
+_TIMEOUT_SECONDS = 2.0
 
 
 class MuxedWriter(FrameWriter):
@@ -67,9 +67,9 @@ class MuxedWriter(FrameWriter):
             OutputError: the server cannot be reached, or refuses the stream.
         """
         try:
-            output = av.open(
-                url, "w", format="rtsp", container_options={"rtsp_transport": transport}, timeout=_TIMEOUT_SECONDS
-            )
+            # PyAV's own timeout ends no write, and its opening lets no other thread run, which would handle a signal.
+            options = {"rtsp_transport": transport, "timeout": str(round(_TIMEOUT_SECONDS * 1e6))}
+            output = av.open(url, "w", format="rtsp", container_options=options)
             track = VideoTrack(output, RTSP_FORMAT, video)
             output.start_encoding()
         except (av.FFmpegError, OSError) as error:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.conftest import write_clip
+from tests.conftest import ROOT, write_clip
 from tests.support.commands import command_line, environment, run_command
+from tests.support.stalled_server import serve
 
 _WITHIN_SECONDS = 2.0
 
@@ -144,3 +146,29 @@ def test_two_runs_into_one_folder_share_the_work(tmp_path):
     outputs = [process.communicate(timeout=100) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert len(list((tmp_path / "out").iterdir())) == 12
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("step", "sent", "seconds"), [("RECORD", signal.SIGINT, 3), ("ANNOUNCE", signal.SIGTERM, 3), ("RECORD", None, 20)]
+)
+def test_a_server_that_takes_no_data(step, sent, seconds):
+    """It was waited for without end, with and without a signal."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(30)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.stalled_server", str(listening.getsockname()[1]), "100"],
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with serve(listening, step):
+            if sent is not None:
+                time.sleep(1.5 if step == "RECORD" else 0)  # the buffers on the way are filled
+                process.send_signal(sent)
+            began = time.monotonic()
+            _, stderr = process.communicate(timeout=50)
+    assert time.monotonic() - began < seconds
+    assert stderr.count("\n") == 1 and stderr.startswith("overnet: ") and "hush" not in stderr
