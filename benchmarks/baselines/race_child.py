@@ -24,6 +24,7 @@ from overnet.benchmarks.timing_stats import doubt, ratio_of_medians, spread
 from overnet.errors import BackendError, InputError, OverNetError
 from overnet.files.checked_json import from_json
 from overnet.imaging.moving_photographs import batch_of
+from overnet.system.child_process import end_with_parent
 from overnet.system.memory import available_memory_bytes
 from overnet.types import ImageBatch
 
@@ -265,5 +266,6 @@ def main() -> None:
     reply_to = os.dup(1)
     os.dup2(2, 1)
     request = from_json(RaceRequest, json.loads(sys.stdin.readline()), name="the request")
+    end_with_parent()
     with os.fdopen(reply_to, "w", encoding="utf-8") as file:
         file.write(json.dumps(asdict(race(request)), allow_nan=False) + "\n")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
@@ -41,6 +40,7 @@ from overnet.benchmarks.results import CaseResult, Latency, Power, QualityFigure
 from overnet.errors import OverNetError
 from overnet.files.checked_json import from_json
 from overnet.imaging.moving_photographs import batch_of
+from overnet.system.child_process import end_with_parent
 from overnet.types import ImageBatch, Progress
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def answer(imports: Callable[[CaseRequest], Load] = import_backend) -> None:
     reply = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     asked = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     request = from_json(CaseRequest, asked["request"], name="the request")
 
     def say(said: dict[str, Any]) -> None:
@@ -219,13 +219,6 @@ def answer(imports: Callable[[CaseRequest], Load] = import_backend) -> None:
         reason = f" ({error})" if str(error) else ""
         result = CaseResult(request.case, device="", error=f"out of memory{reason}")
     say({RESULT: asdict(result)})
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent has ended."""
-    while os.read(0, 1):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -121,9 +122,20 @@ def main(argv: Sequence[str] | None = None, prog: str = "overnet", *, owns_proce
         line = line_for(error)
         if line is None:
             raise
+        if isinstance(error, FileNotFoundError) and not error.filename:
+            line = _without_folder() or line
         name = prog.removeprefix("overnet-") if prog in _PROGRAMS else arguments[0]
         print_error(line if isinstance(error, OSError) else f"{name}: {line}")
         return 1
+
+
+def _without_folder() -> str | None:
+    """Return the message where the current folder was removed, for which no relative path has a meaning."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return "the current folder was removed: change to another"
+    return None
 
 
 def _end_interrupted_process() -> NoReturn:

@@ -110,6 +110,10 @@ def export_command(
     from overnet.files.onnx_metadata import is_foreign
     from overnet.weights import model_path
 
+    if progress_lines:  # a run of another process, for its engine
+        from overnet.system.child_process import end_with_parent
+
+        end_with_parent()
     scales = None if scale is None else tuple(dict.fromkeys(scale))
     check_range("--scale", min(scales or (1,)), 1)
     check_choice("--precision", precision, PRECISIONS)

@@ -13,6 +13,7 @@ from typer import BadParameter, Option
 from overnet.errors import InputError
 
 _BACKENDS = "auto, openvino, onnxruntime, torch, tensorrt or tensorrt-rtx"
+_MOST_DIGITS = 3  # of a GPU's number
 _PRECISIONS = "fp32, fp16, bf16 or int8"
 _SIZE = re.compile(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})")
 
@@ -20,7 +21,7 @@ _SIZE = re.compile(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})")
 def _parse_device(text: str | int) -> int:
     """Read the number of a GPU, which PyTorch writes as ``cuda:1``; Typer also passes the default, an int."""
     number = str(text).removeprefix("cuda:")
-    if not number.isdecimal():
+    if not number.isdecimal() or len(number) > _MOST_DIGITS:
         raise BadParameter(f"{text!r} is no number of a GPU, such as 1 or cuda:1")
     return int(number)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -104,6 +105,22 @@ class PythonChild:
             if pipe is not None:
                 with suppress(BrokenPipeError):
                     pipe.close()
+
+
+def end_with_parent() -> None:
+    """In a process that `PythonChild` started: end it once its parent has ended, even if that was killed.
+
+    Call it when all requests have been read.
+    """
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    # Where standard input is none of `PythonChild`'s pipes, its end says nothing.
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def child_environment() -> dict[str, str]:

@@ -1,10 +1,14 @@
 """Options and names that end a command with one line, before work."""
 
+import subprocess
+import sys
+
 import av
 import numpy as np
 import pytest
 
-from tests.support.commands import run_command
+from tests.conftest import ROOT
+from tests.support.commands import environment, run_command
 
 
 @pytest.fixture
@@ -69,3 +73,38 @@ def test_a_training_state_that_the_disk_has_no_space_for(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match=r"last\.pt cannot be written: .*file write failed"):
         state.save(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_was_removed_meanwhile(tmp_path):
+    (tmp_path / "gone").mkdir()
+    code = (
+        "import os, sys; os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]); from overnet.cli import main; "
+        "sys.exit(main(sys.argv[2:], 'overnet-run'))"
+    )
+    arguments = [ROOT / "samples/harbour.png", "-o", "a.png", "--model", "realtime"]
+    command = [sys.executable, "-c", code, str(tmp_path / "gone"), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    assert (result.returncode, result.stderr) == (1, "overnet: the current folder was removed: change to another\n")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.mp4"])
+def test_a_link_to_itself_is_not_replaced(video, tmp_path, name):
+    (tmp_path / name).symlink_to(name)
+    source = video if name == "a.mp4" else ROOT / "samples/harbour.png"
+    result = run_command(source, "-o", tmp_path / name, "--model", "realtime", "--overwrite")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "a link that leads back to itself" in result.stderr and (tmp_path / name).is_symlink()
+
+
+def test_settings_that_are_a_link_to_itself(tmp_path):
+    pytest.importorskip("torch")
+    (tmp_path / "c.json").symlink_to("c.json")
+    options = ("--data", tmp_path, "-o", tmp_path / "run", "--config", tmp_path / "c.json")
+    result = run_command("train", *options, program="overnet")
+    assert result.returncode == 1
+    assert result.stderr == f"overnet: {tmp_path / 'c.json'} cannot be read: Too many levels of symbolic links\n"
+
+
+def test_a_gpu_s_number_is_small(video, tmp_path):
+    result = run_command(video, "-o", tmp_path / "out.mp4", "--device", "1" + "0" * 21)
+    assert result.returncode == 2 and "no number of a GPU" in result.stderr

@@ -1,9 +1,11 @@
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from overnet.system.child_process import PythonChild, child_environment, exit_reason, parse_json_line
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -77,3 +79,25 @@ def test_a_child_that_takes_too_long_is_ended():
     with PythonChild(("-c", "import time; time.sleep(60)"), title="it", timeout_seconds=0.1) as child:
         assert list(child.messages()) == []
         assert child.reason() == "it took longer than 0.1 s"
+
+
+PARENT = """
+import sys
+from overnet.system.child_process import PythonChild
+code = "import os, time; from overnet.system.child_process import end_with_parent; end_with_parent();"
+code += "print('{\\"pid\\": %d}' % os.getpid(), flush=True); time.sleep(60)"
+with PythonChild(("-c", code), title="it") as child:
+    print(next(child.messages())["pid"], flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_child_ends_with_a_parent_that_is_killed():
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.communicate()
+    gone, _ = psutil.wait_procs([child], timeout=10)
+    assert gone or child.status() == psutil.STATUS_ZOMBIE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from fractions import Fraction
 
@@ -11,9 +12,11 @@ import pytest
 from av.video.stream import VideoStream
 
 from overnet.errors import InputError
+from overnet.runtime.container.stdio import PipeInput
 from overnet.runtime.video.encoder import OutputVideo
 from overnet.runtime.video.formats import Encoding
 from overnet.runtime.video.frame import Frame
+from overnet.runtime.video.raw import PipeReader
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.writer import VideoWriter
 from tests.conftest import SHARED, needs_shared
@@ -164,7 +167,7 @@ def test_what_is_lost_is_named(tmp_path, name):
 
 
 @pytest.mark.parametrize("kind", ["concat", "sdp", "m3u8"])
-def test_a_script_named_as_a_video_opens_no_other_file(tmp_path, kind):
+def test_a_script_named_as_a_video_opens_no_other_file(tmp_path, kind, monkeypatch):
     other = Clip(frames=images(3)).make(tmp_path / "other.ts")
     source = tmp_path / "in.mp4"
     source.write_text(
@@ -177,6 +180,14 @@ def test_a_script_named_as_a_video_opens_no_other_file(tmp_path, kind):
     )
     with pytest.raises(InputError, match="is not a video FFmpeg can read"):
         VideoReader(source)
+    # Through a pipe, in the folder of the other file, too.
+    monkeypatch.chdir(tmp_path)
+    reading, writing = os.pipe()
+    os.write(writing, source.read_bytes())
+    os.close(writing)
+    with pytest.raises(InputError, match="standard input is not a video FFmpeg can read"):
+        PipeReader(PipeInput(reading))
+    os.close(reading)
 
 
 @needs_shared
