@@ -395,4 +395,8 @@ def read_run(path: Path) -> BenchmarkRun:
     value = parse_object(content, name=name)
     if value.pop("format", None) != FORMAT:
         raise InputError(f"{name}: not the results of overnet-bench, or of another version of it")
-    return from_json(BenchmarkRun, value, name=name)
+    run = from_json(BenchmarkRun, value, name=name)
+    for result in run.results:
+        if result.latency is not None and not result.latency.samples_ms:
+            raise InputError(f"{name}: {result.case.title}: no run was timed")
+    return run

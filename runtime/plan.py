@@ -10,7 +10,7 @@ from typing import Literal
 
 from overnet.errors import InputError, OutputError, printable
 from overnet.files.atomic import exists_already
-from overnet.imaging.image_io import IMAGE_SUFFIXES, is_image_file, still_image_suffix
+from overnet.imaging.image_io import IMAGE_SUFFIXES, KNOWN_SUFFIXES, is_image_file, still_image_suffix
 from overnet.runtime.video.formats import VIDEO_SUFFIXES
 
 Kind = Literal["image", "video"]
@@ -163,6 +163,6 @@ def kind_and_suffix(source: Path) -> tuple[Kind, str]:
     if suffix:
         return "image", suffix
     own = source.suffix.lower()
-    if own in IMAGE_SUFFIXES and suffix is None:
-        return "image", source.suffix
+    if own in KNOWN_SUFFIXES and suffix is None:  # empty or damaged: reading it will say so
+        return "image", source.suffix if own in IMAGE_SUFFIXES else ".png"
     return "video", source.suffix if own in VIDEO_SUFFIXES else _FALLBACK_SUFFIX

@@ -238,10 +238,11 @@ def bench_command(
         raise InterruptedRun("interrupted; the cases measured before that are kept")
     problems = [f"worse than allowed: {line}" for line in (comparison.regressions if comparison is not None else [])]
     if all(result.error for result in run.results):
-        problems += [f"no case could be measured: {result.case.title}: {result.error}" for result in run.results[:1]]
+        failed = [f"no case could be measured: {result.case.title}: {result.error}" for result in run.results[:1]]
+        problems += failed or ["no case was measured"]
     for problem in problems:
         print_error(problem)
-    if problems or not run.results:
+    if problems:
         raise typer.Exit(1)
 
 

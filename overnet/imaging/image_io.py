@@ -40,7 +40,8 @@ _SUFFIX_BY_KIND = {"JPEG": ".jpg", "TIFF": ".tif", "WebP": ".webp", "BMP": ".bmp
 
 # The suffixes of images that are written, and of those that are images whatever they hold, so that damage is named.
 IMAGE_SUFFIXES: frozenset[str] = frozenset(KIND_BY_SUFFIX)
-_KNOWN_SUFFIXES = IMAGE_SUFFIXES | {".ppm", ".pgm"}
+_OTHER_SUFFIXES = {".avif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".pgm", ".ppm", ".tga"}
+KNOWN_SUFFIXES = IMAGE_SUFFIXES | _OTHER_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def read_image(path: Path, *, max_pixels: int = 1 << 28) -> DecodedImage:
 
 def is_image_file(path: Path) -> bool:
     """Tell whether a file of a folder is to be read as an image: by its suffix, or else by its content."""
-    is_known = path.suffix.lower() in _KNOWN_SUFFIXES
+    is_known = path.suffix.lower() in KNOWN_SUFFIXES
     try:
         return path.is_file() and (is_known or bool(still_image_suffix(path)))
     except OSError:

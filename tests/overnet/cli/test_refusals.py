@@ -1,5 +1,6 @@
 """Options and names that end a command with one line, before work."""
 
+import json
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.support.commands import environment, run_command
+from tests.support.example_run import example_run
 
 
 @pytest.fixture
@@ -108,3 +110,29 @@ def test_settings_that_are_a_link_to_itself(tmp_path):
 def test_a_gpu_s_number_is_small(video, tmp_path):
     result = run_command(video, "-o", tmp_path / "out.mp4", "--device", "1" + "0" * 21)
     assert result.returncode == 2 and "no number of a GPU" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda run: run["results"].clear(), "no case was measured"),
+        (lambda run: run["results"][0]["latency"]["samples_ms"].clear(), "no run was timed"),
+    ],
+)
+def test_results_without_measurements(tmp_path, change, message):
+    run = example_run().to_json()
+    run = json.loads(json.dumps(run))
+    (tmp_path / "good.json").write_text(json.dumps(run))
+    change(run)
+    (tmp_path / "a.json").write_text(json.dumps(run))
+    options = ("--results", "a.json", "--compare", "good.json", "--report", "a.html", "--quiet")
+    result = run_command(*options, program="overnet-bench", cwd=tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("name", ["empty.avif", "empty.heic", "empty.png", "empty.jp2"])
+def test_empty_images(tmp_path, name):
+    (tmp_path / name).touch()
+    result = run_command(name, "-o", "out.png", "--model", "realtime", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (1, f"overnet: {name} is empty\n")
