@@ -13,7 +13,8 @@ from overnet.files.atomic import exists_already
 from overnet.imaging.image_io import IMAGE_SUFFIXES, KNOWN_SUFFIXES, is_image_file, still_image_suffix
 from overnet.runtime.video.formats import VIDEO_SUFFIXES
 
-Kind = Literal["image", "video"]
+# A frame is one image of a video.
+Kind = Literal["image", "video", "frame"]
 
 # Only images by content, and files with these suffixes, are taken from folders, so that a text file beside them is not
 # an error. A file that is named itself is tried whatever its suffix is.
@@ -50,7 +51,14 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
 
-def make_plan(inputs: list[Path], output: Path, *, overwrite: bool, is_folder: bool = False) -> Plan:
+def make_plan(
+    inputs: list[Path],
+    output: Path,
+    *,
+    overwrite: bool,
+    is_folder: bool = False,
+    image_suffix: str | None = None,
+) -> Plan:
     """Decide which file becomes which.
 
     Args:
@@ -59,6 +67,7 @@ def make_plan(inputs: list[Path], output: Path, *, overwrite: bool, is_folder: b
             there are several inputs. A folder that is searched is not searched where it is the output: results of an
             earlier run are no inputs.
         is_folder: whether `output` is a folder whatever its name is.
+        image_suffix: of the images in a folder, such as ``".png"``; None for that of each input.
         overwrite: whether existing files are replaced. If not, an existing result of a single input is refused; of
             several inputs, those whose results exist are left out, so that an interrupted run can be repeated.
 
@@ -80,11 +89,15 @@ def make_plan(inputs: list[Path], output: Path, *, overwrite: bool, is_folder: b
     names = {relative for _, relative in sources}
     for source, relative in sources:
         kind, suffix = kind_and_suffix(source)
+        if kind == "image" and image_suffix is not None:
+            suffix = image_suffix
         renamed = relative.with_suffix(suffix)
         if renamed != relative and renamed in names:  # a.jfif beside a.jpg
             renamed = relative.with_name(relative.name + suffix)
         target = output / renamed if as_folder else output
-        writable = IMAGE_SUFFIXES if kind == "image" else VIDEO_SUFFIXES
+        if kind == "video" and target.suffix.lower() in IMAGE_SUFFIXES:
+            kind = "frame"
+        writable = VIDEO_SUFFIXES if kind == "video" else IMAGE_SUFFIXES
         if target.suffix.lower() not in writable:
             what = "is an image" if kind == "image" else "is not an image"
             raise OutputError(f"{target}: {source.name} {what}; write it as {', '.join(sorted(writable))}")

@@ -105,14 +105,20 @@ _SMALL_RESULT_BYTES = 1 << 28  # not worth a look at the free memory
 _STRIP_ROWS = 64
 
 
-def upscale_image(job: Job, upscaler: Upscaler, *, overwrite: bool) -> Outcome:
+def upscale_image(
+    job: Job, upscaler: Upscaler, *, overwrite: bool, quality: int | None = None, start_seconds: float = 0.0
+) -> Outcome:
     """Upscale one image file; alpha is enlarged bicubically, and metadata are kept, see `DecodedImage.enlarged`.
 
+    Args:
+        quality: of JPEG and WebP, 1 to 100; None for what looks like the source.
+        start_seconds: of a job of the kind "frame", the time of the video's image.
+
     Raises:
-        InputError, OutputError, BackendError: see `read_image`, `write_image` and `Upscaler`.
+        InputError, OutputError, BackendError: see `read_image`, `write_image`, `VideoReader` and `Upscaler`.
     """
     times = [time.perf_counter()]
-    image = read_image(job.source)
+    image = _read_frame(job.source, start_seconds) if job.kind == "frame" else read_image(job.source)
     times.append(time.perf_counter())
     _check_memory(image, upscaler)
     rgb: NDArray[Any] = upscaler(image.rgb if image.alpha is None else with_hidden_filled(image.rgb, image.alpha))
@@ -121,12 +127,12 @@ def upscale_image(job: Job, upscaler: Upscaler, *, overwrite: bool) -> Outcome:
     alpha = None if image.alpha is None else network_bicubic(image.alpha, (rgb.shape[0], rgb.shape[1]))
     times.append(time.perf_counter())
     ensure_folder(job.target.parent)
-    notes = write_image(image.enlarged(rgb, alpha), job.target, overwrite=overwrite)
+    notes = write_image(image.enlarged(rgb, alpha), job.target, overwrite=overwrite, quality=quality)
     times.append(time.perf_counter())
     return Outcome(
         input=job.source,
         output=job.target,
-        kind="image",
+        kind=job.kind,
         backend=upscaler.backend_name,
         frames=1,
         input_size=(image.rgb.shape[1], image.rgb.shape[0]),
@@ -139,6 +145,13 @@ def upscale_image(job: Job, upscaler: Upscaler, *, overwrite: bool) -> Outcome:
         ),
         notes=[*image.notes, *upscaler.pop_notes(), *notes],
     )
+
+
+def _read_frame(path: Path, start_seconds: float) -> DecodedImage:
+    """Read the first image of a video at or after a time, turned as it is shown."""
+    with VideoReader(path, start_seconds=start_seconds, max_frames=1) as reader:
+        rgb = np.ascontiguousarray(reader.info.orientation.apply(next(iter(reader)).rgb))
+        return DecodedImage(rgb, None, False, None, None, tuple(reader.notes))
 
 
 def _check_memory(image: DecodedImage, upscaler: Upscaler) -> None:

@@ -37,7 +37,7 @@ class Upscaler:
         scale: factor from input to output height and width, from 1 to 64, fractions allowed. Where there is no model
             for exactly this scale, the next larger one is used and its result reduced with antialiasing; `pop_notes`
             says so.
-        height: the height of the result in pixels, instead of a scale; the width follows.
+        height, width: the height or the width of the result in pixels, instead of a scale; the other follows.
         model: an ONNX file, an engine, a folder of these (the one for the scale is chosen), a checkpoint
             (``.safetensors`` or ``.pth.tar``, which need torch), or the name of a bundled model: ``"realtime"``,
             ``"fast"`` or ``"best"``, which None means too.
@@ -59,6 +59,7 @@ class Upscaler:
         scale: float = 2,
         *,
         height: int | None = None,
+        width: int | None = None,
         model: str | Path | None = None,
         backend: str = "auto",
         tile: int | None = None,
@@ -67,19 +68,22 @@ class Upscaler:
         self._options = BackendOptions(**options)
         if not 1 <= scale <= _LARGEST_SCALE:  # also false for NaN
             raise InputError(f"scale is {scale:g}; it must be from 1 to {_LARGEST_SCALE}")
-        if height is not None and not 1 <= height <= _LARGEST_SIDE:
-            raise InputError(f"height is {height}; it must be from 1 to {_LARGEST_SIDE}")
+        for name, side in (("height", height), ("width", width)):
+            if side is not None and not 1 <= side <= _LARGEST_SIDE:
+                raise InputError(f"{name} is {side}; it must be from 1 to {_LARGEST_SIDE}")
+        if height is not None and width is not None:
+            raise InputError("height and width are both given: the other follows from one")
         if tile is not None and tile != 0 and tile < SMALLEST_TILE:
             raise InputError(f"tile is {tile}; the smallest is {SMALLEST_TILE}, and 0 never cuts")
         self._options.check()
         check_provider(self._options.provider, backend=backend)
-        self._scale, self._height, self._tile = scale, height, tile
+        self._scale, self._height, self._width, self._tile = scale, height, width, tile
         # The first backend that works is kept.
         self._choices = find_models(model, backend, self._options.precision)
         self._backends: dict[float, Backend] = {}
         self._largest_tile: int | None = None
         self._notes: list[str] = []
-        if height is None:
+        if height is None and width is None:
             # Loaded now, so that a broken model is reported before any image is read.
             self.backend_for(scale)
 
@@ -91,13 +95,15 @@ class Upscaler:
     def output_size(self, height: int, width: int, *, even_width: bool = False) -> tuple[int, int]:
         """Return height and width of the result for an image of this height and width.
 
-        With `even_width`, where a height was given instead of a scale, the width is rounded to a multiple of two, as
-        video encoders need it.
+        With `even_width`, where a height or width was given instead of a scale, the other is rounded to a multiple of
+        two, as video encoders need it.
         """
-        if self._height is None:
-            return scaled_size(height, width, self._scale)
         step = 2 if even_width else 1
-        return self._height, max(step, int(width * self._height / height / step + 0.5) * step)
+        if self._height is not None:
+            return self._height, max(step, int(width * self._height / height / step + 0.5) * step)
+        if self._width is not None:
+            return max(step, int(height * self._width / width / step + 0.5) * step), self._width
+        return scaled_size(height, width, self._scale)
 
     def backend_for(self, scale: float) -> Backend:
         """Return the backend that upscales by at least `scale`, or by as much as a model does, loaded at first use."""
@@ -196,7 +202,8 @@ class Upscaler:
     def _prepared(self, height: int, width: int, size: tuple[int, int]) -> Backend:
         """Return the backend for images of this size, prepared for them."""
         while True:
-            backend = self.backend_for(max(size[0] / height, 1.0) if self._height else self._scale)
+            is_size = self._height is not None or self._width is not None
+            backend = self.backend_for(max(size[0] / height, size[1] / width, 1.0) if is_size else self._scale)
             # The backend sees no more than a tile of an image that is cut.
             most = self._tile or max(height, width)
             try:

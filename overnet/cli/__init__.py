@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 
 from overnet._version import __version__
 from overnet.cli.bench import bench_command
-from overnet.cli.common import PLAIN, SeveralValuesCommand, command, print_error
+from overnet.cli.common import PLAIN, WITH_SHORT_HELP, SeveralValuesCommand, command, print_error
 from overnet.cli.eval import evaluate_command
 from overnet.cli.export import export_command
 from overnet.cli.options import JsonOption
@@ -29,6 +29,7 @@ from overnet.errors import InterruptedRun, OverNetError, line_for
 app = typer.Typer(
     name="overnet",
     help="OverNet super-resolution: upscale images and videos.",
+    context_settings=WITH_SHORT_HELP,
     **PLAIN,
 )
 
@@ -94,7 +95,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "overnet", *, owns_proce
     if prog in _PROGRAMS:
         function, kind, default_arguments = _PROGRAMS[prog]
         program = typer.Typer(**PLAIN)
-        program.command(cls=kind)(function)
+        program.command(cls=kind, context_settings=WITH_SHORT_HELP)(function)
+        if arguments == ["--version"]:
+            arguments, program = ["--version"], app
     try:
         result = typer.main.get_command(program).main(
             args=arguments or list(default_arguments), prog_name=prog, standalone_mode=False

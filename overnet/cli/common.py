@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Drawing the help with Rich takes longer than everything else that --help does.
 PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+# Commands of the group `overnet` inherit it.
+WITH_SHORT_HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

@@ -15,6 +15,7 @@ from overnet.errors import InputError
 _BACKENDS = "auto, openvino, onnxruntime, torch, tensorrt or tensorrt-rtx"
 _MOST_DIGITS = 3  # of a GPU's number
 _PRECISIONS = "fp32, fp16, bf16 or int8"
+_TIME = re.compile(r"(?:(\d{1,4}):)?(\d{1,4}):(\d{1,4}(?:\.\d*)?)", re.ASCII)
 _SIZE = re.compile(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})")
 
 
@@ -107,6 +108,15 @@ def check_range(option: str, value: float | None, low: float, high: float = math
     if value is not None and not (low <= value <= high and value < math.inf):  # also true for NaN
         limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         raise BadParameter(f"{option} is {value:g}; it must be {limits}")
+
+
+def parse_time(text: str | float) -> float:
+    """Read seconds of a text such as ``90``, ``1:30`` or ``1:02:03.5``; Typer also passes the default, a number."""
+    hours, minutes, seconds = found.groups() if (found := _TIME.fullmatch(str(text))) else ("", "", text)
+    try:
+        return 3600 * int(hours or 0) + 60 * int(minutes or 0) + float(seconds)
+    except ValueError:
+        raise BadParameter(f"{text!r} is no time, such as 90, 1:30 or 1:02:03.5") from None
 
 
 def parse_size(option: str, text: str) -> tuple[int, int]:

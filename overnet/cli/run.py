@@ -25,6 +25,9 @@ from overnet.cli.options import (
     QuietOption,
     SlotsOption,
     ThreadsOption,
+    check_choice,
+    check_range,
+    parse_time,
 )
 from overnet.cli.progress import ProgressDisplay
 from overnet.cli.stream_options import StreamOptions, StreamRun, parse_rate
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from overnet.runtime.upscale_file import Outcome, VideoOptions
     from overnet.runtime.upscaler import Upscaler
 
+_FORMATS = ("png", "jpg", "webp", "tiff", "bmp")
+
 # An input that could not be upscaled, and why.
 Failure: TypeAlias = tuple[Path, OverNetError]
 
@@ -44,6 +49,7 @@ class UpscalerOptions:
     """Options that `overnet.runtime.upscaler.Upscaler` takes under the same names."""
 
     height: Annotated[int | None, Option(metavar="PIXELS", help="Height of the result, instead of a scale.")] = None
+    width: Annotated[int | None, Option(metavar="PIXELS", help="Width of the result, instead of a scale.")] = None
     model: ModelOption = None
     backend: BackendOption = "auto"
     precision: PrecisionOption = None
@@ -66,6 +72,24 @@ class UpscalerOptions:
     threads: ThreadsOption = None
 
 
+@dataclass(frozen=True)
+class ImageOptions:
+    """Options on the images that are written."""
+
+    image_format: Annotated[
+        str | None,
+        Option("--format", metavar="NAME", help=f"Images in a folder: {', '.join(_FORMATS)}. Default: as the input."),
+    ] = None
+    quality: Annotated[
+        int | None, Option(metavar="N", help="JPEG and WebP: quality, 1 to 100. Default: 95, and WebP as it was.")
+    ] = None
+
+    def check(self) -> None:
+        """Refuse values out of range."""
+        check_choice("--format", self.image_format, _FORMATS)
+        check_range("--quality", self.quality, 1, 100)
+
+
 @command
 def run_command(
     inputs: Annotated[
@@ -82,7 +106,8 @@ def run_command(
             "--output",
             "-o",
             metavar="PATH",
-            help="File or folder to write; - for standard output; live video also to rtsp://… or 'gst:PIPELINE'.",
+            help="File or folder to write; - for standard output; live video also to rtsp://… or 'gst:PIPELINE'. "
+            "Default for a file or folder: its name with _x2 or the like, beside it.",
         ),
     ] = None,
     *,
@@ -100,11 +125,15 @@ def run_command(
         ),
     ] = None,
     frames: Annotated[int | None, Option(metavar="N", help="Videos: stop after this number of frames.")] = None,
-    start: Annotated[float, Option(metavar="SECONDS", help="Videos: time to start at.")] = 0.0,
+    start: Annotated[
+        float,
+        Option(metavar="TIME", parser=parse_time, help="Videos: time to start at, in seconds or as 1:30 or 1:02:03.5."),
+    ] = 0.0,
     codec: Annotated[
         str | None, Option(metavar="NAME", help="Videos: h264, hevc, vp9, av1, or the name of an encoder of FFmpeg.")
     ] = None,
     crf: Annotated[int | None, Option(metavar="N", help="Videos: constant rate factor; lower is better.")] = None,
+    images: ImageOptions,
     stream: StreamOptions,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -129,8 +158,9 @@ def run_command(
     from overnet.runtime.plan import Plan
     from overnet.runtime.upscale_file import VideoOptions, upscale_video
 
-    if scale is not None and upscaling.height is not None:
-        raise typer.BadParameter("--scale and --height exclude each other")
+    images.check()
+    if sum(each is not None for each in (scale, upscaling.height, upscaling.width)) > 1:
+        raise typer.BadParameter("--scale, --height and --width exclude each other")
     video = VideoOptions(start_seconds=start, max_frames=frames, codec=codec, crf=crf)
     display = ProgressDisplay(quiet=quiet)
     upscaling = replace(upscaling, model=converted_model(upscaling.model, display.announce, quiet=quiet))
@@ -140,7 +170,9 @@ def run_command(
     writes_stdout = False
     if source is None and (target is None or isinstance(target, Path)):
         stream.refuse("for cameras, streams and pipes, and there is none")
-        plan = _plan_files(inputs, output, video, only_videos=fps is not None, overwrite=overwrite, quiet=quiet)
+        if output is None:
+            output = _default_output(inputs, upscaling, scale, images)
+        plan = _plan_files(inputs, output, video, images, only_videos=fps is not None, overwrite=overwrite, quiet=quiet)
         upscale: Callable[..., Outcome] = functools.partial(upscale_video, options=video, overwrite=overwrite)
     elif len(inputs) > 1:
         raise InputError("several inputs at once must be files: start one run for each camera, stream or pipe")
@@ -157,7 +189,9 @@ def run_command(
         plan, upscale, writes_stdout = Plan([pipe.job], []), pipe.upscale, run.writes_stdout
     with display:
         upscaler = make_upscaler()
-    outcomes, failures = _run_jobs(plan, upscaler, upscale, display, overwrite=overwrite)
+    outcomes, failures = _run_jobs(
+        plan, upscaler, upscale, display, overwrite=overwrite, quality=images.quality, start_seconds=start
+    )
     if as_json:
         report = _report(outcomes, failures, plan.kept, backend=upscaler.backend_name)
         typer.echo(json.dumps(report), err=writes_stdout)
@@ -220,26 +254,62 @@ def _for_here(options: UpscalerOptions, *, quiet: bool) -> dict[str, Any]:
     return {**values, "model": exact.path, "precision": None}
 
 
+def _default_output(inputs: list[str], upscaling: UpscalerOptions, scale: float | None, images: ImageOptions) -> str:
+    """Return the name of the result beside a single input: ``photo_x2.jpg``, or for a folder ``photos_x2/``."""
+    from overnet.runtime.plan import kind_and_suffix
+
+    if len(inputs) > 1:
+        raise typer.BadParameter("--output / -o is missing: the folder to write several inputs to")
+    if upscaling.height is not None or upscaling.width is not None:
+        label = f"h{upscaling.height}" if upscaling.height is not None else f"w{upscaling.width}"
+    else:
+        label = f"x{_default_scale(upscaling) if scale is None else scale:g}"
+    source = Path(os.path.abspath(inputs[0]))  # noqa: PTH100 (a link keeps its name)
+    if source.is_dir():
+        return f"{source}_{label}{os.sep}"
+    kind, suffix = kind_and_suffix(source)
+    if kind == "image" and images.image_format is not None:
+        suffix = f".{images.image_format}"
+    return str(Path(inputs[0]).with_name(f"{source.stem}_{label}{suffix}"))
+
+
 def _plan_files(
-    inputs: list[str], output: str | None, video: VideoOptions, *, only_videos: bool, overwrite: bool, quiet: bool
+    inputs: list[str],
+    output: str,
+    video: VideoOptions,
+    images: ImageOptions,
+    *,
+    only_videos: bool,
+    overwrite: bool,
+    quiet: bool,
 ) -> Plan:
     """Plan which file is written for which."""
     from overnet.runtime.plan import make_plan
     from overnet.runtime.video.formats import Encoding, find_encoder, output_format
 
-    if output is None:
-        raise typer.BadParameter("--output / -o is missing: the file, or the folder, to write")
     is_folder = output.endswith(os.sep)
-    plan = make_plan([Path(text) for text in inputs], Path(output), overwrite=overwrite, is_folder=is_folder)
+    plan = make_plan(
+        [Path(text) for text in inputs],
+        Path(output),
+        overwrite=overwrite,
+        is_folder=is_folder,
+        image_suffix=images.image_format and f".{images.image_format}",
+    )
     for note in plan.notes:
         print_status(f"note: {note}", quiet=quiet)
     for path in plan.kept:
         print_status(f"{path}: exists already and is kept (--overwrite replaces it)", quiet=quiet)
     image = next((job.source for job in plan.jobs if job.kind == "image"), None)
+    image_options = images.image_format is not None or images.quality is not None
+    if plan.jobs and image_options and all(job.kind == "video" for job in plan.jobs):
+        raise typer.BadParameter("--format and --quality are for images, and there is none")
     if only_videos and image is not None:
         raise typer.BadParameter(f"--fps is for videos, and {printable(str(image))} is an image")
+    frame = any(job.kind == "frame" for job in plan.jobs)
     videos = any(job.kind == "video" for job in plan.jobs)
-    if plan.jobs and not videos and video != type(video)():
+    if frame and replace(video, start_seconds=0) != type(video)():
+        raise typer.BadParameter("--frames, --codec and --crf are for videos, and one image of it is to be written")
+    if plan.jobs and not videos and not frame and video != type(video)():
         raise typer.BadParameter("--frames, --start, --codec and --crf are for videos, and there is none")
     for container in {output_format(job.target) for job in plan.jobs if job.kind == "video"}:
         find_encoder(Encoding(video.codec, video.crf), container)
@@ -247,7 +317,14 @@ def _plan_files(
 
 
 def _run_jobs(
-    plan: Plan, upscaler: Upscaler, upscale: Callable[..., Outcome], display: ProgressDisplay, *, overwrite: bool
+    plan: Plan,
+    upscaler: Upscaler,
+    upscale: Callable[..., Outcome],
+    display: ProgressDisplay,
+    *,
+    overwrite: bool,
+    quality: int | None,
+    start_seconds: float,
 ) -> tuple[list[Outcome], list[Failure]]:
     """Upscale one file after another, videos by `upscale`, until Ctrl-C; an error in one of several is reported."""
     from overnet.files.atomic import ExistsAlreadyError, exists_already
@@ -264,8 +341,10 @@ def _run_jobs(
             with display, naming_failures(job.source):
                 if several and not overwrite and job.target.exists():
                     raise exists_already(job.target)
-                if job.kind == "image":
-                    outcome = upscale_image(job, upscaler, overwrite=overwrite)
+                if job.kind != "video":
+                    outcome = upscale_image(
+                        job, upscaler, overwrite=overwrite, quality=quality, start_seconds=start_seconds
+                    )
                 else:
                     outcome = upscale(job, upscaler, on_frame=display.frames(printable(job.source.name)))
         except ExistsAlreadyError as error:  # another run into this folder has made it meanwhile
@@ -295,7 +374,8 @@ def _default_scale(options: UpscalerOptions) -> float:
 
     model = options.model
     # The upscaler reports a model that is missing.
-    if model is not None and options.height is None and model.suffix.lower() in (".onnx", ".engine") and model.exists():
+    sized = options.height is not None or options.width is not None
+    if model is not None and not sized and model.suffix.lower() in (".onnx", ".engine") and model.exists():
         artifact = describe(model)
         if artifact is not None:
             return artifact.scale
@@ -304,7 +384,7 @@ def _default_scale(options: UpscalerOptions) -> float:
 
 def _summary(outcome: Outcome) -> str:
     width, height = outcome.output_size
-    if outcome.kind == "image":
+    if outcome.kind != "video":
         return f"{outcome.output}: {width}x{height}, {outcome.seconds.total:.2f} s ({outcome.backend})"
     if outcome.output is None:
         return "interrupted before the first frame: nothing was written"

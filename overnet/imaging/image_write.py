@@ -64,7 +64,10 @@ _CAPABILITIES = {
 }
 
 
-def write_image(image: DecodedImage, path: Path, *, overwrite: bool = False, quality: int = 95) -> list[str]:
+_USUAL_QUALITY = 95
+
+
+def write_image(image: DecodedImage, path: Path, *, overwrite: bool = False, quality: int | None = None) -> list[str]:
     """Write one image in the format of its suffix; on an error the file stays as it was before.
 
     Sizes in the EXIF block are set to those of `image.rgb`, and the thumbnail in it is dropped. A format that cannot
@@ -74,8 +77,8 @@ def write_image(image: DecodedImage, path: Path, *, overwrite: bool = False, qua
         image: what to write.
         path: the file to write, with one of `IMAGE_SUFFIXES`.
         overwrite: whether an existing file may be replaced.
-        quality: of JPEG (without chroma subsampling) and WebP, 1 to 100. The other formats are lossless, and so is
-            WebP for an image that was read from lossless WebP.
+        quality: of JPEG (without chroma subsampling) and WebP, 1 to 100; None for 95, and for lossless WebP where the
+            image was read from such a file. The other formats are lossless.
 
     Returns:
         One line for each thing that the format could not hold.
@@ -92,7 +95,7 @@ def write_image(image: DecodedImage, path: Path, *, overwrite: bool = False, qua
         raise OutputError(
             f"{printable(path)}: cannot write an image named {path.suffix or 'without suffix'!r}; use {known}"
         )
-    if not 1 <= quality <= 100:
+    if quality is not None and not 1 <= quality <= 100:
         raise InputError(f"the quality is {quality}; it must be from 1 to 100")
     check_target(path, overwrite=overwrite)
     reduced, notes = _reduce(image, kind)
@@ -224,7 +227,7 @@ def _profile_misfit(profile: bytes, kind: str, *, grey: bool) -> str:
     return ""
 
 
-def _encode(image: DecodedImage, kind: str, quality: int) -> bytes:
+def _encode(image: DecodedImage, kind: str, quality: int | None) -> bytes:
     """Return the bytes of the file; `image` has been reduced to what this kind can hold."""
     if kind == "PNG" and image.grey and image.alpha is not None:
         encoded = png_from_samples(np.dstack([_opencv_order(image), image.alpha]))
@@ -255,7 +258,7 @@ def _encode(image: DecodedImage, kind: str, quality: int) -> bytes:
     )
 
 
-def _encode_pixels(image: DecodedImage, kind: str, quality: int) -> bytes:
+def _encode_pixels(image: DecodedImage, kind: str, quality: int | None) -> bytes:
     """Return the bytes of a file without metadata."""
     cv2 = opencv()
     # OpenCV before 4.7, which Ubuntu has on a Jetson, always halves the resolution of colour.
@@ -265,9 +268,9 @@ def _encode_pixels(image: DecodedImage, kind: str, quality: int) -> bytes:
         else []
     )
     options = {
-        "JPEG": [cv2.IMWRITE_JPEG_QUALITY, quality, *full_colour],
+        "JPEG": [cv2.IMWRITE_JPEG_QUALITY, quality or _USUAL_QUALITY, *full_colour],
         # More than 100 is without loss.
-        "WebP": [cv2.IMWRITE_WEBP_QUALITY, 101 if image.extras.lossless else quality],
+        "WebP": [cv2.IMWRITE_WEBP_QUALITY, quality or (101 if image.extras.lossless else _USUAL_QUALITY)],
     }
     try:
         done, buffer = cv2.imencode(f".{kind.lower()}", _opencv_order(image), options.get(kind, []))

@@ -162,7 +162,7 @@ def test_refused_files_and_options(folder, make, expected):
     "arguments",
     [
         ["-o", "out.png"],
-        ["in.png"],
+        ["in.png", "in.png"],
         ["in.png", "-o", "out.png", "--scale", "two"],
         ["in.png", "-o", "out.png", "--no-such-option"],
         ["in.png", "-o", "out.png", "--scale", "2", "--height", "100"],
@@ -326,7 +326,9 @@ def test_info():
     inventory = json.loads(result.stdout)
     assert {backend["name"]: backend["works"] for backend in inventory["backends"]}["openvino"]
     found = [(model["model"], model["scale"]) for model in inventory["models"]]
-    assert found == [(name, scale) for name in ("realtime", "fast", "best") for scale in (2, 3, 4)]
+    assert dict.fromkeys(found) == dict.fromkeys(
+        (name, scale) for name in ("realtime", "fast", "best") for scale in (2, 3, 4)
+    )
     text = run_command("info", program="overnet").stdout
     assert "openvino" in text and "overnet_x2.onnx" in text
 
