@@ -201,14 +201,11 @@ def clip(first, last, step, rows=slice(None), columns=slice(None)):
     "cut",
     [
         (66, 78, 2, slice(20, 148), slice(80, 256)),
-        pytest.param((0, 132, 4), marks=pytest.mark.slow),
+        pytest.param((0, 64, 4), marks=pytest.mark.slow),
     ],
 )
 def test_the_bound_of_means_that_are_carried_over(cut):
-    """On a real clip through the CPU: within 3 levels and 57 dB of the frames upscaled whole.
-
-    Tiles whose means are computed twice for every frame are within 3 levels and 60 dB.
-    """
+    """On a real clip through the CPU: within 3 levels and 60 dB of the frames upscaled whole."""
     backend = BACKENDS["openvino"].load(bundled_folder() / "overnet_x2.onnx", 2, BackendOptions())
     frames = clip(*cut)
     counting = LocalBackend(backend.upscale, backend.channel_means)
@@ -221,5 +218,5 @@ def test_the_bound_of_means_that_are_carried_over(cut):
         difference = int(np.abs(found.astype(int) - whole).max())
         found_db = psnr(whole, found, border=0)
         print(f"{difference} levels, {found_db:.1f} dB, {len(runs)} runs")
-        assert difference <= 3 and found_db >= 57
+        assert difference <= 3 and found_db >= 60
     assert 2 <= gathered < len(frames)

@@ -314,6 +314,17 @@ def test_standing_images_in_tiles(large_model, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("memory_bytes", "size"),
+    # A card of 12 GB, and what is free on an Orin Nano of 8 GB; both got the next smaller engine, and tiles.
+    [(11_300_000_000, (1080, 1920)), (4_500_000_000, (720, 1280))],
+)
+def test_an_engine_takes_most_of_the_memory_to_run(large_model, tmp_path, memory_bytes, size):
+    env = {"OVERNET_CUDA_MEMORY": str(memory_bytes), "OVERNET_CACHE": str(tmp_path)}
+    found = run("loads_for_tiles", large_model, tmp_path, size, None, env=env)
+    assert found == {"wished": ["16x16:{0}x{1}:{0}x{1}".format(*size)], "loaded": [1, 0, 0]}
+
+
+@pytest.mark.parametrize(
     ("size", "largest", "tiles"),
     [
         # 18 runs each before: 6 square tiles, and 12 for their means.
