@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -71,6 +72,12 @@ def cached_engine(
     """
     environment = current_environment(request.runtime, device)
     entry = _Entry(cache_folder(), _name(request, environment), environment, unusable_sha256)
+    for folder in (entry.cache, entry.folder):
+        if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH and os.name == "posix":
+            raise OutputError(
+                f"{printable(folder)}: any user may write there, and loading an engine runs its code: chmod o-w it, or "
+                f"name another folder by {CACHE_VARIABLE}"
+            )
     path = entry.find(lambda line: None)
     if path is None:
         with _locked(entry, on_note):

@@ -419,3 +419,10 @@ def test_it_needs_no_torch(engine_request):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].endswith("small_x2.engine")
+
+
+def test_a_cache_that_others_may_write_is_refused(engine_request, cache):
+    cache.mkdir(parents=True, exist_ok=True)
+    cache.chmod(0o777)
+    with pytest.raises(OutputError, match="any user may write there"):
+        cached_engine(engine_request)
