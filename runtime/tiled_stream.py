@@ -216,6 +216,10 @@ class TiledStream:
         finally:
             self._unused.append(result.image)
 
+    def restart(self) -> None:
+        """Gather the means of the next frame anew; see `UpscaleStream.restart`."""
+        self._before = self._gathered = None
+
     def stop(self) -> None:
         """Wake a thread that waits for a run to end that nobody fetches; see `UpscaleStream.stop`."""
         self._runs.stop()

@@ -20,24 +20,31 @@ from overnet.imaging.resample import network_bicubic, with_hidden_filled
 from overnet.runtime.backends.stream import Ticket
 from overnet.runtime.pipeline import PipelineReport, run_pipeline
 from overnet.runtime.plan import Job
+from overnet.runtime.segments.estimate import Estimate
+from overnet.runtime.segments.manifest import describe_source, describe_versions
+from overnet.runtime.segments.writer import Cutting, Destination, SegmentedWriter
 from overnet.runtime.upscaler import Upscaler
 from overnet.runtime.video.encoder import OutputVideo
-from overnet.runtime.video.formats import Encoding
+from overnet.runtime.video.formats import Encoding, find_encoder, output_format
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.reader import VideoReader
-from overnet.runtime.video.writer import VideoWriter
 from overnet.system.ending_signals import noted_signals
 from overnet.system.memory import available_memory_bytes
 
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """Options for reading and encoding a video; see `VideoReader` and `VideoWriter`."""
+    """Options for reading and encoding a video; see `VideoReader` and `VideoWriter`.
+
+    Attributes:
+        cutting: whether and how long videos are cut into segments, with which a run that was cut off goes on.
+    """
 
     start_seconds: float = 0.0
     max_frames: int | None = None
     codec: str | None = None
     crf: int | None = None
+    cutting: Cutting = field(default=Cutting(is_wanted=False), compare=False)
 
 
 @dataclass
@@ -57,6 +64,7 @@ class Outcome:
     Attributes:
         output: the file written; None where a video was interrupted before its first frame.
         frames: frames written, 1 for an image.
+        earlier_frames: those of them that an earlier run had done.
         input_size, output_size: width and height in pixels.
         partial: whether it was interrupted.
         is_last: whether a signal asks to begin no further file; the file itself may be complete.
@@ -73,12 +81,13 @@ class Outcome:
     seconds: Seconds
     partial: bool = False
     is_last: bool = False
+    earlier_frames: int = 0
     notes: list[str] = field(default_factory=list)
 
     @property
     def frames_per_second(self) -> float:
-        """Return the frames per second from beginning to end."""
-        return self.frames / self.seconds.total if self.seconds.total > 0 else 0.0
+        """Return the frames per second from beginning to end of this run."""
+        return (self.frames - self.earlier_frames) / self.seconds.total if self.seconds.total > 0 else 0.0
 
     def to_json(self) -> dict[str, object]:
         """Return the fields as a dictionary for JSON."""
@@ -181,11 +190,13 @@ def upscale_video(
     *,
     overwrite: bool,
     on_frame: Callable[[PipelineReport, int | None], None] | None = None,
+    on_estimate: Callable[[Estimate], None] = lambda estimate: None,
 ) -> Outcome:
     """Upscale one video: decoding, upscaling and encoding at the same time.
 
     Args:
         on_frame: called after each frame with the report so far and the number of frames expected (None: unknown).
+        on_estimate: called once, after the first seconds, with how long it takes; in another thread.
 
     Returns:
         The outcome. After Ctrl-C it is `partial`, and its `output` is a playable file of the frames so far, or None.
@@ -194,16 +205,36 @@ def upscale_video(
         InputError, OutputError, BackendError: see `VideoReader`, `VideoWriter` and `Upscaler`.
     """
 
-    def open_writer(info: VideoInfo, width: int, height: int) -> VideoWriter:
+    def open_writer(info: VideoInfo, width: int, height: int) -> SegmentedWriter:
         ensure_folder(job.target.parent)
         video = OutputVideo(info, width, height, Encoding(options.codec, options.crf))
-        return VideoWriter(
-            job.target, video, source=job.source, overwrite=overwrite, start_seconds=options.start_seconds
+        return SegmentedWriter(
+            Destination(job.target, video, job.source, overwrite, options.start_seconds),
+            _shaping(job, upscaler, options, video) if options.cutting.is_wanted else {},
+            options.cutting,
+            expected_frames=reader.expected_frames,
+            on_estimate=on_estimate,
         )
 
     started = time.perf_counter()
     with VideoReader(job.source, start_seconds=options.start_seconds, max_frames=options.max_frames) as reader:
         return upscale_frames(reader, upscaler, open_writer, source=job.source, started=started, on_frame=on_frame)
+
+
+def _shaping(job: Job, upscaler: Upscaler, options: VideoOptions, video: OutputVideo) -> dict[str, str]:
+    """Return everything that determines the result, by its name in messages."""
+    container = output_format(job.target)
+    return {
+        **describe_source(job.source),
+        **upscaler.shaping(video.info.height, video.info.width),
+        "the result's size": f"{video.width}x{video.height}",
+        "--start": f"{options.start_seconds:g}",
+        "--frames": "all" if options.max_frames is None else str(options.max_frames),
+        "--codec": find_encoder(video.encoding, container).name,
+        "--crf": "default" if options.crf is None else str(options.crf),
+        "the container": container.name,
+        **describe_versions(),
+    }
 
 
 def upscale_frames(
@@ -240,6 +271,8 @@ def upscale_frames(
         waited_seconds = 0.0
 
         def upscale(frame: Frame) -> tuple[Frame, Ticket]:
+            if writer.begins_segment(frame.index):
+                stream.restart()
             return frame, stream.submit(frame.rgb)
 
         def encode(submitted: tuple[Frame, Ticket]) -> None:
@@ -252,14 +285,15 @@ def upscale_frames(
 
         def progress(report: PipelineReport) -> None:
             if on_frame is not None:
-                on_frame(report, reader.expected_frames)
+                expected = reader.expected_frames
+                on_frame(report, None if expected is None else max(1, expected - writer.earlier_frames))
 
         def stop() -> None:
             stream.stop()
             on_stop()
 
         report = run_pipeline(
-            reader.frames(stream.buffer),
+            () if writer.is_complete else reader.frames(stream.buffer, writer.has),
             upscale,
             encode,
             on_frame=progress,
@@ -276,7 +310,7 @@ def upscale_frames(
         output=output,
         kind="video",
         backend=upscaler.backend_name,
-        frames=report.frames,
+        frames=writer.earlier_frames + report.frames,
         input_size=(info.width, info.height),
         output_size=writer.size or (width, height),
         seconds=Seconds(
@@ -288,5 +322,6 @@ def upscale_frames(
         ),
         partial=report.interrupted,
         is_last=is_last,
+        earlier_frames=writer.earlier_frames,
         notes=notes,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import closing, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -91,6 +92,21 @@ class Upscaler:
     def backend_name(self) -> str:
         """Return the name of the backend in use."""
         return self._choices[0][0].name
+
+    def shaping(self, height: int, width: int) -> dict[str, str]:
+        """Return what determines the results for images of this size besides theirs, by its name in messages."""
+        scale = self._scale
+        if self._height is not None or self._width is not None:
+            scale = max(self.output_size(height, width, even_width=True)[0] / height, 1.0)
+        backend = self.backend_for(scale)
+        models = self._choices[0][1]
+        model = models.path(models.nearest(scale))
+        return {
+            "the model": f"{model.name} ({hashlib.sha256(model.read_bytes()).hexdigest()[:16]})",
+            "--backend": f"{backend.name} on {backend.device}",
+            "--precision": backend.precision,
+            "--tile": "as fits memory" if self._tile is None else str(self._tile),
+        }
 
     def output_size(self, height: int, width: int, *, even_width: bool = False) -> tuple[int, int]:
         """Return height and width of the result for an image of this height and width.

@@ -160,6 +160,7 @@ IMPORTS = {
     "runtime.tiling": f"files system {BASE}",
     "runtime.container": f"files {BASE}",
     "runtime.video": f"runtime.container files imaging imaging.formats {BASE}",
+    "runtime.segments": f"runtime.video {BELOW}",
     "runtime.plan": f"runtime.video.formats {BELOW}",
     "runtime.models": f"runtime.backends.base runtime.backends.registry {BELOW}",
     "runtime.inventory": f"runtime.backends.base runtime.backends.registry runtime.backends.ort.providers {BELOW}",
@@ -169,7 +170,7 @@ IMPORTS = {
     f" runtime.tiled_stream {BELOW}",
     "runtime.paced_upscaler": "runtime.video.encoding_speed"
     f" runtime.backends.stream runtime.models runtime.upscaler {BELOW}",
-    "runtime.upscale_file": "runtime.backends.stream runtime.pipeline runtime.plan runtime.upscaler"
+    "runtime.upscale_file": "runtime.backends.stream runtime.pipeline runtime.plan runtime.segments runtime.upscaler"
     f" runtime.video {BELOW}",
     "runtime.live": "runtime.backends.stream runtime.upscale_file runtime.upscaler"
     f" runtime.container runtime.video {BELOW}",

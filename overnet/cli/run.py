@@ -30,11 +30,13 @@ from overnet.cli.options import (
     parse_time,
 )
 from overnet.cli.progress import ProgressDisplay
+from overnet.cli.run_segments import estimate_line, show_status
 from overnet.cli.stream_options import StreamOptions, StreamRun, parse_rate
 from overnet.errors import InputError, InterruptedRun, OverNetError, naming_failures, printable
 
 if TYPE_CHECKING:
     from overnet.runtime.plan import Plan
+    from overnet.runtime.segments.estimate import Estimate
     from overnet.runtime.upscale_file import Outcome, VideoOptions
     from overnet.runtime.upscaler import Upscaler
 
@@ -133,6 +135,18 @@ def run_command(
         str | None, Option(metavar="NAME", help="Videos: h264, hevc, vp9, av1, or the name of an encoder of FFmpeg.")
     ] = None,
     crf: Annotated[int | None, Option(metavar="N", help="Videos: constant rate factor; lower is better.")] = None,
+    resume: Annotated[
+        bool,
+        Option(
+            "--resume/--no-resume",
+            help="Videos of more than about 30 s of work: write segments beside the output, so that the same command "
+            "goes on where a run was cut off; or write in one pass.",
+        ),
+    ] = True,
+    status: Annotated[
+        Path | None,
+        Option(metavar="OUTPUT", callback=show_status, is_eager=True, help="Tell how far a video is, and exit."),
+    ] = None,
     images: ImageOptions,
     stream: StreamOptions,
     overwrite: OverwriteOption = False,
@@ -142,7 +156,8 @@ def run_command(
     """Upscale images and videos.
 
     Sound, subtitles, timestamps, colour, tags, EXIF, XMP and ICC profiles are kept; a note names what the output cannot
-    hold. Ctrl-C leaves a playable video of the frames done so far, marked as partial.
+    hold. Ctrl-C leaves a playable video of the frames done so far, marked as partial. After that, a crash or a power
+    cut, the same command goes on with a long video, unless the source or an option has changed.
 
     Of live video the newest frame is upscaled; frames that arrive meanwhile are dropped and counted. A lost source is
     connected to again, and Ctrl-C is the normal end. Through a pipe every frame is upscaled, in order.
@@ -156,12 +171,14 @@ def run_command(
 
         prepare_display()
     from overnet.runtime.plan import Plan
+    from overnet.runtime.segments.writer import Cutting
     from overnet.runtime.upscale_file import VideoOptions, upscale_video
 
     images.check()
     if sum(each is not None for each in (scale, upscaling.height, upscaling.width)) > 1:
         raise typer.BadParameter("--scale, --height and --width exclude each other")
-    video = VideoOptions(start_seconds=start, max_frames=frames, codec=codec, crf=crf)
+    cutting = Cutting(is_wanted=resume)
+    video = VideoOptions(start_seconds=start, max_frames=frames, codec=codec, crf=crf, cutting=cutting)
     display = ProgressDisplay(quiet=quiet)
     upscaling = replace(upscaling, model=converted_model(upscaling.model, display.announce, quiet=quiet))
     is_live = source is not None and source.is_live
@@ -173,7 +190,15 @@ def run_command(
         if output is None:
             output = _default_output(inputs, upscaling, scale, images)
         plan = _plan_files(inputs, output, video, images, only_videos=fps is not None, overwrite=overwrite, quiet=quiet)
-        upscale: Callable[..., Outcome] = functools.partial(upscale_video, options=video, overwrite=overwrite)
+
+        def show_estimate(estimate: Estimate) -> None:
+            line = estimate_line(estimate, upscaling.model, names_model=fps is None)
+            if line is not None:
+                print_status(line, quiet=quiet)
+
+        upscale: Callable[..., Outcome] = functools.partial(
+            upscale_video, options=video, overwrite=overwrite, on_estimate=show_estimate
+        )
     elif len(inputs) > 1:
         raise InputError("several inputs at once must be files: start one run for each camera, stream or pipe")
     else:
@@ -399,10 +424,11 @@ def _report(outcomes: list[Outcome], failures: list[Failure], kept: list[Path], 
     stages = ("decode", "upscale", "encode", "total")
     seconds = {stage: round(sum(getattr(o.seconds, stage) for o in outcomes), 4) for stage in stages}
     frames = sum(outcome.frames for outcome in outcomes)
+    made = frames - sum(outcome.earlier_frames for outcome in outcomes)
     return {
         "frames": frames,
         "seconds": seconds,
-        "fps": round(frames / seconds["total"], 4) if seconds["total"] else 0.0,
+        "fps": round(made / seconds["total"], 4) if seconds["total"] else 0.0,
         "backend": backend,
         **{name: only.get(name) for name in ("scale", "input_size", "output_size", "output")},
         "partial": any(outcome.partial for outcome in outcomes),

@@ -204,6 +204,16 @@ def atomic_write(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise OutputError(f"{printable(path)} cannot be written: {error.strerror or error}") from error
 
 
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk, so that a power cut does not undo a rename, where the system can."""
+    with suppress(OSError):  # Windows opens no folders, and some network drives sync none
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def link_target(path: Path, *, overwrite: bool) -> Path:
     """Return the file that a path names, which is to be written: links are followed, as when it is opened.
 

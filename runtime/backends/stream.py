@@ -41,6 +41,12 @@ class UpscaleStream(Protocol):
             BackendError, MemoryError: see `overnet.runtime.backends.base.Backend.upscale`.
         """
 
+    def restart(self) -> None:
+        """Forget the frames so far: those that follow give what they would give in a new stream.
+
+        To be called between two calls of `submit`; frames in flight are not affected.
+        """
+
     def stop(self) -> None:
         """Wake the thread that waits for a buffer: no more frames come. Submitted frames can still be fetched."""
 
@@ -128,6 +134,7 @@ class FinishedStream:
     def __init__(self, stream: UpscaleStream, finish: Callable[[Image], Image]) -> None:
         self._stream, self._finish = stream, finish
         self.buffer = stream.buffer
+        self.restart = stream.restart
         self.stop = stream.stop
         self.close = stream.close
 

@@ -53,6 +53,25 @@ class OutputVideo:
     encoding: Encoding = DEFAULT_ENCODING
 
 
+@dataclass(frozen=True)
+class EncodedPacket:
+    """An encoded image, in the order of decoding; times are in ticks of its `VideoTrack`, from the output's start.
+
+    Args:
+        data: the packet's bytes.
+        pts: presentation time.
+        dts: decoding time; None where the encoder states none.
+        duration: at least 1.
+        is_keyframe: whether decoding can begin here.
+    """
+
+    data: bytes
+    pts: int
+    dts: int | None
+    duration: int
+    is_keyframe: bool
+
+
 class VideoTrack:
     """An encoder of frames into a stream of an output.
 
@@ -104,9 +123,9 @@ class VideoTrack:
         except (av.FFmpegError, ValueError) as error:
             raise open_failure(self._encoder, error) from error
 
-    def begin(self, frame: Frame, *, shift_seconds: Fraction | None) -> Fraction:
+    def begin(self, first_seconds: Fraction, *, shift_seconds: Fraction | None) -> Fraction:
         """Set which time of the source becomes 0, and return it; None takes the time of the first frame."""
-        self.first_ticks = round(frame.pts * frame.time_base / self.time_base)
+        self.first_ticks = round(first_seconds / self.time_base)
         self._shift_ticks = self.first_ticks if shift_seconds is None else round(shift_seconds / self.time_base)
         return self._shift_ticks * self.time_base
 
@@ -132,6 +151,17 @@ class VideoTrack:
             yield packet, None if reached is None else (reached + self._shift_ticks) * self.time_base
         if frame is None and self._repair.repaired:
             self.notes.append(f"{self._repair.repaired} frame times were moved to keep them apart")
+
+    def adopt(self, encoded: EncodedPacket) -> tuple[av.Packet[Any], Fraction | None]:
+        """Return a packet that another track with the same settings has encoded, as `encode` yields it."""
+        packet: av.Packet[Any] = av.Packet(encoded.data)
+        packet.stream, packet.time_base = self.stream, self.time_base
+        packet.pts, packet.dts, packet.duration = encoded.pts, encoded.dts, encoded.duration
+        packet.is_keyframe = encoded.is_keyframe
+        self.written += 1
+        self.end_ticks = max(self.end_ticks, encoded.pts + encoded.duration + self._shift_ticks)
+        reached = encoded.pts if encoded.dts is None else encoded.dts
+        return packet, (reached + self._shift_ticks) * self.time_base
 
     def _encoded(self, frame: Frame | None) -> Iterator[av.Packet[Any]]:
         """Yield the packets of a frame; a constant rate is filled with repetitions of the image that is on screen."""

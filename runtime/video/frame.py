@@ -120,12 +120,14 @@ class Frame:
         pts: presentation time in ticks of ``time_base``, strictly increasing over a video.
         time_base: seconds per tick.
         duration: duration in ticks of ``time_base``, at least 1.
+        index: number of the frame in what is read, counted from 0.
     """
 
     rgb: np.ndarray
     pts: int
     time_base: Fraction
     duration: int
+    index: int = 0
 
 
 class FrameWriter(ABC):
@@ -135,11 +137,15 @@ class FrameWriter(ABC):
         notes: one-line remarks for the user.
         size: width and height as written, in pixels; None if the frames are written as they are.
         can_stall: whether a write, and `finish`, may wait for another machine or program for ever.
+        earlier_frames: number of frames in the output that an earlier run has written.
+        is_complete: whether it has written all of them.
     """
 
     notes: list[str]
     size: tuple[int, int] | None = None
     can_stall: bool = False
+    earlier_frames: int = 0
+    is_complete: bool = False
 
     def __enter__(self: Writer) -> Writer:
         return self
@@ -162,6 +168,14 @@ class FrameWriter(ABC):
     @abstractmethod
     def abort(self) -> None:
         """Release the output, and remove it unless it is finished."""
+
+    def has(self, index: int) -> bool:
+        """Return whether an earlier run has written the frame of this number, which then is not to be written."""
+        return False
+
+    def begins_segment(self, index: int) -> bool:
+        """Return whether the frame of this number must not depend on the frames before it."""
+        return False
 
     def stop(self) -> None:  # noqa: B027
         """Stop waiting for a reader that does not read."""

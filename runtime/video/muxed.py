@@ -84,7 +84,7 @@ class MuxedWriter(FrameWriter):
             OutputError: the connection to the server is lost.
         """
         if not self._track.written:
-            self._track.begin(frame, shift_seconds=None)
+            self._track.begin(frame.pts * frame.time_base, shift_seconds=None)
         self._send(frame)
 
     def stop(self) -> None:

@@ -134,12 +134,17 @@ class VideoReader:
         """Yield the frames, once."""
         return self.frames()
 
-    def frames(self, buffer: Callable[[], np.ndarray | None] = lambda: None) -> Iterator[Frame]:
+    def frames(
+        self,
+        buffer: Callable[[], np.ndarray | None] = lambda: None,
+        skips: Callable[[int], bool] = lambda index: False,
+    ) -> Iterator[Frame]:
         """Yield the frames, once.
 
         Args:
             buffer: returns for each frame the H x W x 3 uint8 array to decode it to, or None for a new one. It may
                 block: the file is not locked meanwhile, so that `close` works.
+            skips: tells by the number of a frame whether it is left out; it is decoded, but not converted.
         """
         one_frame = max(1, round(1 / self.info.rate / self._time_base))
         repair = TimestampRepair(self._time_base)
@@ -153,15 +158,17 @@ class VideoReader:
             if not self._has_captions and decoded.side_data.get("A53_CC") is not None:
                 self._has_captions = True
                 self.notes.append("closed captions inside the video are left out")
-            out = buffer()
+            is_wanted = not skips(count)
+            out = buffer() if is_wanted else None
             with self._lock:
                 stated = decoded.pts if decoded.pts is not None else decoded.dts
                 duration = int(getattr(decoded, "duration", 0) or 0) or one_frame
                 pts = repair(next_pts if stated is None else stated, duration)
-                rgb = self._to_rgb(decoded, out)
+                rgb = self._to_rgb(decoded, out) if is_wanted else None
             next_pts = pts + duration
+            if rgb is not None:
+                yield Frame(rgb=rgb, pts=pts, time_base=self._time_base, duration=duration, index=count)
             count += 1
-            yield Frame(rgb=rgb, pts=pts, time_base=self._time_base, duration=duration)
         if repair.repaired:
             self.notes.append(f"{repair.repaired} frame times ran backwards or stood still and were moved forward")
         if self._clock.changes:

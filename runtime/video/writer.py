@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import threading
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from overnet.errors import OutputError, printable
 from overnet.files.atomic import TemporaryFile, link_target, move_into_place, with_added_stem
 from overnet.runtime.container.demux import TAG_OPTIONS, disposition, error_reason, main_stream, open_source
 from overnet.runtime.container.read_back import describe, lost_descriptions
-from overnet.runtime.video.encoder import OutputVideo, VideoTrack
+from overnet.runtime.video.encoder import EncodedPacket, OutputVideo, VideoTrack
 from overnet.runtime.video.formats import OutputFormat, muxer_options, output_format
 from overnet.runtime.video.frame import Frame, FrameWriter
 from overnet.runtime.video.stream_copy import StreamCopier, kept_tags
@@ -54,6 +55,14 @@ class VideoWriter(FrameWriter):
         overwrite: whether an existing file may be replaced.
         start_seconds: where the reader began; the output then starts at 0, and copied streams are cut to the frames.
 
+    Attributes:
+        notes: one-line remarks for the user.
+        size: width and height of the images as written, in pixels.
+        track: the video stream.
+        zero_seconds: the time of the source that is the output's start, known with the first frame.
+        on_packet: called with each encoded packet before it is written.
+        is_muted: whether packets are encoded and not written.
+
     Raises:
         OutputError: the file exists, cannot be written there, or cannot hold the codec or size; also raised by the
             methods when the disk is full. No file is left behind then.
@@ -75,7 +84,9 @@ class VideoWriter(FrameWriter):
         self._overwrite = overwrite
         self._starts_late = start_seconds > 0
         self._is_part = self._starts_late or video.info.max_frames is not None
-        self._zero_seconds = Fraction(0)
+        self.zero_seconds = Fraction(0)
+        self.on_packet: Callable[[av.Packet[Any]], None] | None = None
+        self.is_muted = False
         self._done = False
         self._copier: StreamCopier | None = None
         if video.width < 1 or video.height < 1:
@@ -98,10 +109,10 @@ class VideoWriter(FrameWriter):
                 with open_source(source) as opened:
                     self._has_apple_tags = any(key.startswith(_APPLE_TAGS) for key in opened.metadata)
             self._output = self._open(self._temporary)
-            self._track = VideoTrack(self._output, self._format, video)
-            self.size = self._track.size
-            self._track.notes[:0] = self.notes
-            self.notes = self._track.notes  # the track adds remarks on later frames
+            self.track = VideoTrack(self._output, self._format, video)
+            self.size = self.track.size
+            self.track.notes[:0] = self.notes
+            self.notes = self.track.notes  # the track adds remarks on later frames
             if source is not None:
                 self._copier = self._copy_rest(source, start_seconds)
             self._output.start_encoding()
@@ -122,12 +133,30 @@ class VideoWriter(FrameWriter):
         with self._lock, self._reporting():
             if self._done:
                 raise ValueError("the video is closed")
-            if not self._track.written:
-                zero = self._track.begin(frame, shift_seconds=None if self._starts_late else self._info.origin_seconds)
-                if self._copier is not None:
-                    self._copier.begin(start_seconds=zero if self._starts_late else None, shift_seconds=zero)
-                self._zero_seconds = zero
+            if not self.track.written:
+                self._begin(frame.pts * frame.time_base, None if self._starts_late else self._info.origin_seconds)
             self._encode(frame)
+
+    def write_encoded(self, packets: Iterable[EncodedPacket], *, zero_seconds: Fraction) -> None:
+        """Write a whole video that other tracks have encoded with the same settings, in place of frames.
+
+        Args:
+            packets: in the order of decoding, with increasing decoding times.
+            zero_seconds: the time of the source that is the output's start; see the attribute of the same name.
+
+        Raises:
+            OutputError: the file cannot be written; it is removed.
+        """
+        with self._lock, self._reporting():
+            for encoded in packets:
+                if not self.track.written:
+                    self._begin(encoded.pts * self.track.time_base + zero_seconds, zero_seconds)
+                self._mux(*self.track.adopt(encoded))
+
+    def flush(self) -> None:
+        """Take the last packets out of the encoder; no frame can be written any more."""
+        with self._lock, self._reporting():
+            self._encode(None)
 
     def finish(self) -> Path:
         """Complete the file, give it its name, and return that.
@@ -140,9 +169,9 @@ class VideoWriter(FrameWriter):
         with self._lock, self._reporting():
             if self._done:
                 raise ValueError("the video is closed")
-            if not self._track.written:
+            if not self.track.written:
                 raise OutputError(f"{self._path}: no frame was written")
-            self._complete(self._track.end_seconds if self._is_part else None)
+            self._complete(self.track.end_seconds if self._is_part else None)
             target = self._take_name()
             self._release()
             return target
@@ -155,11 +184,11 @@ class VideoWriter(FrameWriter):
         Raises:
             OutputError: the file cannot be written; it is removed.
         """
-        if self._done or not self._track.written:
+        if self._done or not self.track.written:
             self.abort()
             return None
         with self._lock, self._reporting():
-            end = self._track.end_seconds
+            end = self.track.end_seconds
             self._complete(end)
             target = with_added_stem(self._path, ".partial")
             if not self._tag_partial(end):
@@ -215,9 +244,9 @@ class VideoWriter(FrameWriter):
             end = (info.origin_seconds if start is None else start) + info.max_frames / info.frame_rate
         with open_source(source) as opened:
             main = main_stream(opened, source)
-            self._track.stream.metadata.update(kept_tags(main.metadata, reencoded=True))
+            self.track.stream.metadata.update(kept_tags(main.metadata, reencoded=True))
             if hasattr(main, "disposition"):
-                self._track.stream.disposition = disposition(main)  # type: ignore[assignment]
+                self.track.stream.disposition = disposition(main)  # type: ignore[assignment]
             index = main.index
         copier = StreamCopier(
             source,
@@ -232,13 +261,25 @@ class VideoWriter(FrameWriter):
         copier.notes.clear()
         return copier
 
+    def _begin(self, first_seconds: Fraction, shift_seconds: Fraction | None) -> None:
+        zero = self.track.begin(first_seconds, shift_seconds=shift_seconds)
+        if self._copier is not None:
+            self._copier.begin(start_seconds=zero if self._starts_late else None, shift_seconds=zero)
+        self.zero_seconds = zero
+
     def _encode(self, frame: Frame | None) -> None:
-        for packet, reached in self._track.encode(frame):
-            # Copy up to the encoder's output, not its input: the muxer would queue the difference. And copy before the
-            # video packet is written: with it, MP4 ends every subtitle that has no later packet yet.
-            if reached is not None and self._copier is not None:
-                self._copier.advance(reached)
-            self._output.mux_one(packet)
+        for packet, reached in self.track.encode(frame):
+            if self.on_packet is not None:
+                self.on_packet(packet)
+            if not self.is_muted:
+                self._mux(packet, reached)
+
+    def _mux(self, packet: av.Packet[Any], reached: Fraction | None) -> None:
+        # Copy up to the encoder's output, not its input: the muxer would queue the difference. And copy before the
+        # video packet is written: with it, MP4 ends every subtitle that has no later packet yet.
+        if reached is not None and self._copier is not None:
+            self._copier.advance(reached)
+        self._output.mux_one(packet)
 
     def _complete(self, end: Fraction | None) -> None:
         self._encode(None)
@@ -253,7 +294,7 @@ class VideoWriter(FrameWriter):
 
     def _tag_partial(self, end: Fraction) -> bool:
         """Rewrite the closed file with a tag in its header, and tell whether that lost nothing."""
-        seconds = float(end - self._zero_seconds)
+        seconds = float(end - self.zero_seconds)
         try:
             with contextlib.closing(TemporaryFile(self._temporary)) as tagged:
                 with self._open(tagged.path) as output:

@@ -19,6 +19,9 @@ class DirectStream:
     def submit(self, frame):
         return nullcontext(self._upscale(frame))
 
+    def restart(self):
+        pass
+
     def stop(self):
         pass
 

@@ -334,6 +334,9 @@ class SlotStream:
             self._taken.remove(slot)
         self._ring.give_back(slot)
 
+    def restart(self) -> None:
+        """Do nothing: no frame depends on others; see `UpscaleStream.restart`."""
+
     def stop(self) -> None:
         """Wake the thread that waits for a buffer; see `UpscaleStream.stop`."""
         self._stopped.set()

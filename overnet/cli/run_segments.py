@@ -1,0 +1,72 @@
+"""What ``overnet run`` says about long videos: the estimate before the work, and how far an unfinished one is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from overnet.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from overnet.runtime.segments.estimate import Estimate
+
+_LONG_SECONDS = 600.0
+_BUNDLED = ("best", "fast", "realtime")  # each faster than those before it
+
+
+def estimate_line(estimate: Estimate, model: Path | None, *, names_model: bool) -> str | None:
+    """Return one line on how long a video takes and which disk space it needs; None for ten minutes and less.
+
+    Args:
+        estimate: the estimate.
+        model: the model in use, as given on the command line.
+        names_model: whether a faster model can be chosen in its place.
+    """
+    if estimate.seconds <= _LONG_SECONDS:
+        return None
+    name = "best" if model is None else str(model)
+    faster = _BUNDLED[_BUNDLED.index(name) + 1 :] if name in _BUNDLED else _BUNDLED[-1:]
+    hint = f"; --model {' or '.join(faster)} is faster" if faster and names_model else ""
+    needed, free = (f"{size / 1e9:.1f} GB" for size in (estimate.needed_bytes, estimate.free_bytes))
+    scarce = " (too little)" if estimate.needed_bytes > estimate.free_bytes else ""
+    return (
+        f"about {_duration(estimate.seconds)} at {estimate.frames_per_second:.2g} frames/s; about {needed} of disk are "
+        f"needed and {free} are free{scarce}{hint}"
+    )
+
+
+def show_status(output: Path | None) -> None:
+    """Print how far the unfinished video of an output is, and end the program.
+
+    Raises:
+        InputError: there is neither an unfinished nor a finished one.
+        OutputError: the manifest is damaged.
+    """
+    if output is None:
+        return
+    from overnet.runtime.segments.status import read_status
+
+    status = read_status(output)
+    if status is None:
+        if not output.is_file():
+            raise InputError(f"{printable(output)}: there is no result, and no unfinished run of it in segments")
+        typer.echo(f"{printable(output)} is complete")
+        raise typer.Exit
+    of = f" of {'' if status.is_exact else 'about '}{status.frames}" if status.frames else ""
+    share = f" ({status.done_frames / status.frames:.0%})" if status.frames else ""
+    rate = f", {status.frames_per_second:.3g} frames/s" if status.frames_per_second else ""
+    left = "" if status.left_seconds is None else f", about {_duration(status.left_seconds)} left"
+    state = "a run is at work on it" if status.is_running else "no run is at work on it: the same command goes on"
+    segments = f"{status.segments} segment{'' if status.segments == 1 else 's'}"
+    typer.echo(f"{printable(output)}: {status.done_frames}{of} frames{share} in {segments}{rate}{left}; {state}")
+    raise typer.Exit
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{rest} s"

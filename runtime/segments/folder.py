@@ -1,0 +1,185 @@
+"""The folder beside a result that holds the segments of an unfinished video."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import filelock
+
+from overnet.errors import OutputError, file_errors, printable
+from overnet.files.atomic import sync_folder
+from overnet.runtime.segments.manifest import Manifest, Segment, differences
+from overnet.runtime.segments.packet_file import PacketFile, is_whole
+
+_SUFFIX = ".overnet"
+_MANIFEST, _LOCK = "manifest.json", "lock"
+_OURS = re.compile(r"manifest\.json|lock|\d+\.packets|\.overnet-.*")
+_LONGEST_NAME_BYTES = 255
+
+
+def folder_of(target: Path) -> Path:
+    """Return the folder for the segments of a result."""
+    name = os.fsencode(target.name)[: _LONGEST_NAME_BYTES - len(_SUFFIX)]
+    return target.with_name(os.fsdecode(name) + _SUFFIX)
+
+
+def manifest_of(folder: Path) -> Path:
+    """Return the path of a folder's manifest."""
+    return folder / _MANIFEST
+
+
+class SegmentFolder:
+    """The segments of an unfinished video, and their manifest; a lock keeps other runs out.
+
+    Use `create` or `reopen` to make one, and `close` it.
+
+    Attributes:
+        path: the folder.
+        manifest: its manifest.
+        damaged: numbers of segments that were found to be damaged, and are missing now.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest: Manifest
+        self.damaged: list[int] = []
+        with file_errors(OutputError, path, " cannot be made"):
+            path.mkdir(parents=True, exist_ok=True)
+            foreign = [entry.name for entry in path.iterdir() if not _OURS.fullmatch(entry.name)]
+        if foreign:
+            raise OutputError(f"{printable(path)} is needed for segments, and holds other files: move it away")
+        self._lock = filelock.FileLock(path / _LOCK)
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise OutputError(f"{printable(path)}: another run is writing this video") from error
+
+    @classmethod
+    def create(cls, target: Path, manifest: Manifest) -> SegmentFolder:
+        """Make a folder without segments.
+
+        Raises:
+            OutputError: it cannot be made, or another run uses it.
+        """
+        folder = cls(folder_of(target))
+        try:
+            folder._empty()
+            folder.manifest = manifest
+            folder.save()
+            sync_folder(target.absolute().parent)
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    @classmethod
+    def reopen(cls, target: Path, shaped_by: dict[str, str], *, overwrite: bool) -> SegmentFolder | None:
+        """Return the folder that an earlier run has left; None where there is none, or nothing is in it.
+
+        Args:
+            target: the result.
+            shaped_by: what determines the result now, see `Manifest`.
+            overwrite: whether segments of another source, or made with other options, are removed.
+
+        Raises:
+            OutputError: these have changed, and are not to be removed; the folder is damaged; another run uses it.
+        """
+        path = folder_of(target)
+        if not (path / _MANIFEST).exists():
+            return None
+        folder = cls(path)
+        try:
+            folder.manifest = Manifest.load(path / _MANIFEST)
+            changed = differences(shaped_by, folder.manifest.shaped_by)
+            if changed:
+                raise OutputError(f"{printable(path)} holds an unfinished run in which {'; '.join(changed)}")
+        except OutputError as error:
+            if overwrite:
+                folder.remove()
+                return None
+            folder.close()
+            raise OutputError(f"{error}: --overwrite starts anew, --no-resume leaves it as it is") from error
+        except BaseException:
+            folder.close()
+            raise
+        for number, segment in list(folder.manifest.segments.items()):
+            if not is_whole(folder.file(number), segment.contents):
+                folder.damaged.append(number)
+                del folder.manifest.segments[number]
+        return folder
+
+    def file(self, number: int) -> Path:
+        """Return the file of a segment."""
+        return self.path / f"{number:06d}.packets"
+
+    def open_segment(self, number: int) -> PacketFile:
+        """Return a writer of a segment.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        with self.reporting():
+            return PacketFile(self.file(number))
+
+    def add(self, number: int, segment: Segment) -> None:
+        """Note a segment, whose file is complete, as whole.
+
+        Raises:
+            OutputError: the manifest cannot be written.
+        """
+        self.manifest.segments[number] = segment
+        self.save()
+
+    def save(self) -> None:
+        """Write the manifest; see `Manifest.save`."""
+        self.manifest.save(self.path / _MANIFEST)
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Raise the operating system's errors in the block as errors for the user."""
+        try:
+            yield
+        except OSError as error:
+            kept = f"whole segments are kept in {printable(self.path)}, and the same command goes on from there"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OutputError(f"no space is left in {printable(self.path.absolute().parent)}: {kept}") from error
+            raise OutputError(
+                f"{printable(self.path)} cannot be written ({error.strerror or error}): {kept}"
+            ) from error
+
+    def remove(self) -> None:
+        """Remove the segments and the folder."""
+        # Without a manifest, what is left after a power cut counts as nothing.
+        with suppress(OSError):
+            (self.path / _MANIFEST).unlink(missing_ok=True)
+        self._empty()
+        self.close()
+        with suppress(OSError):
+            (self.path / _LOCK).unlink(missing_ok=True)
+            self.path.rmdir()
+
+    def _empty(self) -> None:
+        with suppress(OSError):
+            for entry in self.path.iterdir():
+                if entry.name != _LOCK:
+                    entry.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let other runs in; the segments stay."""
+        self._lock.release()
+
+
+def is_in_use(folder: Path) -> bool:
+    """Return whether a run writes segments into a folder now."""
+    lock = filelock.FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except (filelock.Timeout, OSError):
+        return True
+    lock.release()
+    return False

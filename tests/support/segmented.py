@@ -1,0 +1,86 @@
+"""Runs of a video in segments, without a network and without a process of their own. No test itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from overnet.runtime.segments.folder import folder_of
+from overnet.runtime.segments.manifest import describe_source
+from overnet.runtime.segments.writer import Cutting, Destination, SegmentedWriter
+from overnet.runtime.video.encoder import OutputVideo
+from overnet.runtime.video.formats import Encoding
+from overnet.runtime.video.reader import VideoReader
+from tests.support.clips import Result, enlarged
+
+CODE_IN_A_PROCESS = """
+import sys
+from pathlib import Path
+from tests.support.segmented import run
+result = run(Path(sys.argv[1]), Path(sys.argv[2]), frames_per_segment=int(sys.argv[3]))
+"""
+
+
+def run(
+    source: Path,
+    target: Path,
+    *,
+    frames_per_segment: int | None = 5,
+    cutting: Cutting | None = None,
+    crash_after: int | None = None,
+    stop_after: int | None = None,
+    start_seconds: float = 0.0,
+    max_frames: int | None = None,
+    overwrite: bool = False,
+    on_estimate=lambda estimate: None,
+    **encoding,
+) -> Result:
+    """Upscale with nearest neighbour; `frames` of the result are those of this run.
+
+    Args:
+        crash_after: leave everything as a killed process would after this many frames.
+        stop_after: finish as partial after this many frames.
+    """
+    cutting = cutting or Cutting(frames=frames_per_segment)
+    with VideoReader(source, start_seconds=start_seconds, max_frames=max_frames) as reader:
+        info = reader.info
+        video = OutputVideo(info, info.width * 2, info.height * 2, Encoding(**encoding))
+        shaped_by = {**describe_source(source), "--crf": str(encoding.get("crf"))}
+        writer = SegmentedWriter(
+            Destination(target, video, source, overwrite, start_seconds),
+            shaped_by,
+            cutting,
+            expected_frames=reader.expected_frames,
+            on_estimate=on_estimate,
+        )
+        with writer:
+            count = 0
+            for frame in () if writer.is_complete else reader.frames(skips=writer.has):
+                frame.rgb = enlarged(frame.rgb, 2)
+                writer.write(frame)
+                count += 1
+                if count == crash_after:
+                    crash(writer)
+                    return Result(None, [], count)
+                if count == stop_after:
+                    return Result(writer.finish_partial(), writer.notes, count)
+            path = writer.finish()
+        return Result(path, reader.notes + writer.notes, count)
+
+
+def crash(writer: SegmentedWriter) -> None:
+    """Release what the operating system releases when a process is killed, and leave everything else."""
+    if writer._folder is not None:
+        writer._folder.close()
+    if writer._file is not None:
+        writer._file._file.flush()
+        writer._file._temporary._locked.close()
+        writer._file._temporary.open_paths.discard(writer._file._temporary.path)
+        type(writer._file._temporary)._cleaned.discard(writer._file._temporary.path.absolute().parent)
+    writer._file = writer._folder = None
+    writer._close_encoder()
+
+
+def segments_of(target: Path) -> set[str]:
+    """Return the names of the files of whole segments; the empty set where there is no folder."""
+    folder = folder_of(target)
+    return {path.name for path in folder.glob("0*.packets")} if folder.is_dir() else set()
