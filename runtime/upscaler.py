@@ -97,7 +97,8 @@ class Upscaler:
         """Return what determines the results for images of this size besides theirs, by its name in messages."""
         scale = self._scale
         if self._height is not None or self._width is not None:
-            scale = max(self.output_size(height, width, even_width=True)[0] / height, 1.0)
+            size = self.output_size(height, width, even_width=True)
+            scale = max(size[0] / height, size[1] / width, 1.0)
         backend = self.backend_for(scale)
         models = self._choices[0][1]
         model = models.path(models.nearest(scale))
