@@ -30,13 +30,12 @@ from overnet.cli.options import (
     parse_time,
 )
 from overnet.cli.progress import ProgressDisplay
-from overnet.cli.run_segments import estimate_line, show_status
+from overnet.cli.run_segments import show_estimate, show_status
 from overnet.cli.stream_options import StreamOptions, StreamRun, parse_rate
 from overnet.errors import InputError, InterruptedRun, OverNetError, naming_failures, printable
 
 if TYPE_CHECKING:
     from overnet.runtime.plan import Plan
-    from overnet.runtime.segments.estimate import Estimate
     from overnet.runtime.upscale_file import Outcome, VideoOptions
     from overnet.runtime.upscaler import Upscaler
 
@@ -177,8 +176,7 @@ def run_command(
     images.check()
     if sum(each is not None for each in (scale, upscaling.height, upscaling.width)) > 1:
         raise typer.BadParameter("--scale, --height and --width exclude each other")
-    cutting = Cutting(is_wanted=resume)
-    video = VideoOptions(start_seconds=start, max_frames=frames, codec=codec, crf=crf, cutting=cutting)
+    video = VideoOptions(start, frames, codec, crf, cutting=Cutting(is_wanted=resume))
     display = ProgressDisplay(quiet=quiet)
     upscaling = replace(upscaling, model=converted_model(upscaling.model, display.announce, quiet=quiet))
     is_live = source is not None and source.is_live
@@ -190,14 +188,9 @@ def run_command(
         if output is None:
             output = _default_output(inputs, upscaling, scale, images)
         plan = _plan_files(inputs, output, video, images, only_videos=fps is not None, overwrite=overwrite, quiet=quiet)
-
-        def show_estimate(estimate: Estimate) -> None:
-            line = estimate_line(estimate, upscaling.model, names_model=fps is None)
-            if line is not None:
-                print_status(line, quiet=quiet)
-
+        estimate = functools.partial(show_estimate, model=upscaling.model, names_model=fps is None, quiet=quiet)
         upscale: Callable[..., Outcome] = functools.partial(
-            upscale_video, options=video, overwrite=overwrite, on_estimate=show_estimate
+            upscale_video, options=video, overwrite=overwrite, on_estimate=estimate
         )
     elif len(inputs) > 1:
         raise InputError("several inputs at once must be files: start one run for each camera, stream or pipe")

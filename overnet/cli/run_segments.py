@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from overnet.cli.common import print_status
 from overnet.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -16,24 +17,26 @@ _LONG_SECONDS = 600.0
 _BUNDLED = ("best", "fast", "realtime")  # each faster than those before it
 
 
-def estimate_line(estimate: Estimate, model: Path | None, *, names_model: bool) -> str | None:
-    """Return one line on how long a video takes and which disk space it needs; None for ten minutes and less.
+def show_estimate(estimate: Estimate, *, model: Path | None, names_model: bool, quiet: bool) -> None:
+    """Print one line on how long a video takes and which disk space it needs, where it takes more than ten minutes.
 
     Args:
         estimate: the estimate.
         model: the model in use, as given on the command line.
         names_model: whether a faster model can be chosen in its place.
+        quiet: print nothing.
     """
     if estimate.seconds <= _LONG_SECONDS:
-        return None
+        return
     name = "best" if model is None else str(model)
     faster = _BUNDLED[_BUNDLED.index(name) + 1 :] if name in _BUNDLED else _BUNDLED[-1:]
     hint = f"; --model {' or '.join(faster)} is faster" if faster and names_model else ""
     needed, free = (f"{size / 1e9:.1f} GB" for size in (estimate.needed_bytes, estimate.free_bytes))
     scarce = " (too little)" if estimate.needed_bytes > estimate.free_bytes else ""
-    return (
+    print_status(
         f"about {_duration(estimate.seconds)} at {estimate.frames_per_second:.2g} frames/s; about {needed} of disk are "
-        f"needed and {free} are free{scarce}{hint}"
+        f"needed and {free} are free{scarce}{hint}",
+        quiet=quiet,
     )
 
 
