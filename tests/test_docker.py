@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from tests.conftest import ROOT
+from tests.support.pages import commands_in, options_of
 from tests.test_packaging import ROOMS
 
 DOCKERFILES = sorted((ROOT / "docker").glob("Dockerfile.*"))
@@ -307,44 +308,6 @@ def test_cuda_bindings_are_those_that_there_are(project):
     assert pins == ["12.*"]
 
 
-def commands_in(text):
-    """The commands shown in a page's code, continuation lines joined and comments left out."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines() + re.findall(r"`(overnet[^`]+)`", text)
-    return [shlex.split(line, comments=True) for line in lines if line.strip()]
-
-
-def calls_of_ours(text):
-    """Each call of overnet in a page: the subcommand, and the words after it."""
-    for words in commands_in(text):
-        image = next((index for index, word in enumerate(words) if word.startswith("overnet:")), None)
-        in_container = image is not None and words[:2] == ["docker", "run"]
-        call = ["overnet", *words[image + 1 :]] if in_container else words
-        if call[0] in ("overnet-run", "overnet-export"):
-            yield call[0].removeprefix("overnet-"), call[1:]
-        elif call[0] == "overnet" and len(call) > 1:
-            yield call[1], call[2:]
-
-
-def options_of(parameter):
-    """All spellings of an option; what turns it off, such as --no-zero-copy, is kept apart."""
-    return (*parameter.opts, *parameter.secondary_opts)
-
-
-@pytest.mark.parametrize("path", PAGES, ids=by_name)
-def test_options_in_the_pages_exist(path):
-    from overnet.cli import app
-
-    commands = typer.main.get_command(app).commands
-    calls = list(calls_of_ours(path.read_text()))
-    assert {name for name, _ in calls} >= {"run", "export"}
-    unknown = []
-    for name, words in calls:
-        known = {option for parameter in commands[name].params for option in options_of(parameter)}
-        unknown += [f"{name} {word}" for word in words if word.startswith("-") and word not in known]
-    assert not unknown
-
-
 @pytest.mark.parametrize("path", PAGES, ids=by_name)
 def test_options_named_alone_in_the_page_belong_to_someone(path):
     from overnet.cli import app
@@ -371,7 +334,7 @@ def test_files_and_build_arguments_in_the_pages_exist(path):
         assert (ROOT / name).is_file(), name
     for name in re.findall(r"`(Dockerfile\.\w+)`", text):
         assert (ROOT / "docker" / name).is_file(), name
-    for words in commands_in(text):
+    for words in commands_in(path):
         if "build" in words and "docker" in words:
             arguments = arguments_of(ROOT / words[words.index("-f") + 1])
             given = [words[index + 1] for index, word in enumerate(words) if word == "--build-arg"]
