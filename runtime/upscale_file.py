@@ -293,7 +293,7 @@ def upscale_frames(
             on_stop()
 
         report = run_pipeline(
-            () if writer.is_complete else reader.frames(stream.buffer, writer.has),
+            () if writer.is_complete else reader.frames(stream.buffer, writer.has, writer.resumes_after),
             upscale,
             encode,
             on_frame=progress,

@@ -15,6 +15,7 @@ from overnet._version import __version__
 from overnet.errors import InputError, OutputError, file_errors, printable
 from overnet.files.atomic import atomic_write, sync_folder
 from overnet.runtime.segments.packet_file import Contents
+from overnet.runtime.video.frame import Position
 
 _FORMAT = 1
 # Parts of the source that are compared, at even distances from its first byte to its last one.
@@ -29,6 +30,7 @@ class Segment:
         frames: number of its frames.
         first_pts, end_pts: from the start of its first frame to the end of its last one, in ticks of the manifest's
             time base from the start of the result.
+        last: the place of its last frame in the source; None where the times there are not as they should be.
         seconds: how long it took.
         contents: of its file.
     """
@@ -36,6 +38,7 @@ class Segment:
     frames: int
     first_pts: int
     end_pts: int
+    last: Position | None
     seconds: float
     contents: Contents
 
@@ -99,7 +102,13 @@ class Manifest:
             if fields.pop("format") != _FORMAT:
                 raise OutputError(f"{printable(path)} is of another version of OverNet")
             segments = {
-                int(number): Segment(**{**one, "contents": Contents(**one["contents"])})
+                int(number): Segment(
+                    **{
+                        **one,
+                        "contents": Contents(**one["contents"]),
+                        "last": None if one["last"] is None else Position(**one["last"]),
+                    }
+                )
                 for number, one in fields.pop("segments").items()
             }
             return cls(**fields, segments=segments)

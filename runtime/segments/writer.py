@@ -22,7 +22,7 @@ from overnet.runtime.segments.folder import SegmentFolder, folder_of
 from overnet.runtime.segments.manifest import Manifest, Segment
 from overnet.runtime.segments.packet_file import PacketFile, joined, read_packets
 from overnet.runtime.video.encoder import EncodedPacket, OutputVideo
-from overnet.runtime.video.frame import Frame, FrameWriter
+from overnet.runtime.video.frame import Frame, FrameWriter, Position
 from overnet.runtime.video.writer import VideoWriter, check_target
 
 # Until it is known whether a video is long, its packets are kept in memory besides: for this long, and this much of it.
@@ -102,6 +102,7 @@ class SegmentedWriter(FrameWriter):
         self._packets, self._packet_bytes = 0, 0
         self._written, self._number, self._frames_of_run = 0, 0, 0
         self._first_pts, self._end_pts = 0, 0
+        self._last: Position | None = None
         self._began = self._segment_began = time.monotonic()
         self._is_decided = self._is_estimated = False
         if self._may_be_cut():
@@ -117,6 +118,9 @@ class SegmentedWriter(FrameWriter):
         self._is_decided = True
         manifest = self._folder.manifest
         self.earlier_frames, self.is_complete = manifest.done_frames, manifest.is_complete
+        missing = next(number for number in range(len(manifest.segments) + 1) if number not in manifest.segments)
+        if missing:
+            self.resumes_after = manifest.segments[missing - 1].last
         if self._folder.damaged:
             numbers = ", ".join(map(str, self._folder.damaged))
             self.notes.append(f"damaged segments are made again: {numbers}")
@@ -181,6 +185,7 @@ class SegmentedWriter(FrameWriter):
         begin = frame.pts * frame.time_base - zero_seconds
         if not self._written:
             self._first_pts = round(begin / time_base)
+        self._last = Position(frame.index, frame.pts, frame.duration) if frame.is_as_stated else None
         self._end_pts = round((begin + frame.duration * frame.time_base) / time_base)
         self._written += 1
         self._frames_of_run += 1
@@ -274,8 +279,8 @@ class SegmentedWriter(FrameWriter):
             contents = self._file.complete()
         self._file = None
         seconds = time.monotonic() - self._segment_began
-        segment = Segment(self._written, self._first_pts, self._end_pts, round(seconds, 3), contents)
-        self._folder.add(self._number, segment)
+        times = self._first_pts, self._end_pts, self._last, round(seconds, 3)
+        self._folder.add(self._number, Segment(self._written, *times, contents))
         self._close_encoder()
 
     def _close_encoder(self) -> None:

@@ -111,6 +111,20 @@ class VideoInfo:
         return RgbDecoder(self.color, width=self.width, height=self.height, is_limited_grey=is_limited_grey)
 
 
+@dataclass(frozen=True)
+class Position:
+    """The place of a frame in a file, behind which reading can begin.
+
+    Args:
+        index: number of the frame in what is read.
+        pts, duration: see `Frame`; the time is as stated in the file.
+    """
+
+    index: int
+    pts: int
+    duration: int
+
+
 @dataclass
 class Frame:
     """An image and the time at which it is shown.
@@ -121,6 +135,7 @@ class Frame:
         time_base: seconds per tick.
         duration: duration in ticks of ``time_base``, at least 1.
         index: number of the frame in what is read, counted from 0.
+        is_as_stated: whether no time of the file had to be repaired up to here, so that `pts` is found in the file.
     """
 
     rgb: np.ndarray
@@ -128,6 +143,7 @@ class Frame:
     time_base: Fraction
     duration: int
     index: int = 0
+    is_as_stated: bool = False
 
 
 class FrameWriter(ABC):
@@ -139,6 +155,7 @@ class FrameWriter(ABC):
         can_stall: whether a write, and `finish`, may wait for another machine or program for ever.
         earlier_frames: number of frames in the output that an earlier run has written.
         is_complete: whether it has written all of them.
+        resumes_after: the last frame before the first one that is wanted; None from the beginning, or if unknown.
     """
 
     notes: list[str]
@@ -146,6 +163,7 @@ class FrameWriter(ABC):
     can_stall: bool = False
     earlier_frames: int = 0
     is_complete: bool = False
+    resumes_after: Position | None = None
 
     def __enter__(self: Writer) -> Writer:
         return self

@@ -20,10 +20,12 @@ from av.video.stream import VideoStream
 from overnet.errors import InputError
 from overnet.runtime.container.clock import SourceClock, TimestampRepair
 from overnet.runtime.container.demux import main_stream, open_source, origin_seconds
-from overnet.runtime.video.frame import Frame, VideoInfo, describe_video, duration_seconds
+from overnet.runtime.video.frame import Frame, Position, VideoInfo, describe_video, duration_seconds
 
 # A seek lands at or before the wanted time only if the file's index is right: if not, seek further back.
 _SEEK_BACK_SECONDS = (0, 2, 20)
+# Before the frame behind which reading goes on: it has to be decoded, and a keyframe before it.
+_RESUME_BACK_SECONDS = (1, 10, 60)
 # Times on a command line are rounded: a frame that begins this much before the start still counts.
 _START_TOLERANCE = Fraction(1, 2000)
 
@@ -138,6 +140,7 @@ class VideoReader:
         self,
         buffer: Callable[[], np.ndarray | None] = lambda: None,
         skips: Callable[[int], bool] = lambda index: False,
+        after: Position | None = None,
     ) -> Iterator[Frame]:
         """Yield the frames, once.
 
@@ -145,11 +148,13 @@ class VideoReader:
             buffer: returns for each frame the H x W x 3 uint8 array to decode it to, or None for a new one. It may
                 block: the file is not locked meanwhile, so that `close` works.
             skips: tells by the number of a frame whether it is left out; it is decoded, but not converted.
+            after: a frame right before the first wanted one: what comes before is not decoded, if the file allows that.
         """
         one_frame = max(1, round(1 / self.info.rate / self._time_base))
         repair = TimestampRepair(self._time_base)
-        count = 0
-        next_pts = 0
+        count = next_pts = 0
+        if after is not None and self._seek_behind(after):
+            count, next_pts = after.index + 1, repair(after.pts, after.duration) + after.duration
         while self._max_frames is None or count < self._max_frames:
             with self._lock:
                 decoded = None if self._closed else next(self._frames, None)
@@ -167,7 +172,8 @@ class VideoReader:
                 rgb = self._to_rgb(decoded, out) if is_wanted else None
             next_pts = pts + duration
             if rgb is not None:
-                yield Frame(rgb=rgb, pts=pts, time_base=self._time_base, duration=duration, index=count)
+                is_as_stated = pts == decoded.pts and not self._clock.changes
+                yield Frame(rgb, pts, self._time_base, duration, count, is_as_stated)
             count += 1
         if repair.repaired:
             self.notes.append(f"{repair.repaired} frame times ran backwards or stood still and were moved forward")
@@ -190,17 +196,47 @@ class VideoReader:
                 self._damaged_packets = 0
                 return frame, chain([frame], frames)
         if seeks:
-            # Reopen the file: formats without an index cannot reliably seek to the beginning.
-            self._container.close()
-            self._container = open_source(self._path)
-            self._stream = main_stream(self._container, self._path)
-            self._stream.thread_type = "AUTO"
+            self._reopen()
         earlier, frame, frames = self._skip_to_start()
         if frame is not None:
             return frame, chain([frame], frames)
         if earlier:
             raise InputError(f"{self._path} ends before the start, {start_seconds:g} seconds")
         raise InputError(f"{self._path}: no image in it can be decoded: it is damaged or cut off")
+
+    def _reopen(self) -> None:
+        """Open the file anew: formats without an index cannot reliably seek to the beginning."""
+        self._container.close()
+        self._container = open_source(self._path)
+        self._stream = main_stream(self._container, self._path)
+        self._stream.thread_type = "AUTO"
+
+    def _seek_behind(self, after: Position) -> bool:
+        """Seek to the frame behind another, and tell whether that is certain; otherwise begin from the start."""
+        with self._lock:
+            if self._closed or not self._can_seek:
+                return False
+            sought = False
+            for back in _RESUME_BACK_SECONDS:
+                target = after.pts * self._time_base - back
+                if target <= max(self._origin, self._start or 0):
+                    break
+                sought = True
+                self._container.seek(int(target / self._time_base), stream=self._stream)
+                has_keyframe = False
+                frames = self._decode()
+                for frame in frames:
+                    if frame.pts is None or frame.pts > after.pts:
+                        break
+                    # What follows a keyframe in the order of presentation needs nothing from before it.
+                    has_keyframe |= frame.key_frame
+                    if frame.pts == after.pts and has_keyframe:
+                        self._frames, self._damaged_packets = frames, 0
+                        return True
+            if sought:
+                self._reopen()
+                self._frames = self._first_frame(0)[1]
+            return False
 
     def _skip_to_start(self) -> tuple[bool, VideoFrame | None, Iterator[VideoFrame]]:
         """Return whether there were frames before the start, the first frame from the start on, and those after it."""

@@ -54,7 +54,7 @@ def run(
         )
         with writer:
             count = 0
-            for frame in () if writer.is_complete else reader.frames(skips=writer.has):
+            for frame in () if writer.is_complete else reader.frames(skips=writer.has, after=writer.resumes_after):
                 frame.rgb = enlarged(frame.rgb, 2)
                 writer.write(frame)
                 count += 1

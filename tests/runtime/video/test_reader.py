@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from overnet.errors import InputError
-from overnet.runtime.video.frame import duration_seconds
+from overnet.runtime.video.frame import Position, duration_seconds
 from overnet.runtime.video.reader import VideoReader
 from tests.support.clips import NTSC, TICK, Clip, images, rotation
 
@@ -294,3 +294,38 @@ def test_the_shared_clip():
     assert reader.info.color == reader.info.color_as_tagged
     assert (reader.info.color.matrix, reader.info.color.full_range) == (1, False)
     assert reader.notes == []
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi"])
+@pytest.mark.parametrize("options", [{"bf": "3", "g": "12"}, {"bf": "3", "g": "12", "flags": "-cgop"}, {"g": "500"}])
+@pytest.mark.parametrize("start_seconds", [0.0, 0.6])
+def test_reading_goes_on_behind_a_frame(tmp_path, suffix, options, start_seconds):
+    """The same frames come as without a seek, whatever the file allows; others are not decoded where it allows much."""
+    if suffix == "avi":
+        options = {**options, "bf": "0"}
+    path = Clip(frames=images(100), rate=Fraction(25), time_base=Fraction(1, 25), options=options).make(
+        tmp_path / f"a.{suffix}"
+    )
+    frames, _ = read(path, start_seconds=start_seconds)
+    for index in (0, 3, 47, 60, 61, 62, len(frames) - 1):
+        last = frames[index]
+        after = Position(index, last.pts, last.duration)
+        with VideoReader(path, start_seconds=start_seconds) as reader:
+            rest = list(reader.frames(skips=set(range(index + 1)).__contains__, after=after))
+        assert [(frame.pts, frame.index, frame.duration) for frame in rest] == [
+            (frame.pts, frame.index, frame.duration) for frame in frames[index + 1 :]
+        ]
+        assert all(np.array_equal(one.rgb, other.rgb) for one, other in zip(rest, frames[index + 1 :], strict=True))
+        if suffix in ("mp4", "mkv") and options["g"] == "12" and index > 45:
+            with VideoReader(path, start_seconds=start_seconds) as reader:
+                assert frames[index].is_as_stated and reader._seek_behind(after)
+
+
+def test_a_place_that_is_not_in_the_file(tmp_path):
+    """Reading begins from the start then, and what is not wanted is left out."""
+    path = Clip(frames=images(60), rate=Fraction(25), time_base=Fraction(1, 50)).make(tmp_path / "a.mkv")
+    frames, _ = read(path)
+    after = Position(49, frames[49].pts + 1, frames[49].duration)
+    with VideoReader(path) as reader:
+        rest = list(reader.frames(skips=lambda number: number < 50, after=after))
+    assert [frame.pts for frame in rest] == [frame.pts for frame in frames[50:]]
