@@ -107,12 +107,12 @@ def test_files_and_commands_in_the_guide_for_contributors_exist():
     assert read and [name for name in read if name not in sources] == []
 
 
-@pytest.fixture(scope="module")
-def built_twice(tmp_path_factory):
-    """Wheels and sdists of two copies of the sources whose files have other times and permissions."""
-    folders = []
+@pytest.mark.slow
+def test_two_builds_give_the_same_bytes_with_licences_and_what_readme_links_to(tmp_path):
+    """The files of the two copies of the sources have other times and permissions."""
+    built = []
     for number in (1, 2):
-        folder = tmp_path_factory.mktemp(f"build{number}")
+        folder = tmp_path / str(number)
         for name in files_in_git():
             target = folder / "source" / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,29 +122,15 @@ def built_twice(tmp_path_factory):
         environment = {**os.environ, "PYTHONPATH": "", "SOURCE_DATE_EPOCH": "1764288000"}
         command = [sys.executable, "-m", "build", "--outdir", folder / "dist", folder / "source"]
         subprocess.run(command, check=True, capture_output=True, env=environment)
-        folders.append(folder / "dist")
-    return folders
-
-
-@pytest.mark.slow
-def test_two_builds_give_the_same_bytes(built_twice):
-    hashes = [
-        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-        for folder in built_twice
-    ]
-    version = overnet.__version__
-    assert set(hashes[0]) == {f"overnet-{version}.tar.gz", f"overnet-{version}-py3-none-any.whl"}
-    assert hashes[0] == hashes[1]
-
-
-@pytest.mark.slow
-def test_distributions_hold_licences_and_what_readme_links_to(built_twice):
-    (wheel,) = built_twice[0].glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+        files = (folder / "dist").iterdir()
+        built.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+    sdist, wheel = f"overnet-{overnet.__version__}.tar.gz", f"overnet-{overnet.__version__}-py3-none-any.whl"
+    assert built[0] == built[1]
+    assert set(built[0]) == {sdist, wheel}
+    with zipfile.ZipFile(tmp_path / "1/dist" / wheel) as archive:
         licences = {name.rpartition("/licenses/")[2] for name in archive.namelist() if "/licenses/" in name}
     assert licences == {"LICENSE", "LICENSES.md"}
-    (sdist,) = built_twice[0].glob("*.tar.gz")
-    with tarfile.open(sdist) as archive:
+    with tarfile.open(tmp_path / "1/dist" / sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
     linked = {link for link in links if "://" not in link and not link.endswith("/")}
