@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import av
 import filelock
 
 from overnet.errors import OutputError, file_errors, printable
 from overnet.files.atomic import sync_folder
+from overnet.runtime.container.demux import error_reason
 from overnet.runtime.segments.manifest import Manifest, Segment, differences
 from overnet.runtime.segments.packet_file import PacketFile, is_whole
 
@@ -144,13 +146,11 @@ class SegmentFolder:
         """Raise the operating system's errors in the block as errors for the user."""
         try:
             yield
-        except OSError as error:
+        except (av.FFmpegError, OSError) as error:
             kept = f"whole segments are kept in {printable(self.path)}, and the same command goes on from there"
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise OutputError(f"no space is left in {printable(self.path.absolute().parent)}: {kept}") from error
-            raise OutputError(
-                f"{printable(self.path)} cannot be written ({error.strerror or error}): {kept}"
-            ) from error
+            raise OutputError(f"{printable(self.path)} cannot be written ({error_reason(error)}): {kept}") from error
 
     def remove(self) -> None:
         """Remove the segments and the folder."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 from av.container import OutputContainer
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from overnet.errors import OutputError
@@ -134,8 +135,12 @@ class VideoTrack:
         """Return the end of the last frame by the source's clock."""
         return self.end_ticks * self.time_base
 
-    def encode(self, frame: Frame | None) -> Iterator[tuple[av.Packet[Any], Fraction | None]]:
+    def encode(self, frame: Frame | None, *, is_key: bool = False) -> Iterator[tuple[av.Packet[Any], Fraction | None]]:
         """Encode a frame, or flush the encoder with None.
+
+        Args:
+            frame: the frame.
+            is_key: whether it is made a keyframe that begins a closed group of pictures, if the encoder can do so.
 
         Yields:
             The packets to be written, each with its decoding time in seconds by the source's clock.
@@ -143,14 +148,26 @@ class VideoTrack:
         Raises:
             ValueError: the frame is not height x width x 3 uint8.
         """
-        for packet in self._encoded(frame):
+        yield from self._timed(self._encoded(frame, is_key=is_key))
+        if frame is None and self._repair.repaired:
+            self.notes.append(f"{self._repair.repaired} frame times were moved to keep them apart")
+
+    def flush(self, *, before: int) -> Iterator[tuple[av.Packet[Any], Fraction | None]]:
+        """Yield, as `encode` does, the remaining packets of frames before a keyframe's time in ticks from the start.
+
+        No other packet is encoded, and none can be afterwards.
+        """
+        # Without a stream: a container cannot take these packets as they are.
+        lazily = self.stream.codec_context.encode_lazy(None)
+        yield from self._timed(itertools.takewhile(lambda packet: packet.pts is None or packet.pts < before, lazily))
+
+    def _timed(self, packets: Iterable[av.Packet[Any]]) -> Iterator[tuple[av.Packet[Any], Fraction | None]]:
+        for packet in packets:
             # Not every encoder keeps durations, and the last frame's cannot be derived from the next one.
             if packet.pts is not None:
                 packet.duration = self._durations.pop(packet.pts, 1)
             reached = packet.dts if packet.dts is not None else packet.pts
             yield packet, None if reached is None else (reached + self._shift_ticks) * self.time_base
-        if frame is None and self._repair.repaired:
-            self.notes.append(f"{self._repair.repaired} frame times were moved to keep them apart")
 
     def adopt(self, encoded: EncodedPacket) -> tuple[av.Packet[Any], Fraction | None]:
         """Return a packet that another track with the same settings has encoded, as `encode` yields it."""
@@ -163,9 +180,11 @@ class VideoTrack:
         reached = encoded.pts if encoded.dts is None else encoded.dts
         return packet, (reached + self._shift_ticks) * self.time_base
 
-    def _encoded(self, frame: Frame | None) -> Iterator[av.Packet[Any]]:
+    def _encoded(self, frame: Frame | None, *, is_key: bool) -> Iterator[av.Packet[Any]]:
         """Yield the packets of a frame; a constant rate is filled with repetitions of the image that is on screen."""
         image = None if frame is None else self._image(frame)
+        if image is not None and is_key:
+            image.pict_type = PictureType.I
         if self._container.has_constant_rate:
             until = self.end_ticks - self._shift_ticks if image is None else image.pts
             # Until the first image is due, it is shown as well.

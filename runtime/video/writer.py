@@ -61,7 +61,6 @@ class VideoWriter(FrameWriter):
         track: the video stream.
         zero_seconds: the time of the source that is the output's start, known with the first frame.
         on_packet: called with each encoded packet before it is written.
-        is_muted: whether packets are encoded and not written.
 
     Raises:
         OutputError: the file exists, cannot be written there, or cannot hold the codec or size; also raised by the
@@ -86,7 +85,6 @@ class VideoWriter(FrameWriter):
         self._is_part = self._starts_late or video.info.max_frames is not None
         self.zero_seconds = Fraction(0)
         self.on_packet: Callable[[av.Packet[Any]], None] | None = None
-        self.is_muted = False
         self._done = False
         self._copier: StreamCopier | None = None
         if video.width < 1 or video.height < 1:
@@ -152,11 +150,6 @@ class VideoWriter(FrameWriter):
                 if not self.track.written:
                     self._begin(encoded.pts * self.track.time_base + zero_seconds, zero_seconds)
                 self._mux(*self.track.adopt(encoded))
-
-    def flush(self) -> None:
-        """Take the last packets out of the encoder; no frame can be written any more."""
-        with self._lock, self._reporting():
-            self._encode(None)
 
     def finish(self) -> Path:
         """Complete the file, give it its name, and return that.
@@ -271,8 +264,7 @@ class VideoWriter(FrameWriter):
         for packet, reached in self.track.encode(frame):
             if self.on_packet is not None:
                 self.on_packet(packet)
-            if not self.is_muted:
-                self._mux(packet, reached)
+            self._mux(packet, reached)
 
     def _mux(self, packet: av.Packet[Any], reached: Fraction | None) -> None:
         # Copy up to the encoder's output, not its input: the muxer would queue the difference. And copy before the

@@ -71,13 +71,16 @@ def crash(writer: SegmentedWriter) -> None:
     """Release what the operating system releases when a process is killed, and leave everything else."""
     if writer._folder is not None:
         writer._folder.close()
-    if writer._file is not None:
-        writer._file._file.flush()
-        writer._file._temporary._locked.close()
-        writer._file._temporary.open_paths.discard(writer._file._temporary.path)
-        type(writer._file._temporary)._cleaned.discard(writer._file._temporary.path.absolute().parent)
-    writer._file = writer._folder = None
-    writer._close_encoder()
+    for segment in filter(None, (writer._before, writer._open)):
+        segment._file._file.flush()
+        temporary = segment._file._temporary
+        temporary._locked.close()
+        temporary.open_paths.discard(temporary.path)
+        type(temporary)._cleaned.discard(temporary.path.absolute().parent)
+        segment._close_track()
+    if writer._single is not None:
+        writer._single.abort()
+    writer._before = writer._open = writer._single = writer._folder = None
 
 
 def segments_of(target: Path) -> set[str]:
