@@ -128,4 +128,7 @@ def test_pages_show_tables_and_no_raw_markdown(site):
     text = text_of(site / "results/index.html")
     assert "Set14" in text and "lean-memory" in text and "|---" not in text
     for page in site.rglob("index.html"):
-        assert "```" not in text_of(page), page
+        text = text_of(page)
+        assert "```" not in text, page
+        # An item of a numbered list that has become text of the one before.
+        assert not re.search(r"<p>[^<]*\.\s\d\. <strong>", page.read_text()), page
