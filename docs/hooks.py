@@ -205,9 +205,10 @@ def on_files(files: Any, *, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Turn the links of a page into those of the site, and the indentation of lists into Python-Markdown's.
+    """Turn the links of a page into those of the site, and its lists into Python-Markdown's.
 
     What belongs to an item of a numbered list is indented by three spaces, as the text of the item is; Python-Markdown
-    wants four.
+    wants four, and an empty line before the next item.
     """
-    return re.sub(r"^ {3}(?=\S)", " " * 4, with_links_of_the_site(markdown, page.file.src_uri), flags=re.MULTILINE)
+    markdown = re.sub(r"^ {3}(?=\S)", " " * 4, with_links_of_the_site(markdown, page.file.src_uri), flags=re.MULTILINE)
+    return re.sub(r"^( {4}\S.*\n)(?=\d+\. )", r"\1\n", markdown, flags=re.MULTILINE)
