@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from overnet.runtime.live.report import LiveReport
     from overnet.runtime.pipeline import PipelineReport
 
+_LINE_SECONDS = 60.0  # between two lines of a long work where there are no rows, as under nohup
 _LIVE_SECONDS = 0.5  # between two updates of a live run's figures, so that they can be read
 
 
@@ -36,6 +37,7 @@ class ProgressDisplay:
         self._work: TaskID | None = None
         self._wait: TaskID | None = None
         self._announced = ""
+        self._lined = self._began = time.monotonic()
 
     def __enter__(self) -> ProgressDisplay:
         if not self.quiet and sys.stderr is not None and sys.stderr.isatty():
@@ -93,6 +95,15 @@ class ProgressDisplay:
 
         return show
 
+    def file(self, name: str, done: int, total: int) -> None:
+        """Show how many of several files are done, and which is next; call it with 0 before the first."""
+        now = time.monotonic()
+        if not done:
+            self._began = now
+        rate = done / max(now - self._began, 1e-9)
+        left = f", {rate:.2g} files/s, {timedelta(seconds=int((total - done) / rate))} left" if done else ""
+        self._show_work(name, done, total, f"{done}/{total} files{left}")
+
     def live(self) -> Callable[[LiveReport], None]:
         """Return a function that shows the figures of a live run; call it as often as they change."""
         shown = 0.0
@@ -110,6 +121,9 @@ class ProgressDisplay:
             self._rows.remove_task(self._wait)
             self._wait = None
         self._work = self._show(self._work, name, done, total, figures)
+        if self._rows is None and time.monotonic() - self._lined >= _LINE_SECONDS:
+            self._lined = time.monotonic()
+            print_status(f"{name}: {figures}".removesuffix(": "), quiet=self.quiet)
 
     def _show(self, row: TaskID | None, name: str, done: int, total: int | None, figures: str) -> TaskID | None:
         if self._rows is None:

@@ -354,9 +354,11 @@ def _run_jobs(
         print_error(unreadable)
         failures.append((path, unreadable))
     several = len(plan.jobs) + len(plan.kept) + len(plan.unreadable) > 1
-    for job in plan.jobs:
+    for number, job in enumerate(plan.jobs):
         try:
             with display, naming_failures(job.source):
+                if len(plan.jobs) > 1:
+                    display.file(printable(job.source.name), number, len(plan.jobs))
                 if several and not overwrite and job.target.exists():
                     raise exists_already(job.target)
                 if job.kind != "video":

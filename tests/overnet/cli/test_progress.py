@@ -1,7 +1,10 @@
 """What the commands show while they work: rows on a terminal, lines elsewhere, nothing with --quiet."""
 
 import io
+import itertools
+import re
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -42,6 +45,11 @@ def frames(display):
         on_frame(SimpleNamespace(wall_seconds=done / 2), 30)
 
 
+def files(display):
+    for done in range(2):
+        display.file("photo.jpg", done, 40)
+
+
 def waiting(display):
     display.step("set x2", 0, 2)
     display.announce("waiting", 0, 0)
@@ -58,6 +66,7 @@ def live(display):
     [
         (steps, ["set x2", "0:00:00", "1/2"]),
         (frames, ["[red]clip.mp4", "3/30 frames, 2.0 fps, 0:00:13 left"]),
+        (files, ["photo.jpg", "0/40 files", "1/40 files, ", " files/s, ", " left"]),
         (waiting, ["set x2", "0/2", "choosing kernels", "2/3"]),
         (live, ["23.4 fps, latency 12 ms, 3 dropped"]),
     ],
@@ -102,3 +111,18 @@ def test_waiting_before_there_are_rows_is_a_line(monkeypatch):
     monkeypatch.setattr(sys, "stderr", stderr)
     ProgressDisplay(quiet=False).announce("choosing kernels", 1, 3)
     assert stderr.getvalue() == "choosing kernels\n"
+
+
+def test_a_line_a_minute_where_there_are_no_rows(shown, monkeypatch):
+    clock = itertools.count(step=25.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+
+    def work(display):
+        on_frame = display.frames("film.mkv")
+        for done in range(1, 11):
+            on_frame(SimpleNamespace(wall_seconds=done / 2), 3000)
+
+    lines = shown(work, on_terminal=False).splitlines()
+    assert 3 <= len(lines) <= 5
+    assert re.fullmatch(r"film.mkv: \d+/3000 frames, 2.0 fps, 0:24:\d+ left", lines[0])
+    assert shown(work, on_terminal=False, quiet=True) == ""
