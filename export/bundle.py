@@ -29,7 +29,7 @@ from overnet.network.checkpoint import folded, load_checkpoint, read_metadata, s
 from overnet.network.family import Network
 from overnet.network.model import OverNet, reference
 from overnet.types import Image
-from overnet.weights import BEST, INT8_MODEL_NAMES, MODEL_NAMES, bundled_checkpoint, bundled_folder
+from overnet.weights import BEST, INT8_MODEL_NAMES, MODEL_NAMES, bundled_checkpoint, bundled_folder, int8_checkpoint
 
 SCALES = (2, 3, 4)
 
@@ -217,11 +217,14 @@ def bundle(weights: dict[str, Path], data: Path, readme: Path | None) -> None:
 
     Args:
         weights: by the names of `overnet.weights.MODEL_NAMES`: a checkpoint in any form; models that are left out keep
-            their bundled weights.
+            their bundled weights. With ``_int8`` behind a name: safetensors trained on for INT8 with ``int8=true``.
         data: a folder of evaluation sets; see `overnet.evaluation.datasets.find_pairs`.
         readme: the README to update, or None.
     """
-    models = [_bundle_model(name, weights.get(name, bundled_checkpoint(name))) for name in MODEL_NAMES]
+    models = [
+        _bundle_model(name, weights.get(name, bundled_checkpoint(name)), weights.get(f"{name}_int8"))
+        for name in MODEL_NAMES
+    ]
     table = results_table(measure(models, data))
     _write(bundled_folder() / "MODEL_CARD.md", model_card(models, table))
     if readme is not None:
@@ -232,18 +235,22 @@ def bundle(weights: dict[str, Path], data: Path, readme: Path | None) -> None:
         _write(readme, f"{text[: begin + len(_README_MARKERS[0])]}\n\n{table}\n\n{text[end:]}")
 
 
-def _bundle_model(name: str, weights: Path) -> Bundled:
-    """Write a model's checkpoint and ONNX files to its folder in the package."""
+def _bundle_model(name: str, weights: Path, for_int8: Path | None) -> Bundled:
+    """Write a model's checkpoint and ONNX files to its folder in the package; `for_int8` are weights for INT8 files."""
     model = load_checkpoint(weights)
     metadata = read_metadata(weights) if weights.suffix == ".safetensors" else {}
     checkpoint, folder = bundled_checkpoint(name), bundled_folder(name)
     folder.mkdir(exist_ok=True)
     save_checkpoint(folded(model), checkpoint, metadata=metadata)
     stem = "overnet" if name == BEST else name
-    files: list[ExportedFile] = []
-    for precision in ("fp32", "int8") if name in INT8_MODEL_NAMES else ("fp32",):
-        options = ExportOptions(scales=SCALES, precision=precision, significant_bits=SIGNIFICANT_BITS)
-        files += export(checkpoint, folder, options, name=stem, overwrite=True)
+    options = ExportOptions(scales=SCALES, precision="fp32", significant_bits=SIGNIFICANT_BITS)
+    files = [*export(checkpoint, folder, options, name=stem, overwrite=True)]
+    if name in INT8_MODEL_NAMES:
+        tuned = int8_checkpoint(name)
+        if for_int8 is not None:
+            save_checkpoint(folded(load_checkpoint(for_int8)), tuned, metadata=read_metadata(for_int8))
+        source = tuned if tuned.is_file() else checkpoint
+        files += export(source, folder, ExportOptions(scales=SCALES, precision="int8"), name=stem, overwrite=True)
     return Bundled(name, model, metadata, files)
 
 
@@ -257,10 +264,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in MODEL_NAMES:
         parser.add_argument(f"--{name}", type=Path, metavar="WEIGHTS", help=f"a checkpoint to bundle as {name}")
+    for name in INT8_MODEL_NAMES:
+        parser.add_argument(
+            f"--{name}-int8", type=Path, metavar="WEIGHTS", help=f"weights of {name} trained on for INT8"
+        )
     parser.add_argument("--data", type=Path, required=True, help="folder of evaluation sets (Set5, Set14)")
     parser.add_argument("--readme", type=Path, default=Path("README.md"), help="the README to update")
     options = parser.parse_args()
-    given = {name: getattr(options, name) for name in MODEL_NAMES}
+    given = {name: getattr(options, name) for name in (*MODEL_NAMES, *(f"{name}_int8" for name in INT8_MODEL_NAMES))}
     try:
         bundle({name: path for name, path in given.items() if path is not None}, options.data, options.readme)
     except OverNetError as error:

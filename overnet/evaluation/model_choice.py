@@ -115,11 +115,17 @@ def same_weights_in_fp32(model: EvaluatedModel) -> EvaluatedModel | None:
 
 
 def fp32_file(weights_sha256: str, scale: float, folder: Path) -> EvaluatedModel | None:
-    """Find an ONNX file in FP32 with certain weights and scale in a folder or among the bundled ones."""
-    wanted = weights_sha256, scale, "fp32"
+    """Find an ONNX file in FP32 with certain weights and scale in a folder or among the bundled ones.
+
+    The bundled models' weights for INT8 were trained on from those in FP32, which take their place.
+    """
     for place in (folder, *map(bundled_folder, MODEL_NAMES)):
-        for path, artifact in _onnx_files(place):
-            if (artifact.weights_sha256, artifact.scale, artifact.precision) == wanted:
+        files = [file for file in _onnx_files(place) if file[1].scale == scale]
+        has_weights = any(artifact.weights_sha256 == weights_sha256 for _, artifact in files)
+        is_bundled = any(place.samefile(bundled_folder(name)) for name in MODEL_NAMES if place.exists())
+        for path, artifact in files:
+            same = artifact.weights_sha256 == weights_sha256 or (is_bundled and has_weights)
+            if same and artifact.precision == "fp32":
                 return EvaluatedModel(path, artifact, "fp32")
     return None
 

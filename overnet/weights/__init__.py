@@ -28,6 +28,15 @@ def bundled_checkpoint(name: str = BEST) -> Path:
     return folder / checkpoint
 
 
+def int8_checkpoint(name: str) -> Path:
+    """Return the path of a bundled model's weights for INT8; where there is no file, `bundled_checkpoint`'s serve.
+
+    Args:
+        name: one of `INT8_MODEL_NAMES`.
+    """
+    return bundled_folder(name) / f"{name}_int8.safetensors"
+
+
 def bundled_folder(name: str = BEST) -> Path:
     """Return the folder of a bundled model's ONNX files, one for each scale; `name` as for `bundled_checkpoint`."""
     return _MODELS[name][0]
