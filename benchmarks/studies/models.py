@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,9 +33,11 @@ from overnet.errors import OverNetError
 from overnet.imaging.moving_photographs import frames as workload_frames
 from overnet.runtime.upscaler import Upscaler
 from overnet.runtime.video.formats import DEFAULT_ENCODING, find_encoder, output_format, quality_options
+from overnet.system.converted_model import own_model
+from overnet.system.environment import has_fast_int8
 from overnet.system.memory import usable_cores
 from overnet.types import Image
-from overnet.weights import MODEL_NAMES, model_path
+from overnet.weights import INT8_MODEL_NAMES, MODEL_NAMES, model_path
 
 _BICUBIC = "bicubic (OpenCV)"
 _PIXEL_FORMAT = "yuv420p"
@@ -61,6 +63,21 @@ class ModelFigures:
     cores_share: float | None = None
 
 
+@dataclass(frozen=True)
+class Model:
+    """A model to measure.
+
+    Attributes:
+        name: in the table.
+        path: see `Upscaler`.
+        precision: to compute in; None for the most exact there is.
+    """
+
+    name: str
+    path: Path
+    precision: str | None = None
+
+
 @dataclass
 class Setting:
     """What is upscaled, and how often.
@@ -77,18 +94,28 @@ class Setting:
     scale: int = 2
     rounds: int = 9
     video_frames: int = 120
-    models: Sequence[str] = field(default_factory=lambda: list(MODEL_NAMES))
 
 
-def compare_models(setting: Setting) -> dict[str, ModelFigures]:
+def bundled_models() -> list[Model]:
+    """Return the bundled models, in FP32 and, where the CPU is fast in it, in INT8."""
+    in_int8 = INT8_MODEL_NAMES if has_fast_int8() else ()
+    models = [Model(f"`{name}`, INT8", model_path(name), "int8") for name in in_int8]
+    return [*models, *(Model(f"`{name}`", model_path(name)) for name in MODEL_NAMES)]
+
+
+def compare_models(models: Sequence[Model], setting: Setting) -> dict[str, ModelFigures]:
     """Measure bicubic interpolation and each of the models, by name.
+
+    Args:
+        models: ONNX files of this project, or folders of them.
+        setting: what is upscaled.
 
     Raises:
         OverNetError: a model cannot be loaded or run.
     """
     image = next(workload_frames(setting.width, setting.height, 1))
     size = (setting.width * setting.scale, setting.height * setting.scale)
-    upscalers = {name: Upscaler(setting.scale, model=name) for name in setting.models}
+    upscalers = {model.name: Upscaler(setting.scale, model=model.path, precision=model.precision) for model in models}
     runs: dict[str, Callable[[Image], Image]] = {
         _BICUBIC: lambda frame: np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC), np.uint8),
         **upscalers,
@@ -110,8 +137,8 @@ def compare_models(setting: Setting) -> dict[str, ModelFigures]:
         )
         network = _cpu_ms(lambda upscaler=upscaler: upscaler(image), frames=_LEAST_FRAMES)  # type: ignore[misc]
         each.cores_share = (decoding + network + encoding) * each.fps / 1000 / usable_cores()
-    for name in upscalers:
-        figures[name].peak_memory_bytes = _peak_memory_bytes(name, setting)
+    for model in models:
+        figures[model.name].peak_memory_bytes = _peak_memory_bytes(model, setting)
     return figures
 
 
@@ -173,24 +200,23 @@ def _codec_cpu_ms(setting: Setting) -> tuple[float, float]:
         return decoding, _cpu_ms(encode, frames=1) / frames
 
 
-def _peak_memory_bytes(model: str, setting: Setting) -> int | None:
-    case = Case("openvino", "backend", "fp32", setting.scale, setting.width, setting.height)
-    result = run_case(
-        CaseRequest(**vars(MeasuringOptions(model=model_path(model), seconds=0.5)), case=case, least_runs=3)
-    )
+def _peak_memory_bytes(model: Model, setting: Setting) -> int | None:
+    case = Case("openvino", "backend", model.precision or "fp32", setting.scale, setting.width, setting.height)
+    result = run_case(CaseRequest(**vars(MeasuringOptions(model=model.path, seconds=0.5)), case=case, least_runs=3))
     if result.error is not None:
-        raise OverNetError(f"{model}: {result.error}")
+        raise OverNetError(f"{model.name}: {result.error}")
     return None if result.memory is None else result.memory.peak_host_bytes
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", default=[], help="a further model; repeat for more")
+    parser.add_argument("--model", type=Path, action="append", default=[], help="a further ONNX file; repeat for more")
     parser.add_argument("--rounds", type=int, default=9, help="rounds in which all take turns (default: 9)")
     args = parser.parse_args()
     try:
-        figures = compare_models(Setting(rounds=max(1, args.rounds), models=[*MODEL_NAMES, *args.model]))
+        given = [Model(path.stem, own_model(path)) for path in args.model]
+        figures = compare_models([*given, *bundled_models()], Setting(rounds=max(1, args.rounds)))
     except OverNetError as error:
         sys.exit(f"models: {error}")
     print("\n".join(table(figures)))

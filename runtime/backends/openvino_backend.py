@@ -52,7 +52,8 @@ class OpenVinoBackend(Backend):
         self._operators = require("openvino.opset8", extra="", purpose="the backend openvino")
         core = openvino_core()
         supported = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        possible = ("int8",) if artifact.precision == "int8" else ("fp32", "bf16")
+        # An INT8 file's other nodes are in FP32, so that either may be asked for.
+        possible = ("int8", "fp32") if artifact.precision == "int8" else ("fp32", "bf16")
         self.precision = options.precision or possible[0]
         check_precision(
             self.precision, tuple(each for each in possible if each != "bf16" or "BF16" in supported), backend=self.name

@@ -6,6 +6,7 @@ import pytest
 from overnet import Upscaler
 from overnet.evaluation.datasets import find_pairs
 from overnet.evaluation.measure import evaluate, mean_quality
+from overnet.imaging.metrics import psnr
 from overnet.runtime.inventory import describe, take_inventory
 from overnet.runtime.models import find_models
 from overnet.weights import INT8_MODEL_NAMES, MODEL_NAMES, bundled_checkpoint, bundled_folder, model_path
@@ -108,3 +109,28 @@ def test_quality_of_realtime(scale, floor_db):
 def test_quality_of_fast(scale, floor_db):
     pairs = find_pairs(SHARED / "sets/Set5", scale)
     assert mean_quality(evaluate(Upscaler(scale, model="fast"), pairs, scale)).psnr_db > floor_db
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("name", INT8_MODEL_NAMES)
+def test_int8_by_name(name, backend, image):
+    upscaler = Upscaler(2, model=name, backend=backend, precision="int8")
+    assert upscaler.backend_for(2).precision == "int8"
+    upscaled = upscaler(image)
+    assert psnr(Upscaler(2, model=name)(image), upscaled, border=0) > 30
+    file = bundled_folder(name) / f"{name}_x2_int8.onnx"
+    as_before = Upscaler(2, model=file, backend=backend, precision="fp32")  # its other nodes are in FP32
+    np.testing.assert_array_equal(as_before(image), upscaled)
+    assert not np.array_equal(Upscaler(2, model=name)(image), upscaled)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", INT8_MODEL_NAMES)
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_int8_loses_a_tenth_of_a_decibel_at_most(name, scale):
+    pairs = find_pairs(SHARED / "sets/Set5", scale)
+    exact, in_int8 = (
+        mean_quality(evaluate(Upscaler(scale, model=name, precision=precision), pairs, scale)).psnr_db
+        for precision in (None, "int8")
+    )
+    assert exact - in_int8 <= 0.1

@@ -183,9 +183,9 @@ class Provider:
         wanted = self._options.precision
         if not self.on_gpu:
             computed = "int8" if file_precision == "int8" else "fp32"
-            if wanted not in (None, computed):
+            if wanted not in (None, computed, "fp32"):
                 raise BackendError(f"onnxruntime computes this file on the CPU in {computed}, not in {wanted!r}")
-            return computed
+            return wanted or computed
         if wanted is None or wanted == file_precision:
             return file_precision
         if (self._options.provider, file_precision, wanted) == ("tensorrt", "fp32", "fp16"):

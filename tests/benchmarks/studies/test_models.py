@@ -1,6 +1,7 @@
 import pytest
 
-from overnet.benchmarks.studies.models import ModelFigures, Setting, compare_models, table
+from overnet.benchmarks.studies.models import Model, ModelFigures, Setting, compare_models, table
+from overnet.weights import model_path
 
 
 def test_the_table_leaves_out_what_a_method_has_not():
@@ -10,7 +11,8 @@ def test_the_table_leaves_out_what_a_method_has_not():
 
 @pytest.mark.slow
 def test_a_model_is_measured_from_file_to_file():
-    figures = compare_models(Setting(width=64, height=48, rounds=1, video_frames=8, models=["realtime"]))
+    models = [Model("realtime", model_path("realtime"), "int8")]
+    figures = compare_models(models, Setting(width=64, height=48, rounds=1, video_frames=8))
     bicubic, realtime = figures.values()
     assert bicubic.fps is None
     assert 0 < bicubic.latency_ms < realtime.latency_ms
