@@ -7,11 +7,16 @@ keeps its traceback.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
+
+# How alike two words must be for one to be taken as a slip of the other, 0 to 1.
+_LIKENESS = 0.75
 
 
 def printable(text: object) -> str:
@@ -34,6 +39,12 @@ def one_line(error: object, *, line: int | None = None) -> str:
     return printable(" ".join(kept)).rstrip(".")[:300] or type(error).__name__
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question for the end of a message, with the known word that is nearest; "" if none is near."""
+    near = difflib.get_close_matches(word, list(known), 1, _LIKENESS)
+    return f"; did you mean {printable(near[0])}?" if near else ""
+
+
 class OverNetError(Exception):
     """Base of all expected errors: the message is one line, meant for the user."""
 
@@ -42,6 +53,15 @@ class OverNetError(Exception):
 
 class InputError(OverNetError):
     """An input that cannot be used: missing, empty, truncated, of another kind, or out of range."""
+
+
+def no_such_file(path: Path, names: Iterable[str] = ()) -> InputError:
+    """Return the error on a file that does not exist, with the nearest name in its folder or among some others."""
+    try:
+        beside = [str(path.with_name(each.name)) for each in path.parent.iterdir()] if path.name else []
+    except (OSError, ValueError):  # ValueError: a NUL character
+        beside = []
+    return InputError(f"{printable(path)}: no such file{did_you_mean(str(path), [*names, *beside])}")
 
 
 class OutputError(OverNetError):

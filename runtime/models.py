@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from overnet.errors import InputError
+from overnet.errors import InputError, no_such_file
 from overnet.files.engine_sidecar import read_sidecar
 from overnet.files.onnx_metadata import most_exact, read_artifact
 from overnet.runtime.backends.base import model_kind
 from overnet.runtime.backends.registry import BackendKind, choose_backends
 from overnet.system.converted_model import own_model
-from overnet.weights import checkpoint_of_folder, model_path
+from overnet.weights import MODEL_NAMES, checkpoint_of_folder, model_path
 
 
 class Models:
@@ -51,7 +51,7 @@ def find_models(model: str | Path | None, backend: str, precision: str | None) -
     if path.is_dir():
         return _in_folder(path, backend, precision)
     if not path.exists():
-        raise InputError(f"{path}: no such file")
+        raise no_such_file(path, MODEL_NAMES)
     kind = model_kind(path)
     if kind == "checkpoint":
         return [(found, Models(checkpoint=path)) for found in choose_backends(backend, kind)]

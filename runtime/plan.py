@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from overnet.errors import InputError, OutputError, printable
+from overnet.errors import InputError, OutputError, no_such_file, printable
 from overnet.files.atomic import exists_already
 from overnet.imaging.image_io import IMAGE_SUFFIXES, KNOWN_SUFFIXES, is_image_file, still_image_suffix
 from overnet.runtime.video.formats import VIDEO_SUFFIXES
@@ -132,7 +132,7 @@ def _sources(inputs: list[Path], output: Path, plan: Plan) -> list[tuple[Path, P
         elif path.exists():
             sources.append((path, Path(path.name)))
         else:
-            raise InputError(f"{printable(path)}: no such file")
+            raise no_such_file(path)
     if not sources:
         raise plan.unreadable[0][1]
     return sources

@@ -7,7 +7,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from overnet.errors import InputError, MissingDependency
+from overnet.errors import InputError, MissingDependency, did_you_mean
 from overnet.files.engine_sidecar import RuntimeName
 from overnet.runtime.backends.base import Backend, BackendOptions, LoadBackend, ModelKind
 from overnet.system.cuda_device import cuda_device_count
@@ -159,7 +159,8 @@ def choose_backends(name: str, model: ModelKind, *, runtime: RuntimeName | None 
             f"no backend is installed for this model: {' or '.join(how_to_install(kind) for kind in wanted)}"
         )
     if name not in BACKENDS:
-        raise InputError(f"there is no backend {name!r}; choose from auto, {', '.join(BACKENDS)}")
+        near = did_you_mean(name, BACKENDS)
+        raise InputError(f"there is no backend {name!r}; choose from auto, {', '.join(BACKENDS)}{near}")
     kind = BACKENDS[name]
     if model not in kind.takes:
         titles = {"onnx": "ONNX files", "checkpoint": "checkpoints", "engine": "engines"}

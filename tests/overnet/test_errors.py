@@ -6,6 +6,7 @@ import cv2
 import pytest
 
 from overnet.errors import OverNetError, line_for, naming_failures, require
+from tests.support.commands import run_command
 
 
 def test_ctrl_c_while_a_compiled_module_is_loaded(tmp_path, monkeypatch):
@@ -49,3 +50,20 @@ def test_errors_of_libraries_become_a_line(error, line):
 def test_defects_and_readers_that_are_gone_stay_as_they_are(error):
     with pytest.raises(type(error)), naming_failures("c.png"):
         raise error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        (("photo.png", "--model", "realtme"), "realtme: no such file; did you mean realtime?"),
+        (("photo.png", "--backend", "opnvino"), "tensorrt-rtx, openvino, onnxruntime, torch; did you mean openvino?"),
+        (("foto.png",), "foto.png: no such file; did you mean photo.png?"),
+        (("quite-another.png",), "quite-another.png: no such file"),
+        (("in/photo.png",), "in/photo.png: no such file"),
+    ],
+)
+def test_a_slip_is_answered_by_the_near_name(tmp_path, image, arguments, asked):
+    cv2.imwrite(str(tmp_path / "photo.png"), image)
+    result = run_command(*arguments, "-o", "out.png", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == f"overnet: {asked}\n" or result.stderr.endswith(f", {asked}\n")
