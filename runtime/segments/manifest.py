@@ -7,17 +7,19 @@ import json
 import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import av
 
 from overnet._version import __version__
-from overnet.errors import InputError, OutputError, file_errors, printable
-from overnet.files.atomic import atomic_write, sync_folder
+from overnet.errors import InputError, OutputError, file_errors, one_line, printable
+from overnet.files.atomic import atomic_write, open_regular, sync_folder
+from overnet.files.checked_json import Pattern, Range, from_json, parse_object
 from overnet.runtime.segments.packet_file import Contents
 from overnet.runtime.video.frame import Position
 
 _FORMAT = 1
+_Count = Annotated[int, Range(0, 1 << 40)]
 # Parts of the source that are compared, at even distances from its first byte to its last one.
 _PARTS, _PART_BYTES = 16, 1 << 16
 
@@ -35,11 +37,11 @@ class Segment:
         contents: of its file.
     """
 
-    frames: int
+    frames: _Count
     first_pts: int
     end_pts: int
     last: Position | None
-    seconds: float
+    seconds: Annotated[float, Range(0, 1 << 40)]
     contents: Contents
 
 
@@ -59,11 +61,11 @@ class Manifest:
     """
 
     shaped_by: dict[str, str]
-    frames_per_segment: int
-    expected_frames: int | None
-    time_base: str
-    zero_seconds: str
-    total_frames: int | None = None
+    frames_per_segment: Annotated[int, Range(1, 1 << 40)]
+    expected_frames: _Count | None
+    time_base: Annotated[str, Pattern(r"[1-9]\d{0,18}(/[1-9]\d{0,18})?")]
+    zero_seconds: Annotated[str, Pattern(r"-?\d{1,18}(/[1-9]\d{0,18})?")]
+    total_frames: _Count | None = None
     segments: dict[int, Segment] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -95,25 +97,17 @@ class Manifest:
         Raises:
             OutputError: it is missing, unreadable, or of another version.
         """
-        with file_errors(OutputError, path):
-            text = path.read_text(encoding="utf-8")
+        with file_errors(OutputError, path), open_regular(path) as file:
+            content = file.read()
         try:
-            fields: dict[str, Any] = json.loads(text)
-            if fields.pop("format") != _FORMAT:
+            fields = parse_object(content, name=path.name)
+            if fields.pop("format", None) != _FORMAT:
                 raise OutputError(f"{printable(path)} is of another version of OverNet")
-            segments = {
-                int(number): Segment(
-                    **{
-                        **one,
-                        "contents": Contents(**one["contents"]),
-                        "last": None if one["last"] is None else Position(**one["last"]),
-                    }
-                )
-                for number, one in fields.pop("segments").items()
-            }
-            return cls(**fields, segments=segments)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise OutputError(f"{printable(path)} is damaged") from error
+            manifest = from_json(cls, fields, name=path.name)
+            manifest.segments = {int(number): segment for number, segment in manifest.segments.items()}
+        except (InputError, ValueError) as error:
+            raise OutputError(f"{printable(path)} is damaged ({one_line(error)})") from error
+        return manifest
 
 
 def differences(now: dict[str, str], before: dict[str, str]) -> list[str]:

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import math
 import os
+from fractions import Fraction
 from itertools import pairwise
 
 import av
@@ -12,6 +14,7 @@ from overnet.errors import OutputError
 from overnet.runtime.segments import writer as writer_module
 from overnet.runtime.segments.folder import SegmentFolder, folder_of
 from overnet.runtime.segments.packet_file import PacketFile
+from overnet.runtime.segments.status import read_status
 from overnet.runtime.segments.writer import Cutting
 from tests.support.clips import NTSC, TICK, Clip, images, names, packets_of, times_of, upscale
 from tests.support.segmented import run, segments_of
@@ -161,9 +164,47 @@ def test_a_manifest_that_is_damaged(tmp_path):
     manifest = folder_of(target) / "manifest.json"
     assert set(json.loads(manifest.read_text())["segments"]) == {"0"}
     manifest.write_bytes(manifest.read_bytes()[:100])
-    with pytest.raises(OutputError, match=r"manifest\.json is damaged: --overwrite starts anew"):
+    with pytest.raises(OutputError, match=r"manifest\.json is damaged \(.*\): --overwrite starts anew"):
         run(source, target)
     assert run(source, target, overwrite=True).frames == 12
+
+
+_VALUES = [None, "x", "", -1, 0, 1.5, math.nan, math.inf, 10**30, "9" * 99, "1/0", [], {}, [[]], {"x": 1}, True]
+
+
+def _changed(content, value):
+    """Yield copies of JSON content with a value in place of each one in it."""
+    for key, held in content.items() if isinstance(content, dict) else ():
+        yield {**content, key: value}
+        yield from ({**content, key: changed} for changed in _changed(held, value))
+
+
+def test_a_manifest_of_any_content_is_used_or_refused_in_a_line(tmp_path):
+    """Fields of other types, out of range or not finite were defects in the writer: division by zero and the like."""
+    source = Clip().make(tmp_path / "in.mp4")
+    target = tmp_path / "out.mp4"
+    run(source, target, crash_after=8)
+    manifest = folder_of(target) / "manifest.json"
+    good = json.loads(manifest.read_text())
+    contents = [json.dumps(changed) for value in _VALUES for changed in _changed(good, value)]
+    for content in (*contents, "[" * 100_000, "[]", "null", '{"format": 1}'):
+        manifest.write_text(content)
+        try:
+            unfinished = SegmentFolder.reopen(target, good["shaped_by"], overwrite=False)
+        except OutputError as error:
+            assert str(error).isprintable() and len(str(error)) < 1000, content
+        else:
+            assert unfinished is not None and unfinished.manifest.frames_per_segment > 0
+            assert Fraction(unfinished.manifest.time_base) > 0
+            assert (read_status(target).left_seconds or 0) < math.inf
+            unfinished.close()
+
+
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path):
+    folder_of(tmp_path / "out.mp4").mkdir()
+    os.mkfifo(folder_of(tmp_path / "out.mp4") / "manifest.json")
+    with pytest.raises(OutputError, match="it is a pipe or a device"):
+        SegmentFolder.reopen(tmp_path / "out.mp4", {}, overwrite=False)
 
 
 def test_a_crash_while_segments_are_joined(tmp_path, monkeypatch):
