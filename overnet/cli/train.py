@@ -161,8 +161,12 @@ def train_command(
         packed = output / "images.packed"
         if team.is_main:
             with _removed_if_refused(output, packed):
-                images = pack(data, packed, report=options.report)
-                _check_origin(state, "data", images.sha256, "images")
+                images = pack(
+                    data,
+                    packed,
+                    report=options.report,
+                    check=lambda images: _check_origin(state, "data", images.sha256, "images"),
+                )
                 teachers = _teachers(state, images, run.teacher or [], fill=True, report=options.report)
                 Patches(images, state.settings, world=team.world, teachers=teachers)
                 ensure_folder(output)

@@ -89,7 +89,13 @@ class PackedImages(MappedFile):
         return digest.hexdigest()
 
 
-def pack(folders: list[Path], path: Path, *, report: Callable[[str], None]) -> PackedImages:
+def pack(
+    folders: list[Path],
+    path: Path,
+    *,
+    report: Callable[[str], None],
+    check: Callable[[PackedImages], None] = lambda images: None,
+) -> PackedImages:
     """Pack all images of some folders into one file, unless `path` holds them already.
 
     The file appears when it is complete; packing that was interrupted begins again.
@@ -98,13 +104,16 @@ def pack(folders: list[Path], path: Path, *, report: Callable[[str], None]) -> P
         folders: searched with their subfolders; or one packed file, which is opened as it is.
         path: the file to make. A file of other images, or of these in an earlier state, is replaced.
         report: called with a line of text when packing begins, and for each damaged image that is left out.
+        check: called with the images before they replace an earlier file; what it raises keeps that file.
 
     Raises:
         InputError: a folder is missing, or the folders hold no image that can be read.
         OutputError: the file cannot be written.
     """
     if len(folders) == 1 and folders[0].is_file():
-        return PackedImages(folders[0])
+        images = PackedImages(folders[0])
+        check(images)
+        return images
     sources = list(_find_sources(folders))
     stamps = {str(source): [source.stat().st_size, source.stat().st_mtime_ns] for source in sources}
     if path.is_file():
@@ -114,11 +123,14 @@ def pack(folders: list[Path], path: Path, *, report: Callable[[str], None]) -> P
             report(f"{printable(path)}: damaged, and packed again")
         else:
             if present.sources == stamps:
+                check(present)
                 return present
     report(f"packing {len(sources)} images into {printable(path)}")
     ensure_folder(path.parent)
     with atomic_write(path, overwrite=True) as temporary, temporary.open("wb") as file:
         _write(file, sources, stamps, report)
+        file.flush()
+        check(PackedImages(temporary))
     return PackedImages(path)
 
 

@@ -89,8 +89,10 @@ def test_a_run_from_weights_and_its_resumption(tmp_path, folder, weights):
     others = tmp_path / "others"
     others.mkdir()
     cv2.imwrite(str(others / "two.png"), np.zeros((48, 56, 3), np.uint8))
+    packed = (out / "images.packed").read_bytes()
     result, error = train("--data", others, *resumed[2:])
     assert "--resume goes on with the images that the run began with; --data gives others" in error
+    assert (out / "images.packed").read_bytes() == packed  # it was replaced, and packed anew at the next resumption
     result, error = train(*resumed, "--steps", "3", "--from", weights, "--preset", "multiscale")
     assert (result.exit_code, error) == (0, "")
     assert load_state(out, CPU).step == load_state(out, CPU).settings.steps == 3
