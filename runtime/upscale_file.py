@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -288,12 +289,18 @@ def upscale_frames(
                 expected = reader.expected_frames
                 on_frame(report, None if expected is None else max(1, expected - writer.earlier_frames))
 
+        stopped = threading.Event()
+
+        def skips(index: int) -> bool:
+            return writer.has(index) and not stopped.is_set()  # a frame that is given ends the reading
+
         def stop() -> None:
+            stopped.set()
             stream.stop()
             on_stop()
 
         report = run_pipeline(
-            () if writer.is_complete else reader.frames(stream.buffer, writer.has, writer.resumes_after),
+            () if writer.is_complete else reader.frames(stream.buffer, skips, writer.resumes_after),
             upscale,
             encode,
             on_frame=progress,

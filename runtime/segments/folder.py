@@ -55,7 +55,8 @@ class SegmentFolder:
             foreign = [entry.name for entry in path.iterdir() if not _OURS.fullmatch(entry.name)]
         if foreign:
             raise OutputError(f"{printable(path)} is needed for segments, and holds other files: move it away")
-        self._lock = filelock.FileLock(path / _LOCK)
+        # It is acquired in the thread that encodes, and released in another.
+        self._lock = filelock.FileLock(path / _LOCK, thread_local=False)
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout as error:

@@ -13,7 +13,9 @@ from overnet import Upscaler
 from overnet.errors import InputError
 from overnet.runtime import upscale_file
 from overnet.runtime.plan import Job
+from overnet.runtime.segments.writer import Cutting, SegmentedWriter
 from overnet.runtime.upscale_file import VideoOptions, _make_grey, upscale_image, upscale_video
+from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.writer import VideoWriter
 from tests.conftest import write_clip
 
@@ -51,6 +53,69 @@ def test_a_video_that_is_being_completed_is_not_lost(tmp_path, small_models, mon
     assert outcome.partial is interrupted
     with av.open(str(outcome.output)) as video:
         assert sum(1 for _ in video.decode(video=0)) == outcome.frames
+
+
+@pytest.mark.parametrize("tile", [None, 96])
+def test_ctrl_c_and_then_the_same_again(tmp_path, small_models, tile):
+    """A playable part, and with the next run the result of one that was not interrupted, also in tiles.
+
+    Their channel means are carried over from frame to frame, but not into another segment.
+    """
+    write_clip(tmp_path / "clip.mp4", frames=24, size=(160, 112))
+    options = VideoOptions(codec="ffv1", cutting=Cutting(frames=6))
+    upscaler = Upscaler(2, model=small_models, tile=tile)
+    whole = upscale_video(
+        Job(tmp_path / "clip.mp4", tmp_path / "whole.mkv", "video"), upscaler, options, overwrite=False
+    )
+    assert (whole.frames, whole.earlier_frames) == (24, 0)
+    job = Job(tmp_path / "clip.mp4", tmp_path / "out.mkv", "video")
+    shown = []
+
+    def show(report, expected):
+        shown.append(expected)
+        if len(shown) == 16:
+            raise KeyboardInterrupt
+
+    part = upscale_video(job, upscaler, options, overwrite=False, on_frame=show)
+    assert part.partial and part.output == tmp_path / "out.partial.mkv" and part.frames == 16
+    assert "the same command goes on after 12 frames" in part.notes
+    with av.open(str(part.output)) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 16
+    shown.clear()
+    rest = upscale_video(
+        job, upscaler, options, overwrite=False, on_frame=lambda report, expected: shown.append(expected)
+    )
+    assert (rest.frames, rest.earlier_frames, rest.partial) == (24, 12, False)
+    assert shown == [12] * 12
+    decoded = []
+    for name in ("whole.mkv", "out.mkv"):
+        with av.open(str(tmp_path / name)) as video:
+            decoded.append([(frame.pts, frame.to_ndarray().tobytes()) for frame in video.decode(video=0)])
+    assert decoded[0] == decoded[1] and len(decoded[0]) == 24
+    assert not (tmp_path / "out.mkv.overnet").exists()
+
+
+@pytest.mark.timeout(30)
+def test_ctrl_c_while_finished_segments_are_decoded(tmp_path, small_models, monkeypatch):
+    """Where the file allows no seek, what is done is decoded once more, which Ctrl-C ends at once."""
+    write_clip(tmp_path / "clip.mp4", frames=3000, size=(32, 32))
+    job = Job(tmp_path / "clip.mp4", tmp_path / "out.mp4", "video")
+    options = VideoOptions(cutting=Cutting(frames=6))
+    upscaler = Upscaler(2, model=small_models)
+    monkeypatch.setattr(VideoReader, "_seek_behind", lambda *_: False)
+    asked = []
+
+    def has(writer, index):
+        asked.append(index)
+        if index == 50:
+            os.kill(os.getpid(), signal.SIGINT)
+        return index < 2999
+
+    monkeypatch.setattr(SegmentedWriter, "has", has)
+    outcome = upscale_video(job, upscaler, options, overwrite=False)
+    assert outcome.partial and outcome.output is None
+    assert asked[-1] < 2999
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

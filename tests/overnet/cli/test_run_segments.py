@@ -1,12 +1,16 @@
 """What ``overnet-run`` says about long videos."""
 
+import functools
+import json
 from pathlib import Path
 
 import pytest
 
 from overnet.cli.run_segments import show_estimate
+from overnet.errors import BackendError
+from overnet.runtime.segments import writer
 from overnet.runtime.segments.estimate import Estimate
-from overnet.runtime.segments.folder import folder_of
+from overnet.runtime.segments.folder import SegmentFolder, folder_of
 from tests.conftest import write_clip
 from tests.support.clips import Clip, images
 from tests.support.commands import run_command
@@ -52,6 +56,33 @@ def test_the_status(tmp_path):
     assert "left; no run is at work on it: the same command goes on\n" in result.stdout
     run(source, tmp_path / "out.mp4")
     assert status().stdout == "out.mp4 is complete\n"
+
+
+def test_a_folder_of_videos(tmp_path, small_models, monkeypatch):
+    """A repeated run keeps what is there, and goes on with the rest."""
+    monkeypatch.setattr(writer, "Cutting", functools.partial(writer.Cutting, frames=4))
+    (tmp_path / "set").mkdir()
+    for name in ("a", "b"):
+        write_clip(tmp_path / f"set/{name}.mp4", frames=10)
+    arguments = ("set", "-o", "out", "--model", small_models, "--json")
+    real = SegmentFolder.add
+
+    def fail(folder, number, segment):
+        real(folder, number, segment)
+        if folder.path.name == "b.mp4.overnet" and number == 1:
+            raise BackendError("the driver crashed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SegmentFolder, "add", fail)
+        result = run_command(*arguments, cwd=tmp_path)
+    assert result.returncode == 1 and "overnet: the driver crashed\n" in result.stderr
+    assert (tmp_path / "out/b.mp4.overnet").is_dir() and not (tmp_path / "out/a.mp4.overnet").exists()
+    result = run_command(*arguments, cwd=tmp_path)
+    assert result.returncode == 0
+    report = json.loads(result.stdout)
+    assert report["kept"] == ["out/a.mp4"]
+    assert [(file["frames"], file["earlier_frames"]) for file in report["files"]] == [(10, 8)]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.mp4", "b.mp4"}
 
 
 def test_an_option_that_has_changed(tmp_path, small_models):
