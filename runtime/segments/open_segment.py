@@ -130,16 +130,18 @@ class OpenSegment:
             return self._file.readable()
 
     def complete(self) -> None:
-        """Make the segment whole."""
-        self.flush()
-        with self._folder.reporting():
-            contents = self._file.complete()
-        times = self._first_pts, self._end_pts, self._last, round(time.monotonic() - self._began, 3)
-        self._folder.add(self.number, Segment(self.written, *times, contents))
-        self._close_track()
+        """Make the segment whole, or discard it if that fails."""
+        try:
+            self.flush()
+            with self._folder.reporting():
+                contents = self._file.complete()
+            times = self._first_pts, self._end_pts, self._last, round(time.monotonic() - self._began, 3)
+            self._folder.add(self.number, Segment(self.written, *times, contents))
+        finally:
+            self.discard()
 
     def discard(self) -> None:
-        """Remove the file."""
+        """Free the encoder, and remove the file unless it is complete."""
         with suppress(OSError):
             self._file.discard()
         self._close_track()

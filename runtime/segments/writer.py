@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -101,6 +102,8 @@ class SegmentedWriter(FrameWriter):
         self._single: VideoWriter | None = None
         self._open: OpenSegment | None = None
         self._before: OpenSegment | None = None  # all its frames are encoded, and it looks ahead
+        self._closer: ThreadPoolExecutor | None = None
+        self._closing: Future[None] | None = None
         self._whole: frozenset[int] = frozenset()
         self._kept: list[EncodedPacket] = []
         self._first: Frame | None = None
@@ -182,8 +185,16 @@ class SegmentedWriter(FrameWriter):
         if not self._is_estimated:
             self._estimate()
 
+    def _await_closed(self) -> None:
+        """Wait for the segment that is being closed, and raise what went wrong with it."""
+        closing, self._closing = self._closing, None
+        if closing is not None:
+            closing.result()
+
     def _write_segment(self, frame: Frame) -> None:
         assert self._folder is not None
+        if self._closing is not None and self._closing.done():
+            self._await_closed()
         number, offset = self._place(frame.index)
         if self._open is not None and self._open.number != number:
             self._before, self._open = self._open, None
@@ -192,8 +203,11 @@ class SegmentedWriter(FrameWriter):
             if is_next and offset < self._ahead:
                 self._before.look_ahead(frame)
             if not is_next or offset + 1 >= self._ahead:
-                self._before.complete()
-                self._before = None
+                self._await_closed()
+                if self._closer is None:
+                    self._closer = ThreadPoolExecutor(1, thread_name_prefix="overnet-segment")
+                # Its last packets, and a slow disk, take their time while the next segment is encoded.
+                self._closing, self._before = self._closer.submit(self._before.complete), None
         if number in self._whole:
             return
         if self._open is None:
@@ -276,6 +290,7 @@ class SegmentedWriter(FrameWriter):
         """Join the segments, give the file its name, and remove the folder; see `VideoWriter.finish`."""
         if self._folder is None:
             return self._finish_single(VideoWriter.finish)
+        self._await_closed()
         for segment in filter(None, (self._before, self._open)):
             segment.complete()
         self._before = self._open = None
@@ -304,6 +319,7 @@ class SegmentedWriter(FrameWriter):
             self._take_notes(self._single)
             self._single = None
             return path
+        self._await_closed()
         manifest = self._folder.manifest
         files: list[Path] = []
         while len(files) in manifest.segments:
@@ -352,6 +368,9 @@ class SegmentedWriter(FrameWriter):
 
     def abort(self) -> None:
         """Remove what is not whole; do nothing after `finish`."""
+        if self._closer is not None:
+            self._closer.shutdown()
+            self._closer = self._closing = None
         for segment in filter(None, (self._before, self._open)):
             segment.discard()
         self._before = self._open = None

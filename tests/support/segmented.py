@@ -73,6 +73,7 @@ def run(
 
 def crash(writer: SegmentedWriter) -> None:
     """Release what the operating system releases when a process is killed, and leave everything else."""
+    writer._await_closed()
     if writer._folder is not None:
         writer._folder.close()
     for segment in filter(None, (writer._before, writer._open)):
