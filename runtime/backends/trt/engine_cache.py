@@ -42,6 +42,30 @@ def cache_folder() -> Path:
     return cache_root() / "engines"
 
 
+def refuse_if_others_write(folder: Path) -> None:
+    """Check that no other user can have put a file into a folder of the cache: loading it would run its code.
+
+    Raises:
+        OutputError: any user may write into the folder or the root of the cache, or another user has made the folder
+            in a root where any user may do so, such as ``/tmp``.
+    """
+    with file_errors(OutputError, folder):
+        root, own = (each.stat() if each.is_dir() else None for each in (cache_root(), folder))
+    if os.name != "posix" or root is None:
+        return
+    is_root_open = bool(root.st_mode & stat.S_IWOTH)
+    if is_root_open and not root.st_mode & stat.S_ISVTX:
+        refused = cache_root()
+    elif own and (own.st_mode & stat.S_IWOTH or (is_root_open and own.st_uid not in (0, os.geteuid()))):
+        refused = folder
+    else:
+        return
+    raise OutputError(
+        f"{printable(refused)}: other users may write there, and loading an engine runs its code: chmod o-w it, or "
+        f"name another folder by {CACHE_VARIABLE}"
+    )
+
+
 def cached_engine(
     request: EngineRequest,
     *,
@@ -72,12 +96,8 @@ def cached_engine(
     """
     environment = current_environment(request.runtime, device)
     entry = _Entry(cache_folder(), _name(request, environment), environment, unusable_sha256)
-    for folder in (entry.cache, entry.folder):
-        if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH and os.name == "posix":
-            raise OutputError(
-                f"{printable(folder)}: any user may write there, and loading an engine runs its code: chmod o-w it, or "
-                f"name another folder by {CACHE_VARIABLE}"
-            )
+    for each in (entry.cache, entry.folder):
+        refuse_if_others_write(each)
     path = entry.find(lambda line: None)
     if path is None:
         with _locked(entry, on_note):

@@ -19,7 +19,7 @@ from overnet.files.engine_sidecar import SMALLEST_TILE, Profile, RuntimeName, Si
 from overnet.files.onnx_metadata import PRECISIONS, read_artifact
 from overnet.runtime.backends.base import ENGINE_SIZES, BackendOptions, LoadBackend, engine_size, memory_per_pixel
 from overnet.runtime.backends.trt.cuda import Gpu
-from overnet.runtime.backends.trt.engine_cache import cache_folder, cached_engine
+from overnet.runtime.backends.trt.engine_cache import cache_folder, cached_engine, refuse_if_others_write
 from overnet.runtime.backends.trt.engine_check import (
     LEAST_BICUBIC_DB,
     LEAST_PSNR_DB,
@@ -215,6 +215,8 @@ class Engines:
         # For the kernels that TensorRT-RTX compiles of this engine for this kind of GPU.
         kernels = f"{sidecar.engine_sha256[:16]}-{self._environment.compute_capability}.kernels"
         kernel_cache = cache_folder().with_name("kernels") / kernels
+        if self._runtime == "tensorrt-rtx":
+            refuse_if_others_write(kernel_cache.parent)
         with self._gpu.current():
             engine = LoadedEngine(
                 serialized, self._runtime, cuda_graphs=self._options.cuda_graphs, kernel_cache=kernel_cache

@@ -543,6 +543,9 @@ def test_tensorrt_rtx(tmp_path, model, graphs):
         assert found["notes"] == [] and found["kernels"] == 1
         assert ("WHOLE_GRAPH_CAPTURE" in found["strategy"]) is graphs
         assert found["captures"] == 0, "it records by itself"
+    (tmp_path / "kernels").chmod(0o777)
+    with pytest.raises(AssertionError, match="kernels: other users may write there"):
+        run("with_tensorrt_rtx", engine, model, graphs, env=env, rtx=True)
 
 
 def command(*arguments, env=None, **options):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import overnet
 from overnet.errors import ArtifactError, BackendError, OutputError
 from overnet.files.engine_sidecar import Profile, read_sidecar, sidecar_path
 from overnet.runtime.backends.trt import engine_cache, engine_child
-from overnet.runtime.backends.trt.engine_cache import cache_folder, cached_engine
+from overnet.runtime.backends.trt.engine_cache import cache_folder, cached_engine, refuse_if_others_write
 from overnet.runtime.backends.trt.engine_child import EngineRequest
 from tests.conftest import ROOT
 
@@ -421,8 +422,28 @@ def test_it_needs_no_torch(engine_request):
     assert result.stdout.splitlines()[-1].endswith("small_x2.engine")
 
 
-def test_a_cache_that_others_may_write_is_refused(engine_request, cache):
-    cache.mkdir(parents=True, exist_ok=True)
-    cache.chmod(0o777)
-    with pytest.raises(OutputError, match="any user may write there"):
+@pytest.mark.parametrize("which", ["engines", "the root", "one engine"])
+def test_a_cache_that_others_may_write_is_refused(built, engine_request, cache, which):
+    {"engines": cache, "the root": cache.parent, "one engine": built.parent}[which].chmod(0o777)
+    with pytest.raises(OutputError, match="other users may write there"):
         cached_engine(engine_request)
+
+
+def test_a_cache_that_another_user_made_in_a_folder_of_all_is_refused(built, engine_request, cache, monkeypatch):
+    """As in /tmp, where the first to come owns the folder of that name, and may change it at any time."""
+    cache.parent.chmod(0o1777)
+    assert cached_engine(engine_request) == built
+    if os.geteuid() == 0:
+        os.chown(cache, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(OutputError, match="other users may write there"):
+        cached_engine(engine_request)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o777])
+def test_a_folder_of_kernels_that_others_may_write_is_refused(cache, mode):
+    (cache.parent / "kernels").mkdir(parents=True)
+    (cache.parent / "kernels").chmod(mode)
+    with pytest.raises(OutputError, match="kernels: other users may write") if mode == 0o777 else nullcontext():
+        refuse_if_others_write(cache.parent / "kernels")
