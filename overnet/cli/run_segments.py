@@ -31,7 +31,7 @@ def show_estimate(estimate: Estimate, *, model: Path | None, names_model: bool, 
     name = "best" if model is None else str(model)
     faster = _BUNDLED[_BUNDLED.index(name) + 1 :] if name in _BUNDLED else _BUNDLED[-1:]
     hint = f"; --model {' or '.join(faster)} is faster" if faster and names_model else ""
-    needed, free = (f"{size / 1e9:.1f} GB" for size in (estimate.needed_bytes, estimate.free_bytes))
+    needed, free = (_size(size) for size in (estimate.needed_bytes, estimate.free_bytes))
     scarce = " (too little)" if estimate.needed_bytes > estimate.free_bytes else ""
     print_status(
         f"about {_duration(estimate.seconds)} at {estimate.frames_per_second:.2g} frames/s; about {needed} of disk are "
@@ -65,6 +65,10 @@ def show_status(output: Path | None) -> None:
     segments = f"{status.segments} segment{'' if status.segments == 1 else 's'}"
     typer.echo(f"{printable(output)}: {status.done_frames}{of} frames{share} in {segments}{rate}{left}; {state}")
     raise typer.Exit
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
 
 
 def _duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from overnet.runtime.segments.folder import folder_of
@@ -18,7 +19,8 @@ CODE_IN_A_PROCESS = """
 import sys
 from pathlib import Path
 from tests.support.segmented import run
-result = run(Path(sys.argv[1]), Path(sys.argv[2]), frames_per_segment=int(sys.argv[3]))
+source, target, frames, seconds = sys.argv[1:]
+run(Path(source), Path(target), frames_per_segment=int(frames), seconds_per_frame=float(seconds))
 """
 
 
@@ -33,6 +35,7 @@ def run(
     start_seconds: float = 0.0,
     max_frames: int | None = None,
     overwrite: bool = False,
+    seconds_per_frame: float = 0.0,
     on_estimate=lambda estimate: None,
     **encoding,
 ) -> Result:
@@ -41,6 +44,7 @@ def run(
     Args:
         crash_after: leave everything as a killed process would after this many frames.
         stop_after: finish as partial after this many frames.
+        seconds_per_frame: waited for each frame.
     """
     if encoding.get("codec") is None and target.suffix != ".webm":
         encoding.setdefault("options", EXACT)
@@ -61,6 +65,7 @@ def run(
             for frame in () if writer.is_complete else reader.frames(skips=writer.has, after=writer.resumes_after):
                 frame.rgb = enlarged(frame.rgb, 2)
                 writer.write(frame)
+                time.sleep(seconds_per_frame)
                 count += 1
                 if count == crash_after:
                     crash(writer)

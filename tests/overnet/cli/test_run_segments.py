@@ -37,8 +37,8 @@ def test_the_estimate_of_a_short_job_and_of_a_full_disk(capsys):
     show_estimate(Estimate(599, 1, 1, 1), model=None, names_model=True, quiet=False)
     show_estimate(Estimate(6000, 1, 1, 1), model=None, names_model=True, quiet=True)
     assert capsys.readouterr().err == ""
-    show_estimate(Estimate(6000, 1, 2e9, 1_000_000_000), model=None, names_model=False, quiet=False)
-    assert capsys.readouterr().err.endswith("about 2.0 GB of disk are needed and 1.0 GB are free (too little)\n")
+    show_estimate(Estimate(6000, 1, 2e9, 999_000_000), model=None, names_model=False, quiet=False)
+    assert capsys.readouterr().err.endswith("about 2.0 GB of disk are needed and 999 MB are free (too little)\n")
 
 
 def test_the_status(tmp_path):

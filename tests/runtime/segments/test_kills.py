@@ -16,7 +16,7 @@ from tests.support.segmented import CODE_IN_A_PROCESS, run, segments_of
 
 def killed(source, target, frames_per_segment, seconds):
     """Run in a process that is killed after a time; return whether it was complete before that."""
-    command = [sys.executable, "-c", CODE_IN_A_PROCESS, source, target, str(frames_per_segment)]
+    command = [sys.executable, "-c", CODE_IN_A_PROCESS, source, target, str(frames_per_segment), "0"]
     process = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE)
     try:
         _, stderr = process.communicate(timeout=seconds)
@@ -30,7 +30,7 @@ def killed(source, target, frames_per_segment, seconds):
 
 def killed_at_segment(source, target, frames_per_segment, number):
     """Run in a process that is killed when a segment is whole."""
-    command = [sys.executable, "-c", CODE_IN_A_PROCESS, source, target, str(frames_per_segment)]
+    command = [sys.executable, "-c", CODE_IN_A_PROCESS, source, target, str(frames_per_segment), "0.02"]
     with subprocess.Popen(command, cwd=ROOT, env=environment()) as process:
         while process.poll() is None and f"{number:06d}.packets" not in segments_of(target):
             pass
@@ -39,15 +39,15 @@ def killed_at_segment(source, target, frames_per_segment, number):
 
 @pytest.mark.timeout(60)
 def test_a_process_that_is_killed(tmp_path):
-    source = Clip(frames=images(60, 320, 240), audio=("aac",)).make(tmp_path / "in.mp4")
+    source = Clip(frames=images(40, 160, 128), audio=("aac",)).make(tmp_path / "in.mp4")
     whole, target = tmp_path / "whole.mp4", tmp_path / "out.mp4"
-    run(source, whole, frames_per_segment=10)
-    for number in (1, 3):
-        killed_at_segment(source, target, 10, number)
+    run(source, whole, frames_per_segment=5)
+    for number in (1, 4):
+        killed_at_segment(source, target, 5, number)
         assert not target.exists() and len(segments_of(target)) >= number
     status = read_status(target)
     assert status is not None and not status.is_running
-    assert run(source, target, frames_per_segment=10).frames == 60 - status.done_frames
+    assert run(source, target, frames_per_segment=5).frames == 40 - status.done_frames
     assert target.read_bytes() == whole.read_bytes()
     assert names(tmp_path) == {"in.mp4", "whole.mp4", "out.mp4"}
 
