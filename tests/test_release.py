@@ -102,8 +102,8 @@ def test_files_and_commands_in_the_guide_for_contributors_exist():
     assert links and paths
     assert [name for name in links + paths if not (ROOT / name).exists()] == []
     read = {name for name in re.findall(r"OVERNET_\w+", text)}
-    sources = " ".join((ROOT / name).read_text() for name in files_in_git() if name.startswith("tests/support/"))
-    sources += (ROOT / "tests/conftest.py").read_text() + (ROOT / ".ci/run").read_text()
+    tests = [name for name in files_in_git() if name.startswith("tests/") and name.endswith(".py")]
+    sources = " ".join((ROOT / name).read_text() for name in [*tests, ".ci/run"])
     assert read and [name for name in read if name not in sources] == []
 
 
