@@ -182,6 +182,7 @@ def test_existing_file_is_kept_unless_asked(small_checkpoint, tmp_path):
     assert read_artifact(path).scale == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_bundled_files_come_from_the_bundled_weights(scale):
     model = load_checkpoint(bundled_checkpoint())

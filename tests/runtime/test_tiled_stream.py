@@ -196,12 +196,13 @@ def clip(first, last, step, rows=slice(None), columns=slice(None)):
     return [np.ascontiguousarray(frame[rows, columns]) for frame in frames[first:last:step]]
 
 
+@pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize(
     "cut",
     [
         (66, 78, 2, slice(20, 148), slice(80, 256)),
-        pytest.param((0, 64, 4), marks=pytest.mark.slow),
+        (0, 64, 4),
     ],
 )
 def test_the_bound_of_means_that_are_carried_over(cut):

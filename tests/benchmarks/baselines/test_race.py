@@ -22,6 +22,7 @@ def request_(small_checkpoint):
     return RaceRequest([Entrant("torch")], 2, [ImageSize(40, 30), SMALL], seconds=0.5, model=small_checkpoint)
 
 
+@pytest.mark.slow
 def test_every_baseline_has_times_quality_and_a_ratio_at_every_size(request_):
     for module in ("onnx", "onnxruntime"):
         pytest.importorskip(module)
@@ -109,16 +110,18 @@ def test_what_libraries_print_does_not_spoil_the_reply(request_):
         "race_child.race = race; race_child.main()"
     )
     request = replace(request_, entrants=[], sizes=[SMALL], only=[BICUBIC], seconds=0.1)
-    done = subprocess.run(
-        [sys.executable, "-c", noisy],
-        input=json.dumps(asdict(request), default=str),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert [result["case"]["method"] for result in json.loads(done.stdout)["outcome"]["results"]] == [BICUBIC]
-    assert "from C" in done.stderr
-    assert "from Python" in done.stderr
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", noisy]
+    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None and process.stdout is not None
+        # Its end would tell the process that its parent has ended.
+        process.stdin.write(json.dumps(asdict(request), default=str) + "\n")
+        process.stdin.flush()
+        reply = process.stdout.read()
+        noise = process.communicate()[1]
+    assert [result["case"]["method"] for result in json.loads(reply)["outcome"]["results"]] == [BICUBIC]
+    assert "from C" in noise
+    assert "from Python" in noise
 
 
 @pytest.mark.parametrize(

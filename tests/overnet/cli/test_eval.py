@@ -202,6 +202,7 @@ def test_saved_results_measure_as_reported(folder, small_models, in_json, overne
     assert in_json(*arguments, "--overwrite") == report
 
 
+@pytest.mark.slow
 def test_tiles_quarters_and_the_self_ensemble(folder, small_models, in_json, image):
     large = np.tile(image, (4, 3, 1))
     cv2.imwrite("set/one.png", large[:, :, ::-1])

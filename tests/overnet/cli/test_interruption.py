@@ -151,7 +151,12 @@ def test_two_runs_into_one_folder_share_the_work(tmp_path):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    ("step", "sent", "seconds"), [("RECORD", signal.SIGINT, 3), ("ANNOUNCE", signal.SIGTERM, 3), ("RECORD", None, 20)]
+    ("step", "sent", "seconds"),
+    [
+        ("RECORD", signal.SIGINT, 3),
+        ("ANNOUNCE", signal.SIGTERM, 3),
+        pytest.param("RECORD", None, 20, marks=pytest.mark.slow),
+    ],
 )
 def test_a_server_that_takes_no_data(step, sent, seconds):
     """It was waited for without end, with and without a signal."""

@@ -26,6 +26,7 @@ def test_a_file(tmp_path):
     assert json.loads(result.stdout)["frames"] == 12
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_several_files_are_measured_once_for_each_size(tmp_path):
     for name, size in (("a.mp4", (64, 48)), ("b.mp4", (64, 48)), ("c.mp4", (48, 32))):

@@ -77,6 +77,7 @@ def test_backends_state_what_they_take(backend, side):
     assert taken <= stated <= 3 * taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("model", ["realtime", "fast"])
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
