@@ -128,29 +128,32 @@ class _Loop:
         if self.device.type == "cpu":
             keep_freed_memory()
         last = self.settings.steps if self.settings.steps is not None else 1 << 60
-        batches = load_batches(
-            self.patches,
-            state.step,
-            last,
-            workers=self.options.workers,
-            timeout_seconds=self.options.timeout_seconds,
-            pin=self.device.type == "cuda",
-        )
-        if state.step == 0:
-            self._validate()
-        while (done := self._share_done()) < 1:
-            rate = learning_rate(self.settings, state.step, done)
-            loss = self.step(next(batches), rate)
-            self._read_clock()
-            if loss is not None:
-                self.reporter.step(state, loss, rate, self._seconds_left())
-            if state.step % self.settings.validate_every == 0:
+        # Closed also where the run is stopped: the program may end without cleaning up after its workers.
+        with closing(
+            load_batches(
+                self.patches,
+                state.step,
+                last,
+                workers=self.options.workers,
+                timeout_seconds=self.options.timeout_seconds,
+                pin=self.device.type == "cuda",
+            )
+        ) as batches:
+            if state.step == 0:
                 self._validate()
-            if self.team.broadcast(float(stop_wanted())):
-                self._save()
-                raise _Stopped
-            if time.monotonic() - self.saved > self.options.save_seconds:
-                self._save()
+            while (done := self._share_done()) < 1:
+                rate = learning_rate(self.settings, state.step, done)
+                loss = self.step(next(batches), rate)
+                self._read_clock()
+                if loss is not None:
+                    self.reporter.step(state, loss, rate, self._seconds_left())
+                if state.step % self.settings.validate_every == 0:
+                    self._validate()
+                if self.team.broadcast(float(stop_wanted())):
+                    self._save()
+                    raise _Stopped
+                if time.monotonic() - self.saved > self.options.save_seconds:
+                    self._save()
         if state.step % self.settings.validate_every:
             self._validate()
         self._save()

@@ -6,8 +6,10 @@ processes, or read by another number of workers has the same patches.
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
+from collections.abc import Generator as Yielding
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -210,7 +212,7 @@ def cut_patch(image: Image, place: Sequence[int], side: int, scales: list[Fracti
 
 def load_batches(
     patches: Patches, first_step: int, last_step: int, *, workers: int, timeout_seconds: float, pin: bool
-) -> Iterator[Batch]:
+) -> Yielding[Batch, None, None]:
     """Yield the batches of the steps from `first_step` to before `last_step`, made ahead by worker processes.
 
     Args:
@@ -246,6 +248,8 @@ def load_batches(
     finally:
         # This ends the workers. Until then PyTorch raises the error about a lost one again and again.
         del batches
+        # Its queues are in reference cycles, and their semaphores outlive a program that ends without a clean-up.
+        gc.collect()
     if problem is not None:
         raise problem
 

@@ -24,6 +24,7 @@ from overnet.runtime.upscaler import Upscaler
 from overnet.training import loop
 from overnet.training.state import CURVE, load_state
 from tests.conftest import ROOT
+from tests.support.commands import command_line, environment
 from tests.support.small_run import CPU, start, tiny_state
 
 NO_IMAGE = "is not a PNG, JPEG, WebP, TIFF, BMP, PPM, JPEG 2000, AVIF, HEIC, JPEG XL or TGA image"
@@ -282,6 +283,21 @@ def test_an_interruption_while_workers_start_is_one_line(tmp_path, folder, weigh
     lines = said.splitlines()
     assert len(lines) == 1, said
     assert "overnet: interrupted" in lines[0]
+
+
+@pytest.mark.slow
+def test_workers_are_ended_with_a_run_that_is_interrupted(tmp_path, folder, weights):
+    """Python's resource tracker warned of the semaphores of workers that were not."""
+    arguments = ["--data", folder, "-o", tmp_path / "run", "--from", weights, "--scales", "2,3", "--steps", 100_000]
+    more = [*QUICK[:6], "--workers", 2, "--no-tensorboard", "--quiet", "--save-seconds", 0.1]
+    command = command_line("train", *arguments, *more, program="overnet")
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run/last.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.count("\n")) == (130, 1), said
 
 
 def _workers(process):
