@@ -149,6 +149,7 @@ IMPORTS = {
     "training": f"training.data network evaluation {BELOW}",
     "training.data": f"network evaluation {BELOW}",
     "cli": "*",
+    "cli.run": "*",
     "export": f"export.* network evaluation {BELOW}",
     "export.foreign": f"export.options export.graph export.precision export.verify evaluation {BELOW}",
     "export.graph": f"network {BELOW}",

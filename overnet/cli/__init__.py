@@ -22,7 +22,7 @@ from overnet.cli.common import PLAIN, WITH_SHORT_HELP, SeveralValuesCommand, com
 from overnet.cli.eval import evaluate_command
 from overnet.cli.export import export_command
 from overnet.cli.options import JsonOption
-from overnet.cli.run import run_command
+from overnet.cli.run.command import run_command
 from overnet.cli.train import train_command
 from overnet.errors import InterruptedRun, OverNetError, line_for
 

@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from overnet.cli.common import PLAIN
-from overnet.cli.run import run_command
+from overnet.cli.run.command import run_command
 from overnet.errors import InputError, OverNetError
 from overnet.files.onnx_metadata import read_artifact
 from overnet.runtime import upscaler

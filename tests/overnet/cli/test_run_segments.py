@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from overnet.cli.run_segments import show_estimate
+from overnet.cli.run.segments import show_estimate
 from overnet.errors import BackendError
 from overnet.runtime.segments import writer
 from overnet.runtime.segments.estimate import Estimate

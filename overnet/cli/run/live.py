@@ -12,7 +12,7 @@ import typer
 from overnet.cli.common import print_error, print_status
 from overnet.cli.options import check_choice, check_range, parse_size
 from overnet.cli.progress import ProgressDisplay
-from overnet.cli.stream_options import RAW_ONLY, StreamRun, parse_rate
+from overnet.cli.run.stream_options import RAW_ONLY, StreamRun, parse_rate
 from overnet.errors import OutputError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from overnet.cli.options import parse_size
-from overnet.cli.stream_options import LIVE_ONLY, RAW_ONLY, StreamRun, parse_rate
+from overnet.cli.run.stream_options import LIVE_ONLY, RAW_ONLY, StreamRun, parse_rate
 from overnet.errors import InputError, OutputError
 from overnet.files.atomic import ensure_folder
 from overnet.runtime.container.stdio import PipeInput, PipeOutput, take_stdin

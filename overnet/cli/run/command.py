@@ -30,8 +30,8 @@ from overnet.cli.options import (
     parse_time,
 )
 from overnet.cli.progress import ProgressDisplay
-from overnet.cli.run_segments import show_estimate, show_status
-from overnet.cli.stream_options import StreamOptions, StreamRun, parse_rate
+from overnet.cli.run.segments import show_estimate, show_status
+from overnet.cli.run.stream_options import StreamOptions, StreamRun, parse_rate
 from overnet.errors import InputError, InterruptedRun, OverNetError, naming_failures, printable
 
 if TYPE_CHECKING:
@@ -197,11 +197,11 @@ def run_command(
     else:
         run = StreamRun(source or Path(inputs[0]), target, stream, video, make_upscaler, overwrite, as_json, quiet)
         if source is not None and source.is_live:
-            from overnet.cli.run_live import run_live_command
+            from overnet.cli.run.live import run_live_command
 
             run_live_command(run, display)
             return
-        from overnet.cli.run_pipe import PipeRun
+        from overnet.cli.run.pipe import PipeRun
 
         pipe = PipeRun(run)
         plan, upscale, writes_stdout = Plan([pipe.job], []), pipe.upscale, run.writes_stdout

@@ -1,0 +1,1 @@
+"""``overnet run`` and ``overnet-run``: files, live video and pipes."""
