@@ -164,10 +164,9 @@ def web(tmp_path):
     server.server_close()
 
 
-def test_a_stream_over_http_comes_at_its_own_pace(web):
-    url, folder = web
-    write_clip(folder / "clip.mp4", frames=20)
-    # As a server sends it: without a duration.
+def write_live(folder, *, frames):
+    """Write live.mkv as a server sends it: without a duration."""
+    write_clip(folder / "clip.mp4", frames=frames)
     live = av.open(str(folder / "live.mkv"), "w", container_options={"live": "1"})
     with av.open(str(folder / "clip.mp4")) as given, live as output:
         copy = output.add_stream_from_template(given.streams.video[0], opaque=True)
@@ -175,6 +174,11 @@ def test_a_stream_over_http_comes_at_its_own_pace(web):
             if packet.size:
                 packet.stream = copy
                 output.mux(packet)
+
+
+def test_a_stream_over_http_comes_at_its_own_pace(web):
+    url, folder = web
+    write_live(folder, frames=20)
     began = time.monotonic()
     source = LiveSource("web", lambda: connect_network(f"{url}/live.mkv"), may_end=True)
     assert len(list(source.frames())) == 20
