@@ -99,6 +99,7 @@ _JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(_JSON, st.sampled_from(["case", "latency", "memory", "quality", "power", "warnings", "device"]))
 def test_whatever_stands_in_a_field_is_taken_or_refused_in_one_line(value, field):

@@ -35,8 +35,8 @@ from tests.export.graph.test_network_graph import random_model
         (2, (1, 2), "fp32"),
         (3, (2,), "fp16"),
         (3, (2,), "bf16"),
-        (4, (3,), "fp16"),
-        (5, (4, 5), "fp32"),
+        pytest.param(4, (3,), "fp16", marks=pytest.mark.slow),
+        pytest.param(5, (4, 5), "fp32", marks=pytest.mark.slow),
         pytest.param(5, (4, 5), "fp16", marks=pytest.mark.slow),
         pytest.param(5, (4,), "bf16", marks=pytest.mark.slow),
         pytest.param(8, (4,), "fp16", marks=pytest.mark.slow),
@@ -61,6 +61,7 @@ def test_files_agree_with_the_network(tmp_path, overscale, scales, precision):
         assert "OpenVINO" in file.parity.measured_by and "declared types" in file.parity.measured_by
 
 
+@pytest.mark.slow
 def test_int8_with_images_of_the_users(small_checkpoint, tmp_path, image):
     images = tmp_path / "images"
     images.mkdir()
@@ -81,6 +82,7 @@ def test_int8_with_images_of_the_users(small_checkpoint, tmp_path, image):
     assert sum(constant.data_type == onnx.TensorProto.INT8 for constant in model.graph.initializer) > 10
 
 
+@pytest.mark.slow
 def test_int8_that_costs_too_much_is_refused(small_checkpoint, tmp_path):
     options = ExportOptions(scales=(2,), precision="int8", calibration=CalibrationOptions(max_loss_db=-50))
     with pytest.raises(InputError, match="no layer can be INT8 within a loss of -50 dB"):
@@ -88,6 +90,7 @@ def test_int8_that_costs_too_much_is_refused(small_checkpoint, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_half_the_precision_is_half_the_size(small_checkpoint, tmp_path):
     sizes = {}
     for precision in ("fp32", "fp16"):
@@ -140,6 +143,7 @@ def test_the_check_refuses_what_is_not_finite(small_checkpoint, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_scales_that_the_network_has(tmp_path):
     """The original's x2 checkpoints have an overscale factor of 3."""
     save_checkpoint(random_model(overscale=3), tmp_path / "x2.safetensors")

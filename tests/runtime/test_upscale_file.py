@@ -55,6 +55,7 @@ def test_a_video_that_is_being_completed_is_not_lost(tmp_path, small_models, mon
         assert sum(1 for _ in video.decode(video=0)) == outcome.frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [None, 96])
 def test_ctrl_c_and_then_the_same_again(tmp_path, small_models, tile):
     """A playable part, and with the next run the result of one that was not interrupted, also in tiles.

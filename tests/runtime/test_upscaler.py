@@ -144,7 +144,7 @@ def uneven(image):
     return large
 
 
-@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", pytest.param("torch", marks=pytest.mark.slow)])
 def test_tiles_have_the_means_of_the_whole_image(uneven, backend):
     """On the bundled weights tiles differ from the whole by 3 levels at most; each with its own means, by far more."""
     upscaler = Upscaler(2, tile=96, backend=backend)

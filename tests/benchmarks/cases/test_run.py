@@ -268,6 +268,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path):
     assert "\n" not in result.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("integrated", ["0", "1"])
 def test_an_engine_is_measured_in_all_its_stages(small_models, tmp_path, monkeypatch, integrated):
     """On the doubles of CUDA's driver and of TensorRT: the times are theirs, but all that is asked is answered."""

@@ -134,6 +134,7 @@ def test_engines_of_other_precisions(bundled, precision, largest):
     assert 500_000_000 < built.activation_memory_bytes <= largest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["180x320", "16x24:184x328:360x640"])
 @pytest.mark.parametrize("scale", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
 def test_engines_in_int8(bundled, scale, shape):

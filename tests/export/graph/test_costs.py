@@ -34,6 +34,7 @@ def test_multiply_accumulates_as_published():
     assert five.multiply_accumulates_per_pixel - 16 * last == pytest.approx(1.05e6, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_plain_graphs_convolutions_counted_by_pytorch():
     """The same count, taken from the network itself while it runs."""
     model = OverNet(OverNetConfig(overscale=3)).eval()

@@ -35,6 +35,7 @@ def test_an_engine_that_computes_what_the_network_does_passes(small_models, tmp_
     assert found["files"] == sorted(found["files"]) and any(name.endswith(".engine") for name in found["files"])
 
 
+@pytest.mark.slow
 def test_an_engine_of_a_checkpoint_is_run_too(small_checkpoint, tmp_path):
     found = exported(small_checkpoint, tmp_path, "fp16")
     assert found["error"] is None

@@ -318,6 +318,7 @@ def test_ctrl_c_keeps_what_was_measured(small_models, tmp_path, monkeypatch):
     assert "interrupted" in " ".join(run.notes)
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path):
     options = ["--seconds", 60, "--size", "64x48", "--json", tmp_path / "run.json", "-q"]
     program = (

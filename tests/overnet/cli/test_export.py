@@ -50,6 +50,7 @@ def test_onnx_files_in_fp16(folder):
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 def test_engines_with_sidecars(folder):
     pytest.importorskip("tensorrt_rtx")
     arguments = ["--target", "tensorrt-rtx", "--scale", 2, "--shape", "16x16:32x48:64x64", "--batch", 2]
@@ -177,6 +178,7 @@ def test_a_file_that_cannot_be_written_is_one_line(folder):
     assert len(result.stderr.strip().splitlines()) == 1 and "cannot be written" in result.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing(folder):
     process = subprocess.Popen(
         command_line("-o", "out", "--target", "onnx", "--progress-lines", program="overnet-export"),

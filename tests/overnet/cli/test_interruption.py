@@ -112,6 +112,7 @@ def test_pipes_with_names_are_refused(tmp_path, kind):
     assert not (tmp_path / "out.mkv").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_that_is_ignored_stays_so(tmp_path):
     """As in a shell's script with ``&``, and under nohup."""
     write_clip(tmp_path / "in.mp4", frames=300, size=(128, 96))
@@ -138,6 +139,7 @@ def test_a_run_after_one_that_was_killed_removes_its_file(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", "out.mp4"}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_two_runs_into_one_folder_share_the_work(tmp_path):
     (tmp_path / "in").mkdir()
@@ -149,6 +151,7 @@ def test_two_runs_into_one_folder_share_the_work(tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("step", "sent", "seconds"),

@@ -52,6 +52,7 @@ def test_all_images_are_written_though_messages_are_not(images, tmp_path, errors
         assert cv2.imread(str(path)).shape == (20, 24, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["info", "--json"], ["--help"], ["run", "--help"]])
 def test_results_on_a_full_disk_are_one_line(arguments):
     with FULL.open("w") as full:

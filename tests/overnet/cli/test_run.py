@@ -265,7 +265,9 @@ def start_on_terminal(*arguments, folder):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGINT, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGTERM, signal.SIGHUP))]
+)
 def test_interruption_leaves_a_playable_part(folder, sent):
     write_clip(folder / "clip.mp4", frames=400)
     process, printed = start_on_terminal("clip.mp4", "-o", "out.mp4", "--json", "--threads", "1", folder=folder)
@@ -292,6 +294,7 @@ def test_interruption_leaves_a_playable_part(folder, sent):
     assert {path.name for path in folder.iterdir()} == {"in.png", "clip.mp4", "out.partial.mp4"}
 
 
+@pytest.mark.slow
 def test_interruption_before_the_first_frame_leaves_nothing(folder):
     cv2.imwrite(str(folder / "in.png"), np.zeros((800, 800, 3), np.uint8))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -37,6 +37,7 @@ def test_several_files_are_measured_once_for_each_size(tmp_path):
     assert len(re.findall("frames/s here at 48x32 x2", result.stderr)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_pipe(tmp_path):
     frames = np.zeros((3, 48, 64, 3), np.uint8)
@@ -48,6 +49,7 @@ def test_a_pipe(tmp_path):
         assert sum(1 for _ in video.decode(video=0)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 @pytest.mark.timeout(300)
 def test_a_camera_without_a_model_sets_the_rate_and_no_frame_is_dropped(tmp_path):

@@ -71,7 +71,7 @@ def test_a_push_is_reported_by_the_servers_address(camera, small_models):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_is_the_normal_end(camera, tmp_path, small_models, sent):
     process = start(camera.url(), "-o", "out.mp4", "--model", small_models, "--json", "--quiet", cwd=tmp_path)
     deadline = time.monotonic() + 60
@@ -99,7 +99,9 @@ def test_ctrl_c_before_anything_came(tmp_path, small_models):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("output_format", ["y4m", "raw", "matroska"])
+@pytest.mark.parametrize(
+    "output_format", ["y4m", *(pytest.param(name, marks=pytest.mark.slow) for name in ("raw", "matroska"))]
+)
 def test_live_into_a_pipe(camera, tmp_path, small_models, output_format):
     process = start(
         camera.url(), "-o", "-", "--frames", 20, "--output-format", output_format, "--model", small_models, "--json",

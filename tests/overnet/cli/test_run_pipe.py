@@ -116,6 +116,7 @@ def test_a_reader_that_goes(tmp_path, small_models):
         assert process.wait(30) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reads", [True, False])
 def test_ctrl_c_in_the_middle(tmp_path, small_models, reads):
     """The writer of the pipe has stalled; and its reader takes what comes, or does not."""

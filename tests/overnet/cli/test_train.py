@@ -169,6 +169,7 @@ def test_fractional_scales_validate(tmp_path, folder, weights):
         assert [row["step"] for row in csv.DictReader(file)] == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_a_short_run_by_the_clock_trains_however_long_validation_takes(tmp_path, folder, weights, monkeypatch):
     """The first validation took all the minutes, and no step was trained."""
     images = tmp_path / "images"

@@ -100,6 +100,7 @@ def test_two_processes_give_the_result_of_one_with_their_whole_batch(tmp_path, i
         torch.testing.assert_close(two.model.state_dict()[name], tensor, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("misfortune", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_a_lost_or_silent_process_ends_the_run_with_an_error(tmp_path, images, misfortune):
     message, seconds = run_two(tmp_path / "two", images, misfortune, steps=100_000)

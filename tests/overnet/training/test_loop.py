@@ -71,12 +71,15 @@ def test_training_lowers_the_loss_and_writes_what_it_says(tmp_path, images, exam
     "changes",
     [
         {},
-        {"optimiser": "adam", "channels_last": False},
-        {"accumulate": 2, "joint_scales": True, "ema": 0.0, "schedule": "halving", "halve_every": 2},
-        {"autocast": "bf16"},
+        pytest.param({"optimiser": "adam", "channels_last": False}, marks=pytest.mark.slow),
+        pytest.param(
+            {"accumulate": 2, "joint_scales": True, "ema": 0.0, "schedule": "halving", "halve_every": 2},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"autocast": "bf16"}, marks=pytest.mark.slow),
         {"optimiser": "muon", "teacher_share": 0.5, "fractional_share": 0.0},
-        {"optimiser": "muon", "network": "realtime"},
-        {"optimiser": "adam", "network": "realtime", "int8": True},
+        pytest.param({"optimiser": "muon", "network": "realtime"}, marks=pytest.mark.slow),
+        pytest.param({"optimiser": "adam", "network": "realtime", "int8": True}, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_resumed_at_any_step_is_the_uninterrupted_one(tmp_path, images, examples, monkeypatch, changes):

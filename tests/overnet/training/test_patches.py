@@ -172,6 +172,7 @@ class Hanging(Patches):
         return super().__getitem__(step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("broken", "timeout_seconds"), [(Dying, 60), pytest.param(Hanging, 1, marks=pytest.mark.slow)])
 def test_a_lost_or_hung_worker_is_an_error_and_no_stall(images, broken, timeout_seconds):
     # In a process of its own, since PyTorch raises the error in whatever the main thread does just then.

@@ -60,6 +60,7 @@ def wait_until(holds, seconds=20):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 @pytest.mark.timeout(300)
 def test_a_server_that_is_killed_and_started_again():
@@ -85,6 +86,7 @@ def test_a_server_that_is_killed_and_started_again():
     assert result["outcome"].lost is None
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 @pytest.mark.timeout(300)
 def test_a_model_that_is_slower_than_the_camera():
@@ -121,6 +123,7 @@ def test_a_server_that_freezes():
         assert result["outcome"].report.reconnections == 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_server_that_comes_later():
     sink, camera = AgeSink(), RtspCamera()

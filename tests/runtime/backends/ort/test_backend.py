@@ -120,6 +120,7 @@ def profiles(gpu):
     return [tuple(options.get(key) for key in SHAPES) for ((_, options), *_) in (one.providers for one in gpu.opened)]
 
 
+@pytest.mark.slow
 def test_tensorrt_builds_one_engine_for_a_range_of_sizes(small_models, gpu):
     """It built one again for each image larger or smaller than all before, for minutes."""
     loaded = backend(small_models, provider="tensorrt")

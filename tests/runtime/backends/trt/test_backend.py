@@ -88,6 +88,7 @@ def test_checks(name, engine, model):
     assert counted["htod_sync"] == counted["dtoh_sync"] == counted["context_synchronises"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("integrated", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_five_hundred_frames_under_random_delays(engine, model, seed, integrated):
@@ -376,6 +377,7 @@ def test_auto_takes_the_gpu_for_an_engine(engine):
     assert run("chosen", engine, "auto") == {"backend": "tensorrt", "notes": []}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rtx", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_auto_goes_on_with_the_cpu_where_no_engine_can_be_built(model, tmp_path, rtx):
     """The doubles cannot build; the real TensorRT-RTX builds an engine, and cannot load it over the stand-in."""
@@ -453,6 +455,7 @@ def test_an_engine_that_computes_something_else_is_not_used(model, tmp_path):
         run("built_at_first_use", *model_and_weights, tmp_path, [(40, 48)], "tensorrt", env=env)
 
 
+@pytest.mark.slow
 def test_a_given_engine_is_compared_with_its_network_once(model, tmp_path):
     engine = write(tmp_path / "x2.engine", model, checked=False)
     (tmp_path / "network.onnx").write_bytes(model.read_bytes())

@@ -104,6 +104,7 @@ def test_an_engine_is_built_and_found_again(engine_request, cache, monkeypatch):
     assert time.time() - path.parent.stat().st_mtime < 60
 
 
+@pytest.mark.slow
 def test_it_is_converted_to_the_precision_wished_for(engine_request):
     path = cached_engine(replace(engine_request, precision="fp16"))
     assert path.name == "small_x2_fp16.engine" and read_sidecar(path).artifact.precision == "fp16"
