@@ -108,6 +108,7 @@ def test_a_scale_beyond_the_network_stops_all(small_checkpoint, tmp_path, scale)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_check_refuses_a_wrong_graph_and_names_the_layer(small_checkpoint, tmp_path, monkeypatch, precision):
     honest = from_checkpoint.deploy

@@ -170,6 +170,7 @@ def test_what_libraries_print_does_not_disturb(request_for):
     assert result.latency.host.runs >= 2
 
 
+@pytest.mark.slow
 def test_where_an_engine_was_built_another_process_measures(request_for, tmp_path):
     """It finds the engine; if it does not, because none is kept, its figures are given all the same, with a warning."""
     marker = tmp_path / "engine"

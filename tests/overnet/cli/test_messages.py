@@ -31,6 +31,7 @@ def dead_reader():
     return writing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("errors", ["full", "dead", "closed"])
 @pytest.mark.parametrize("options", [[], ["--quiet"]])
 def test_all_images_are_written_though_messages_are_not(images, tmp_path, errors, options):

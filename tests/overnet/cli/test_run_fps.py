@@ -17,6 +17,7 @@ from tests.support.needs_live import RtspCamera
 CHOICE = r"model (best|fast|realtime): [\d.]+ frames/s here at 64x48 x2(, best holds [\d.]+)?(, fast holds [\d.]+)?\n"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_file(tmp_path):
     write_clip(tmp_path / "clip.mp4")

@@ -50,6 +50,7 @@ def test_a_camera_is_recorded(camera, tmp_path, small_models):
     assert 1.2 < frames[-1].time < 2.5
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_push_is_reported_by_the_servers_address(camera, small_models):
     """Its name was "-", that of standard output."""
@@ -120,6 +121,7 @@ def test_live_into_a_pipe(camera, tmp_path, small_models, output_format):
     assert len(levels) >= 15 and np.std(levels) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_window(camera, tmp_path, small_models):
     with VirtualDisplay() as display:

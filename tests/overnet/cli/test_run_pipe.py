@@ -83,6 +83,7 @@ def test_a_file_out_and_a_file_in(tmp_path, small_models):
     assert (frames[0].width, frames[0].height) == (256, 192)
 
 
+@pytest.mark.slow
 def test_every_frame_waits_for_a_slow_reader(tmp_path, small_models):
     """Back-pressure, and nothing dropped."""
     write_clip(tmp_path / "clip.mp4", frames=60)

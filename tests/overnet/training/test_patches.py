@@ -81,6 +81,7 @@ def test_processes_share_the_batch_of_one(images):
         assert torch.equal(torch.cat([part[step].low for part in parts]), alone[step].low)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_give_the_batches_in_order(images, workers):
     patches = Patches(images, small())

@@ -146,6 +146,7 @@ def test_what_is_not_on_the_server(path, reason):
             run_live(source, Enlarger(), Sink().open)
 
 
+@pytest.mark.slow
 def test_pushing_to_a_server():
     """FFmpeg itself listens, as a server would: what it gets are the images, as they come."""
     url = f"rtsp://127.0.0.1:{free_port()}/live"

@@ -579,6 +579,7 @@ def test_a_video_through_an_engine_is_the_cpus(engine, model, tmp_path):
     assert all(np.array_equal(one, other) for one, other in zip(*results, strict=True))
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_partial_video_and_nothing_else(engine, tmp_path):
     write_clip(tmp_path / "clip.mp4", frames=400)
     process = command(
