@@ -145,7 +145,7 @@ def failures(command, count):
 
 
 # Of commands that take longer, fewer calls.
-_MOST_CALLS = {"info": 20, "export": 80, "report": 20}
+_MOST_CALLS = {"info": 20, "export": 25, "report": 10, "eval": 60, "torch": 60, "mkv": 60}
 
 
 @pytest.mark.parametrize("name", ["png", "16-bit", "folder", "mp4", "y4m", "eval"])
