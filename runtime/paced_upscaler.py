@@ -68,7 +68,8 @@ class PacedUpscaler(Upscaler):
         self._model = _Choice(MODEL_NAMES[0], options.get("precision"))
         self._chosen: dict[tuple[int, int, Fraction], _Choice] = {}
         super().__init__(scale, model=self._model.name, backend=backend, **options)
-        self._candidates = [_Choice(name, self._options.precision) for name in MODEL_NAMES]
+        names = INT8_MODEL_NAMES if self._options.precision == "int8" else MODEL_NAMES
+        self._candidates = [_Choice(name, self._options.precision) for name in names]
         if self._choices[0][0].name == "openvino" and self._options.precision is None and has_fast_int8():
             # The others in FP32 are slower than the next better one in INT8.
             self._candidates = [*(_Choice(name, "int8") for name in INT8_MODEL_NAMES), *self._candidates[1:]]

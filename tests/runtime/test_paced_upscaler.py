@@ -112,6 +112,15 @@ def test_the_measurement_is_bounded(choose, size, rate, slowness):
     assert Timed.clock < 4 + max(1.5 * slowness, first_frame_and_second_stream)
 
 
+def test_int8_alone(image):
+    """Where it is asked for, the models that have no files in it are left out."""
+    lines = []
+    upscaler = PacedUpscaler(2, rate=Fraction(1, 1000), on_choice=lines.append, precision="int8")
+    with upscaler.stream(*image.shape[:2]).submit(image) as upscaled:
+        assert upscaled.shape == (100, 132, 3)
+    assert lines[0].startswith("model fast in INT8: ")
+
+
 def test_with_the_bundled_models(image):
     lines = []
     upscaler = PacedUpscaler(2, rate=Fraction(1, 10), on_choice=lines.append)
