@@ -37,8 +37,8 @@ def find_models(model: str | Path | None, backend: str, precision: str | None) -
         model: a file, where an ONNX file of another program is converted; a folder of ONNX files or engines; a bundled
             model's name; or None for the best of these.
         backend: a backend's name, or ``"auto"``.
-        precision: of the engine or ONNX file to choose from several in a folder; None chooses the most exact, and so
-            does a precision in which the folder has no file.
+        precision: of the engine or ONNX file to choose from several in a folder; None chooses the most exact, as for
+            scales that have no ONNX file in the precision.
 
     Raises:
         InputError: there is no such file or folder, nothing in it is for the backend, or two files suit equally.
@@ -64,7 +64,8 @@ def find_models(model: str | Path | None, backend: str, precision: str | None) -
 
 def _in_folder(folder: Path, backend: str, precision: str | None) -> list[tuple[BackendKind, Models]]:
     files = [(path, read_artifact(path)) for path in sorted(folder.glob("*.onnx"))]
-    files = [file for file in files if file[1].precision == precision] or files
+    preferred = {artifact.scale for _, artifact in files if artifact.precision == precision}
+    files = [file for file in files if file[1].precision == precision or file[1].scale not in preferred]
     sidecars = [(path, read_sidecar(path)) for path in sorted(folder.glob("*.engine"))]
     choices = []
     for kind in choose_backends(backend, "onnx"):

@@ -13,6 +13,7 @@ from overnet.runtime.backends import base as backends_base
 from overnet.runtime.backends import registry as backends
 from overnet.runtime.backends.base import Backend
 from overnet.runtime.backends.registry import BACKENDS, choose_backends
+from overnet.runtime.models import find_models
 from overnet.weights import bundled_checkpoint, bundled_folder
 from tests.conftest import ROOT, SHARED, needs_shared
 from tests.support.local_backend import LocalBackend, upscale_tiled
@@ -69,6 +70,15 @@ def test_files_of_lower_precision(image, small_models, lower_precisions, precisi
     upscaled = upscaler(large).astype(int)
     assert bool(upscaler.pop_notes()) == bool(tile)
     assert np.abs(upscaled - exact).max() <= levels
+
+
+def test_a_precision_hides_no_scale_of_a_folder(tmp_path):
+    """A file in the precision is preferred at its own scale; others keep their most exact one."""
+    for name in ("realtime_x2.onnx", "realtime_x2_int8.onnx", "realtime_x3.onnx"):
+        shutil.copy(bundled_folder("realtime") / name, tmp_path)
+    for precision, at_x2 in (("int8", "realtime_x2_int8.onnx"), (None, "realtime_x2.onnx")):
+        ((_, models),) = find_models(tmp_path, "openvino", precision)
+        assert [models.path(models.nearest(scale)).name for scale in (2, 3)] == [at_x2, "realtime_x3.onnx"]
 
 
 def test_of_a_folder_the_most_exact_file_is_taken(image, lower_precisions, tmp_path):
