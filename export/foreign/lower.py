@@ -167,14 +167,7 @@ def _quantized(
         progress=progress,
         arithmetic=arithmetic,
     )
-    notes = [
-        f"{len(choice.quantized)} convolutions in INT8, {choice.share:.0%} of the multiply-accumulates; it costs "
-        f"{choice.loss_db:.3f} dB of PSNR on {len(pairs)} calibration images"
-    ]
-    if choice.kept:
-        named = ", ".join(f"{name.removeprefix(PREFIX)} ({loss:.3f} dB)" for name, loss in choice.kept.items())
-        notes.append(f"in FP16 because of what they would cost alone: {named}")
-    return lower(choice.model), [*notes, *remarks]
+    return lower(choice.model), [*choice.notes(len(pairs), prefix=PREFIX), *remarks]
 
 
 def _candidates(exact: onnx.ModelProto, size: tuple[int, int]) -> list[str]:

@@ -101,11 +101,5 @@ def quantized(
         progress=progress,
         signed=calibration.signed,
     )
-    notes = [
-        f"{len(choice.quantized)} convolutions in INT8, {choice.share:.0%} of the multiply-accumulates; it costs "
-        f"{choice.loss_db:.3f} dB of PSNR on {len(pairs)} calibration images"
-    ]
-    if choice.kept:
-        named = ", ".join(f"{name} ({loss_db:.3f} dB)" for name, loss_db in choice.kept.items())
-        notes.append(f"in FP16 because of what they would cost alone: {named}")
+    notes = choice.notes(len(pairs))
     return to_half(choice.model, "fp16", keep=set(beyond)), [*notes, *calibration.remarks, *beyond_notes(beyond)]

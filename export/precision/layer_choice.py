@@ -68,6 +68,22 @@ class LayerChoice:
     loss_db: float
     share: float
 
+    def notes(self, pairs: int, *, prefix: str = "") -> list[str]:
+        """Return one line on the cost, and one on the layers in FP16 where there are some.
+
+        Args:
+            pairs: the number of images that the cost was measured on.
+            prefix: left out of the layers' names.
+        """
+        notes = [
+            f"{len(self.quantized)} convolutions in INT8, {self.share:.0%} of the multiply-accumulates; it costs "
+            f"{self.loss_db:.3f} dB of PSNR on {pairs} calibration images"
+        ]
+        if self.kept:
+            named = ", ".join(f"{name.removeprefix(prefix)} ({loss:.3f} dB)" for name, loss in self.kept.items())
+            notes.append(f"in FP16 because of what they would cost alone: {named}")
+        return notes
+
 
 def choose_layers(
     model: onnx.ModelProto,
