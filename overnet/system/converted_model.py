@@ -40,6 +40,24 @@ def cache_root() -> Path:
     return Path(named) if named else platformdirs.user_cache_path("overnet")
 
 
+def take_lock(path: Path, on_wait: Callable[[], None]) -> filelock.BaseFileLock:
+    """Return the lock of a file in the cache, held; `on_wait` is called where another process holds it first.
+
+    Lock files are never removed: if one were while another process waits for it, two processes could hold the lock.
+
+    Raises:
+        OSError: the file or its folder cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        on_wait()
+        lock.acquire(poll_interval=0.1)
+    return lock
+
+
 def own_model(
     model: Path, *, on_progress: Progress | None = None, on_note: Callable[[str], None] = lambda line: None
 ) -> Path:
@@ -60,14 +78,9 @@ def own_model(
     folder = cache / _name(model)
     if not (found := _found(folder)):
         try:
-            (cache / "locks").mkdir(parents=True, exist_ok=True)
             # Of several processes that need the same model, one converts it and the others wait.
-            lock = filelock.FileLock(cache / "locks" / f"{folder.name}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                on_note(f"another process is converting {printable(model.name)}: waiting for it")
-                lock.acquire(poll_interval=0.1)
+            waiting = f"another process is converting {printable(model.name)}: waiting for it"
+            lock = take_lock(cache / "locks" / f"{folder.name}.lock", lambda: on_note(waiting))
             try:
                 found = _found(folder) or _converted(model, folder, on_progress, on_note)
             finally:

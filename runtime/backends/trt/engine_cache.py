@@ -23,7 +23,7 @@ from overnet._version import __version__
 from overnet.errors import ArtifactError, BackendError, OutputError, file_errors, printable
 from overnet.files.engine_sidecar import FORMAT_VERSION, Environment, load_engine
 from overnet.runtime.backends.trt.engine_child import EngineRequest, build_in_child
-from overnet.system.converted_model import CACHE_VARIABLE, cache_root
+from overnet.system.converted_model import CACHE_VARIABLE, cache_root, take_lock
 from overnet.system.environment import current_environment
 from overnet.types import Progress
 
@@ -209,22 +209,16 @@ def _name(request: EngineRequest, environment: Environment) -> str:
     return f"{stem}-{request.precision}-{key[:16]}"
 
 
-def _lock(cache: Path, name: str) -> filelock.BaseFileLock:
-    # Lock files are never removed: if one were while another process waits for it, two processes could hold the lock.
-    (cache / _LOCKS).mkdir(parents=True, exist_ok=True)
-    return filelock.FileLock(cache / _LOCKS / f"{name}.lock")
+def _lock_file(cache: Path, name: str) -> Path:
+    return cache / _LOCKS / f"{name}.lock"
 
 
 @contextmanager
 def _locked(entry: _Entry, note: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of an engine, waiting for the process that holds it."""
     with _writing(entry.cache):
-        lock = _lock(entry.cache, entry.name)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            note(f"another process is building the engine {entry.name}: waiting for it")
-            lock.acquire(poll_interval=0.1)
+        waiting = f"another process is building the engine {entry.name}: waiting for it"
+        lock = take_lock(_lock_file(entry.cache, entry.name), lambda: note(waiting))
     try:
         yield
     finally:
@@ -248,7 +242,7 @@ def _remove_oldest(used: _Entry) -> None:
     kept = [path for path in folders if not path.name.endswith(_BEING_BUILT)]
     kept.sort(key=lambda path: path.stat().st_mtime)
     for path in kept[: max(0, len(kept) + 1 - MOST_ENGINES)]:
-        with suppress(filelock.Timeout, OSError), _lock(used.cache, path.name).acquire(timeout=0):
+        with suppress(filelock.Timeout, OSError), filelock.FileLock(_lock_file(used.cache, path.name), timeout=0):
             _remove(path)
 
 

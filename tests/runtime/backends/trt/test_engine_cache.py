@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import filelock
 import pytest
 
 import overnet
@@ -398,7 +399,7 @@ def test_the_least_used_engines_are_removed(built, engine_request, cache, monkey
     for age, name in enumerate(("newest", "used", "older", "oldest", "building.partial", "locked")):
         (cache / name).mkdir()
         os.utime(cache / name, (1000 - age, 1000 - age))
-    with engine_cache._lock(cache, "locked"):
+    with filelock.FileLock(engine_cache._lock_file(cache, "locked")):
         entry = engine_cache._Entry(cache, built.parent.name, engine_cache.current_environment("tensorrt-rtx"))
         engine_cache._remove_oldest(entry)
     # Five besides the one just built, of which two may stay; the oldest is locked, and is not removed.
