@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,18 @@ _RATE = Fraction(25)
 
 
 def encoding_seconds(width: int, height: int) -> float:
-    """Measure how long all cores encode one frame of a size in pixels, by the encoder that is usual for MP4.
+    """Return how long all cores encode one frame of a size in pixels, by the encoder that is usual for MP4.
+
+    It is measured at the first call of the process.
 
     Raises:
         OutputError: this FFmpeg has no encoder for MP4.
     """
+    return _measured_seconds() * (width * height) / (_WIDTH * _HEIGHT)
+
+
+@cache
+def _measured_seconds() -> float:
     encoder = find_encoder(DEFAULT_ENCODING, output_format(Path("measured.mp4")))
     context: Any = VideoCodecContext.create(encoder, "w")
     context.width, context.height, context.time_base = _WIDTH, _HEIGHT, 1 / _RATE
@@ -45,4 +53,4 @@ def encoding_seconds(width: int, height: int) -> float:
         if image is not None:
             image.pts = number
         context.encode(image)
-    return (time.perf_counter() - began) / _FRAMES * (width * height) / (_WIDTH * _HEIGHT)
+    return (time.perf_counter() - began) / _FRAMES
