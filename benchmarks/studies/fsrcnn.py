@@ -135,6 +135,8 @@ def main() -> None:
     parser.add_argument("--scale", type=int, nargs="+", default=list(SCALES))
     parser.add_argument("--steps", type=int, default=20_000)
     args = parser.parse_args()
+    if args.steps < 1 or min(args.scale) < 2:
+        parser.error("--steps must be at least 1, and --scale at least 2")
     try:
         ensure_folder(args.output)
         with TemporaryDirectory() as folder:

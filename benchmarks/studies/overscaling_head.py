@@ -100,9 +100,12 @@ def main() -> None:
     parser.add_argument("--network", choices=[name for name in NETWORKS if name != "overnet"], default="realtime")
     parser.add_argument("--steps", type=int, default=3000, help="of 16 patches of 32x32 pixels (default: 3000)")
     args = parser.parse_args()
+    if args.steps < 1:
+        parser.error("--steps must be at least 1")
     config = NETWORKS[args.network]
     assert isinstance(config, PlainNetConfig)
     try:
+        examples = [load_examples(each, list(SCALES)) for each in args.sets]  # before hours of training
         with TemporaryDirectory() as folder:
             images = pack([args.data], Path(folder) / "packed", report=print)
             rows = []
@@ -114,11 +117,8 @@ def main() -> None:
                 print(f"{name}:")
                 step_ms = train(model, images, steps=args.steps, report=print)
                 model.eval()
-                quality = [
-                    validate(model, load_examples(each, list(SCALES)))[0][scale]
-                    for each in args.sets
-                    for scale in SCALES
-                ]
+                measured = [validate(model, each)[0] for each in examples]
+                quality = [of_set[scale] for of_set in measured for scale in SCALES]
                 trunk = config.multiply_accumulates(2) - head_costs(config, 2)[0]
                 arithmetic = [trunk + head_costs(config, scale)[number] for scale in SCALES]
                 rows.append(
