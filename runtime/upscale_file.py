@@ -8,29 +8,25 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from overnet.errors import InputError
 from overnet.files.atomic import ensure_folder
 from overnet.imaging.image_io import DecodedImage, read_image
 from overnet.imaging.image_write import write_image
-from overnet.imaging.resample import network_bicubic, with_hidden_filled
 from overnet.runtime.backends.stream import Ticket
 from overnet.runtime.pipeline import PipelineReport, run_pipeline
 from overnet.runtime.plan import Job
 from overnet.runtime.segments.estimate import Estimate
 from overnet.runtime.segments.manifest import describe_source, describe_versions
 from overnet.runtime.segments.writer import Cutting, Destination, SegmentedWriter
+from overnet.runtime.still_image import enlarge_image
 from overnet.runtime.upscaler import Upscaler
 from overnet.runtime.video.encoder import OutputVideo
 from overnet.runtime.video.formats import Encoding, find_encoder, output_format
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.runtime.video.reader import VideoReader
 from overnet.system.ending_signals import noted_signals
-from overnet.system.memory import available_memory_bytes
 
 
 @dataclass(frozen=True)
@@ -106,19 +102,10 @@ class Outcome:
         }
 
 
-# Bytes for each pixel of a result, by the bytes of a sample: the image, its copy in the encoder's order, the file, and
-# with 16 bits the float32 images that the result is made of. Measured on random pixels, which compress worst; alpha
-# takes as much again and half as much.
-_RESULT_BYTES_PER_PIXEL = {1: 12, 2: 62}
-_ALPHA_FACTOR = 2.5
-_SMALL_RESULT_BYTES = 1 << 28  # not worth a look at the free memory
-_STRIP_ROWS = 64
-
-
 def upscale_image(
     job: Job, upscaler: Upscaler, *, overwrite: bool, quality: int | None = None, start_seconds: float = 0.0
 ) -> Outcome:
-    """Upscale one image file; alpha is enlarged bicubically, and metadata are kept, see `DecodedImage.enlarged`.
+    """Upscale one image file; see `overnet.runtime.still_image.enlarge_image`.
 
     Args:
         quality: of JPEG and WebP, 1 to 100; None for what looks like the source.
@@ -130,14 +117,10 @@ def upscale_image(
     times = [time.perf_counter()]
     image = _read_frame(job.source, start_seconds) if job.kind == "frame" else read_image(job.source)
     times.append(time.perf_counter())
-    _check_memory(image, upscaler)
-    rgb: NDArray[Any] = upscaler(image.rgb if image.alpha is None else with_hidden_filled(image.rgb, image.alpha))
-    if image.grey:
-        _make_grey(rgb)
-    alpha = None if image.alpha is None else network_bicubic(image.alpha, (rgb.shape[0], rgb.shape[1]))
+    enlarged = enlarge_image(image, upscaler)
     times.append(time.perf_counter())
     ensure_folder(job.target.parent)
-    notes = write_image(image.enlarged(rgb, alpha), job.target, overwrite=overwrite, quality=quality)
+    notes = write_image(enlarged, job.target, overwrite=overwrite, quality=quality)
     times.append(time.perf_counter())
     return Outcome(
         input=job.source,
@@ -146,7 +129,7 @@ def upscale_image(
         backend=upscaler.backend_name,
         frames=1,
         input_size=(image.rgb.shape[1], image.rgb.shape[0]),
-        output_size=(rgb.shape[1], rgb.shape[0]),
+        output_size=(enlarged.rgb.shape[1], enlarged.rgb.shape[0]),
         seconds=Seconds(
             decode=times[1] - times[0],
             upscale=times[2] - times[1],
@@ -162,26 +145,6 @@ def _read_frame(path: Path, start_seconds: float) -> DecodedImage:
     with VideoReader(path, start_seconds=start_seconds, max_frames=1) as reader:
         rgb = np.ascontiguousarray(reader.info.orientation.apply(next(iter(reader)).rgb))
         return DecodedImage(rgb, None, False, None, None, tuple(reader.notes))
-
-
-def _check_memory(image: DecodedImage, upscaler: Upscaler) -> None:
-    """Refuse an image whose result cannot be held, before the work: a small file may state a huge size."""
-    height, width = upscaler.output_size(*image.rgb.shape[:2])
-    needed_bytes = height * width * _RESULT_BYTES_PER_PIXEL[image.rgb.dtype.itemsize]
-    if image.alpha is not None:
-        needed_bytes = int(needed_bytes * _ALPHA_FACTOR)
-    if needed_bytes > _SMALL_RESULT_BYTES and needed_bytes > (free_bytes := available_memory_bytes()):
-        raise InputError(
-            f"the result of {width}x{height} pixels takes {needed_bytes / 1e9:.1f} GB of memory, and "
-            f"{free_bytes / 1e9:.1f} GB are free"
-        )
-
-
-def _make_grey(rgb: NDArray[Any]) -> None:
-    """Make the channels equal in place: the network tints some grey pixels by a level, and the file is to stay grey."""
-    for top in range(0, rgb.shape[0], _STRIP_ROWS):
-        strip = rgb[top : top + _STRIP_ROWS]
-        strip[:] = (strip.sum(axis=2, dtype=np.uint32, keepdims=True) + 1) // 3  # thirds, rounded to the nearest
 
 
 def upscale_video(

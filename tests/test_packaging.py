@@ -171,8 +171,9 @@ IMPORTS = {
     f" runtime.tiled_stream {BELOW}",
     "runtime.paced_upscaler": "runtime.video.encoding_speed"
     f" runtime.backends.stream runtime.models runtime.upscaler {BELOW}",
-    "runtime.upscale_file": "runtime.backends.stream runtime.pipeline runtime.plan runtime.segments runtime.upscaler"
-    f" runtime.video {BELOW}",
+    "runtime.still_image": f"runtime.upscaler {BELOW}",
+    "runtime.upscale_file": "runtime.backends.stream runtime.pipeline runtime.plan runtime.segments"
+    f" runtime.still_image runtime.upscaler runtime.video {BELOW}",
     "runtime.live": "runtime.backends.stream runtime.upscale_file runtime.upscaler"
     f" runtime.container runtime.video {BELOW}",
     "runtime.backends.stream": BASE,

@@ -101,9 +101,23 @@ def read_image(path: Path, *, max_pixels: int = 1 << 28) -> DecodedImage:
             not an image.
         MissingDependency: OpenCV is not installed.
     """
-    data = read_file(path, most_bytes=8 * max_pixels + (1 << 26))  # 8 bytes: 16 bits for each of RGB and alpha
+    # 8 bytes: 16 bits for each of RGB and alpha
+    return decode_image(read_file(path, most_bytes=8 * max_pixels + (1 << 26)), path, max_pixels=max_pixels)
+
+
+def decode_image(data: bytes, name: Path, *, max_pixels: int = 1 << 28) -> DecodedImage:
+    """Decode the bytes of one image file.
+
+    Args:
+        data: the file.
+        name: of the file, for messages; its suffix matters only for kinds without a signature (TGA).
+        max_pixels: see `read_image`.
+
+    Raises:
+        InputError, MissingDependency: see `read_image`.
+    """
     try:
-        container = inspect(data, path.suffix)
+        container = inspect(data, name.suffix)
         if container.width * container.height > max_pixels:
             raise UnusableImageError(
                 f"is too large: {container.width} x {container.height} pixels, the limit is {max_pixels}"
@@ -112,7 +126,7 @@ def read_image(path: Path, *, max_pixels: int = 1 << 28) -> DecodedImage:
         if pixels.shape[0] * pixels.shape[1] > max_pixels or not pixels.size:
             raise UnusableImageError("is damaged: its pixels do not fill the size it states")
     except UnusableImageError as error:
-        raise InputError(f"{printable(path)} {error}") from error
+        raise InputError(f"{printable(name)} {error}") from error
     rgb, alpha = _channels(pixels, container)
     grey = pixels.ndim == 2 if container.grey is None else container.grey
     return DecodedImage(

@@ -95,23 +95,41 @@ def write_image(image: DecodedImage, path: Path, *, overwrite: bool = False, qua
         raise OutputError(
             f"{printable(path)}: cannot write an image named {path.suffix or 'without suffix'!r}; use {known}"
         )
+    check_target(path, overwrite=overwrite)
+    encoded, notes = encode_image(image, kind, path, quality=quality)
+    with atomic_write(path, overwrite=overwrite) as temporary:
+        temporary.write_bytes(encoded)
+    return notes
+
+
+def encode_image(image: DecodedImage, kind: str, name: Path, *, quality: int | None = None) -> tuple[bytes, list[str]]:
+    """Encode one image; see `write_image`.
+
+    Args:
+        image: what to encode.
+        kind: of the file, one of the values of `KIND_BY_SUFFIX`.
+        name: of the file, for messages.
+        quality: see `write_image`.
+
+    Returns:
+        The file's content, and one line for each thing that the format could not hold.
+
+    Raises:
+        InputError, OutputError, MissingDependency: see `write_image`.
+    """
     if quality is not None and not 1 <= quality <= 100:
         raise InputError(f"the quality is {quality}; it must be from 1 to 100")
-    check_target(path, overwrite=overwrite)
     reduced, notes = _reduce(image, kind)
     height, width = reduced.rgb.shape[:2]
     longest = _CAPABILITIES[kind].longest_side
     if max(height, width) > longest:
         raise OutputError(
-            f"{printable(path)}: {kind} holds at most {longest} pixels a side, and this is {width} x {height}"
+            f"{printable(name)}: {kind} holds at most {longest} pixels a side, and this is {width} x {height}"
         )
     try:
-        encoded = _encode(reduced, kind, quality)
+        return _encode(reduced, kind, quality), notes
     except (TiffStructureError, _EncodingError) as error:
-        raise OutputError(f"{printable(path)} cannot be written: {error}") from error
-    with atomic_write(path, overwrite=overwrite) as temporary:
-        temporary.write_bytes(encoded)
-    return notes
+        raise OutputError(f"{printable(name)} cannot be written: {error}") from error
 
 
 class _EncodingError(ValueError):

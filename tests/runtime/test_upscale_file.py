@@ -14,7 +14,8 @@ from overnet.errors import InputError
 from overnet.runtime import upscale_file
 from overnet.runtime.plan import Job
 from overnet.runtime.segments.writer import Cutting, SegmentedWriter
-from overnet.runtime.upscale_file import VideoOptions, _make_grey, upscale_image, upscale_video
+from overnet.runtime.still_image import make_grey
+from overnet.runtime.upscale_file import VideoOptions, upscale_image, upscale_video
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.writer import VideoWriter
 from tests.conftest import write_clip
@@ -125,7 +126,7 @@ def test_grey_takes_no_memory_of_the_size_of_the_result(dtype):
     rgb = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (1000, 900, 3), dtype, endpoint=True)
     expected = np.rint(rgb.mean(axis=2)).astype(dtype)
     tracemalloc.start()
-    _make_grey(rgb)
+    make_grey(rgb)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert all(np.array_equal(rgb[..., channel], expected) for channel in range(3))
