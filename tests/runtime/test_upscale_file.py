@@ -11,7 +11,7 @@ import pytest
 
 from overnet import Upscaler
 from overnet.errors import InputError
-from overnet.runtime import upscale_file
+from overnet.runtime import still_image
 from overnet.runtime.plan import Job
 from overnet.runtime.segments.writer import Cutting, SegmentedWriter
 from overnet.runtime.still_image import make_grey
@@ -136,7 +136,7 @@ def test_grey_takes_no_memory_of_the_size_of_the_result(dtype):
 def test_a_result_that_cannot_be_held_is_refused_before_the_work(tmp_path, small_models, monkeypatch):
     cv2.imwrite(str(tmp_path / "large.png"), np.zeros((4096, 4096), np.uint8))
     assert (tmp_path / "large.png").stat().st_size < 40_000
-    monkeypatch.setattr(upscale_file, "available_memory_bytes", lambda: 500_000_000)
+    monkeypatch.setattr(still_image, "available_memory_bytes", lambda: 500_000_000)
     job = Job(tmp_path / "large.png", tmp_path / "larger.png", "image")
     with pytest.raises(InputError, match=r"8192x8192 pixels takes 0\.8 GB of memory, and 0\.5 GB are free"):
         upscale_image(job, Upscaler(2, model=small_models), overwrite=False)
