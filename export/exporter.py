@@ -111,25 +111,39 @@ def export(
         BuildError: an engine cannot be built; no file is written where there is no GPU that it needs.
         OutputError: a file cannot be written.
     """
+    for source_of_scale in open_sources(source, options, name):
+        yield export_source(source_of_scale, folder, options, overwrite=overwrite, progress=progress)
+
+
+def open_sources(source: Path, options: ExportOptions, name: str | None = None) -> list[Source]:
+    """Return the source of each scale; see `export`, also for what is raised."""
     if options.engine is not None:
         check_builder(options.engine.target)
-    sources: list[Source]
     # A checkpoint needs torch, and an ONNX file does not.
     if is_onnx(source) and is_foreign(source):
         from overnet.export.foreign.source import ForeignSource
 
-        sources = [ForeignSource(source, options, name)]
-    elif is_onnx(source):
+        return [ForeignSource(source, options, name)]
+    if is_onnx(source):
         from overnet.export.from_onnx import OnnxSource
 
-        sources = [OnnxSource(source, options, name)]
-    else:
-        from overnet.export.from_checkpoint import checkpoint_sources
+        return [OnnxSource(source, options, name)]
+    from overnet.export.from_checkpoint import checkpoint_sources
 
-        sources = [*checkpoint_sources(source, options, name)]
-    for one in sources:
-        one_export = _Export(one, folder / one.stem, options, progress or (lambda doing, done, total: None))
-        yield one_export.run(overwrite=overwrite)
+    return [*checkpoint_sources(source, options, name)]
+
+
+def export_source(
+    source: Source,
+    folder: Path,
+    options: ExportOptions,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ExportedFile:
+    """Export the files of one scale; see `export`."""
+    one_export = _Export(source, folder / source.stem, options, progress or (lambda doing, done, total: None))
+    return one_export.run(overwrite=overwrite)
 
 
 @dataclass(frozen=True)
@@ -214,6 +228,7 @@ class _Export:
                     log=self._path(".engine.log"),
                     progress=lambda phase, done, total: self.progress(f"building the engine: {phase}", done, total),
                     precision=graph.artifact.precision,
+                    is_tiled=engine.is_tiled,
                 )
                 return built, replace(engine, profile=profile), (*notes, *built.notes)
             except TooLargeError as error:

@@ -93,7 +93,8 @@ def _why_not(source: Artifact, options: ExportOptions, precision: str) -> str | 
     if options.form != "default" or (options.calibration != CalibrationOptions() and not is_calibrated):
         return "has the form and the numbers that it was exported with; give a checkpoint for others"
     if precision == source.precision:
-        return None if options.engine else f"is an ONNX file in {precision} already; there is nothing to export"
+        is_wanted = options.engine is not None or options.is_copied
+        return None if is_wanted else f"is an ONNX file in {precision} already; there is nothing to export"
     if source.precision != "fp32":
         return f"is in {source.precision}, and only FP32 can be converted to another precision; give a file in FP32"
     if precision == "int8" and source.foreign is None:

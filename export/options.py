@@ -20,11 +20,26 @@ class EngineOptions:
         target: the library that runs it.
         profile: the image sizes that it takes; smaller ones where the device has too little memory.
         workspace_bytes: the largest scratch memory of a layer; None sets no limit.
+        is_tiled: whether it can upscale tiles of an image, which takes more inputs for networks with means.
     """
 
     target: RuntimeName
     profile: Profile
     workspace_bytes: int | None = None
+    is_tiled: bool = True
+
+
+@dataclass(frozen=True)
+class TritonOptions:
+    """The models of a repository for Triton Inference Server.
+
+    Attributes:
+        platform: the backend of Triton that runs the networks: ``"onnxruntime"``, ``"openvino"`` or ``"tensorrt"``.
+        batch: the largest number of images at once.
+    """
+
+    platform: str = "onnxruntime"
+    batch: int = 4
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,7 @@ class ExportOptions:
         significant_bits: bits kept of each weight in an FP32 file; see `overnet.export.graph.builder.GraphBuilder`.
         calibration: for INT8.
         engine: the engine to build; None for ONNX files only.
+        is_copied: whether an ONNX file that stays as it is may be exported, as a copy.
         foreign: for another program's ONNX file.
     """
 
@@ -79,6 +95,7 @@ class ExportOptions:
     significant_bits: int = 24
     calibration: CalibrationOptions = CalibrationOptions()
     engine: EngineOptions | None = None
+    is_copied: bool = False
     foreign: ForeignOptions = ForeignOptions()
 
 

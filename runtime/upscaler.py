@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from contextlib import closing, suppress
 from fractions import Fraction
@@ -67,8 +68,7 @@ class Upscaler:
         **options: Any,
     ) -> None:
         self._options = BackendOptions(**options)
-        if not 1 <= scale <= _LARGEST_SCALE:  # also false for NaN
-            raise InputError(f"scale is {scale:g}; it must be from 1 to {_LARGEST_SCALE}")
+        _check_scale(scale)
         for name, side in (("height", height), ("width", width)):
             if side is not None and not 1 <= side <= _LARGEST_SIDE:
                 raise InputError(f"{name} is {side}; it must be from 1 to {_LARGEST_SIDE}")
@@ -87,6 +87,21 @@ class Upscaler:
         if height is None and width is None:
             # Loaded now, so that a broken model is reported before any image is read.
             self.backend_for(scale)
+
+    def at_scale(self, scale: float) -> Upscaler:
+        """Return an upscaler for another scale that shares the loaded models with this one; close only one of them.
+
+        Args:
+            scale: see `Upscaler`.
+
+        Raises:
+            InputError, BackendError: see `Upscaler`.
+        """
+        _check_scale(scale)
+        other = copy.copy(self)
+        other._scale, other._height, other._width, other._notes = scale, None, None, []
+        other.backend_for(scale)
+        return other
 
     @property
     def backend_name(self) -> str:
@@ -345,6 +360,11 @@ class Upscaler:
     def _note(self, text: str) -> None:
         if text not in self._notes:
             self._notes.append(text)
+
+
+def _check_scale(scale: float) -> None:
+    if not 1 <= scale <= _LARGEST_SCALE:  # also false for NaN
+        raise InputError(f"scale is {scale:g}; it must be from 1 to {_LARGEST_SCALE}")
 
 
 def _smaller(tile: tuple[int, int], other: tuple[int, int] | None) -> tuple[int, int]:

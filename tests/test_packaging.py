@@ -157,6 +157,8 @@ IMPORTS = {
     # An engine is run in the runtime's own slots before it gets its name.
     "export.verify": f"export.engine runtime.backends.trt network evaluation {BELOW}",
     "export.engine": BELOW,
+    # Writes a file for Triton's Python backend that imports the model for whole images.
+    "export.triton": f"export runtime.triton_model {BELOW}",
     "runtime.pipeline": "system",
     "runtime.tiling": f"files system {BASE}",
     "runtime.container": f"files {BASE}",
@@ -172,6 +174,7 @@ IMPORTS = {
     "runtime.paced_upscaler": "runtime.video.encoding_speed"
     f" runtime.backends.stream runtime.models runtime.upscaler {BELOW}",
     "runtime.still_image": f"runtime.upscaler {BELOW}",
+    "runtime.triton_model": f"runtime.still_image runtime.upscaler {BELOW}",
     "runtime.upscale_file": "runtime.backends.stream runtime.pipeline runtime.plan runtime.segments"
     f" runtime.still_image runtime.upscaler runtime.video {BELOW}",
     "runtime.live": "runtime.backends.stream runtime.upscale_file runtime.upscaler"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from overnet.errors import ArtifactError, InputError, OverNetError, printable
-from overnet.export.engine.engine_graph import with_means
+from overnet.export.engine.engine_graph import with_means, with_signs
 from overnet.export.engine.messages import BuildMessages, one_line
 from overnet.export.engine.trt_api import Build, Library, Tensor, Watch, is_installed
 from overnet.files.atomic import atomic_write
@@ -83,6 +83,7 @@ def build_engine(
     log: Path | None = None,
     progress: Progress | None = None,
     precision: str = "fp32",
+    is_tiled: bool = True,
 ) -> BuiltEngine:
     """Build an engine. Ctrl-C stops the builder after its current step, and then raises KeyboardInterrupt.
 
@@ -98,6 +99,7 @@ def build_engine(
         progress: called from another thread after each of the builder's steps. An exception from it stops the build.
         precision: of the graph, one of `overnet.files.onnx_metadata.PRECISIONS`, for versions of TensorRT whose strong
             typing is not complete.
+        is_tiled: whether the engine has the means over the image as input and output, with which tiles are upscaled.
 
     Raises:
         MissingDependency: the library is not installed.
@@ -114,7 +116,7 @@ def build_engine(
     if compute_capability is not None and compute_capability not in library.compute_capabilities():
         known = ", ".join(library.compute_capabilities()) or "the device's own only"
         raise InputError(f"{TITLES[target]} cannot build for compute capability {compute_capability[:20]!r}; {known}")
-    work = _Work(onnx_model, profile, target, workspace_bytes, compute_capability, timing_cache, precision)
+    work = _Work(onnx_model, profile, target, workspace_bytes, compute_capability, timing_cache, precision, is_tiled)
     watch = Watch(progress)
     with BuildMessages(log, f"{TITLES[target]}, {profile}") as messages, library.listening(messages.add):
         serialized, memory_bytes = _run_stoppable(lambda: work.run(library, messages, watch), watch)
@@ -145,6 +147,7 @@ class _Work:
     compute_capability: str | None
     timing_cache: Path | None
     precision: str
+    is_tiled: bool
     notes: list[str] = field(default_factory=list)
 
     def run(self, library: Library, messages: BuildMessages, watch: Watch) -> tuple[bytes, int | None]:
@@ -200,7 +203,7 @@ class _Work:
         """Read the graph, and return the number of channels of its means; 0 where it has none."""
         title = TITLES[self.target]
         try:
-            errors = build.parse(with_means(self.onnx_model))
+            errors = build.parse((with_means if self.is_tiled else with_signs)(self.onnx_model))
         except ArtifactError as error:
             errors = [str(error)]
         if errors:

@@ -34,11 +34,7 @@ def with_means(onnx_model: bytes) -> bytes:
     Raises:
         ArtifactError: the file is not a complete ONNX graph.
     """
-    try:
-        model = onnx.ModelProto.FromString(onnx_model)
-    except DecodeError as error:
-        raise ArtifactError(f"not a complete ONNX graph ({error})") from error
-    _add_signs(model)
+    model = _with_signs(onnx_model)
     if all(node.op_type != _MEAN for node in model.graph.node):
         return bytes(model.SerializeToString())
     total = _make_replaceable(model)
@@ -55,6 +51,27 @@ def with_means(onnx_model: bytes) -> bytes:
     graph.output.append(helper.make_tensor_value_info(MEANS_NAME, TensorProto.FLOAT, [batch, total, 1, 1]))
     result: bytes = model.SerializeToString()
     return result
+
+
+def with_signs(onnx_model: bytes) -> bytes:
+    """Return a graph whose INT8 levels have signs, which TensorRT requires; it is otherwise unchanged.
+
+    Args:
+        onnx_model: see `with_means`.
+
+    Raises:
+        ArtifactError: see `with_means`.
+    """
+    return bytes(_with_signs(onnx_model).SerializeToString())
+
+
+def _with_signs(onnx_model: bytes) -> onnx.ModelProto:
+    try:
+        model: onnx.ModelProto = onnx.ModelProto.FromString(onnx_model)
+    except DecodeError as error:
+        raise ArtifactError(f"not a complete ONNX graph ({error})") from error
+    _add_signs(model)
+    return model
 
 
 def _add_signs(model: onnx.ModelProto) -> None:

@@ -17,7 +17,7 @@ from overnet.files.onnx_metadata import PRECISIONS
 
 if TYPE_CHECKING:
     from overnet.export.exporter import ExportedFile
-    from overnet.export.options import EngineOptions, ForeignOptions
+    from overnet.export.options import EngineOptions, ForeignOptions, TritonOptions
 
 _LARGEST_MULTIPLE = 512
 
@@ -45,7 +45,19 @@ def export_command(
     ] = None,
     target: Annotated[
         str | None,
-        Option(metavar="NAME", help="onnx, tensorrt or tensorrt-rtx. Default: tensorrt if it can be built, else onnx."),
+        Option(
+            metavar="NAME",
+            help="onnx, tensorrt, tensorrt-rtx, or triton: a model repository for Triton Inference Server. Default: "
+            "tensorrt if it can be built, else onnx.",
+        ),
+    ] = None,
+    platform: Annotated[
+        str | None,
+        Option(
+            metavar="NAME",
+            help="--target triton: what runs the networks there: onnxruntime, openvino or tensorrt. "
+            "Default: onnxruntime.",
+        ),
     ] = None,
     shape: Annotated[
         str | None,
@@ -55,7 +67,10 @@ def export_command(
             "Default: 16x16:180x320:640x640; larger images are upscaled in tiles.",
         ),
     ] = None,
-    batch: Annotated[int | None, Option(metavar="N", help="Engines: images in the largest batch. Default: 1.")] = None,
+    batch: Annotated[
+        int | None,
+        Option(metavar="N", help="Engines and --target triton: images in the largest batch. Default: 1, triton 4."),
+    ] = None,
     output: Annotated[Path, Option("--output", "-o", metavar="DIR", help="Folder to write to.")] = Path(),
     calibration: Annotated[
         Path | None,
@@ -102,12 +117,11 @@ def export_command(
     """Turn a checkpoint into ONNX files and engines, one for each scale, each compared with the network.
 
     An engine is written beside the ONNX file it is built from, with a sidecar (.engine.json) that describes it. A file
-    that differs too much from the network is not written. Engines of an ONNX file are built without PyTorch.
+    that differs too much from the network is not written. Engines of an ONNX file are built without PyTorch. With
+    --target triton, DIR becomes a model repository, or the models are added to it.
     """
-    from overnet.errors import require
-    from overnet.export.options import CalibrationOptions, ExportOptions, ForeignOptions, is_onnx
+    from overnet.export.options import CalibrationOptions, ExportOptions, ForeignOptions
     from overnet.files.atomic import ensure_folder
-    from overnet.files.onnx_metadata import is_foreign
     from overnet.weights import model_path
 
     if progress_lines:  # a run of another process, for its engine
@@ -123,6 +137,48 @@ def export_command(
     source = model_path(source, checkpoint=True)
     foreign = ForeignOptions(None, input_range, colour, pad_multiple)
     _check_foreign(foreign, source)
+    _check_libraries(source)
+    from overnet.export.exporter import export
+    from overnet.export.triton.repository import export_repository
+
+    triton = _triton_options(target, platform, batch)
+    options = ExportOptions(
+        scales=scales,
+        precision=precision,
+        form="lean-memory" if lean_memory else "default",
+        calibration=CalibrationOptions(calibration, 0.1 if max_loss_db is None else max_loss_db),
+        engine=_engine_options(target, shape, batch, workspace, triton),
+        is_copied=triton is not None,
+        foreign=foreign,
+    )
+    if triton is None:
+        ensure_folder(output)
+    with ProgressDisplay(quiet=quiet) as display:
+
+        def json_step(doing: str, done: int, total: int) -> None:
+            typer.echo(json.dumps({"doing": doing, "done": done, "total": total}))
+
+        step = json_step if progress_lines else display.step
+        upscaler = None
+        if triton is None:
+            files = list(export(source, output, options, overwrite=overwrite, progress=step))
+        else:
+            files, upscaler = export_repository(source, output, options, triton, overwrite=overwrite, progress=step)
+    if not quiet:
+        _print_table(files, output)
+        if upscaler is not None:
+            print_status(f"{upscaler} is for whole images; serve all with tritonserver --model-repository={output}")
+    if as_json or progress_lines:
+        added = {} if upscaler is None else {"upscaler": upscaler}
+        typer.echo(json.dumps({"files": [_as_json(file) for file in files], **added}))
+
+
+def _check_libraries(source: Path) -> None:
+    """Refuse to begin where a library is missing that the source needs."""
+    from overnet.errors import require
+    from overnet.export.options import is_onnx
+    from overnet.files.onnx_metadata import is_foreign
+
     if is_onnx(source):
         if is_foreign(source):
             for module in ("onnx", "onnxruntime"):
@@ -131,28 +187,6 @@ def export_command(
     else:
         for module in ("torch", "onnx", "safetensors"):
             require(module, extra="export", purpose="exporting")
-    from overnet.export.exporter import export
-
-    options = ExportOptions(
-        scales=scales,
-        precision=precision,
-        form="lean-memory" if lean_memory else "default",
-        calibration=CalibrationOptions(calibration, 0.1 if max_loss_db is None else max_loss_db),
-        engine=_engine_options(target, shape, batch, workspace),
-        foreign=foreign,
-    )
-    ensure_folder(output)
-    with ProgressDisplay(quiet=quiet) as display:
-
-        def json_step(doing: str, done: int, total: int) -> None:
-            typer.echo(json.dumps({"doing": doing, "done": done, "total": total}))
-
-        step = json_step if progress_lines else display.step
-        files = list(export(source, output, options, overwrite=overwrite, progress=step))
-    if not quiet:
-        _print_table(files)
-    if as_json or progress_lines:
-        typer.echo(json.dumps({"files": [_as_json(file) for file in files]}))
 
 
 def _check_foreign(options: ForeignOptions, source: Path) -> None:
@@ -166,8 +200,27 @@ def _check_foreign(options: ForeignOptions, source: Path) -> None:
         raise typer.BadParameter("--input-range, --colour and --pad-multiple are for ONNX files of other programs")
 
 
+def _triton_options(target: str | None, platform: str | None, batch: int | None) -> TritonOptions | None:
+    """Return the models of a repository for Triton, or None for another target."""
+    from overnet.export.options import TritonOptions
+    from overnet.files.engine_sidecar import LARGEST_BATCH
+
+    check_choice("--platform", platform, ("onnxruntime", "openvino", "tensorrt"))
+    if target != "triton":
+        if platform is not None:
+            raise typer.BadParameter("--platform needs --target triton")
+        return None
+    check_range("--batch", batch, 1, LARGEST_BATCH)
+    usual = TritonOptions()
+    return TritonOptions(platform or usual.platform, batch or usual.batch)
+
+
 def _engine_options(
-    target: str | None, shape: str | None, batch: int | None, workspace_mib: int | None
+    target: str | None,
+    shape: str | None,
+    batch: int | None,
+    workspace_mib: int | None,
+    triton: TritonOptions | None,
 ) -> EngineOptions | None:
     """Return the engine to build, or None for ONNX files alone."""
     from overnet.export.engine.build import buildable_targets
@@ -175,15 +228,20 @@ def _engine_options(
     from overnet.export.options import EngineOptions
     from overnet.files.engine_sidecar import TITLES
 
-    check_choice("--target", target, ("onnx", "tensorrt", "tensorrt-rtx"))
-    if target is None and "tensorrt" in buildable_targets():
+    check_choice("--target", target, ("onnx", "tensorrt", "tensorrt-rtx", "triton"))
+    if triton is not None:
+        target, batch = triton.platform, triton.batch if triton.platform == "tensorrt" else None
+    elif target is None and "tensorrt" in buildable_targets():
         target = "tensorrt"
     if target in TITLES:
         check_range("--workspace (MiB)", workspace_mib, 1)
         workspace_bytes = None if workspace_mib is None else workspace_mib << 20
         profile = make_profile(shape, 1 if batch is None else batch)
-        return EngineOptions(target, profile, workspace_bytes)
+        # Triton knows nothing of tiles.
+        return EngineOptions(target, profile, workspace_bytes, is_tiled=triton is None)
     if not (shape is None and batch is None and workspace_mib is None):
+        if triton is not None:
+            raise typer.BadParameter("--shape and --workspace are for engines, which --platform tensorrt makes")
         why = "" if target else ", and TensorRT cannot build one here (--target tensorrt-rtx needs no GPU)"
         raise typer.BadParameter(
             f"--shape, --batch and --workspace are for engines{why}; an ONNX file takes images of any size"
@@ -191,7 +249,7 @@ def _engine_options(
     return None
 
 
-def _print_table(files: list[ExportedFile]) -> None:
+def _print_table(files: list[ExportedFile], folder: Path) -> None:
     """Print a row for each file, then their costs and notes."""
     rows = [
         ("file", "scale", "precision", "size", "activation memory", "PSNR to reference", "largest difference", "time"),
@@ -201,7 +259,7 @@ def _print_table(files: list[ExportedFile]) -> None:
         memory_bytes, psnr_db = figures["activation_memory_bytes"], figures["psnr_db"]
         rows.append(
             (
-                Path(figures["path"]).name,
+                str(Path(figures["path"]).relative_to(folder)),
                 f"x{file.artifact.scale:g}",
                 file.artifact.precision,
                 f"{figures['size_bytes'] / 1e6:.1f}",

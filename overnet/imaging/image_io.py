@@ -169,7 +169,11 @@ def read_rgb(path: Path) -> Image:
         InputError: see `read_image`.
         MissingDependency: OpenCV is not installed.
     """
-    image = read_image(path)
+    return upright_rgb(read_image(path))
+
+
+def upright_rgb(image: DecodedImage) -> Image:
+    """Return an image as H x W x 3 uint8 RGB; see `read_rgb`."""
     rgb = image.rgb if image.rgb.dtype == np.uint8 else eight_bits(image.rgb)
     orientation = 1 if image.exif is None else exif_orientation(image.exif)
     return np.ascontiguousarray(TURNS[orientation](rgb))

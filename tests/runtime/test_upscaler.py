@@ -421,3 +421,20 @@ os.kill(os.getpid(), signal.SIGTERM)
 )
 def test_libraries_say_in_words_that_memory_ran_out(message, expected):
     assert backends_base.is_out_of_memory(RuntimeError(message)) is expected
+
+
+def test_other_scales_share_the_loaded_models(small_models, image):
+    upscaler = Upscaler(2, model=small_models)
+    loaded = upscaler.backend_for(2)
+    other = upscaler.at_scale(1.5)
+    assert other.backend_for(2) is loaded
+    assert np.array_equal(other(image), Upscaler(1.5, model=small_models)(image))
+    assert upscaler.pop_notes() == [] and "there is no model for that scale" in other.pop_notes()[0]
+    third = other.at_scale(3)
+    assert np.array_equal(third(image), Upscaler(3, model=small_models)(image))
+    assert third.backend_for(3) is upscaler.backend_for(3)
+    for scale in (0.5, 65, float("nan")):
+        with pytest.raises(InputError, match="it must be from 1 to 64"):
+            upscaler.at_scale(scale)
+    by_height = Upscaler(height=99, model=small_models).at_scale(2)
+    assert by_height.output_size(10, 20) == (20, 40)

@@ -19,7 +19,7 @@ from overnet.errors import InputError, MissingDependency, OutputError
 from overnet.export.engine import build as trt_build
 from overnet.export.engine import trt_api
 from overnet.export.engine.build import BuildError, build_engine, buildable_targets, check_builder
-from overnet.export.engine.engine_graph import with_means
+from overnet.export.engine.engine_graph import with_means, with_signs
 from overnet.export.engine.profile import HIGHEST_RATIO, make_profile, predicted_bytes
 from overnet.export.engine.trt_api import Library, Tensor
 from overnet.export.graph.costs import count_costs
@@ -163,6 +163,15 @@ def test_images_and_means_go_in_and_come_out(small, form, precision):
         Tensor("use_given_means", "FLOAT", (1, 1, 1, 1)),
     ]
     assert build.outputs == [Tensor("upscaled", "UINT8", (-1, -1, -1, 3)), Tensor("means", "FLOAT", (-1, 16, 1, 1))]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_images_alone_go_in_and_come_out_without_tiles(small, precision):
+    build = Library("tensorrt-rtx").start()
+    assert build.parse(with_signs(graph(small, 3, precision=precision))) == []
+    assert [tensor.name for tensor in (*build.inputs, *build.outputs)] == ["image", "upscaled"]
+    serialized = build_engine(graph(small, 3, precision=precision), TINY, target="tensorrt-rtx", is_tiled=False)
+    assert MEANS_NAME.encode() not in serialized.serialized
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])

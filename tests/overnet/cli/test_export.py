@@ -70,6 +70,21 @@ def test_engines_with_sidecars(folder):
     assert again.returncode == 1 and "exists already" in again.stderr
 
 
+def test_a_repository_for_triton(folder):
+    arguments = ["--target", "triton", "--platform", "openvino", "--batch", 2, "--scale", 2, "--precision", "fp32"]
+    result = export("small.safetensors", *arguments, "-o", "served", "--json", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert [file["path"] for file in answer["files"]] == ["served/small_x2/1/model.onnx"]
+    assert answer["upscaler"] == "small_x2_upscaler"
+    assert "small_x2/1/model.onnx     x2" in result.stderr
+    assert "whole images; serve all with tritonserver --model-repository=served" in result.stderr
+    assert "max_batch_size: 2" in (folder / "served/small_x2/config.pbtxt").read_text()
+    copied = export("small_x2.onnx", *arguments, "-o", "served", cwd=folder)
+    assert copied.returncode == 1 and "served/small_x2 exists already" in copied.stderr
+    assert export("small_x2.onnx", *arguments, "-o", "served", "--overwrite", cwd=folder).returncode == 0
+
+
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = sys.modules["safetensors"] = None
@@ -121,6 +136,10 @@ def test_progress_as_lines(folder, small_models):
         (["small_x2.onnx", "--scale", "3"], "is for scale 2, not 3"),
         (["small_x2.onnx", "--precision", "int8"], "give the checkpoint"),
         (["small_x2.onnx", "--precision", "fp32", "--target", "onnx"], "nothing to export"),
+        (["small_x2.onnx", "--target", "triton", "--platform", "tflite"], "onnxruntime, openvino or tensorrt"),
+        (["small_x2.onnx", "--platform", "openvino"], "--platform needs --target triton"),
+        (["small_x2.onnx", "--target", "triton", "--batch", "0"], "--batch is 0; it must be from 1 to 64"),
+        (["small_x2.onnx", "--target", "triton", "--shape", "32x32"], "which --platform tensorrt makes"),
         (["small_x2.onnx", "--lean-memory"], "give a checkpoint for others"),
         (["text.pth.tar"], "neither a PyTorch checkpoint"),
         (["empty.safetensors"], "empty"),
@@ -130,7 +149,7 @@ def test_progress_as_lines(folder, small_models):
         (["--scale", "0"], "at least 1"),
         (["-o", "text.pth.tar"], "cannot be made"),
         (["--precision", "fp8"], "fp32, fp16, bf16 or int8"),
-        (["--target", "coreml"], "onnx, tensorrt or tensorrt-rtx"),
+        (["--target", "coreml"], "onnx, tensorrt, tensorrt-rtx or triton"),
         (["--target", "onnx", "--shape", "64x64"], "takes images of any size"),
         (["--target", "tensorrt-rtx", "--shape", "64"], "HEIGHTxWIDTH"),
         (["--target", "tensorrt-rtx", "--shape", "64x64:32x32:128x128"], "do not grow"),
