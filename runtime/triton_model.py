@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overnet.errors import InputError, OverNetError, line_for, one_line
+from overnet.errors import InputError, OutputError, OverNetError, line_for, one_line
 from overnet.imaging.image_inspect import START_BYTES, image_kind
 from overnet.imaging.image_io import KIND_BY_SUFFIX, DecodedImage, decode_image, upright_rgb
 from overnet.imaging.image_write import encode_image
@@ -30,12 +31,15 @@ class Settings:
 
     Attributes:
         backend: one of `overnet.runtime.backends.registry.BACKENDS`, or ``"auto"``.
+        tile, threads: see `Upscaler`.
         scale: of a request that states none.
-        max_pixels: of an image that is sent, and of its result.
-        max_result_pixels: of a result.
+        max_pixels: of an image that is sent.
+        max_result_pixels: of its result.
     """
 
     backend: str
+    tile: int | None
+    threads: int | None
     scale: float
     max_pixels: int
     max_result_pixels: int
@@ -49,11 +53,13 @@ class Settings:
         """
         given = {name: entry.get("string_value", "") for name, entry in config["parameters"].items()}
         try:
-            return cls(
-                given["backend"], float(given["scale"]), int(given["max_pixels"]), int(given["max_result_pixels"])
-            )
-        except (KeyError, ValueError) as error:
-            raise InputError(f"config.pbtxt: the parameters are damaged ({one_line(error)})") from error
+            tile, threads = (None if given[name] == "auto" else int(given[name]) for name in ("tile", "threads"))
+            scale, most, most_result = given["scale"], given["max_pixels"], given["max_result_pixels"]
+            return cls(given["backend"], tile, threads, float(scale), int(most), int(most_result))
+        except KeyError as error:
+            raise InputError(f"config.pbtxt lacks the parameter {error}; export the repository again") from error
+        except ValueError as error:
+            raise InputError(f"config.pbtxt: a parameter is no number ({one_line(error)})") from error
 
 
 class TritonPythonModel:
@@ -75,6 +81,8 @@ class TritonPythonModel:
             self._settings.scale,
             model=Path(args["model_repository"]) / args["model_version"],
             backend=self._settings.backend,
+            tile=self._settings.tile,
+            threads=self._settings.threads,
             device=int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else 0,
         )
 
@@ -85,16 +93,17 @@ class TritonPythonModel:
         responses = []
         for request in requests:
             try:
-                outputs = self._answer(request, pb_utils)
+                outputs = self._answer(request)
                 tensors = [pb_utils.Tensor(name, value) for name, value in outputs.items()]
                 responses.append(pb_utils.InferenceResponse(output_tensors=tensors))
             except Exception as error:
-                is_input = isinstance(error, InputError)
-                code = pb_utils.TritonError.INVALID_ARG if is_input else pb_utils.TritonError.INTERNAL
+                # An image can be too large for the format that is asked for.
+                is_request = isinstance(error, InputError | OutputError)
+                code = pb_utils.TritonError.INVALID_ARG if is_request else pb_utils.TritonError.INTERNAL
                 line = one_line(error) if isinstance(error, OverNetError) else line_for(error)
                 if line is None:
-                    pb_utils.Logger.log_error(f"OverNet: {one_line(repr(error))}")
-                    line = f"a fault of OverNet ({one_line(repr(error))})"
+                    pb_utils.Logger.log_error(traceback.format_exc())
+                    line = f"a fault of OverNet, see the server's log ({type(error).__name__})"
                 responses.append(pb_utils.InferenceResponse(error=pb_utils.TritonError(line, code)))
         return responses
 
@@ -102,7 +111,7 @@ class TritonPythonModel:
         """Free the models."""
         self._upscaler.close()
 
-    def _answer(self, request: Any, pb_utils: Any) -> dict[str, NDArray[Any]]:
+    def _answer(self, request: Any) -> dict[str, NDArray[Any]]:
         """Return the outputs that a request asks for."""
         given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         image, kind = self._image(given)
@@ -119,6 +128,7 @@ class TritonPythonModel:
         outputs: dict[str, NDArray[Any]] = {}
         if "upscaled" in wanted:
             outputs["upscaled"] = upright_rgb(large)
+            notes += ["the array holds no transparency: it was dropped"] if large.alpha is not None else []
         if "upscaled_file" in wanted:
             content, lost = encode_image(large, kind, _FILE)
             outputs["upscaled_file"] = np.array([content], dtype=np.object_)

@@ -51,8 +51,10 @@ model_warmup {{
   inputs {{ key: "{input}" value {{ data_type: TYPE_UINT8 dims: [ 64, 64, 3 ] zero_data: true }} }}
 }}
 
-# auto, or one of the backends of overnet-run.
+# One of the backends of overnet-run, the side of tiles in pixels, and the CPU threads of each instance.
 parameters {{ key: "backend" value {{ string_value: "auto" }} }}
+parameters {{ key: "tile" value {{ string_value: "auto" }} }}
+parameters {{ key: "threads" value {{ string_value: "auto" }} }}
 # Of requests that state no scale.
 parameters {{ key: "scale" value {{ string_value: "{scale:g}" }} }}
 # Images with more pixels are refused, and images whose results would have more.
