@@ -39,6 +39,7 @@ def take_inventory() -> dict[str, Any]:
         "backends": [_backend(kind) for kind in BACKENDS.values()],
         "models": [_model(name, path) for name in MODEL_NAMES for path in sorted(bundled_folder(name).glob("*.onnx"))],
         "checkpoints": {name: bundled_checkpoint(name).name for name in MODEL_NAMES},
+        "checkpoint_paths": {name: str(bundled_checkpoint(name)) for name in MODEL_NAMES},
     }
 
 
@@ -87,51 +88,9 @@ def _model(name: str, path: Path) -> dict[str, Any]:
     return {
         "model": name,
         "name": path.name,
+        "path": str(path),
         "scale": artifact.scale,
         "overscale": artifact.overscale,
         "precision": artifact.precision,
         "weights_sha256": artifact.weights_sha256,
     }
-
-
-def _described(number: int, gpu: dict[str, Any]) -> str:
-    if gpu["name"] is None:
-        return f"  {number}: unknown device"
-    free = gpu["free_memory_bytes"]
-    memory = "unknown free memory" if free is None else f"{free / 1e9:.1f} GB free"
-    shared = ", shared with the CPU" if gpu["shares_memory"] else ""
-    return f"  {number}: {gpu['name']}, compute capability {gpu['compute_capability']}, {memory}{shared}"
-
-
-def describe(inventory: dict[str, Any]) -> str:
-    """Return the inventory as text for a terminal."""
-    memory = f"{inventory['available_memory_bytes'] / 1e9:.1f} of {inventory['memory_bytes'] / 1e9:.1f} GB free"
-    lines = [
-        f"overnet {inventory['overnet']}, Python {inventory['python']}, {inventory['system']}, "
-        f"{inventory['cores']} cores, {memory}",
-        "",
-        "backends",
-    ]
-    for backend in inventory["backends"]:
-        state = f"works on {backend['device']}" if backend["works"] else backend["reason"]
-        lines.append(f"  {backend['name']:<12} {backend['version'] or '-':<22} {state}")
-    if inventory["onnxruntime_providers"]:
-        lines.append(f"  providers of onnxruntime: {', '.join(inventory['onnxruntime_providers'])}")
-    lines += ["", "NVIDIA GPUs", *(_described(number, gpu) for number, gpu in enumerate(inventory["gpus"]))]
-    if not inventory["gpus"]:
-        lines.append("  none, or no driver")
-    lines += ["", "bundled models"]
-    lines.extend(
-        f"  {model['model']:<9} {model['name']:<18} x{model['scale']:g}, {model['precision']}, "
-        f"overscale {model['overscale']}, weights {model['weights_sha256'][:12]}"
-        for model in inventory["models"]
-    )
-    checkpoints = ", ".join(inventory["checkpoints"].values())
-    lines.append(f"  {checkpoints} (for the backend torch, and for overnet-export)")
-    libraries = ", ".join(f"{name} {version}" for name, version in inventory["libraries"].items() if version)
-    opencv = inventory["opencv"]
-    if opencv is None:
-        seen = "no OpenCV: install opencv-python, or Jetson's own libopencv-python"
-    else:
-        seen = f"OpenCV {opencv['version']} with{'' if opencv['gstreamer'] else 'out'} GStreamer"
-    return "\n".join([*lines, "", f"libraries: {libraries}", seen])

@@ -6,7 +6,6 @@ Each command imports its libraries when it runs, so that ``--help`` answers at o
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,10 +17,10 @@ from typer.core import TyperCommand
 
 from overnet._version import __version__
 from overnet.cli.bench import bench_command
-from overnet.cli.common import PLAIN, WITH_SHORT_HELP, SeveralValuesCommand, command, print_error
+from overnet.cli.common import PLAIN, WITH_SHORT_HELP, SeveralValuesCommand, print_error
 from overnet.cli.eval import evaluate_command
 from overnet.cli.export import export_command
-from overnet.cli.options import JsonOption
+from overnet.cli.info import info_command
 from overnet.cli.run.command import run_command
 from overnet.cli.train import train_command
 from overnet.errors import InterruptedRun, OverNetError, line_for
@@ -54,16 +53,7 @@ app.command("export")(export_command)
 app.command("eval", cls=SeveralValuesCommand)(evaluate_command)
 app.command("train")(train_command)
 app.command("bench", cls=SeveralValuesCommand)(bench_command)
-
-
-@app.command()
-@command
-def info(as_json: JsonOption = False) -> None:
-    """Show versions, which backends work and why others do not, GPUs, and the bundled models."""
-    from overnet.runtime.inventory import describe, take_inventory
-
-    inventory = take_inventory()
-    typer.echo(json.dumps(inventory) if as_json else describe(inventory))
+app.command("info")(info_command)
 
 
 # The commands that are also programs, and their default arguments: the help where arguments are required.

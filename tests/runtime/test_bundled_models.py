@@ -1,5 +1,7 @@
 """The bundled models by name, and plain networks in every backend."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from overnet import Upscaler
 from overnet.evaluation.datasets import find_pairs
 from overnet.evaluation.measure import evaluate, mean_quality
 from overnet.imaging.metrics import psnr
-from overnet.runtime.inventory import describe, take_inventory
+from overnet.runtime.inventory import take_inventory
 from overnet.runtime.models import find_models
 from overnet.weights import INT8_MODEL_NAMES, MODEL_NAMES, bundled_checkpoint, bundled_folder, model_path
 from tests.conftest import SHARED, needs_shared
@@ -92,9 +94,13 @@ def test_the_inventory_lists_them():
         for scale in (2, 3, 4)
         for precision in ("fp32", *(["int8"] if name in INT8_MODEL_NAMES else []))
     ]
-    text = describe(inventory)
-    assert "realtime  realtime_x2.onnx   x2" in text
-    assert "realtime.safetensors, fast.safetensors, overnet_multiscale.safetensors" in text
+    assert list(inventory["checkpoints"].values()) == [
+        "realtime.safetensors",
+        "fast.safetensors",
+        "overnet_multiscale.safetensors",
+    ]
+    for path in (*inventory["checkpoint_paths"].values(), *(model["path"] for model in inventory["models"])):
+        assert Path(path).is_absolute() and Path(path).is_file()
 
 
 @needs_shared

@@ -1,7 +1,7 @@
 import json
 
 from overnet.runtime import inventory
-from overnet.runtime.inventory import describe, take_inventory
+from overnet.runtime.inventory import take_inventory
 from overnet.system.cuda_device import CudaDevice
 
 
@@ -21,19 +21,3 @@ def test_gpus(monkeypatch):
         "free_memory_bytes": 5_000_000_000,
     }
     assert json.loads(json.dumps(taken)) == taken
-    lines = describe(taken).splitlines()
-    assert "  0: Orin, compute capability 8.7, 5.0 GB free, shared with the CPU" in lines
-    assert "  1: RTX, compute capability 8.9, unknown free memory" in lines
-    assert "  2: unknown device" in lines
-    assert "  providers of onnxruntime: cpu, tensorrt-rtx" in lines
-
-
-def test_no_gpu_and_no_onnxruntime(monkeypatch):
-    monkeypatch.setattr(inventory, "cuda_device_count", lambda: 0)
-    monkeypatch.setattr(inventory, "known_providers", list)
-    monkeypatch.setattr(inventory, "BACKENDS", {})
-    taken = take_inventory()
-    assert (taken["gpus"], taken["onnxruntime_providers"]) == ([], [])
-    text = describe(taken)
-    assert "NVIDIA GPUs\n  none, or no driver" in text
-    assert "providers" not in text
