@@ -35,7 +35,7 @@ class TritonOptions:
 
     Attributes:
         platform: the backend of Triton that runs the networks: ``"onnxruntime"``, ``"openvino"`` or ``"tensorrt"``.
-        batch: the largest number of images at once.
+        batch: the largest number of images at once; without effect for OpenVINO.
     """
 
     platform: str = "onnxruntime"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from overnet.files.onnx_metadata import INPUT_NAME, OUTPUT_NAME
 
-# Where a network's instances run; of OpenVINO, Triton's containers have the backend for CPUs.
+# Where a network's instances run. Triton's OpenVINO backend is for CPUs.
 _KINDS = {"onnxruntime": "KIND_AUTO", "openvino": "KIND_CPU", "tensorrt": "KIND_GPU"}
 
 _NETWORK = """\
@@ -12,22 +12,33 @@ _NETWORK = """\
 name: "{name}"
 backend: "{platform}"
 default_model_filename: "model.{suffix}"
-max_batch_size: {batch}
-input {{ name: "{input}" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] }}
-output {{ name: "{output}" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] }}
+{size}
 
-# Requests with images of one size that come within a millisecond are computed together.
-dynamic_batching {{
-  max_queue_delay_microseconds: 1000
-  default_queue_policy {{ max_queue_size: 64 }}
-}}
+{batching}
 instance_group {{ count: 1 kind: {kind} }}
 model_warmup {{
   name: "black"
   batch_size: 1
-  inputs {{ key: "{input}" value {{ data_type: TYPE_UINT8 dims: [ {height}, {width}, 3 ] zero_data: true }} }}
+  inputs {{ key: "{input}" value {{ data_type: TYPE_UINT8 dims: [ {warm_up}, 3 ] zero_data: true }} }}
 }}
 """
+_BATCHES = """\
+max_batch_size: {batch}
+input {{ name: "{input}" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] }}
+output {{ name: "{output}" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] }}"""
+_BATCHING = """\
+# Requests with images of one size that come within a millisecond are computed together.
+dynamic_batching {
+  max_queue_delay_microseconds: 1000
+  default_queue_policy { max_queue_size: 64 }
+}"""
+# With a max_batch_size, Triton's OpenVINO backend computes exactly as many images and refuses fewer.
+_ANY_BATCH = """\
+# N is a dimension like the others: a request's images are computed together, those of several requests are not.
+max_batch_size: 0
+input {{ name: "{input}" data_type: TYPE_UINT8 dims: [ -1, -1, -1, 3 ] }}
+output {{ name: "{output}" data_type: TYPE_UINT8 dims: [ -1, -1, -1, 3 ] }}"""
+_QUEUE = "dynamic_batching { default_queue_policy { max_queue_size: 64 } }"
 
 _UPSCALER = """\
 # Whole images of any size at any scale, in tiles where they do not fit the memory. OverNet must be installed for the
@@ -43,7 +54,7 @@ output {{ name: "{output}" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] }}
 output {{ name: "{output}_file" data_type: TYPE_STRING dims: [ 1 ] }}
 output {{ name: "notes" data_type: TYPE_STRING dims: [ -1 ] }}
 
-dynamic_batching {{ default_queue_policy {{ max_queue_size: 64 }} }}
+{queue}
 instance_group {{ count: 1 kind: KIND_AUTO }}
 model_warmup {{
   name: "black"
@@ -70,21 +81,22 @@ def network_config(name: str, platform: str, scale: float, precision: str, batch
         name: of the model, and of its folder: letters, digits, "_", "." and "-".
         platform: the backend of Triton that runs it: ``"onnxruntime"``, ``"openvino"`` or ``"tensorrt"``.
         scale, precision: of the file.
-        batch: the largest number of images at once.
+        batch: the largest number of images at once, of one request or of several; OpenVINO has no limit.
         warm_up: height and width of the black image that is computed before the first request.
     """
+    has_batches = platform != "openvino"
+    size = (_BATCHES if has_batches else _ANY_BATCH).format(batch=batch, input=INPUT_NAME, output=OUTPUT_NAME)
     return _NETWORK.format(
         name=name,
         platform=platform,
         scale=scale,
         precision=precision.upper(),
         suffix="plan" if platform == "tensorrt" else "onnx",
-        batch=batch,
+        size=size,
+        batching=_BATCHING if has_batches else _QUEUE,
         input=INPUT_NAME,
-        output=OUTPUT_NAME,
         kind=_KINDS[platform],
-        height=warm_up[0],
-        width=warm_up[1],
+        warm_up=", ".join(map(str, warm_up if has_batches else (1, *warm_up))),
     )
 
 
@@ -96,5 +108,11 @@ def upscaler_config(name: str, scale: float) -> str:
         scale: of a request that states none.
     """
     return _UPSCALER.format(
-        name=name, scale=scale, input=INPUT_NAME, output=OUTPUT_NAME, most=1 << 26, most_result=1 << 28
+        name=name,
+        scale=scale,
+        input=INPUT_NAME,
+        output=OUTPUT_NAME,
+        queue=_QUEUE,
+        most=1 << 26,
+        most_result=1 << 28,
     )

@@ -211,6 +211,8 @@ def _triton_options(target: str | None, platform: str | None, batch: int | None)
             raise typer.BadParameter("--platform needs --target triton")
         return None
     check_range("--batch", batch, 1, LARGEST_BATCH)
+    if platform == "openvino" and batch is not None:
+        raise typer.BadParameter("--batch is for other platforms: Triton's OpenVINO takes batches as they come")
     usual = TritonOptions()
     return TritonOptions(platform or usual.platform, batch or usual.batch)
 

@@ -71,7 +71,7 @@ def test_engines_with_sidecars(folder):
 
 
 def test_a_repository_for_triton(folder):
-    arguments = ["--target", "triton", "--platform", "openvino", "--batch", 2, "--scale", 2, "--precision", "fp32"]
+    arguments = ["--target", "triton", "--batch", 2, "--scale", 2, "--precision", "fp32"]
     result = export("small.safetensors", *arguments, "-o", "served", "--json", cwd=folder)
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout)
@@ -139,6 +139,7 @@ def test_progress_as_lines(folder, small_models):
         (["small_x2.onnx", "--target", "triton", "--platform", "tflite"], "onnxruntime, openvino or tensorrt"),
         (["small_x2.onnx", "--platform", "openvino"], "--platform needs --target triton"),
         (["small_x2.onnx", "--target", "triton", "--batch", "0"], "--batch is 0; it must be from 1 to 64"),
+        (["--target", "triton", "--platform", "openvino", "--batch", "2"], "OpenVINO takes batches as they come"),
         (["small_x2.onnx", "--target", "triton", "--shape", "32x32"], "which --platform tensorrt makes"),
         (["small_x2.onnx", "--lean-memory"], "give a checkpoint for others"),
         (["text.pth.tar"], "neither a PyTorch checkpoint"),
