@@ -202,7 +202,7 @@ def clip(first, last, step, rows=slice(None), columns=slice(None)):
     "cut",
     [
         (66, 78, 2, slice(20, 148), slice(80, 256)),
-        (0, 64, 4),
+        (0, 32, 4),
     ],
 )
 def test_the_bound_of_means_that_are_carried_over(cut):
