@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from overnet.errors import InputError, OutputError, no_such_file, printable
-from overnet.files.atomic import exists_already
+from overnet.files.atomic import exists_already, remove_left_behind
 from overnet.imaging.image_io import IMAGE_SUFFIXES, KNOWN_SUFFIXES, is_image_file, still_image_suffix
+from overnet.runtime.segments.folder import remove_useless
 from overnet.runtime.video.formats import VIDEO_SUFFIXES
 
 # A frame is one image of a video.
@@ -109,6 +110,10 @@ def make_plan(
             plan.jobs.append(Job(source, target, kind))
         else:
             plan.kept.append(target)
+            # Of a run that was killed, where there is nothing left to do.
+            remove_left_behind(target.absolute().parent)
+            if kind == "video":
+                remove_useless(target)
     inputs_taken = [source for source, _ in sources if os.path.realpath(source) in taken]
     if inputs_taken:
         raise OutputError(f"{printable(inputs_taken[0])} is itself an input: choose another output")

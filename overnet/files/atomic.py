@@ -19,6 +19,10 @@ if sys.platform != "win32":
     import fcntl
 
 _TEMPORARY = ".overnet-"
+_TEMPORARY_NAME = re.compile(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{16}}(-tagged)?(\..*)?")
+# By folder: how many calls of `remove_left_behind` go by until it is searched again, a call for so many names in it.
+_calls_to_skip: dict[Path, int] = {}
+_NAMES_A_CALL = 32
 _LONGEST_NAME_BYTES = 255
 
 
@@ -71,6 +75,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         if path.exists() and not path.is_file():
             raise OutputError(f"{name} is a device or a pipe; images are written to files")
         if os.path.lexists(path) and not overwrite:
+            remove_left_behind(path.absolute().parent)
             raise exists_already(path)
         if not path.parent.is_dir():
             raise OutputError(f"{name} cannot be written: the folder {printable(path.parent)} does not exist")
@@ -107,8 +112,8 @@ def open_regular(path: Path) -> BinaryIO:
 class TemporaryFile:
     """A new empty file in the folder of a target, with its suffix: only within a folder is a rename atomic.
 
-    As long as the process lives, the file is locked. So one that a killed process has left behind is known, and the
-    first temporary file that a process makes in a folder removes all such files there.
+    As long as the process lives, the file is locked. So one that a killed process has left behind is known, and is
+    removed when a temporary file is made in its folder; see `remove_left_behind`.
 
     Args:
         target: the file that it is to become.
@@ -122,14 +127,10 @@ class TemporaryFile:
     """
 
     open_paths: ClassVar[set[Path]] = set()
-    _cleaned: ClassVar[set[Path]] = set()
 
     def __init__(self, target: Path) -> None:
         self._locked: BinaryIO | None = None
-        folder = target.absolute().parent
-        if folder not in self._cleaned:
-            self._cleaned.add(folder)
-            _remove_left_behind(folder)
+        remove_left_behind(target.absolute().parent)
         while self._locked is None:
             # Not from tempfile, whose files are private: this one gets the permissions of any new file.
             self.path = target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}{target.suffix}")
@@ -168,13 +169,22 @@ def _lock(file: BinaryIO, path: Path) -> bool:
         return False
 
 
-def _remove_left_behind(folder: Path) -> None:
-    """Remove the temporary files in a folder that no process writes any more."""
+def remove_left_behind(folder: Path) -> None:
+    """Remove the temporary files in a folder that no process writes any more.
+
+    Another process may have been killed since this one looked before. Looking takes time for each file, so that in a
+    large folder only every so many calls do.
+    """
     if sys.platform == "win32":
         return
+    _calls_to_skip[folder] = _calls_to_skip.get(folder, 0) - 1
+    if _calls_to_skip[folder] >= 0:
+        return
     with suppress(OSError):
-        for path in folder.iterdir():
-            if re.fullmatch(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{16}}(-tagged)?(\..*)?", path.name):
+        paths = list(folder.iterdir())
+        _calls_to_skip[folder] = len(paths) // _NAMES_A_CALL
+        for path in paths:
+            if _TEMPORARY_NAME.fullmatch(path.name):
                 with suppress(OSError), open_regular(path) as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path.unlink()
@@ -223,6 +233,7 @@ def link_target(path: Path, *, overwrite: bool) -> Path:
     if not os.path.lexists(path):
         return path
     if not overwrite:
+        remove_left_behind(path.absolute().parent)
         raise exists_already(path)
     target = Path(os.path.realpath(path))
     if target.is_symlink():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,8 +16,11 @@ import filelock
 from overnet.errors import OutputError, file_errors, printable
 from overnet.files.atomic import sync_folder
 from overnet.runtime.container.demux import error_reason
-from overnet.runtime.segments.manifest import Manifest, Segment, differences
+from overnet.runtime.segments.manifest import FileState, Manifest, Segment, differences
 from overnet.runtime.segments.packet_file import PacketFile, is_whole
+
+if sys.platform != "win32":
+    import fcntl
 
 _SUFFIX = ".overnet"
 _MANIFEST, _LOCK = "manifest.json", "lock"
@@ -61,6 +65,8 @@ class SegmentFolder:
             self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
             raise OutputError(f"{printable(path)}: another run is writing this video") from error
+        except OSError as error:
+            raise OutputError(f"{printable(path)} cannot be written ({error.strerror or error})") from error
 
     @classmethod
     def create(cls, target: Path, manifest: Manifest) -> SegmentFolder:
@@ -94,6 +100,7 @@ class SegmentFolder:
         """
         path = folder_of(target)
         if not (path / _MANIFEST).exists():
+            remove_useless(target)
             return None
         folder = cls(path)
         try:
@@ -175,12 +182,45 @@ class SegmentFolder:
         self._lock.release()
 
 
-def is_in_use(folder: Path) -> bool:
-    """Return whether a run writes segments into a folder now."""
-    lock = filelock.FileLock(folder / _LOCK)
+def is_joined(folder: Path, target: Path) -> bool:
+    """Return whether the segments in a folder are no longer needed: a result was made of them, and has its name."""
     try:
-        lock.acquire(timeout=0)
-    except (filelock.Timeout, OSError):
+        return Manifest.load(folder / _MANIFEST).result == FileState.of(target)
+    except (OSError, OutputError):
+        return False
+
+
+def remove_useless(target: Path) -> None:
+    """Remove the folder of a result that a run which was killed at its very beginning or end has left behind."""
+    path = folder_of(target)
+
+    def is_needed() -> bool:
+        return (path / _MANIFEST).exists() and not is_joined(path, target)
+
+    with suppress(OSError, OutputError):  # it holds other files, or another run begins just now
+        if path.is_dir() and not is_needed():
+            folder = SegmentFolder(path)
+            if is_needed():
+                folder.close()
+            else:
+                folder.remove()
+
+
+def is_in_use(folder: Path) -> bool | None:
+    """Return whether a run writes segments into a folder now; None where the lock cannot be looked at.
+
+    No permission to write is needed, except on Windows.
+    """
+    try:
+        if sys.platform == "win32":
+            with filelock.FileLock(folder / _LOCK).acquire(timeout=0):
+                return False
+        with (folder / _LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except FileNotFoundError:
+        return False
+    except (filelock.Timeout, BlockingIOError):
         return True
-    lock.release()
-    return False
+    except OSError:
+        return None

@@ -45,6 +45,24 @@ class Segment:
     contents: Contents
 
 
+@dataclass(frozen=True)
+class FileState:
+    """What a file keeps when it is renamed, and another one of the same name does not have: its size and its time."""
+
+    bytes: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """Return that of a file.
+
+        Raises:
+            OSError: it cannot be looked at.
+        """
+        status = path.stat()
+        return cls(status.st_size, status.st_mtime_ns)
+
+
 @dataclass
 class Manifest:
     """What is stored of an unfinished video.
@@ -58,6 +76,7 @@ class Manifest:
         time_base, zero_seconds: seconds per tick, and the time of the source that is the result's start, as fractions.
         segments: those that are whole, by number.
         notes: remarks on the frames in them.
+        result: of the file that they were joined to, before it got its name.
     """
 
     shaped_by: dict[str, str]
@@ -68,6 +87,7 @@ class Manifest:
     total_frames: _Count | None = None
     segments: dict[int, Segment] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    result: FileState | None = None
 
     @property
     def done_frames(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from overnet.runtime.segments.folder import folder_of, is_in_use, manifest_of
+from overnet.runtime.segments.folder import folder_of, is_in_use, is_joined, manifest_of
 from overnet.runtime.segments.manifest import Manifest
 
 
@@ -19,7 +19,7 @@ class Status:
         is_exact: whether `frames` was counted and not estimated.
         frames_per_second: on average; 0 before the first segment is whole.
         left_seconds: until the result is complete, by this rate; None if unknown.
-        is_running: whether a run is at work on it.
+        is_running: whether a run is at work on it; None if unknown.
     """
 
     done_frames: int
@@ -28,7 +28,7 @@ class Status:
     is_exact: bool
     frames_per_second: float
     left_seconds: float | None
-    is_running: bool
+    is_running: bool | None
 
 
 def read_status(target: Path) -> Status | None:
@@ -38,7 +38,7 @@ def read_status(target: Path) -> Status | None:
         OutputError: the manifest is damaged.
     """
     folder = folder_of(target)
-    if not manifest_of(folder).exists():
+    if not manifest_of(folder).exists() or is_joined(folder, target):
         return None
     manifest = Manifest.load(manifest_of(folder))
     seconds = sum(segment.seconds for segment in manifest.segments.values())

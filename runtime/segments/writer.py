@@ -17,8 +17,8 @@ import av
 from overnet.errors import OutputError, file_errors, printable
 from overnet.files.atomic import link_target, sync_folder
 from overnet.runtime.segments.estimate import Estimate, estimate
-from overnet.runtime.segments.folder import SegmentFolder, folder_of
-from overnet.runtime.segments.manifest import Manifest
+from overnet.runtime.segments.folder import SegmentFolder, folder_of, remove_useless
+from overnet.runtime.segments.manifest import FileState, Manifest
 from overnet.runtime.segments.open_segment import OpenSegment, encoded
 from overnet.runtime.segments.packet_file import joined, read_packets
 from overnet.runtime.video.encoder import EncodedPacket, OutputVideo
@@ -96,6 +96,8 @@ class SegmentedWriter(FrameWriter):
         self.notes: list[str] = []
         self._to, self._shaped_by, self._cutting = destination, shaped_by, cutting
         self._expected_frames, self._on_estimate = expected_frames, on_estimate
+        if not destination.overwrite:
+            remove_useless(destination.target)
         self._format = check_target(destination.target, overwrite=destination.overwrite)
         self._target = link_target(destination.target, overwrite=destination.overwrite)
         self._folder: SegmentFolder | None = None
@@ -302,10 +304,19 @@ class SegmentedWriter(FrameWriter):
         if manifest.total_frames is None:
             manifest.total_frames = manifest.done_frames
             self._folder.save()
-        path: Path = self._join([self._folder.file(number) for number in numbers], VideoWriter.finish)
-        # The segments may go once the result is on the disk.
-        with file_errors(OutputError, path, " cannot be written"), path.open("rb+") as file:
-            os.fsync(file.fileno())
+
+        def note_result(path: Path) -> None:
+            # The segments may go once the result is on the disk. If the run is killed before they have gone, they are
+            # known to be no longer needed.
+            assert self._folder is not None
+            with file_errors(OutputError, path, " cannot be written"), path.open("rb+") as file:
+                os.fsync(file.fileno())
+                manifest.result = FileState.of(path)
+            self._folder.save()
+
+        path: Path = self._join(
+            [self._folder.file(number) for number in numbers], lambda whole: whole.finish(note_result)
+        )
         sync_folder(path.absolute().parent)
         self._folder.remove()
         self._folder = None

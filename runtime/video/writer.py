@@ -151,10 +151,13 @@ class VideoWriter(FrameWriter):
                     self._begin(encoded.pts * self.track.time_base + zero_seconds, zero_seconds)
                 self._mux(*self.track.adopt(encoded))
 
-    def finish(self) -> Path:
+    def finish(self, on_complete: Callable[[Path], None] = lambda path: None) -> Path:
         """Complete the file, give it its name, and return that.
 
         If another file has taken the name meanwhile, an unused name beside it is chosen and noted.
+
+        Args:
+            on_complete: called with the complete file before it gets its name.
 
         Raises:
             OutputError: no frame was written, or the file cannot be written; it is removed.
@@ -165,6 +168,7 @@ class VideoWriter(FrameWriter):
             if not self.track.written:
                 raise OutputError(f"{self._path}: no frame was written")
             self._complete(self.track.end_seconds if self._is_part else None)
+            on_complete(self._temporary)
             target = self._take_name()
             self._release()
             return target
@@ -184,10 +188,10 @@ class VideoWriter(FrameWriter):
             end = self.track.end_seconds
             self._complete(end)
             target = with_added_stem(self._path, ".partial")
-            if not self._tag_partial(end):
+            if not self._tag_partial(end, target):
                 # Tagging needs space for a second copy: without it, only the name marks the file as partial.
                 self.notes.append("the partial video could not be tagged as such")
-            self._temporary.replace(target)
+                self._temporary.replace(target)
             self._release(keep=target)
             return target
 
@@ -284,8 +288,8 @@ class VideoWriter(FrameWriter):
         if self._copier is not None:
             self.notes.extend(lost_descriptions(self._temporary, intended, self._format.name))
 
-    def _tag_partial(self, end: Fraction) -> bool:
-        """Rewrite the closed file with a tag in its header, and tell whether that lost nothing."""
+    def _tag_partial(self, end: Fraction, target: Path) -> bool:
+        """Rewrite the closed file as `target` with a tag in its header; return whether that was done without loss."""
         seconds = float(end - self.zero_seconds)
         try:
             with contextlib.closing(TemporaryFile(self._temporary)) as tagged:
@@ -300,7 +304,7 @@ class VideoWriter(FrameWriter):
                         copier.finish(None)
                 if copier.left_out:
                     return False
-                tagged.path.replace(self._temporary)
+                tagged.path.replace(target)
                 return True
         except (av.FFmpegError, OSError, ValueError):
             return False

@@ -86,7 +86,6 @@ def crash(writer: SegmentedWriter) -> None:
         temporary = segment._file._temporary
         temporary._locked.close()
         temporary.open_paths.discard(temporary.path)
-        type(temporary)._cleaned.discard(temporary.path.absolute().parent)
         segment._close_track()
     if writer._single is not None:
         writer._single.abort()

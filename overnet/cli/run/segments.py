@@ -49,19 +49,26 @@ def show_status(output: Path | None) -> None:
     """
     if output is None:
         return
+    from overnet.runtime.segments.folder import folder_of
     from overnet.runtime.segments.status import read_status
 
     status = read_status(output)
     if status is None:
         if not output.is_file():
             raise InputError(f"{printable(output)}: there is no result, and no unfinished run of it in segments")
-        typer.echo(f"{printable(output)} is complete")
+        folder = folder_of(output)
+        left = f"; {printable(folder)} is left of a run that was killed, and the next run with this output removes it"
+        typer.echo(f"{printable(output)} is complete{left if folder.is_dir() else ''}")
         raise typer.Exit
     of = f" of {'' if status.is_exact else 'about '}{status.frames}" if status.frames else ""
     share = f" ({status.done_frames / status.frames:.0%})" if status.frames else ""
     rate = f", {status.frames_per_second:.3g} frames/s" if status.frames_per_second else ""
     left = "" if status.left_seconds is None else f", about {_duration(status.left_seconds)} left"
-    state = "a run is at work on it" if status.is_running else "no run is at work on it: the same command goes on"
+    state = {
+        True: "a run is at work on it",
+        False: "no run is at work on it: the same command goes on",
+        None: "whether a run is at work on it cannot be seen",
+    }[status.is_running]
     segments = f"{status.segments} segment{'' if status.segments == 1 else 's'}"
     typer.echo(f"{printable(output)}: {status.done_frames}{of} frames{share} in {segments}{rate}{left}; {state}")
     raise typer.Exit

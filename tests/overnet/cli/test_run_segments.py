@@ -56,6 +56,8 @@ def test_the_status(tmp_path):
     assert "left; no run is at work on it: the same command goes on\n" in result.stdout
     run(source, tmp_path / "out.mp4")
     assert status().stdout == "out.mp4 is complete\n"
+    folder_of(tmp_path / "out.mp4").mkdir()
+    assert status().stdout.startswith("out.mp4 is complete; out.mp4.overnet is left of a run that was killed")
 
 
 def test_a_folder_of_videos(tmp_path, small_models, monkeypatch):

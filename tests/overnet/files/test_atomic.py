@@ -4,12 +4,13 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from overnet.errors import OutputError
 from overnet.files import atomic
-from overnet.files.atomic import TemporaryFile, atomic_write, open_regular, with_added_stem
+from overnet.files.atomic import ExistsAlreadyError, TemporaryFile, atomic_write, open_regular, with_added_stem
 from tests.support.commands import environment
 
 
@@ -125,6 +126,22 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
         temporary.write_text("b")
     assert {path.name for path in tmp_path.iterdir()} == {names[1], ".overnet-notes", "b.txt"}
     processes[1].communicate("end\n")
+    # This process has looked before, and has nothing to write now.
+    with pytest.raises(ExistsAlreadyError), atomic_write(tmp_path / "b.txt", overwrite=False):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {".overnet-notes", "b.txt"}
+
+
+def test_a_large_folder_is_not_searched_for_each_file(tmp_path, monkeypatch):
+    for number in range(320):
+        (tmp_path / f"{number}.png").touch()
+    searched = []
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda folder: searched.append(folder) or listed(folder))
+    for number in range(22):
+        with atomic_write(tmp_path / f"b{number}.txt", overwrite=False):
+            pass
+    assert searched == [tmp_path] * 2
 
 
 def test_a_temporary_file_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):

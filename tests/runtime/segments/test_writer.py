@@ -3,14 +3,17 @@
 import errno
 import json
 import math
+import multiprocessing
 import os
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import av
 import pytest
 
 from overnet.errors import OutputError
+from overnet.runtime.plan import make_plan
 from overnet.runtime.segments import writer as writer_module
 from overnet.runtime.segments.folder import SegmentFolder, folder_of
 from overnet.runtime.segments.packet_file import PacketFile
@@ -212,12 +215,90 @@ def test_a_crash_while_segments_are_joined(tmp_path, monkeypatch):
     whole, target = tmp_path / "whole.mp4", tmp_path / "out.mp4"
     run(source, whole)
     with monkeypatch.context() as patched:
-        patched.setattr(writer_module.VideoWriter, "finish", lambda writer: 1 / 0)
+        patched.setattr(writer_module.VideoWriter, "finish", lambda writer, on_complete: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(source, target)
     assert not target.exists() and len(segments_of(target)) == 3
     assert run(source, target).frames == 0
     assert target.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("at", ["before the removal", "within the removal"])
+def test_a_kill_after_the_result_has_its_name(tmp_path, monkeypatch, at):
+    """The next run of any kind removes what is not needed any more, and nothing else."""
+    source = Clip(frames=images(13)).make(tmp_path / "in.mp4")
+    target = tmp_path / "out.mp4"
+
+    def kill(folder):
+        if at == "within the removal":
+            (folder.path / "manifest.json").unlink()
+            (folder.path / "000001.packets").unlink()
+        folder.close()
+
+    def left():
+        with monkeypatch.context() as patched:
+            patched.setattr(SegmentFolder, "remove", kill)
+            run(source, target)
+        assert len(segments_of(target)) == (3 if at == "before the removal" else 2)
+        assert read_status(target) is None
+
+    left()
+    with pytest.raises(OutputError, match="exists already"):
+        run(source, target)
+    assert names(tmp_path) == {"in.mp4", "out.mp4"}
+    target.unlink()
+    left()
+    with pytest.raises(OutputError, match="exists already"):
+        make_plan([source], target, overwrite=False)
+    assert names(tmp_path) == {"in.mp4", "out.mp4"}
+    target.unlink()
+    left()
+    target.unlink()
+    assert run(source, target).frames == (0 if at == "before the removal" else 13)
+    assert names(tmp_path) == {"in.mp4", "out.mp4"}
+
+
+def test_segments_beside_another_file_of_the_name_of_the_result_are_kept(tmp_path):
+    source = Clip().make(tmp_path / "in.mp4")
+    target = tmp_path / "out.mp4"
+    run(source, target, crash_after=8)
+    target.write_bytes(b"another file")
+    with pytest.raises(OutputError, match="exists already"):
+        run(source, target)
+    assert segments_of(target) == {"000000.packets"}
+
+
+def test_whether_a_run_is_at_work_is_seen_without_permission_to_write(tmp_path):
+    source = Clip().make(tmp_path / "in.mp4")
+    target = tmp_path / "out.mp4"
+    run(source, target, crash_after=8)
+    for folder in (tmp_path, folder_of(target)):
+        folder.chmod(0o755)
+    context = multiprocessing.get_context("fork")
+
+    def seen_by_others():
+        def look(results):
+            os.chdir(tmp_path)  # the folders above are not for others
+            if os.getuid() == 0:
+                os.setuid(65534)
+            results.put(read_status(Path("out.mp4")).is_running)
+
+        results = context.SimpleQueue()
+        process = context.Process(target=look, args=(results,))
+        process.start()
+        seen = results.get()
+        process.join()
+        return seen
+
+    if os.getuid() != 0:
+        folder_of(target).chmod(0o555)
+        (folder_of(target) / "lock").chmod(0o444)
+    assert seen_by_others() is False
+    if os.getuid() == 0:
+        other = SegmentFolder(folder_of(target))
+        assert seen_by_others() is True
+        other.close()
+    folder_of(target).chmod(0o755)
 
 
 @pytest.mark.parametrize("at", ["append", "complete"])
