@@ -137,7 +137,12 @@ def test_a_large_folder_is_not_searched_for_each_file(tmp_path, monkeypatch):
         (tmp_path / f"{number}.png").touch()
     searched = []
     listed = Path.iterdir
-    monkeypatch.setattr(Path, "iterdir", lambda folder: searched.append(folder) or listed(folder))
+
+    def noted(folder):
+        searched.append(folder)
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", noted)
     for number in range(22):
         with atomic_write(tmp_path / f"b{number}.txt", overwrite=False):
             pass
