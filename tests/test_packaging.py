@@ -164,7 +164,7 @@ IMPORTS = {
     "runtime.container": f"files {BASE}",
     "runtime.video": f"runtime.container files imaging imaging.formats {BASE}",
     "runtime.segments": f"runtime.container runtime.video {BELOW}",
-    "runtime.plan": f"runtime.video.formats {BELOW}",
+    "runtime.plan": f"runtime.segments runtime.video.formats {BELOW}",
     "runtime.models": f"runtime.backends.base runtime.backends.registry {BELOW}",
     "runtime.inventory": f"runtime.backends.base runtime.backends.registry runtime.backends.ort.providers {BELOW}",
     "runtime.scene": BASE,
