@@ -11,13 +11,16 @@ from tests.conftest import ROOT
 BLOCK_MARK = re.compile(r"<!-- not run: (.+?) -->\n+$")
 # The same for all blocks of a page.
 PAGE_MARK = re.compile(r"^<!-- not run on this page: (.+?) -->$", re.MULTILINE)
+BY_TRITON = "tests/export/triton/test_server.py does it"
 REASONS = (
     "needs an NVIDIA GPU",
     "needs a Jetson",
     "needs a camera, or a server",
     "needs data sets, and hours",
     "takes minutes",
+    "needs Triton Inference Server",
     ".ci/run does it",
+    BY_TRITON,
 )
 
 

@@ -20,6 +20,7 @@ import time
 import urllib.error
 import urllib.request
 import venv
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -74,13 +75,14 @@ class TritonServer:
     Args:
         repository: what it serves.
         work: an empty folder for it.
+        flags: further arguments of the program.
 
     Attributes:
         http, grpc, metrics: the ports.
         python: the program that runs what needs the client.
     """
 
-    def __init__(self, repository: Path, work: Path) -> None:
+    def __init__(self, repository: Path, work: Path, flags: Iterable[str] = ()) -> None:
         try:
             packages = packages_folder()
         except DoublesUnavailable as error:
@@ -97,8 +99,9 @@ class TritonServer:
         server = _server(packages)
         self._command = [server / "bin/tritonserver", f"--model-repository={repository}"]
         for kind, port in (("http", self.http), ("grpc", self.grpc), ("metrics", self.metrics)):
-            self._command += [f"--{kind}-address=127.0.0.1", f"--{kind}-port={port}"]
+            self._command.append(f"--{kind}-port={port}")
         # The networks' own backends are not in the wheel.
+        self._command += flags
         self._command += [f"--backend-directory={server / 'backends'}", "--exit-on-error=false"]
         self.environment = {
             **os.environ,
@@ -137,10 +140,13 @@ class TritonServer:
         """Return whether it runs on."""
         return self._process.poll() is None
 
-    def get(self, path: str, *, port: int | None = None, data: bytes | None = None) -> tuple[int, str]:
+    def get(
+        self, path: str, *, port: int | None = None, data: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, str]:
         """Return the status and text of the answer to a request by HTTP: POST with data, else GET."""
+        request = urllib.request.Request(f"http://127.0.0.1:{port or self.http}/{path}", data, headers or {})
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port or self.http}/{path}", data, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

@@ -1,8 +1,10 @@
 """The repository in a real Triton Inference Server, by HTTP and gRPC."""
 
 import json
+import re
 import shutil
 import struct
+import subprocess
 import zlib
 from pathlib import Path
 
@@ -16,9 +18,11 @@ from overnet.export.engine.build import BuiltEngine
 from overnet.export.engine.profile import make_profile
 from overnet.export.options import EngineOptions, ExportOptions, TritonOptions
 from overnet.export.triton.repository import export_repository
-from overnet.imaging.image_io import read_image, read_rgb
+from overnet.imaging.image_io import DecodedImage, read_image, read_rgb
+from overnet.imaging.image_write import write_image
 from overnet.system.environment import current_environment
 from tests.conftest import ROOT
+from tests.support.pages import BY_TRITON, blocks_of, commands_in
 from tests.support.triton_server import TritonServer
 
 pytestmark = pytest.mark.slow
@@ -26,6 +30,8 @@ pytestmark = pytest.mark.slow
 MODEL, TILED = "small_upscaler", "tiled_upscaler"
 ALL = ["upscaled", "upscaled_file", "notes"]
 PROTOCOLS = ["http", "grpc"]
+PAGE = ROOT / "docs/serving.md"
+ADMIN = {"admin": "SECRET"}
 MOST_PIXELS = 60_000
 
 
@@ -63,7 +69,11 @@ def repository(small_checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(repository, tmp_path_factory):
-    with TritonServer(repository, tmp_path_factory.mktemp("server")) as running:
+    """A server with the arguments that the page shows."""
+    (shown,) = (words for words in commands_in(PAGE) if words[0] == "tritonserver")
+    flags = [word for word in shown if word.startswith("--") and not word.startswith("--model-repository")]
+    assert len(flags) == 6
+    with TritonServer(repository, tmp_path_factory.mktemp("server"), flags) as running:
         yield running
 
 
@@ -131,7 +141,7 @@ def test_every_configuration_by_the_definition_of_triton(server, repository):
 
 def test_the_server_reads_every_configuration(server):
     """It lacks nothing but the backends of the networks, which the wheel does not have."""
-    status, text = server.get("v2/repository/index", data=b"{}")
+    status, text = server.get("v2/repository/index", data=b"{}", headers=ADMIN)
     states = {model["name"]: (model["state"], model.get("reason", "")) for model in json.loads(text)}
     assert status == 200 and states[MODEL] == states[TILED] == ("READY", "")
     for name, backend in (("small_x2", "onnxruntime"), ("small_x2_fp16", "openvino"), ("small_x2_bf16", "tensorrt")):
@@ -211,9 +221,40 @@ def test_what_cannot_be_upscaled_is_refused_in_a_line(server, repository, images
     assert server.is_alive() and "Traceback" not in server.log()
 
 
+def test_the_program_on_the_page_works(server, repository, images, tmp_path):
+    (block,) = (block for block in blocks_of(PAGE) if block.reason == BY_TRITON)
+    program = block.text
+    for shown, here in (("realtime_upscaler", MODEL), (":8000", f":{server.http}"), (":8001", f":{server.grpc}")):
+        assert shown in program
+        program = program.replace(shown, here)
+    shutil.copy(images["photo.jpg"], tmp_path)
+    done = subprocess.run(
+        [server.python, "-c", program],
+        cwd=tmp_path,
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "there is no model for that scale" in done.stdout and "(360, 640, 3)" in done.stdout
+    expected = Upscaler(2.5, model=repository / MODEL / "1")(read_rgb(Path(images["photo.jpg"])))
+    write_image(DecodedImage(expected, None, False, None, None), tmp_path / "expected.jpg")
+    found, encoded = (read_rgb(tmp_path / name).astype(int) for name in ("photo_x2.5.jpg", "expected.jpg"))
+    assert found.shape == encoded.shape and np.abs(found - encoded).mean() < 0.5  # OpenCV has another version there
+
+
+def test_administration_needs_the_header(server):
+    for path in ("v2/systemsharedmemory/status", "v2/logging"):
+        assert server.get(path)[0] == 403
+        assert server.get(path, headers=ADMIN)[0] == 200
+
+
 def test_metrics_count_by_model(server, images, tmp_path):
     server.client("infer", "http", server.http, [(TILED, {"image": images["rgb"]}, ["upscaled"])], tmp_path)
     status, text = server.get("metrics", port=server.metrics)
+    names = re.findall(r"`(nv_\w+)`", PAGE.read_text())
+    assert len(names) == 7 and all(f'{name}{{model="{TILED}"' in text for name in names)
     counts = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("nv_inference_request_success"))
     assert status == 200
     assert int(counts[f'nv_inference_request_success{{model="{TILED}",version="1"}}']) >= 1
@@ -221,5 +262,5 @@ def test_metrics_count_by_model(server, images, tmp_path):
 
 def test_models_cannot_be_loaded_or_unloaded_from_outside(server):
     for action in ("load", "unload"):
-        status, text = server.get(f"v2/repository/models/{MODEL}/{action}", data=b"{}")
+        status, text = server.get(f"v2/repository/models/{MODEL}/{action}", data=b"{}", headers=ADMIN)
         assert status >= 400 and "explicit model load / unload is not allowed" in text
