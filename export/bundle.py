@@ -15,17 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import torch
 
 from overnet.errors import OverNetError
 from overnet.evaluation.datasets import find_pairs
 from overnet.evaluation.measure import Quality, bicubic, evaluate, mean_quality
 from overnet.evaluation.side_by_side import largest_gain, side_by_side
 from overnet.export.exporter import ExportedFile, export
+from overnet.export.graph.builder import rounded
 from overnet.export.options import ExportOptions
 from overnet.files.atomic import atomic_write
 from overnet.imaging.image_io import read_rgb
 from overnet.imaging.metrics import psnr_luma
-from overnet.network.checkpoint import folded, load_checkpoint, read_metadata, save_checkpoint, weights_sha256
+from overnet.network.checkpoint import NetworkT, folded, load_checkpoint, read_metadata, save_checkpoint, weights_sha256
 from overnet.network.family import Network
 from overnet.network.model import OverNet, reference
 from overnet.types import Image
@@ -33,8 +35,9 @@ from overnet.weights import BEST, INT8_MODEL_NAMES, MODEL_NAMES, bundled_checkpo
 
 SCALES = (2, 3, 4)
 
-# The ONNX files keep 12 of 24 significant bits of each weight, because the zeros compress well and the package stays
-# small. On photographs this changes no pixel by more than one grey level.
+# Checkpoints keep 16 and ONNX files 12 of 24 significant bits of each weight, because the zeros compress well and the
+# package stays small. On photographs 12 bits change no pixel by more than one grey level.
+_CHECKPOINT_BITS = 16
 SIGNIFICANT_BITS = 12
 
 # Side of the detail in the README's image, in pixels of the large image.
@@ -140,8 +143,8 @@ Bicubic is MATLAB's.
 ## The ONNX files
 
 Made from these weights by `overnet.export`; uint8 N x H x W x 3 RGB in and out, fp32 inside, weights kept to
-{SIGNIFICANT_BITS} significant bits; `_int8` files compute in INT8. How far each is from the network in PyTorch, on the
-export's check images:
+{SIGNIFICANT_BITS} significant bits, those of the checkpoints to {_CHECKPOINT_BITS}; `_int8` files compute in INT8.
+How far each is from the network in PyTorch, on the export's check images:
 
 | file | size | largest difference in grey levels | PSNR to the network |
 |---|---|---|---|
@@ -237,21 +240,30 @@ def bundle(weights: dict[str, Path], data: Path, readme: Path | None) -> None:
 
 def _bundle_model(name: str, weights: Path, for_int8: Path | None) -> Bundled:
     """Write a model's checkpoint and ONNX files to its folder in the package; `for_int8` are weights for INT8 files."""
-    model = load_checkpoint(weights)
+    model = _compressible(load_checkpoint(weights))
     metadata = read_metadata(weights) if weights.suffix == ".safetensors" else {}
     checkpoint, folder = bundled_checkpoint(name), bundled_folder(name)
     folder.mkdir(exist_ok=True)
-    save_checkpoint(folded(model), checkpoint, metadata=metadata)
+    save_checkpoint(model, checkpoint, metadata=metadata)
     stem = "overnet" if name == BEST else name
     options = ExportOptions(scales=SCALES, precision="fp32", significant_bits=SIGNIFICANT_BITS)
     files = [*export(checkpoint, folder, options, name=stem, overwrite=True)]
     if name in INT8_MODEL_NAMES:
         tuned = int8_checkpoint(name)
         if for_int8 is not None:
-            save_checkpoint(folded(load_checkpoint(for_int8)), tuned, metadata=read_metadata(for_int8))
+            save_checkpoint(_compressible(load_checkpoint(for_int8)), tuned, metadata=read_metadata(for_int8))
         source = tuned if tuned.is_file() else checkpoint
         files += export(source, folder, ExportOptions(scales=SCALES, precision="int8"), name=stem, overwrite=True)
     return Bundled(name, model, metadata, files)
+
+
+def _compressible(model: NetworkT) -> NetworkT:
+    """Return the network with plain weights of few significant bits."""
+    plain = folded(model)
+    with torch.no_grad():
+        for weights in plain.parameters():
+            weights.copy_(torch.from_numpy(rounded(weights.numpy(), _CHECKPOINT_BITS)))
+    return plain
 
 
 def _write(path: Path, text: str) -> None:
