@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from overnet.files.atomic import ensure_folder
+from overnet.files.atomic import ensure_folder, exists_already
 from overnet.imaging.image_io import DecodedImage, read_image
 from overnet.imaging.image_write import write_image
 from overnet.runtime.backends.stream import Ticket
@@ -114,6 +115,8 @@ def upscale_image(
     Raises:
         InputError, OutputError, BackendError: see `read_image`, `write_image`, `VideoReader` and `Upscaler`.
     """
+    if not overwrite and os.path.lexists(job.target):
+        raise exists_already(job.target)  # before the work
     times = [time.perf_counter()]
     image = _read_frame(job.source, start_seconds) if job.kind == "frame" else read_image(job.source)
     times.append(time.perf_counter())
@@ -170,14 +173,10 @@ def upscale_video(
     """
 
     def open_writer(info: VideoInfo, width: int, height: int) -> SegmentedWriter:
-        ensure_folder(job.target.parent)
         video = OutputVideo(info, width, height, Encoding(options.codec, options.crf))
-        return SegmentedWriter(
-            Destination(job.target, video, job.source, overwrite, options.start_seconds),
-            _shaping(job, upscaler, options, video) if options.cutting.is_wanted else {},
-            options.cutting,
-            expected_frames=reader.expected_frames,
-            on_estimate=on_estimate,
+        shaping = upscaler.shaping(info.height, info.width) if options.cutting.is_wanted else {}
+        return open_segmented(
+            job, video, options, shaping, reader.expected_frames, overwrite=overwrite, on_estimate=on_estimate
         )
 
     started = time.perf_counter()
@@ -185,12 +184,41 @@ def upscale_video(
         return upscale_frames(reader, upscaler, open_writer, source=job.source, started=started, on_frame=on_frame)
 
 
-def _shaping(job: Job, upscaler: Upscaler, options: VideoOptions, video: OutputVideo) -> dict[str, str]:
+def open_segmented(
+    job: Job,
+    video: OutputVideo,
+    options: VideoOptions,
+    shaping: dict[str, str],
+    expected_frames: int | None,
+    *,
+    overwrite: bool,
+    on_estimate: Callable[[Estimate], None],
+) -> SegmentedWriter:
+    """Return the writer of a job's video.
+
+    Args:
+        shaping: see `Upscaler.shaping`.
+        expected_frames, on_estimate: see `SegmentedWriter`.
+
+    Raises:
+        OutputError: see `SegmentedWriter`.
+    """
+    ensure_folder(job.target.parent)
+    return SegmentedWriter(
+        Destination(job.target, video, job.source, overwrite, options.start_seconds),
+        _shaped_by(job, shaping, options, video) if options.cutting.is_wanted else {},
+        options.cutting,
+        expected_frames=expected_frames,
+        on_estimate=on_estimate,
+    )
+
+
+def _shaped_by(job: Job, shaping: dict[str, str], options: VideoOptions, video: OutputVideo) -> dict[str, str]:
     """Return everything that determines the result, by its name in messages."""
     container = output_format(job.target)
     return {
         **describe_source(job.source),
-        **upscaler.shaping(video.info.height, video.info.width),
+        **shaping,
         "the result's size": f"{video.width}x{video.height}",
         "--start": f"{options.start_seconds:g}",
         "--frames": "all" if options.max_frames is None else str(options.max_frames),
@@ -295,3 +323,41 @@ def upscale_frames(
         earlier_frames=writer.earlier_frames,
         notes=notes,
     )
+
+
+@dataclass
+class LocalRun:
+    """A run on this machine; `overnet.runtime.cluster.run.ClusterRun` is one on several.
+
+    Args:
+        upscaler: for all files.
+        upscale: `upscale_video`, or another function that takes a job, an upscaler and `on_frame`.
+        overwrite, quality, start_seconds: see `upscale_image`.
+    """
+
+    upscaler: Upscaler
+    upscale: Callable[..., Outcome]
+    overwrite: bool
+    quality: int | None
+    start_seconds: float
+
+    def __enter__(self) -> LocalRun:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """The upscaler goes on."""
+
+    @property
+    def backend_name(self) -> str:
+        """Return the name of the backend in use."""
+        return self.upscaler.backend_name
+
+    def image(self, job: Job) -> Outcome:
+        """Upscale an image; see `upscale_image`."""
+        return upscale_image(
+            job, self.upscaler, overwrite=self.overwrite, quality=self.quality, start_seconds=self.start_seconds
+        )
+
+    def video(self, job: Job, *, on_frame: Callable[[PipelineReport, int | None], None]) -> Outcome:
+        """Upscale a video; see `upscale_video`."""
+        return self.upscale(job, self.upscaler, on_frame=on_frame)

@@ -105,6 +105,7 @@ import overnet.imaging.metrics, overnet.evaluation.measure
         ("torch", "sys.argv[1:] = [IMAGE, '-o', 'b.png', '--backend', 'torch']; main_run()", "overnet[torch]"),
         ("onnxruntime", "sys.argv[1:] = [IMAGE, '-o', 'b.png', '--backend', 'onnxruntime']; main_run()", "[ort]"),
         ("openvino", "sys.argv[1:] = [IMAGE, '-o', 'b.png', '--backend', 'openvino']; main_run()", "openvino"),
+        ("ray", "sys.argv[1:] = [IMAGE, '-o', 'b.png', '--cluster', 'auto']; main_run()", "'overnet[cluster]'"),
     ],
 )
 def test_a_missing_library_is_one_line_that_says_what_to_install(tmp_path, missing, code, extra):
@@ -177,6 +178,8 @@ IMPORTS = {
     "runtime.triton_model": f"runtime.still_image runtime.upscaler {BELOW}",
     "runtime.upscale_file": "runtime.backends.stream runtime.pipeline runtime.plan runtime.segments"
     f" runtime.still_image runtime.upscaler runtime.video {BELOW}",
+    "runtime.cluster": "runtime.pipeline runtime.plan runtime.segments runtime.upscale_file runtime.upscaler"
+    f" runtime.container runtime.video {BELOW}",
     "runtime.live": "runtime.backends.stream runtime.upscale_file runtime.upscaler"
     f" runtime.container runtime.video {BELOW}",
     "runtime.backends.stream": BASE,

@@ -190,6 +190,11 @@ def remove_left_behind(folder: Path) -> None:
                     path.unlink()
 
 
+def keep_left_behind(folder: Path) -> None:
+    """Let `remove_left_behind` do nothing for a folder in which other machines write: their locks may not be seen."""
+    _calls_to_skip[folder] = sys.maxsize
+
+
 @contextmanager
 def atomic_write(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; it is renamed to `path` on success and removed on an error.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 from av.container import InputContainer
@@ -44,13 +44,20 @@ def error_reason(error: Exception) -> str:
     return one_line(getattr(error, "strerror", None) or error)
 
 
-def open_source(path: Path) -> InputContainer:
+def open_source(path: Path, content: BinaryIO | None = None) -> InputContainer:
     """Open a local file for reading.
+
+    Args:
+        path: the file.
+        content: what it contains, where `path` is only its name; it is closed with the container.
 
     Raises:
         InputError: it is missing, a folder, empty, unreadable, or not a media file.
     """
     try:
+        if content is not None:
+            opened: InputContainer = av.open(content, "r", options=MEDIA_ONLY, **TAG_OPTIONS)
+            return opened
         if not path.exists():
             raise InputError(f"{path} does not exist")
         if path.is_dir():

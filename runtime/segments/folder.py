@@ -39,7 +39,47 @@ def manifest_of(folder: Path) -> Path:
     return folder / _MANIFEST
 
 
-class SegmentFolder:
+class SegmentFiles:
+    """The files of segments, as a process writes them that has neither the lock nor the manifest on the disk.
+
+    Args:
+        path: their folder.
+        manifest: what is known of the video; `add` notes segments in it.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+
+    def file(self, number: int) -> Path:
+        """Return the file of a segment."""
+        return self.path / f"{number:06d}.packets"
+
+    def open_segment(self, number: int) -> PacketFile:
+        """Return a writer of a segment.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        with self.reporting():
+            return PacketFile(self.file(number))
+
+    def add(self, number: int, segment: Segment) -> None:
+        """Note a segment, whose file is complete, as whole."""
+        self.manifest.segments[number] = segment
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Raise the operating system's errors in the block as errors for the user."""
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            kept = f"whole segments are kept in {printable(self.path)}, and the same command goes on from there"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OutputError(f"no space is left in {printable(self.path.absolute().parent)}: {kept}") from error
+            raise OutputError(f"{printable(self.path)} cannot be written ({error_reason(error)}): {kept}") from error
+
+
+class SegmentFolder(SegmentFiles):
     """The segments of an unfinished video, and their manifest; a lock keeps other runs out.
 
     Use `create` or `reopen` to make one, and `close` it.
@@ -52,7 +92,6 @@ class SegmentFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.manifest: Manifest
         self.damaged: list[int] = []
         with file_errors(OutputError, path, " cannot be made"):
             path.mkdir(parents=True, exist_ok=True)
@@ -123,42 +162,31 @@ class SegmentFolder:
                 del folder.manifest.segments[number]
         return folder
 
-    def file(self, number: int) -> Path:
-        """Return the file of a segment."""
-        return self.path / f"{number:06d}.packets"
-
-    def open_segment(self, number: int) -> PacketFile:
-        """Return a writer of a segment.
-
-        Raises:
-            OutputError: the file cannot be written.
-        """
-        with self.reporting():
-            return PacketFile(self.file(number))
-
     def add(self, number: int, segment: Segment) -> None:
-        """Note a segment, whose file is complete, as whole.
+        """Note a segment, whose file is complete, as whole, also on the disk.
 
         Raises:
             OutputError: the manifest cannot be written.
         """
-        self.manifest.segments[number] = segment
+        super().add(number, segment)
         self.save()
+
+    def drop(self, numbers: list[int]) -> None:
+        """Remove segments.
+
+        Raises:
+            OutputError: the manifest cannot be written.
+        """
+        for number in numbers:
+            del self.manifest.segments[number]
+        self.save()
+        for number in numbers:
+            with suppress(OSError):
+                self.file(number).unlink(missing_ok=True)
 
     def save(self) -> None:
         """Write the manifest; see `Manifest.save`."""
         self.manifest.save(self.path / _MANIFEST)
-
-    @contextmanager
-    def reporting(self) -> Iterator[None]:
-        """Raise the operating system's errors in the block as errors for the user."""
-        try:
-            yield
-        except (av.FFmpegError, OSError) as error:
-            kept = f"whole segments are kept in {printable(self.path)}, and the same command goes on from there"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise OutputError(f"no space is left in {printable(self.path.absolute().parent)}: {kept}") from error
-            raise OutputError(f"{printable(self.path)} cannot be written ({error_reason(error)}): {kept}") from error
 
     def remove(self) -> None:
         """Remove the segments and the folder."""

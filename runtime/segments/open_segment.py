@@ -12,7 +12,7 @@ from typing import Any
 
 import av
 
-from overnet.runtime.segments.folder import SegmentFolder
+from overnet.runtime.segments.folder import SegmentFiles
 from overnet.runtime.segments.manifest import Segment
 from overnet.runtime.video.encoder import EncodedPacket, OutputVideo, VideoTrack
 from overnet.runtime.video.formats import OutputFormat, muxer_options
@@ -34,13 +34,13 @@ class OpenSegment:
         written: number of frames so far.
 
     Raises:
-        OutputError: see `VideoTrack` and `SegmentFolder.reporting`; also raised by the methods.
+        OutputError: see `VideoTrack` and `SegmentFiles.reporting`; also raised by the methods.
     """
 
     def __init__(
         self,
         number: int,
-        folder: SegmentFolder,
+        folder: SegmentFiles,
         track: VideoTrack,
         close_track: Callable[[], None],
         *,
@@ -64,7 +64,7 @@ class OpenSegment:
     def begin(
         cls,
         number: int,
-        folder: SegmentFolder,
+        folder: SegmentFiles,
         container: OutputFormat,
         video: OutputVideo,
         *,

@@ -18,7 +18,7 @@ from overnet.errors import OutputError, file_errors, printable
 from overnet.files.atomic import link_target, sync_folder
 from overnet.runtime.segments.estimate import Estimate, estimate
 from overnet.runtime.segments.folder import SegmentFolder, folder_of, remove_useless
-from overnet.runtime.segments.manifest import FileState, Manifest
+from overnet.runtime.segments.manifest import FileState, Manifest, Segment
 from overnet.runtime.segments.open_segment import OpenSegment, encoded
 from overnet.runtime.segments.packet_file import joined, read_packets
 from overnet.runtime.video.encoder import EncodedPacket, OutputVideo
@@ -111,7 +111,7 @@ class SegmentedWriter(FrameWriter):
         self._first: Frame | None = None
         self._packets, self._packet_bytes, self._frames_of_run = 0, 0, 0
         self._began = time.monotonic()
-        self._look_ahead = _LOOK_AHEAD_FRAMES.get(find_encoder(destination.video.encoding, self._format).name, 0)
+        self._most_ahead = _LOOK_AHEAD_FRAMES.get(find_encoder(destination.video.encoding, self._format).name, 0)
         self._is_decided = self._is_estimated = False
         if self._may_be_cut():
             self._folder = SegmentFolder.reopen(self._target, shaped_by, overwrite=destination.overwrite)
@@ -128,7 +128,7 @@ class SegmentedWriter(FrameWriter):
         self._whole = frozenset(manifest.segments)
         shown_again = (self._whole - {0}) - {number + 1 for number in self._whole}
         self.earlier_frames = manifest.done_frames - sum(
-            min(self._ahead, manifest.segments[number].frames) for number in shown_again
+            min(self.look_ahead, manifest.segments[number].frames) for number in shown_again
         )
         self.is_complete = manifest.is_complete
         missing = next(number for number in range(len(self._whole) + 1) if number not in self._whole)
@@ -156,13 +156,13 @@ class SegmentedWriter(FrameWriter):
             return False
         number, offset = self._place(index)
         # A segment that is made again looks ahead into the next one.
-        return number in self._whole and not (number and number - 1 not in self._whole and offset < self._ahead)
+        return number in self._whole and not (number and number - 1 not in self._whole and offset < self.look_ahead)
 
     @property
-    def _ahead(self) -> int:
+    def look_ahead(self) -> int:
         """Return how many frames of the next segment an encoder is shown."""
         assert self._folder is not None
-        return min(self._look_ahead, self._folder.manifest.frames_per_segment // 2)
+        return min(self._most_ahead, self._folder.manifest.frames_per_segment // 2)
 
     def _place(self, index: int) -> tuple[int, int]:
         """Return the segment of a frame, and the number of the frame in it."""
@@ -202,9 +202,9 @@ class SegmentedWriter(FrameWriter):
             self._before, self._open = self._open, None
         if self._before is not None:
             is_next = number == self._before.number + 1
-            if is_next and offset < self._ahead:
+            if is_next and offset < self.look_ahead:
                 self._before.look_ahead(frame)
-            if not is_next or offset + 1 >= self._ahead:
+            if not is_next or offset + 1 >= self.look_ahead:
                 self._await_closed()
                 if self._closer is None:
                     self._closer = ThreadPoolExecutor(1, thread_name_prefix="overnet-segment")
@@ -248,17 +248,10 @@ class SegmentedWriter(FrameWriter):
         if self._expected_frames is not None and self._expected_frames <= length:
             self._single.on_packet = None
             return
-        manifest = Manifest(
-            self._shaped_by,
-            frames_per_segment=length,
-            expected_frames=self._expected_frames,
-            time_base=str(self._single.track.time_base),
-            zero_seconds=str(self._single.zero_seconds),
-        )
-        self._folder = SegmentFolder.create(self._target, manifest)
-        single, self._single = self._single, None
         # The encoder goes on; the file and what was copied into it are not needed.
+        single = self._begin_folder(length)
         single.on_packet = None
+        assert self._folder is not None
         self._open = OpenSegment(0, self._folder, single.track, single.abort, on_bytes=self._count, began=self._began)
         assert self._first is not None
         self._open.note_times(self._first)
@@ -267,6 +260,63 @@ class SegmentedWriter(FrameWriter):
         with self._folder.reporting():
             for packet in kept:
                 self._open.append(packet)
+
+    def _begin_folder(self, length: int) -> VideoWriter:
+        """Make the folder, and return the writer that wrote in one pass until now, which is to be aborted."""
+        single = self._single
+        assert single is not None
+        manifest = Manifest(
+            self._shaped_by,
+            frames_per_segment=length,
+            expected_frames=self._expected_frames,
+            time_base=str(single.track.time_base),
+            zero_seconds=str(single.zero_seconds),
+        )
+        self._folder = SegmentFolder.create(self._target, manifest)
+        self._single = None
+        return single
+
+    def begin_elsewhere(self, first_seconds: Fraction) -> SegmentFolder:
+        """Prepare for segments that other processes encode, instead of `write`, and return the folder for them.
+
+        Args:
+            first_seconds: the time of the first frame by the source's clock.
+
+        Raises:
+            OutputError: the container's video cannot be cut.
+        """
+        if not self._may_be_cut():
+            raise OutputError(f"{printable(self._target)}: this container's video cannot be made in segments")
+        if self._folder is None:
+            assert self._single is not None and self._cutting.frames is not None
+            self._single.begin(first_seconds)
+            single = self._begin_folder(self._cutting.frames)
+            single.abort()
+            self._take_notes(single)
+        self._is_decided = True
+        self._began = time.monotonic()
+        self.size = self.size or (self._to.video.width, self._to.video.height)
+        assert self._folder is not None
+        return self._folder
+
+    def add(self, number: int, segment: Segment, *, is_estimable: bool) -> None:
+        """Note a segment that another process has encoded as whole.
+
+        Args:
+            number: of the segment.
+            segment: what is known of it; of segments that are encoded at the same time, the sum of `seconds` is to be
+                what all take together.
+            is_estimable: whether so many segments are whole that the estimate for the rest can be made.
+
+        Raises:
+            OutputError: the manifest cannot be written.
+        """
+        assert self._folder is not None
+        self._folder.add(number, segment)
+        self._frames_of_run += segment.frames
+        self._packets, self._packet_bytes = self._packets + segment.frames, self._packet_bytes + segment.contents.bytes
+        if is_estimable and not self._is_estimated:
+            self._estimate()
 
     def _estimate(self) -> None:
         """Give the estimate, once it can be made."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -120,6 +120,25 @@ def muxer_options(
         # Offsets between streams are stored in this clock; its default of 1 ms would round them.
         options["movie_timescale"] = str(max(1000, time_base.denominator))
     return options
+
+
+def encoding_for_all_machines(encoding: Encoding, container: OutputFormat, *, height: int, cores: int) -> Encoding:
+    """Return settings with which machines with other numbers of cores encode what this one does.
+
+    x264 decides by the number of its threads, which by default follows from the cores. Other encoders that do so have
+    rules of their own, and are left as they are.
+
+    Args:
+        encoding: the settings for this machine.
+        container: of the video.
+        height: of the images, in pixels.
+        cores: of this machine.
+    """
+    if encoding.threads or find_encoder(encoding, container).name != "libx264":
+        return encoding
+    # x264's own rule; a pair of rows of macroblocks is the least that it gives a thread.
+    most = max(1, (height + 15) // 16 // 2)
+    return replace(encoding, threads=min(128, most, max(1, cores * 3 // 2)))
 
 
 def find_encoder(encoding: Encoding, container: OutputFormat) -> Codec:

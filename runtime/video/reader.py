@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -64,10 +64,12 @@ class VideoReader:
         max_frames: number of frames to read; None for all.
         opened: the open container of an input that cannot be reopened or rewound, such as a pipe; `path` is then its
             name in messages. The reader closes it.
+        content: opens what the file contains, where `path` is only its name; called again to read from the beginning.
 
     Attributes:
         info: information on the video.
         notes: one-line remarks for the user.
+        first_pts: presentation time of the first frame, see `Frame`.
         expected_frames: estimate of the number of frames to come, for a progress bar; None if unknown.
 
     Raises:
@@ -82,6 +84,7 @@ class VideoReader:
         start_seconds: float = 0.0,
         max_frames: int | None = None,
         opened: InputContainer | None = None,
+        content: Callable[[], BinaryIO] | None = None,
     ) -> None:
         if not start_seconds >= 0 or math.isinf(start_seconds):
             raise InputError(f"the start must be 0 seconds or later, not {start_seconds:g}")
@@ -95,7 +98,8 @@ class VideoReader:
         self._has_captions = False
         self._closed = False
         self._can_seek = opened is None
-        self._container: InputContainer = opened or open_source(self._path)
+        self._content = content
+        self._container: InputContainer = opened or self._open()
         try:
             self._stream = main_stream(self._container, self._path)
             self._stream.thread_type = "AUTO"
@@ -106,6 +110,7 @@ class VideoReader:
             self._origin = origin_seconds(self._container)
             self._start = self._origin + Fraction(str(start_seconds)) - _START_TOLERANCE if start_seconds else None
             first, self._frames = self._first_frame(start_seconds)
+            self.first_pts: int = _stated_pts(first) or 0
             self.info: VideoInfo = describe_video(
                 self._container, self._stream, first, str(self._path), max_frames=self._max_frames
             )
@@ -166,7 +171,7 @@ class VideoReader:
             is_wanted = not skips(count)
             out = buffer() if is_wanted else None
             with self._lock:
-                stated = decoded.pts if decoded.pts is not None else decoded.dts
+                stated = _stated_pts(decoded)
                 duration = int(getattr(decoded, "duration", 0) or 0) or one_frame
                 pts = repair(next_pts if stated is None else stated, duration)
                 rgb = self._to_rgb(decoded, out) if is_wanted else None
@@ -204,10 +209,13 @@ class VideoReader:
             raise InputError(f"{self._path} ends before the start, {start_seconds:g} seconds")
         raise InputError(f"{self._path}: no image in it can be decoded: it is damaged or cut off")
 
+    def _open(self) -> InputContainer:
+        return open_source(self._path, None if self._content is None else self._content())
+
     def _reopen(self) -> None:
         """Open the file anew: formats without an index cannot reliably seek to the beginning."""
         self._container.close()
-        self._container = open_source(self._path)
+        self._container = self._open()
         self._stream = main_stream(self._container, self._path)
         self._stream.thread_type = "AUTO"
 
@@ -243,7 +251,7 @@ class VideoReader:
         earlier = False
         frames = self._decode()
         for frame in frames:
-            at = frame.pts if frame.pts is not None else frame.dts
+            at = _stated_pts(frame)
             if self._start is None or at is None or at * self._time_base >= self._start:
                 return earlier, frame, frames
             earlier = True
@@ -313,3 +321,8 @@ class VideoReader:
         if begin + duration - end > slack:
             stated = float(begin + duration)
             self.notes.append(f"the video ends at {float(end):.2f} s, although the file states {stated:.2f} s")
+
+
+def _stated_pts(frame: VideoFrame) -> int | None:
+    """Return the time of a frame as the file states it, in the stream's ticks; None where it states none."""
+    return frame.pts if frame.pts is not None else frame.dts

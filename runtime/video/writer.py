@@ -132,7 +132,7 @@ class VideoWriter(FrameWriter):
             if self._done:
                 raise ValueError("the video is closed")
             if not self.track.written:
-                self._begin(frame.pts * frame.time_base, None if self._starts_late else self._info.origin_seconds)
+                self.begin(frame.pts * frame.time_base)
             self._encode(frame)
 
     def write_encoded(self, packets: Iterable[EncodedPacket], *, zero_seconds: Fraction) -> None:
@@ -257,6 +257,10 @@ class VideoWriter(FrameWriter):
         self.notes.extend(copier.notes)
         copier.notes.clear()
         return copier
+
+    def begin(self, first_seconds: Fraction) -> None:
+        """Set `zero_seconds` by the time of the first frame in the source, as the first `write` does."""
+        self._begin(first_seconds, None if self._starts_late else self._info.origin_seconds)
 
     def _begin(self, first_seconds: Fraction, shift_seconds: Fraction | None) -> None:
         zero = self.track.begin(first_seconds, shift_seconds=shift_seconds)

@@ -15,6 +15,7 @@ from typer import Argument, Option
 from overnet.cli.common import command, converted_model, print_error, print_status
 from overnet.cli.options import JsonOption, OverwriteOption, QuietOption, parse_time
 from overnet.cli.progress import ProgressDisplay
+from overnet.cli.run.cluster import ClusterOption, check_cluster, cluster_run
 from overnet.cli.run.files import ImageOptions, default_output, plan_files
 from overnet.cli.run.segments import show_estimate, show_status
 from overnet.cli.run.stream_options import StreamOptions, StreamRun
@@ -22,9 +23,9 @@ from overnet.cli.run.upscaling import UpscalerOptions, upscaler_maker
 from overnet.errors import InputError, InterruptedRun, OverNetError, naming_failures, printable
 
 if TYPE_CHECKING:
+    from overnet.runtime.cluster.run import ClusterRun
     from overnet.runtime.plan import Plan
-    from overnet.runtime.upscale_file import Outcome
-    from overnet.runtime.upscaler import Upscaler
+    from overnet.runtime.upscale_file import LocalRun, Outcome
 
 # An input that could not be upscaled, and why.
 Failure: TypeAlias = tuple[Path, OverNetError]
@@ -85,6 +86,7 @@ def run_command(
         Path | None,
         Option(metavar="OUTPUT", callback=show_status, is_eager=True, help="Tell how far a video is, and exit."),
     ] = None,
+    cluster: ClusterOption = None,
     images: ImageOptions,
     stream: StreamOptions,
     overwrite: OverwriteOption = False,
@@ -110,7 +112,7 @@ def run_command(
         prepare_display()
     from overnet.runtime.plan import Plan
     from overnet.runtime.segments.writer import Cutting
-    from overnet.runtime.upscale_file import VideoOptions, upscale_video
+    from overnet.runtime.upscale_file import LocalRun, VideoOptions, upscale_video
 
     images.check()
     if sum(each is not None for each in (scale, upscaling.height, upscaling.width)) > 1:
@@ -119,10 +121,13 @@ def run_command(
     display = ProgressDisplay(quiet=quiet)
     upscaling = replace(upscaling, model=converted_model(upscaling.model, display.announce, quiet=quiet))
     is_live = source is not None and source.is_live
-    make_upscaler = upscaler_maker(upscaling, scale, fps, display, is_live=is_live)
     target = None if output is None else parse_address(output) or Path(output)
+    is_files = source is None and (target is None or isinstance(target, Path))
+    if cluster is not None:
+        check_cluster(upscaling, fps=fps, resume=resume, has_stream=not is_files)
+    make_upscaler = upscaler_maker(upscaling, scale, fps, display, is_live=is_live)
     writes_stdout = False
-    if source is None and (target is None or isinstance(target, Path)):
+    if is_files:
         stream.refuse("for cameras, streams and pipes, and there is none")
         if output is None:
             output = default_output(inputs, upscaling, scale, images)
@@ -144,14 +149,24 @@ def run_command(
 
         pipe = PipeRun(run)
         plan, upscale, writes_stdout = Plan([pipe.job], []), pipe.upscale, run.writes_stdout
-    with display:
-        upscaler = make_upscaler()
-    outcomes, failures = _run_jobs(
-        plan, upscaler, upscale, display, overwrite=overwrite, quality=images.quality, start_seconds=start
-    )
-    if as_json:
-        report = _report(outcomes, failures, plan.kept, backend=upscaler.backend_name)
-        typer.echo(json.dumps(report), err=writes_stdout)
+    machines: LocalRun | ClusterRun
+    if cluster is None:
+        with display:
+            machines = LocalRun(make_upscaler(), upscale, overwrite, images.quality, start)
+    else:
+        machines = cluster_run(cluster, plan, upscaling, scale, video, images.quality, estimate, overwrite=overwrite)
+    with machines:
+        outcomes, failures = _run_jobs(plan, machines, display)
+    report = _report(outcomes, failures, plan.kept, backend=machines.backend_name)
+    _conclude(report if as_json else None, outcomes, failures, plan, on_stderr=writes_stdout)
+
+
+def _conclude(
+    report: dict[str, Any] | None, outcomes: list[Outcome], failures: list[Failure], plan: Plan, *, on_stderr: bool
+) -> None:
+    """Print the report, and end with the exit code of a run that failed or was ended early."""
+    if report is not None:
+        typer.echo(json.dumps(report), err=on_stderr)
     ended_early = outcomes and outcomes[-1].is_last and outcomes[-1].input != plan.jobs[-1].source
     if ended_early or any(outcome.partial for outcome in outcomes):
         raise typer.Exit(InterruptedRun.exit_code)
@@ -160,18 +175,10 @@ def run_command(
 
 
 def _run_jobs(
-    plan: Plan,
-    upscaler: Upscaler,
-    upscale: Callable[..., Outcome],
-    display: ProgressDisplay,
-    *,
-    overwrite: bool,
-    quality: int | None,
-    start_seconds: float,
+    plan: Plan, machines: LocalRun | ClusterRun, display: ProgressDisplay
 ) -> tuple[list[Outcome], list[Failure]]:
-    """Upscale one file after another, videos by `upscale`, until Ctrl-C; an error in one of several is reported."""
-    from overnet.files.atomic import ExistsAlreadyError, exists_already
-    from overnet.runtime.upscale_file import upscale_image
+    """Upscale one file after another, until Ctrl-C; an error in one of several is reported."""
+    from overnet.files.atomic import ExistsAlreadyError
 
     outcomes: list[Outcome] = []
     failures: list[Failure] = []
@@ -184,14 +191,10 @@ def _run_jobs(
             with display, naming_failures(job.source):
                 if len(plan.jobs) > 1:
                     display.file(printable(job.source.name), number, len(plan.jobs))
-                if several and not overwrite and job.target.exists():
-                    raise exists_already(job.target)
-                if job.kind != "video":
-                    outcome = upscale_image(
-                        job, upscaler, overwrite=overwrite, quality=quality, start_seconds=start_seconds
-                    )
+                if job.kind == "video":
+                    outcome = machines.video(job, on_frame=display.frames(printable(job.source.name)))
                 else:
-                    outcome = upscale(job, upscaler, on_frame=display.frames(printable(job.source.name)))
+                    outcome = machines.image(job)
         except ExistsAlreadyError as error:  # another run into this folder has made it meanwhile
             if not several:
                 raise

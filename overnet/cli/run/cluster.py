@@ -1,0 +1,66 @@
+"""The option of ``overnet run`` for a cluster of several machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Option
+
+from overnet.cli.run.upscaling import UpscalerOptions, default_scale
+
+if TYPE_CHECKING:
+    from overnet.runtime.cluster.run import ClusterRun
+    from overnet.runtime.plan import Plan
+    from overnet.runtime.segments.estimate import Estimate
+    from overnet.runtime.upscale_file import VideoOptions
+
+ClusterOption = Annotated[
+    str | None,
+    Option(
+        metavar="ADDRESS",
+        help="Files: upscale on the machines of a Ray cluster: auto, or HOST:PORT of its head. Videos go in segments, "
+        "images in batches.",
+    ),
+]
+# Frames of a segment. A multiple of the distance of keyframes; small, so that all machines have work to the end.
+_SEGMENT_FRAMES = 250
+
+
+def check_cluster(upscaling: UpscalerOptions, *, fps: str | None, resume: bool, has_stream: bool) -> None:
+    """Refuse what cannot be done on a cluster."""
+    for option, is_given, why in (
+        ("a stream or pipe", has_stream, "frames are upscaled here, one after another"),
+        ("--fps", fps is not None, "it measures this machine"),
+        ("--no-resume", not resume, "the machines need segments"),
+        ("--device", upscaling.device != 0, "Ray gives each task a GPU"),
+    ):
+        if is_given:
+            raise typer.BadParameter(f"{option} and --cluster exclude each other: {why}")
+
+
+def cluster_run(
+    address: str,
+    plan: Plan,
+    upscaling: UpscalerOptions,
+    scale: float | None,
+    video: VideoOptions,
+    quality: int | None,
+    on_estimate: Callable[[Estimate], None],
+    *,
+    overwrite: bool,
+) -> ClusterRun:
+    """Return the run of a plan on a cluster."""
+    from overnet.runtime.cluster.run import ClusterRun
+
+    return ClusterRun(
+        address,
+        {**vars(upscaling), "scale": default_scale(upscaling) if scale is None else scale},
+        plan.jobs,
+        replace(video, cutting=replace(video.cutting, frames=_SEGMENT_FRAMES)),
+        overwrite=overwrite,
+        quality=quality,
+        on_estimate=on_estimate,
+    )

@@ -1,0 +1,1 @@
+"""Runs on several machines: Ray's tasks upscale the segments of videos, and images in batches."""

@@ -1,0 +1,233 @@
+"""The connection to a Ray cluster, and calls of functions on its machines."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from overnet.errors import InputError, InterruptedRun, OverNetError, one_line, printable, require
+from overnet.runtime.cluster.parcel import NotHereError, Parcel
+
+# How often a task is tried. Ray itself repeats one that failed, or whose machine was lost.
+_ATTEMPTS = 3
+_CONNECT_SECONDS = 5.0
+_POLL_SECONDS = 0.1
+# Of tasks that wait or run, for each that can run at the same time: Ray has a choice, and the store is not filled.
+_TASKS_FOR_EACH_SLOT = 4
+_FEWEST_TASKS = 16
+# CPUs of a task: with more threads, one image takes less time, and many take more.
+_MOST_CPUS = 4
+# What a server of HTTP/2, as Ray's is, answers with frames of this kind.
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+_HTTP2_SETTINGS = 4
+
+
+@dataclass
+class Call:
+    """A call of a function as a task.
+
+    Args:
+        function: of a module that the other machines have, too.
+        arguments: of the function.
+        name: of what it works on, for messages.
+        repeats_errors: whether it is repeated where it raised an error; where its machine was lost, it always is.
+        parcels: the files in the arguments.
+        item: anything, for the caller.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    name: str
+    repeats_errors: bool = True
+    parcels: list[Parcel] = field(default_factory=list)
+    item: Any = None
+
+
+class Cluster:
+    """A connection to a Ray cluster; a context manager. A process has one at a time.
+
+    Args:
+        address: of the cluster's head, HOST:PORT; or ``"auto"`` for the cluster of this machine, or, where there is
+            none, one of this machine alone.
+        wants_gpu: whether tasks need a GPU; None takes GPUs if there are any.
+        threads: CPU threads of a task; None for up to four.
+
+    Attributes:
+        on_gpu: whether tasks ask for a GPU; may be set to False.
+
+    Raises:
+        MissingDependency: Ray is not installed.
+        InputError: there is no such cluster, or no GPU in it.
+    """
+
+    def __init__(self, address: str, *, wants_gpu: bool | None, threads: int | None) -> None:
+        # Before Ray is imported: it reports its use otherwise.
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        self.ray: Any = require("ray", extra="cluster", purpose="--cluster")
+        self._threads = threads
+        self._remotes: dict[Callable[..., Any], Any] = {}
+        self._closing = ExitStack()
+        try:
+            self._connect(address)
+            resources = self.ray.cluster_resources()
+            if wants_gpu and not resources.get("GPU"):
+                raise InputError(f"{printable(address)}: the cluster has no GPU, which this backend needs")
+            self.on_gpu = bool(resources.get("GPU")) if wants_gpu is None else wants_gpu
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection, and with it all tasks; a cluster of this machine alone ends."""
+        self._closing.close()
+
+    def _connect(self, address: str) -> None:
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+        kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            if address == "auto":
+                try:
+                    self._closing.callback(self.ray.shutdown)
+                    self.ray.init("auto", log_to_driver=False, logging_level="ERROR")
+                    return
+                except ConnectionError:
+                    # Not in the system's folder for all clusters: nothing of it is left then.
+                    folder = tempfile.mkdtemp(prefix="overnet-ray-")
+                    self._closing.pop_all()
+                    self._closing.callback(shutil.rmtree, folder, ignore_errors=True)
+                    self._closing.callback(self.ray.shutdown)
+                    self.ray.init("local", _temp_dir=folder, **options)
+            else:
+                _check_address(address)
+                self._closing.callback(self.ray.shutdown)
+                self.ray.init(address, log_to_driver=False, logging_level="ERROR")
+        except OverNetError:
+            raise
+        except Exception as error:
+            raise InputError(f"{printable(address)}: Ray cannot connect to the cluster: {one_line(error)}") from error
+        finally:
+            # Ray has handlers of its own.
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in kept.items():
+                    signal.signal(number, handler)
+
+    @property
+    def cpus(self) -> int:
+        """Return the CPUs that a task asks for."""
+        if self.on_gpu:
+            return self._threads or 1
+        machines = [int(node["Resources"].get("CPU", 0)) for node in self.ray.nodes() if node["Alive"]]
+        fewest = min((cpus for cpus in machines if cpus), default=1)
+        return min(self._threads or _MOST_CPUS, fewest)
+
+    @property
+    def slots(self) -> int:
+        """Return how many tasks can run at the same time."""
+        resources = self.ray.cluster_resources()
+        by_cpus = int(resources.get("CPU", 0)) // self.cpus
+        return max(1, min(by_cpus, int(resources.get("GPU", 0))) if self.on_gpu else by_cpus)
+
+    def run(
+        self, calls: Iterable[Call], *, ended: Callable[[], bool] = lambda: False
+    ) -> Generator[tuple[Call, Any], None, None]:
+        """Yield the results of calls, each as soon as it is there, or the error of one that failed for good.
+
+        Args:
+            calls: read as far as tasks are wanted.
+            ended: tells whether to stop.
+        """
+        waiting: dict[Any, Call] = {}
+        coming, is_more = iter(calls), True
+        try:
+            while (is_more or waiting) and not ended():
+                while is_more and len(waiting) < max(_FEWEST_TASKS, _TASKS_FOR_EACH_SLOT * self.slots):
+                    call = next(coming, None)
+                    is_more = call is not None
+                    if call is not None:
+                        waiting[self._submit(call)] = call
+                done = self.ray.wait(list(waiting), timeout=_POLL_SECONDS)[0] if waiting else []
+                for reference in done:
+                    call = waiting.pop(reference)
+                    result = self._result(reference, call)
+                    if isinstance(result, NotHereError):
+                        for parcel in call.parcels:
+                            parcel.send(self.ray)
+                        waiting[self._submit(call)] = call
+                        continue
+                    yield call, result
+        finally:
+            for reference in waiting:
+                with suppress(Exception):
+                    self.ray.cancel(reference, force=True)
+
+    def call(self, call: Call) -> Any:
+        """Return the result of one call.
+
+        Raises:
+            OverNetError: it failed.
+        """
+        for _, result in self.run([call]):
+            if isinstance(result, OverNetError):
+                raise result
+            return result
+        raise InterruptedRun("interrupted")
+
+    def _submit(self, call: Call) -> Any:
+        if call.function not in self._remotes:
+            self._remotes[call.function] = self.ray.remote(call.function)
+        options = {"num_cpus": self.cpus, "num_gpus": 1 if self.on_gpu else 0}
+        remote = self._remotes[call.function].options(
+            **options, max_retries=_ATTEMPTS - 1, retry_exceptions=call.repeats_errors, name=f"overnet: {call.name}"
+        )
+        return remote.remote(*call.arguments)
+
+    def _result(self, reference: Any, call: Call) -> Any:
+        try:
+            return self.ray.get(reference)
+        except self.ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None) or error
+            reason = one_line(cause, line=0)
+            if isinstance(error, self.ray.exceptions.RuntimeEnvSetupError) or "No module named 'overnet" in str(error):
+                return InputError("the cluster's machines need OverNet, too: pip install 'overnet[cluster]' on each")
+            if not call.repeats_errors and isinstance(cause, OverNetError):
+                return cause
+            return OverNetError(f"{call.name}: failed {_ATTEMPTS} times on the cluster, the last time with: {reason}")
+
+
+def _check_address(address: str) -> None:
+    """Report an address where no cluster is, which Ray does after minutes.
+
+    Raises:
+        InputError: nothing answers there, or something else than Ray.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not host or not port.isdecimal():
+        raise InputError(f"--cluster is {address!r}; it can be auto, or the address of a cluster's head as HOST:PORT")
+    name = printable(address)
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+                return
+            connection.settimeout(_CONNECT_SECONDS)
+            connection.sendall(_HTTP2_GREETING)
+            answer = connection.recv(9)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise InputError(f"{name}: no Ray cluster answers there: {reason}") from error
+    if answer[3:4] != bytes([_HTTP2_SETTINGS]):
+        raise InputError(f"{name}: what answers there is no Ray cluster")
