@@ -29,6 +29,7 @@ pytestmark = pytest.mark.slow
 
 MODEL, TILED = "small_upscaler", "tiled_upscaler"
 ALL = ["upscaled", "upscaled_file", "notes"]
+RUN_HERE = {"small_x2": "joined", "small_x2_fp16": "separate"}
 PROTOCOLS = ["http", "grpc"]
 PAGE = ROOT / "docs/serving.md"
 ADMIN = {"admin": "SECRET"}
@@ -64,7 +65,19 @@ def repository(small_checkpoint, tmp_path_factory):
             assert old in text
             text = text.replace(old, new)
         (folder / name / "config.pbtxt").write_text(text)
+    # The networks in Python, as the wheel has no backend for them, with all else in their configurations as it is.
+    for name, here in RUN_HERE.items():
+        shutil.copytree(folder / name, folder / here)
+        text = (folder / name / "config.pbtxt").read_text()
+        text = re.sub(r'^(default_model_filename|name): .*\n|"(onnxruntime|openvino)"', set_python, text, flags=re.M)
+        (folder / here / "config.pbtxt").write_text(text)
+        model = "from tests.support.triton_network import TritonPythonModel\n"
+        (folder / here / "1/model.py").write_text(model)
     return folder
+
+
+def set_python(match):
+    return '"python"' if match[2] else ""
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +130,7 @@ def stated_png(width, height):
 def test_every_configuration_by_the_definition_of_triton(server, repository):
     found = server.client("configs", repository)
     batches = {"small_x2": 4, "small_x3": 4, "small_x2_fp16": 0, "small_x2_bf16": 2}
-    assert found.keys() == {*batches, MODEL, TILED}
+    assert found.keys() == {*batches, MODEL, TILED, *RUN_HERE.values()}
     for name, batch in batches.items():
         config = found[name]
         # Proto3 leaves out a number that is 0, and the first value of an enumeration.
@@ -189,6 +202,40 @@ def read_file(answer, suffix):
     return read_image(Path(answer["upscaled_file"]).rename(answer["upscaled_file"] + suffix))
 
 
+@pytest.mark.parametrize("model", RUN_HERE.values())
+def test_networks_take_batches_and_requests_of_one_size_are_joined(server, repository, model, tmp_path):
+    random = np.random.default_rng(2)
+    # Of four requests that come at once, three wait while the first is computed.
+    shapes = [(1, 120, 160, 3), (2, 120, 160, 3)] * 4 + [(1, 33, 20, 3)] * 2
+    requests = []
+    for index, shape in enumerate(shapes):
+        np.save(tmp_path / f"{index}.npy", random.integers(0, 256, shape, np.uint8))
+        requests.append((model, {"image": str(tmp_path / f"{index}.npy")}, ["upscaled"]))
+    answers = server.client("infer", "grpc", server.grpc, requests, tmp_path)
+    upscaler = Upscaler(2, model=repository / model / "1/model.onnx")
+    for index, answer in enumerate(answers):
+        large, images = np.load(answer["upscaled"]), np.load(tmp_path / f"{index}.npy")
+        expected = np.stack([upscaler(image) for image in images])
+        assert large.shape == expected.shape and np.abs(large.astype(int) - expected).max() <= 1
+    np.save(tmp_path / "many.npy", np.zeros((5, 8, 8, 3), np.uint8))
+    (many,) = server.client(
+        "infer", "http", server.http, [(model, {"image": str(tmp_path / "many.npy")}, ["upscaled"])], tmp_path
+    )
+    counts = counted(server, "nv_inference_exec_count", model)
+    if model == "joined":
+        assert "batch-size must be <= 4" in many["error"]
+        assert counts < len(shapes)
+    else:
+        assert np.load(many["upscaled"]).shape == (5, 16, 16, 3)
+
+
+def counted(server, name, model):
+    """A count in the server's metrics."""
+    status, text = server.get("metrics", port=server.metrics)
+    assert status == 200
+    return int(re.search(rf'^{name}{{model="{model}",version="1"}} (\d+)', text, re.MULTILINE)[1])
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_what_cannot_be_upscaled_is_refused_in_a_line(server, repository, images, protocol, tmp_path):
     cases = [
@@ -255,9 +302,7 @@ def test_metrics_count_by_model(server, images, tmp_path):
     status, text = server.get("metrics", port=server.metrics)
     names = re.findall(r"`(nv_\w+)`", PAGE.read_text())
     assert len(names) == 7 and all(f'{name}{{model="{TILED}"' in text for name in names)
-    counts = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("nv_inference_request_success"))
-    assert status == 200
-    assert int(counts[f'nv_inference_request_success{{model="{TILED}",version="1"}}']) >= 1
+    assert status == 200 and counted(server, "nv_inference_request_success", TILED) >= 1
 
 
 def test_models_cannot_be_loaded_or_unloaded_from_outside(server):
