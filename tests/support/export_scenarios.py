@@ -10,9 +10,10 @@ from onnx import numpy_helper
 from overnet.errors import OverNetError
 from overnet.export import exporter
 from overnet.export.engine.build import BuiltEngine
-from overnet.export.engine.engine_graph import with_means
+from overnet.export.engine.engine_graph import with_means, with_signs
 from overnet.export.engine.profile import make_profile
-from overnet.export.options import EngineOptions, ExportOptions
+from overnet.export.options import EngineOptions, ExportOptions, TritonOptions
+from overnet.export.triton.repository import export_repository
 from overnet.files.onnx_metadata import OUTPUT_NAME
 from overnet.runtime.backends.trt.engine_check import passed_before
 from overnet.system.environment import current_environment
@@ -54,6 +55,26 @@ def exported(source, folder, precision, spoil):
         "launches": counters["launches"],
         "files": sorted(path.name for path in Path(folder).iterdir() if path.name != "cache"),
         "remembered": passed_before(hashlib.sha256(engines[0]).hexdigest(), current_environment("tensorrt")),
+    }
+
+
+def served(source, folder):
+    """Export a repository for Triton with an engine, which is "built" from the graph without means; what came of it."""
+
+    def build(content, profile, *, is_tiled, **_):
+        assert not is_tiled
+        return BuiltEngine(make_engine(with_signs(content), profile), 1000, current_environment("tensorrt"), ())
+
+    profile = make_profile("16x16:64x64:128x128", 2)
+    options = ExportOptions(precision="fp16", engine=EngineOptions("tensorrt", profile, is_tiled=False))
+    driver = CudaDriver()
+    with mock.patch.object(exporter, "build_engine", build):
+        (file,), _ = export_repository(Path(source), Path(folder), options, TritonOptions("tensorrt", 2))
+    nothing_wrong(driver)
+    return {
+        "measured by": file.engine.sidecar.measured_by,
+        "not run": file.engine.not_run,
+        "path": str(file.engine.path),
     }
 
 

@@ -35,6 +35,15 @@ def test_an_engine_that_computes_what_the_network_does_passes(small_models, tmp_
     assert found["files"] == sorted(found["files"]) and any(name.endswith(".engine") for name in found["files"])
 
 
+def test_an_engine_for_triton_is_run_without_means(small_models, tmp_path):
+    """Triton passes images alone, and so its engine has no other inputs."""
+    folder = tmp_path / "repository"
+    found = run_over_stand_in("tests.support.export_scenarios:served", str(small_models / "small_x2.onnx"), str(folder))
+    assert found["measured by"].startswith("TensorRT 10.3.0 on Stand-in, against the FP32 network in OpenVINO ")
+    assert found["not run"] == "" and found["path"] == str(folder / "small_x2_fp16/1/model.plan")
+    assert "max_batch_size: 2\n" in (folder / "small_x2_fp16/config.pbtxt").read_text()
+
+
 @pytest.mark.slow
 def test_an_engine_of_a_checkpoint_is_run_too(small_checkpoint, tmp_path):
     found = exported(small_checkpoint, tmp_path, "fp16")
