@@ -118,7 +118,7 @@ def upscale_image(
     if not overwrite and os.path.lexists(job.target):
         raise exists_already(job.target)  # before the work
     times = [time.perf_counter()]
-    image = _read_frame(job.source, start_seconds) if job.kind == "frame" else read_image(job.source)
+    image = read_frame(job.source, start_seconds) if job.kind == "frame" else read_image(job.source)
     times.append(time.perf_counter())
     enlarged = enlarge_image(image, upscaler)
     times.append(time.perf_counter())
@@ -143,7 +143,7 @@ def upscale_image(
     )
 
 
-def _read_frame(path: Path, start_seconds: float) -> DecodedImage:
+def read_frame(path: Path, start_seconds: float) -> DecodedImage:
     """Read the first image of a video at or after a time, turned as it is shown."""
     with VideoReader(path, start_seconds=start_seconds, max_frames=1) as reader:
         rgb = np.ascontiguousarray(reader.info.orientation.apply(next(iter(reader)).rgb))

@@ -102,6 +102,7 @@ import overnet.imaging.metrics, overnet.evaluation.measure
     [
         ("torch", "main_export()", "overnet[export]"),
         ("onnx", "main_export()", "overnet[export]"),
+        ("gradio", "sys.argv[1:] = ['web', '--port', '0']; run_program()", "pip install 'overnet[web]'"),
         ("torch", "sys.argv[1:] = [IMAGE, '-o', 'b.png', '--backend', 'torch']; main_run()", "overnet[torch]"),
         ("onnxruntime", "sys.argv[1:] = [IMAGE, '-o', 'b.png', '--backend', 'onnxruntime']; main_run()", "[ort]"),
         ("openvino", "sys.argv[1:] = [IMAGE, '-o', 'b.png', '--backend', 'openvino']; main_run()", "openvino"),
@@ -151,6 +152,8 @@ IMPORTS = {
     "training.data": f"network evaluation {BELOW}",
     "cli": "*",
     "cli.run": "*",
+    # Upscales in a child process, `python -m overnet.web.worker`.
+    "web": f"runtime.pipeline runtime.plan runtime.upscale_file runtime.upscaler runtime.video {BELOW}",
     "export": f"export.* network evaluation {BELOW}",
     "export.foreign": f"export.options export.graph export.precision export.verify evaluation {BELOW}",
     "export.graph": f"network {BELOW}",

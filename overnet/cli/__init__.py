@@ -23,6 +23,7 @@ from overnet.cli.export import export_command
 from overnet.cli.info import info_command
 from overnet.cli.run.command import run_command
 from overnet.cli.train import train_command
+from overnet.cli.web import web_command
 from overnet.errors import InterruptedRun, OverNetError, line_for
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ app.command("export")(export_command)
 app.command("eval", cls=SeveralValuesCommand)(evaluate_command)
 app.command("train")(train_command)
 app.command("bench", cls=SeveralValuesCommand)(bench_command)
+app.command("web")(web_command)
 app.command("info")(info_command)
 
 

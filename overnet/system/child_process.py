@@ -92,6 +92,10 @@ class PythonChild:
         self._errors.seek(0)
         return exit_reason(self._title, code, self._errors.read().decode("utf-8", "replace"))
 
+    def kill(self) -> None:
+        """End the process at once; may be called from any thread."""
+        self._process.kill()
+
     def __enter__(self) -> PythonChild:
         return self
 

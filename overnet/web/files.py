@@ -1,0 +1,90 @@
+"""The temporary files of the page: uploads and results, reachable by secret addresses, and removed in time."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from filelock import FileLock, Timeout
+
+_PREFIX = "overnet-web-"
+_LOCK = "lock"
+# A folder without a locked file may be that of a server that has just begun.
+_STARTING_SECONDS = 60.0
+
+
+class TemporaryFiles:
+    """A folder for uploads and results, which only this user can read; a context manager, which removes it.
+
+    The first thing that it does is to remove folders that killed servers have left behind.
+
+    Args:
+        keep_seconds: how long a file is kept after its last change.
+
+    Attributes:
+        folder: the whole folder.
+        uploads: the folder for what is dropped onto the page.
+    """
+
+    def __init__(self, keep_seconds: float) -> None:
+        self._keep_seconds = keep_seconds
+        self._addresses: dict[str, Path] = {}
+        self._changing = threading.Lock()
+        _remove_left_behind()
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
+        self._lock = FileLock(self.folder / _LOCK)
+        self._lock.acquire(blocking=False)
+        self.uploads = self.folder / "uploads"
+        self.uploads.mkdir()
+
+    def __enter__(self) -> TemporaryFiles:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def new_folder(self) -> Path:
+        """Make a folder for the results of one job, or for an image to show."""
+        return Path(tempfile.mkdtemp(prefix="result-", dir=self.folder))
+
+    def address(self, path: Path) -> str:
+        """Return a new address under which the page reaches a file; nobody can guess it."""
+        token = secrets.token_urlsafe(18)
+        with self._changing:
+            self._addresses[token] = path
+        return f"/file/{token}/{quote(path.name)}"
+
+    def at(self, token: str) -> Path | None:
+        """Return the file with an address; None where there is none, or where it is gone."""
+        path = self._addresses.get(token)
+        return path if path is not None and path.is_file() else None
+
+    def remove_old(self, used: Collection[Path]) -> None:
+        """Remove the files whose time is over, but for those of jobs that are not done: files, or folders of them."""
+        now = time.time()
+        for path in sorted(self.folder.rglob("*"), reverse=True):  # a folder comes after what it holds
+            if path.name == _LOCK or path == self.uploads or any(each in (path, *path.parents) for each in used):
+                continue
+            with suppress(OSError):  # another thread has removed it, or the folder holds something
+                if path.stat().st_mtime + self._keep_seconds < now:
+                    path.rmdir() if path.is_dir() else path.unlink()
+        with self._changing:
+            self._addresses = {token: path for token, path in self._addresses.items() if path.exists()}
+
+
+def _remove_left_behind() -> None:
+    """Remove the folders of servers that were killed: the file in them is no longer locked."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError, Timeout):  # it is in use, or another user's
+            if folder.is_symlink() or folder.stat().st_mtime + _STARTING_SECONDS > time.time():
+                continue
+            with FileLock(folder / _LOCK).acquire(blocking=False):
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,239 @@
+"""The server of the page: which requests it answers, and how it begins and ends."""
+
+from __future__ import annotations
+
+import errno
+import mimetypes
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.resources import files as resources
+from typing import Any
+from urllib.parse import urlsplit
+
+from overnet.errors import InputError, OutputError, require
+from overnet.system.ending_signals import noted_signals
+from overnet.web.files import TemporaryFiles
+from overnet.web.jobs import Jobs
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# Between two looks for signals and for the end of the server, and between two removals of old files.
+_LOOK_SECONDS, _REMOVAL_SECONDS = 0.1, 30.0
+_ENDING_SECONDS = 1.0
+
+# What the page asks for; Gradio's other addresses serve files, proxies, documentation and editors, and are not reached.
+_ANSWERED = re.compile(
+    r"/|/theme\.css|/favicon\.ico|/manifest\.json|/compare\.js|/file/[\w-]+/[^/]+|/(?:static|assets)/[\w./-]+"
+    r"|/gradio_api/(?:upload|upload_progress|queue/join|queue/data|startup-events|cancel|reset|heartbeat/\w+)"
+)
+# Gradio makes functions of its own templates in the browser, hence 'unsafe-eval'.
+_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; "
+    "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; object-src 'none'; "
+    "base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+@dataclass(frozen=True)
+class WebOptions:
+    """Options of the server.
+
+    Attributes:
+        host, port: where it listens; port 0 is any free one.
+        most_bytes: the largest file that may be dropped.
+        most_seconds: the longest video.
+        keep_seconds: how long files are kept.
+        upscaler: options of `Upscaler` for all jobs.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    most_bytes: int = 2_000_000_000
+    most_seconds: float = 3600.0
+    keep_seconds: float = 3600.0
+    upscaler: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this computer reaches the server."""
+        return self.host in _LOOPBACK
+
+
+def serve(options: WebOptions, on_start: Callable[[str], None]) -> None:
+    """Serve the page until a signal ends it, and remove all files.
+
+    Args:
+        on_start: called with the page's address once it can be opened.
+
+    Raises:
+        MissingDependency: Gradio is not installed.
+        OutputError: the port is taken, or the host is none of this computer's.
+    """
+    # Read when Gradio is imported: it would report its use, and look for a newer version.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = os.environ["HF_HUB_OFFLINE"] = "1"
+    with noted_signals() as ended:
+        require("gradio", extra="web", purpose="the page in the browser")
+        import uvicorn
+
+        with (
+            _listening(options.host, options.port) as listener,
+            TemporaryFiles(options.keep_seconds) as files,
+            Jobs() as jobs,
+        ):
+            application = _application(options, files, jobs)
+            server = uvicorn.Server(
+                uvicorn.Config(application, log_level="critical", access_log=False, server_header=False)
+            )
+            thread = threading.Thread(target=server.run, args=([listener],), name="overnet-web", daemon=True)
+            thread.start()
+            is_announced, removed = False, time.monotonic()
+            while thread.is_alive() and not ended():
+                thread.join(_LOOK_SECONDS)
+                if server.started and not is_announced:
+                    is_announced = True
+                    host = f"[{options.host}]" if ":" in options.host else options.host
+                    on_start(f"http://{host}:{listener.getsockname()[1]}/")
+                if time.monotonic() - removed >= _REMOVAL_SECONDS:
+                    removed = time.monotonic()
+                    files.remove_old(jobs.used())
+            # Pages keep connections open, for which it would wait.
+            server.should_exit = server.force_exit = True
+            thread.join(_ENDING_SECONDS)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Open the socket, before anything else is loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise InputError(f"--host is {host!r}: {error.strerror or error}") from error
+    try:
+        if os.name == "posix":  # elsewhere it would let two programs share a port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise OutputError(f"port {port} of {host} is taken: --port chooses another, 0 any that is free") from error
+        raise OutputError(f"cannot listen on port {port} of {host}: {error.strerror}") from error
+    return listener
+
+
+def _application(options: WebOptions, files: TemporaryFiles, jobs: Jobs) -> Any:
+    """Return the ASGI application."""
+    # Both are read when they are used; the second by what receives uploads.
+    os.environ["GRADIO_TEMP_DIR"] = str(files.uploads)
+    import fastapi
+    import gradio as gr
+    from fastapi.responses import FileResponse
+
+    from overnet.web.page import Page
+
+    page = Page(files, jobs, options.upscaler, most_seconds=options.most_seconds)
+    static = resources("overnet.web") / "static"
+    script = (static / "compare.js").read_bytes()
+    application = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @application.get("/compare.js")
+    def compare() -> fastapi.Response:
+        return fastapi.Response(script, media_type="text/javascript")
+
+    @application.get("/file/{token}/{name}")
+    def file(token: str, name: str, download: str | None = None) -> fastapi.Response:
+        path = files.at(token)
+        if path is None:
+            return fastapi.Response("It is gone: files are kept for a while only.", 404, media_type="text/plain")
+        kind = mimetypes.guess_type(path.name)[0] or ""
+        if not kind.startswith(("image/", "video/")) or "svg" in kind:
+            kind = "application/octet-stream"
+        return FileResponse(
+            path,
+            media_type=kind,
+            filename=path.name,
+            content_disposition_type="inline" if download is None else "attachment",
+            headers={"cache-control": "no-store"},
+        )
+
+    sans = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
+    mono = ["ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
+    gr.mount_gradio_app(
+        application,
+        page.blocks,
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=options.most_bytes,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        theme=gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=sans, font_mono=mono),
+        css=(static / "page.css").read_text(encoding="utf-8"),
+        head='<script type="module" src="/compare.js"></script>',
+    )
+    return _Guard(application, check_host=options.is_local)
+
+
+class _Guard:
+    """An ASGI application in front of another: it answers only what the page asks for, and only the page.
+
+    A page of another site must neither send requests here nor reach this server under another name.
+    """
+
+    def __init__(self, application: Any, *, check_host: bool) -> None:
+        self._application, self._checks_host = application, check_host
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Answer one connection."""
+        if scope["type"] == "lifespan":
+            await self._application(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope.get("headers", ())}
+        host = headers.get("host", "")
+        is_strange = self._checks_host and urlsplit(f"//{host}").hostname not in _LOOPBACK
+        origin = headers.get("origin")
+        is_other_site = origin is not None and urlsplit(origin).netloc != host
+        if scope["type"] != "http" or is_strange or is_other_site:
+            await _answer(send, 403, "This server is for its own page only.")
+        elif not _ANSWERED.fullmatch(scope["path"]) or ".." in scope["path"]:
+            await _answer(send, 404, "There is nothing here.")
+        else:
+            await self._application(scope, receive, _Sender(scope["path"], send))
+
+
+class _Sender:
+    """Sends the answer of an application, with the headers of the page."""
+
+    def __init__(self, path: str, send: Any) -> None:
+        self._path, self._send = path, send
+
+    async def __call__(self, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            if message["status"] == 404 and self._path.endswith("/upload_progress"):
+                # Gradio's page asks for it even where it has refused a file, and would report an error to the console.
+                message = {**message, "status": 204, "headers": []}
+                self._path = ""
+            added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+            message = {**message, "headers": [*message.get("headers", ()), *added]}
+        elif not self._path:
+            message = {**message, "body": b""}
+        await self._send(message)
+
+
+async def _answer(send: Any, status: int, text: str) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": text.encode()})
