@@ -34,9 +34,9 @@ def whole_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         OutputError: the folder exists and may not be replaced, the path is a file, or the operating system refuses.
     """
-    target = link_target(path, overwrite=overwrite)
-    if target.exists() and not target.is_dir():
+    if path.exists() and not path.is_dir():
         raise OutputError(f"{printable(path)} is not a folder")
+    target = link_target(path, overwrite=overwrite)
     parent = target.absolute().parent
     lock = -1
     with file_errors(OutputError, path, " cannot be written"):

@@ -115,7 +115,7 @@ def test_a_failed_export_leaves_nothing(small_checkpoint, tmp_path, monkeypatch)
         export_repository(small_checkpoint, tmp_path / "new", TWO_SCALES, TritonOptions())
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file exists already"):
+    with pytest.raises(OutputError, match="file is not a folder"):
         export_repository(small_checkpoint, tmp_path / "file", TWO_SCALES, TritonOptions())
 
 

@@ -75,8 +75,9 @@ def test_the_old_one_is_put_back_where_the_rename_fails(tmp_path, monkeypatch):
 
 def test_files_and_missing_folders_are_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file is not a folder"):
-        filled(tmp_path / "file", "", overwrite=True)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="file is not a folder"):
+            filled(tmp_path / "file", "", overwrite=overwrite)
     with pytest.raises(OutputError, match="No such file or directory"):
         filled(tmp_path / "none/new", "", overwrite=True)
 
