@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+import psutil
 
 from overnet.errors import InputError, InterruptedRun, OverNetError, one_line, printable, require
 from overnet.runtime.cluster.parcel import NotHereError, Parcel
@@ -25,6 +29,7 @@ _TASKS_FOR_EACH_SLOT = 4
 _FEWEST_TASKS = 16
 # CPUs of a task: with more threads, one image takes less time, and many take more.
 _MOST_CPUS = 4
+_SERVERS = ("gcs_server", "raylet")  # names of Ray's processes
 # What a server of HTTP/2, as Ray's is, answers with frames of this kind.
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 _HTTP2_SETTINGS = 4
@@ -71,11 +76,11 @@ class Cluster:
     def __init__(self, address: str, *, wants_gpu: bool | None, threads: int | None) -> None:
         # Before Ray is imported: it reports its use otherwise.
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         self.ray: Any = require("ray", extra="cluster", purpose="--cluster")
         self._threads = threads
         self._remotes: dict[Callable[..., Any], Any] = {}
         self._closing = ExitStack()
+        self._closing.enter_context(redirect_stdout(_StdoutWithoutRay()))
         try:
             self._connect(address)
             resources = self.ray.cluster_resources()
@@ -94,7 +99,8 @@ class Cluster:
 
     def close(self) -> None:
         """End the connection, and with it all tasks; a cluster of this machine alone ends."""
-        self._closing.close()
+        with redirect_stdout(io.StringIO()):  # Ray prints there what it has gathered of its messages
+            self._closing.close()
 
     def _connect(self, address: str) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
@@ -102,15 +108,13 @@ class Cluster:
         try:
             if address == "auto":
                 try:
-                    self._closing.callback(self.ray.shutdown)
                     self.ray.init("auto", log_to_driver=False, logging_level="ERROR")
-                    return
+                    self._closing.callback(self.ray.shutdown)
                 except ConnectionError:
                     # Not in the system's folder for all clusters: nothing of it is left then.
                     folder = tempfile.mkdtemp(prefix="overnet-ray-")
-                    self._closing.pop_all()
                     self._closing.callback(shutil.rmtree, folder, ignore_errors=True)
-                    self._closing.callback(self.ray.shutdown)
+                    self._closing.callback(_end_local, self.ray, folder)
                     self.ray.init("local", _temp_dir=folder, **options)
             else:
                 _check_address(address)
@@ -209,6 +213,26 @@ class Cluster:
             return OverNetError(f"{call.name}: failed {_ATTEMPTS} times on the cluster, the last time with: {reason}")
 
 
+def _end_local(ray: Any, folder: str) -> None:
+    """End a cluster of this machine alone, whose processes have a folder in their command lines, also half started.
+
+    Ray itself takes more than a second, and may leave processes.
+    """
+    ours: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any(folder in word for word in child.cmdline()):
+                ours += [*child.children(recursive=True), child]
+    # The others first: without its agents the server of a machine ends at once.
+    for is_server in (False, True):
+        for process in ours:
+            with suppress(psutil.Error):
+                if (process.name() in _SERVERS) == is_server:
+                    process.kill()
+        if not is_server:
+            ray.shutdown()
+
+
 def _check_address(address: str) -> None:
     """Report an address where no cluster is, which Ray does after minutes.
 
@@ -231,3 +255,17 @@ def _check_address(address: str) -> None:
         raise InputError(f"{name}: no Ray cluster answers there: {reason}") from error
     if answer[3:4] != bytes([_HTTP2_SETTINGS]):
         raise InputError(f"{name}: what answers there is no Ray cluster")
+
+
+class _StdoutWithoutRay:
+    """Standard output without Ray's messages on machines that are lost: it may be the result of a command."""
+
+    def __init__(self) -> None:
+        self._stdout = sys.stdout
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stdout, name)
+
+    def write(self, text: str) -> int:
+        """Write a text, unless it comes from Ray's thread for such messages."""
+        return len(text) if threading.current_thread().name == "ray_listen_error_messages" else self._stdout.write(text)

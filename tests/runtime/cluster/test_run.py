@@ -71,7 +71,7 @@ def run_on(cluster, source, target, **hooks):
 
 
 @pytest.mark.slow
-def test_a_machine_that_is_lost_costs_its_segments_only(cluster, source, local, tmp_path):
+def test_a_machine_that_is_lost_costs_its_segments_only(cluster, source, local, tmp_path, capfd):
     lost = cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
     shown = []
 
@@ -83,6 +83,7 @@ def test_a_machine_that_is_lost_costs_its_segments_only(cluster, source, local, 
     outcome = run_on(cluster, source, tmp_path / "out.mp4", on_frame=on_frame)
     assert (tmp_path / "out.mp4").read_bytes() == local
     assert (outcome.frames, outcome.backend, outcome.partial) == (75, "openvino", False)
+    assert capfd.readouterr() == ("", "")
     assert len(shown) == 75 and shown[-1] == (75, 75)
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
