@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,12 @@ class OpenVinoBackend(Backend):
                 request.cancel()
                 # Cancelling does not stop a run at once: it continues to read these.
                 self._abandoned_inputs = inputs
+                raise
+            except Exception:
+                # The run itself may continue, and its request takes no other until it has ended.
+                request.cancel()
+                with suppress(Exception):
+                    request.wait()
                 raise
         # The request's output buffers are reused by its next run, so the caller gets copies.
         return [np.array(tensor.data, copy=True) for tensor in request.output_tensors]

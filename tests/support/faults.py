@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from tests.conftest import ROOT
@@ -72,16 +73,22 @@ def _errors():
     return errors
 
 
+@cache
+def _is_ours(file):
+    return file.startswith(_OURS)
+
+
 def _library(frame, event, arg):
     """Return the library and the name of a function that is called from this project's code; None for others."""
-    if event == "c_call":
-        caller, name = frame, arg.__name__
-        module = arg.__module__ or type(getattr(arg, "__self__", None)).__module__
-    elif event == "call" and frame.f_back is not None:
-        caller, name, module = frame.f_back, frame.f_code.co_name, frame.f_globals.get("__name__", "")
-    else:
+    # This runs at each call of any library: what rules out most of them comes first.
+    caller = frame if event == "c_call" else frame.f_back if event == "call" else None
+    if caller is None or not _is_ours(caller.f_code.co_filename):
         return None
-    if not caller.f_code.co_filename.startswith(_OURS) or name in _NEVER or name.startswith(("__", "<module>")):
+    if event == "c_call":
+        name, module = arg.__name__, arg.__module__ or type(getattr(arg, "__self__", None)).__module__
+    else:
+        name, module = frame.f_code.co_name, frame.f_globals.get("__name__", "")
+    if name in _NEVER or name.startswith(("__", "<module>")):
         return None
     package = module.partition(".")[0]
     if package in _SYSTEM:
