@@ -10,24 +10,26 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
 from overnet._version import __version__
 from overnet.cli.bench import bench_command
-from overnet.cli.common import PLAIN, WITH_SHORT_HELP, SeveralValuesCommand, print_error
+from overnet.cli.common import PLAIN, WITH_SHORT_HELP, print_error
 from overnet.cli.eval import evaluate_command
 from overnet.cli.export import export_command
 from overnet.cli.info import info_command
+from overnet.cli.plain_help import PlainCommand, PlainGroup, SeveralValuesCommand
 from overnet.cli.run.command import run_command
 from overnet.cli.train import train_command
 from overnet.cli.web import web_command
-from overnet.errors import InterruptedRun, OverNetError, line_for
+from overnet.errors import InterruptedRun, OverNetError, did_you_mean, line_for, printable
 
 app = typer.Typer(
     name="overnet",
+    cls=PlainGroup,
     help="OverNet super-resolution: upscale images and videos.",
     context_settings=WITH_SHORT_HELP,
     **PLAIN,
@@ -49,19 +51,19 @@ def _overnet(
     """OverNet super-resolution: upscale images and videos."""
 
 
-app.command("run")(run_command)
-app.command("export")(export_command)
+app.command("run", cls=PlainCommand)(run_command)
+app.command("export", cls=PlainCommand)(export_command)
 app.command("eval", cls=SeveralValuesCommand)(evaluate_command)
-app.command("train")(train_command)
+app.command("train", cls=PlainCommand)(train_command)
 app.command("bench", cls=SeveralValuesCommand)(bench_command)
-app.command("web")(web_command)
-app.command("info")(info_command)
+app.command("web", cls=PlainCommand)(web_command)
+app.command("info", cls=PlainCommand)(info_command)
 
 
 # The commands that are also programs, and their default arguments: the help where arguments are required.
 _PROGRAMS: dict[str, tuple[Callable[..., None], type[TyperCommand], Sequence[str]]] = {
-    "overnet-run": (run_command, TyperCommand, ("--help",)),
-    "overnet-export": (export_command, TyperCommand, ("--help",)),
+    "overnet-run": (run_command, PlainCommand, ("--help",)),
+    "overnet-export": (export_command, PlainCommand, ("--help",)),
     "overnet-bench": (bench_command, SeveralValuesCommand, ()),
 }
 
@@ -111,8 +113,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "overnet", *, owns_proce
     except Exception as error:
         # Wrong usage: an exception of Typer, with the message, the exit code and the command it is about.
         if hasattr(error, "format_message"):
-            context = getattr(error, "ctx", None)
-            print_error(f"{error.format_message()} ({context.command_path if context else prog} --help shows how)")
+            print_error(_usage_message(error, arguments, prog))
             return int(getattr(error, "exit_code", 2))
         line = line_for(error)
         if line is None:
@@ -122,6 +123,18 @@ def main(argv: Sequence[str] | None = None, prog: str = "overnet", *, owns_proce
         name = prog.removeprefix("overnet-") if prog in _PROGRAMS else arguments[0]
         print_error(line if isinstance(error, OSError) else f"{name}: {line}")
         return 1
+
+
+def _usage_message(error: Any, arguments: Sequence[str], prog: str) -> str:
+    """Return the message of wrong usage, with the near option for one that does not exist, and whose help says more."""
+    context, message = getattr(error, "ctx", None), error.format_message()
+    option = getattr(error, "option_name", None)
+    if context and option is not None and hasattr(error, "possibilities"):
+        # Typer reads -scale as -s.
+        typed = next((word for word in arguments if word.startswith(option)), option).partition("=")[0]
+        known = [name for each in context.command.get_params(context) for name in each.opts]
+        message = f"no such option: {printable(typed)}{did_you_mean('--' + typed.lstrip('-'), known)}"
+    return f"{message} ({context.command_path if context else prog} --help shows how)"
 
 
 def _without_folder() -> str | None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Option
 
 from overnet.cli.common import command, converted_model, print_error, print_status
 from overnet.cli.options import (
+    METHOD,
+    OUTPUT,
     BackendsOption,
     DeviceOption,
     ModelOption,
@@ -25,6 +26,7 @@ from overnet.cli.options import (
     ThreadsOption,
     check_range,
     parse_size,
+    under,
 )
 from overnet.cli.progress import ProgressDisplay
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from overnet.benchmarks.compare_runs import RunComparison
     from overnet.benchmarks.results import BenchmarkRun
 
+_COMPARED = under("Comparison")
 _STDOUT = Path("-")
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.1, 3600.0
 # The options that have an effect with --results, where nothing is measured.
@@ -42,13 +45,13 @@ _REPORTING = ("report", "markdown", "plots", "json_file", "results", "compare", 
 class OutputOptions:
     """Files to write; they are checked before anything is measured."""
 
-    report: Annotated[Path | None, Option(metavar="FILE", help="Write the report: one HTML file, usable offline.")] = (
+    report: Annotated[Path | None, OUTPUT(metavar="FILE", help="Write the report: one HTML file, usable offline.")] = (
         None
     )
-    markdown: Annotated[Path | None, Option(metavar="FILE", help="Write the tables as Markdown.")] = None
-    plots: Annotated[Path | None, Option(metavar="DIR", help="Write the plots as PNG files.")] = None
+    markdown: Annotated[Path | None, OUTPUT(metavar="FILE", help="Write the tables as Markdown.")] = None
+    plots: Annotated[Path | None, OUTPUT(metavar="DIR", help="Write the plots as PNG files.")] = None
     json_file: Annotated[
-        Path | None, Option("--json", metavar="FILE", help="Write all results as JSON; - for standard output.")
+        Path | None, OUTPUT("--json", metavar="FILE", help="Write all results as JSON; - for standard output.")
     ] = None
     overwrite: OverwriteOption = False
 
@@ -109,41 +112,41 @@ def bench_command(
     *,
     backend: BackendsOption = None,
     scale: Annotated[
-        list[int] | None, Option(metavar="N", help="Scale, 2 to 8; repeat for several. Default: 2.")
+        list[int] | None, METHOD(metavar="N", help="Scale, 2 to 8; repeat for several. Default: 2.")
     ] = None,
     size: Annotated[
         list[str] | None,
-        Option(metavar="WIDTHxHEIGHT", help="Size of the input in pixels; repeat for several. Default: 640x360."),
+        METHOD(metavar="WIDTHxHEIGHT", help="Size of the input in pixels; repeat for several. Default: 640x360."),
     ] = None,
     precision: PrecisionsOption = None,
     model: ModelOption = None,
     seconds: Annotated[
-        float, Option(metavar="SECONDS", help="Time to measure each case for, 0.1 to 3600, and at least ten runs.")
+        float, METHOD(metavar="SECONDS", help="Time to measure each case for, 0.1 to 3600, and at least ten runs.")
     ] = 10.0,
-    batch: Annotated[int, Option(metavar="N", help="Images in a batch.")] = 1,
+    batch: Annotated[int, METHOD(metavar="N", help="Images in a batch.")] = 1,
     data: Annotated[
         Path | None,
-        Option(metavar="DIR", help="Images to measure quality on. Default: photographs in the package."),
+        METHOD(metavar="DIR", help="Images to measure quality on. Default: photographs in the package."),
     ] = None,
     baselines: Annotated[
-        bool, Option("--baselines", help="Also time, in turns, what is installed of the usual alternatives.")
+        bool, _COMPARED("--baselines", help="Also time, in turns, what is installed of the usual alternatives.")
     ] = False,
     baseline_models: Annotated[
-        Path | None, Option(metavar="DIR", help="With --baselines: models for OpenCV's dnn_superres and for ncnn.")
+        Path | None, _COMPARED(metavar="DIR", help="With --baselines: models for OpenCV's dnn_superres and for ncnn.")
     ] = None,
     video: Annotated[
-        bool, Option("--video/--no-video", help="Also upscale a short clip from file to file, timed by stage.")
+        bool, METHOD("--video/--no-video", help="Also upscale a short clip from file to file, timed by stage.")
     ] = True,
     power: Annotated[
-        bool, Option("--power/--no-power", help="Measure power, clocks and temperatures where they can be read.")
+        bool, METHOD("--power/--no-power", help="Measure power, clocks and temperatures where they can be read.")
     ] = True,
     sustained: Annotated[
         float,
-        Option(metavar="SECONDS", help="Also run each case without pause for this time, at most 3600; 0: do not."),
+        METHOD(metavar="SECONDS", help="Also run each case without pause for this time, at most 3600; 0: do not."),
     ] = 0.0,
     memory: Annotated[
         float | None,
-        Option(
+        METHOD(
             metavar="GIGABYTES",
             help="Report the largest image that fits in this much memory. Default: the available memory.",
         ),
@@ -155,14 +158,14 @@ def bench_command(
     outputs: OutputOptions,
     results: Annotated[
         Path | None,
-        Option(metavar="FILE", help="Measure nothing: report on, or compare, the JSON of an earlier run."),
+        _COMPARED(metavar="FILE", help="Measure nothing: report on, or compare, the JSON of an earlier run."),
     ] = None,
     compare: Annotated[
-        Path | None, Option(metavar="FILE", help="JSON of an earlier run to compare this run with.")
+        Path | None, _COMPARED(metavar="FILE", help="JSON of an earlier run to compare this run with.")
     ] = None,
     fail_above: Annotated[
         float | None,
-        Option(
+        _COMPARED(
             metavar="PERCENT",
             help="With --compare: exit with 1 where a case is worse by more than this, and not by chance.",
         ),

@@ -11,15 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from typer.core import TyperCommand
-
 from overnet.errors import InterruptedRun, printable
 
 if TYPE_CHECKING:
     from overnet.types import Progress
 
 # Drawing the help with Rich takes longer than everything else that --help does.
-PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
 # Commands of the group `overnet` inherit it.
 WITH_SHORT_HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
@@ -56,21 +54,6 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return run
-
-
-class SeveralValuesCommand(TyperCommand):
-    """A command without arguments, whose repeatable options also take several values at once: ``--scale 2 3 4``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse ``--scale 2 3`` as ``--scale 2 --scale 3``."""
-        repeatable = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
-        expanded: list[str] = []
-        for word in args:
-            # A value that follows another value.
-            if not word.startswith("-") and len(expanded) > 1 and expanded[-2] in repeatable:
-                expanded.append(expanded[-2])
-            expanded.append(word)
-        return super().parse_args(ctx, expanded)
 
 
 class MessageStream:

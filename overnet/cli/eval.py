@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
-from typer import Option
 
 from overnet.cli.common import command, converted_model, print_status
 from overnet.cli.options import (
+    METHOD,
+    MODEL,
+    OUTPUT,
     EvalOptions,
     JsonOption,
     ModelOption,
@@ -43,28 +45,28 @@ Methods: TypeAlias = "dict[int, tuple[Method, Method | None]]"
 def evaluate_command(
     data: Annotated[
         list[Path],
-        Option(
+        METHOD(
             metavar="DIR",
             help="Test set: HR images alone, HR and LR_bicubic/X2, *_HR and *_LR, or DIV2K; repeat for several.",
         ),
     ],
     scale: Annotated[
         list[int] | None,
-        Option(metavar="N", help="Scale, at least 2; repeat for several. Default: the model's own, or 2, 3 and 4."),
+        METHOD(metavar="N", help="Scale, at least 2; repeat for several. Default: the model's own, or 2, 3 and 4."),
     ] = None,
     model: ModelOption = None,
     precision: Annotated[
         str | None,
-        Option(metavar="TYPE", help="In a folder: measure files in fp32, fp16, bf16 or int8. Default: most exact."),
+        MODEL(metavar="TYPE", help="In a folder: measure files in fp32, fp16, bf16 or int8. Default: most exact."),
     ] = None,
     reference: Annotated[
         Path | None,
-        Option(metavar="PATH", help="Model to measure the loss against. Default: the same weights in FP32, if found."),
+        MODEL(metavar="PATH", help="Model to measure the loss against. Default: the same weights in FP32, if found."),
     ] = None,
     *,
     options: EvalOptions,
     save: Annotated[
-        Path | None, Option(metavar="DIR", help="Write the results, and the detail that gained most side by side.")
+        Path | None, OUTPUT(metavar="DIR", help="Write the results, and the detail that gained most side by side.")
     ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,

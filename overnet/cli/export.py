@@ -11,14 +11,27 @@ import typer
 from typer import Argument, Option
 
 from overnet.cli.common import command, print_status
-from overnet.cli.options import JsonOption, OverwriteOption, QuietOption, check_choice, check_range
+from overnet.cli.options import (
+    OUTPUT,
+    JsonOption,
+    OverwriteOption,
+    QuietOption,
+    among,
+    check_choice,
+    check_range,
+    under,
+)
 from overnet.cli.progress import ProgressDisplay
 from overnet.files.onnx_metadata import PRECISIONS
+from overnet.weights import MODEL_NAMES
 
 if TYPE_CHECKING:
     from overnet.export.exporter import ExportedFile
     from overnet.export.options import EngineOptions, ForeignOptions, TritonOptions
 
+_NETWORK, _ENGINES = under("Network"), under("Engines")
+_INT8, _FOREIGN = under("With --precision int8"), under("ONNX files of other programs")
+_SCALES = among("2", "3", "4")
 _LARGEST_MULTIPLE = 512
 
 
@@ -30,30 +43,37 @@ def export_command(
             help="Checkpoint, ONNX file of this or another program, or a bundled model: realtime, fast or best. "
             "Default: best.",
             show_default=False,
+            autocompletion=among(*MODEL_NAMES),
         ),
     ] = None,
     scale: Annotated[
         list[int] | None,
-        Option(metavar="N", help="Scale; repeat for several. Default: what the network has of 2, 3, 4."),
+        _NETWORK(
+            metavar="N",
+            help="Scale; repeat for several. Default: what the network has of 2, 3, 4.",
+            autocompletion=_SCALES,
+        ),
     ] = None,
     precision: Annotated[
         str | None,
-        Option(
+        _NETWORK(
             metavar="TYPE",
             help="Arithmetic in the graph: fp32, fp16, bf16 or int8. Default: fp16, or an ONNX file's own below fp32.",
+            autocompletion=among(*PRECISIONS),
         ),
     ] = None,
     target: Annotated[
         str | None,
-        Option(
+        OUTPUT(
             metavar="NAME",
             help="onnx, tensorrt, tensorrt-rtx, or triton: a model repository for Triton Inference Server. Default: "
             "tensorrt if it can be built, else onnx.",
+            autocompletion=among("onnx", "tensorrt", "tensorrt-rtx", "triton"),
         ),
     ] = None,
     platform: Annotated[
         str | None,
-        Option(
+        OUTPUT(
             metavar="NAME",
             help="--target triton: what runs the networks there: onnxruntime, openvino or tensorrt. "
             "Default: onnxruntime.",
@@ -61,52 +81,45 @@ def export_command(
     ] = None,
     shape: Annotated[
         str | None,
-        Option(
+        _ENGINES(
             metavar="HxW | MIN:OPT:MAX",
-            help="Engines: size of the input images in pixels, or the smallest, the usual and the largest, each HxW. "
+            help="Size of the input images in pixels, or the smallest, the usual and the largest, each HxW. "
             "Default: 16x16:180x320:640x640; larger images are upscaled in tiles.",
         ),
     ] = None,
     batch: Annotated[
         int | None,
-        Option(metavar="N", help="Engines and --target triton: images in the largest batch. Default: 1, triton 4."),
+        _ENGINES(metavar="N", help="Engines and --target triton: images in the largest batch. Default: 1, triton 4."),
     ] = None,
-    output: Annotated[Path, Option("--output", "-o", metavar="DIR", help="Folder to write to.")] = Path(),
+    output: Annotated[Path, OUTPUT("--output", "-o", metavar="DIR", help="Folder to write to.")] = Path(),
     calibration: Annotated[
         Path | None,
-        Option(metavar="DIR", help="int8: images to calibrate with. Default: photographs in the package."),
+        _INT8(metavar="DIR", help="Images to calibrate with. Default: photographs in the package."),
     ] = None,
     max_loss_db: Annotated[
         float | None,
-        Option(
-            metavar="DB", help="int8: largest loss of PSNR, 0 to 100; layers stay in FP16 to keep it. Default: 0.1."
-        ),
+        _INT8(metavar="DB", help="Largest loss of PSNR, 0 to 100; layers stay in FP16 to keep it. Default: 0.1."),
     ] = None,
     input_range: Annotated[
         str | None,
-        Option(
-            metavar="RANGE", help="Another program's ONNX file: 0..1, 0..255 or -1..1. Default: found by running it."
-        ),
+        _FOREIGN(metavar="RANGE", help="0..1, 0..255 or -1..1. Default: found by running it."),
     ] = None,
-    colour: Annotated[
-        str | None, Option(metavar="ORDER", help="Another program's ONNX file: rgb or bgr. Default: rgb.")
-    ] = None,
+    colour: Annotated[str | None, _FOREIGN(metavar="ORDER", help="rgb or bgr. Default: rgb.")] = None,
     pad_multiple: Annotated[
         int | None,
-        Option(
+        _FOREIGN(
             metavar="N",
-            help="Another program's ONNX file: height and width are padded to multiples of this. "
-            "Default: found by running it.",
+            help="Height and width are padded to multiples of this. Default: found by running it.",
         ),
     ] = None,
     lean_memory: Annotated[
-        bool, Option("--lean-memory", help="Compute the same numbers in smaller steps, with less memory.")
+        bool, _NETWORK("--lean-memory", help="Compute the same numbers in smaller steps, with less memory.")
     ] = False,
     workspace: Annotated[
         int | None,
-        Option(
+        _ENGINES(
             metavar="MIB",
-            help="Engines: scratch memory, at least 1. Default: no limit; on a Jetson half of the free memory.",
+            help="Scratch memory, at least 1. Default: no limit; on a Jetson half of the free memory.",
         ),
     ] = None,
     overwrite: OverwriteOption = False,

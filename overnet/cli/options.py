@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import BadParameter, Option
 
 from overnet.errors import InputError
+from overnet.files.onnx_metadata import PRECISIONS
+from overnet.weights import MODEL_NAMES
 
-_BACKENDS = "auto, openvino, onnxruntime, torch, tensorrt or tensorrt-rtx"
+_BACKENDS = ("auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
 _MOST_DIGITS = 3  # of a GPU's number
-_PRECISIONS = "fp32, fp16, bf16 or int8"
+_PROVIDERS = ("cpu", "cuda", "tensorrt", "tensorrt-rtx")
 _TIME = re.compile(r"(?:(\d{1,4}):)?(\d{1,4}):(\d{1,4}(?:\.\d*)?)", re.ASCII)
 _SIZE = re.compile(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})")
+
+
+def under(heading: str) -> Callable[..., Any]:
+    """Return `typer.Option` for the options below one heading of the help."""
+    return functools.partial(Option, rich_help_panel=heading)
+
+
+def among(*words: str) -> Callable[[], list[str]]:
+    """Return a value for ``autocompletion``: the words that a shell offers for an option's value."""
+    return lambda: list(words)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as in a sentence: ``a, b or c``."""
+    return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+SIZE, MODEL, HARDWARE, OUTPUT = map(under, ("Size", "Model", "Speed and memory", "Output"))
 
 
 def _parse_device(text: str | int) -> int:
@@ -29,36 +51,64 @@ def _parse_device(text: str | int) -> int:
 
 ModelOption = Annotated[
     Path | None,
-    Option(
+    MODEL(
         metavar="PATH | NAME",
         help="ONNX file (also of another program), engine, folder of these, or checkpoint; or a bundled model: "
         "realtime, fast or best. Default: best.",
+        autocompletion=among(*MODEL_NAMES),
     ),
 ]
-BackendOption = Annotated[str, Option(metavar="NAME", help=f"Library that runs the model: {_BACKENDS}.")]
+BackendOption = Annotated[
+    str,
+    MODEL(metavar="NAME", help=f"Library that runs the model: {listed(_BACKENDS)}.", autocompletion=among(*_BACKENDS)),
+]
 BackendsOption = Annotated[
-    list[str] | None, Option(metavar="NAME", help=f"Backend: {_BACKENDS}; repeat for several. Default: auto.")
+    list[str] | None,
+    MODEL(
+        metavar="NAME",
+        help=f"Backend: {listed(_BACKENDS)}; repeat for several. Default: auto.",
+        autocompletion=among(*_BACKENDS),
+    ),
 ]
 PrecisionOption = Annotated[
     str | None,
-    Option(metavar="TYPE", help=f"Arithmetic: {_PRECISIONS}, as the backend supports. Default: the backend's own."),
+    MODEL(
+        metavar="TYPE",
+        help=f"Arithmetic: {listed(PRECISIONS)}, as the backend supports. Default: the backend's own.",
+        autocompletion=among(*PRECISIONS),
+    ),
 ]
 PrecisionsOption = Annotated[
     list[str] | None,
-    Option(metavar="TYPE", help=f"Arithmetic: {_PRECISIONS}; repeat for several. Default: the backend's own."),
+    MODEL(
+        metavar="TYPE",
+        help=f"Arithmetic: {listed(PRECISIONS)}; repeat for several. Default: the backend's own.",
+        autocompletion=among(*PRECISIONS),
+    ),
 ]
 DeviceOption = Annotated[
     int,
-    Option(metavar="N", parser=_parse_device, help="GPU to use, counted from 0 among those in CUDA_VISIBLE_DEVICES."),
+    HARDWARE(metavar="N", parser=_parse_device, help="GPU to use, counted from 0 among those in CUDA_VISIBLE_DEVICES."),
 ]
 ProviderOption = Annotated[
-    str, Option(metavar="NAME", help="With --backend onnxruntime: cpu, cuda, tensorrt or tensorrt-rtx.")
+    str,
+    HARDWARE(
+        metavar="NAME",
+        help=f"With --backend onnxruntime: {listed(_PROVIDERS)}.",
+        autocompletion=among(*_PROVIDERS),
+    ),
 ]
-SlotsOption = Annotated[int, Option(metavar="N", help="Frames in flight on a GPU at once, 1 to 16.")]
-ThreadsOption = Annotated[int | None, Option(metavar="N", help="CPU threads. Default: one for each core.")]
-OverwriteOption = Annotated[bool, Option("--overwrite", help="Replace existing files.")]
+SlotsOption = Annotated[int, HARDWARE(metavar="N", help="Frames in flight on a GPU at once, 1 to 16.")]
+ThreadsOption = Annotated[int | None, HARDWARE(metavar="N", help="CPU threads. Default: one for each core.")]
+TileOption = Annotated[
+    int | None, HARDWARE(metavar="PIXELS", help="Tile size in input pixels; 0: no tiles. Default: what fits memory.")
+]
+OverwriteOption = Annotated[bool, OUTPUT("--overwrite", help="Replace existing files.")]
 JsonOption = Annotated[bool, Option("--json", help="Print the result as one line of JSON on standard output.")]
 QuietOption = Annotated[bool, Option("--quiet", "-q", help="Print no progress, notes or summary.")]
+
+
+METHOD = under("Measurement")
 
 
 @dataclass(frozen=True)
@@ -67,20 +117,19 @@ class EvalOptions:
 
     backend: Annotated[
         str,
-        Option(
+        MODEL(
             metavar="NAME",
             help="auto, openvino, onnxruntime or torch; or declared: each tensor rounded to the type that the ONNX "
             "file states, as on a GPU (slow; needs torch and onnx).",
+            autocompletion=among("auto", "openvino", "onnxruntime", "torch", "declared"),
         ),
     ] = "auto"
-    tile: Annotated[
-        int | None, Option(metavar="PIXELS", help="Tile size in input pixels; 0: no tiles. Default: what fits memory.")
-    ] = None
+    tile: TileOption = None
     quarters: Annotated[
-        bool, Option("--quarters", help="Upscale in four overlapping quarters, as the original's test program.")
+        bool, METHOD("--quarters", help="Upscale in four overlapping quarters, as the original's test program.")
     ] = False
     self_ensemble: Annotated[
-        bool, Option("--self-ensemble", help="Average over eight orientations, which takes eight times as long.")
+        bool, METHOD("--self-ensemble", help="Average over eight orientations, which takes eight times as long.")
     ] = False
     threads: ThreadsOption = None
 
@@ -100,7 +149,7 @@ class EvalOptions:
 def check_choice(option: str, value: str | None, choices: tuple[str, ...]) -> None:
     """Refuse a value that is none of the choices; None was not given."""
     if value is not None and value not in choices:
-        raise BadParameter(f"{option} is {value[:40]!r}; it can be {', '.join(choices[:-1])} or {choices[-1]}")
+        raise BadParameter(f"{option} is {value[:40]!r}; it can be {listed(choices)}")
 
 
 def check_range(option: str, value: float | None, low: float, high: float = math.inf) -> None:

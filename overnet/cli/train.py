@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Option
 
 from overnet.cli.common import command, print_status
-from overnet.cli.options import QuietOption, check_choice, check_range
+from overnet.cli.options import HARDWARE, OUTPUT, QuietOption, among, check_choice, check_range, under
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from overnet.training.settings import TrainSettings
     from overnet.training.state import TrainState
 
+_DATA, _RUN, _TEACHER, _SETTINGS = map(under, ("Images", "Start", "Teachers", "Settings"))
+_NETWORKS, _DEVICES = among("overnet", "fast", "realtime"), among("auto", "cpu", "cuda", "mps")
 _PRESET = "multiscale"
 _MOST_WORKERS, _LONGEST_SECONDS = 256, 1_000_000
 
@@ -34,50 +35,54 @@ class RunOptions:
 
     preset: Annotated[
         str | None,
-        Option(
+        _RUN(
             metavar="NAME",
             help="Settings to start from: multiscale (the default), distil, or original for the paper's.",
+            autocompletion=among("multiscale", "distil", "original"),
         ),
     ] = None
-    config: Annotated[Path | None, Option(metavar="FILE", help="JSON file of settings that replace the preset's.")] = (
-        None
-    )
+    config: Annotated[Path | None, _RUN(metavar="FILE", help="JSON file of settings that replace the preset's.")] = None
     start: Annotated[
-        Path | None, Option("--from", metavar="PATH", help="Checkpoint to start from. Default: random weights.")
+        Path | None, _RUN("--from", metavar="PATH", help="Checkpoint to start from. Default: random weights.")
     ] = None
-    resume: Annotated[bool, Option("--resume", help="Continue the run in the folder exactly.")] = False
+    resume: Annotated[bool, _RUN("--resume", help="Continue the run in the folder exactly.")] = False
     network: Annotated[
-        str | None, Option(metavar="NAME", help="Network to train from random weights: overnet, fast or realtime.")
+        str | None,
+        _RUN(
+            metavar="NAME",
+            help="Network to train from random weights: overnet, fast or realtime.",
+            autocompletion=_NETWORKS,
+        ),
     ] = None
     teacher: Annotated[
         list[Path] | None,
-        Option(
+        _TEACHER(
             metavar="FILE",
             help="Network to learn from: an ONNX file of one scale, or a checkpoint of ours; repeat for more scales.",
         ),
     ] = None
     teacher_share: Annotated[
-        float | None, Option(metavar="0..1", help="Share of the loss against the teacher; the rest: true images.")
+        float | None, _TEACHER(metavar="0..1", help="Share of the loss against the teacher; the rest: true images.")
     ] = None
 
 
 @command
 def train_command(
     data: Annotated[
-        list[Path], Option(metavar="PATH", help="Folder of images, or packed file; repeat for more folders.")
+        list[Path], _DATA(metavar="PATH", help="Folder of images, or packed file; repeat for more folders.")
     ],
-    output: Annotated[Path, Option("--output", "-o", metavar="DIR", help="Folder for checkpoints and weights.")],
+    output: Annotated[Path, OUTPUT("--output", "-o", metavar="DIR", help="Folder for checkpoints and weights.")],
     run: RunOptions,
-    scales: Annotated[str | None, Option(metavar="LIST", help="Scales with commas between, such as 2,3,4.")] = None,
+    scales: Annotated[str | None, _SETTINGS(metavar="LIST", help="Scales with commas between, such as 2,3,4.")] = None,
     overscale: Annotated[
-        int | None, Option(metavar="N", help="The network's overscale factor: 2, 3, 4, 5 or 8.")
+        int | None, _SETTINGS(metavar="N", help="The network's overscale factor: 2, 3, 4, 5 or 8.")
     ] = None,
-    batch: Annotated[int | None, Option(metavar="N", help="Patches in a step, over all processes.")] = None,
-    steps: Annotated[int | None, Option(metavar="N", help="Length of the run in steps.")] = None,
-    minutes: Annotated[float | None, Option(metavar="MINUTES", help="Length of the run in time, not steps.")] = None,
+    batch: Annotated[int | None, _SETTINGS(metavar="N", help="Patches in a step, over all processes.")] = None,
+    steps: Annotated[int | None, _SETTINGS(metavar="N", help="Length of the run in steps.")] = None,
+    minutes: Annotated[float | None, _SETTINGS(metavar="MINUTES", help="Length of the run in time, not steps.")] = None,
     settings: Annotated[
         list[str] | None,
-        Option(
+        _SETTINGS(
             "--set",
             metavar="NAME=VALUE",
             help="Any other setting, such as learning_rate=2e-4 or loss=l2; repeat for several.",
@@ -85,17 +90,20 @@ def train_command(
     ] = None,
     validation: Annotated[
         Path | None,
-        Option(metavar="DIR", help="Images to validate with, as for eval --data; the best weights are kept."),
+        _DATA(metavar="DIR", help="Images to validate with, as for eval --data; the best weights are kept."),
     ] = None,
-    device: Annotated[str, Option(metavar="NAME", help="auto, cpu, cuda or mps.")] = "auto",
-    threads: Annotated[int | None, Option(metavar="N", help="CPU threads. Default: PyTorch's choice.")] = None,
-    workers: Annotated[int, Option(metavar="N", help="Processes that prepare patches.")] = 1,
-    save_seconds: Annotated[float, Option(metavar="SECONDS", help="Time between checkpoints.")] = 300.0,
+    device: Annotated[
+        str,
+        HARDWARE(metavar="NAME", help="auto, cpu, cuda or mps.", autocompletion=_DEVICES),
+    ] = "auto",
+    threads: Annotated[int | None, HARDWARE(metavar="N", help="CPU threads. Default: PyTorch's choice.")] = None,
+    workers: Annotated[int, HARDWARE(metavar="N", help="Processes that prepare patches.")] = 1,
+    save_seconds: Annotated[float, HARDWARE(metavar="SECONDS", help="Time between checkpoints.")] = 300.0,
     timeout_seconds: Annotated[
-        float, Option(metavar="SECONDS", help="Time after which a worker counts as hung.")
+        float, HARDWARE(metavar="SECONDS", help="Time after which a worker counts as hung.")
     ] = 600.0,
     tensorboard: Annotated[
-        bool, Option("--tensorboard/--no-tensorboard", help="Write scalars and images for TensorBoard.")
+        bool, OUTPUT("--tensorboard/--no-tensorboard", help="Write scalars and images for TensorBoard.")
     ] = True,
     quiet: QuietOption = False,
 ) -> None:

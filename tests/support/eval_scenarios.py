@@ -7,8 +7,9 @@ from unittest import mock
 
 import typer
 
-from overnet.cli.common import PLAIN, SeveralValuesCommand
+from overnet.cli.common import PLAIN
 from overnet.cli.eval import evaluate_command
+from overnet.cli.plain_help import SeveralValuesCommand
 from overnet.export.engine.engine_graph import with_means
 from overnet.runtime.backends.trt import engines
 from tests.doubles.engines import write_engine

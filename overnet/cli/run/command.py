@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
-from typer import Argument, Option
+from typer import Argument
 
 from overnet.cli.common import command, converted_model, print_error, print_status
-from overnet.cli.options import JsonOption, OverwriteOption, QuietOption, parse_time
+from overnet.cli.options import OUTPUT, SIZE, JsonOption, OverwriteOption, QuietOption, among, parse_time, under
 from overnet.cli.progress import ProgressDisplay
 from overnet.cli.run.cluster import ClusterOption, check_cluster, cluster_run
 from overnet.cli.run.files import ImageOptions, default_output, plan_files
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from overnet.runtime.plan import Plan
     from overnet.runtime.upscale_file import LocalRun, Outcome
 
+_VIDEOS = under("Videos")
 # An input that could not be upscaled, and why.
 Failure: TypeAlias = tuple[Path, OverNetError]
 
@@ -43,48 +44,57 @@ def run_command(
     ],
     output: Annotated[
         str | None,
-        Option(
+        OUTPUT(
             "--output",
             "-o",
             metavar="PATH",
             help="File or folder to write; - for standard output; live video also to rtsp://… or 'gst:PIPELINE'. "
-            "Default for a file or folder: its name with _x2 or the like, beside it.",
+            "Default: beside the input, as photo_x2.jpg.",
         ),
     ] = None,
     *,
     scale: Annotated[
         float | None,
-        Option(metavar="FACTOR", help="Scale, 1 to 64, fractions allowed. Default: the model file's own, or 2."),
+        SIZE(
+            metavar="FACTOR",
+            help="1 to 64, fractions too. Default: the model's own, or 2.",
+            autocompletion=among("2", "3", "4"),
+        ),
     ] = None,
     upscaling: UpscalerOptions,
     fps: Annotated[
         str | None,
-        Option(
+        _VIDEOS(
             metavar="FPS",
-            help="Videos: choose the best of the bundled models that holds this many frames a second here, by a "
-            "measurement of two seconds. Default for live sources without --model: the source's own rate.",
+            help="Choose the best bundled model that holds this many frames a second here, measured for two "
+            "seconds. Default of live sources without --model: their own.",
         ),
     ] = None,
-    frames: Annotated[int | None, Option(metavar="N", help="Videos: stop after this number of frames.")] = None,
+    frames: Annotated[int | None, _VIDEOS(metavar="N", help="Stop after this number of frames.")] = None,
     start: Annotated[
         float,
-        Option(metavar="TIME", parser=parse_time, help="Videos: time to start at, in seconds or as 1:30 or 1:02:03.5."),
+        _VIDEOS(metavar="TIME", parser=parse_time, show_default=False, help="Where to begin: 90, 1:30 or 1:02:03.5."),
     ] = 0.0,
     codec: Annotated[
-        str | None, Option(metavar="NAME", help="Videos: h264, hevc, vp9, av1, or the name of an encoder of FFmpeg.")
+        str | None,
+        _VIDEOS(
+            metavar="NAME",
+            help="h264, hevc, vp9, av1, or an encoder of FFmpeg.",
+            autocompletion=among("h264", "hevc", "vp9", "av1"),
+        ),
     ] = None,
-    crf: Annotated[int | None, Option(metavar="N", help="Videos: constant rate factor; lower is better.")] = None,
+    crf: Annotated[int | None, _VIDEOS(metavar="N", help="Constant rate factor; lower is better.")] = None,
     resume: Annotated[
         bool,
-        Option(
+        _VIDEOS(
             "--resume/--no-resume",
-            help="Videos of more than about 30 s of work: write segments beside the output, so that the same command "
+            help="For more than about 30 s of work: write segments beside the output, so that the same command "
             "goes on where a run was cut off; or write in one pass.",
         ),
     ] = True,
     status: Annotated[
         Path | None,
-        Option(metavar="OUTPUT", callback=show_status, is_eager=True, help="Tell how far a video is, and exit."),
+        _VIDEOS(metavar="OUTPUT", callback=show_status, is_eager=True, help="Tell how far a video is, and exit."),
     ] = None,
     cluster: ClusterOption = None,
     images: ImageOptions,

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Option
 
 from overnet.cli.common import print_status
-from overnet.cli.options import check_choice, check_range
+from overnet.cli.options import among, check_choice, check_range, listed, under
 from overnet.cli.run.upscaling import UpscalerOptions, default_scale
 from overnet.errors import printable
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from overnet.runtime.plan import Plan
     from overnet.runtime.upscale_file import VideoOptions
 
+_IMAGES = under("Images")
 _FORMATS = ("png", "jpg", "webp", "tiff", "bmp")
 
 
@@ -28,10 +28,15 @@ class ImageOptions:
 
     image_format: Annotated[
         str | None,
-        Option("--format", metavar="NAME", help=f"Images in a folder: {', '.join(_FORMATS)}. Default: as the input."),
+        _IMAGES(
+            "--format",
+            metavar="NAME",
+            help=f"In a folder: {listed(_FORMATS)}. Default: as the input.",
+            autocompletion=among(*_FORMATS),
+        ),
     ] = None
     quality: Annotated[
-        int | None, Option(metavar="N", help="JPEG and WebP: quality, 1 to 100. Default: 95, and WebP as it was.")
+        int | None, _IMAGES(metavar="N", help="JPEG and WebP: quality, 1 to 100. Default: 95, and WebP as it was.")
     ] = None
 
     def check(self) -> None:

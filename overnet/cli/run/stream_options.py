@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer import Option
 
-from overnet.cli.options import check_choice
+from overnet.cli.options import among, check_choice, under
 from overnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from overnet.runtime.upscale_file import VideoOptions
     from overnet.runtime.upscaler import Upscaler
 
+_LIVE, _PIPES = under("Live video"), under("Pipes")
+_SWITCH, _TRANSPORTS = among("auto", "on", "off"), among("tcp", "udp")
 LIVE_ONLY = {"show", "duration", "hardware", "camera_size", "camera_rate", "rtsp_transport", "reconnect_attempts"}
 RAW_ONLY = {"raw", "rate"}
 
@@ -28,41 +29,47 @@ RAW_ONLY = {"raw", "rate"}
 class StreamOptions:
     """Options that are not for files, as given on the command line; None or False where they were not given."""
 
-    show: Annotated[
-        bool, Option("--show", help="Live: show the results in a window, with fps and latency; q closes it.")
-    ] = False
-    duration: Annotated[
-        float | None, Option(metavar="SECONDS", help="Live: stop after this time. Default: no limit.")
-    ] = None
+    show: Annotated[bool, _LIVE("--show", help="Show the results in a window, with fps and latency; q closes it.")] = (
+        False
+    )
+    duration: Annotated[float | None, _LIVE(metavar="SECONDS", help="Stop after this time. Default: no limit.")] = None
     hardware: Annotated[
-        str | None, Option(metavar="WHEN", help="Live: use a Jetson's decoder and encoder: auto (default), on or off.")
+        str | None,
+        _LIVE(
+            metavar="WHEN",
+            help="Use a Jetson's decoder and encoder: auto (default), on or off.",
+            autocompletion=_SWITCH,
+        ),
     ] = None
     camera_size: Annotated[
-        str | None, Option(metavar="WIDTHxHEIGHT", help="camera: and csi: frame size to request, in pixels.")
+        str | None, _LIVE(metavar="WIDTHxHEIGHT", help="camera: and csi: frame size to request, in pixels.")
     ] = None
-    camera_rate: Annotated[str | None, Option(metavar="FPS", help="camera: and csi: frames per second to request.")] = (
+    camera_rate: Annotated[str | None, _LIVE(metavar="FPS", help="camera: and csi: frames per second to request.")] = (
         None
     )
-    rtsp_transport: Annotated[str | None, Option(metavar="NAME", help="RTSP: tcp (default) or udp.")] = None
+    rtsp_transport: Annotated[
+        str | None, _LIVE(metavar="NAME", help="RTSP: tcp (default) or udp.", autocompletion=_TRANSPORTS)
+    ] = None
     reconnect_attempts: Annotated[
-        int | None, Option(metavar="N", help="Live: reconnections in a row before giving up. Default: no limit.")
+        int | None, _LIVE(metavar="N", help="Reconnections in a row before giving up. Default: no limit.")
     ] = None
     raw: Annotated[
         str | None,
-        Option(metavar="WIDTHxHEIGHT", help="Standard input is raw video without a header, of this frame size."),
+        _PIPES(metavar="WIDTHxHEIGHT", help="Standard input is raw video without a header, of this frame size."),
     ] = None
     rate: Annotated[
-        str | None, Option(metavar="FPS", help="With --raw: frames per second, at most 1000. Default: 25.")
+        str | None, _PIPES(metavar="FPS", help="With --raw: frames per second, at most 1000. Default: 25.")
     ] = None
     pixel_format: Annotated[
         str | None,
-        Option(metavar="NAME", help="Pixel format of raw input and output, by FFmpeg's name. Default: rgb24."),
+        _PIPES(metavar="NAME", help="Pixel format of raw input and output, by FFmpeg's name. Default: rgb24."),
     ] = None
     output_format: Annotated[
         str | None,
-        Option(
+        _PIPES(
             metavar="NAME",
             help="Format on standard output: y4m (default), raw, or matroska, which keeps times and colours.",
+            autocompletion=among("y4m", "raw", "matroska"),
         ),
     ] = None
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer import Option
 
 from overnet.cli.common import print_status
 from overnet.cli.options import (
+    HARDWARE,
+    SIZE,
     BackendOption,
     DeviceOption,
     ModelOption,
@@ -19,6 +20,7 @@ from overnet.cli.options import (
     ProviderOption,
     SlotsOption,
     ThreadsOption,
+    TileOption,
 )
 from overnet.cli.progress import ProgressDisplay
 from overnet.cli.run.stream_options import parse_rate
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 class UpscalerOptions:
     """Options that `overnet.runtime.upscaler.Upscaler` takes under the same names."""
 
-    height: Annotated[int | None, Option(metavar="PIXELS", help="Height of the result, instead of a scale.")] = None
-    width: Annotated[int | None, Option(metavar="PIXELS", help="Width of the result, instead of a scale.")] = None
+    height: Annotated[int | None, SIZE(metavar="PIXELS", help="Height of the result, instead of a scale.")] = None
+    width: Annotated[int | None, SIZE(metavar="PIXELS", help="Width of the result, instead of a scale.")] = None
     model: ModelOption = None
     backend: BackendOption = "auto"
     precision: PrecisionOption = None
@@ -42,17 +44,15 @@ class UpscalerOptions:
     slots: SlotsOption = 3
     zero_copy: Annotated[
         bool | None,
-        Option(
+        HARDWARE(
             "--zero-copy/--no-zero-copy",
             help="Let the GPU work on the host's memory without copies. Default: only where both share it (Jetson).",
         ),
     ] = None
     cuda_graphs: Annotated[
-        bool, Option("--cuda-graphs/--no-cuda-graphs", help="Replay the GPU's work for a frame as one CUDA graph.")
+        bool, HARDWARE("--cuda-graphs/--no-cuda-graphs", help="Replay the GPU's work for a frame as one CUDA graph.")
     ] = True
-    tile: Annotated[
-        int | None, Option(metavar="PIXELS", help="Tile size in input pixels; 0: no tiles. Default: what fits memory.")
-    ] = None
+    tile: TileOption = None
     threads: ThreadsOption = None
 
 

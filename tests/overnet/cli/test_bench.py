@@ -19,7 +19,8 @@ from overnet.benchmarks.options import BenchmarkOptions, ImageSize
 from overnet.benchmarks.results import Peak, read_run, write_run
 from overnet.cli import main
 from overnet.cli.bench import bench_command
-from overnet.cli.common import PLAIN, SeveralValuesCommand
+from overnet.cli.common import PLAIN
+from overnet.cli.plain_help import SeveralValuesCommand
 from overnet.errors import ArtifactError, BackendError, InputError, InterruptedRun, MissingDependency, OutputError
 from overnet.weights import bundled_folder
 from tests.conftest import ROOT

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import typer
 
-from overnet.cli.common import PLAIN, SeveralValuesCommand
+from overnet.cli.common import PLAIN
 from overnet.cli.eval import evaluate_command
+from overnet.cli.plain_help import SeveralValuesCommand
 from overnet.errors import InputError, OverNetError
 from overnet.evaluation.datasets import find_pairs, read_pair
 from overnet.evaluation.measure import bicubic, evaluate, mean_quality
