@@ -130,7 +130,7 @@ assert not heavy, heavy
 # Who may import whom. A key is a module or a folder (its own files, not its sub-folders; `.*` adds those), without
 # `overnet.` in front; the longest key that fits a module is its row, and modules of one row may import each other.
 # Lazy imports, those for type checking, and Python started as a child process count like any other.
-BASE = "errors types _version"
+BASE = "errors types words _version"
 BELOW = f"files imaging.* system weights {BASE}"
 LOADED = f"files system {BASE}"  # what a backend stands on
 IMPORTS = {
@@ -139,6 +139,7 @@ IMPORTS = {
     "_version": "",
     "errors": "",
     "types": "",
+    "words": "",
     "weights": "",
     "files": BASE,
     "imaging": f"imaging.formats files {BASE}",

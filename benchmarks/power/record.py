@@ -26,6 +26,7 @@ from overnet.benchmarks.power.rapl import find_rapl
 from overnet.benchmarks.power.source import PowerSource, Reading
 from overnet.benchmarks.results import Power
 from overnet.errors import OverNetError
+from overnet.words import counted
 
 # Time limit of a source for its first reading, and for its end.
 _PATIENCE_SECONDS = 30.0
@@ -114,7 +115,7 @@ class Recording:
             ValueError: `images` or `seconds` is not positive.
         """
         if images < 1 or seconds <= 0:
-            raise ValueError(f"{images} images in {seconds} s; at least one, in some time, is needed")
+            raise ValueError(f"{counted(images, 'image')} in {seconds} s; at least one, in some time, is needed")
         readings = list(self._readings)
         watts = self._watts(readings)
         if watts is None:
@@ -157,7 +158,7 @@ class Recording:
         for words, count in (after or {}).items():
             times = count - (before or {}).get(words, 0)
             if times > 0:
-                found.append(f"{words}, counted {times} time{'s' if times > 1 else ''}")
+                found.append(f"{words}, counted {counted(times, 'time')}")
         return found
 
 

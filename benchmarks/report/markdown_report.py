@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Sequence
+from itertools import takewhile
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -22,7 +24,7 @@ from overnet.benchmarks.report.contents import (
     video_table,
     warnings_of,
 )
-from overnet.benchmarks.report.table import WORDS, Table
+from overnet.benchmarks.report.table import NAMES, WORDS, Table
 from overnet.benchmarks.results import BenchmarkRun
 from overnet.errors import printable
 
@@ -82,20 +84,55 @@ def markdown_report(run: BenchmarkRun, comparison: RunComparison | None = None) 
     return "\n".join(parts)
 
 
+class _FittedTable:
+    """A table for a terminal; where it is wider, as several tables that all begin with the columns of names.
+
+    Headings are wrapped and cells are not, but for words: no number is broken in two.
+    """
+
+    def __init__(self, shown: Table) -> None:
+        cells = [[printable(cell) for cell in row] for row in shown.rows]
+        self._title = Text(printable(shown.title), style="bold")
+        self._names = max(1, len(list(takewhile(NAMES.__contains__, shown.headings))))
+        self._columns: list[tuple[str, list[str], bool]] = []
+        for index, heading in enumerate(map(printable, shown.headings)):
+            column, is_words = [row[index] for row in cells], heading in WORDS
+            width = max(map(len, [*column, *heading.split()]))
+            self._columns.append(("\n".join(textwrap.wrap(heading, width)), column, is_words))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        # Three columns of the terminal lie between two cells; words longer than a third of a line are wrapped.
+        widths = [min(_width(column), options.max_width // 3) + 3 for column in self._columns]
+        names = self._columns[: self._names]
+        whole = room = options.max_width - 1 - sum(widths[: self._names])
+        parts = [list(names)]
+        for column, width in zip(self._columns[self._names :], widths[self._names :], strict=True):
+            if width > room and len(parts[-1]) > len(names):
+                parts.append(list(names))
+                room = whole
+            room -= width
+            parts[-1].append(column)
+        for number, part in enumerate(parts):
+            title = self._title if number == 0 else None
+            made = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+            for heading, _, is_words in part:
+                made.add_column(
+                    Text(heading), justify="left" if is_words else "right", no_wrap=not is_words, overflow="fold"
+                )
+            for row in zip(*(cells for _, cells, _ in part), strict=True):
+                made.add_row(*map(Text, row))
+            yield made
+
+
+def _width(column: tuple[str, list[str], bool]) -> int:
+    heading, cells, _ = column
+    return max(map(len, [*heading.splitlines(), *cells]))
+
+
 def console_table(shown: Table) -> RenderableType:
     """Return a table for a terminal; its text is neither markup nor a control sequence."""
-    made = RichTable(title=Text(printable(shown.title), style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
-    for index, heading in enumerate(shown.headings):
-        made.add_column(
-            Text(printable(heading)),
-            justify="left" if heading in WORDS else "right",
-            overflow="fold",
-            no_wrap=index == 0,
-        )
-    for row in shown.rows:
-        made.add_row(*(Text(printable(cell)) for cell in row))
     notes = [Padding(Text(printable(note), style="dim"), (0, 0, 0, 2)) for note in shown.notes]
-    return Group(*([made] if shown.rows else []), *notes, Text())
+    return Group(*([_FittedTable(shown)] if shown.rows else []), *notes, Text())
 
 
 def console_tables(run: BenchmarkRun, comparison: RunComparison | None = None) -> RenderableType:

@@ -13,6 +13,8 @@ NOTHING = "-"
 # The headings of the columns that hold words, which are aligned to the left, instead of figures.
 WORDS = {"Method", "Baseline", "Device", "Verdict", "Clocks, MHz", "Highest temperature, °C", "Power mode", "Throttled"}
 WORDS |= {"Slowest stage", "Codec"}
+# The headings of the first columns, which say together what a row is about.
+NAMES = {"Method", "Baseline", "Scale", "Input", "Batch"}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 
 _COLUMN = 24  # the widest name of an option that has its text beside it, and not below
 _GENERAL = "General"
+_COMPLETION = ("install_completion", "show_completion")
 
 
 def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
@@ -19,7 +20,8 @@ def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
     general = []
     for parameter in command.get_params(ctx):
         record = parameter.get_help_record(ctx)
-        if record is None:
+        # Programs that are one command take these too; the help of `overnet` has them.
+        if record is None or (parameter.name in _COMPLETION and not hasattr(command, "commands")):
             continue
         if parameter.param_type_name == "argument":
             panels["Arguments"].append((parameter.metavar or parameter.name.upper(), record[1]))

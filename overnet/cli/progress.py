@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TextIO, cast
 
 from overnet.cli.common import MessageStream, print_status
+from overnet.words import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from overnet.runtime.pipeline import PipelineReport
 
 _LINE_SECONDS = 60.0  # between two lines of a long work where there are no rows, as under nohup
+_TIME_WIDTH, _SHORTEST_NAME = 7, 8
 _LIVE_SECONDS = 0.5  # between two updates of a live run's figures, so that they can be read
 
 
@@ -37,6 +39,7 @@ class ProgressDisplay:
         self._work: TaskID | None = None
         self._wait: TaskID | None = None
         self._announced = ""
+        self._bar_width = 0
         self._lined = self._began = time.monotonic()
 
     def __enter__(self) -> ProgressDisplay:
@@ -46,12 +49,12 @@ class ProgressDisplay:
             from rich.table import Column
 
             name = TextColumn("{task.description}", markup=False)
-            # On a narrow terminal the names and the bars become shorter, not the times.
-            elapsed = TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7))
+            elapsed = TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=_TIME_WIDTH))
             figures = TextColumn("{task.fields[figures]}", markup=False)
-            columns = name, BarColumn(bar_width=24), elapsed, figures
             # Standard output is for results, and may be a pipe or a file.
             console = Console(file=cast(TextIO, MessageStream()))
+            self._bar_width = 24 if console.width >= 100 else 12
+            columns = name, BarColumn(bar_width=self._bar_width), elapsed, figures
             self._rows = Progress(*columns, console=console, transient=True, redirect_stdout=False)
             self._rows.start()
         return self
@@ -91,7 +94,7 @@ class ProgressDisplay:
             done = next(counter)
             rate = done / max(report.wall_seconds, 1e-9)
             left = f", {timedelta(seconds=int((expected - done) / rate))} left" if expected and expected >= done else ""
-            self._show_work(name, done, expected, f"{done}/{expected or '?'} frames, {rate:.1f} fps{left}")
+            self._show_work(name, done, expected, f"{_of(done, expected, 'frame')}, {rate:.1f} fps{left}")
 
         return show
 
@@ -102,7 +105,7 @@ class ProgressDisplay:
             self._began = now
         rate = done / max(now - self._began, 1e-9)
         left = f", {rate:.2g} files/s, {timedelta(seconds=int((total - done) / rate))} left" if done else ""
-        self._show_work(name, done, total, f"{done}/{total} files{left}")
+        self._show_work(name, done, total, f"{_of(done, total, 'file')}{left}")
 
     def live(self) -> Callable[[LiveReport], None]:
         """Return a function that shows the figures of a live run; call it as often as they change."""
@@ -112,7 +115,7 @@ class ProgressDisplay:
             nonlocal shown
             if self._rows is not None and report.frames and time.monotonic() - shown >= _LIVE_SECONDS:
                 shown = time.monotonic()
-                self._show_work(report.line(), 0, None, "")
+                self._show_work("live", 0, None, report.line())
 
         return show
 
@@ -128,7 +131,26 @@ class ProgressDisplay:
     def _show(self, row: TaskID | None, name: str, done: int, total: int | None, figures: str) -> TaskID | None:
         if self._rows is None:
             return None
+        # On a narrow terminal the bars and the names become shorter, not the figures: Rich would leave out all columns.
+        gaps = 3
+        room = self._rows.console.width - self._bar_width - _TIME_WIDTH - len(figures) - gaps
+        name = _shortened(name, max(room, _SHORTEST_NAME))
         if row is None:
             return self._rows.add_task(name, completed=done, total=total or None, figures=figures)
         self._rows.update(row, description=name, completed=done, total=total or None, figures=figures)
         return row
+
+
+def _of(done: int, total: int | None, noun: str) -> str:
+    return f"{done}/{counted(total, noun)}" if total else f"{done}/? {noun}s"
+
+
+def _shortened(name: str, room: int) -> str:
+    """Return a name in at most `room` columns, without its middle where it is longer."""
+    from rich.cells import cell_len
+
+    shown, kept = name, len(name)
+    while cell_len(shown) > room and kept > 2:
+        kept -= 1
+        shown = f"{name[: kept - kept // 2]}…{name[-(kept // 2) :]}"
+    return shown

@@ -13,6 +13,7 @@ import typer
 
 from overnet.cli.common import command, print_status
 from overnet.cli.options import HARDWARE, OUTPUT, QuietOption, among, check_choice, check_range, under
+from overnet.words import counted, duration
 
 if TYPE_CHECKING:
     import torch
@@ -182,7 +183,7 @@ def train_command(
         images = pack(data, packed, report=options.report)
         teachers = _teachers(state, images, run.teacher or [], fill=False, report=options.report)
         train(state, images, options, team, teachers)
-    print_status(f"{output}: {state.step} steps in {state.elapsed_seconds / 60:.0f} minutes", quiet=quiet)
+    print_status(f"{output}: {counted(state.step, 'step')} in {duration(state.elapsed_seconds)}", quiet=quiet)
 
 
 def _parse_settings(texts: list[str]) -> dict[str, object]:

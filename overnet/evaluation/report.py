@@ -9,6 +9,7 @@ from typing import Any
 
 from overnet.errors import printable
 from overnet.evaluation.measure import Quality, mean_quality
+from overnet.words import counted
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def as_table(result: SetResult) -> list[str]:
     count = len(result.images)
     given = "low-resolution side made with imresize, " if result.low_made else ""
     reference = f"; loss against {result.reference}" if result.reference else ""
-    heading = f"{printable(result.name)} x{result.scale}, {given}{count} image{'s' if count > 1 else ''}: "
+    heading = f"{printable(result.name)} x{result.scale}, {given}{counted(count, 'image')}: "
     rows = [
         ["image", "pixels", "bicubic", "", "model", "", "gain"],
         ["", "", "PSNR dB", "SSIM", "PSNR dB", "SSIM", "dB"],

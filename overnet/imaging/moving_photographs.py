@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from overnet.errors import InputError
 from overnet.imaging.sample_images import sample_photographs
 from overnet.types import Image
+from overnet.words import counted
 
 # The movement between two frames in pixels down and to the right, similar to a slow pan.
 _MOVED_ROWS, _MOVED_COLUMNS = 1, 3
@@ -78,5 +79,5 @@ def batch_of(width: int, height: int, count: int) -> NDArray[np.uint8]:
         InputError: see `image`; or `count` is less than 1.
     """
     if count < 1:
-        raise InputError(f"a batch of {count} images; at least 1 is needed")
+        raise InputError(f"a batch of {counted(count, 'image')}; at least 1 is needed")
     return np.stack(list(frames(width, height, count)))

@@ -14,6 +14,7 @@ from overnet.errors import require
 from overnet.training.curve import Curve, CurvePoint
 from overnet.training.state import TrainState
 from overnet.types import Image
+from overnet.words import counted, duration
 
 # Seconds between lines of progress.
 _EVERY_SECONDS = 30.0
@@ -93,11 +94,8 @@ class Reporter:
             return
         mean, speed = self._said.loss, self._said.patches_per_second
         psnr = f", PSNR {self._psnr_db:.2f} dB" if self._psnr_db is not None else ""
-        left = ""
-        if left_seconds is not None:
-            hours, minutes = divmod(int(left_seconds / 60 + 0.5), 60)
-            left = f", {hours} h {minutes:02d} min left" if hours else f", {minutes} min left"
-        lost = f", {state.skipped} steps skipped" if state.skipped else ""
+        left = "" if left_seconds is None else f", {duration(left_seconds)} left"
+        lost = f", {counted(state.skipped, 'step')} skipped" if state.skipped else ""
         self._report(f"step {state.step}: loss {mean:.5f}{psnr}, rate {rate:.2e}, {speed:.1f} patches/s{left}{lost}")
         if self._board is not None:
             scalars = {"loss": mean, "rate": rate, "patches per second": speed, "skipped": state.skipped}

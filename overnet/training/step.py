@@ -18,6 +18,7 @@ from overnet.training.distributed import Team
 from overnet.training.fake_int8 import FakeInt8
 from overnet.training.patches import Batch
 from overnet.training.state import TrainState
+from overnet.words import counted
 
 # A network whose loss is not finite this many times in a row does not recover.
 _MOST_SKIPPED_IN_A_ROW = 20
@@ -140,8 +141,8 @@ class TrainStep:
         state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
         if state.skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW:
             raise OverNetError(
-                f"the loss or its gradient was not finite for {state.skipped_in_a_row} steps in a row, up to step "
-                f"{state.step}; a lower learning rate may help"
+                f"the loss or its gradient was not finite for {counted(state.skipped_in_a_row, 'step')} in a row, up "
+                f"to step {state.step}; a lower learning rate may help"
             )
 
 

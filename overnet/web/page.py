@@ -17,6 +17,7 @@ from overnet.web.files import TemporaryFiles
 from overnet.web.jobs import Jobs, WebJob
 from overnet.web.source import Source, read_source, write_frame
 from overnet.weights import MODEL_NAMES
+from overnet.words import counted
 
 # Between two looks at a job.
 _LOOK_SECONDS = 0.25
@@ -273,7 +274,7 @@ def _progress(job: WebJob, before: int) -> str:
     """Return the progress of a job that has not ended."""
     fraction = None
     if before:
-        text = f"Waiting for {before} other job{'s' if before > 1 else ''}"
+        text = f"Waiting for {counted(before, 'other job')}"
     elif job.is_cancelled:
         text = "Cancelling"
     elif job.doing:

@@ -26,6 +26,7 @@ from overnet.runtime.live.source import CapturedFrame, LiveSource
 from overnet.runtime.upscaler import Upscaler
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
 from overnet.system.ending_signals import noted_signals
+from overnet.words import counted
 
 # Number of frames that were taken and not yet written: one is upscaled while the one before is written.
 _IN_FLIGHT = 2
@@ -317,7 +318,7 @@ class _LiveRun:
                 self._first_at, self._frames_before = captured.at, self._mailbox.taken - 1
                 if self._frames_before:
                     self._report.notes.append(
-                        f"{self._frames_before} frames came before the model was ready and are not in the result"
+                        f"{counted(self._frames_before, 'frame')} before the model was ready: not in the result"
                     )
             buffer = self._stream.buffer()
             rgb = captured.pixels(buffer)

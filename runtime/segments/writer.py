@@ -25,6 +25,7 @@ from overnet.runtime.video.encoder import EncodedPacket, OutputVideo
 from overnet.runtime.video.formats import find_encoder
 from overnet.runtime.video.frame import Frame, FrameWriter
 from overnet.runtime.video.writer import VideoWriter, check_target
+from overnet.words import counted
 
 # Frames that an encoder is shown beyond the end of a segment, where it divides bits by what comes. Without them the
 # last frames lose up to 5 dB, with them 1 dB, which is 0.1 dB for the second before and after a join.
@@ -137,8 +138,9 @@ class SegmentedWriter(FrameWriter):
         if self._folder.damaged:
             numbers = ", ".join(map(str, self._folder.damaged))
             self.notes.append(f"damaged segments are made again: {numbers}")
-        of = f" of {manifest.expected_frames}" if manifest.expected_frames else ""
-        self.notes.append(f"an earlier run has done {manifest.done_frames}{of} frames: they are kept")
+        of = f"{manifest.done_frames} of " if manifest.expected_frames else ""
+        done = f"{of}{counted(manifest.expected_frames or manifest.done_frames, 'frame')}"
+        self.notes.append(f"an earlier run has done {done}, which are kept")
 
     def _may_be_cut(self) -> bool:
         # A constant rate is filled with frames that depend on those before.
@@ -391,7 +393,7 @@ class SegmentedWriter(FrameWriter):
                 files.append(segment.flush())
         path = self._join(files, VideoWriter.finish_partial) if files else None
         if manifest.segments:
-            self.notes.append(f"the same command goes on after {manifest.done_frames} frames")
+            self.notes.append(f"the same command goes on after {counted(manifest.done_frames, 'frame')}")
         self.abort()
         return path
 

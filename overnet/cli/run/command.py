@@ -21,6 +21,7 @@ from overnet.cli.run.segments import show_estimate, show_status
 from overnet.cli.run.stream_options import StreamOptions, StreamRun
 from overnet.cli.run.upscaling import UpscalerOptions, upscaler_maker
 from overnet.errors import InputError, InterruptedRun, OverNetError, naming_failures, printable
+from overnet.words import counted
 
 if TYPE_CHECKING:
     from overnet.runtime.cluster.run import ClusterRun
@@ -232,7 +233,7 @@ def _summary(outcome: Outcome) -> str:
         return f"{outcome.output}: {width}x{height}, {outcome.seconds.total:.2f} s ({outcome.backend})"
     if outcome.output is None:
         return "interrupted before the first frame: nothing was written"
-    done = f"{outcome.frames} frames, {outcome.frames_per_second:.2f} fps ({outcome.backend})"
+    done = f"{counted(outcome.frames, 'frame')}, {outcome.frames_per_second:.2f} fps ({outcome.backend})"
     return f"{'interrupted: ' if outcome.partial else ''}{outcome.output}: {width}x{height}, {done}"
 
 

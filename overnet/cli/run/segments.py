@@ -9,6 +9,7 @@ import typer
 
 from overnet.cli.common import print_status
 from overnet.errors import InputError, printable
+from overnet.words import counted, duration
 
 if TYPE_CHECKING:
     from overnet.runtime.segments.estimate import Estimate
@@ -34,7 +35,7 @@ def show_estimate(estimate: Estimate, *, model: Path | None, names_model: bool, 
     needed, free = (_size(size) for size in (estimate.needed_bytes, estimate.free_bytes))
     scarce = " (too little)" if estimate.needed_bytes > estimate.free_bytes else ""
     print_status(
-        f"about {_duration(estimate.seconds)} at {estimate.frames_per_second:.2g} frames/s; about {needed} of disk are "
+        f"about {duration(estimate.seconds)} at {estimate.frames_per_second:.2g} frames/s; about {needed} of disk are "
         f"needed and {free} are free{scarce}{hint}",
         quiet=quiet,
     )
@@ -60,27 +61,20 @@ def show_status(output: Path | None) -> None:
         left = f"; {printable(folder)} is left of a run that was killed, and the next run with this output removes it"
         typer.echo(f"{printable(output)} is complete{left if folder.is_dir() else ''}")
         raise typer.Exit
-    of = f" of {'' if status.is_exact else 'about '}{status.frames}" if status.frames else ""
+    of = f" of {'' if status.is_exact else 'about '}{counted(status.frames, 'frame')}" if status.frames else ""
+    done = f"{status.done_frames}{of}" if of else counted(status.done_frames, "frame")
     share = f" ({status.done_frames / status.frames:.0%})" if status.frames else ""
     rate = f", {status.frames_per_second:.3g} frames/s" if status.frames_per_second else ""
-    left = "" if status.left_seconds is None else f", about {_duration(status.left_seconds)} left"
+    left = "" if status.left_seconds is None else f", about {duration(status.left_seconds)} left"
     state = {
         True: "a run is at work on it",
         False: "no run is at work on it: the same command goes on",
         None: "whether a run is at work on it cannot be seen",
     }[status.is_running]
-    segments = f"{status.segments} segment{'' if status.segments == 1 else 's'}"
-    typer.echo(f"{printable(output)}: {status.done_frames}{of} frames{share} in {segments}{rate}{left}; {state}")
+    segments = f"{counted(status.segments, 'segment')}"
+    typer.echo(f"{printable(output)}: {done}{share} in {segments}{rate}{left}; {state}")
     raise typer.Exit
 
 
 def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes else f"{rest} s"

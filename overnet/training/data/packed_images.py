@@ -22,6 +22,7 @@ from overnet.files.atomic import atomic_write, ensure_folder
 from overnet.files.checked_json import from_json, parse_object
 from overnet.imaging.image_io import is_image_file, read_rgb
 from overnet.types import Image
+from overnet.words import counted
 
 _MAGIC = b"overnet images 1\n"
 _LENGTH_BYTES = 8
@@ -125,7 +126,7 @@ def pack(
             if present.sources == stamps:
                 check(present)
                 return present
-    report(f"packing {len(sources)} images into {printable(path)}")
+    report(f"packing {counted(len(sources), 'image')} into {printable(path)}")
     ensure_folder(path.parent)
     with atomic_write(path, overwrite=True) as temporary, temporary.open("wb") as file:
         _write(file, sources, stamps, report)

@@ -20,6 +20,7 @@ from overnet.errors import InputError, OutputError, file_errors, printable
 from overnet.imaging.resample import imresize
 from overnet.training.data.packed_images import MappedFile, PackedImages
 from overnet.types import Image
+from overnet.words import counted
 
 _CHECKSUM_BYTES = 4
 _FLUSH_EVERY = 16
@@ -107,7 +108,7 @@ def fill_targets(
         with partial.open("rb+") as file:
             done = _whole_records(file, header, offsets)
             if done < len(images):
-                report(f"teacher x{scale}: outputs on {len(images) - done} of {len(images)} images")
+                report(f"teacher x{scale}: outputs on {len(images) - done} of {counted(len(images), 'image')}")
             file.seek(offsets[done])
             for index in range(done, len(images)):
                 height, width = sizes[index]
@@ -124,7 +125,7 @@ def fill_targets(
                 if index % _FLUSH_EVERY == 0:
                     file.flush()
                     os.fsync(file.fileno())
-                    report(f"teacher x{scale}: {index + 1} of {len(images)} images")
+                    report(f"teacher x{scale}: {index + 1} of {counted(len(images), 'image')}")
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -1,10 +1,12 @@
 import io
 from dataclasses import replace
 
+import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
 from overnet.benchmarks.compare_runs import compare
+from overnet.benchmarks.report.contents import latency_table, summary_table
 from overnet.benchmarks.report.markdown_report import console_tables, escape_markdown, markdown_report
 from tests.support.example_run import example_run, with_result, with_times
 
@@ -119,3 +121,17 @@ def test_a_run_of_nothing_can_be_shown():
     )
     assert "overnet-bench" in markdown_report(nothing)
     assert on_console(console_tables(nothing)).strip() == ""
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_no_number_is_broken_on_a_narrow_terminal(width):
+    """Every line fits, the columns that do not are in further tables, and all cells are there whole."""
+    lines = on_console(console_tables(RUN), width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    words = {word for line in lines for word in line.split()}
+    for table in (summary_table(RUN), latency_table(RUN)):
+        for row in table.rows:
+            assert {word for cell in row for word in cell.split()} <= words
+    rows = [line.split() for line in lines if line.startswith("  bicubic ")]
+    assert all(row[1:3] == ["x2", "160x90"] for row in rows[:1])
+    assert all(row[1] in ("x2", "x4") for row in rows)

@@ -126,3 +126,16 @@ def test_a_line_a_minute_where_there_are_no_rows(shown, monkeypatch):
     assert 3 <= len(lines) <= 5
     assert re.fullmatch(r"film.mkv: \d+/3000 frames, 2.0 fps, 0:24:\d+ left", lines[0])
     assert shown(work, on_terminal=False, quiet=True) == ""
+
+
+def test_a_long_name_leaves_the_figures_at_80_columns(shown):
+    name = "holiday in the mountains, the second week, with all of the family 2021-08-14.mkv"
+
+    def work(display):
+        on_frame = display.frames(name)
+        for done in range(1, 4):
+            on_frame(SimpleNamespace(wall_seconds=done / 2), 123456)
+
+    output = shown(work, on_terminal=True, columns=80)
+    assert "3/123456 frames, 2.0 fps, " in output and " left" in output
+    assert "…" in output and ".mkv" in output and name not in output
