@@ -60,8 +60,8 @@ class Cluster:
     """A connection to a Ray cluster; a context manager. A process has one at a time.
 
     Args:
-        address: of the cluster's head, HOST:PORT; or ``"auto"`` for the cluster of this machine, or, where there is
-            none, one of this machine alone.
+        address: of the cluster's head, HOST:PORT; ``"local"`` for one of this machine alone; or ``"auto"`` for the one
+            that this machine belongs to, or, where there is none, one of this machine alone.
         wants_gpu: whether tasks need a GPU; None takes GPUs if there are any.
         threads: CPU threads of a task; None for up to four.
 
@@ -103,25 +103,24 @@ class Cluster:
             self._closing.close()
 
     def _connect(self, address: str) -> None:
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
         kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if address not in ("auto", "local"):
+            _check_address(address)
         try:
-            if address == "auto":
+            if address != "local":
                 try:
-                    self.ray.init("auto", log_to_driver=False, logging_level="ERROR")
+                    self.ray.init(address, **options)
                     self._closing.callback(self.ray.shutdown)
+                    return
                 except ConnectionError:
-                    # Not in the system's folder for all clusters: nothing of it is left then.
-                    folder = tempfile.mkdtemp(prefix="overnet-ray-")
-                    self._closing.callback(shutil.rmtree, folder, ignore_errors=True)
-                    self._closing.callback(_end_local, self.ray, folder)
-                    self.ray.init("local", _temp_dir=folder, **options)
-            else:
-                _check_address(address)
-                self._closing.callback(self.ray.shutdown)
-                self.ray.init(address, log_to_driver=False, logging_level="ERROR")
-        except OverNetError:
-            raise
+                    if address != "auto":
+                        raise
+            # Not in the system's folder for all clusters: nothing of it is left then.
+            folder = tempfile.mkdtemp(prefix="overnet-ray-")
+            self._closing.callback(shutil.rmtree, folder, ignore_errors=True)
+            self._closing.callback(_end_local, self.ray, folder)
+            self.ray.init("local", _temp_dir=folder, include_dashboard=False, **options)
         except Exception as error:
             raise InputError(f"{printable(address)}: Ray cannot connect to the cluster: {one_line(error)}") from error
         finally:
@@ -241,7 +240,9 @@ def _check_address(address: str) -> None:
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not host or not port.isdecimal():
-        raise InputError(f"--cluster is {address!r}; it can be auto, or the address of a cluster's head as HOST:PORT")
+        raise InputError(
+            f"--cluster is {address!r}; it can be auto, local, or the address of a cluster's head as HOST:PORT"
+        )
     name = printable(address)
     try:
         with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS) as connection:

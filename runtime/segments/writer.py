@@ -288,7 +288,9 @@ class SegmentedWriter(FrameWriter):
             OutputError: the container's video cannot be cut.
         """
         if not self._may_be_cut():
-            raise OutputError(f"{printable(self._target)}: this container's video cannot be made in segments")
+            raise OutputError(
+                f"{printable(self._target)} cannot be made in segments, which a cluster needs: choose .mkv or .mp4"
+            )
         if self._folder is None:
             assert self._single is not None and self._cutting.frames is not None
             self._single.begin(first_seconds)

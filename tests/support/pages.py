@@ -18,6 +18,7 @@ REASONS = (
     "needs a camera, or a server",
     "needs data sets, and hours",
     "takes minutes",
+    "needs several machines",
     "needs Triton Inference Server",
     ".ci/run does it",
     BY_TRITON,

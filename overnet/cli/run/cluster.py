@@ -21,8 +21,8 @@ ClusterOption = Annotated[
     str | None,
     Option(
         metavar="ADDRESS",
-        help="Files: upscale on the machines of a Ray cluster: auto, or HOST:PORT of its head. Videos go in segments, "
-        "images in batches.",
+        help="Files: upscale on the machines of a Ray cluster: HOST:PORT of its head; auto for the one that this "
+        "machine belongs to; or local. Videos go in segments, images in batches.",
     ),
 ]
 # Frames of a segment. A multiple of the distance of keyframes; small, so that all machines have work to the end.

@@ -172,7 +172,9 @@ def test_ctrl_c_leaves_a_folder_from_which_the_same_command_goes_on(cluster, sou
         assert time.monotonic() - began < 2, stderr
     assert process.returncode == 130, stderr
     assert "goes on after" in stderr and (tmp_path / "out.partial.mp4").exists()
-    result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=60)
+    command[-1] = "auto"
+    environ = environment(RAY_ADDRESS=cluster.address)
+    result = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 0 and "they are kept" in result.stderr, result.stderr
     assert not folder_of(target).exists()
 
