@@ -56,8 +56,9 @@ def run_program(prog: str = "overnet") -> NoReturn:
             sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python tries, and reports, it again at exit
-    if any(thread.daemon and thread.name.startswith("overnet-") for thread in threading.enumerate()):
-        # It waits for a server, or computes: libraries are not to be unloaded meanwhile.
+    is_at_work = any(thread.daemon and thread.name.startswith("overnet-") for thread in threading.enumerate())
+    if is_at_work or "gradio" in sys.modules:
+        # A thread waits for a server, or computes: libraries are not to be unloaded meanwhile. Gradio's take seconds.
         with contextlib.suppress(OSError, AttributeError):
             sys.stderr.flush()
         os._exit(code)

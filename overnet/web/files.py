@@ -69,15 +69,23 @@ class TemporaryFiles:
 
     def remove_old(self, used: Collection[Path]) -> None:
         """Remove the files whose time is over, but for those of jobs that are not done: files, or folders of them."""
-        now = time.time()
-        for path in sorted(self.folder.rglob("*"), reverse=True):  # a folder comes after what it holds
+        last = time.time() - self._keep_seconds
+        # A folder comes after what it holds, the removal of which would make it new.
+        old = [path for path in sorted(self.folder.rglob("*"), reverse=True) if _changed_at(path) < last]
+        for path in old:
             if path.name == _LOCK or path == self.uploads or any(each in (path, *path.parents) for each in used):
                 continue
             with suppress(OSError):  # another thread has removed it, or the folder holds something
-                if path.stat().st_mtime + self._keep_seconds < now:
-                    path.rmdir() if path.is_dir() else path.unlink()
+                path.rmdir() if path.is_dir() else path.unlink()
         with self._changing:
             self._addresses = {token: path for token, path in self._addresses.items() if path.exists()}
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _remove_left_behind() -> None:

@@ -74,22 +74,19 @@ class Page:
         self._file = gr.File(label="Image or clip", height=150, elem_id="file")
         self._facts = gr.HTML("", js_on_load=None, apply_default_css=False, elem_id="facts")
         models = [(f"{name}: {_MODELS[name]}", name) for name in MODEL_NAMES]
-        self._model = gr.Radio(models, value=MODEL_NAMES[-1], label="Model", elem_id="model")
+        self._model = gr.Radio(models, value="fast", label="Model", elem_id="model")
         self._size = gr.Radio([*_SIZES, _FACTOR, _HEIGHT], value="2x", label="Size of the result", elem_id="size")
         self._factor = gr.Number(1.5, label="Factor, 1 to 64", minimum=1, maximum=64, step=0.1, visible=False)
         self._height = gr.Number(1080, label="Height in pixels", minimum=1, precision=0, visible=False)
         self._format = gr.Dropdown(list(_FORMATS["image"]), value=_AS_INPUT, label="Format", elem_id="format")
         self._at = gr.Slider(0, 1, value=0, step=0.04, label="Frame to preview, seconds", visible=False, elem_id="at")
         with gr.Row(elem_id="buttons"):
-            self._preview = gr.Button("Preview the frame", visible=False, min_width=120, elem_id="preview")
-            self._run = gr.Button("Upscale", variant="primary", interactive=False, min_width=120, elem_id="run")
-            self._cancel = gr.Button("Cancel", variant="stop", visible=False, min_width=120, elem_id="cancel")
+            self._preview = gr.Button("Preview frame", visible=False, min_width=100, elem_id="preview")
+            self._run = gr.Button("Upscale", variant="primary", interactive=False, min_width=100, elem_id="run")
+            self._cancel = gr.Button("Cancel", variant="stop", visible=False, min_width=100, elem_id="cancel")
 
     def _connect(self) -> None:
-        """Connect the parts with what they do.
-
-        What the browser sends is not decoded by Gradio, which would fetch a file from an address instead of a path.
-        """
+        """Connect the parts with what they do."""
         quiet: dict[str, Any] = {
             "api_visibility": "private",
             "show_progress": "hidden",
@@ -97,12 +94,12 @@ class Page:
             "concurrency_limit": None,
         }
         choices = [self._model, self._size, self._factor, self._height, self._format]
-        shown = [self._view, self._status, self._preview, self._run, self._cancel]
+        shown = [self._file, self._view, self._status, self._preview, self._run, self._cancel]
         self._size.change(
             lambda size: (gr.update(visible=size == _FACTOR), gr.update(visible=size == _HEIGHT)),
             self._size, [self._factor, self._height], **quiet,
         )  # fmt: skip
-        opened = [*shown, self._facts, self._format, self._at]
+        opened = [*shown[1:], self._facts, self._format, self._at]
         self._file.change(self._open, self._file, opened, **quiet)
         self._at.change(self._show_frame, self._at, [self._view, self._status], trigger_mode="always_last", **quiet)
         self._run.click(self._upscale, [gr.State(False), *choices], shown, **quiet)
@@ -144,7 +141,7 @@ class Page:
             self._format: gr.update(choices=formats, value=formats[0]),
             self._at: gr.update(visible=is_clip and source.seconds is not None, maximum=round(last, 3), value=0),
             self._preview: gr.update(visible=is_clip),
-            self._run: gr.update(interactive=True, value="Upscale the clip" if is_clip else "Upscale"),
+            self._run: gr.update(interactive=True, value="Upscale clip" if is_clip else "Upscale"),
         }
 
     def _uploaded(self, dropped: dict[str, Any]) -> Path:
@@ -166,7 +163,7 @@ class Page:
         except (OverNetError, OSError) as error:
             return {self._status: _failure(error)}
         tab.before, tab.at = self._files.address(frame), float(at)
-        return {self._view: _compare(tab.before, None, tab.source.size), self._status: ""}
+        return {self._view: _compare(tab.before, None, tab.source.size)}
 
     async def _upscale(
         self, is_frame: bool, model: str, size: str, factor: Any, height: Any, form: str, request: gr.Request
@@ -178,10 +175,14 @@ class Page:
             yield {self._status: _failure(InputError("drop an image or a clip first"))}
             return
         idle = {
-            self._run: gr.update(interactive=True),
-            self._preview: gr.update(interactive=True),
+            self._file: gr.update(interactive=True),
+            self._run: gr.update(visible=True),
+            self._preview: gr.update(visible=source.kind == "video"),
             self._cancel: gr.update(visible=False),
         }
+        hidden = gr.update(visible=False)
+        busy = {self._file: gr.update(interactive=False), self._run: hidden, self._preview: hidden}
+        busy[self._cancel] = gr.update(visible=True)
         try:
             job = self._new_job(tab, source, is_frame, model, size, factor, height, form)
         except OverNetError as error:
@@ -189,8 +190,6 @@ class Page:
             return
         tab.jobs.append(job)
         self._jobs.add(job)
-        busy = {self._run: gr.update(interactive=False), self._preview: gr.update(interactive=False)}
-        busy[self._cancel] = gr.update(visible=True)
         try:
             yield {self._status: _progress(job, self._jobs.before(job)), **busy}
             while not job.ended.is_set():
@@ -305,7 +304,8 @@ def _result(outcome: dict[str, Any], address: str) -> str:
     return (
         f'<p class="result">{escape(" · ".join(facts))}</p>'
         f'<a class="download" href="{escape(address)}?download" download="{escape(path.name)}">Download '
-        f"{escape(path.name)}</a>" + (f"<ul>{notes}</ul>" if notes else "")
+        f'{escape(path.name)}</a> <a class="open" href="{escape(address)}" target="_blank">Open</a>'
+        + (f"<ul>{notes}</ul>" if notes else "")
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import mimetypes
 import os
 import re
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.resources import files as resources
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,8 +30,10 @@ _ENDING_SECONDS = 1.0
 # What the page asks for; Gradio's other addresses serve files, proxies, documentation and editors, and are not reached.
 _ANSWERED = re.compile(
     r"/|/theme\.css|/favicon\.ico|/manifest\.json|/compare\.js|/file/[\w-]+/[^/]+|/(?:static|assets)/[\w./-]+"
-    r"|/gradio_api/(?:upload|upload_progress|queue/join|queue/data|startup-events|cancel|reset|heartbeat/\w+)"
+    r"|/gradio_api/(?:upload|upload_progress|queue/join|queue/data|heartbeat/\w+)"
 )
+_JOIN = "/gradio_api/queue/join"
+_LONGEST_JOIN_BYTES = 1 << 20
 # Gradio makes functions of its own templates in the browser, hence 'unsafe-eval'.
 _POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; "
@@ -82,15 +86,17 @@ def serve(options: WebOptions, on_start: Callable[[str], None]) -> None:
     # Read when Gradio is imported: it would report its use, and look for a newer version.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = os.environ["HF_HUB_OFFLINE"] = "1"
-    with noted_signals() as ended:
+    with (
+        noted_signals() as ended,
+        _listening(options.host, options.port) as listener,
+        TemporaryFiles(options.keep_seconds) as files,
+    ):
+        # Here Gradio puts what is uploaded.
+        os.environ["GRADIO_TEMP_DIR"] = str(files.uploads)
         require("gradio", extra="web", purpose="the page in the browser")
         import uvicorn
 
-        with (
-            _listening(options.host, options.port) as listener,
-            TemporaryFiles(options.keep_seconds) as files,
-            Jobs() as jobs,
-        ):
+        with Jobs() as jobs:
             application = _application(options, files, jobs)
             server = uvicorn.Server(
                 uvicorn.Config(application, log_level="critical", access_log=False, server_header=False)
@@ -134,8 +140,6 @@ def _listening(host: str, port: int) -> socket.socket:
 
 def _application(options: WebOptions, files: TemporaryFiles, jobs: Jobs) -> Any:
     """Return the ASGI application."""
-    # Both are read when they are used; the second by what receives uploads.
-    os.environ["GRADIO_TEMP_DIR"] = str(files.uploads)
     import fastapi
     import gradio as gr
     from fastapi.responses import FileResponse
@@ -185,17 +189,18 @@ def _application(options: WebOptions, files: TemporaryFiles, jobs: Jobs) -> Any:
         css=(static / "page.css").read_text(encoding="utf-8"),
         head='<script type="module" src="/compare.js"></script>',
     )
-    return _Guard(application, check_host=options.is_local)
+    return _Guard(application, files.uploads, check_host=options.is_local)
 
 
 class _Guard:
     """An ASGI application in front of another: it answers only what the page asks for, and only the page.
 
-    A page of another site must neither send requests here nor reach this server under another name.
+    A page of another site must neither send requests here nor reach this server under another name. A request must
+    name no files but uploads: Gradio would copy any other that this process can read, and fetch addresses.
     """
 
-    def __init__(self, application: Any, *, check_host: bool) -> None:
-        self._application, self._checks_host = application, check_host
+    def __init__(self, application: Any, uploads: Path, *, check_host: bool) -> None:
+        self._application, self._uploads, self._checks_host = application, uploads, check_host
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Answer one connection."""
@@ -211,8 +216,34 @@ class _Guard:
             await _answer(send, 403, "This server is for its own page only.")
         elif not _ANSWERED.fullmatch(scope["path"]) or ".." in scope["path"]:
             await _answer(send, 404, "There is nothing here.")
-        else:
+        elif scope["path"] != _JOIN:
             await self._application(scope, receive, _Sender(scope["path"], send))
+        elif (body := await _body(receive)) is None or not self._names_only_uploads(body):
+            await _answer(send, 403, "This names a file that was not dropped here.")
+        else:
+            parts = iter([{"type": "http.request", "body": body}])
+
+            async def receive_again() -> Any:
+                return next(parts, None) or await receive()
+
+            await self._application(scope, receive_again, _Sender(scope["path"], send))
+
+    def _names_only_uploads(self, body: bytes) -> bool:
+        """Tell whether every "path" in a request's JSON lies in the folder of uploads."""
+        paths: list[Any] = []
+        try:
+            json.loads(
+                body, object_hook=lambda found: paths.extend([found["path"]] if "path" in found else []) or found
+            )
+        except (ValueError, RecursionError):
+            return False
+        return all(
+            isinstance(path, str)
+            and "\0" not in path
+            and Path(path).is_absolute()
+            and Path(os.path.realpath(path)).is_relative_to(self._uploads)
+            for path in paths
+        )
 
 
 class _Sender:
@@ -232,6 +263,19 @@ class _Sender:
         elif not self._path:
             message = {**message, "body": b""}
         await self._send(message)
+
+
+async def _body(receive: Any) -> bytes | None:
+    """Receive the body of a request; None where it is too long, or cut off."""
+    body = b""
+    while len(body) <= _LONGEST_JOIN_BYTES:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return body
+    return None
 
 
 async def _answer(send: Any, status: int, text: str) -> None:

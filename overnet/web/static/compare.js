@@ -167,8 +167,10 @@ class Compare extends HTMLElement {
     this.stage.style.height = `${Math.max(160, Math.min(width * this.h / this.w, innerHeight * 0.72))}px`;
     const [w, h] = [this.stage.clientWidth, this.stage.clientHeight];
     const place = (at, size, room) => size <= room ? (room - size) / 2 : Math.min(0, Math.max(room - size, at));
-    this.x = place(this.x, this.w * this.scale, w);
-    this.y = place(this.y, this.h * this.scale, h);
+    // On whole pixels of the screen, or else some of the image's would be wider than others.
+    const whole = (at) => Math.round(at * devicePixelRatio) / devicePixelRatio;
+    this.x = whole(place(this.x, this.w * this.scale, w));
+    this.y = whole(place(this.y, this.h * this.scale, h));
     for (const image of this.images) {
       image.style.width = `${this.w}px`;
       image.style.height = `${this.h}px`;
@@ -182,7 +184,7 @@ class Compare extends HTMLElement {
       const wanted = ZOOMS[index][1];
       button.setAttribute("aria-pressed", String(wanted ? this.zoom > 0 && Math.abs(zoom - wanted) < 0.01 : !this.zoom));
     });
-    this.label.textContent = `${this.w} × ${this.h} at ${Math.round(zoom * 100)} %`;
+    this.label.textContent = `${this.w}x${this.h} at ${Math.round(zoom * 100)} %`;
   }
 }
 customElements.define("overnet-compare", Compare);

@@ -1,0 +1,217 @@
+"""The server of `overnet web`: what it answers, what it refuses, and how it begins and ends."""
+
+import http.client
+import json
+import os
+import socket
+import time
+from urllib.parse import urlsplit
+
+import cv2
+import psutil
+import pytest
+
+from overnet.cli import main
+from overnet.web.files import TemporaryFiles
+from tests.conftest import ROOT
+from tests.support.web_server import web_server
+
+pytest.importorskip("gradio")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with web_server(tmp_path_factory.mktemp("web"), "--max-size", "1") as running:
+        yield running
+
+
+def ask(server, path, method="GET", body=None, **headers):
+    """The status and the text of an answer."""
+    connection = http.client.HTTPConnection(urlsplit(server.address).netloc, timeout=20)
+    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    answer = connection.getresponse()
+    text = answer.read().decode("utf-8", "replace")
+    connection.close()
+    return answer.status, text
+
+
+def upload(server, name, content):
+    """Upload a file as the page does; the path on the server."""
+    body = (
+        f'--limit\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+        + content
+        + b"\r\n--limit--\r\n"
+    )
+    return ask(server, "/gradio_api/upload", "POST", body, Content_Type="multipart/form-data; boundary=limit")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=overnet/errors.py",
+        "/gradio_api/proxy=https://example.org/",
+        "/gradio_api/info",
+        "/gradio_api/openapi.json",
+        "/gradio_api/call/_open",
+        "/gradio_api/run/_open",
+        "/gradio_api/vibe-code",
+        "/gradio_api/component_server",
+        "/gradio_api/deep_link",
+        "/gradio_api/mcp/",
+        "/gradio_api/runs",
+        "/config",
+        "/docs",
+        "/monitoring",
+        "/login",
+        "/file/unknown/passwd",
+        "/file/../../etc/passwd",
+        "/file/%2e%2e/%2e%2e%2fetc%2fpasswd",
+        "/static/../../../../../etc/passwd",
+        "/static/%2e%2e/%2e%2e/__init__.py",
+        "/assets/..%2f..%2f..%2froutes.py",
+    ],
+)
+def test_nothing_but_the_page_is_answered(server, path):
+    status, text = ask(server, path)
+    assert status == 404, text
+    assert "root:" not in text and "import" not in text
+
+
+def test_an_upload_is_not_served_under_its_path(server):
+    status, text = upload(server, "photo.png", (ROOT / "samples/harbour.png").read_bytes())
+    (path,) = json.loads(text)
+    assert status == 200 and path.startswith(str(server.temporary))
+    assert ask(server, f"/gradio_api/file={path}")[0] == 404
+
+
+def test_an_upload_above_the_limit_is_refused_by_the_server_too(server):
+    assert upload(server, "large.png", bytes(1_100_000))[0] == 413
+
+
+def join(server, *data, inputs=1):
+    """Do what the first part of the page with this number of inputs does; one input is the dropped file."""
+    page = ask(server, "/")[1]
+    config = json.loads(page.partition("window.gradio_config = ")[2].partition(";</script>")[0])
+    fits = [each["id"] for each in config["dependencies"] if len(each["inputs"]) == inputs and len(each["outputs"]) > 2]
+    request = {"data": data, "fn_index": fits[0], "session_hash": "test"}
+    return ask(server, "/gradio_api/queue/join", "POST", json.dumps(request), Content_Type="application/json")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "https://example.org/photo.png", "photo.png", "", "/\0", 1, None])
+def test_a_request_that_names_a_file_that_was_not_uploaded_is_refused(server, path):
+    """Gradio copies what the server can read into the folder of uploads, and fetches addresses."""
+    assert join(server, {"path": path, "meta": {"_type": "gradio.FileData"}})[0] == 403
+    assert join(server, [{"deep": {"path": path, "url": None, "meta": {"_type": "gradio.FileData"}}}])[0] == 403
+    left = [each.name for each in server.temporary.rglob("*") if each.is_file()]
+    assert "passwd" not in left and left.count("photo.png") <= 1
+
+
+def test_a_way_out_of_the_folder_of_uploads_is_refused_and_an_upload_is_not(server):
+    (path,) = json.loads(upload(server, "photo.png", (ROOT / "samples/harbour.png").read_bytes())[1])
+    meta = {"_type": "gradio.FileData"}
+    assert join(server, {"path": f"{path}/../../../lock", "meta": meta})[0] == 403
+    assert join(server, {"path": path, "meta": meta})[0] == 200
+    messages = ask(server, "/gradio_api/queue/data?session_hash=test")[1]
+    assert "240x160" in messages
+
+
+def test_a_request_that_is_too_long_is_refused(server):
+    assert ask(server, "/gradio_api/queue/join", "POST", b" " * 1_100_000)[0] == 403
+
+
+def test_pages_of_other_sites_are_refused(server):
+    host = urlsplit(server.address).netloc
+    assert ask(server, "/", Origin="http://evil.example")[0] == 403
+    assert ask(server, "/", Origin="null")[0] == 403
+    assert ask(server, "/", Host="evil.example")[0] == 403  # whose name leads to this computer
+    assert ask(server, "/", Origin=f"http://{host}")[0] == 200
+    assert ask(server, "/", Host=f"localhost:{host.rpartition(':')[2]}")[0] == 200
+
+
+def test_the_answers_forbid_other_hosts(server):
+    connection = http.client.HTTPConnection(urlsplit(server.address).netloc)
+    connection.request("GET", "/")
+    answer = connection.getresponse()
+    assert answer.headers["content-security-policy"].startswith("default-src 'self';")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    connection.close()
+
+
+def test_a_port_that_is_taken_is_one_line(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["web", "--port", str(port)]) == 1
+    assert capsys.readouterr().err == (
+        f"overnet: port {port} of 127.0.0.1 is taken: --port chooses another, 0 any that is free\n"
+    )
+
+
+def test_a_wrong_host_is_one_line_after_the_warning(capsys):
+    assert main(["web", "--host", "192.0.2.1", "--port", "0"]) == 1
+    warning, error = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: whoever reaches 192.0.2.1 can use this page")
+    assert error.startswith("overnet: cannot listen on port 0 of 192.0.2.1: ")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_within_two_seconds_and_nothing_is_left(tmp_path):
+    large = cv2.resize(cv2.imread(str(ROOT / "samples/harbour.png")), (1200, 800))
+    with web_server(tmp_path) as server:
+        (path,) = json.loads(upload(server, "photo.png", cv2.imencode(".png", large)[1].tobytes())[1])
+        join(server, {"path": path, "meta": {"_type": "gradio.FileData"}})
+        assert "1200x800" in ask(server, "/gradio_api/queue/data?session_hash=test")[1]
+        join(server, None, "best", "4x", 1.5, 1080, "as the input", inputs=6)
+        # A page that stays open.
+        connection = http.client.HTTPConnection(urlsplit(server.address).netloc, timeout=20)
+        connection.request("GET", "/gradio_api/queue/data?session_hash=test")
+        answer = connection.getresponse()
+        while "Upscaling" not in (line := answer.readline().decode()):
+            assert line, "it has ended"
+        children = psutil.Process(server.process.pid).children(recursive=True)
+        assert children
+        began = time.monotonic()
+        assert server.end() == 0
+        assert time.monotonic() - began < 2
+        connection.close()
+    assert list(server.temporary.iterdir()) == []
+    assert [child for child in children if child.is_running()] == []
+    assert server.printed.count("\n") == 1
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with TemporaryFiles(keep_seconds=3600) as made:
+        yield made
+
+
+def test_files_are_removed_after_their_time_unless_a_job_uses_them(files):
+    folders = [files.new_folder() for _ in range(3)]
+    paths = [folder / "result.png" for folder in folders]
+    addresses = []
+    for path in paths:
+        path.write_bytes(b"1")
+        addresses.append(files.address(path).split("/")[2])
+    an_hour_ago = time.time() - 3601
+    for path in (*paths[:2], *folders[:2]):
+        os.utime(path, (an_hour_ago, an_hour_ago))
+    files.remove_old([folders[1]])
+    assert [path.exists() for path in paths] == [False, True, True]
+    assert [files.at(token) is not None for token in addresses] == [False, True, True]
+    assert files.uploads.is_dir() and not folders[0].exists()
+
+
+def test_the_folder_of_a_killed_server_is_removed_and_no_other(files, tmp_path):
+    left = tmp_path / "overnet-web-left"
+    left.mkdir()
+    (left / "result.mp4").write_bytes(b"1")
+    old = time.time() - 100
+    for folder in (left, files.folder):
+        os.utime(folder, (old, old))
+    with TemporaryFiles(keep_seconds=1) as other:
+        assert not left.exists()
+        assert files.folder.exists()
+    assert not other.folder.exists()
