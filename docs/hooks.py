@@ -93,7 +93,7 @@ def start_page() -> str:
     beginning = sections((ROOT / "README.md").read_text())[""]
     return f"{beginning}\n## Where to go on\n\n" + "\n".join(
         [
-            "- [Upscale images and videos](files.md), or [live video](live.md)",
+            "- [Upscale images and videos](files.md), on [a page in the browser](web.md), or [live video](live.md)",
             "- [Call it in a program](program.md)",
             "- [Choose a backend](backends.md), or set up a [Jetson](jetson.md)",
             "- [Measured results](results.md): quality and speed",

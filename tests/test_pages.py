@@ -49,7 +49,7 @@ def test_options_in_the_pages_exist(path):
 
 def test_both_ways_to_write_a_command_are_found():
     calls = [call for page in PAGES for call in calls_of_ours(page)]
-    assert {name for name, _ in calls} == {"run", "export", "bench", "eval", "train", "info"}
+    assert {name for name, _ in calls} == {"run", "export", "bench", "eval", "train", "info", "web"}
     assert ["overnet-run", "-", "-o", "-"] in [words for page in PAGES for words in commands_in(page)]  # in a pipe
 
 

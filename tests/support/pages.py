@@ -19,6 +19,7 @@ REASONS = (
     "needs data sets, and hours",
     "takes minutes",
     "needs several machines",
+    "serves until Ctrl-C; tests/web does it",
     "needs Triton Inference Server",
     ".ci/run does it",
     BY_TRITON,

@@ -14,6 +14,7 @@ from overnet.runtime.upscaler import Upscaler
 from tests.conftest import ROOT
 from tests.support.clips import Clip, images
 from tests.support.needs_browser import browser_programs
+from tests.support.web_page import Tab, open_browser, resize
 from tests.support.web_server import web_server
 
 pytest.importorskip("gradio")
@@ -46,79 +47,10 @@ def files(tmp_path_factory):
     return {path.name: path for path in folder.iterdir()}
 
 
-class Tab:
-    """One tab of the browser, with the page open in it."""
-
-    def __init__(self, driver, address):
-        self.driver, self.handle = driver, driver.current_window_handle
-        driver.get(address)
-        self.wait("return document.querySelector('#file input[type=file]')")
-
-    def run(self, script, *arguments):
-        self.driver.switch_to.window(self.handle)
-        return self.driver.execute_script(script, *arguments)
-
-    def wait(self, script, *arguments, seconds=30):
-        """Wait until a script returns something, and return that."""
-        end = time.monotonic() + seconds
-        while not (found := self.run(script, *arguments)):
-            assert time.monotonic() < end, f"{script}: {self.status()}"
-            time.sleep(0.05)
-        return found
-
-    def drop(self, path):
-        self.wait("return document.querySelector('#file input[type=file]')").send_keys(str(path))
-
-    def status(self):
-        return self.run("return document.querySelector('#status')?.innerText || ''")
-
-    def choose(self, group, words):
-        self.run(
-            "[...document.querySelectorAll(`#${arguments[0]} label`)].find("
-            "label => label.innerText.startsWith(arguments[1])).querySelector('input').click()",
-            group, words,
-        )  # fmt: skip
-
-    def press(self, name):
-        self.wait(
-            "const button = document.querySelector(`#${arguments[0]}`);"
-            "if (!button || button.disabled || !button.offsetParent) return false; button.click(); return true",
-            name,
-        )
-
-    def upscale(self, path, model="realtime"):
-        """Drop a file and upscale it; its address on the server."""
-        self.drop(path)
-        self.choose("model", model)
-        self.press("run")
-        return self.result()
-
-    def result(self, seconds=60):
-        return self.wait("return document.querySelector('#status a.download')?.href", seconds=seconds)
-
-    def failure(self):
-        return self.wait("return document.querySelector('#status .failure')?.innerText")
-
-    def view(self, script):
-        """Run a script with `view`, the element that compares, and `inside`, its parts."""
-        return self.run(
-            "const view = document.querySelector('overnet-compare'), inside = view?.shadowRoot;"
-            f"return inside ? ({script}) : null"
-        )
-
-
 @pytest.fixture(scope="module")
 def driver():
-    chromium, program = browser_programs()
-    selenium = pytest.importorskip("selenium.webdriver")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = selenium.Chrome(options=options, service=selenium.ChromeService(program))
-    yield opened
-    opened.quit()
+    with open_browser() as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -136,13 +68,6 @@ def tab(driver, server):
     assert [each for each in asked if not each.startswith((server.address, "data:", "blob:"))] == []
     answers = [m["params"]["response"] for m in messages if m["method"] == "Network.responseReceived"]
     assert [answer["url"] for answer in answers if answer["status"] >= 400] == []
-
-
-def resize(driver, width=1280, height=900, theme="light"):
-    feature = {"name": "prefers-color-scheme", "value": theme}
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
 def content(address):

@@ -9,24 +9,15 @@ import pytest
 
 from overnet.benchmarks.report.html_report import html_report
 from tests.support.example_run import example_run
-from tests.support.needs_browser import browser_programs
+from tests.support.web_page import open_browser
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium, driver = browser_programs()
-    selenium = pytest.importorskip("selenium.webdriver")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    # Root, as whom CI runs, may not use the sandbox.
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
-    yield opened
-    opened.quit()
+    with open_browser() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
