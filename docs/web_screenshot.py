@@ -24,7 +24,7 @@ def main() -> None:
         tab.upscale(ROOT / "samples/harbour.png", "best")
         tab.wait("return document.querySelector('overnet-compare').shadowRoot.querySelectorAll('img')[1]?.naturalWidth")
         seen = cv2.imdecode(np.frombuffer(driver.get_screenshot_as_png(), np.uint8), cv2.IMREAD_COLOR)
-        cv2.imwrite(str(ROOT / "docs/web.webp"), seen, [cv2.IMWRITE_WEBP_QUALITY, 80])
+        cv2.imwrite(str(ROOT / "docs/web.jpg"), seen, [cv2.IMWRITE_JPEG_QUALITY, 75])
 
 
 if __name__ == "__main__":

@@ -231,10 +231,13 @@ class _Guard:
     def _names_only_uploads(self, body: bytes) -> bool:
         """Tell whether every "path" in a request's JSON lies in the folder of uploads."""
         paths: list[Any] = []
+
+        def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            paths.extend(value for name, value in pairs if name == "path")
+            return dict(pairs)
+
         try:
-            json.loads(
-                body, object_hook=lambda found: paths.extend([found["path"]] if "path" in found else []) or found
-            )
+            json.loads(body, object_pairs_hook=note)
         except (ValueError, RecursionError):
             return False
         return all(
@@ -267,14 +270,14 @@ class _Sender:
 
 async def _body(receive: Any) -> bytes | None:
     """Receive the body of a request; None where it is too long, or cut off."""
-    body = b""
+    body = bytearray()
     while len(body) <= _LONGEST_JOIN_BYTES:
         message = await receive()
         if message["type"] != "http.request":
             return None
         body += message.get("body", b"")
         if not message.get("more_body"):
-            return body
+            return bytes(body)
     return None
 
 
