@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from overnet._version import __version__
 
 if TYPE_CHECKING:
-    from overnet.network.checkpoint import load_checkpoint
+    from overnet.network.checkpoint import load_checkpoint, load_model
     from overnet.network.model import OverNet, OverNetConfig, OverscalingHead
     from overnet.runtime.upscaler import Upscaler
 
@@ -25,9 +25,10 @@ _LAZY = {
     "OverscalingHead": "overnet.network.model",
     "Upscaler": "overnet.runtime.upscaler",
     "load_checkpoint": "overnet.network.checkpoint",
+    "load_model": "overnet.network.checkpoint",
 }
 
-__all__ = ["OverNet", "OverNetConfig", "OverscalingHead", "Upscaler", "__version__", "load_checkpoint"]
+__all__ = ["OverNet", "OverNetConfig", "OverscalingHead", "Upscaler", "__version__", "load_checkpoint", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

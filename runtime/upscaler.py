@@ -6,15 +6,17 @@ import copy
 import hashlib
 from contextlib import closing, suppress
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from overnet.errors import BackendError, InputError, OverNetError
+from overnet.errors import BackendError, InputError, OverNetError, printable
 from overnet.files.engine_sidecar import SMALLEST_TILE
 from overnet.files.onnx_metadata import Foreign, scaled_size
+from overnet.imaging.image_io import read_rgb
 from overnet.imaging.resample import imresize, network_bicubic
 from overnet.runtime.backends.base import Backend, BackendOptions
 from overnet.runtime.backends.ort.providers import check_provider
@@ -31,9 +33,6 @@ _PASSES = 2
 
 class Upscaler:
     """An image upscaler; it takes one image or stream at a time, so several threads need one each.
-
-    >>> upscaler = Upscaler(scale=2)
-    >>> upscaler(image).shape    # H x W x 3 uint8 in, 2H x 2W x 3 uint8 out
 
     Args:
         scale: factor from input to output height and width, from 1 to 64, fractions allowed. Where there is no model
@@ -54,6 +53,11 @@ class Upscaler:
         InputError: a parameter is out of range, or the model is missing, broken or not made by OverNet.
         MissingDependency: a library that the backend needs is not installed.
         BackendError: the backend cannot load the model.
+
+    Examples:
+        >>> upscaler = Upscaler(scale=2)
+        >>> upscaler(image).shape  # H x W x 3 uint8 in, 2H x 2W x 3 uint8 out
+        >>> upscaler("photo.jpg").shape  # the pixels of an image file
     """
 
     def __init__(
@@ -166,21 +170,28 @@ class Upscaler:
     def __call__(self, image: NDArray[np.uint8], *, even_width: bool = False) -> NDArray[np.uint8]: ...
     @overload
     def __call__(self, image: NDArray[np.uint16], *, even_width: bool = False) -> NDArray[np.uint16]: ...
-    def __call__(self, image: NDArray[Any], *, even_width: bool = False) -> NDArray[Any]:
+    @overload
+    def __call__(self, image: str | Path, *, even_width: bool = False) -> NDArray[np.uint8]: ...
+    def __call__(self, image: NDArray[Any] | str | Path, *, even_width: bool = False) -> NDArray[Any]:
         """Upscale one image.
 
         Args:
             image: H x W x 3, RGB; uint8, or uint16 (levels 0 to 65535). The network sees 8 bits; the lower bits of a
-                16-bit image are interpolated bicubically, so that smooth gradients stay smooth.
+                16-bit image are interpolated bicubically, so that smooth gradients stay smooth. Or the path of an image
+                file, which is read in 8 bits, upright and without transparency.
             even_width: see `output_size`.
 
         Returns:
             The upscaled image, of the same dtype and of the size that `output_size` gives.
 
         Raises:
-            InputError: the array is not such an image.
+            InputError: the array is not such an image, or the file cannot be read.
             BackendError: the image does not fit into memory even in the smallest tiles, or the backend failed.
         """
+        if isinstance(image, str | Path):
+            image = read_rgb(Path(image))
+        if not isinstance(image, np.ndarray):
+            raise InputError(f"an image must be an array or the path of a file; this is {type(image).__name__}")
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
             raise InputError(f"an image must be H x W x 3 uint8 or uint16; this is {image.shape} {image.dtype}")
         if not 1 <= min(image.shape[:2]) <= max(image.shape[:2]) <= _LARGEST_SIDE:
@@ -362,7 +373,11 @@ class Upscaler:
             self._notes.append(text)
 
 
-def _check_scale(scale: float) -> None:
+def _check_scale(scale: Any) -> None:
+    is_number = isinstance(scale, Real)
+    if not is_number:
+        hint = f": Upscaler(2)({str(scale)!r}) upscales a file" if isinstance(scale, str | Path) else ""
+        raise InputError(f"scale must be a number, not {printable(repr(scale))[:100]}{printable(hint)}")
     if not 1 <= scale <= _LARGEST_SCALE:  # also false for NaN
         raise InputError(f"scale is {scale:g}; it must be from 1 to {_LARGEST_SCALE}")
 

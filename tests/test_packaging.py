@@ -147,7 +147,7 @@ IMPORTS = {
     "system": f"files {BASE}",
     # Converts models with `python -m overnet export` in a child process.
     "system.converted_model": f"__main__ system files {BASE}",
-    "network": f"files {BASE}",
+    "network": f"files weights {BASE}",
     "evaluation": BELOW,
     "training": f"training.data network evaluation {BELOW}",
     "training.data": f"network evaluation {BELOW}",

@@ -33,6 +33,7 @@ KIND_BY_SUFFIX = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".bmp": "BMP",
+    ".avif": "AVIF",
 }
 
 # The suffix of a result whose source has another; PNG for all other kinds.
@@ -40,7 +41,7 @@ _SUFFIX_BY_KIND = {"JPEG": ".jpg", "TIFF": ".tif", "WebP": ".webp", "BMP": ".bmp
 
 # The suffixes of images that are written, and of those that are images whatever they hold, so that damage is named.
 IMAGE_SUFFIXES: frozenset[str] = frozenset(KIND_BY_SUFFIX)
-_OTHER_SUFFIXES = {".avif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".pgm", ".ppm", ".tga"}
+_OTHER_SUFFIXES = {".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".pgm", ".ppm", ".tga"}
 KNOWN_SUFFIXES = IMAGE_SUFFIXES | _OTHER_SUFFIXES
 
 

@@ -1,4 +1,4 @@
-"""Write still images: PNG, JPEG, WebP, TIFF and BMP, with their metadata.
+"""Write still images: PNG, JPEG, WebP, TIFF and BMP, with their metadata, and the pixels of AVIF.
 
 OpenCV encodes the pixels; `png`, `jpeg`, `webp`, `bmp` and `tiff` add the metadata.
 """
@@ -61,6 +61,7 @@ _CAPABILITIES = {
     "WebP": _Capabilities(True, False, False, 16383, _ANY, _ANY, _ANY, iptc=False, comments=False),
     "TIFF": _Capabilities(True, True, True, 1_000_000, _ANY, _ANY, _ANY, iptc=True, comments=False),
     "BMP": _Capabilities(False, False, True, 1_000_000, 0, 0, 0, iptc=False, comments=False),
+    "AVIF": _Capabilities(True, False, False, 65536, 0, 0, 0, iptc=False, comments=False),
 }
 
 
@@ -77,8 +78,8 @@ def write_image(image: DecodedImage, path: Path, *, overwrite: bool = False, qua
         image: what to write.
         path: the file to write, with one of `IMAGE_SUFFIXES`.
         overwrite: whether an existing file may be replaced.
-        quality: of JPEG (without chroma subsampling) and WebP, 1 to 100; None for 95, and for lossless WebP where the
-            image was read from such a file. The other formats are lossless.
+        quality: of JPEG (without chroma subsampling), WebP and AVIF, 1 to 100; None for 95, and for lossless WebP where
+            the image was read from such a file. The other formats are lossless.
 
     Returns:
         One line for each thing that the format could not hold.
@@ -199,7 +200,9 @@ def _extras_for(extras: Extras, kind: str, exif: bytes | None, *, has_profile: b
         lost.append("the camera's maker note")
     density = extras.density
     if density is not None and (
-        (kind == "BMP" and not density.unit) or (kind == "WebP" and exif is not None and not density_numbers(exif))
+        (kind == "BMP" and not density.unit)
+        or kind == "AVIF"
+        or (kind == "WebP" and exif is not None and not density_numbers(exif))
     ):
         lost.append("the resolution" if density.unit else "the shape of its pixels")
     return extras, lost
@@ -258,6 +261,8 @@ def _encode(image: DecodedImage, kind: str, quality: int | None) -> bytes:
         return jpeg_with(encoded, exif=exif, icc_profile=icc_profile, extras=extras)
     if kind == "WebP":
         return webp_with(encoded, exif=exif, icc_profile=icc_profile, xmp=extras.xmp)
+    if kind == "AVIF":
+        return encoded
     if kind == "BMP":
         return bmp_with(encoded, density=extras.density)
     resources = extras.photoshop
@@ -288,12 +293,14 @@ def _encode_pixels(image: DecodedImage, kind: str, quality: int | None) -> bytes
     options = {
         "JPEG": [cv2.IMWRITE_JPEG_QUALITY, quality or _USUAL_QUALITY, *full_colour],
         # More than 100 is without loss.
+        "AVIF": [getattr(cv2, "IMWRITE_AVIF_QUALITY", 0), quality or _USUAL_QUALITY],
         "WebP": [cv2.IMWRITE_WEBP_QUALITY, quality or (101 if image.extras.lossless else _USUAL_QUALITY)],
     }
     try:
         done, buffer = cv2.imencode(f".{kind.lower()}", _opencv_order(image), options.get(kind, []))
     except (cv2.error, MemoryError) as error:
-        raise _EncodingError(f"OpenCV cannot encode it as {kind}") from error
+        why = ": AVIF needs opencv-python 4.10 or later" if kind == "AVIF" else ""
+        raise _EncodingError(f"OpenCV cannot encode it as {kind}{why}") from error
     if not done:
         raise _EncodingError(f"OpenCV cannot encode it as {kind}")
     return bytes(buffer)

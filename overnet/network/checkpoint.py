@@ -19,13 +19,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from overnet.errors import CheckpointError, file_errors, one_line, require
+from overnet.errors import CheckpointError, did_you_mean, file_errors, one_line, printable, require
 from overnet.files.atomic import atomic_write, open_regular
 from overnet.files.checked_json import parse_object
 from overnet.network.family import Network, NetworkConfig, architecture, build, config_from
 from overnet.network.model import RGB_MEAN, LearnedScale, OverNet, OverNetConfig
 from overnet.network.plain import PlainNet, PlainNetConfig, ReparameterisedConvolution
 from overnet.network.tensor_file import load_tensor_file
+from overnet.weights import BEST, MODEL_NAMES, model_path
 
 NetworkT = TypeVar("NetworkT", bound=OverNet | PlainNet)
 
@@ -68,6 +69,25 @@ _TENSORS = {
 
 def _block(match: re.Match[str]) -> str:
     return f"trunk.members.{int(match[1]) - 1}.members.{int(match[2]) - 1}"
+
+
+def load_model(model: str | Path = BEST) -> Network:
+    """Load a bundled network by its name, or that of a checkpoint.
+
+    Args:
+        model: ``"realtime"``, ``"fast"``, ``"best"``, or the path of a checkpoint.
+
+    Returns:
+        See `load_checkpoint`.
+
+    Raises:
+        CheckpointError, MissingDependency: see `load_checkpoint`.
+    """
+    path = model_path(model, checkpoint=True)
+    if not path.exists():
+        hint = did_you_mean(str(model), MODEL_NAMES)
+        raise CheckpointError(f"{printable(model)}: neither a checkpoint nor one of {', '.join(MODEL_NAMES)}{hint}")
+    return load_checkpoint(path)
 
 
 def load_checkpoint(path: str | Path) -> Network:

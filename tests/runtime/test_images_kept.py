@@ -698,7 +698,7 @@ def test_avif_of_10_bits_fills_the_range(tmp_path):
 def test_heic_is_named_with_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0\0\0\x14ispe\0\0\0\0" + struct.pack(">II", 40, 24)
-    with pytest.raises(InputError, match="install pillow-heif to read it, or convert"):
+    with pytest.raises(InputError, match=r"pip install 'overnet\[heic\]' reads it, or convert"):
         upscaled(tmp_path, data, ".png")
 
 

@@ -2,6 +2,7 @@ import shutil
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 
@@ -438,3 +439,22 @@ def test_other_scales_share_the_loaded_models(small_models, image):
             upscaler.at_scale(scale)
     by_height = Upscaler(height=99, model=small_models).at_scale(2)
     assert by_height.output_size(10, 20) == (20, 40)
+
+
+def test_a_path_is_read_and_upscaled(image, small_models, tmp_path):
+    cv2.imwrite(str(tmp_path / "photo.png"), image[..., ::-1])
+    with Upscaler(2, model=small_models) as upscaler:
+        expected = upscaler(image)
+        for path in (tmp_path / "photo.png", str(tmp_path / "photo.png")):
+            assert np.array_equal(upscaler(path), expected)
+        with pytest.raises(InputError, match=r"missing.png does not exist"):
+            upscaler("missing.png")
+        with pytest.raises(InputError, match="must be an array or the path of a file; this is list"):
+            upscaler([1, 2])  # type: ignore[call-overload]
+
+
+def test_a_path_instead_of_a_scale_is_one_line_that_says_what_to_do():
+    with pytest.raises(InputError, match=r"must be a number, not 'a.jpg': Upscaler\(2\)\('a.jpg'\) upscales a file"):
+        Upscaler("a.jpg")
+    with pytest.raises(InputError, match="scale must be a number, not None"):
+        Upscaler(None)

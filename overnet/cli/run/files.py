@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from overnet.runtime.upscale_file import VideoOptions
 
 _IMAGES = under("Images")
-_FORMATS = ("png", "jpg", "webp", "tiff", "bmp")
+_FORMATS = ("png", "jpg", "webp", "tiff", "bmp", "avif")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ImageOptions:
         ),
     ] = None
     quality: Annotated[
-        int | None, _IMAGES(metavar="N", help="JPEG and WebP: quality, 1 to 100. Default: 95, and WebP as it was.")
+        int | None, _IMAGES(metavar="N", help="JPEG, WebP, AVIF: quality, 1 to 100. Default: 95, and WebP as it was.")
     ] = None
 
     def check(self) -> None:

@@ -126,7 +126,7 @@ def _with_libheif(data: bytes, container: Container) -> npt.NDArray[Any]:
     try:
         import pillow_heif  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
-        raise UnusableImageError("is HEIC: install pillow-heif to read it, or convert the image") from error
+        raise UnusableImageError("is HEIC: pip install 'overnet[heic]' reads it, or convert the image") from error
     try:
         # Turned upright by the library, so that an orientation in the EXIF block must not turn it again.
         image = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)

@@ -77,7 +77,7 @@ def test_one_image_of_a_video(folder):
     [
         (("--scale", "2", "--width", "9"), "--scale, --height and --width exclude each other"),
         (("--start", "1:2:3:4"), "'1:2:3:4' is no time, such as 90, 1:30 or 1:02:03.5"),
-        (("--format", "gif"), "--format is 'gif'; it can be png, jpg, webp, tiff or bmp"),
+        (("--format", "gif"), "--format is 'gif'; it can be png, jpg, webp, tiff, bmp or avif"),
         (("--quality", "0"), "--quality is 0; it must be from 1 to 100"),
         (("--width", "0"), "width is 0"),
     ],

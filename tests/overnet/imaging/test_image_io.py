@@ -835,7 +835,7 @@ def test_new_files_follow_the_umask(tmp_path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("a.gif", r"named '\.gif'; use \.bmp, "),
+        ("a.gif", r"named '\.gif'; use \.avif, \.bmp, "),
         ("a", "without suffix"),
         ("missing/a.png", "does not exist"),
         ("folder.png", "is a folder"),
@@ -875,4 +875,29 @@ def test_quality_out_of_range(tmp_path, quality):
 
 
 def test_the_suffixes_are_the_promised_ones():
-    assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"} == IMAGE_SUFFIXES
+    assert {".avif", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"} == IMAGE_SUFFIXES
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_avif_is_written(tmp_path, alpha):
+    """Pixels come close; what AVIF is written without is named."""
+    rows, columns = np.mgrid[0:40, 0:56]
+    rgb = np.stack([rows * 4, columns * 3, rows + columns], axis=-1).astype(np.uint8)
+    opacity = (columns * 4).astype(np.uint8) if alpha else None
+    notes = write_image(DecodedImage(rgb, opacity, False, None, None), tmp_path / "a.avif", quality=90)
+    read = read_image(tmp_path / "a.avif")
+    assert np.abs(read.rgb.astype(int) - rgb).mean() < 3 and notes == []
+    assert (read.alpha is not None) == alpha
+    small = tmp_path / "small.avif"
+    write_image(DecodedImage(rgb, opacity, False, None, None), small, quality=20)
+    assert small.stat().st_size < (tmp_path / "a.avif").stat().st_size
+
+
+def test_an_opencv_without_avif_is_one_line(tmp_path, monkeypatch):
+    def imencode(*_):
+        raise cv2.error("no encoder")
+
+    monkeypatch.setattr(cv2, "imencode", imencode)
+    with pytest.raises(OutputError, match=r"cannot encode it as AVIF: AVIF needs opencv-python 4\.10"):
+        write_image(DecodedImage(np.zeros((8, 8, 3), np.uint8), None, False, None, None), tmp_path / "a.avif")
+    assert not list(tmp_path.iterdir())

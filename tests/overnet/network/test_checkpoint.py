@@ -347,3 +347,22 @@ def test_nothing_half_written_when_the_disk_is_full(model, tmp_path, monkeypatch
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["realtime", "fast", "best"])
+def test_a_bundled_network_by_its_name(name):
+    import overnet
+    from overnet.weights import bundled_checkpoint
+
+    model = overnet.load_model(name)
+    expected = load_checkpoint(bundled_checkpoint(name)).state_dict()
+    assert not model.training
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
+
+
+def test_a_model_of_no_such_name(small_checkpoint):
+    import overnet
+
+    assert overnet.load_model(small_checkpoint).config == load_checkpoint(small_checkpoint).config
+    with pytest.raises(CheckpointError, match=r"bset: neither a checkpoint nor one of realtime, fast, best; did"):
+        overnet.load_model("bset")
