@@ -5,28 +5,27 @@ from __future__ import annotations
 import webbrowser
 from typing import Annotated
 
-from typer import Option
-
 from overnet.cli.common import command, print_status
-from overnet.cli.options import BackendOption, DeviceOption, PrecisionOption, QuietOption, ThreadsOption, check_range
+from overnet.cli.options import BackendOption, DeviceOption, PrecisionOption, ThreadsOption, check_range, under
+
+PAGE, LIMITS = under("Page"), under("Limits")
 
 
 @command
 def web_command(
     host: Annotated[
-        str, Option(metavar="ADDRESS", help="Address to listen on; others than 127.0.0.1 let other computers in.")
+        str, PAGE(metavar="ADDRESS", help="Address to listen on; others than 127.0.0.1 let other computers in.")
     ] = "127.0.0.1",
-    port: Annotated[int, Option(metavar="N", help="Port to listen on; 0: any that is free.")] = 7860,
+    port: Annotated[int, PAGE(metavar="N", help="Port to listen on; 0: any that is free.")] = 7860,
     *,
-    show: Annotated[bool, Option("--open", help="Open the page in the browser.")] = False,
-    max_size: Annotated[float, Option(metavar="MB", help="Largest file that may be dropped, in megabytes.")] = 2000,
-    max_minutes: Annotated[float, Option(metavar="N", help="Longest clip, in minutes.")] = 60,
-    keep_minutes: Annotated[float, Option(metavar="N", help="How long files are kept, in minutes.")] = 60,
+    show: Annotated[bool, PAGE("--open", help="Open the page in the browser.")] = False,
+    max_size: Annotated[float, LIMITS(metavar="MB", help="Largest file that may be dropped, in megabytes.")] = 2000,
+    max_minutes: Annotated[float, LIMITS(metavar="N", help="Longest clip, in minutes.")] = 60,
+    keep_minutes: Annotated[float, LIMITS(metavar="N", help="How long files are kept, in minutes.")] = 60,
     backend: BackendOption = "auto",
     precision: PrecisionOption = None,
     device: DeviceOption = 0,
     threads: ThreadsOption = None,
-    quiet: QuietOption = False,
 ) -> None:
     """Serve a page on this computer that upscales the images and clips dropped onto it; Ctrl-C ends it.
 
@@ -46,7 +45,7 @@ def web_command(
         )
 
     def announce(address: str) -> None:
-        print_status(f"{address} (Ctrl-C ends it)", quiet=quiet)
+        print_status(f"{address} (Ctrl-C ends it)")
         if show:
             webbrowser.open(address)
 

@@ -55,7 +55,7 @@ class Jobs:
         self._waiting: deque[WebJob] = deque()
         self._running: WebJob | None = None
         self._child: PythonChild | None = None
-        self._is_closed = False
+        self._is_closed = self._is_killed = False
         self._thread = threading.Thread(target=self._work, name="overnet-jobs", daemon=True)
 
     def __enter__(self) -> Jobs:
@@ -107,9 +107,10 @@ class Jobs:
 
     def _kill(self, job: WebJob | None = None) -> None:
         """End the process at once, where it runs this job, or whatever it does."""
-        child = self._child
-        if child is not None and job in (None, self._running):
-            child.kill()
+        with self._changed:
+            if self._child is not None and job in (None, self._running):
+                self._is_killed = True
+                self._child.kill()
 
     def _work(self) -> None:
         while True:
@@ -127,11 +128,11 @@ class Jobs:
                 child.send({**request, "upscaler": job.upscaler, "start_seconds": job.start_seconds})
             has_result = any(_take(message, job) for message in child.messages())
             with self._changed:
-                if not has_result:
-                    if not job.is_cancelled:
-                        job.error = child.reason()
+                if not has_result and not job.is_cancelled:
+                    job.error = child.reason()
+                if not has_result or self._is_killed:
                     child.__exit__()
-                    self._child = None
+                    self._child, self._is_killed = None, False
                 self._running = None
             job.ended.set()
         if self._child is not None:

@@ -16,7 +16,7 @@ from overnet.errors import InputError, OverNetError, printable
 from overnet.web.files import TemporaryFiles
 from overnet.web.jobs import Jobs, WebJob
 from overnet.web.source import Source, read_source, write_frame
-from overnet.weights import MODEL_NAMES
+from overnet.weights import INT8_MODEL_NAMES, MODEL_NAMES
 from overnet.words import counted
 
 # Between two looks at a job.
@@ -223,6 +223,8 @@ class Page:
         if model not in MODEL_NAMES or size not in (*_SIZES, _FACTOR, _HEIGHT) or form not in _FORMATS[source.kind]:
             raise InputError("reload the page: a choice is unknown")
         upscaler = {**self._upscaler, "model": model}
+        if upscaler.get("precision") == "int8" and model not in INT8_MODEL_NAMES:
+            upscaler["precision"] = None
         try:
             if size == _HEIGHT:
                 upscaler["height"] = int(height)
