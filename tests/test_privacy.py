@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from tests.conftest import ROOT
@@ -47,6 +48,21 @@ def traced(tmp_path):
 
 def test_a_run_sends_nothing_and_leaves_nothing(traced):
     assert traced(*RUN) == ([], [])
+
+
+@pytest.mark.slow
+def test_a_cluster_of_this_machine_sends_nothing_elsewhere(traced):
+    pytest.importorskip("ray")
+    calls, left = traced(*RUN, "--model", "realtime", "--cluster", "local")
+    own = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
+    elsewhere = [
+        call
+        for call in calls
+        if not any(f'"{prefix}{address}"' in call for address in own for prefix in ("", "::ffff:"))
+    ]
+    # By this connection, of UDP and without a packet, Ray asks the system for the machine's own address.
+    assert [call for call in elsewhere if not re.search(r'connect\(.*"8\.8\.8\.8"', call)] == []
+    assert left == []
 
 
 @pytest.mark.slow

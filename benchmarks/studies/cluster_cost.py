@@ -10,6 +10,7 @@ Joining is what follows the last segment: the packets are put into one file.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ from typing import Any
 
 from overnet.benchmarks.cases.video_stages import make_clip
 from overnet.errors import OverNetError, require
+from overnet.runtime.cluster.connection import NO_REPORTS
 from overnet.runtime.cluster.run import ClusterRun
 from overnet.runtime.pipeline import PipelineReport
 from overnet.runtime.plan import Job
@@ -78,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(argv)
     try:
+        os.environ.update(NO_REPORTS)
         require("ray", extra="cluster", purpose="this study")
         from ray.cluster_utils import Cluster
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import shutil
 import signal
 import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, redirect_stdout, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,10 @@ _TASKS_FOR_EACH_SLOT = 4
 _FEWEST_TASKS = 16
 # CPUs of a task: with more threads, one image takes less time, and many take more.
 _MOST_CPUS = 4
+# An address where nothing is.
+_NOWHERE = "http://127.0.0.1:9"
+# Ray would report its use, and where that is switched off report so, once for a cluster that `ray start` has started.
+NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_USAGE_STATS_REPORT_URL": _NOWHERE}
 _SERVERS = ("gcs_server", "raylet")  # names of Ray's processes
 # What a server of HTTP/2, as Ray's is, answers with frames of this kind.
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
@@ -75,7 +80,7 @@ class Cluster:
 
     def __init__(self, address: str, *, wants_gpu: bool | None, threads: int | None) -> None:
         # Before Ray is imported: it reports its use otherwise.
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ.update(NO_REPORTS)
         self.ray: Any = require("ray", extra="cluster", purpose="--cluster")
         self._threads = threads
         self._remotes: dict[Callable[..., Any], Any] = {}
@@ -120,7 +125,8 @@ class Cluster:
             folder = tempfile.mkdtemp(prefix="overnet-ray-")
             self._closing.callback(shutil.rmtree, folder, ignore_errors=True)
             self._closing.callback(_end_local, self.ray, folder)
-            self.ray.init("local", _temp_dir=folder, include_dashboard=False, **options)
+            with _environment_of_local():
+                self.ray.init("local", _temp_dir=folder, include_dashboard=False, **options)
         except Exception as error:
             raise InputError(f"{printable(address)}: Ray cannot connect to the cluster: {one_line(error)}") from error
         finally:
@@ -210,6 +216,27 @@ class Cluster:
             if not call.repeats_errors and isinstance(cause, OverNetError):
                 return cause
             return OverNetError(f"{call.name}: failed {_ATTEMPTS} times on the cluster, the last time with: {reason}")
+
+
+@contextmanager
+def _environment_of_local() -> Iterator[None]:
+    """Let the processes that are started in the block reach no server by HTTP, and talk to no other process.
+
+    One of Ray's asks services of clouds where it runs, also where it is not to report that. Ray itself uses no proxy.
+    Without a token given, Ray keeps one in the user's home folder.
+    """
+    proxies = {"http_proxy": _NOWHERE, "https_proxy": _NOWHERE, "no_proxy": ""}
+    ours = {**proxies, **{name.upper(): value for name, value in proxies.items()}}
+    ours["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    kept = {name: os.environ.get(name) for name in ours}
+    try:
+        os.environ.update(ours)
+        yield
+    finally:
+        for name, value in kept.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _end_local(ray: Any, folder: str) -> None:

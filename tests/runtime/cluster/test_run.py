@@ -12,6 +12,7 @@ import pytest
 
 from overnet.errors import InputError, OverNetError
 from overnet.runtime.cluster import parcel, videos
+from overnet.runtime.cluster.connection import NO_REPORTS
 from overnet.runtime.cluster.run import ClusterRun
 from overnet.runtime.plan import Job
 from overnet.runtime.segments.cuts import decoded_cuts, stated_cuts
@@ -20,6 +21,7 @@ from overnet.runtime.segments.status import read_status
 from overnet.runtime.segments.writer import Cutting
 from overnet.runtime.upscale_file import VideoOptions, upscale_video
 from overnet.runtime.upscaler import Upscaler
+from overnet.weights import bundled_folder
 from tests.conftest import ROOT
 from tests.support.clips import Clip, images
 from tests.support.commands import command_line, environment, run_command
@@ -36,7 +38,8 @@ WORKING_FOLDER = Path("/proc/self/cwd")
 def cluster():
     pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in NO_REPORTS.items():
+            patch.setenv(name, value)
         patch.setenv("PYTHONPATH", str(ROOT))
         from ray.cluster_utils import Cluster
 
@@ -121,6 +124,19 @@ def test_damage_that_packets_do_not_show_gives_the_frames_of_a_local_run(cluster
 
 
 @pytest.mark.slow
+def test_a_model_that_the_machines_do_not_see_is_sent(cluster, image, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_x2.onnx").write_bytes((bundled_folder("realtime") / "realtime_x2.onnx").read_bytes())
+    cv2.imwrite(str(tmp_path / "in.png"), image)
+    for model in ("own_x2.onnx", ""):
+        arguments = [tmp_path / "in.png", "--model", WORKING_FOLDER / model]
+        assert run_command(*arguments, "-o", tmp_path / "local.png", "--overwrite").returncode == 0
+        result = run_command(*arguments, "-o", tmp_path / "out.png", "--overwrite", "--cluster", cluster.address)
+        assert result.returncode == 0, result.stderr
+        assert (tmp_path / "out.png").read_bytes() == (tmp_path / "local.png").read_bytes()
+
+
+@pytest.mark.slow
 def test_a_segment_that_fails_three_times_names_its_frames(cluster, source, local, tmp_path, monkeypatch):
     (tmp_path / "in.mp4").write_bytes(source.read_bytes())
     monkeypatch.setattr(videos, "make_segment", make_all_but_one)
@@ -175,7 +191,7 @@ def test_ctrl_c_leaves_a_folder_from_which_the_same_command_goes_on(cluster, sou
     command[-1] = "auto"
     environ = environment(RAY_ADDRESS=cluster.address)
     result = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
-    assert result.returncode == 0 and "they are kept" in result.stderr, result.stderr
+    assert result.returncode == 0 and "of 75 frames, which are kept" in result.stderr, result.stderr
     assert not folder_of(target).exists()
 
 
