@@ -11,6 +11,7 @@ from functools import partial
 
 from overnet.benchmarks.report.table import NOTHING, Table, decibels, figure, memory_text, percent, size_text, table
 from overnet.benchmarks.results import BenchmarkRun, Case, CaseResult, QualityFigures
+from overnet.words import counted
 
 NO_QUALITY = "not shown"
 
@@ -31,9 +32,9 @@ def quality_words(quality: QualityFigures | None) -> str:
     if quality is not None and quality.largest_difference_levels == 0:
         words.append("identical to the reference")
     elif quality is not None and quality.reference_psnr_db is not None:
-        words.append(f"{quality.reference_psnr_db:.1f} dB to the reference")
+        words.append(f"{decibels(quality.reference_psnr_db)} dB to the reference")
     if quality is not None and quality.ground_truth_psnr_db is not None:
-        words.append(f"{quality.ground_truth_psnr_db:.2f} dB to the ground truth")
+        words.append(f"{decibels(quality.ground_truth_psnr_db)} dB to the ground truth")
     return ", ".join(words) or "no PSNR"
 
 
@@ -291,7 +292,7 @@ def growth_table(run: BenchmarkRun) -> Table:
             "Fixed": memory_text(growth.fixed_bytes),
             "Per input pixel, bytes": figure(growth.bytes_per_pixel),
             "Misfit": percent(growth.largest_misfit_percent),
-            "Largest input, megapixels": f"{growth.largest_pixels / 1e6:,.1f}",
+            "Largest input, megapixels": figure(growth.largest_pixels / 1e6),
             "Available": memory_text(growth.available_bytes),
         }
         for growth in run.growth
@@ -351,8 +352,13 @@ def all_tables(run: BenchmarkRun) -> list[Table]:
 
 
 def warnings_of(run: BenchmarkRun) -> list[str]:
-    """Return what makes figures doubtful, one line each, with the case it concerns."""
-    return [f"{result.case.title}: {warning}" for result in in_order(run.results) for warning in result.warnings]
+    """Return what makes figures doubtful, one line each, with the first case it concerns and how many others."""
+    cases: dict[str, list[str]] = {}
+    for result in in_order(run.results):
+        for warning in dict.fromkeys(result.warnings):
+            cases.setdefault(warning, []).append(result.case.title)
+    others = {warning: f" and {counted(len(names) - 1, 'other case')}" for warning, names in cases.items() if names[1:]}
+    return [f"{names[0]}{others.get(warning, '')}: {warning}" for warning, names in cases.items()]
 
 
 def errors_of(run: BenchmarkRun) -> list[str]:

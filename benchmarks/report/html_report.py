@@ -21,6 +21,7 @@ from overnet.benchmarks.report.slider import escaped, slider
 from overnet.benchmarks.report.table import NOTHING, WORDS, Table, figure, memory_text, size_text
 from overnet.benchmarks.results import BenchmarkRun
 from overnet.errors import MissingDependency
+from overnet.words import duration
 
 # Longer cells, in characters, may be broken into lines.
 _WIDE_CELL = 32
@@ -86,11 +87,10 @@ def _header(run: BenchmarkRun) -> str:
     hardware = ", ".join(
         [machine.processor, f"{machine.cores} cores", memory_text(machine.memory_bytes), *machine.gpus]
     )
-    duration = f"{run.seconds / 60:.0f} minutes" if run.seconds >= 120 else f"{run.seconds:.0f} seconds"
     return (
         f'<header><p class="kicker">OverNet benchmark</p><h1>{escaped(machine.name)}</h1>'
         f'<p class="muted">{escaped(hardware)}; {escaped(machine.system)}</p>'
-        f'<p class="muted">{escaped(run.started)}, {duration}</p>'
+        f'<p class="muted">{escaped(run.started)}, {duration(run.seconds)}</p>'
         f"<pre><code>{escaped(shlex.join(run.command))}</code></pre></header>\n"
     )
 

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from overnet.benchmarks.compare_runs import compare
+from overnet.benchmarks.report.contents import in_order
 from overnet.benchmarks.report.html_report import html_report
 from overnet.benchmarks.report.slider import png_size
 from overnet.benchmarks.results import Case
@@ -184,3 +185,17 @@ def test_a_run_of_nothing_has_a_report():
         RUN, results=[], ratios=[], growth=[], videos=[], peaks=[], images=[], notes=[], load_average=None
     )
     assert "There is nothing to plot." in Reader(html_report(nothing)).text
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_a_warning_of_many_cases_is_one_line():
+    same = "Latency is doubtful: another program took the processor."
+    run = replace(RUN, results=[replace(result, warnings=[same]) for result in RUN.results])
+    text = Reader(html_report(run)).text
+    assert text.count(same) == 1
+    assert f"{in_order(run.results)[0].case.title} and {len(run.results) - 1} other cases: {same}" in text
+
+
+def test_no_group_of_a_table_is_hidden(report):
+    """A table has no height of its own, behind whose end its last groups would have to be scrolled to."""
+    assert "max-height" not in report.partition("<body")[0]

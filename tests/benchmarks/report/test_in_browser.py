@@ -170,6 +170,21 @@ def test_it_fits_the_window_and_the_theme(browser, report, theme, width):
     assert np.abs(plot.astype(float) - np.median(plot)).max() > 100
 
 
+def test_every_panel_of_a_plot_can_be_reached_on_a_telephone(browser, report):
+    """The plots are wider than the window, and scroll to their ends."""
+    show(browser, report, width=390)
+    for plot in browser.find_elements("css selector", ".plot .scroll"):
+        ends = browser.execute_script(
+            "const box = arguments[0], svg = box.querySelector('svg'); box.scrollLeft = 1e6;"
+            "return [svg.getBoundingClientRect().right, box.getBoundingClientRect().right, box.scrollLeft,"
+            " svg.viewBox.baseVal.width, svg.getBoundingClientRect().width]",
+            plot,
+        )
+        right, end, scrolled, drawn, shown = ends
+        assert right <= end + 1 and scrolled > 0, ends
+        assert shown >= 0.8 * drawn, ends  # text stays readable
+
+
 def test_it_can_be_read_without_scripts(browser, report):
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:

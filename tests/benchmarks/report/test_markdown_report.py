@@ -59,7 +59,7 @@ def test_hostile_text_stays_text():
 def test_a_speed_without_its_quality_is_not_printed():
     result = RUN.results[0]
     median = f"{result.latency.host.p50_ms:.3g}"
-    alone = replace(RUN, results=[result], ratios=[], videos=RUN.videos)
+    alone = replace(RUN, results=[result], ratios=[], growth=[], videos=RUN.videos)
     for shown in (markdown_report(alone), on_console(console_tables(alone))):
         assert median in shown
         assert "288" in shown  # the video's
@@ -95,7 +95,7 @@ def test_the_terminal_shows_every_part():
         "Sustained throughput",
         "Video",
         "failed: openvino int8 x2 640x360: no INT8 model is here",
-        "warning: openvino fp32 x2 160x90: Latency is doubtful",
+        "warning: openvino fp32 x2 160x90 and 1 other case: Latency is doubtful",
     ):
         assert title in shown, title
 
