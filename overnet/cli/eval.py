@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 _BICUBIC, _MODEL, _REFERENCE = "bicubic", "model", "reference"
 
 # By folder and scale.
-Sets: TypeAlias = "dict[tuple[Path, int], list[Pair]]"
+Sets: TypeAlias = "dict[tuple[Path, float], list[Pair]]"
 # By scale: the method that is measured, and the reference that it is compared with.
-Methods: TypeAlias = "dict[int, tuple[Method, Method | None]]"
+Methods: TypeAlias = "dict[float, tuple[Method, Method | None]]"
 
 
 @command
@@ -51,8 +51,11 @@ def evaluate_command(
         ),
     ],
     scale: Annotated[
-        list[int] | None,
-        METHOD(metavar="N", help="Scale, at least 2; repeat for several. Default: the model's own, or 2, 3 and 4."),
+        list[float] | None,
+        METHOD(
+            metavar="N",
+            help="At least 1.1, fractions too; repeat for several. Default: the model's own, or 2, 3, 4.",
+        ),
     ] = None,
     model: ModelOption = None,
     precision: Annotated[
@@ -112,9 +115,8 @@ def evaluate_command(
         typer.echo(json.dumps({"images": str(options), "sets": sets_as_json, "notes": notes}))
 
 
-def _scales(scales: list[int] | None, model: Path | None) -> list[int]:
+def _scales(scales: list[float] | None, model: Path | None) -> list[float]:
     """Return the given scales; without any the model file's own, or 2, 3 and 4 as in the papers."""
-    from overnet.errors import InputError, printable
     from overnet.evaluation.model_choice import describe, is_folder
     from overnet.weights import model_path
 
@@ -123,15 +125,19 @@ def _scales(scales: list[int] | None, model: Path | None) -> list[int]:
         if is_folder(path):
             return [2, 3, 4]
         artifact = describe(path)
-        if artifact is not None and artifact.scale != int(artifact.scale):
-            raise InputError(f"{printable(path)} is for scale {artifact.scale:g}; only whole scales are evaluated")
-        return [2, 3, 4] if artifact is None else [int(artifact.scale)]
-    check_range("--scale", min(scales), 2)
-    return list(dict.fromkeys(scales))
+        return [2, 3, 4] if artifact is None else [_plain(artifact.scale)]
+    for each in scales:
+        check_range("--scale", each, 1.1)
+    return list(dict.fromkeys(map(_plain, scales)))
+
+
+def _plain(scale: float) -> float:
+    """Return a whole scale as an int, which JSON and names show without a fraction."""
+    return int(scale) if scale == int(scale) else scale
 
 
 def _load_methods(
-    scales: list[int],
+    scales: list[float],
     model: Path | None,
     precision: str | None,
     reference: Path | None,
@@ -186,7 +192,7 @@ def _check_images(sets: Sets, progress: Progress) -> None:
 
 def _evaluate_set(
     folder: Path,
-    scale: int,
+    scale: float,
     pairs: list[Pair],
     methods: tuple[Method, Method | None],
     targets: Targets | None,
@@ -202,7 +208,7 @@ def _evaluate_set(
         upscalers[_REFERENCE] = reference.upscale
     images = []
     for done, pair in enumerate(pairs):
-        progress(f"{set_name(folder)} x{scale}", done, len(pairs))
+        progress(f"{set_name(folder)} x{scale:g}", done, len(pairs))
         comparison = compare(upscalers, pair, scale, _read)
         if targets is not None:
             targets.write(folder, scale, comparison, before=_BICUBIC, after=_MODEL)

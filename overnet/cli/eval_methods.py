@@ -34,7 +34,7 @@ class Method:
         return f"{self.model}, {self.computed_by}"
 
 
-def load_method(model: EvaluatedModel, scale: int, options: EvalOptions, on_progress: Progress) -> Method:
+def load_method(model: EvaluatedModel, scale: float, options: EvalOptions, on_progress: Progress) -> Method:
     """Load a model for a scale.
 
     Args:
@@ -46,13 +46,15 @@ def load_method(model: EvaluatedModel, scale: int, options: EvalOptions, on_prog
     method = _declared(model, scale) if options.is_declared else _in_backend(model, scale, options, on_progress)
     upscale = method.upscale
     if options.quarters:
-        upscale = in_quarters(upscale, scale)
+        if scale != int(scale):
+            raise InputError(f"scale {scale:g}: quarters of an image meet on whole pixels at whole scales only")
+        upscale = in_quarters(upscale, int(scale))
     if options.self_ensemble:
         upscale = self_ensemble(upscale)
     return replace(method, upscale=upscale)
 
 
-def _in_backend(model: EvaluatedModel, scale: int, options: EvalOptions, on_progress: Progress) -> Method:
+def _in_backend(model: EvaluatedModel, scale: float, options: EvalOptions, on_progress: Progress) -> Method:
     from overnet.runtime.upscaler import Upscaler
 
     # An engine computes in the precision it was built in; a CPU backend in FP32, whatever the file's weights are.
@@ -70,7 +72,7 @@ def _in_backend(model: EvaluatedModel, scale: int, options: EvalOptions, on_prog
     return Method(model, upscaler, f"{backend.name} on {backend.device}", backend.precision, upscaler.pop_notes)
 
 
-def _declared(model: EvaluatedModel, scale: int) -> Method:
+def _declared(model: EvaluatedModel, scale: float) -> Method:
     if model.path.suffix.lower() != ".onnx" or model.artifact is None or model.artifact.scale != scale:
         raise InputError(f"{printable(model.path)}: the backend declared runs ONNX files, each at its own scale")
     if model.runtime_precision != "fp32":

@@ -37,7 +37,7 @@ class Targets:
         OutputError: a file exists already, is a test image itself, or could not be written.
     """
 
-    def __init__(self, folder: Path, sets: dict[tuple[Path, int], list[Pair]], *, overwrite: bool) -> None:
+    def __init__(self, folder: Path, sets: dict[tuple[Path, float], list[Pair]], *, overwrite: bool) -> None:
         self._folder, self._overwrite = folder, overwrite
         inputs = {path.resolve() for pairs in sets.values() for pair in pairs for path in (pair.high, pair.low) if path}
         taken: dict[Path, Path] = {}
@@ -55,14 +55,14 @@ class Targets:
                         raise OutputError(f"{printable(path)} is a test image itself: choose another --save")
                     check_target(path, overwrite=overwrite)
 
-    def _place(self, source: Path, scale: int) -> Path:
-        return self._folder / set_name(source) / f"x{scale}"
+    def _place(self, source: Path, scale: float) -> Path:
+        return self._folder / set_name(source) / f"x{scale:g}"
 
-    def _paths(self, source: Path, scale: int, pair: Pair) -> tuple[Path, Path]:
+    def _paths(self, source: Path, scale: float, pair: Pair) -> tuple[Path, Path]:
         place = self._place(source, scale)
         return place / f"{pair.name}.png", place / "side_by_side" / f"{pair.name}.png"
 
-    def write(self, source: Path, scale: int, comparison: Comparison, *, before: str, after: str) -> None:
+    def write(self, source: Path, scale: float, comparison: Comparison, *, before: str, after: str) -> None:
         """Write the image of the method `after`, and beside the others the detail where it gained most over `before`.
 
         Raises:

@@ -14,6 +14,7 @@ F may also be the folder of high-resolution images itself.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import TypeVar
 import numpy as np
 
 from overnet.errors import InputError, file_errors, printable
+from overnet.files.onnx_metadata import scaled_size
 from overnet.imaging.image_io import is_image_file, read_rgb
 from overnet.imaging.resample import imresize
 from overnet.types import Image
@@ -54,7 +56,7 @@ class Pair:
     name: str
 
 
-def find_pairs(folder: Path, scale: int) -> list[Pair]:
+def find_pairs(folder: Path, scale: float) -> list[Pair]:
     """Find the test images for a scale, in any of the layouts above, sorted by name.
 
     Raises:
@@ -71,7 +73,7 @@ def find_pairs(folder: Path, scale: int) -> list[Pair]:
     if len(forms) > 1:
         raise InputError(f"{printable(folder)} holds {' and '.join(forms)}: name the one that is meant")
     if by_scale:
-        own = folder / f"image_SRF_{scale}"
+        own = folder / f"image_SRF_{scale:g}"
         pairs = _by_ending(own, _images(own), scale) if own in by_scale else []
     elif high_folder:
         pairs = _by_folder(high_folder, _images(high_folder), scale)
@@ -86,7 +88,7 @@ def find_pairs(folder: Path, scale: int) -> list[Pair]:
         hint = f", only {', '.join(entry.name for entry in by_scale)}"
     elif folders and not images:
         hint = f"; a set is named by itself, as {printable(folders[0])}"
-    raise InputError(f"{printable(folder)}: no images for scale {scale}{hint}")
+    raise InputError(f"{printable(folder)}: no images for scale {scale:g}{hint}")
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -121,21 +123,21 @@ def _high_folder(folder: Path, folders: list[Path]) -> Path | None:
     return found[0] if found else None
 
 
-def _by_folder(high_folder: Path, highs: dict[str, Path], scale: int) -> list[Pair]:
+def _by_folder(high_folder: Path, highs: dict[str, Path], scale: float) -> list[Pair]:
     """Return pairs whose two sides lie in separate folders."""
     title = f"{high_folder.name.removesuffix(_HIGH[1:])}LR_bicubic"
     # DIV2K's archives unpack into one folder, or into one each.
-    places = [high_folder.parent / title, high_folder.parent / f"{title}_X{scale}" / title]
-    low_folder = next((place / f"X{scale}" for place in places if (place / f"X{scale}").is_dir()), None)
+    places = [high_folder.parent / title, high_folder.parent / f"{title}_X{scale:g}" / title]
+    low_folder = next((place / f"X{scale:g}" for place in places if (place / f"X{scale:g}").is_dir()), None)
     if low_folder is None:
         return [Pair(None, high, name) for name, high in highs.items()]
     lows = _images(low_folder)
     # One naming scheme for the whole folder: where HR holds both a and ax2, a name alone would be ambiguous.
-    ending = max((f"x{scale}", f"X{scale}", ""), key=lambda end: sum(f"{name}{end}" in lows for name in highs))
+    ending = max((f"x{scale:g}", f"X{scale:g}", ""), key=lambda end: sum(f"{name}{end}" in lows for name in highs))
     return _joined(highs, {low.removesuffix(ending): path for low, path in lows.items() if low.endswith(ending)}, lows)
 
 
-def _by_ending(folder: Path, images: dict[str, Path], scale: int) -> list[Pair]:
+def _by_ending(folder: Path, images: dict[str, Path], scale: float) -> list[Pair]:
     """Return pairs in one folder, told apart by the endings of their names, or high-resolution images alone."""
     highs = {name.removesuffix(_HIGH): path for name, path in images.items() if name.endswith(_HIGH)}
     lows = {name.removesuffix(_LOW): path for name, path in images.items() if name.endswith(_LOW)}
@@ -151,7 +153,7 @@ def _by_ending(folder: Path, images: dict[str, Path], scale: int) -> list[Pair]:
     return _joined(_of_scale(highs, scale), lows, lows)
 
 
-def _of_scale(images: dict[str, Path], scale: int, *, ending: str = "") -> dict[str, Path]:
+def _of_scale(images: dict[str, Path], scale: float, *, ending: str = "") -> dict[str, Path]:
     """Return the images whose names state this scale, or no scale."""
     stated = {name: _SCALE_IN_NAME.search(name.removesuffix(ending)) for name in images}
     return {name: path for name, path in images.items() if not (found := stated[name]) or int(found[1]) == scale}
@@ -175,7 +177,7 @@ def spread_sample(members: Sequence[_Member], most: int) -> list[_Member]:
     return [members[int(index * step)] for index in range(min(len(members), most))]
 
 
-def check_pair(pair: Pair, scale: int, read: Read = read_rgb) -> None:
+def check_pair(pair: Pair, scale: float, read: Read = read_rgb) -> None:
     """Check that `read_pair` will succeed.
 
     Raises:
@@ -184,46 +186,50 @@ def check_pair(pair: Pair, scale: int, read: Read = read_rgb) -> None:
     _read_sides(pair, scale, read)
 
 
-def read_pair(pair: Pair, scale: int, read: Read = read_rgb) -> tuple[Image, Image]:
+def read_pair(pair: Pair, scale: float, read: Read = read_rgb) -> tuple[Image, Image]:
     """Read both sides of a pair; a missing low side is made.
 
-    It is made from the high side cut to a multiple of the scale, bit-identical to MATLAB's for Set5 and Set14.
+    It is made from the high side cut to a multiple of the scale, bit-identical to MATLAB's for Set5 and Set14; for a
+    fraction, to the size that upscaling by it gives.
 
     Args:
         scale: from the low to the high side.
         read: reads a file as H x W x 3 uint8 RGB.
 
     Returns:
-        Low, h x w x 3, and high, at most scale*h x scale*w x 3, both uint8 RGB. Rows and columns of the high side
-        without a low-resolution pixel are cut off at the bottom and right.
+        Low, h x w x 3, and high, at most as large as `scaled_size` of it, both uint8 RGB. Rows and columns of the high
+        side without a low-resolution pixel are cut off at the bottom and right.
 
     Raises:
         InputError: see `check_pair`.
     """
     low, high = _read_sides(pair, scale, read)
     if low is None:
-        size = high.shape[0] // scale, high.shape[1] // scale
+        size = math.floor(high.shape[0] / scale), math.floor(high.shape[1] / scale)
         low = np.asarray(imresize(high, size=size, edge="replicate"), dtype=np.uint8)
     return low, high
 
 
-def _read_sides(pair: Pair, scale: int, read: Read) -> tuple[Image | None, Image]:
+def _read_sides(pair: Pair, scale: float, read: Read) -> tuple[Image | None, Image]:
     high = read(pair.high)
     low = None if pair.low is None else read(pair.low)
     if low is None:
-        height, width = (side // scale for side in high.shape[:2])
+        height, width = (math.floor(side / scale) for side in high.shape[:2])
     else:
         assert pair.low is not None
         height, width = low.shape[:2]
         # Where a size is not a multiple of the scale, some sets cut it first, and MATLAB's imresize rounds up.
-        possible = [(side // scale, -(-side // scale)) for side in high.shape[:2]]
+        possible = [(math.floor(side / scale), math.ceil(side / scale)) for side in high.shape[:2]]
         if height not in possible[0] or width not in possible[1]:
             raise InputError(
                 f"{printable(pair.low)} has {width}x{height} pixels and {printable(pair.high.name)} "
-                f"{high.shape[1]}x{high.shape[0]}: not a pair for scale {scale}"
+                f"{high.shape[1]}x{high.shape[0]}: not a pair for scale {scale:g}"
             )
-    high = high[: height * scale, : width * scale]
-    least = _LEAST_INSIDE + 2 * scale
+    whole = scaled_size(height, width, scale)
+    high = high[: whole[0], : whole[1]]
+    least = _LEAST_INSIDE + 2 * math.ceil(scale)
     if min(high.shape[:2]) < least:
-        raise InputError(f"{printable(pair.high)} is too small: scale {scale} takes {least}x{least} pixels to measure")
+        raise InputError(
+            f"{printable(pair.high)} is too small: scale {scale:g} takes {least}x{least} pixels to measure"
+        )
     return low, np.ascontiguousarray(high)

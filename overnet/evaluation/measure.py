@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from overnet.evaluation.datasets import Pair, Read, read_pair
+from overnet.files.onnx_metadata import scaled_size
 from overnet.imaging.image_io import read_rgb
 from overnet.imaging.metrics import psnr_luma, ssim_luma
 from overnet.imaging.resample import imresize
@@ -16,7 +18,7 @@ from overnet.types import Image, Upscale
 
 @dataclass(frozen=True)
 class Quality:
-    """PSNR in dB and SSIM, on luma, borders of `scale` pixels left out."""
+    """PSNR in dB and SSIM, on luma, borders as wide as the scale left out."""
 
     psnr_db: float
     ssim: float
@@ -38,12 +40,12 @@ class Comparison:
     qualities: dict[str, Quality]
 
 
-def compare(methods: Mapping[str, Upscale], pair: Pair, scale: int, read: Read = read_rgb) -> Comparison:
+def compare(methods: Mapping[str, Upscale], pair: Pair, scale: float, read: Read = read_rgb) -> Comparison:
     """Upscale the low side of a pair by each method and measure the results against the high side.
 
     Args:
         methods: by name, h x w x 3 uint8 RGB to scale*h x scale*w x 3 uint8 RGB.
-        scale: also the border left out, in pixels.
+        scale: also the border left out, in pixels, rounded up.
         read: reads a file as H x W x 3 uint8 RGB.
 
     Raises:
@@ -59,12 +61,13 @@ def cut_to(upscaled: Image, high: Image) -> Image:
     return upscaled[: high.shape[0], : high.shape[1]]
 
 
-def measure(high: Image, upscaled: Image, scale: int) -> Quality:
-    """Measure a result against the high side, both H x W x 3 uint8 RGB; `scale` is also the border left out."""
-    return Quality(psnr_luma(high, upscaled, border=scale), ssim_luma(high, upscaled, border=scale))
+def measure(high: Image, upscaled: Image, scale: float) -> Quality:
+    """Measure a result against the high side, H x W x 3 uint8 RGB; the border left out is `scale`, rounded up."""
+    border = math.ceil(scale)
+    return Quality(psnr_luma(high, upscaled, border=border), ssim_luma(high, upscaled, border=border))
 
 
-def evaluate(upscale: Upscale, pairs: list[Pair], scale: int, read: Read = read_rgb) -> list[Quality]:
+def evaluate(upscale: Upscale, pairs: list[Pair], scale: float, read: Read = read_rgb) -> list[Quality]:
     """Upscale the low side of each pair and compare it with the high side.
 
     Args:
@@ -77,9 +80,14 @@ def evaluate(upscale: Upscale, pairs: list[Pair], scale: int, read: Read = read_
     return [compare({"": upscale}, pair, scale, read).qualities[""] for pair in pairs]
 
 
-def bicubic(scale: int) -> Upscale:
+def bicubic(scale: float) -> Upscale:
     """Return MATLAB's bicubic enlargement by a scale, the baseline of the papers."""
-    return lambda image: np.asarray(imresize(image, scale=scale), dtype=np.uint8)
+
+    def enlarge(image: Image) -> Image:
+        size = scaled_size(image.shape[0], image.shape[1], scale)
+        return np.asarray(imresize(image, size=size), dtype=np.uint8)
+
+    return enlarge
 
 
 def mean_quality(results: list[Quality]) -> Quality:

@@ -41,7 +41,7 @@ class EvaluatedModel:
         return f"{printable(self.path.name)} ({self.precision})"
 
 
-def choose_model(model: Path, scale: int, precision: str | None) -> EvaluatedModel:
+def choose_model(model: Path, scale: float, precision: str | None) -> EvaluatedModel:
     """Choose the file to run.
 
     Args:
@@ -63,7 +63,7 @@ def choose_model(model: Path, scale: int, precision: str | None) -> EvaluatedMod
     return EvaluatedModel(model, artifact, precision)
 
 
-def _from_folder(folder: Path, scale: int, precision: str | None) -> EvaluatedModel:
+def _from_folder(folder: Path, scale: float, precision: str | None) -> EvaluatedModel:
     files = [file for file in _onnx_files(folder) if file[1].scale == scale]
     found = most_exact(folder, [file for file in files if precision in (None, file[1].precision)])
     if found:
@@ -72,7 +72,7 @@ def _from_folder(folder: Path, scale: int, precision: str | None) -> EvaluatedMo
         return choose_model(_from_folder(folder, scale, "fp32").path, scale, precision)
     if precision not in (None, *RUNTIME_PRECISIONS) or files:
         raise InputError(
-            f"{printable(folder)}: no ONNX file for x{scale} in {precision}; overnet export makes such files"
+            f"{printable(folder)}: no ONNX file for x{scale:g} in {precision}; overnet export makes such files"
         )
     return EvaluatedModel(folder, None, precision or "fp32")
 

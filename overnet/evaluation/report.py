@@ -62,7 +62,7 @@ class SetResult:
 
     folder: Path
     name: str
-    scale: int
+    scale: float
     low_made: int
     model: str
     reference: str | None
@@ -83,7 +83,7 @@ def as_table(result: SetResult) -> list[str]:
     count = len(result.images)
     given = "low-resolution side made with imresize, " if result.low_made else ""
     reference = f"; loss against {result.reference}" if result.reference else ""
-    heading = f"{printable(result.name)} x{result.scale}, {given}{counted(count, 'image')}: "
+    heading = f"{printable(result.name)} x{result.scale:g}, {given}{counted(count, 'image')}: "
     rows = [
         ["image", "pixels", "bicubic", "", "model", "", "gain"],
         ["", "", "PSNR dB", "SSIM", "PSNR dB", "SSIM", "dB"],
