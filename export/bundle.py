@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 
 from overnet.errors import OverNetError
@@ -27,6 +28,8 @@ from overnet.export.options import ExportOptions
 from overnet.files.atomic import atomic_write
 from overnet.imaging.image_io import read_rgb
 from overnet.imaging.metrics import psnr_luma
+from overnet.imaging.resample import imresize
+from overnet.imaging.sample_images import photographs_folder
 from overnet.network.checkpoint import NetworkT, folded, load_checkpoint, read_metadata, save_checkpoint, weights_sha256
 from overnet.network.family import Network
 from overnet.network.model import OverNet, reference
@@ -42,6 +45,8 @@ SIGNIFICANT_BITS = 12
 
 # Side of the detail in the README's image, in pixels of the large image.
 _DETAIL = 144
+# The photograph in it.
+_PHOTOGRAPH = "raccoon.webp"
 
 # From the original's README: three networks, one for each scale, trained on DIV2K for 600,000 steps each.
 _PUBLISHED = {
@@ -192,22 +197,32 @@ How it was trained:
 
 
 def draw_results(model: Network, samples: Path, target: Path) -> None:
-    """Draw the README's image: a detail of the sample, upscaled bicubically, by the network, and in the original.
+    """Draw the README's image: details of the sample at x4 and of a bundled photograph at x2, one below the other.
+
+    Each is upscaled bicubically and by the network, beside the original.
 
     Args:
         samples: the folder with ``harbour_large.png``, and ``harbour.png``, which is its reduction by 4.
         target: the PNG to write.
     """
-    low, high = read_rgb(samples / "harbour.png"), read_rgb(samples / "harbour_large.png")
-    enlarged, network = bicubic(4)(low), reference(model, low, 4)
-    top, left = largest_gain(high, enlarged, network, side=_DETAIL)
-    images = {
-        f"bicubic x4: {psnr_luma(high, enlarged, border=4):.2f} dB": enlarged,
-        f"OverNet x4: {psnr_luma(high, network, border=4):.2f} dB": network,
-        "the original": high,
-    }
-    drawn = side_by_side(images, top=top, left=left, side=_DETAIL, enlarge=2)
-    encoded, content = cv2.imencode(".png", drawn[..., ::-1])
+    photograph = read_rgb(photographs_folder() / _PHOTOGRAPH)
+    halves = photograph.shape[0] // 2, photograph.shape[1] // 2
+    half = np.asarray(imresize(photograph, size=halves, edge="replicate"), dtype=np.uint8)
+    rows = []
+    for low, large, scale in (
+        (read_rgb(samples / "harbour.png"), read_rgb(samples / "harbour_large.png"), 4),
+        (half, photograph[: 2 * halves[0], : 2 * halves[1]], 2),
+    ):
+        high = np.ascontiguousarray(large)
+        enlarged, network = bicubic(scale)(low), reference(model, low, scale)
+        top, left = largest_gain(high, enlarged, network, side=_DETAIL)
+        images = {
+            f"bicubic x{scale}: {psnr_luma(high, enlarged, border=scale):.2f} dB": enlarged,
+            f"OverNet x{scale}: {psnr_luma(high, network, border=scale):.2f} dB": network,
+            "the original": high,
+        }
+        rows.append(side_by_side(images, top=top, left=left, side=_DETAIL, enlarge=2))
+    encoded, content = cv2.imencode(".png", np.vstack(rows)[..., ::-1])
     if not encoded:
         raise RuntimeError("OpenCV could not encode the image")
     target.parent.mkdir(exist_ok=True)
