@@ -29,7 +29,10 @@ class _Noted:
 
 @contextmanager
 def noted_signals(
-    end_work: Callable[[], None] | None = None, *, again_raises: bool = False
+    end_work: Callable[[], None] | None = None,
+    *,
+    again_raises: bool = False,
+    raises_at_once: Callable[[], bool] = lambda: False,
 ) -> Iterator[Callable[[], bool]]:
     """Note the signals that end a run instead of raising KeyboardInterrupt in the block.
 
@@ -43,6 +46,8 @@ def noted_signals(
         end_work: called at each signal, in a thread of its own: wakes what waits, and makes it end. Until the outermost
             block ends, `raise_if_ended` then raises.
         again_raises: whether a second signal raises KeyboardInterrupt.
+        raises_at_once: called at each signal, in the main thread; whether this one raises KeyboardInterrupt, since the
+            block only waits for another process.
 
     Yields:
         A function that tells whether a signal has come, in this block or in one around it.
@@ -57,7 +62,7 @@ def noted_signals(
         _Noted.count += 1
         _Noted.ends_work |= end_work is not None
         arrived.put(True)
-        if again_raises and _Noted.count > 1:
+        if (again_raises and _Noted.count > 1) or raises_at_once():
             raise KeyboardInterrupt
 
     def watch() -> None:

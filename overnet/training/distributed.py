@@ -41,6 +41,13 @@ class Team:
         distributed.all_reduce(total)
         return total / self.world
 
+    def any(self, value: bool) -> bool:
+        """Return whether the value is True in any of the processes."""
+        if self.world == 1:
+            return value
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        return float(self.mean(torch.tensor(float(value), device=device))) > 0
+
     def barrier(self) -> None:
         """Wait until all processes have called this."""
         self.broadcast(0.0)

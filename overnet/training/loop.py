@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from overnet.errors import InputError, InterruptedRun
 from overnet.system.ending_signals import noted_signals
@@ -17,7 +21,7 @@ from overnet.training.data.packed_images import PackedImages
 from overnet.training.data.teacher_targets import TeacherTargets
 from overnet.training.distributed import Team
 from overnet.training.malloc import keep_freed_memory
-from overnet.training.patches import Patches, load_batches, lost_worker
+from overnet.training.patches import Batch, Patches, load_batches, lost_worker
 from overnet.training.report import Reporter
 from overnet.training.settings import learning_rate, share_done
 from overnet.training.state import BEST, CURVE, FINAL, TrainState
@@ -49,7 +53,11 @@ class TrainOptions:
 
 
 class _Stopped(Exception):
-    """A signal asked the run to stop, and the current step is complete."""
+    """A signal asked the run to stop, and its state is saved."""
+
+
+class _Abandoned(Exception):
+    """A signal asked the run to stop within a step or a validation, which has changed nothing yet."""
 
 
 def train(
@@ -84,12 +92,13 @@ def train(
     team = team or Team()
     patches = Patches(images, state.settings, rank=team.rank, world=team.world, teachers=teachers)
     with ExitStack() as stack:
-        # A signal is held until the current step is complete; a second one interrupts at once.
-        stop_wanted = stack.enter_context(noted_signals(again_raises=True))
+        # The step that a signal interrupts is abandoned between two layers; a second signal interrupts anywhere.
+        stop = _Stop()
+        stop.wanted = stack.enter_context(noted_signals(again_raises=True, raises_at_once=lambda: stop.may_raise))
         reporter = stack.enter_context(closing(_reporter(state, options, team)))
-        loop = _Loop(state, patches, options, team, reporter)
+        loop = _Loop(state, patches, options, team, reporter, stop)
         try:
-            loop.run(stop_wanted)
+            loop.run()
         except _Stopped as stopped:
             raise InterruptedRun(f"interrupted after step {state.step}; --resume goes on from there") from stopped
         except RuntimeError as error:
@@ -104,26 +113,51 @@ def _reporter(state: TrainState, options: TrainOptions, team: Team) -> Reporter:
     if not team.is_main:
         return Reporter(None, None, lambda line: None, state.step)
     scales = sorted({example.scale for example in options.examples})
-    curve = Curve(options.folder / CURVE, scales, state.step)
+    # A validation that was interrupted is done again, and writes the line of its step.
+    curve = Curve(options.folder / CURVE, scales, max(0, state.step - (bool(scales) and _validation_is_due(state))))
     return Reporter(options.folder / "tensorboard" if options.tensorboard else None, curve, options.report, state.step)
+
+
+def _validation_is_due(state: TrainState) -> bool:
+    return state.step % state.settings.validate_every == 0 and state.validated_step != state.step
+
+
+@dataclass
+class _Stop:
+    """Whether a signal has come, and whether it may raise KeyboardInterrupt: while a batch is awaited."""
+
+    wanted: Callable[[], bool] = lambda: False
+    may_raise: bool = False
 
 
 class _Loop:
     """The loop over steps, with what it needs."""
 
     def __init__(
-        self, state: TrainState, patches: Patches, options: TrainOptions, team: Team, reporter: Reporter
+        self,
+        state: TrainState,
+        patches: Patches,
+        options: TrainOptions,
+        team: Team,
+        reporter: Reporter,
+        stop: _Stop,
     ) -> None:
         self.state, self.patches, self.options, self.team, self.reporter = state, patches, options, team, reporter
+        self.stop = stop
         self.settings = state.settings
         self.device = next(state.model.parameters()).device
         self.step = TrainStep(state, team)
         self.saved = self.resumed = time.monotonic()
         self.elapsed_before = state.elapsed_seconds
         self.share_before = share_done(self.settings, state.step, state.elapsed_seconds)
+        self._thread = threading.get_ident()
 
-    def run(self, stop_wanted: Callable[[], bool]) -> None:
-        """Train until the end of the run."""
+    def run(self) -> None:
+        """Train until the end of the run.
+
+        Raises:
+            _Stopped: a signal has come, and the state after the last complete step is saved.
+        """
         state = self.state
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -139,26 +173,69 @@ class _Loop:
                 pin=self.device.type == "cuda",
             )
         ) as batches:
-            if state.step == 0:
-                self._validate()
-            while (done := self._share_done()) < 1:
-                rate = learning_rate(self.settings, state.step, done)
-                loss = self.step(next(batches), rate)
-                self._read_clock()
-                if loss is not None:
-                    self.reporter.step(state, loss, rate, self._seconds_left())
-                if state.step % self.settings.validate_every == 0:
-                    self._validate()
-                if self.team.broadcast(float(stop_wanted())):
-                    self._save()
-                    raise _Stopped
-                if time.monotonic() - self.saved > self.options.save_seconds:
-                    self._save()
-        if state.step % self.settings.validate_every:
-            self._validate()
+            try:
+                self._run(batches)
+            except (_Abandoned, KeyboardInterrupt) as error:
+                if isinstance(error, KeyboardInterrupt) and not self.stop.may_raise:
+                    raise
+                self.stop.may_raise = False
+                self._save()
+                raise _Stopped from error
         self._save()
         if self.team.is_main:
             state.export(self.options.folder / FINAL)
+
+    def _run(self, batches: Iterator[Batch]) -> None:
+        state = self.state
+        while True:
+            if _validation_is_due(state):
+                self._validate()
+            if self.team.any(self.stop.wanted()):
+                raise _Abandoned
+            if time.monotonic() - self.saved > self.options.save_seconds and state.step:
+                self._save()
+            if (done := self._share_done()) >= 1:
+                break
+            rate = learning_rate(self.settings, state.step, done)
+            self.stop.may_raise = self.team.world == 1
+            if self.stop.may_raise and self.stop.wanted():
+                raise _Abandoned
+            batch = next(batches)
+            self.stop.may_raise = False
+            with self._abandoning():
+                loss = self.step(batch, rate)
+            self._read_clock()
+            if loss is not None:
+                self.reporter.step(state, loss, rate, self._seconds_left())
+        if state.step % self.settings.validate_every:
+            self._validate()
+
+    @contextmanager
+    def _abandoning(self) -> Iterator[None]:
+        """Raise `_Abandoned` in the block between two layers, forward or backward, once a signal has come.
+
+        Python runs the handler of a signal only where it runs itself, and a backward pass is not Python but for hooks.
+        PyTorch compiles no graph with hooks that raise, so that a compiled step is completed. So is one of several
+        processes, which wait for one another.
+        """
+        if self.settings.compile or self.team.world > 1:
+            yield
+            return
+
+        def check(gradient: Tensor | None = None) -> None:
+            if threading.get_ident() == self._thread and self.stop.wanted():
+                raise _Abandoned
+
+        def watch(module: nn.Module, inputs: Any, output: Any) -> None:
+            check()
+            if isinstance(output, Tensor) and output.requires_grad:
+                output.register_hook(check)  # type: ignore[no-untyped-call]
+
+        handle = register_module_forward_hook(watch)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _read_clock(self) -> None:
         self.state.elapsed_seconds = self.elapsed_before + time.monotonic() - self.resumed
@@ -180,10 +257,16 @@ class _Loop:
 
     def _validate(self) -> None:
         """Measure the averaged weights, and save them if they are the best so far."""
+        self.state.validated_step, before = self.state.step, self.state.validated_step
         if not self.team.is_main or not self.options.examples:
             return
         began = time.monotonic()
-        psnr_db, images = validate(self.state.averaged_model(), self.options.examples)
+        try:
+            with self._abandoning():
+                psnr_db, images = validate(self.state.averaged_model(), self.options.examples)
+        except _Abandoned:
+            self.state.validated_step = before
+            raise
         mean = sum(psnr_db.values()) / len(psnr_db)
         best = mean > self.state.best_psnr_db
         if best:

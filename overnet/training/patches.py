@@ -7,6 +7,7 @@ processes, or read by another number of workers has the same patches.
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import signal
 import threading
 from collections.abc import Generator as Yielding
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from multiprocessing import resource_tracker
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +35,9 @@ from overnet.types import Image
 
 # Low-resolution pixels to cut around a patch, more than the two that the antialiased kernel reaches.
 _MARGIN = 4
+
+# How long workers may take to end by themselves.
+_ENDING_SECONDS = 0.5
 
 # Philox's key has two halves: the seed, and the number of a patch, from 0, or of a step, from here.
 _STEPS = 1 << 63
@@ -213,7 +218,10 @@ def cut_patch(image: Image, place: Sequence[int], side: int, scales: list[Fracti
 def load_batches(
     patches: Patches, first_step: int, last_step: int, *, workers: int, timeout_seconds: float, pin: bool
 ) -> Yielding[Batch, None, None]:
-    """Yield the batches of the steps from `first_step` to before `last_step`, made ahead by worker processes.
+    """Return the batches of the steps from `first_step` to before `last_step`, made ahead by worker processes.
+
+    The processes are started before this returns, so that a KeyboardInterrupt may come while a batch is awaited.
+    Closing the generator ends them.
 
     Args:
         workers: number of processes; with 0, this process makes each batch when it is needed.
@@ -235,21 +243,47 @@ def load_batches(
         prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_signals_to_the_run,
     )
+    batches = _read(loader)
+    next(batches)
+    return batches
+
+
+def _read(loader: DataLoader[Any]) -> Yielding[Any, None, None]:
+    """Yield once, when the workers are started, and then the batches."""
+    others = set(multiprocessing.active_children())
     with _children_without_interrupts():
         batches = iter(loader)
+    children = set(multiprocessing.active_children()) - others
+    problem: BaseException | None = None
     try:
+        yield None
         yield from batches
+    except KeyboardInterrupt:
+        problem = KeyboardInterrupt()  # the traceback of the other holds what is to go
     except (RuntimeError, EOFError, ConnectionError) as error:
         problem = lost_worker(error)
         if problem is None:
             raise
-    else:
-        problem = None
     finally:
+        # PyTorch waits for workers that import modules or make a batch: not for long ones. Its handler would raise an
+        # error about those that are killed.
+        handler = None
+        if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+            handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+        def kill() -> None:
+            for child in children:
+                child.kill()
+
+        timer = threading.Timer(_ENDING_SECONDS, kill)
+        timer.start()
         # This ends the workers. Until then PyTorch raises the error about a lost one again and again.
         del batches
         # Its queues are in reference cycles, and their semaphores outlive a program that ends without a clean-up.
         gc.collect()
+        timer.cancel()
+        if handler is not None:
+            signal.signal(signal.SIGCHLD, handler)
     if problem is not None:
         raise problem
 

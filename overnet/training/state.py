@@ -34,6 +34,7 @@ class TrainState:
         skipped: steps that changed nothing, since the loss or the gradient was not finite.
         skipped_in_a_row: the number of such steps up to now without another between.
         best_psnr_db: the best validation so far.
+        validated_step: of the last validation; -1 before the first one.
         average: the averaged weights by name; empty where `TrainSettings.ema` is 0.
         teachers: SHA-256 of the teacher's file for each scale that has one.
         origin: what the run began with, by option: the SHA-256 of the images (``data``) and of the weights (``from``;
@@ -52,6 +53,7 @@ class TrainState:
     skipped: int = 0
     skipped_in_a_row: int = 0
     best_psnr_db: float = -1.0
+    validated_step: int = -1
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -107,7 +109,7 @@ class TrainState:
         save_checkpoint(self.averaged_model(), path, metadata={**training, "steps": str(self.step)})
 
 
-_PROGRESS = ("step", "elapsed_seconds", "skipped", "skipped_in_a_row", "best_psnr_db")
+_PROGRESS = ("step", "elapsed_seconds", "skipped", "skipped_in_a_row", "best_psnr_db", "validated_step")
 
 
 def new_state(settings: TrainSettings, model: Network, device: torch.device) -> TrainState:
@@ -161,6 +163,7 @@ def _restored(path: Path, device: torch.device) -> TrainState:
             tensor.copy_(content["average"][name])
         state.teachers = {int(scale): str(digest) for scale, digest in content.get("teachers", {}).items()}
         state.origin = {str(name): str(value) for name, value in content.get("origin", {}).items()}
+        content.setdefault("validated_step", content["step"])  # states of earlier versions had no unfinished validation
         for name in _PROGRESS:
             kind, value = type(getattr(state, name)), content[name]
             if type(value) not in (int, kind) or not -1 <= value < 1 << 63:

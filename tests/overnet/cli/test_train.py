@@ -301,6 +301,27 @@ def test_workers_are_ended_with_a_run_that_is_interrupted(tmp_path, folder, weig
     assert (process.returncode, said.count("\n")) == (130, 1), said
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("seconds", [0.1, 1.5])  # while workers import modules, and within the first step
+def test_a_run_of_long_steps_ends_within_two_seconds(tmp_path, folder, workers, seconds):
+    arguments = ["--data", folder, "-o", tmp_path / "run", "--network", "overnet", "--scales", "2", "--steps", 9]
+    more = ["--batch", 64, "--set", "patch=24", "--threads", 1, "--workers", workers, "--no-tensorboard"]
+    command = command_line("train", *arguments, *more, program="overnet")
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "run/curve.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(seconds)
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - began < 2
+    assert process.returncode == 130
+    assert "interrupted after step 0; --resume goes on from there" in said
+    assert load_state(tmp_path / "run", CPU).step == 0
+
+
 def _workers(process):
     with suppress(psutil.Error):
         children = psutil.Process(process.pid).children()

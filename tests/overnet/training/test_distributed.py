@@ -34,18 +34,30 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def member(rank, port, folder, images, said, misfortune, changes):
+def member(rank, port, folder, images, said, misfortune, ranks, changes):
     """One process of a run of two."""
     from unittest.mock import patch
 
     import overnet.training.loop
+    import overnet.training.step
 
     os.environ.update(
         RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     torch.set_num_threads(1)
     team = team_from_environment()
-    if rank == 1 and misfortune is not None:
+    if misfortune == signal.SIGINT and rank in ranks:
+        forward = overnet.training.step.Objective.forward
+        calls = []
+
+        def interrupted(*arguments):
+            calls.append(arguments)
+            if len(calls) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            return forward(*arguments)
+
+        patch.object(overnet.training.step.Objective, "forward", interrupted).start()
+    elif rank in ranks and misfortune is not None:
         step = overnet.training.loop.Reporter.step
 
         def meets_misfortune(reporter, state, *rest):
@@ -60,7 +72,7 @@ def member(rank, port, folder, images, said, misfortune, changes):
         said.put((rank, str(error)))
 
 
-def run_two(folder, images, misfortune=None, **changes):
+def run_two(folder, images, misfortune=None, ranks=(1,), **changes):
     """Run two processes; what the first one said, and the seconds it took."""
     folder.mkdir()
     with socket.socket() as free:
@@ -70,7 +82,8 @@ def run_two(folder, images, misfortune=None, **changes):
     context = multiprocessing.get_context("spawn")
     said = context.Queue()
     members = [
-        context.Process(target=member, args=(rank, port, folder, images, said, misfortune, changes)) for rank in (0, 1)
+        context.Process(target=member, args=(rank, port, folder, images, said, misfortune, ranks, changes))
+        for rank in (0, 1)
     ]
     start = time.monotonic()
     for process in members:
@@ -107,6 +120,14 @@ def test_a_lost_or_silent_process_ends_the_run_with_an_error(tmp_path, images, m
     assert message is not None
     assert "process 0 of 2 stopped, since another was lost or did not answer" in message
     assert seconds < 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interrupted", [[0, 1], [0], [1]])
+def test_processes_end_after_the_step_in_which_one_is_interrupted(tmp_path, images, interrupted):
+    message, _ = run_two(tmp_path / "two", images, signal.SIGINT, interrupted, steps=100_000)
+    assert message == "interrupted after step 3; --resume goes on from there"
+    assert load_state(tmp_path / "two", CPU).step == 3
 
 
 def test_one_process_is_alone():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import overnet.training.loop
 from overnet.errors import CheckpointError, InputError, InterruptedRun, OverNetError
 from overnet.network.checkpoint import load_checkpoint, save_checkpoint
 from overnet.network.model import OverNet
@@ -17,7 +18,7 @@ from overnet.training.data.packed_images import pack
 from overnet.training.data.teacher_targets import fill_targets
 from overnet.training.loop import pick_device, train
 from overnet.training.patches import Patches
-from overnet.training.state import BEST, CURVE, FINAL, LAST, PREVIOUS, load_state
+from overnet.training.state import BEST, CURVE, FINAL, LAST, PREVIOUS, TrainState, load_state
 from overnet.training.step import Objective, computes_in_bf16
 from overnet.training.validation import Example
 from tests.support.small_run import CPU, assert_same_run, run, start, tiny_settings, tiny_state
@@ -99,6 +100,49 @@ def test_a_run_resumed_at_any_step_is_the_uninterrupted_one(tmp_path, images, ex
         assert_same_run(resumed, whole)
         finals = [(tmp_path / name / FINAL).read_bytes() for name in ("whole", str(last))]
         assert finals[0] == finals[1]
+
+
+@pytest.mark.parametrize("within", ["batch", "forward", "backward", "update", "validation"])
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "optimiser": "muon"}])
+def test_a_run_interrupted_within_a_step_goes_on_exactly(tmp_path, images, examples, monkeypatch, within, changes):
+    """The step that is running is abandoned, except in its update of the weights."""
+    whole = run(tmp_path / "whole", images, with_options={"examples": examples}, **changes)
+    owner, name = {
+        "batch": (Patches, "__getitem__"),
+        "validation": (overnet.training.loop, "validate"),
+        "update": (TrainState, "update_average"),
+    }.get(within, (Objective, "forward"))
+    real = getattr(owner, name)
+    calls = []
+
+    def kill(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == at and within != "backward":
+            kill()
+        result = real(*arguments)
+        if len(calls) == at and within == "backward":
+            result.register_hook(kill)
+        return result
+
+    at = 2 if within == "validation" else 4 * changes.get("accumulate", 1) if owner is Objective else 4
+    step = 4 if within == "update" else 3
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, interrupted)
+        with pytest.raises(InterruptedRun, match=f"interrupted after step {step};"):
+            run(tmp_path / "cut", images, with_options={"examples": examples}, **changes)
+        assert len(calls) == at
+    saved = load_state(tmp_path / "cut", CPU)
+    assert (saved.step, saved.validated_step) == (step, 0 if within == "validation" else 3)
+    assert_same_run(run(tmp_path / "cut", images, resume=True, with_options={"examples": examples}), whole)
+    for file in (BEST, FINAL):
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    rows, others = curve(tmp_path / "cut"), curve(tmp_path / "whole")
+    assert [(row["step"], row["psnr_x2_db"]) for row in rows if row["psnr_x2_db"]] == [
+        (row["step"], row["psnr_x2_db"]) for row in others
+    ]
 
 
 def _interrupting_after(last):
