@@ -124,7 +124,7 @@ def _validation_is_due(state: TrainState) -> bool:
 
 @dataclass
 class _Stop:
-    """Whether a signal has come, and whether it may raise KeyboardInterrupt: while a batch is awaited."""
+    """Whether a signal has come, and whether one may raise KeyboardInterrupt, as a batch is awaited."""
 
     wanted: Callable[[], bool] = lambda: False
     may_raise: bool = False
@@ -186,7 +186,7 @@ class _Loop:
             state.export(self.options.folder / FINAL)
 
     def _run(self, batches: Iterator[Batch]) -> None:
-        state = self.state
+        state, is_first = self.state, True
         while True:
             if _validation_is_due(state):
                 self._validate()
@@ -197,11 +197,12 @@ class _Loop:
             if (done := self._share_done()) >= 1:
                 break
             rate = learning_rate(self.settings, state.step, done)
-            self.stop.may_raise = self.team.world == 1
+            # Workers take seconds to import modules. Later, a worker would report a batch whose receipt is interrupted.
+            self.stop.may_raise = self.team.world == 1 and (is_first or not self.options.workers)
             if self.stop.may_raise and self.stop.wanted():
                 raise _Abandoned
             batch = next(batches)
-            self.stop.may_raise = False
+            self.stop.may_raise = is_first = False
             with self._abandoning():
                 loss = self.step(batch, rate)
             self._read_clock()
