@@ -91,6 +91,8 @@ class Cluster:
             resources = self.ray.cluster_resources()
             if wants_gpu and not resources.get("GPU"):
                 raise InputError(f"{printable(address)}: the cluster has no GPU, which this backend needs")
+            if not resources.get("CPU"):
+                raise InputError(f"{printable(address)}: the cluster has no CPU for tasks")
             self.on_gpu = bool(resources.get("GPU")) if wants_gpu is None else wants_gpu
         except BaseException:
             self.close()

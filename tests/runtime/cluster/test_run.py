@@ -175,6 +175,7 @@ def test_a_folder_of_images(cluster, image, tmp_path, monkeypatch, is_shared):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_ctrl_c_leaves_a_folder_from_which_the_same_command_goes_on(cluster, source, tmp_path):
     target = tmp_path / "out.mp4"
     command = command_line(source, "-o", target, "--model", "realtime", "--cluster", cluster.address)
