@@ -135,9 +135,10 @@ def commands_page() -> str:
                 # An argument's own record has its type in Python.
                 argument = parameter.param_type_name == "argument"
                 shown = (parameter.metavar or parameter.name.upper()) if argument else record[0]
-                panel = getattr(parameter, "rich_help_panel", None) or ""
+                panel = getattr(parameter, "rich_help_panel", None) or ("" if argument else "General")
                 panels.setdefault(panel, []).append((shown, record[1]))
-        for panel, records in panels.items():
+        general = panels.pop("General", [])
+        for panel, records in {**panels, "General": general}.items():
             lines += [*([f"### {panel}", ""] if panel else []), "| option | meaning |", "|---|---|"]
             for record in records:
                 option, meaning = (html.escape(" ".join(text.split()), quote=False) for text in record)

@@ -62,6 +62,13 @@ def test_the_reference_has_every_option_of_every_command_with_its_help(hooks):
             assert " ".join((parameter.help or "").split()) in part
 
 
+def test_the_reference_has_the_headings_of_the_help(hooks):
+    part = hooks.commands_page().partition("## overnet run\n")[2].partition("\n## ")[0]
+    headings = [line.removeprefix("### ") for line in part.splitlines() if line.startswith("### ")]
+    assert headings[:4] == ["Output", "Size", "Model", "Speed and memory"] and headings[-1] == "General"
+    assert "--quiet" in part.partition("### General")[2] and "--scale" in part.partition("### Size")[2]
+
+
 def test_parts_of_readme_are_found_and_no_section_is_left_out(hooks):
     used = [part for _, parts in hooks.README_PAGES.values() for part in parts]
     text = "".join(hooks.readme_page(name) for name in hooks.README_PAGES)
