@@ -154,7 +154,10 @@ IMPORTS = {
     "cli": "*",
     "cli.run": "*",
     # Upscales in a child process, `python -m overnet.web.worker`.
-    "web": f"runtime.pipeline runtime.plan runtime.upscale_file runtime.upscaler runtime.video {BELOW}",
+    "web": (
+        "runtime.container.demux runtime.pipeline runtime.plan runtime.upscale_file runtime.upscaler runtime.video "
+        f"{BELOW}"
+    ),
     "export": f"export.* network evaluation {BELOW}",
     "export.foreign": f"export.options export.graph export.precision export.verify evaluation {BELOW}",
     "export.graph": f"network {BELOW}",

@@ -32,9 +32,12 @@ def web_command(
     One job runs at a time, and others wait. Nothing is sent to anybody, and the page loads nothing from elsewhere.
     Uploads and results are temporary files, which are removed after an hour and at the end.
     """
+    from overnet.runtime.backends.registry import choose_backends
     from overnet.web.server import WebOptions, serve
 
     check_range("--port", port, 0, 65535)
+    check_range("--threads", threads, 1)
+    choose_backends(backend, "onnx")
     for option, value in (("--max-size", max_size), ("--max-minutes", max_minutes), ("--keep-minutes", keep_minutes)):
         check_range(option, value, 1e-3)
     upscaler = {"backend": backend, "precision": precision, "device": device, "threads": threads}

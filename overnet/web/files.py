@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -21,7 +22,7 @@ _STARTING_SECONDS = 60.0
 
 
 class TemporaryFiles:
-    """A folder for uploads and results, which only this user can read; a context manager, which removes it.
+    """A folder for uploads and results, which only this user can read; a context manager, which makes and removes it.
 
     The first thing that it does is to remove folders that killed servers have left behind.
 
@@ -37,14 +38,15 @@ class TemporaryFiles:
         self._keep_seconds = keep_seconds
         self._addresses: dict[str, Path] = {}
         self._changing = threading.Lock()
-        _remove_left_behind()
-        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
-        self._lock = FileLock(self.folder / _LOCK)
-        self._lock.acquire(blocking=False)
+        self.folder = Path(tempfile.gettempdir()).resolve() / f"{_PREFIX}{secrets.token_hex(8)}"
         self.uploads = self.folder / "uploads"
-        self.uploads.mkdir()
+        self._lock = FileLock(self.folder / _LOCK)
 
     def __enter__(self) -> TemporaryFiles:
+        _remove_left_behind()
+        self.folder.mkdir(0o700)
+        self._lock.acquire(blocking=False)
+        self.uploads.mkdir()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -73,7 +75,7 @@ class TemporaryFiles:
         # A folder comes after what it holds, the removal of which would make it new.
         old = [path for path in sorted(self.folder.rglob("*"), reverse=True) if _changed_at(path) < last]
         for path in old:
-            if path.name == _LOCK or path == self.uploads or any(each in (path, *path.parents) for each in used):
+            if path in (self.folder / _LOCK, self.uploads) or any(each in (path, *path.parents) for each in used):
                 continue
             with suppress(OSError):  # another thread has removed it, or the folder holds something
                 path.rmdir() if path.is_dir() else path.unlink()
@@ -92,7 +94,10 @@ def _remove_left_behind() -> None:
     """Remove the folders of servers that were killed: the file in them is no longer locked."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError, Timeout):  # it is in use, or another user's
-            if folder.is_symlink() or folder.stat().st_mtime + _STARTING_SECONDS > time.time():
+            found = folder.lstat()
+            # What lies in another user's folder may be a link, and a lock opens it for writing.
+            is_own = not folder.is_symlink() and (os.name != "posix" or found.st_uid == os.geteuid())
+            if not is_own or found.st_mtime + _STARTING_SECONDS > time.time():
                 continue
             with FileLock(folder / _LOCK).acquire(blocking=False):
                 shutil.rmtree(folder, ignore_errors=True)

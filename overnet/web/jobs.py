@@ -149,4 +149,4 @@ def _take(message: dict[str, Any], job: WebJob) -> bool:
         job.shown = Path(message["shown"])
     elif "error" in message:
         job.error = message["error"]
-    return bool(message.keys() & {"outcome", "error", "cancelled"})
+    return bool(message.keys() & {"outcome", "error"})

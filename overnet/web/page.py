@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from html import escape
@@ -58,6 +59,8 @@ class Page:
     def __init__(self, files: TemporaryFiles, jobs: Jobs, upscaler: dict[str, Any], *, most_seconds: float) -> None:
         self._files, self._jobs, self._upscaler, self._most_seconds = files, jobs, upscaler, most_seconds
         self._tabs: dict[str, _Tab] = {}
+        # Decoding takes the memory that a file's header asks for; that of one file at a time.
+        self._reading = threading.Lock()
         with gr.Blocks(title="OverNet", analytics_enabled=False, fill_width=True) as self.blocks:
             gr.HTML(
                 "<h1>OverNet</h1><p>Upscales images and clips on this computer.</p>", js_on_load=None, elem_id="top"
@@ -126,7 +129,8 @@ class Page:
             return closed
         try:
             path = self._uploaded(dropped)
-            source = read_source(path, self._files.new_folder(), most_seconds=self._most_seconds)
+            with self._reading:
+                source = read_source(path, self._files.new_folder(), most_seconds=self._most_seconds)
         except (OverNetError, OSError) as error:
             return closed | {self._status: _failure(error)}
         tab.source, tab.before, tab.at = source, self._files.address(source.shown), 0.0
@@ -159,7 +163,8 @@ class Page:
         if tab.source is None or tab.source.kind != "video" or float(at) == tab.at:
             return {self._status: gr.skip()}
         try:
-            frame = write_frame(tab.source.path, float(at), self._files.new_folder())
+            with self._reading:
+                frame = write_frame(tab.source.path, float(at), self._files.new_folder())
         except (OverNetError, OSError) as error:
             return {self._status: _failure(error)}
         tab.before, tab.at = self._files.address(frame), float(at)
@@ -232,7 +237,7 @@ class Page:
             else:
                 upscaler["scale"] = _SIZES.get(size) or float(factor)
                 label = f"x{upscaler['scale']:g}"
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InputError(f"the {size} is not a number") from None
         suffix = ".png" if is_frame else _FORMATS[source.kind][form] or source.suffix
         name = f"{source.path.stem}{f'_{tab.at:g}s' if is_frame else ''}_{label}{suffix}"

@@ -34,6 +34,8 @@ _ANSWERED = re.compile(
 )
 _JOIN = "/gradio_api/queue/join"
 _LONGEST_JOIN_BYTES = 1 << 20
+_UPLOAD = "/gradio_api/upload"
+_ENVELOPE_BYTES = 1 << 16  # of a request besides the file in it
 # Gradio makes functions of its own templates in the browser, hence 'unsafe-eval'.
 _POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; "
@@ -86,17 +88,15 @@ def serve(options: WebOptions, on_start: Callable[[str], None]) -> None:
     # Read when Gradio is imported: it would report its use, and look for a newer version.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = os.environ["HF_HUB_OFFLINE"] = "1"
-    with (
-        noted_signals() as ended,
-        _listening(options.host, options.port) as listener,
-        TemporaryFiles(options.keep_seconds) as files,
-    ):
+    with _listening(options.host, options.port) as listener:
+        files = TemporaryFiles(options.keep_seconds)
         # Here Gradio puts what is uploaded.
         os.environ["GRADIO_TEMP_DIR"] = str(files.uploads)
+        # It takes seconds, in which a signal ends this process at once: nothing is on the disk yet.
         require("gradio", extra="web", purpose="the page in the browser")
         import uvicorn
 
-        with Jobs() as jobs:
+        with noted_signals() as ended, files, Jobs() as jobs:
             application = _application(options, files, jobs)
             server = uvicorn.Server(
                 uvicorn.Config(application, log_level="critical", access_log=False, server_header=False)
@@ -189,7 +189,7 @@ def _application(options: WebOptions, files: TemporaryFiles, jobs: Jobs) -> Any:
         css=(static / "page.css").read_text(encoding="utf-8"),
         head='<script type="module" src="/compare.js"></script>',
     )
-    return _Guard(application, files.uploads, check_host=options.is_local)
+    return _Guard(application, files.uploads, most_bytes=options.most_bytes, check_host=options.is_local)
 
 
 class _Guard:
@@ -199,8 +199,9 @@ class _Guard:
     name no files but uploads: Gradio would copy any other that this process can read, and fetch addresses.
     """
 
-    def __init__(self, application: Any, uploads: Path, *, check_host: bool) -> None:
-        self._application, self._uploads, self._checks_host = application, uploads, check_host
+    def __init__(self, application: Any, uploads: Path, *, most_bytes: int, check_host: bool) -> None:
+        self._application, self._uploads = application, uploads
+        self._most_bytes, self._checks_host = most_bytes + _ENVELOPE_BYTES, check_host
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Answer one connection."""
@@ -208,14 +209,13 @@ class _Guard:
             await self._application(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope.get("headers", ())}
-        host = headers.get("host", "")
-        is_strange = self._checks_host and urlsplit(f"//{host}").hostname not in _LOOPBACK
-        origin = headers.get("origin")
-        is_other_site = origin is not None and urlsplit(origin).netloc != host
-        if scope["type"] != "http" or is_strange or is_other_site:
+        if scope["type"] != "http" or not self._is_own_page(headers.get("host", ""), headers.get("origin")):
             await _answer(send, 403, "This server is for its own page only.")
         elif not _ANSWERED.fullmatch(scope["path"]) or ".." in scope["path"]:
             await _answer(send, 404, "There is nothing here.")
+        elif scope["path"] == _UPLOAD and not 0 <= _number(headers.get("content-length")) <= self._most_bytes:
+            # Gradio's limit is that of a file, and a request may hold a thousand.
+            await _answer(send, 413, "This is too large.")
         elif scope["path"] != _JOIN:
             await self._application(scope, receive, _Sender(scope["path"], send))
         elif (body := await _body(receive)) is None or not self._names_only_uploads(body):
@@ -227,6 +227,14 @@ class _Guard:
                 return next(parts, None) or await receive()
 
             await self._application(scope, receive_again, _Sender(scope["path"], send))
+
+    def _is_own_page(self, host: str, origin: str | None) -> bool:
+        """Tell whether a request states this server's name, and comes from no other site's page."""
+        try:
+            is_known = not self._checks_host or urlsplit(f"//{host}").hostname in _LOOPBACK
+            return is_known and (origin is None or urlsplit(origin).netloc == host)
+        except ValueError:
+            return False
 
     def _names_only_uploads(self, body: bytes) -> bool:
         """Tell whether every "path" in a request's JSON lies in the folder of uploads."""
@@ -266,6 +274,11 @@ class _Sender:
         elif not self._path:
             message = {**message, "body": b""}
         await self._send(message)
+
+
+def _number(text: str | None) -> int:
+    """Return the number in a header; -1 where there is none."""
+    return int(text) if text is not None and text.isdecimal() and len(text) < 20 else -1
 
 
 async def _body(receive: Any) -> bytes | None:

@@ -10,6 +10,7 @@ from overnet.imaging.formats.tiff import exif_orientation
 from overnet.imaging.image_inspect import START_BYTES, image_kind
 from overnet.imaging.image_io import read_image
 from overnet.imaging.image_write import write_image
+from overnet.runtime.container.demux import main_stream, open_source, read_packets
 from overnet.runtime.plan import Kind, kind_and_suffix
 from overnet.runtime.upscale_file import read_frame
 from overnet.runtime.video.reader import VideoReader
@@ -62,7 +63,7 @@ def read_source(path: Path, folder: Path, *, most_seconds: float) -> Source:
             return Source(path, kind, suffix, (width, height), None, None, shown_image(path, folder))
         with VideoReader(path) as reader:
             info = reader.info
-        seconds = None if info.frame_count is None else float(info.frame_count / info.rate)
+        seconds = _measured_seconds(path) if info.frame_count is None else float(info.frame_count / info.rate)
         if seconds is not None and seconds > most_seconds:
             raise InputError(
                 f"{printable(path)} is {seconds / 60:.1f} minutes long, and the limit here is {most_seconds / 60:g} "
@@ -71,6 +72,16 @@ def read_source(path: Path, folder: Path, *, most_seconds: float) -> Source:
         shown = write_frame(path, 0, folder)
         size = info.orientation.size(info.width, info.height)
         return Source(path, kind, suffix, size, seconds, float(info.rate), shown)
+
+
+def _measured_seconds(path: Path) -> float | None:
+    """Return the duration by the times of the packets, for recordings that state none; None if they have no times."""
+    with open_source(path) as container:
+        stream = main_stream(container, path)
+        times = [packet.pts for packet in read_packets(container, [stream]) if packet.pts is not None]
+        if not times or stream.time_base is None:
+            return None
+        return float((max(times) - min(times)) * stream.time_base)
 
 
 def write_frame(path: Path, start_seconds: float, folder: Path) -> Path:

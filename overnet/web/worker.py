@@ -40,7 +40,9 @@ def main() -> None:
                 signal.raise_signal(signal.SIGINT)  # what Ctrl-C does in `overnet-run`
         os._exit(0)  # the server has ended
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # While a video is upscaled, the signal is noted there. One that comes later would end this process, or spoil the
+    # message of the result, from which the next job begins.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
     threading.Thread(target=read, name="overnet-requests", daemon=True).start()
     worker = _Worker()
     while True:
@@ -48,8 +50,6 @@ def main() -> None:
         working.set()
         try:
             _send(worker.run(request))
-        except KeyboardInterrupt:
-            _send({"cancelled": True})
         except Exception as error:
             line = str(error) if isinstance(error, OverNetError) else line_for(error)
             if line is None:

@@ -1,5 +1,7 @@
 """The queue of `overnet web`, and the process that upscales for it."""
 
+import signal
+
 import cv2
 import psutil
 import pytest
@@ -74,3 +76,11 @@ def test_jobs_wait_in_their_order_and_one_that_waits_is_cancelled(jobs, large, t
     assert queue[0].ended.wait(5) and queue[0].error is None and queue[0].outcome is None
     assert queue[2].ended.wait(60) and queue[2].outcome["output_size"] == [3000, 2000]
     assert not (tmp_path / "0.png").exists() and not (tmp_path / "1.png").exists()
+
+
+def test_a_cancellation_that_comes_after_the_end_spoils_no_other_job(jobs, tmp_path):
+    finished(jobs, job(ROOT / "samples/harbour.png", tmp_path / "a.png"))
+    worker = process_that_upscales()
+    worker.send_signal(signal.SIGINT)
+    assert finished(jobs, job(ROOT / "samples/harbour.png", tmp_path / "b.png")).error is None
+    assert worker.is_running()

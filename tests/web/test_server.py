@@ -3,7 +3,10 @@
 import http.client
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from urllib.parse import urlsplit
 
@@ -86,7 +89,20 @@ def test_an_upload_is_not_served_under_its_path(server):
 
 
 def test_an_upload_above_the_limit_is_refused_by_the_server_too(server):
-    assert upload(server, "large.png", bytes(1_100_000))[0] == 413
+    assert upload(server, "large.png", bytes(1_030_000))[0] == 413
+
+
+def test_a_request_with_many_files_is_refused_above_the_limit_of_one(server):
+    content = b"".join(
+        f'--limit\r\nContent-Disposition: form-data; name="files"; filename="{number}"\r\n\r\n'.encode()
+        + bytes(600_000)
+        + b"\r\n"
+        for number in range(2)
+    )
+    form = {"Content_Type": "multipart/form-data; boundary=limit"}
+    assert ask(server, "/gradio_api/upload", "POST", content + b"--limit--\r\n", **form)[0] == 413
+    # Without a stated length.
+    assert ask(server, "/gradio_api/upload", "POST", iter([b"--limit--\r\n"]), **form)[0] == 413
 
 
 def join(server, *data, inputs=1):
@@ -125,6 +141,8 @@ def test_pages_of_other_sites_are_refused(server):
     assert ask(server, "/", Origin="http://evil.example")[0] == 403
     assert ask(server, "/", Origin="null")[0] == 403
     assert ask(server, "/", Host="evil.example")[0] == 403  # whose name leads to this computer
+    assert ask(server, "/", Host="[")[0] == 403
+    assert ask(server, "/", Origin="http://[")[0] == 403
     assert ask(server, "/", Origin=f"http://{host}")[0] == 200
     assert ask(server, "/", Host=f"localhost:{host.rpartition(':')[2]}")[0] == 200
 
@@ -154,6 +172,32 @@ def test_a_wrong_host_is_one_line_after_the_warning(capsys):
     warning, error = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: whoever reaches 192.0.2.1 can use this page")
     assert error.startswith("overnet: cannot listen on port 0 of 192.0.2.1: ")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--threads=0", "--threads is 0; it must be at least 1"),
+        ("--backend=cuda", "there is no backend 'cuda'; choose from auto"),
+    ],
+)
+def test_options_with_which_no_job_could_run_are_refused_at_the_start(option, message, capsys):
+    assert main(["web", option, "--host", "192.0.2.1"]) in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_it_within_two_seconds_while_it_loads(tmp_path):
+    (tmp_path / "gradio.py").write_text("print('loading', flush=True)\nimport time\ntime.sleep(30)\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "overnet", "web", "--port", "0"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout.readline() == "loading\n"
+        began = time.monotonic()
+        server.send_signal(signal.SIGINT)
+        assert server.communicate() == ("", "overnet: interrupted\n")
+    assert time.monotonic() - began < 2 and not list(tmp_path.glob("overnet-web-*"))
 
 
 @pytest.mark.slow
@@ -196,12 +240,13 @@ def test_files_are_removed_after_their_time_unless_a_job_uses_them(files):
         path.write_bytes(b"1")
         addresses.append(files.address(path).split("/")[2])
     an_hour_ago = time.time() - 3601
-    for path in (*paths[:2], *folders[:2]):
+    (upload := files.uploads / "lock").write_bytes(b"1")
+    for path in (*paths[:2], *folders[:2], upload):
         os.utime(path, (an_hour_ago, an_hour_ago))
     files.remove_old([folders[1]])
     assert [path.exists() for path in paths] == [False, True, True]
     assert [files.at(token) is not None for token in addresses] == [False, True, True]
-    assert files.uploads.is_dir() and not folders[0].exists()
+    assert files.uploads.is_dir() and not folders[0].exists() and not upload.exists()
 
 
 def test_the_folder_of_a_killed_server_is_removed_and_no_other(files, tmp_path):
@@ -215,3 +260,16 @@ def test_the_folder_of_a_killed_server_is_removed_and_no_other(files, tmp_path):
         assert not left.exists()
         assert files.folder.exists()
     assert not other.folder.exists()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give files to other users")
+def test_a_folder_of_another_user_is_left_alone(files, tmp_path):
+    """A link in the place of its lock would let that user empty any file of this one."""
+    (tmp_path / "precious").write_text("kept")
+    planted = tmp_path / "overnet-web-planted"
+    planted.mkdir()
+    (planted / "lock").symlink_to(tmp_path / "precious")
+    os.utime(planted, (0, 0))
+    os.chown(planted, 65534, 65534)
+    with TemporaryFiles(keep_seconds=1):
+        assert (tmp_path / "precious").read_text() == "kept" and planted.exists()
