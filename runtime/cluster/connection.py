@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from overnet.errors import InputError, InterruptedRun, OverNetError, one_line, printable, require
-from overnet.runtime.cluster.parcel import NotHereError, Parcel
+from overnet.runtime.cluster.parcel import ChangedError, NotHereError, Parcel
 
 # How often a task is tried. Ray itself repeats one that failed, or whose machine was lost.
 _ATTEMPTS = 3
@@ -112,17 +112,12 @@ class Cluster:
     def _connect(self, address: str) -> None:
         kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        if address not in ("auto", "local"):
-            _check_address(address)
+        head = self._head(address)
         try:
-            if address != "local":
-                try:
-                    self.ray.init(address, **options)
-                    self._closing.callback(self.ray.shutdown)
-                    return
-                except ConnectionError:
-                    if address != "auto":
-                        raise
+            if head is not None:
+                self._closing.callback(self.ray.shutdown)
+                self.ray.init(head, **options)
+                return
             # Not in the system's folder for all clusters: nothing of it is left then.
             folder = tempfile.mkdtemp(prefix="overnet-ray-")
             self._closing.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -136,6 +131,30 @@ class Cluster:
             if threading.current_thread() is threading.main_thread():
                 for number, handler in kept.items():
                     signal.signal(number, handler)
+
+    def _head(self, address: str) -> str | None:
+        """Return the address of a cluster's head, where one answers; None for a cluster of this machine alone.
+
+        Ray's own "auto" joins whatever cluster has processes here, also that of another run, which ends with that; and
+        it waits a minute for one that has ended.
+
+        Raises:
+            InputError: no cluster answers at the address that is given.
+        """
+        if address == "auto":
+            address = os.environ.get("RAY_ADDRESS", "")
+            if address in ("", "auto"):
+                # What `ray start` has noted; it stays where the cluster was killed.
+                noted = self.ray._private.utils.read_ray_address()
+                try:
+                    _check_address(noted or "")
+                except InputError:
+                    return None
+                return str(noted)
+        if address == "local":
+            return None
+        _check_address(address)
+        return address
 
     @property
     def cpus(self) -> int:
@@ -176,9 +195,13 @@ class Cluster:
                     call = waiting.pop(reference)
                     result = self._result(reference, call)
                     if isinstance(result, NotHereError):
-                        for parcel in call.parcels:
-                            parcel.send(self.ray)
-                        waiting[self._submit(call)] = call
+                        try:
+                            for parcel in call.parcels:
+                                parcel.send(self.ray)
+                        except ChangedError as error:
+                            yield call, error
+                        else:
+                            waiting[self._submit(call)] = call
                         continue
                     yield call, result
         finally:

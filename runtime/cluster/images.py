@@ -71,7 +71,10 @@ class ClusterImages:
             OverNetError: see `overnet.runtime.upscale_file.upscale_image`.
         """
         while job not in self._made:
-            self._take(*next(self._results))
+            taken = next(self._results, None)
+            if taken is None:
+                break  # no task was needed for it: its error is known
+            self._take(*taken)
         made, request = self._made.pop(job), self._requests.pop(job, None)
         if isinstance(made, OverNetError):
             raise made

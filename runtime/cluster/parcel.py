@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from overnet.errors import no_such_file, printable
+from overnet.errors import InputError, no_such_file, printable
 from overnet.files.atomic import TemporaryFile, ensure_folder, open_regular
 from overnet.files.engine_sidecar import sidecar_path
 from overnet.runtime.segments.manifest import describe_source
@@ -21,6 +21,10 @@ _BLOCK_BYTES = 1 << 24
 
 class NotHereError(Exception):
     """A file that is needed is not on this machine, and was not sent."""
+
+
+class ChangedError(InputError):
+    """A file is another one than when the run began."""
 
 
 class Parcel:
@@ -47,11 +51,27 @@ class Parcel:
         self._blocks: list[Any] | None = None
 
     def send(self, ray: Any) -> None:
-        """Put the file into the object store, once; tasks that are submitted afterwards can read it."""
+        """Put the file into the object store, once; tasks that are submitted afterwards can read it.
+
+        Raises:
+            ChangedError: see `check`.
+        """
         if self._blocks is not None:
             return
+        self.check()
         with open_regular(self.path) as file:
             self._blocks = [ray.put(block) for block in iter(lambda: file.read(self._block_bytes), b"")]
+
+    def check(self) -> None:
+        """Check that the file on this machine is the one that it was.
+
+        Raises:
+            ChangedError: it is not, or is gone: results of it would be a mixture.
+        """
+        with suppress(InputError):
+            if describe_source(self.path) == self.identity:
+                return
+        raise ChangedError(f"{self.name} was changed or removed while the run read it")
 
     def is_here(self) -> bool:
         """Return whether the path leads to the same file on this machine.

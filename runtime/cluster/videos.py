@@ -12,7 +12,7 @@ from pathlib import Path
 from overnet.errors import OverNetError, printable
 from overnet.files.atomic import TemporaryFile, keep_left_behind, sync_folder
 from overnet.runtime.cluster.connection import Call, Cluster
-from overnet.runtime.cluster.parcel import Parcel
+from overnet.runtime.cluster.parcel import ChangedError, Parcel
 from overnet.runtime.cluster.worker import MadeSegment, SharedFolder, UpscalerRequest, make_segment
 from overnet.runtime.pipeline import PipelineReport
 from overnet.runtime.plan import Job
@@ -72,6 +72,7 @@ class ClusterVideo:
                 keep_left_behind(folder.path)
                 if not writer.is_complete and not self._make_stated(folder, token.path, ended):
                     self._make_decoded(folder, token.path, ended)
+            self._source.check()  # segments of a changed source, and its sound, do not belong together
             is_partial = ended()
             output = writer.finish_partial() if is_partial else writer.finish()
             is_last = ended()
@@ -159,6 +160,8 @@ class ClusterVideo:
         calls = (call(cut) for cut in cuts if cut.number not in manifest.segments)
         with closing(self.cluster.run(calls, ended=ended)) as results:
             for done, result in results:
+                if isinstance(result, ChangedError):
+                    raise result
                 if isinstance(result, OverNetError):
                     raise type(result)(f"{printable(self.job.source)}: {result}")
                 yield done.item, result

@@ -131,6 +131,7 @@ class _Loaded:
 
     key: str = ""
     upscaler: Upscaler | None = None
+    folder: tempfile.TemporaryDirectory[str] | None = None
 
 
 _loaded = _Loaded()
@@ -145,8 +146,11 @@ def _upscaler(request: UpscalerRequest) -> Upscaler:
         if _loaded.upscaler is not None:
             _loaded.upscaler.close()
             _loaded.upscaler = None
-        folder = Path(tempfile.gettempdir(), f"overnet-model-{key[:16]}")
-        _loaded.upscaler = Upscaler(model=model.unpack(folder), **request.options)
+        if _loaded.folder is not None:
+            _loaded.folder.cleanup()
+        # Of this process alone: in a place that can be guessed, another user could put another model.
+        _loaded.folder = tempfile.TemporaryDirectory(prefix="overnet-model-")
+        _loaded.upscaler = Upscaler(model=model.unpack(Path(_loaded.folder.name)), **request.options)
         _loaded.key = key
     return _loaded.upscaler
 

@@ -175,6 +175,33 @@ def test_a_folder_of_images(cluster, image, tmp_path, monkeypatch, is_shared):
 
 
 @pytest.mark.slow
+def test_a_source_that_is_changed_meanwhile_ends_the_run(cluster, source, tmp_path):
+    """Segments of two files do not belong together."""
+    changed, content = tmp_path / "in.mp4", source.read_bytes()
+    changed.write_bytes(content)
+
+    def on_frame(report, expected):
+        changed.write_bytes(content[:-1] + b"x")
+
+    with pytest.raises(InputError, match=r"in\.mp4 was changed or removed while the run read it"):
+        run_on(cluster, changed, tmp_path / "out.mp4", on_frame=on_frame)
+    assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.slow
+def test_images_for_which_there_is_no_task(cluster, image, tmp_path):
+    cv2.imwrite(str(tmp_path / "in.png"), image)
+    (tmp_path / "out.png").write_bytes(b"mine")
+    jobs = [Job(tmp_path / name, tmp_path / "out.png", "image") for name in ("in.png", "gone.png")]
+    with ClusterRun(cluster.address, UPSCALING, jobs, OPTIONS, overwrite=False) as run:
+        with pytest.raises(OverNetError, match=r"out\.png exists already"):
+            run.image(jobs[0])
+        with pytest.raises(OverNetError, match=r"out\.png exists already"):
+            run.image(jobs[1])
+    assert (tmp_path / "out.png").read_bytes() == b"mine"
+
+
+@pytest.mark.slow
 @pytest.mark.timing
 def test_ctrl_c_leaves_a_folder_from_which_the_same_command_goes_on(cluster, source, tmp_path):
     target = tmp_path / "out.mp4"
