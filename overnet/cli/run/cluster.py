@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Option
 
+from overnet.cli.options import HARDWARE
 from overnet.cli.run.upscaling import UpscalerOptions, default_scale
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ClusterOption = Annotated[
     str | None,
-    Option(
+    HARDWARE(
         metavar="ADDRESS",
         help="Files: upscale on the machines of a Ray cluster: HOST:PORT of its head; auto for the one that this "
         "machine belongs to; or local. Videos go in segments, images in batches.",
