@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +39,34 @@ def cache_root() -> Path:
     """Return the folder that everything is kept in, which may not exist yet."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named) if named else platformdirs.user_cache_path("overnet")
+
+
+def refuse_if_others_write(folder: Path, risk: str = "loading an engine runs its code") -> None:
+    """Check that no other user can have put a file into a folder of the cache, whose content is trusted.
+
+    Args:
+        folder: in the cache; it may not exist yet.
+        risk: what another user's file there could do, for the message.
+
+    Raises:
+        OutputError: any user may write into the folder or the root of the cache, or another user has made the folder
+            in a root where any user may do so, such as ``/tmp``.
+    """
+    with file_errors(OutputError, folder):
+        root, own = (each.stat() if each.is_dir() else None for each in (cache_root(), folder))
+    if os.name != "posix" or root is None:
+        return
+    is_root_open = bool(root.st_mode & stat.S_IWOTH)
+    if is_root_open and not root.st_mode & stat.S_ISVTX:
+        refused = cache_root()
+    elif own and (own.st_mode & stat.S_IWOTH or (is_root_open and own.st_uid not in (0, os.geteuid()))):
+        refused = folder
+    else:
+        return
+    raise OutputError(
+        f"{printable(refused)}: other users may write there, and {risk}: chmod o-w it, or name another folder by "
+        f"{CACHE_VARIABLE}"
+    )
 
 
 def take_lock(path: Path, on_wait: Callable[[], None]) -> filelock.BaseFileLock:
@@ -70,12 +99,14 @@ def own_model(
 
     Raises:
         ArtifactError: it cannot be converted; the message names the node and the reason.
-        OutputError: the cache folder cannot be written.
+        OutputError: the cache folder cannot be written, or other users may write there.
     """
     if model.suffix.lower() != ".onnx" or not model.is_file() or not is_foreign(model):
         return model
     cache = cache_root() / "models"
     folder = cache / _name(model)
+    for each in (cache, folder):
+        refuse_if_others_write(each, "a conversion found there is used as the model")
     if not (found := _found(folder)):
         try:
             # Of several processes that need the same model, one converts it and the others wait.

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from overnet._version import __version__
 from overnet.errors import ArtifactError, BackendError, OutputError, file_errors, printable
 from overnet.files.engine_sidecar import FORMAT_VERSION, Environment, load_engine
 from overnet.runtime.backends.trt.engine_child import EngineRequest, build_in_child
-from overnet.system.converted_model import CACHE_VARIABLE, cache_root, take_lock
+from overnet.system.converted_model import CACHE_VARIABLE, cache_root, refuse_if_others_write, take_lock
 from overnet.system.environment import current_environment
 from overnet.types import Progress
 
@@ -40,30 +39,6 @@ _MAY_CHANGE = ("driver", "jetpack", "memory_bytes")
 def cache_folder() -> Path:
     """Return the folder of the engines, which may not exist yet."""
     return cache_root() / "engines"
-
-
-def refuse_if_others_write(folder: Path) -> None:
-    """Check that no other user can have put a file into a folder of the cache: loading it would run its code.
-
-    Raises:
-        OutputError: any user may write into the folder or the root of the cache, or another user has made the folder
-            in a root where any user may do so, such as ``/tmp``.
-    """
-    with file_errors(OutputError, folder):
-        root, own = (each.stat() if each.is_dir() else None for each in (cache_root(), folder))
-    if os.name != "posix" or root is None:
-        return
-    is_root_open = bool(root.st_mode & stat.S_IWOTH)
-    if is_root_open and not root.st_mode & stat.S_ISVTX:
-        refused = cache_root()
-    elif own and (own.st_mode & stat.S_IWOTH or (is_root_open and own.st_uid not in (0, os.geteuid()))):
-        refused = folder
-    else:
-        return
-    raise OutputError(
-        f"{printable(refused)}: other users may write there, and loading an engine runs its code: chmod o-w it, or "
-        f"name another folder by {CACHE_VARIABLE}"
-    )
 
 
 def cached_engine(

@@ -27,6 +27,7 @@ from overnet.runtime.backends.trt.cuda import Gpu
 from overnet.runtime.backends.trt.engine_cache import cache_folder
 from overnet.runtime.backends.trt.loaded_engine import LoadedEngine
 from overnet.runtime.backends.trt.slot_ring import SlotRing
+from overnet.system.converted_model import refuse_if_others_write
 from overnet.system.cuda_device import cuda_device
 from overnet.types import Image, Upscale
 
@@ -178,8 +179,14 @@ def enlarged(image: Image, scale: float) -> Image:
 
 
 def passed_before(engine_sha256: str, environment: Environment) -> bool:
-    """Return whether an engine with this hash has passed the check on this kind of GPU."""
-    return _record(engine_sha256, environment).exists()
+    """Return whether an engine with this hash has passed the check on this kind of GPU.
+
+    Raises:
+        OutputError: other users may write into the folder of these records.
+    """
+    record = _record(engine_sha256, environment)
+    refuse_if_others_write(record.parent, "a record there lets an engine run unchecked")
+    return record.exists()
 
 
 def remember(engine_sha256: str, environment: Environment) -> None:

@@ -19,7 +19,7 @@ from overnet.files.engine_sidecar import SMALLEST_TILE, Profile, RuntimeName, Si
 from overnet.files.onnx_metadata import PRECISIONS, read_artifact
 from overnet.runtime.backends.base import ENGINE_SIZES, BackendOptions, LoadBackend, engine_size, memory_per_pixel
 from overnet.runtime.backends.trt.cuda import Gpu
-from overnet.runtime.backends.trt.engine_cache import cache_folder, cached_engine, refuse_if_others_write
+from overnet.runtime.backends.trt.engine_cache import cache_folder, cached_engine
 from overnet.runtime.backends.trt.engine_check import (
     LEAST_BICUBIC_DB,
     LEAST_PSNR_DB,
@@ -33,6 +33,7 @@ from overnet.runtime.backends.trt.engine_check import (
 from overnet.runtime.backends.trt.engine_child import EngineRequest
 from overnet.runtime.backends.trt.loaded_engine import LoadedEngine, start_runtime
 from overnet.runtime.backends.trt.slot_ring import SlotRing
+from overnet.system.converted_model import refuse_if_others_write
 from overnet.system.environment import current_environment
 from overnet.types import Image, Upscale
 from overnet.weights import MODEL_NAMES, bundled_folder

@@ -20,8 +20,9 @@ import overnet
 from overnet.errors import ArtifactError, BackendError, OutputError
 from overnet.files.engine_sidecar import Profile, read_sidecar, sidecar_path
 from overnet.runtime.backends.trt import engine_cache, engine_child
-from overnet.runtime.backends.trt.engine_cache import cache_folder, cached_engine, refuse_if_others_write
+from overnet.runtime.backends.trt.engine_cache import cache_folder, cached_engine
 from overnet.runtime.backends.trt.engine_child import EngineRequest
+from overnet.system.converted_model import refuse_if_others_write
 from tests.conftest import ROOT
 
 pytest.importorskip("tensorrt_rtx")

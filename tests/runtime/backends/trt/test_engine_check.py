@@ -1,13 +1,25 @@
-"""The sizes and number of the images that engines are checked on."""
+"""The sizes and number of the images that engines are checked on, and the records of those that passed."""
+
+import os
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overnet.errors import OutputError
 from overnet.files.engine_sidecar import Profile
 from overnet.imaging.metrics import psnr
-from overnet.runtime.backends.trt.engine_check import LEAST_BICUBIC_DB, check_images, enlarged, fitted, fitting
+from overnet.runtime.backends.trt.engine_check import (
+    LEAST_BICUBIC_DB,
+    check_images,
+    enlarged,
+    fitted,
+    fitting,
+    passed_before,
+    remember,
+)
+from tests.overnet.files.test_engine_sidecar import ORIN
 
 
 @given(
@@ -42,3 +54,13 @@ def test_what_is_no_enlargement_is_far_from_bicubic():
             assert psnr(expected, wrong, border=0) < LEAST_BICUBIC_DB
         nearest = image.repeat(2, 0).repeat(2, 1)
         assert psnr(expected, nearest, border=0) > LEAST_BICUBIC_DB
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_records_that_others_may_write_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVERNET_CACHE", str(tmp_path))
+    remember("a" * 64, ORIN)
+    assert passed_before("a" * 64, ORIN)
+    (tmp_path / "checked").chmod(0o777)
+    with pytest.raises(OutputError, match="checked: other users may write there, and a record there"):
+        passed_before("a" * 64, ORIN)
