@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import tempfile
@@ -13,12 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
+
+from overnet.files.temporary_folder import LOCK, remove_left_folders
 
 _PREFIX = "overnet-web-"
-_LOCK = "lock"
-# A folder without a locked file may be that of a server that has just begun.
-_STARTING_SECONDS = 60.0
 
 
 class TemporaryFiles:
@@ -40,10 +38,10 @@ class TemporaryFiles:
         self._changing = threading.Lock()
         self.folder = Path(tempfile.gettempdir()).resolve() / f"{_PREFIX}{secrets.token_hex(8)}"
         self.uploads = self.folder / "uploads"
-        self._lock = FileLock(self.folder / _LOCK)
+        self._lock = FileLock(self.folder / LOCK)
 
     def __enter__(self) -> TemporaryFiles:
-        _remove_left_behind()
+        remove_left_folders(_PREFIX)
         self.folder.mkdir(0o700)
         self._lock.acquire(blocking=False)
         self.uploads.mkdir()
@@ -75,7 +73,7 @@ class TemporaryFiles:
         # A folder comes after what it holds, the removal of which would make it new.
         old = [path for path in sorted(self.folder.rglob("*"), reverse=True) if _changed_at(path) < last]
         for path in old:
-            if path in (self.folder / _LOCK, self.uploads) or any(each in (path, *path.parents) for each in used):
+            if path in (self.folder / LOCK, self.uploads) or any(each in (path, *path.parents) for each in used):
                 continue
             with suppress(OSError):  # another thread has removed it, or the folder holds something
                 path.rmdir() if path.is_dir() else path.unlink()
@@ -88,16 +86,3 @@ def _changed_at(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def _remove_left_behind() -> None:
-    """Remove the folders of servers that were killed: the file in them is no longer locked."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with suppress(OSError, Timeout):  # it is in use, or another user's
-            found = folder.lstat()
-            # What lies in another user's folder may be a link, and a lock opens it for writing.
-            is_own = not folder.is_symlink() and (os.name != "posix" or found.st_uid == os.geteuid())
-            if not is_own or found.st_mtime + _STARTING_SECONDS > time.time():
-                continue
-            with FileLock(folder / _LOCK).acquire(blocking=False):
-                shutil.rmtree(folder, ignore_errors=True)

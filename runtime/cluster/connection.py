@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
@@ -19,6 +17,7 @@ from typing import Any
 import psutil
 
 from overnet.errors import InputError, InterruptedRun, OverNetError, one_line, printable, require
+from overnet.files.temporary_folder import temporary_folder
 from overnet.runtime.cluster.parcel import ChangedError, NotHereError, Parcel
 
 # How often a task is tried. Ray itself repeats one that failed, or whose machine was lost.
@@ -119,8 +118,7 @@ class Cluster:
                 self.ray.init(head, **options)
                 return
             # Not in the system's folder for all clusters: nothing of it is left then.
-            folder = tempfile.mkdtemp(prefix="overnet-ray-")
-            self._closing.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder = str(self._closing.enter_context(temporary_folder("overnet-ray-")))
             self._closing.callback(_end_local, self.ray, folder)
             with _environment_of_local():
                 self.ray.init("local", _temp_dir=folder, include_dashboard=False, **options)

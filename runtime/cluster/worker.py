@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
-import tempfile
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from overnet.errors import InterruptedRun, OverNetError, naming_failures
 from overnet.files.atomic import keep_left_behind
+from overnet.files.temporary_folder import temporary_folder
 from overnet.runtime.cluster.parcel import NotHereError, Parcel, ParcelledModel
 from overnet.runtime.plan import Job, Kind
 from overnet.runtime.segments.folder import SegmentFiles
@@ -131,10 +132,11 @@ class _Loaded:
 
     key: str = ""
     upscaler: Upscaler | None = None
-    folder: tempfile.TemporaryDirectory[str] | None = None
+    closing: ExitStack = field(default_factory=ExitStack)
 
 
 _loaded = _Loaded()
+atexit.register(_loaded.closing.close)
 
 
 def _upscaler(request: UpscalerRequest) -> Upscaler:
@@ -146,11 +148,10 @@ def _upscaler(request: UpscalerRequest) -> Upscaler:
         if _loaded.upscaler is not None:
             _loaded.upscaler.close()
             _loaded.upscaler = None
-        if _loaded.folder is not None:
-            _loaded.folder.cleanup()
+        _loaded.closing.close()
         # Of this process alone: in a place that can be guessed, another user could put another model.
-        _loaded.folder = tempfile.TemporaryDirectory(prefix="overnet-model-")
-        _loaded.upscaler = Upscaler(model=model.unpack(Path(_loaded.folder.name)), **request.options)
+        folder = _loaded.closing.enter_context(temporary_folder("overnet-model-"))
+        _loaded.upscaler = Upscaler(model=model.unpack(folder), **request.options)
         _loaded.key = key
     return _loaded.upscaler
 
@@ -184,8 +185,8 @@ def make_segment(
     except NotHereError as missing:
         return missing
     is_shared = folder.is_here
-    with tempfile.TemporaryDirectory(prefix="overnet-segment-") as temporary:
-        files = SegmentFiles(folder.path if is_shared else Path(temporary), manifest)
+    with nullcontext(folder.path) if is_shared else temporary_folder("overnet-segment-") as place:
+        files = SegmentFiles(place, manifest)
         if is_shared:
             keep_left_behind(folder.path)
         writer = OneSegmentWriter(frames, files, container, video)
@@ -223,12 +224,12 @@ def make_images(
     is_shared = results.is_here
     if is_shared:
         keep_left_behind(results.path)
-    with tempfile.TemporaryDirectory(prefix="overnet-images-") as temporary:
+    with temporary_folder("overnet-images-") as temporary:
         for number, image in enumerate(images):
-            unnamed = (results.path if is_shared else Path(temporary)) / image.name
+            unnamed = (results.path if is_shared else temporary) / image.name
             source = image.source.path
             if not image.source.is_here():
-                source = image.source.unpack(Path(temporary, f"in{number}"))
+                source = image.source.unpack(temporary / f"in{number}")
             try:
                 with naming_failures(image.source.name):
                     outcome = upscale_image(

@@ -46,9 +46,10 @@ def test_a_file_that_was_changed_is_not_sent(tmp_path, change):
         parcel.send(SimpleNamespace(put=pytest.fail))
 
 
-def test_a_model_that_is_sent_lies_in_a_folder_of_its_process(monkeypatch):
+def test_a_model_that_is_sent_lies_in_a_folder_of_its_process(tmp_path, monkeypatch):
     """In one that can be guessed, another user could put another model."""
     folders = []
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(worker, "_loaded", worker._Loaded())
     monkeypatch.setattr(worker, "Upscaler", lambda model: SimpleNamespace(close=lambda: None))
     for name in ("first", "second"):
