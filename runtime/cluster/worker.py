@@ -149,8 +149,10 @@ def _upscaler(request: UpscalerRequest) -> Upscaler:
             _loaded.upscaler.close()
             _loaded.upscaler = None
         _loaded.closing.close()
-        # Of this process alone: in a place that can be guessed, another user could put another model.
-        folder = _loaded.closing.enter_context(temporary_folder("overnet-model-"))
+        folder = Path()
+        if not all([parcel.is_here() for parcel in model.parcels]):
+            # Of this process alone: in a place that can be guessed, another user could put another model.
+            folder = _loaded.closing.enter_context(temporary_folder("overnet-model-"))
         _loaded.upscaler = Upscaler(model=model.unpack(folder), **request.options)
         _loaded.key = key
     return _loaded.upscaler

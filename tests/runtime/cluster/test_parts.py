@@ -53,7 +53,9 @@ def test_a_model_that_is_sent_lies_in_a_folder_of_its_process(tmp_path, monkeypa
     monkeypatch.setattr(worker, "_loaded", worker._Loaded())
     monkeypatch.setattr(worker, "Upscaler", lambda model: SimpleNamespace(close=lambda: None))
     for name in ("first", "second"):
-        model = SimpleNamespace(name=name, parcels=[], unpack=folders.append)
-        worker._upscaler(UpscalerRequest(model, {}))
+        sent = SimpleNamespace(identity=name, is_here=lambda: False)
+        worker._upscaler(UpscalerRequest(SimpleNamespace(name=name, parcels=[sent], unpack=folders.append), {}))
     assert not folders[0].exists()
     assert folders[1].stat().st_mode & 0o77 == 0
+    worker._upscaler(UpscalerRequest(SimpleNamespace(name="best", parcels=[], unpack=folders.append), {}))
+    assert list(tmp_path.iterdir()) == []
