@@ -5,8 +5,8 @@ continues. OverNet also weighs its channels by means over the whole image, which
 upscaled alone would differ in shade, by up to 13 grey levels on Set14 with the bundled weights. So the image is
 processed several times. First the means of all its parts are averaged. But a later mean depends on the earlier ones,
 which were each part's own: so the means are computed again, with the averages in place of each part's. Then each tile
-is upscaled with these, which leaves a difference of 3 levels at most (tests/runtime/test_upscaler.py), and over
-`FEATHER` pixels a tile fades into the next. Frames of a video share means: `overnet.runtime.tiled_stream`.
+is upscaled with these, which leaves a difference of 3 levels at most on photographs (tests/runtime/test_upscaler.py),
+and over `FEATHER` pixels a tile fades into the next. Frames of a video share means: `overnet.runtime.tiled_stream`.
 
 A plain network has no such means and a known reach: with that as the margin, tiles give what the whole image gives.
 """
