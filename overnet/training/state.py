@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -109,6 +110,9 @@ class TrainState:
         save_checkpoint(self.averaged_model(), path, metadata={**training, "steps": str(self.step)})
 
 
+# What a damaged state raises besides errors of this project, once its members' types are checked: a field that is
+# missing, one out of range or of another shape, and deep nesting. All else is a programming error or a lack of memory.
+_DAMAGE = (KeyError, ValueError, RecursionError)
 _PROGRESS = ("step", "elapsed_seconds", "skipped", "skipped_in_a_row", "best_psnr_db", "validated_step")
 
 
@@ -154,12 +158,17 @@ def _restored(path: Path, device: torch.device) -> TrainState:
         content = load_tensor_file(path)
         if not isinstance(content, dict) or content.get("format") != TRAINING_FORMAT:
             raise CheckpointError("it is of another kind")
+        _check_types(content)
         settings = settings_from(content["settings"], TrainSettings(), name="its settings")
         config = config_from(content.get("architecture", "overnet"), content["config"])
         state = new_state(settings, network_from(config, content["model"]), device)
         _restore_optimiser(state.optimiser, content["optimiser"])
+        if state.scaler.is_enabled() and not content["scaler"]:
+            raise ValueError("scaler is empty")
         state.scaler.load_state_dict(content["scaler"])
         for name, tensor in state.average.items():
+            if content["average"][name].shape != tensor.shape:
+                raise ValueError(f"the average of {name} has another shape")
             tensor.copy_(content["average"][name])
         state.teachers = {int(scale): str(digest) for scale, digest in content.get("teachers", {}).items()}
         state.origin = {str(name): str(value) for name, value in content.get("origin", {}).items()}
@@ -169,19 +178,58 @@ def _restored(path: Path, device: torch.device) -> TrainState:
             if type(value) not in (int, kind) or not -1 <= value < 1 << 63:
                 raise ValueError(f"{name} is {value!r}")
             setattr(state, name, kind(value))
-    except OverNetError as error:
-        raise CheckpointError(f"{printable(path)}: a damaged training checkpoint ({error})") from error
-    except Exception as error:  # PyTorch takes these values unchecked and raises any type
-        raise CheckpointError(f"{printable(path)}: a damaged training checkpoint ({one_line(error)})") from error
+    except (OverNetError, *_DAMAGE) as error:
+        reason = str(error) if isinstance(error, OverNetError) else one_line(error)
+        raise CheckpointError(f"{printable(path)}: a damaged training checkpoint ({reason})") from error
     return state
+
+
+def _check_types(content: dict[str, Any]) -> None:
+    """Raise ValueError where a member of a state has another type than `TrainState.save` writes.
+
+    Otherwise PyTorch would raise TypeError or AttributeError, as a programming error does.
+    """
+    optimiser = _checked(content["optimiser"], str, object, "optimiser")
+    groups = optimiser["param_groups"]
+    if not isinstance(groups, list):
+        raise ValueError("the optimiser's param_groups are not a list")
+    for group in groups:
+        parameters = _checked(group, str, object, "param_groups")["params"]
+        if not isinstance(parameters, list) or not all(isinstance(index, int) for index in parameters):
+            raise ValueError("the optimiser's params are not numbers")
+    for moments in _checked(optimiser["state"], int, dict, "the optimiser's state").values():
+        _checked(moments, str, Tensor | int | float, "the optimiser's state")
+    for name, key, value in (
+        ("settings", str, object),
+        ("config", str, object),
+        ("model", str, Tensor),
+        ("scaler", str, int | float),
+        ("average", str, Tensor),
+    ):
+        _checked(content[name], key, value, name)
+    _checked(content.get("teachers", {}), int | str, str, "teachers")
+    _checked(content.get("origin", {}), str, str, "origin")
+
+
+def _checked(value: Any, key_type: Any, value_type: Any, name: str) -> dict[Any, Any]:
+    """Return a dictionary with keys and values of these types; raise ValueError for any other value."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is not a dictionary")
+    for key, member in value.items():
+        if not isinstance(key, key_type) or not isinstance(member, value_type):
+            raise ValueError(f"{name} holds a {type(member).__name__} as {key!r}")
+    return value
 
 
 def _restore_optimiser(optimiser: torch.optim.Optimizer, content: Any) -> None:
     """Load the moments of every parameter; the hyperparameters are those of the run's settings, not of the file."""
-    own = [{name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups]
-    optimiser.load_state_dict(content)
-    for group, values in zip(optimiser.param_groups, own, strict=True):
-        group.update(values)
+    own = optimiser.state_dict()["param_groups"]
+    indices = [group["params"] for group in own]
+    if [group["params"] for group in content["param_groups"]] != indices or not set(content["state"]) <= set(
+        itertools.chain.from_iterable(indices)
+    ):
+        raise ValueError("the optimiser's state is of other parameters")
+    optimiser.load_state_dict({"state": content["state"], "param_groups": own})
     for parameter, moments in optimiser.state.items():
         for name, moment in moments.items():
             if isinstance(moment, Tensor) and moment.ndim and moment.shape != parameter.shape:

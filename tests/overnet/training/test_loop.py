@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import overnet.training.loop
+import overnet.training.state
 from overnet.errors import CheckpointError, InputError, InterruptedRun, OverNetError
 from overnet.network.checkpoint import load_checkpoint, save_checkpoint
 from overnet.network.model import OverNet
@@ -199,6 +200,44 @@ def test_a_damaged_checkpoint_leaves_the_one_before(tmp_path, images):
         load_state(tmp_path, CPU)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         load_state(tmp_path / "elsewhere", CPU)
+
+
+@pytest.mark.parametrize("optimiser", ["adamp", "adam", "muon"])
+@pytest.mark.parametrize("value", [None, 7, "x", [1], {1: None}, torch.zeros(99), 1 << 70], ids=str)
+def test_a_member_of_another_type_is_damage(tmp_path, optimiser, value):
+    state = tiny_state(optimiser=optimiser)
+    for parameter in state.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    state.optimiser.step()
+    state.save(tmp_path)
+    content = torch.load(tmp_path / LAST, weights_only=True)
+    assert load_state(tmp_path, CPU).step == 0
+    damaged = [{**content, name: value} for name in ("settings", "config", "scaler", "teachers", "origin")]
+    for name in ("model", "optimiser", "average"):
+        members = content[name]
+        damaged += [
+            {**content, name: each} for each in (value, *({**members, key: value} for key in list(members)[:2]))
+        ]
+    optimiser_state = content["optimiser"]
+    others = [{**optimiser_state["param_groups"][0], "params": [1 << 70]}, *optimiser_state["param_groups"][1:]]
+    damaged.append({**content, "optimiser": {**optimiser_state, "param_groups": others}})
+    for each in damaged:
+        torch.save(each, tmp_path / LAST)
+        with pytest.raises(CheckpointError, match="a damaged training checkpoint"):
+            load_state(tmp_path, CPU)
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, NameError, AssertionError, torch.OutOfMemoryError])
+def test_an_error_that_damage_does_not_raise_passes_through(tmp_path, monkeypatch, error):
+    """A mistake in the program, or a lack of memory, is not reported as a damaged file."""
+    tiny_state().save(tmp_path)
+
+    def fail(*arguments):
+        raise error("a mistake")
+
+    monkeypatch.setattr(overnet.training.state, "new_state", fail)
+    with pytest.raises(error, match="a mistake"):
+        load_state(tmp_path, CPU)
 
 
 def test_a_checkpoint_that_carries_code_is_refused(tmp_path):
