@@ -25,8 +25,22 @@ from overnet.benchmarks.results import (
 from overnet.benchmarks.timing_stats import spread
 from overnet.errors import InputError, OutputError
 from overnet.files.checked_json import from_json
+from tests.conftest import SHARED, needs_shared
 
 CASE = Case("openvino", "backend", "fp32", 2, 160, 90)
+
+
+# Words of an earlier version in the damaged files of the shared material, with those of today; as they are, the files
+# are refused for the first of them.
+RENAMED = {
+    '"pictures"': '"images"',
+    '"pictures_per_second"': '"images_per_second"',
+    '"joules_per_picture"': '"joules_per_image"',
+    '"truth_psnr_db"': '"ground_truth_psnr_db"',
+    '"truth_ssim"': '"ground_truth_ssim"',
+    '"truth"': '"ground_truth"',
+    '"rival"': '"baseline"',
+}
 
 
 @pytest.fixture
@@ -78,6 +92,24 @@ def test_what_is_no_run_is_refused(run, tmp_path, change, expected):
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=expected):
         read_run(path)
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("fuzz_json_0", r"results\[0\]\.quality\.ground_truth_ssim is out of range"),
+        ("fuzz_json_1", "bicubic x2 32x24: no run was timed"),
+        ("fuzz_json_4", r"results\[3\]\.memory\.peak_host_bytes is out of range"),
+    ],
+)
+def test_damaged_runs_are_refused_for_their_damage(tmp_path, name, expected):
+    content = (SHARED / "cases" / "hostile" / f"{name}.json").read_text()
+    for earlier, today in RENAMED.items():
+        content = content.replace(earlier, today)
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InputError, match=expected):
+        read_run(tmp_path / "run.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"format": 1}'])
