@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +148,14 @@ def read_frame(path: Path, start_seconds: float) -> DecodedImage:
     """Read the first image of a video at or after a time, turned as it is shown."""
     with VideoReader(path, start_seconds=start_seconds, max_frames=1) as reader:
         rgb = np.ascontiguousarray(reader.info.orientation.apply(next(iter(reader)).rgb))
-        return DecodedImage(rgb, None, False, None, None, tuple(reader.notes))
+        notes, aspect = list(reader.notes), reader.info.sample_aspect_ratio or Fraction(1)
+        if aspect != 1:
+            shape = 1 / aspect if reader.info.orientation.transposed else aspect
+            notes.append(
+                f"the video's pixels are {shape.numerator}:{shape.denominator}, not square: the image is written as "
+                "stored, without stretching"
+            )
+        return DecodedImage(rgb, None, False, None, None, tuple(notes))
 
 
 def upscale_video(

@@ -3,6 +3,7 @@
 import os
 import signal
 import tracemalloc
+from fractions import Fraction
 
 import av
 import cv2
@@ -15,10 +16,11 @@ from overnet.runtime import still_image
 from overnet.runtime.plan import Job
 from overnet.runtime.segments.writer import Cutting, SegmentedWriter
 from overnet.runtime.still_image import make_grey
-from overnet.runtime.upscale_file import VideoOptions, upscale_image, upscale_video
+from overnet.runtime.upscale_file import VideoOptions, read_frame, upscale_image, upscale_video
 from overnet.runtime.video.reader import VideoReader
 from overnet.runtime.video.writer import VideoWriter
 from tests.conftest import write_clip
+from tests.support.clips import Clip
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -131,6 +133,21 @@ def test_grey_takes_no_memory_of_the_size_of_the_result(dtype):
     tracemalloc.stop()
     assert all(np.array_equal(rgb[..., channel], expected) for channel in range(3))
     assert peak_bytes < 2 << 20
+
+
+@pytest.mark.parametrize(
+    ("aspect", "rotation", "expected"),
+    [
+        (Fraction(4, 3), 0, ["the video's pixels are 4:3, not square"]),
+        (Fraction(4, 3), 90, ["the video's pixels are 3:4, not square"]),
+        (None, 0, []),
+        (Fraction(1), 0, []),
+    ],
+)
+def test_a_frame_with_pixels_that_are_not_square_is_noted(tmp_path, aspect, rotation, expected):
+    Clip(aspect=aspect, rotation=rotation).make(tmp_path / "clip.mp4")
+    notes = read_frame(tmp_path / "clip.mp4", 0).notes
+    assert [note.partition(": the image")[0] for note in notes] == expected
 
 
 def test_a_result_that_cannot_be_held_is_refused_before_the_work(tmp_path, small_models, monkeypatch):
