@@ -8,6 +8,7 @@ keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import sys
 from collections.abc import Iterable, Iterator
@@ -55,8 +56,24 @@ class InputError(OverNetError):
     """An input that cannot be used: missing, empty, truncated, of another kind, or out of range."""
 
 
+def link_problem(path: Path) -> str:
+    """Return why a link cannot be followed, for a message; empty where the path is no link, or one to a file."""
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "it is a link that leads back to itself"
+        if error.errno == errno.ENOENT and path.is_symlink():
+            return f"it is a link to {printable(path.readlink())}, which does not exist"
+    except ValueError:  # a NUL character
+        return ""
+    return ""
+
+
 def no_such_file(path: Path, names: Iterable[str] = ()) -> InputError:
     """Return the error on a file that does not exist, with the nearest name in its folder or among some others."""
+    if problem := link_problem(path):
+        return InputError(f"{printable(path)} cannot be read: {problem}")
     try:
         beside = [str(path.with_name(each.name)) for each in path.parent.iterdir()] if path.name else []
     except (OSError, ValueError):  # ValueError: a NUL character

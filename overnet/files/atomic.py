@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
-from overnet.errors import InputError, OutputError, file_errors, printable
+from overnet.errors import InputError, OutputError, file_errors, link_problem, printable
 
 if sys.platform != "win32":
     import fcntl
@@ -90,6 +90,8 @@ def ensure_folder(folder: Path) -> None:
         OutputError: it cannot be created.
     """
     with file_errors(OutputError, folder, " cannot be made"):
+        if problem := link_problem(folder):
+            raise OutputError(f"{printable(folder)} cannot be made: {problem}")
         folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -122,7 +122,7 @@ class VideoTrack:
         try:
             self.stream.codec_context.open()
         except (av.FFmpegError, ValueError) as error:
-            raise open_failure(self._encoder, error) from error
+            raise open_failure(self._encoder, error, self.size) from error
 
     def begin(self, first_seconds: Fraction, *, shift_seconds: Fraction | None) -> Fraction:
         """Set which time of the source becomes 0, and return it; None takes the time of the first frame."""

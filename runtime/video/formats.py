@@ -12,6 +12,7 @@ from av.codec.codec import Codec, UnknownCodecError
 
 from overnet.errors import InputError, OutputError
 from overnet.runtime.container.demux import error_reason
+from overnet.runtime.video.frame import MAX_SIDE_PX
 
 # FFmpeg's FF_QP2LAMBDA: the unit of the quality of encoders that have no rate factor.
 _LAMBDA_PER_QP = 118
@@ -231,8 +232,12 @@ def quality_options(encoder: str, crf: int | None, *, width: int, height: int, r
     return by_family.get(encoder.rpartition("_")[2], quantizer)
 
 
-def open_failure(encoder: str, error: av.FFmpegError | ValueError) -> OutputError:
-    """Return the error for an encoder that cannot start."""
+def open_failure(encoder: str, error: av.FFmpegError | ValueError, size: tuple[int, int]) -> OutputError:
+    """Return the error for an encoder that cannot start with images of this width and height."""
     hardware = "_" in encoder
     hint = "; check its hardware and driver, or try codec h264" if hardware else "; try another size or codec"
-    return OutputError(f"encoder {encoder} cannot start: {error_reason(error)}{hint}")
+    reason = error_reason(error)
+    if max(size) > MAX_SIDE_PX:  # encoders call it an invalid argument
+        reason = f"the sides of a video may have up to {MAX_SIDE_PX} pixels"
+        hint = "; choose a smaller --scale, --height or --width"
+    return OutputError(f"encoder {encoder} cannot start with {size[0]}x{size[1]} pixels: {reason}{hint}")

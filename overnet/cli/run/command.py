@@ -13,7 +13,17 @@ import typer
 from typer import Argument
 
 from overnet.cli.common import command, converted_model, print_error, print_status
-from overnet.cli.options import OUTPUT, SIZE, JsonOption, OverwriteOption, QuietOption, among, parse_time, under
+from overnet.cli.options import (
+    OUTPUT,
+    SIZE,
+    JsonOption,
+    OverwriteOption,
+    QuietOption,
+    among,
+    check_range,
+    parse_time,
+    under,
+)
 from overnet.cli.progress import ProgressDisplay
 from overnet.cli.run.cluster import ClusterOption, check_cluster, cluster_run
 from overnet.cli.run.files import ImageOptions, default_output, plan_files
@@ -126,6 +136,7 @@ def run_command(
     from overnet.runtime.upscale_file import LocalRun, VideoOptions, upscale_video
 
     images.check()
+    check_range("--frames", frames, 1)
     if sum(each is not None for each in (scale, upscaling.height, upscaling.width)) > 1:
         raise typer.BadParameter("--scale, --height and --width exclude each other")
     video = VideoOptions(start, frames, codec, crf, cutting=Cutting(is_wanted=resume))

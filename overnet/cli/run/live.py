@@ -42,7 +42,6 @@ def run_live_command(run: StreamRun, display: ProgressDisplay) -> None:
         raise typer.BadParameter("--output / -o or --show is missing: the results would be lost")
     check_range("--duration", options.duration, _SHORTEST_SECONDS)
     check_range("--reconnect-attempts", options.reconnect_attempts, 0)
-    check_range("--frames", run.video.max_frames, 1)
     transport = options.rtsp_transport or "tcp"
     hardware: Any = options.hardware or "auto"
     check_choice("--rtsp-transport", transport, ("tcp", "udp"))

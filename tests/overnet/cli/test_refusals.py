@@ -30,6 +30,7 @@ def video(tmp_path):
     [
         (("--crf", "99"), "crf is 99; for libx264 it must be between 0 (best) and 51"),
         (("--crf", "-1"), "crf is -1; for libx264 it must be between 0 (best) and 51"),
+        (("--height", "100000"), "with 133334x100000 pixels: the sides of a video may have up to 16384 pixels"),
         (("--codec", "none"), "no video encoder 'none'"),
         (("--start", "1e15"), "ends before the start, 1e+15 seconds"),
     ],
@@ -39,6 +40,30 @@ def test_options_of_videos(video, tmp_path, options, expected):
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert expected in result.stderr
     assert not list(tmp_path.glob("*out*"))
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "expected"),
+    [
+        ("loop.png", "out.png", "loop.png cannot be read: it is a link that leads back to itself"),
+        ("gone.png", "out.png", "gone.png cannot be read: it is a link to nowhere.png, which does not exist"),
+        ("loop.png/in.png", "out.png", "in.png cannot be read: it is a link that leads back to itself"),
+        ("in.mp4", "loop.png/out.mp4", "loop.png cannot be made: it is a link that leads back to itself"),
+    ],
+)
+def test_links_that_lead_nowhere(video, source, output, expected):
+    (video.parent / "loop.png").symlink_to("loop.png")
+    (video.parent / "gone.png").symlink_to("nowhere.png")
+    result = run_command(source, "-o", output, "--model", "realtime", cwd=video.parent)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert expected in result.stderr
+
+
+@pytest.mark.parametrize("source", ["in.mp4", "-", "udp://127.0.0.1:9"])
+def test_no_frames_are_refused_alike_from_every_source(video, source):
+    result = run_command(source, "-o", "out.mp4", "--model", "realtime", "--frames", "0", cwd=video.parent)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "--frames is 0; it must be at least 1" in result.stderr
 
 
 @pytest.mark.parametrize("pixel_format", ["pal8", "bayer_rggb8", "cuda"])
