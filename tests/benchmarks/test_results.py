@@ -149,7 +149,7 @@ def test_names_for_people():
     assert CASE.title == "openvino fp32 x2 160x90"
     assert replace(CASE, method="bicubic", kind="baseline", batch=4).title == "bicubic x2 160x90, batch 4"
     assert quality_words(QualityFigures("PyTorch", None, 0)) == "identical to the reference"
-    assert quality_words(QualityFigures("PyTorch", 71.26, 1)) == "71.3 dB to the reference"
+    assert quality_words(QualityFigures("PyTorch", 71.26, 1)) == "71.26 dB to the reference"
     real = QualityFigures("PyTorch", None, None, ground_truth_psnr_db=33.128)
     assert quality_words(real) == "33.13 dB to the ground truth"
     assert not QualityFigures("PyTorch", None, 3).is_known
