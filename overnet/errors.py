@@ -220,5 +220,5 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         name = module.partition(".")[0]
         package = f"'overnet[{extra}]'" if extra else name
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
-        reason = "is not installed" if missing else one_line(error)
-        raise MissingDependency(f"{purpose} needs {name} ({reason}): pip install {package}") from error
+        reason = ", which is not installed" if missing else f" ({one_line(error)})"
+        raise MissingDependency(f"{purpose} needs {name}{reason}: pip install {package}") from error

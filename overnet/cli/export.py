@@ -272,12 +272,13 @@ def _print_table(files: list[ExportedFile], folder: Path) -> None:
     ]
     for file, figures in ((file, _as_json(file)) for file in files):
         memory_bytes, psnr_db = figures["activation_memory_bytes"], figures["psnr_db"]
+        megabytes = figures["size_bytes"] / 1e6
         rows.append(
             (
                 str(Path(figures["path"]).relative_to(folder)),
                 f"x{file.artifact.scale:g}",
                 file.artifact.precision,
-                f"{figures['size_bytes'] / 1e6:.1f}",
+                f"{megabytes:.1f}" if megabytes >= 1 else f"{megabytes:.2g}",  # realtime's are of 40 kB
                 "-" if memory_bytes is None else f"{memory_bytes / 1e6:.1f}",
                 "equal" if psnr_db is None else f"{psnr_db:.1f}",
                 str(figures["largest_difference"]),

@@ -206,7 +206,7 @@ class VideoReader:
         if frame is not None:
             return frame, chain([frame], frames)
         if earlier:
-            raise InputError(f"{self._path} ends before the start, {start_seconds:g} seconds")
+            raise InputError(f"{self._path} ends before the start, {start_seconds:g} s")
         raise InputError(f"{self._path}: no image in it can be decoded: it is damaged or cut off")
 
     def _open(self) -> InputContainer:

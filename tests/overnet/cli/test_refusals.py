@@ -32,7 +32,7 @@ def video(tmp_path):
         (("--crf", "-1"), "crf is -1; for libx264 it must be between 0 (best) and 51"),
         (("--height", "100000"), "with 133334x100000 pixels: the sides of a video may have up to 16384 pixels"),
         (("--codec", "none"), "no video encoder 'none'"),
-        (("--start", "1e15"), "ends before the start, 1e+15 seconds"),
+        (("--start", "1e15"), "ends before the start, 1e+15 s"),
     ],
 )
 def test_options_of_videos(video, tmp_path, options, expected):
