@@ -1,7 +1,5 @@
 """The whole benchmark: which cases there are, all that is measured of them, and the run that it makes."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 import time

@@ -13,8 +13,6 @@ A change counts if the interval excludes 0 and the change is larger than the noi
 machine's drift is thus not detected; the table shows the noise beside each change.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

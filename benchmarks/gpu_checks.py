@@ -5,8 +5,6 @@ frames through it and compares them with the CPU's results. It prints the device
 a check fails, and 2 if there is no GPU to check.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The setting of the GPU checks: the model and its reference, frames, and a stream for them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace

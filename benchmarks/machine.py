@@ -3,8 +3,6 @@
 Names of users, hosts and folders are left out, because reports are published.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

@@ -1,7 +1,5 @@
 """The options of a benchmark, and their ranges."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any

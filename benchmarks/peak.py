@@ -4,8 +4,6 @@ A peak is the best of several sizes, libraries and repetitions, so that other pr
 of a network is reported as a share of it (the "roofline" of S. Williams, A. Waterman and D. Patterson, 2009).
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Statistics of repeated measurements: percentiles, bootstrap intervals, line fits. Needs only NumPy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

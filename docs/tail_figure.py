@@ -5,8 +5,6 @@ The height of a bar is the number of values an input pixel that its tensor holds
     python docs/tail_figure.py
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 OVERSCALE, SCALE, WIDTH = 5, 2, 64

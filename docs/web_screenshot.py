@@ -1,7 +1,5 @@
 """Take the picture of the page of ``overnet web`` that docs/web.md shows: ``python -m docs.web_screenshot``."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -7,8 +7,6 @@ writes the weights as checkpoints, one ONNX file for each scale, and the model c
 model for which no weights are given keeps those that are bundled.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from dataclasses import dataclass

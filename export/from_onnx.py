@@ -1,7 +1,5 @@
 """The export of an ONNX file from an earlier export, compared with it in OpenVINO. Needs no torch."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

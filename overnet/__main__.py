@@ -3,8 +3,6 @@
 Signals are handled before the commands are imported, which takes a quarter of a second.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

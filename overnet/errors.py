@@ -5,8 +5,6 @@ operating system and of libraries become one line too, see `line_for`. Any other
 keeps its traceback.
 """
 
-from __future__ import annotations
-
 import difflib
 import errno
 import importlib

@@ -1,7 +1,5 @@
 """Types that several folders share, each defined once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Counts and durations as messages write them."""
 
-from __future__ import annotations
-
 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural where it is not 1: ``1 frame``, ``0 frames``."""

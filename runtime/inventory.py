@@ -1,7 +1,5 @@
 """The inventory that ``overnet info`` prints: versions, machine, GPUs, backends and models."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

@@ -1,7 +1,5 @@
 """The model files to choose from, by scale."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from overnet.errors import InputError, no_such_file

@@ -1,7 +1,5 @@
 """An upscaler that chooses the best bundled model that holds a rate of frames here, by a short measurement."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The plan of a run: which file becomes which, decided and checked before any work is done."""
 
-from __future__ import annotations
-
 import errno
 import os
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Upscaling of a decoded still image, with its transparency and metadata."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

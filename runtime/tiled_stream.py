@@ -6,8 +6,6 @@ and then only where the frame has changed so much that the means have (`overnet.
 frame depends on the frames alone and not on time, so a file always gives the same result.
 """
 
-from __future__ import annotations
-
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator

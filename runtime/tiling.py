@@ -11,8 +11,6 @@ and over `FEATHER` pixels a tile fades into the next. Frames of a video share me
 A plain network has no such means and a known reach: with that as the margin, tiles give what the whole image gives.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from itertools import pairwise, product

@@ -6,8 +6,6 @@ bicubic) beside this script. Every stroke is drawn here, so the images come unde
     python samples/draw_harbour.py
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What many tests share: where the material lies, and a small network that runs fast."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The interface of baselines: methods other than this package's backends."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

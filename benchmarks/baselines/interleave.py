@@ -1,7 +1,5 @@
 """Interleaved timing: all methods run once per round, so that a temporary slow-down affects all of them."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Baselines that run the user's model files: OpenCV's dnn_superres, and ncnn."""
 
-from __future__ import annotations
-
 import platform
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Backends and baselines, timed in turns in a separate process."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 
 from overnet.benchmarks.options import ImageSize, MeasuringOptions

@@ -1,7 +1,5 @@
 """The process that runs a race: the request is JSON on stdin, the reply JSON on stdout."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

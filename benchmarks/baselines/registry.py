@@ -9,8 +9,6 @@ ncnn ...                       ncnn with the user's ``.param`` and ``.bin``, suc
 =============================  =========================================================================================
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path

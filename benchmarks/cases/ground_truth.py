@@ -4,8 +4,6 @@ The images come from the user's folder or, by default, from the photographs bund
 has a quality figure, even one that is not the network and has no exact result to be compared with.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

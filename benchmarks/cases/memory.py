@@ -3,8 +3,6 @@
 The host's memory is the peak resident set of the process. It never shrinks, so each case runs in its own process.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

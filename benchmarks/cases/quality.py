@@ -4,8 +4,6 @@ The exact result is computed in PyTorch if torch is installed and the checkpoint
 is for the bundled models; otherwise from an FP32 ONNX file with the same weights. The figures say which.
 """
 
-from __future__ import annotations
-
 import math
 import zipfile
 from contextlib import closing

@@ -1,7 +1,5 @@
 """Run each case in its own process, so that its memory is its own and a crash is one line in the report."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

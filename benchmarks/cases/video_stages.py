@@ -1,7 +1,5 @@
 """The frame rate of a video from file to file, and of each stage by itself."""
 
-from __future__ import annotations
-
 import tempfile
 from fractions import Fraction
 from pathlib import Path

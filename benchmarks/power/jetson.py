@@ -9,8 +9,6 @@ The names of the files, by release (NVIDIA's developer guides, and listings of b
 - Over-current throttling: counters ``oc*_event_cnt`` of the monitor ``soctherm_oc``, on Orin and Thor.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import subprocess

@@ -4,8 +4,6 @@ NVML's power is that of the whole card, on most cards since Ampere averaged over
 an energy counter, which is exact over any time; mean values are computed from it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator

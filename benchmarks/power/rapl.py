@@ -4,8 +4,6 @@ AMD's processors appear under ``intel-rapl`` too, because one driver serves both
 counters, because they leak information about other processes (CVE-2020-8694).
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Generator
 from pathlib import Path

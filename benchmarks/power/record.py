@@ -9,8 +9,6 @@ Example::
     power = recording.power(images=100, seconds=10.0, idle_watts=idle)
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import time

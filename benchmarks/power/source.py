@@ -1,7 +1,5 @@
 """The interface of power sources, and readers of the kernel's sysfs files."""
 
-from __future__ import annotations
-
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping

@@ -1,7 +1,5 @@
 """The comparison of two runs as a table."""
 
-from __future__ import annotations
-
 import math
 
 from overnet.benchmarks.compare_runs import CaseComparison, Change, RunComparison

@@ -4,8 +4,6 @@ A speed is shown only beside its quality: an upscaler that may return any image 
 has no quality figure, no table shows its speed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import partial
 

@@ -4,8 +4,6 @@ All text from the results is escaped, because they may come from an untrusted fi
 the page to load anything, and to run any script but its own.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import shlex

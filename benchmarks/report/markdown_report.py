@@ -1,7 +1,5 @@
 """A run as Markdown, short enough for a README, and as tables for a terminal."""
 
-from __future__ import annotations
-
 import shlex
 import textwrap
 from collections.abc import Sequence

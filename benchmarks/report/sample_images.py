@@ -1,7 +1,5 @@
 """Images for a report's before/after slider: a detail of a real image, upscaled by each method."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterator, Mapping
 from pathlib import Path

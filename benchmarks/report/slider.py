@@ -1,7 +1,5 @@
 """The before/after slider of a report as HTML."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import html

@@ -1,7 +1,5 @@
 """Tables of a report as plain text, independent of the output format, and the format of figures."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

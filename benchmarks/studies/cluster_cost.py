@@ -7,8 +7,6 @@ The cluster is one machine with one processor, a process here. Both take turns, 
 Joining is what follows the last segment: the packets are put into one file.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -7,8 +7,6 @@ TensorRT-RTX's builder in FP16 for images up to 640x360, if tensorrt-rtx is inst
 without its tail, a lower limit of the time that no faster tail can beat.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

@@ -7,8 +7,6 @@ parameters on luma alone; colour is enlarged bicubically. A file for each scale 
 on: N x 1 x H x W float32 luma (BT.601 of full range, 0 to 1) in, N x 1 x sH x sW out.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable

@@ -7,8 +7,6 @@ operation is a multiplication or an addition. Each convolution reads its input f
 once; weights, and what is done between convolutions, count nothing. No Jetson reaches its peaks: real rates are lower.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import onnx

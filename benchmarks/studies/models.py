@@ -8,8 +8,6 @@ encoder take when each works alone, without conversions between them, divided by
 from file to file: 100 % is a run that wastes nothing, and waits for nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

@@ -7,8 +7,6 @@ scale from the features (3x3 convolution, pixel shuffle); OverscalingHead makes 
 overscale factor from the same weights. Printed are the multiply-accumulates of both, the time of a step, and PSNR.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

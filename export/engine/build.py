@@ -1,7 +1,5 @@
 """The build of an engine from an ONNX graph, the same for TensorRT and TensorRT-RTX."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace

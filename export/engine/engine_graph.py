@@ -4,8 +4,6 @@ A tile must be upscaled with the means of the image it was cut from, or its colo
 later, so one engine serves whole images, tiles, and the measuring of their means.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]

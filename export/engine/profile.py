@@ -1,7 +1,5 @@
 """The image sizes that an engine is built for: read from text, and reduced to fit the device's memory."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import replace

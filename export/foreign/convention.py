@@ -3,8 +3,6 @@
 This is the reference for the converted file: written with NumPy, apart from the graph that `wrap` writes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

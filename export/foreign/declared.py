@@ -4,8 +4,6 @@ Runtimes on a CPU compute FP16 and BF16 in FP32, which does not show what the sm
 rounded to its declared type by a cast there and back, in a copy of the graph that computes in FP32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

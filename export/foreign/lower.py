@@ -1,7 +1,5 @@
 """A wrapped graph in another precision, measured in ONNX Runtime: any operator may be in it."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

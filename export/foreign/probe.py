@@ -1,7 +1,5 @@
 """What a network takes and makes, found by running it on test images: scale, ranges, multiples, the smallest size."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The export of another program's ONNX file, compared with that file in ONNX Runtime. Needs no torch."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The shape, type and range of every tensor in a graph, by running it: others' graphs compute shapes as they go."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper

@@ -5,8 +5,6 @@ last pixel that notices. A network with windows or strides has a grid, and tiles
 whole image through means over it is measured with these means given, as its tiles are upscaled.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

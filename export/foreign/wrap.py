@@ -1,7 +1,5 @@
 """Somebody else's graph between nodes of ours: uint8 images in and out, any size, clipped and rounded in the graph."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper

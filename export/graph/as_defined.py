@@ -3,8 +3,6 @@
 The deployed graph is compared with it in memory, multiply-accumulates and time; it is not meant for deployment.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

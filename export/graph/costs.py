@@ -1,7 +1,5 @@
 """Multiply-accumulates and memory of a graph for each input pixel, counted from its nodes and shapes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

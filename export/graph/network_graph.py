@@ -5,8 +5,6 @@ decided here, and the file does not depend on the version of an exporter. `overn
 the network in PyTorch afterwards.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

@@ -14,8 +14,6 @@ edge's own phase. The last convolution pads the *resized* image with zeros, so f
 rows beyond the edge get values for which the resized row above the image is zero (a linear condition).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

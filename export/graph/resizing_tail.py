@@ -4,8 +4,6 @@ The last convolution is a mix of channels for each of its nine taps, and a sum o
 with resizing each channel, so the mix is moved before the resize, which then has 9 x 3 channels instead of 64.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from overnet.export.graph.builder import GraphBuilder

@@ -5,8 +5,6 @@ soon as a tensor is computed, its share is added to the sum of every reduction t
 freed. At 640x360 in FP16, TensorRT-RTX needs a fifth less activation memory, for the same multiply-accumulates.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Images for calibrating and verifying a network: the sample photographs, or a folder of the user's."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

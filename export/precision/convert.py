@@ -1,7 +1,5 @@
 """The conversion of an FP32 graph to another precision that needs no calibration. Needs no torch."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 

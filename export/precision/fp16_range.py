@@ -1,7 +1,5 @@
 """The nodes of a graph whose numbers come near FP16's largest or exceed it. Needs no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

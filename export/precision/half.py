@@ -6,8 +6,6 @@ less its mean; the means over the image, which add up hundreds of thousands of n
 enlarged image, and the rounding to levels; and the nodes that are named, whose numbers exceed the smaller type's range.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Set
 
 import numpy as np

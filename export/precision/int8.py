@@ -1,7 +1,5 @@
 """The conversion of an FP32 graph to INT8 on calibration images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The choice of the convolutions that become INT8: all, or as many as the allowed loss permits."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ converts it to FP16 afterwards, and it is large enough that no known value is cl
 Jacob et al. 2018, https://arxiv.org/abs/1712.05877.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Set
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The configurations of models for Triton Inference Server: config.pbtxt, a protobuf message as text."""
 
-from __future__ import annotations
-
 from overnet.files.onnx_metadata import INPUT_NAME, OUTPUT_NAME
 
 # Where a network's instances run. Triton's OpenVINO backend is for CPUs.

@@ -1,7 +1,5 @@
 """The export of a model repository: a folder that NVIDIA Triton Inference Server serves."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from contextlib import ExitStack

@@ -5,8 +5,6 @@ saturation. Here every tensor is rounded to its declared type. A convolution add
 tensor cores do. Only the operators that OverNet's graphs have are implemented, with PyTorch, as ONNX defines them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The search for the first tensor in which a graph differs from its reference."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 Needs PyCUDA, and neither PyTorch nor a GPU of its own for the network: that is computed by OpenVINO on the CPU.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The comparison of an ONNX file with the network it was made from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import onnx

@@ -3,8 +3,6 @@
 Each command imports its libraries when it runs, so that ``--help`` answers at once.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """The methods that ``overnet eval`` measures: a model in a backend, or in the types that its file declares."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """The files of ``overnet eval --save``: each result, and its most improved detail side by side with others."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from overnet.errors import InputError, OutputError, printable

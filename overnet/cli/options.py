@@ -1,7 +1,5 @@
 """Options that several commands have, each declared once."""
 
-from __future__ import annotations
-
 import functools
 import math
 import re

@@ -3,8 +3,6 @@
 Rich would draw the same headings, but loading it takes longer than everything else that ``--help`` does.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup

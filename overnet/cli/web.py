@@ -1,7 +1,5 @@
 """``overnet web``: a page in the browser that upscales what is dropped onto it."""
 
-from __future__ import annotations
-
 import webbrowser
 from typing import Annotated
 

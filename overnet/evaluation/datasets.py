@@ -12,8 +12,6 @@ high only          ``F/baby.png``, or a folder as above without the low side: it
 F may also be the folder of high-resolution images itself.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """PSNR and SSIM over sets of image pairs, by the protocol of the super-resolution papers. Needs no torch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

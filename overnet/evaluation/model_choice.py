@@ -1,7 +1,5 @@
 """Choose the model file to evaluate at a scale, and the FP32 file it is compared with. Needs no torch."""
 
-from __future__ import annotations
-
 import stat
 from collections.abc import Iterator
 from contextlib import suppress

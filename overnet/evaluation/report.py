@@ -1,7 +1,5 @@
 """The results of an evaluation for each set and image, as a table and as JSON. Needs no torch."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Draw the same detail of several images side by side, enlarged and labelled. Needs no torch."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

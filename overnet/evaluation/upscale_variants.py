@@ -1,7 +1,5 @@
 """Other ways to apply an upscaler: averaged over eight orientations, or to four overlapping quarters."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

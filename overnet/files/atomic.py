@@ -1,7 +1,5 @@
 """Files that are checked before they are read or written, and that appear complete or not at all."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -1,7 +1,5 @@
 """Dataclasses read from JSON that may be damaged or hostile: each error is one line that names the field."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

@@ -5,8 +5,6 @@ network, and the engine's hash. Deserialising an engine runs its code, so an eng
 TensorRT reads it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

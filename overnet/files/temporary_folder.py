@@ -1,7 +1,5 @@
 """Folders in the system's place for temporary files that are removed also where their process was killed."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """Find the kind, size and metadata of an image file before its pixels are decoded, and refuse what OpenCV misreads."""
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 OpenCV encodes the pixels; `png`, `jpeg`, `webp`, `bmp` and `tiff` add the metadata.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path

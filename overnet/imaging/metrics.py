@@ -5,8 +5,6 @@ enlargement on Set5 and Set14; luma rounded to whole grey levels, as ``rgb2ycbcr
 up to 0.034 dB less.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -4,8 +4,6 @@ A network's speed does not depend on the image, but a video encoder's speed and 
 images are neither noise nor uniform. Needs no torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import cache
 

@@ -3,8 +3,6 @@
 Photographs, and frames as computers draw them, which INT8 must hold as well: one colour, and text.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -14,8 +14,6 @@ Of the plain networks, re-parameterised convolutions become one 3x3 weight each,
 and the heads.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, overload
 

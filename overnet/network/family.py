@@ -1,7 +1,5 @@
 """The networks there are: which classes, and the names that a user chooses them by."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from overnet.errors import CheckpointError

@@ -3,8 +3,6 @@
 Shapes in comments are N x C x H x W; "u" is the overscale factor, as in the paper.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

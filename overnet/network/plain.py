@@ -6,8 +6,6 @@ is the sum of a 3x3 weight, a chain of 1x1, 3x3 and 1x1 weights, and an identity
 convolution, so a step costs hardly more, and the deployed network has plain convolutions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

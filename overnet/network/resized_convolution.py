@@ -6,8 +6,6 @@ then one product with a small matrix along each dimension. On a CPU, products of
 than PyTorch's bicubic resize and a convolution to three channels.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

@@ -1,7 +1,5 @@
 """Loading of PyTorch files that may be damaged or hostile: no code is run, and memory follows the file's length."""
 
-from __future__ import annotations
-
 import pickle
 import re
 import warnings

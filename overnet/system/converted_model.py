@@ -3,8 +3,6 @@
 A child process converts it with ``overnet export``: whatever the file does there, it ends in one clear error here.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

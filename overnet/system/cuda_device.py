@@ -4,8 +4,6 @@ Functions and constants are those of CUDA's driver API. Devices are counted from
 ``CUDA_VISIBLE_DEVICES`` leaves. Where there is no driver or no such device, the result is None.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys

@@ -1,7 +1,5 @@
 """The properties of this machine that a TensorRT engine, or the speed of INT8, depends on."""
 
-from __future__ import annotations
-
 import platform
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The memory and the processor time that this process may use, which a Linux control group (container) may limit."""
 
-from __future__ import annotations
-
 import math
 import os
 import sys

@@ -1,7 +1,5 @@
 """The one OpenVINO core of a process."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

@@ -3,8 +3,6 @@
 TensorRT keeps the first logger that a process gives it, and sends it the messages of all later builders and engines.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The curve of a training run as a file of comma-separated values, to which lines are added."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

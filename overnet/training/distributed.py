@@ -1,7 +1,5 @@
 """Several processes that train one network: their numbers from torchrun, and their communication."""
 
-from __future__ import annotations
-
 import datetime
 import os
 from collections.abc import Iterator

@@ -7,8 +7,6 @@ is not quantised. Rounding has no gradient, so that of the unrounded numbers is 
 Bengio et al. 2013, https://arxiv.org/abs/1308.3432), except for inputs beyond the range.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The training loop, with checkpoints from which it is resumed exactly."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """The C library's policy for memory that a process frees and soon allocates again."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 

@@ -1,7 +1,5 @@
 """The reports of a training run: lines of text, a table of its curve, and scalars and images for TensorBoard."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The settings of a training run (named presets, and changes from a file or the command line), and its schedule."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace

@@ -1,7 +1,5 @@
 """The state of a training run, saved in one file that is replaced atomically."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field

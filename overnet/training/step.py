@@ -1,7 +1,5 @@
 """One step of training: the loss of a batch, its gradient, and the update of the weights."""
 
-from __future__ import annotations
-
 import math
 from contextlib import ExitStack
 from pathlib import Path

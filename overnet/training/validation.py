@@ -1,7 +1,5 @@
 """Validation while training: PSNR on luma by the papers' protocol."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

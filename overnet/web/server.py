@@ -1,7 +1,5 @@
 """The server of the page: which requests it answers, and how it begins and ends."""
 
-from __future__ import annotations
-
 import errno
 import json
 import mimetypes

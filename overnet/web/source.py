@@ -1,7 +1,5 @@
 """What was dropped onto the page: its kind and size, and an image of it that browsers show."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

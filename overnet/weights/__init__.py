@@ -1,7 +1,5 @@
 """The bundled models by name: checkpoints, the ONNX files made from them, and their model card. Needs no torch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent

@@ -1,7 +1,5 @@
 """The base of all backends, the options they are made from, and how they report errors."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """OpenVINO on the CPU: the default backend where there is no GPU."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The known backends, and the choice between them for a model."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ decoded into a buffer of the stream (`UpscaleStream.buffer`) in one thread, subm
 released in a third.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, TypeAlias

@@ -1,7 +1,5 @@
 """PyTorch: runs a checkpoint without export, at any scale that its network has."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Images on a cluster: batches of them as tasks."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil

@@ -1,7 +1,5 @@
 """Files for tasks on other machines: by their path where it leads to them there, else through Ray's object store."""
 
-from __future__ import annotations
-
 import io
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A video on a cluster: its segments as tasks, in a folder from which a run that was cut off goes on."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterator

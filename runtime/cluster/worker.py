@@ -1,7 +1,5 @@
 """What tasks do on the machines of a cluster."""
 
-from __future__ import annotations
-
 import atexit
 import hashlib
 import time

@@ -1,7 +1,5 @@
 """What a finished file does not hold of the tags and marks that were given to its muxer, which drops them silently."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

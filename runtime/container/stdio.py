@@ -1,7 +1,5 @@
 """Standard input and output as pipes whose reads and writes can be stopped by another thread."""
 
-from __future__ import annotations
-
 import os
 import select
 import sys

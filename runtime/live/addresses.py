@@ -1,7 +1,5 @@
 """Addresses that are not files: cameras, network streams, GStreamer pipelines and pipes."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """Conversion of a variable frame rate to a constant one, for sinks that derive times by counting frames."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Live sources through FFmpeg: network streams and, on Linux, cameras."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Live sources and sinks through GStreamer pipelines, which OpenCV runs."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

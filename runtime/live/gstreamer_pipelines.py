@@ -3,8 +3,6 @@
 OpenCV runs them if it was built with GStreamer: JetPack's was, pip's was not.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import re

@@ -1,7 +1,5 @@
 """Open the live source and the sink that addresses on the command line name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction

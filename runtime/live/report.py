@@ -1,7 +1,5 @@
 """Figures of a live run: frames, rate and latency, in memory that does not grow with the duration."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import deque

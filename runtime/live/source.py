@@ -1,7 +1,5 @@
 """Live sources: frames from a camera or the network, with reconnection after a loss."""
 
-from __future__ import annotations
-
 import random
 import threading
 import time

@@ -1,7 +1,5 @@
 """Where a video is cut into segments, found before its frames are upscaled."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How long a video will take and how much disk it needs, from its first frames."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A writer of a single segment, for a process that upscales no more of the video."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@ No container is used: most round times, change the packets, or cannot hold every
 byte, what the encoder gave.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 import zlib

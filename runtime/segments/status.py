@@ -1,7 +1,5 @@
 """How far an unfinished video is."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Both are passed explicitly: swscale's defaults (BT.601, limited range) and its f
 are what shifts colours in most upscalers.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

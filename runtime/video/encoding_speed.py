@@ -1,7 +1,5 @@
 """The speed of the usual encoder on this machine, measured on moving photographs."""
 
-from __future__ import annotations
-
 import time
 from fractions import Fraction
 from functools import cache

@@ -1,7 +1,5 @@
 """Output formats: the container of a file suffix, the encoder of a name, its quality and pixel format."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """Video from a pipe, headerless or in any container, and to a pipe as Y4M or headerless frames."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction

@@ -16,8 +16,6 @@ environment variables:
 - ``OVERNET_CUDA_DELAY``: ``seed:microseconds``, the arguments of `CudaDriver.set_delay`
 """
 
-from __future__ import annotations
-
 import ctypes
 import fcntl
 import hashlib

@@ -1,7 +1,5 @@
 """Engines for the doubles of TensorRT: an ONNX graph, with a builder's decisions in a header."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform

@@ -1,7 +1,5 @@
 """Running functions over the doubles in another process: the driver must be loaded before Python starts."""
 
-from __future__ import annotations
-
 import atexit
 import functools
 import importlib

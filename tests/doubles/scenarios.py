@@ -1,7 +1,5 @@
 """The functions that test_cuda_driver.py runs over the doubles, each in its own process."""
 
-from __future__ import annotations
-
 import atexit
 import ctypes
 import functools

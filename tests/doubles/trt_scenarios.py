@@ -1,7 +1,5 @@
 """The functions that test_tensorrt.py runs over the doubles, each in its own process."""
 
-from __future__ import annotations
-
 import ctypes
 import importlib
 from typing import Any

@@ -1,7 +1,5 @@
 """Images of every kind: what each row's file holds is in the result, or a note names it."""
 
-from __future__ import annotations
-
 import io
 import struct
 import sys

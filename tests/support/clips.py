@@ -1,7 +1,5 @@
 """Small videos made for the tests, and what can be read back from any video."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

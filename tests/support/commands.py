@@ -1,7 +1,5 @@
 """The commands: in this process, or in one of their own as a user starts them."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

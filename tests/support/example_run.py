@@ -1,7 +1,5 @@
 """A run of the benchmark as a small board could give it, for the tests of what is made of one."""
 
-from __future__ import annotations
-
 import base64
 from dataclasses import replace
 from pathlib import Path

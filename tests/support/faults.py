@@ -1,7 +1,5 @@
 """Failures of other libraries, injected into a command at any of the calls that this project's code makes."""
 
-from __future__ import annotations
-
 import errno
 import sys
 import threading

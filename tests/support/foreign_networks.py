@@ -3,8 +3,6 @@
 They have random weights, beside which a path carries the image through, so that the results are enlarged images.
 """
 
-from __future__ import annotations
-
 import warnings
 from itertools import pairwise
 from typing import Any

@@ -4,8 +4,6 @@ Prints one JSON list of the failures: mutants that end in anything but success o
 process of its own, since a library may crash on a mutant; the mutant at work is kept in the folder.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import resource

@@ -1,7 +1,5 @@
 """Image files with any segment, chunk or field, put together byte by byte, and the parts of files that were written."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """What programs and kernels of real machines said, as files (tests/benchmarks/power/recorded)."""
 
-from __future__ import annotations
-
 import stat
 import sys
 from pathlib import Path

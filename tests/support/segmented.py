@@ -1,7 +1,5 @@
 """Runs of a video in segments, without a network and without a process of their own. No test itself."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

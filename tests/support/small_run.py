@@ -1,7 +1,5 @@
 """A run that is small enough for tests: a tiny network, tiny patches, one image."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 No test itself. ``python -m tests.support.triton_client FUNCTION ARGUMENTS`` has arguments and result in JSON.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """What the workers of pytest-xdist share: locks, and folders that one of them makes for all."""
 
-from __future__ import annotations
-
 import os
 from contextlib import contextmanager
 

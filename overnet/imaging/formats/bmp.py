@@ -1,7 +1,5 @@
 """BMP and PNM files: read size and metadata, and the pixels that OpenCV misreads; add the resolution to BMP files."""
 
-from __future__ import annotations
-
 import re
 import struct
 from fractions import Fraction

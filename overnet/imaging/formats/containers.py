@@ -6,8 +6,6 @@ doubles the time of reading, and refuses PNG files with a profile of more than 1
 hostile: lengths are compared with the data before use, and every loop advances.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field

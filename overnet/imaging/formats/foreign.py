@@ -1,7 +1,5 @@
 """Kinds of images that are only read, by the library that can: AVIF, HEIC, JPEG 2000, JPEG XL and TGA."""
 
-from __future__ import annotations
-
 import io
 import re
 import struct

@@ -1,7 +1,5 @@
 """GeoTIFF: where the pixels of an image lie on a map, for an image that is enlarged."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The segments of JPEG files: read size and metadata, and add metadata to encoded files."""
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Iterator

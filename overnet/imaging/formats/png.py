@@ -1,7 +1,5 @@
 """The chunks of PNG files: read size and metadata, and add metadata to encoded files."""
 
-from __future__ import annotations
-
 import re
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """TIFF files: read size, metadata and layout of their page, and refuse what OpenCV misreads."""
 
-from __future__ import annotations
-
 from overnet.imaging.formats.containers import TRUNCATED, Container, UnusableImageError
 from overnet.imaging.formats.metadata import density_of, read_resources, with_iptc
 from overnet.imaging.formats.tiff import (

@@ -1,7 +1,5 @@
 """The chunks of WebP files: read size and metadata, and add metadata to encoded files."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 

@@ -4,8 +4,6 @@ The file is a line that names its format, the images' pixels one after the other
 with each image's name, size and place, and 8 bytes with the index's length.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Teachers, networks whose outputs another network is trained on: ONNX files of one scale, or checkpoints of ours."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from pathlib import Path

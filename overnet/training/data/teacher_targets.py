@@ -5,8 +5,6 @@ low-resolution image (H x W x 3 uint8 RGB), the teacher's output (sH x sW x 3 ui
 under another name, so that filling that was interrupted goes on, and gets its own name when it is whole.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import zlib

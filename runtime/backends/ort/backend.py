@@ -1,7 +1,5 @@
 """ONNX Runtime: on the CPU, or with another of its execution providers on a GPU."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias

@@ -4,8 +4,6 @@ By itself ONNX Runtime builds an engine for the first size, and again, which tak
 larger or smaller than all before. With the sizes set beforehand it builds one for the whole range, and stores it.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -9,8 +9,6 @@ TensorRT by the names in the graph alone, so that of two models with one structu
 one's weights (microsoft/onnxruntime#6455): each file, version and device has a folder of its own.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import hashlib

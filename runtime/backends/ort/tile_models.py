@@ -3,8 +3,6 @@
 Needs onnx, which the extra ``ort`` installs.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

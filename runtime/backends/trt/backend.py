@@ -1,7 +1,5 @@
 """TensorRT and TensorRT-RTX: engines on an NVIDIA GPU, with several frames in flight."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

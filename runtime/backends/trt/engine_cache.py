@@ -4,8 +4,6 @@ Each engine has a folder, whose name contains a hash of everything that the engi
 when it is complete.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

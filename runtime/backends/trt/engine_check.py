@@ -4,8 +4,6 @@ A network can fail in FP16 on one kind of GPU only, and an engine file given by 
 is compared with its network once on each kind of GPU, and the user's cache folder holds a file for each that passed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -4,8 +4,6 @@ The builder's memory is freed when the process ends, before the engine runs on a
 crashes, or that the system kills, is one clear error here.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@ An engine takes images up to the size that it was built for. So engines are buil
 the smallest engine that takes it; where the GPU's memory is too short for that, to a smaller one, in tiles.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """A ring of slots for one engine: each is lent for a frame and returned when the frame is fetched; and its streams."""
 
-from __future__ import annotations
-
 import threading
 from collections import deque
 from collections.abc import Iterator

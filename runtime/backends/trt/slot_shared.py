@@ -1,7 +1,5 @@
 """The parts that the slots of a ring share: the engine, and the activation memory where memory is short."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from overnet.runtime.backends.base import BackendOptions

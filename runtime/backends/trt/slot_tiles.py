@@ -1,7 +1,5 @@
 """Runs for the tiles of frames through a ring of slots: tiles of one frame, and of the next, are in flight at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Images in and out, checked against Pillow, which shares no code with OpenCV's readers but the format libraries."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -1,7 +1,5 @@
 """Clocks that restart or jump, and sound whose frames are shorter than a tick."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import av

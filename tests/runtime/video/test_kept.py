@@ -1,7 +1,5 @@
 """What a container cannot say is written into pixels and samples, or named."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """Sound that a container cannot hold as it is, encoded again: nothing is lost, and it is heard when it was."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from pathlib import Path
 from typing import Any

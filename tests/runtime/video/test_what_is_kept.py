@@ -1,7 +1,5 @@
 """Videos of every kind of stream, side data, disposition and tag: each is in the result, or a note names it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
