@@ -190,7 +190,7 @@ class _Loop:
                 self._validate()
             if self.team.any(self.stop.wanted()):
                 raise _Abandoned
-            if time.monotonic() - self.saved > self.options.save_seconds and state.step:
+            if time.monotonic() - self.saved > self.options.save_seconds and not is_first:
                 self._save()
             if (done := self._share_done()) >= 1:
                 break

@@ -483,7 +483,7 @@ def test_a_library_that_is_missing(small_graph, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(MissingDependency, match=r"building for TensorRT needs tensorrt .*overnet\[gpu\]"):
+    with pytest.raises(MissingDependency, match=r"building for TensorRT needs tensorrt, .*overnet\[gpu\]"):
         build_engine(small_graph, TINY, target="tensorrt")
 
 

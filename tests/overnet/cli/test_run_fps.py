@@ -64,7 +64,7 @@ def test_a_camera_without_a_model_sets_the_rate_and_no_frame_is_dropped(tmp_path
     if report["captured"] < 0.9 * 2 * 25:
         pytest.skip("this machine is too busy for the camera itself")
     assert report["dropped"] < 0.1 * report["captured"]
-    assert any("came before the model was ready" in note for note in report["notes"])
+    assert any("before the model was ready" in note for note in report["notes"])
 
 
 @pytest.mark.parametrize(
