@@ -1,4 +1,4 @@
-"""Folders in the system's place for temporary files that are removed also where their process was killed."""
+"""Temporary folders that are removed also where their process was killed."""
 
 import os
 import shutil
@@ -16,14 +16,18 @@ _STARTING_SECONDS = 60.0
 
 
 @contextmanager
-def temporary_folder(prefix: str) -> Iterator[Path]:
+def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
     """Make a folder that only this user can read, and remove it at the end; first those that others have left.
 
     Args:
         prefix: of its name; the same for all folders of one use.
+        parent: where it is made; None for the system's place for temporary files.
+
+    Raises:
+        OSError: it cannot be made.
     """
-    remove_left_folders(prefix)
-    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    remove_left_folders(prefix, parent)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     lock = FileLock(folder / LOCK)
     lock.acquire(blocking=False)
     try:
@@ -33,9 +37,9 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_left_folders(prefix: str) -> None:
+def remove_left_folders(prefix: str, parent: Path | None = None) -> None:
     """Remove the folders of processes that were killed: the file in them is no longer locked."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+    for folder in (parent or Path(tempfile.gettempdir())).glob(f"{prefix}*"):
         with suppress(OSError, Timeout):  # it is in use, or another process removes it
             found = folder.lstat()
             # What lies in another user's folder may be a link, and a lock opens it for writing.

@@ -1,18 +1,15 @@
 """Images on a cluster: batches of them as tasks."""
 
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 
-import filelock
-
 from overnet.errors import OutputError, OverNetError, file_errors, printable
 from overnet.files.atomic import atomic_write, ensure_folder, exists_already, link_target, move_into_place
+from overnet.files.temporary_folder import LOCK, temporary_folder
 from overnet.runtime.cluster.connection import Call, Cluster
 from overnet.runtime.cluster.parcel import Parcel
 from overnet.runtime.cluster.worker import ImageRequest, MadeImage, SharedFolder, UpscalerRequest, make_images
@@ -22,7 +19,7 @@ from overnet.runtime.upscale_file import Outcome
 # Of a task: its own cost is that of a small image.
 _MOST_IN_BATCH = 16
 _BATCHES_FOR_EACH_SLOT = 4
-_PREFIX, _LOCK = ".overnet-cluster-", "lock"
+_PREFIX = ".overnet-cluster-"
 
 
 class ClusterImages:
@@ -139,16 +136,7 @@ def _unnamed_results(folders: list[Path]) -> Iterator[SharedFolder]:
     """
     root = Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))  # noqa: PTH100 (links may differ)
     ensure_folder(root)
-    with file_errors(OutputError, root, " cannot be written"):
-        for left in root.glob(f"{_PREFIX}*"):
-            with suppress(OSError, filelock.Timeout), filelock.FileLock(left / _LOCK).acquire(timeout=0):
-                shutil.rmtree(left, ignore_errors=True)
-        path = root / f"{_PREFIX}{secrets.token_hex(8)}"
-        path.mkdir()
-        lock = filelock.FileLock(path / _LOCK)
-        lock.acquire(timeout=0)
-    try:
-        yield SharedFolder(path, _LOCK)
-    finally:
-        lock.release()
-        shutil.rmtree(path, ignore_errors=True)
+    with ExitStack() as closing_later:
+        with file_errors(OutputError, root, " cannot be written"):
+            path = closing_later.enter_context(temporary_folder(_PREFIX, root))
+        yield SharedFolder(path, LOCK)
