@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from overnet.errors import BackendError
+from overnet.files.engine_sidecar import TITLES
 from overnet.runtime.cluster.connection import Call, Cluster
 from overnet.runtime.cluster.images import ClusterImages
 from overnet.runtime.cluster.parcel import ParcelledModel
@@ -23,10 +22,10 @@ from overnet.runtime.upscale_file import Outcome, VideoOptions, open_segmented
 from overnet.runtime.video.encoder import OutputVideo
 from overnet.runtime.video.formats import Encoding, encoding_for_all_machines, output_format
 from overnet.runtime.video.reader import VideoReader
+from overnet.system.memory import Limits, usable_cores
 
 # Height and width in pixels by which a machine is asked for its backend where images of many sizes come.
 _ANY_SIZE = (64, 64)
-_GPU_BACKENDS = ("tensorrt", "tensorrt-rtx")
 
 
 class ClusterRun:
@@ -69,7 +68,7 @@ class ClusterRun:
         self.backend_name = ""
         is_engine = model is not None and Path(model).suffix.lower() == ".engine"
         backend = rest.get("backend", "auto")
-        needs_gpu = is_engine or backend in _GPU_BACKENDS or rest.get("provider", "cpu") != "cpu"
+        needs_gpu = is_engine or backend in TITLES or rest.get("provider", "cpu") != "cpu"
         may_use_gpu = backend in ("auto", "torch")
         wants_gpu = True if needs_gpu else None if may_use_gpu else False
         self._cluster = Cluster(address, wants_gpu=wants_gpu, threads=rest.get("threads"))
@@ -105,9 +104,12 @@ class ClusterRun:
             info = reader.info
             described = self._describe(info.height, info.width)
             height, width = described.size
-            cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+            # By affinity alone, as x264 counts them.
             encoding = encoding_for_all_machines(
-                Encoding(options.codec, options.crf), output_format(job.target), height=height, cores=cores
+                Encoding(options.codec, options.crf),
+                output_format(job.target),
+                height=height,
+                cores=usable_cores(Limits()),
             )
             video = OutputVideo(info, width, height, encoding)
             shaping = {**described.shaping, "--backend": f"{described.backend} on a cluster"}
