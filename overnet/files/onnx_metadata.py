@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,7 +45,14 @@ _LARGEST_ACTIVATION_BYTES = 10_000_000
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
     """Return height and width after upscaling: each times the scale, rounded to the nearest integer (halves up)."""
-    return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))
+    # Rounded first: as numbers, 100 x 1.005 is a little less than 100.5.
+    height, width = (max(1, math.floor(round(side * scale, 9) + 0.5)) for side in (height, width))
+    return height, width
+
+
+def exact_scale(scale: float) -> Fraction:
+    """Return a scale as a fraction of small numbers: 2.3 is 23/10, although it has no exact binary form."""
+    return Fraction(scale).limit_denominator(1000)
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from overnet.errors import BackendError, InputError, one_line
+from overnet.files.onnx_metadata import exact_scale
 from overnet.imaging.resample import imresize
 from overnet.system.ending_signals import ending_signals
 from overnet.training.data.packed_images import PackedImages
 from overnet.training.data.teacher_targets import TeacherTargets
-from overnet.training.settings import FRACTION, TrainSettings, exact
+from overnet.training.settings import FRACTION, TrainSettings
 from overnet.types import Image
 
 # Low-resolution pixels to cut around a patch, more than the two that the antialiased kernel reaches.
@@ -103,7 +104,7 @@ class Patches(Dataset[Batch]):
         self.share = settings.batch // world
         self.first = rank * self.share
         self._sizes = np.array([(image.height, image.width) for image in images.images])
-        self._large_enough(exact(max(settings.scales)))
+        self._large_enough(exact_scale(max(settings.scales)))
 
     def __getitem__(self, step: int) -> Batch:
         """Cut the patches of a step, from 0."""
@@ -117,7 +118,7 @@ class Patches(Dataset[Batch]):
     def scales(self, step: int) -> list[Fraction]:
         """Return the scales of a step: one of the settings' or one in between; or all of them, the largest first."""
         settings = self.settings
-        whole = sorted((exact(scale) for scale in settings.scales), reverse=True)
+        whole = sorted((exact_scale(scale) for scale in settings.scales), reverse=True)
         if settings.joint_scales:
             return whole
         random = self._random(_STEPS + step)

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 from overnet.errors import InputError, file_errors
 from overnet.files.checked_json import checked, parse_object
+from overnet.files.onnx_metadata import exact_scale
 from overnet.network.family import NETWORKS
 from overnet.network.model import OVERSCALE_FACTORS
 from overnet.network.plain import PlainNetConfig
@@ -190,16 +191,11 @@ def _problem_of_scales(settings: TrainSettings) -> str | None:
                 return f"scale is {scale:g}; the network {settings.network!r} has {', '.join(map(str, plain.scales))}"
         elif not 1 < scale <= settings.overscale:
             return f"scale is {scale:g}; it must be above 1 and at most the overscale factor, {settings.overscale}"
-        if settings.patch % exact(scale).denominator:
+        if settings.patch % exact_scale(scale).denominator:
             return f"a patch of {settings.patch} has no whole number of pixels at scale {scale:g}"
     if settings.has_fractional_scales and settings.patch % FRACTION.denominator:
         return f"with fractional scales the patch must be a multiple of {FRACTION.denominator}, not {settings.patch}"
     return None
-
-
-def exact(scale: float) -> Fraction:
-    """Return a scale as a fraction of small numbers: 2.3 is 23/10, although it has no exact binary form."""
-    return Fraction(scale).limit_denominator(1000)
 
 
 def learning_rate(settings: TrainSettings, step: int, done: float) -> float:

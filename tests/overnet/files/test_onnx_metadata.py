@@ -1,12 +1,21 @@
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from overnet.errors import ArtifactError
-from overnet.files.onnx_metadata import Artifact, Foreign, is_foreign, read_artifact, read_onnx_metadata, scaled_size
+from overnet.files.onnx_metadata import (
+    Artifact,
+    Foreign,
+    exact_scale,
+    is_foreign,
+    read_artifact,
+    read_onnx_metadata,
+    scaled_size,
+)
 from overnet.weights import bundled_folder
 
 ARTIFACT = Artifact(scale=2, overscale=5, precision="fp32", weights_sha256="a" * 64, producer="overnet 1")
@@ -15,11 +24,18 @@ ARTIFACT = Artifact(scale=2, overscale=5, precision="fp32", weights_sha256="a" *
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.floats(1, 8))
 def test_scaled_size_is_the_nearest_whole_number(height, width, scale):
     rows, columns = scaled_size(height, width, scale)
-    assert abs(rows - height * scale) <= 0.5 and abs(columns - width * scale) <= 0.5
+    assert abs(rows - height * scale) < 0.5 + 1e-8 and abs(columns - width * scale) < 0.5 + 1e-8
 
 
 def test_scaled_size_rounds_halves_up():
     assert scaled_size(15, 17, 1.5) == (23, 26)
+    # In binary, 100 x 1.005 is a little less than 100.5.
+    assert scaled_size(100, 300, 1.005) == (101, 302)
+
+
+def test_scales_are_exact_fractions():
+    assert exact_scale(2.3) == Fraction(23, 10)
+    assert exact_scale(4.0) == 4
 
 
 def test_metadata_round_trip():

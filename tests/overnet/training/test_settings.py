@@ -1,10 +1,9 @@
 import json
-from fractions import Fraction
 
 import pytest
 
 from overnet.errors import InputError
-from overnet.training.settings import PRESETS, exact, read_settings, settings_from
+from overnet.training.settings import PRESETS, read_settings, settings_from
 
 
 def test_the_original_recipe_is_the_papers():
@@ -70,8 +69,3 @@ def test_wrong_files_are_refused_with_what_is_wrong(tmp_path, content, message):
 def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         settings_from(changes, PRESETS["multiscale"], name="test")
-
-
-def test_scales_are_exact_fractions():
-    assert exact(2.3) == Fraction(23, 10)
-    assert exact(4.0) == 4
