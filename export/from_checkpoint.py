@@ -41,7 +41,13 @@ def checkpoint_sources(checkpoint: Path, options: ExportOptions, name: str | Non
     scales = options.scales or tuple(scale for scale in usual if model.config.serves(scale))
     for scale in scales:
         if not model.config.serves(scale):
-            raise InputError(f"{checkpoint}: scale is {scale}; this network {model.config.scales_text}")
+            hint = ""
+            if isinstance(model.config, PlainNetConfig) and scale % 1 and scale < max(usual):
+                larger = min(each for each in usual if each > scale)
+                hint = f": export --scale {larger}, whose results overnet-run --scale {scale:g} reduces"
+            raise InputError(f"{checkpoint}: scale is {scale:g}; this network {model.config.scales_text}{hint}")
+        if round(scale, 3) != scale:
+            raise InputError(f"scale is {scale}; a fraction has at most three decimals, such as {scale:.3f}")
     network = deploy(model)
     precision = options.precision or "fp16"
     calibration = None
@@ -50,7 +56,7 @@ def checkpoint_sources(checkpoint: Path, options: ExportOptions, name: str | Non
         calibration = Calibration(images, remarks, options.calibration.max_loss_db, signed=options.engine is not None)
     for scale in scales:
         suffix = "" if precision == "fp32" else f"_{precision}"
-        stem = f"{name or checkpoint.name.partition('.')[0]}_x{scale}{suffix}"
+        stem = f"{name or checkpoint.name.partition('.')[0]}_x{scale:g}{suffix}"
         yield CheckpointSource(checkpoint, stem, model, network, scale, precision, options, calibration)
 
 
@@ -70,7 +76,7 @@ class CheckpointSource:
     stem: str
     model: Network
     network: Deployed
-    scale: int
+    scale: float
     precision: str
     options: ExportOptions
     calibration: Calibration | None

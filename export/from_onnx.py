@@ -85,7 +85,7 @@ def _fitting(images: list[Image], artifact: Artifact) -> list[Image]:
 def _why_not(source: Artifact, options: ExportOptions, precision: str) -> str | None:
     """Return why the options are not possible for a file, as a text to follow its name; None where they are."""
     if options.scales is not None and options.scales != (source.scale,):
-        wanted = ", ".join(map(str, options.scales))
+        wanted = ", ".join(f"{scale:g}" for scale in options.scales)
         return f"is for scale {source.scale:g}, not {wanted}: omit --scale, or give a checkpoint"
     is_calibrated = source.foreign is not None and precision == "int8"
     if options.form != "default" or (options.calibration != CalibrationOptions() and not is_calibrated):

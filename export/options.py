@@ -66,7 +66,7 @@ class ForeignOptions:
         multiple: a number that height and width must be multiples of.
     """
 
-    scale: int | None = None
+    scale: float | None = None
     input_range: str | None = None
     colour: str | None = None
     multiple: int | None = None
@@ -77,8 +77,8 @@ class ExportOptions:
     """The files to export.
 
     Attributes:
-        scales: whole numbers from 1 to the network's overscale factor. None for those of 2, 3 and 4 that the network
-            has, or an ONNX file's scale.
+        scales: from 1 to the network's overscale factor, with at most three decimals. None for those of 2, 3 and 4 that
+            the network has, or an ONNX file's scale.
         precision: one of `overnet.files.onnx_metadata.PRECISIONS`. None for FP16, or the precision of an ONNX file that
             is not in FP32.
         form: the form of the graph. An ONNX file keeps its own.
@@ -89,7 +89,7 @@ class ExportOptions:
         foreign: for another program's ONNX file.
     """
 
-    scales: tuple[int, ...] | None = None
+    scales: tuple[float, ...] | None = None
     precision: str | None = None
     form: Form = "default"
     significant_bits: int = 24

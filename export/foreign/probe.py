@@ -62,7 +62,7 @@ def find_convention(file: ForeignFile, options: ForeignOptions) -> tuple[Foreign
     else:
         found = _free(file, runner, found, options)
     if options.scale not in (None, found.scale):
-        raise InputError(f"{name} is for scale {found.scale}, not {options.scale}: omit --scale")
+        raise InputError(f"{name} is for scale {found.scale}, not {options.scale:g}: omit --scale")
     found, how = _with_ranges(file, runner, found, options)
     parts = [
         f"x{found.scale}",

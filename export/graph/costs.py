@@ -4,8 +4,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
+
+from overnet.files.onnx_metadata import Artifact, scaled_size
 
 # Height and width of the image that is counted for: so large that the work for each image (squeeze-and-excitation) and
 # at its borders hardly counts.
@@ -86,6 +89,13 @@ def _inferred(model: onnx.ModelProto) -> tuple[dict[str, list[int]], dict[str, i
         dimension.dim_value = value
     for dimension in copy.graph.output[0].type.tensor_type.shape.dim:
         dimension.Clear()
+    # The inference of shapes does not divide integers, so the size of the result at a fractional scale is given to it.
+    for node in copy.graph.node:
+        if node.op_type == "Div" and node.name == "size":
+            scale = Artifact.from_metadata({entry.key: entry.value for entry in model.metadata_props}, name="").scale
+            copy.graph.initializer.append(numpy_helper.from_array(np.array(scaled_size(_SIDE, _SIDE, scale)), "size"))
+            copy.graph.node.remove(node)
+            break
     graph = onnx.shape_inference.infer_shapes(copy, data_prop=True, strict_mode=True).graph
     values = [*graph.input, *graph.value_info, *graph.output]
     shapes = {value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim] for value in values}

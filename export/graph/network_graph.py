@@ -16,51 +16,57 @@ from overnet.export.graph.builder import GraphBuilder
 from overnet.export.graph.periodic_tail import periodic_tail
 from overnet.export.graph.resizing_tail import resizing_tail
 from overnet.export.graph.trunk import features
-from overnet.files.onnx_metadata import INPUT_NAME, OUTPUT_NAME, Artifact
+from overnet.files.onnx_metadata import INPUT_NAME, OUTPUT_NAME, Artifact, exact_scale
 from overnet.network.deploy import Convolution, Deployed, DeployedNetwork, DeployedPlainNetwork
 
-# default: no tensor on the overscaled grid, and no concatenations. lean-memory: the same results in more and smaller
-# steps, with less memory (see `overnet.export.graph.trunk.features`). as-defined: as the network is defined, for
-# comparison. A plain network has one form, which is all of these.
+# default: no concatenations in the trunk, and at whole scales no tensor on the overscaled grid. lean-memory: the same
+# results in more and smaller steps, with less memory (see `overnet.export.graph.trunk.features`). as-defined: as the
+# network is defined, for comparison. A plain network has one form, which is all of these.
 Form = Literal["default", "lean-memory", "as-defined"]
 
 
-def build_onnx(network: Deployed, scale: int, *, form: Form = "default", significant_bits: int = 24) -> onnx.ModelProto:
+def build_onnx(
+    network: Deployed, scale: float, *, form: Form = "default", significant_bits: int = 24
+) -> onnx.ModelProto:
     """Build the graph for one scale.
 
     Args:
         network: the deployed form.
-        scale: a whole number that the network has: of an OverNet, from 1 to its overscale factor.
+        scale: one that the network has: of an OverNet, from 1 to its overscale factor, with at most three
+            decimals.
         form: one of the forms, which give the same results (see `Form`).
         significant_bits: bits kept of each weight; see `GraphBuilder`.
 
     Returns:
-        A model with uint8 N x H x W x 3 RGB in and uint8 N x scale*H x scale*W x 3 RGB out, checked by
+        A model with uint8 N x H x W x 3 RGB in and uint8 N x round(scale*H) x round(scale*W) x 3 RGB out, checked by
         ``onnx.checker``.
 
     Raises:
-        ValueError: the scale is not a whole number, or the network does not have it.
+        ValueError: the scale has more than three decimals, or the network does not have it.
     """
-    if scale != int(scale) or not network.config.serves(scale):
+    if not network.config.serves(scale) or round(scale, 3) != scale:
         raise ValueError(
-            f"scale is {scale:g}; ONNX files are for whole scales, and this network {network.config.scales_text}"
+            f"scale is {scale}; it has at most three decimals, and this network {network.config.scales_text}"
         )
+    exact = exact_scale(scale)
     graph = GraphBuilder(significant_bits=significant_bits)
     # TensorRT allows uint8 only at the graph's ends, next to a cast: so the casts are the first and the last node.
     levels = graph.node("Cast", [INPUT_NAME], "levels", to=onnx.TensorProto.FLOAT)
     planar = graph.node("Transpose", [levels], "planar", perm=[0, 3, 1, 2])
     if isinstance(network, DeployedPlainNetwork):
-        upscaled = _plain_network(graph, network, planar, scale)
+        upscaled = _plain_network(graph, network, planar, int(scale))
     else:
         mean = graph.constant("mean", network.mean.reshape(1, 3, 1, 1))
         centred = graph.node("Sub", [planar, mean], "centred")
         if form == "as-defined":
             extracted = features_as_defined(graph, network, centred)
-            upscaled = resizing_tail(graph, network, extracted, centred, scale, mix_first=False)
+            upscaled = resizing_tail(graph, network, extracted, centred, exact, as_defined=True)
         else:
             extracted = features(graph, network, centred, lean_memory=form == "lean-memory")
-            tail = periodic_tail if len(network.stages) == 1 else resizing_tail
-            upscaled = tail(graph, network, extracted, centred, scale)
+            if len(network.stages) == 1 and exact.denominator == 1:
+                upscaled = periodic_tail(graph, network, extracted, centred, int(scale))
+            else:
+                upscaled = resizing_tail(graph, network, extracted, centred, exact, as_defined=False)
 
     black = graph.constant("black", np.float32(0))
     white = graph.constant("white", np.float32(255))
@@ -69,7 +75,7 @@ def build_onnx(network: Deployed, scale: int, *, form: Form = "default", signifi
     interleaved = graph.node("Transpose", [whole], "interleaved", perm=[0, 2, 3, 1])
     graph.node("Cast", [interleaved], OUTPUT_NAME, to=onnx.TensorProto.UINT8)
     model = graph.finish(
-        name=f"overnet_x{scale}", image=INPUT_NAME, upscaled=OUTPUT_NAME, artifact=artifact_of(network, scale)
+        name=f"overnet_x{scale:g}", image=INPUT_NAME, upscaled=OUTPUT_NAME, artifact=artifact_of(network, scale)
     )
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -99,11 +105,11 @@ def _plain_network(graph: GraphBuilder, network: DeployedPlainNetwork, planar: s
     return graph.node("DepthToSpace", [added], "shuffled", blocksize=scale, mode="CRD")
 
 
-def artifact_of(network: Deployed, scale: int) -> Artifact:
+def artifact_of(network: Deployed, scale: float) -> Artifact:
     """Return the metadata of a graph from `build_onnx`."""
     return Artifact(
         scale=scale,
-        overscale=network.config.overscale if isinstance(network, DeployedNetwork) else scale,
+        overscale=network.config.overscale if isinstance(network, DeployedNetwork) else int(scale),
         precision="fp32",
         weights_sha256=network.weights_sha256,
         reach=network.config.reach,

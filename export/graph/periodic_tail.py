@@ -113,15 +113,15 @@ def periodic_tail(graph: GraphBuilder, network: DeployedNetwork, features: str, 
     axis = axis_resize(overscale, scale)
     columns: list[str] = []
     for column in range(overscale):
-        mixed = [_phase(graph, network, features, row, column) for row in range(overscale)]
+        mixed = [mixed_phase(graph, network, features, row, column) for row in range(overscale)]
         columns.append(_resized(graph, mixed, axis, scale, f"tail.column.{column}.row", vertical=True))
     detail = _resized(graph, columns, axis, scale, "tail.across", vertical=False)
     added = graph.node("Add", [detail, _base(graph, network, centred, scale)], "added")
     return graph.node("DepthToSpace", [added], "shuffled", blocksize=scale, mode="CRD") if scale > 1 else added
 
 
-def _phase(graph: GraphBuilder, network: DeployedNetwork, features: str, row: int, column: int) -> str:
-    """Add one phase of the overscaled features, mixed: N x 27 x H x W, channels colour, column tap, row tap."""
+def mixed_phase(graph: GraphBuilder, network: DeployedNetwork, features: str, row: int, column: int) -> str:
+    """Add one phase of the overscaled features, mixed for the taps of the last convolution: N x 27 x H x W."""
     (stage,), (overscale,) = network.stages, network.stage_factors
     name = f"tail.phase.{row}.{column}"
     phase = row * overscale + column
@@ -129,9 +129,13 @@ def _phase(graph: GraphBuilder, network: DeployedNetwork, features: str, row: in
     assert stage.bias is not None
     picked = Convolution(stage.weight[phase :: overscale**2], stage.bias[phase :: overscale**2], stage.groups)
     enlarged = graph.convolution(features, picked, f"{name}.overscale", relu=True)
+    return graph.convolution(enlarged, tap_mix(network), f"{name}.mix", shared="tail.mix")
+
+
+def tap_mix(network: DeployedNetwork) -> Convolution:
+    """Return the channel mix of the last convolution, to 27 channels in the order colour, column tap, row tap."""
     taps = network.mix.reshape(_TAPS, _TAPS, _COLOURS, -1).transpose(2, 1, 0, 3)
-    mix = Convolution(np.ascontiguousarray(taps.reshape(_COLOURS * _TAPS**2, -1, 1, 1)), None)
-    return graph.convolution(enlarged, mix, f"{name}.mix", shared="tail.mix")
+    return Convolution(np.ascontiguousarray(taps.reshape(_COLOURS * _TAPS**2, -1, 1, 1)), None)
 
 
 def _resized(graph: GraphBuilder, phases: list[str], axis: AxisResize, scale: int, name: str, *, vertical: bool) -> str:

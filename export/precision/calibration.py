@@ -1,5 +1,6 @@
 """Images for calibrating and verifying a network: the sample photographs, or a folder of the user's."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from overnet.errors import InputError
 from overnet.evaluation.datasets import spread_sample
+from overnet.files.onnx_metadata import scaled_size
 from overnet.imaging.image_io import is_image_file, read_rgb
 from overnet.imaging.resample import imresize
 from overnet.imaging.sample_images import centre_crop, sample_photographs
@@ -21,7 +23,7 @@ _SMALLEST_SIDE = 48
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its reduction: h x w x 3 and scale*h x scale*w x 3, uint8."""
+    """The reduction of an image, and the image: h x w x 3 and `scaled_size` of it x 3, uint8."""
 
     low: Image
     high: Image
@@ -63,11 +65,12 @@ def calibration_images(folder: Path | None) -> tuple[list[Image], list[str]]:
     return images, remarks
 
 
-def pairs_of(images: list[Image], scale: int) -> list[Pair]:
-    """Return each image, cut to a multiple of the scale, with its reduction by the evaluation protocol."""
+def pairs_of(images: list[Image], scale: float) -> list[Pair]:
+    """Return each image, cut to what an upscaled image can have, with its reduction by the evaluation protocol."""
     pairs = []
     for image in images:
-        height, width = (length // scale for length in image.shape[:2])
-        high = np.ascontiguousarray(image[: height * scale, : width * scale])
-        pairs.append(Pair(np.asarray(imresize(high, size=(height, width)), np.uint8), high))
+        size = math.floor(image.shape[0] / scale), math.floor(image.shape[1] / scale)
+        height, width = scaled_size(*size, scale)
+        high = np.ascontiguousarray(image[:height, :width])
+        pairs.append(Pair(np.asarray(imresize(high, size=size), np.uint8), high))
     return pairs

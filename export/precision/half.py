@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from overnet.export.graph.builder import rounded, with_nodes
 
 TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-# The nodes before the first convolution, and from the final addition to the end.
-_ENDS = ("levels", "planar", "centred", "base", "added", "shuffled", "clipped", "rounded", "interleaved")
+# The nodes before the first convolution, from the final addition to the end, and of sizes, which are integers.
+_ENDS = ("levels", "planar", "centred", "base", "added", "shuffled", "clipped", "rounded", "interleaved", "size")
 _BFLOAT16_BITS = 8
 
 
@@ -69,7 +69,7 @@ class _Conversion:
                 wanted = TensorProto.FLOAT if must_stay(node) or node.name in self._keep else self._half
                 for place, name in enumerate(node.input):
                     if name:
-                        # The factors of a resize are FP32 by definition.
+                        # The factors of a resize are FP32 by definition, and sizes are integers.
                         is_factor = node.op_type == "Resize" and place > 0
                         result.input[place] = self._as(name, TensorProto.FLOAT if is_factor else wanted)
                 for name in node.output:

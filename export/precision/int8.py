@@ -74,7 +74,7 @@ def range_images(pairs: list[Pair]) -> list[Image]:
 
 
 def quantized(
-    exact: onnx.ModelProto, scale: int, images: list[Image], calibration: Calibration, progress: Progress
+    exact: onnx.ModelProto, scale: float, images: list[Image], calibration: Calibration, progress: Progress
 ) -> tuple[onnx.ModelProto, list[str]]:
     """Convert a graph to INT8, and to FP16 where that costs too much; return it with notes for the user.
 

@@ -87,7 +87,7 @@ def choose_layers(
     model: onnx.ModelProto,
     largest: Mapping[str, float],
     pairs: list[Pair],
-    scale: int,
+    scale: float,
     *,
     max_loss_db: float,
     keep: frozenset[str] = frozenset(),
@@ -101,7 +101,7 @@ def choose_layers(
         model: in FP32, from `overnet.export.graph.network_graph.build_onnx`.
         largest: from `overnet.export.precision.quantizer.largest_inputs`.
         pairs: to measure the loss on, at least one.
-        scale: the graph's; also the border that is not measured, in pixels.
+        scale: the graph's; rounded up also the border that is not measured, in pixels.
         max_loss_db: the largest loss of PSNR on luma against the FP32 graph, of the mean squared error over the pairs.
         keep: nodes that compute in FP32 (see `overnet.export.precision.fp16_range`) and are not quantised.
         progress: called with each step.
@@ -163,14 +163,14 @@ def choose_layers(
     )
 
 
-def _psnr_db(model: onnx.ModelProto, pairs: list[Pair], scale: int, arithmetic: Arithmetic) -> float:
+def _psnr_db(model: onnx.ModelProto, pairs: list[Pair], scale: float, arithmetic: Arithmetic) -> float:
     """Return the PSNR on luma against the ground truth, of the mean squared error over the pairs.
 
     The graph is computed in the types that it declares. On images of one colour the error may be 0, and the PSNR of all
     pairs together is then that of rounding to levels.
     """
     upscaled = arithmetic.upscaled(model, [pair.low for pair in pairs])
-    each = [psnr_luma(pair.high, one, border=scale) for pair, one in zip(pairs, upscaled, strict=True)]
+    each = [psnr_luma(pair.high, one, border=math.ceil(scale)) for pair, one in zip(pairs, upscaled, strict=True)]
     mean_error = 255**2 * float(np.mean([10 ** (-decibels / 10) for decibels in each]))
     return 10 * math.log10(255**2 / max(mean_error, _ROUNDING_ERROR))
 

@@ -54,7 +54,7 @@ def export_repository(
     sources = open_sources(source, options)
     stems = [one.stem for one in sources]
     # The model for whole images is named after all files: without their scales where there are several.
-    common = stems[0] if len(stems) == 1 else re.sub(r"_x\d+(?=_|$)", "", stems[0])
+    common = stems[0] if len(stems) == 1 else re.sub(r"_x\d+(\.\d+)?(?=_|$)", "", stems[0])
     *names, upscaler = (re.sub(r"[^A-Za-z0-9_.-]", "_", name) for name in (*stems, f"{common}_upscaler"))
     ensure_folder(repository.absolute().parent)
     with ExitStack() as stack:

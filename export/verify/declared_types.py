@@ -6,6 +6,7 @@ tensor cores do. Only the operators that OverNet's graphs have are implemented, 
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -103,11 +104,17 @@ def _convolution(
     return result.to(x.dtype)
 
 
-def _resize(x: Tensor, region: Tensor | None, factors: Tensor, **attributes: Any) -> Tensor:
+def _resize(
+    x: Tensor, region: Tensor | None, factors: Tensor | None, sizes: Tensor | None = None, **attributes: Any
+) -> Tensor:
     mode, sharpness = attributes.get("mode"), attributes.get("cubic_coeff_a")
     if (mode, sharpness) != (b"cubic", NETWORK_SHARPNESS) or region is not None:
         raise NotImplementedError(f"a resize of mode {mode!r} and sharpness {sharpness}")
-    size = [int(side * factor) for side, factor in zip(x.shape[2:], factors.tolist()[2:], strict=True)]
+    if factors is not None:
+        size = [int(side * factor) for side, factor in zip(x.shape[2:], factors.tolist()[2:], strict=True)]
+    else:
+        assert sizes is not None
+        size = sizes.tolist()[2:]
     return functional.interpolate(x.float(), size, mode="bicubic", align_corners=False).to(x.dtype)
 
 
@@ -125,8 +132,9 @@ def _pad(x: Tensor, pads: Tensor, *rest: Tensor | None, mode: bytes = b"constant
 
 
 def _depth_to_space(x: Tensor, *, blocksize: int, mode: bytes) -> Tensor:
-    if mode != b"CRD":
-        raise NotImplementedError(f"a depth-to-space of mode {mode!r}")
+    if mode == b"DCR":
+        # Phases first, and then channels: the other way round than PyTorch.
+        x = x.reshape(len(x), blocksize**2, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
     return functional.pixel_shuffle(x, blocksize)
 
 
@@ -157,6 +165,7 @@ _OPERATORS: dict[str, Callable[..., Tensor]] = {
     "DepthToSpace": _depth_to_space,
     "DequantizeLinear": _dequantize,
     "GlobalAveragePool": lambda x: x.float().mean(dim=(2, 3), keepdim=True).to(x.dtype),
+    "Div": partial(torch.div, rounding_mode="floor"),
     "Mul": torch.mul,
     "PRelu": lambda x, slope: torch.where(x < 0, x * slope, x),
     "Pad": _pad,
@@ -164,6 +173,7 @@ _OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Relu": torch.relu,
     "Resize": _resize,
     "Round": torch.round,
+    "Shape": lambda x, *, start, end: torch.tensor(x.shape[start:end]),
     "Sigmoid": lambda x: torch.sigmoid(x.float()).to(x.dtype),
     "Slice": _slice,
     "Sub": torch.sub,

@@ -61,7 +61,7 @@ def signal_to_noise_db(expected: NDArray[Any], computed: NDArray[Any]) -> float:
     return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
-def network_tensors(model: Network, image: NDArray[np.uint8], scale: int) -> dict[str, NDArray[np.float32]]:
+def network_tensors(model: Network, image: NDArray[np.uint8], scale: float) -> dict[str, NDArray[np.float32]]:
     """Compute tensors inside the network in PyTorch.
 
     Args:

@@ -39,7 +39,7 @@ def check_onnx_file(
             that diverges.
     """
     properties = {entry.key: entry.value for entry in graph.metadata_props}
-    precision, scale = properties["overnet.precision"], int(properties["overnet.scale"])
+    precision, scale = properties["overnet.precision"], float(properties["overnet.scale"])
     network, declared = in_network(model, scale), in_declared_types(graph)
     expected = ReferenceResults(network, images)
     try:
@@ -57,7 +57,7 @@ def check_onnx_file(
     raise ArtifactError(f"{tolerance.refusal(name, parity)}; {cause}")
 
 
-def in_network(model: Network, scale: int) -> tuple[Upscale, str]:
+def in_network(model: Network, scale: float) -> tuple[Upscale, str]:
     """Return a function that upscales with `overnet.network.model.reference`, and PyTorch's name."""
     return lambda image: reference(model, image, scale), "PyTorch"
 

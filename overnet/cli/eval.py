@@ -21,6 +21,7 @@ from overnet.cli.options import (
     QuietOption,
     check_choice,
     check_range,
+    plain_number,
 )
 from overnet.cli.progress import ProgressDisplay
 from overnet.files.onnx_metadata import PRECISIONS
@@ -125,15 +126,10 @@ def _scales(scales: list[float] | None, model: Path | None) -> list[float]:
         if is_folder(path):
             return [2, 3, 4]
         artifact = describe(path)
-        return [2, 3, 4] if artifact is None else [_plain(artifact.scale)]
+        return [2, 3, 4] if artifact is None else [plain_number(artifact.scale)]
     for each in scales:
         check_range("--scale", each, 1.1)
-    return list(dict.fromkeys(map(_plain, scales)))
-
-
-def _plain(scale: float) -> float:
-    """Return a whole scale as an int, which JSON and names show without a fraction."""
-    return int(scale) if scale == int(scale) else scale
+    return list(dict.fromkeys(map(plain_number, scales)))
 
 
 def _load_methods(

@@ -19,6 +19,7 @@ from overnet.cli.options import (
     among,
     check_choice,
     check_range,
+    plain_number,
     under,
 )
 from overnet.cli.progress import ProgressDisplay
@@ -47,10 +48,10 @@ def export_command(
         ),
     ] = None,
     scale: Annotated[
-        list[int] | None,
+        list[float] | None,
         _NETWORK(
             metavar="N",
-            help="Scale; repeat for several. Default: what the network has of 2, 3, 4.",
+            help="Scale, for best fractions too; repeat for several. Default: what the network has of 2, 3, 4.",
             autocompletion=_SCALES,
         ),
     ] = None,
@@ -141,8 +142,9 @@ def export_command(
         from overnet.system.child_process import end_with_parent
 
         end_with_parent()
-    scales = None if scale is None else tuple(dict.fromkeys(scale))
-    check_range("--scale", min(scales or (1,)), 1)
+    for each in scale or ():
+        check_range("--scale", each, 1)
+    scales = None if scale is None else tuple(dict.fromkeys(map(plain_number, scale)))
     check_choice("--precision", precision, PRECISIONS)
     if precision != "int8" and (calibration is not None or max_loss_db is not None):
         raise typer.BadParameter("--calibration and --max-loss-db need --precision int8")

@@ -157,6 +157,11 @@ def check_range(option: str, value: float | None, low: float, high: float = math
         raise BadParameter(f"{option} is {value:g}; it must be {limits}")
 
 
+def plain_number(value: float) -> float:
+    """Return a whole number as an int, which JSON and names show without a fraction."""
+    return int(value) if value == int(value) else value
+
+
 def parse_time(text: str | float) -> float:
     """Read seconds of a text such as ``90``, ``1:30`` or ``1:02:03.5``; Typer also passes the default, a number."""
     hours, minutes, seconds = found.groups() if (found := _TIME.fullmatch(str(text))) else ("", "", text)

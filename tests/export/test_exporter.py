@@ -24,7 +24,7 @@ from overnet.imaging.image_io import read_rgb
 from overnet.network.checkpoint import load_checkpoint, load_overnet, save_checkpoint, weights_sha256
 from overnet.network.deploy import deploy
 from overnet.system.cuda_device import CudaDevice
-from overnet.weights import bundled_checkpoint, bundled_folder
+from overnet.weights import bundled_checkpoint, bundled_folder, model_path
 from tests.conftest import SHARED, needs_shared
 from tests.export.graph.test_network_graph import random_model
 
@@ -35,6 +35,9 @@ from tests.export.graph.test_network_graph import random_model
         (2, (1, 2), "fp32"),
         (3, (2,), "fp16"),
         (3, (2,), "bf16"),
+        pytest.param(3, (2.5,), "fp32", marks=pytest.mark.slow),
+        pytest.param(4, (1.5, 3.333), "fp16", marks=pytest.mark.slow),
+        pytest.param(5, (2.25,), "bf16", marks=pytest.mark.slow),
         pytest.param(4, (3,), "fp16", marks=pytest.mark.slow),
         pytest.param(5, (4, 5), "fp32", marks=pytest.mark.slow),
         pytest.param(5, (4, 5), "fp16", marks=pytest.mark.slow),
@@ -49,7 +52,7 @@ def test_files_agree_with_the_network(tmp_path, overscale, scales, precision):
     folder.mkdir()
     files = list(export(tmp_path / "model.safetensors", folder, ExportOptions(scales=scales, precision=precision)))
     suffix = "" if precision == "fp32" else f"_{precision}"
-    assert [file.path.name for file in files] == [f"model_x{scale}{suffix}.onnx" for scale in scales]
+    assert [file.path.name for file in files] == [f"model_x{scale:g}{suffix}.onnx" for scale in scales]
     assert sorted(folder.iterdir()) == sorted(file.path for file in files)
     for file, scale in zip(files, scales, strict=True):
         assert TOLERANCES[precision].holds(file.parity)
@@ -101,10 +104,23 @@ def test_half_the_precision_is_half_the_size(small_checkpoint, tmp_path):
     assert sizes["fp16"][1] < 0.75 * sizes["fp32"][1]
 
 
-@pytest.mark.parametrize("scale", [0, 4])
+@pytest.mark.parametrize("scale", [0, 4, 0.5, 3.5, 1e9])
 def test_a_scale_beyond_the_network_stops_all(small_checkpoint, tmp_path, scale):
     with pytest.raises(InputError, match="from 1 to 3"):
         list(export(small_checkpoint, tmp_path, ExportOptions(scales=(2, scale), precision="fp32")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_fine_a_fraction_is_refused_with_a_near_one(small_checkpoint, tmp_path):
+    with pytest.raises(InputError, match=r"scale is 1\.3334; a fraction has at most three decimals, such as 1\.333$"):
+        list(export(small_checkpoint, tmp_path, ExportOptions(scales=(2, 1.3334), precision="fp32")))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("scale", "hint"), [(2.5, "export --scale 3, .* overnet-run --scale 2.5"), (4.5, "$")])
+def test_a_plain_network_has_whole_scales(tmp_path, scale, hint):
+    with pytest.raises(InputError, match=f"scale is {scale}; this network has 2, 3, 4.*{hint}"):
+        list(export(model_path("realtime", checkpoint=True), tmp_path, ExportOptions(scales=(scale,))))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -24,6 +24,13 @@ def test_the_deployed_forms_cost_little_more_than_the_plain_graph(overscale, sca
         assert memory[0] < memory[1] < memory[2]
 
 
+def test_a_fraction_costs_little_more_than_the_whole_scale():
+    network = deploy(OverNet(OverNetConfig(overscale=3)))
+    whole, fraction = (count_costs(build_onnx(network, scale)) for scale in (3, 2.5))
+    assert fraction.multiply_accumulates_per_pixel <= 1.02 * whole.multiply_accumulates_per_pixel
+    assert fraction.activation_bytes_per_pixel <= 1.2 * whole.activation_bytes_per_pixel
+
+
 def test_multiply_accumulates_as_published():
     """About 0.90 M for overscale 3, 1.05 M for 5, and 27.6 k in the last convolution at x4."""
     three, five = (

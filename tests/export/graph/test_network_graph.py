@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -6,6 +8,7 @@ import torch
 
 from overnet.export.graph.builder import rounded
 from overnet.export.graph.network_graph import build_onnx
+from overnet.files.onnx_metadata import Artifact
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.deploy import deploy
 from overnet.network.model import OverNet, OverNetConfig, reference
@@ -70,12 +73,16 @@ def float_graph(model, scale):
     return lambda images: session.run([name], {"image": images})[0] / 255
 
 
-@pytest.mark.parametrize(("overscale", "scale"), [(o, s) for o in (2, 3, 5) for s in range(1, o + 1)])
+@pytest.mark.parametrize(
+    ("overscale", "scale"), [*((o, s) for o in (2, 3, 5) for s in range(1, o + 1)), (2, 1.333), (3, 2.5), (5, 2.3)]
+)
 @pytest.mark.parametrize("form", ["default", "lean-memory", "as-defined"])
 def test_the_rewriting_is_exact(overscale, scale, form):
     """Before rounding, borders included, any size and batch: at most 1e-5 from the network (1 is white)."""
     model = random_model(overscale=overscale)
-    graph = float_graph(build_onnx(deploy(model), scale, form=form), scale)
+    built = build_onnx(deploy(model), scale, form=form)
+    assert Artifact.from_metadata({entry.key: entry.value for entry in built.metadata_props}, name="").scale == scale
+    graph = float_graph(built, scale)
     for shape in [(1, 16, 16, 3), (3, 17, 31, 3), (1, 1, 1, 3), (1, 1, 9, 3), (2, 24, 40, 3)]:
         images = np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
         with torch.no_grad():
@@ -101,9 +108,9 @@ def test_any_size_and_batch(small_models, small_checkpoint, shape):
         assert np.abs(one.astype(int) - reference(model, expected, 2).astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize("scale", [0, 4, 1.5])
+@pytest.mark.parametrize("scale", [0, 4, 0.5, 3.5, 2.3333, 4 / 3, math.nan, math.inf])
 def test_impossible_scales(scale):
-    with pytest.raises(ValueError, match="whole scales, and this network goes from 1 to 3"):
+    with pytest.raises(ValueError, match="at most three decimals, and this network goes from 1 to 3"):
         build_onnx(deploy(random_model(overscale=3)), scale)
 
 

@@ -6,8 +6,11 @@ from onnx import TensorProto, numpy_helper
 from overnet.export.graph.network_graph import build_onnx
 from overnet.export.precision.half import TYPES, must_stay, to_half
 from overnet.export.verify.declared_types import run_exactly
+from overnet.files.onnx_metadata import OUTPUT_NAME
+from overnet.imaging.metrics import psnr
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.deploy import deploy
+from overnet.network.model import reference
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,18 @@ def test_halves_are_near_the_whole(model, image, precision, decibels):
     error = np.mean((exact - half) ** 2)
     assert 10 * np.log10(255**2 / error) > decibels
     assert error > 0, "it was computed in FP32 after all"
+
+
+@pytest.mark.parametrize(("precision", "decibels"), [("fp16", 55), ("bf16", 40)])
+def test_a_fractional_scale_in_half_the_precision(small_checkpoint, image, precision, decibels):
+    """The size of the result is computed in integers, and images of odd sizes have the size that the network gives."""
+    network = load_checkpoint(small_checkpoint)
+    half = to_half(build_onnx(deploy(network), 2.5), precision)
+    assert not [node.name for node in half.graph.node if node.op_type == "Cast" and node.name.startswith("size")]
+    (upscaled,) = run_exactly(half, image[None, :45, :61])[OUTPUT_NAME]
+    expected = reference(network, image[:45, :61], 2.5)
+    assert upscaled.shape == expected.shape == (113, 153, 3)
+    assert psnr(expected, upscaled, border=0) > decibels
 
 
 def test_kept_nodes_stay_in_fp32(model):
