@@ -164,12 +164,14 @@ def upscale_video(
     options: VideoOptions,
     *,
     overwrite: bool,
+    on_read: Callable[[Frame], None] = lambda frame: None,
     on_frame: Callable[[PipelineReport, int | None], None] | None = None,
     on_estimate: Callable[[Estimate], None] = lambda estimate: None,
 ) -> Outcome:
     """Upscale one video: decoding, upscaling and encoding at the same time.
 
     Args:
+        on_read: called with each decoded frame before it is upscaled; an error that it raises ends the run.
         on_frame: called after each frame with the report so far and the number of frames expected (None: unknown).
         on_estimate: called once, after the first seconds, with how long it takes; in another thread.
 
@@ -189,7 +191,9 @@ def upscale_video(
 
     started = time.perf_counter()
     with VideoReader(job.source, start_seconds=options.start_seconds, max_frames=options.max_frames) as reader:
-        return upscale_frames(reader, upscaler, open_writer, source=job.source, started=started, on_frame=on_frame)
+        return upscale_frames(
+            reader, upscaler, open_writer, source=job.source, started=started, on_read=on_read, on_frame=on_frame
+        )
 
 
 def open_segmented(
@@ -244,6 +248,7 @@ def upscale_frames(
     *,
     source: Path,
     started: float,
+    on_read: Callable[[Frame], None] = lambda frame: None,
     on_frame: Callable[[PipelineReport, int | None], None] | None = None,
     on_stop: Callable[[], None] = lambda: None,
     on_interrupt: Callable[[], None] = lambda: None,
@@ -254,7 +259,7 @@ def upscale_frames(
         open_writer: called with the properties of the source, and width and height of the results.
         source: the input that the outcome names.
         started: the value of `time.perf_counter` when opening the reader began.
-        on_frame: see `upscale_video`.
+        on_read, on_frame: see `upscale_video`.
         on_stop, on_interrupt: see `run_pipeline`.
 
     Raises:
@@ -271,6 +276,7 @@ def upscale_frames(
         waited_seconds = 0.0
 
         def upscale(frame: Frame) -> tuple[Frame, Ticket]:
+            on_read(frame)
             if writer.begins_segment(frame.index):
                 stream.restart()
             return frame, stream.submit(frame.rgb)

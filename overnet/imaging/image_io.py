@@ -201,11 +201,12 @@ def _decode(data: bytes, container: Container) -> Pixels:
     """Return H x W, or H x W x 3 or 4 in OpenCV's order blue, green, red, alpha."""
     cv2 = opencv()
     failure = container.failure or f"is damaged, or a {container.kind} that OpenCV cannot read"
-    try:
-        pixels: Pixels | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except (cv2.error, MemoryError) as error:
-        raise UnusableImageError(failure) from error
+    pixels: Pixels | None = None
+    with contextlib.suppress(cv2.error, MemoryError):
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
+        # OpenCV reports a want of memory like damage: this raises a MemoryError where that was the reason.
+        np.empty((container.height, container.width, 4), np.uint16)
         raise UnusableImageError(failure)
     if pixels.shape[:2] != (container.height, container.width):
         raise UnusableImageError("is damaged: its pixels do not fill the size it states")

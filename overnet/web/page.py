@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from html import escape
@@ -13,10 +13,10 @@ from typing import Any
 
 import gradio as gr
 
-from overnet.errors import InputError, OverNetError, printable
+from overnet.errors import InputError, OverNetError, line_for, printable
 from overnet.web.files import TemporaryFiles
 from overnet.web.jobs import Jobs, WebJob
-from overnet.web.source import Source, read_source, write_frame
+from overnet.web.source import Source
 from overnet.weights import INT8_MODEL_NAMES, MODEL_NAMES
 from overnet.words import counted
 
@@ -38,12 +38,21 @@ Updates = dict[Any, Any]
 
 @dataclass
 class _Tab:
-    """What one tab of a browser has open; `source` is None before a file that can be upscaled was dropped."""
+    """What one tab of a browser has open.
+
+    Attributes:
+        source: what was dropped; None before a file that can be upscaled was.
+        before: the address of the image of it that is shown.
+        at: the time of that image in a clip, in seconds.
+        jobs: those that have not ended.
+        reading: the reading of a file or of one image of a clip, which a later one replaces.
+    """
 
     source: Source | None = None
     before: str = ""
     at: float = 0.0
     jobs: list[WebJob] = field(default_factory=list)
+    reading: WebJob | None = None
 
 
 class Page:
@@ -51,16 +60,18 @@ class Page:
 
     Args:
         files: where files are.
-        jobs: the queue.
+        jobs: the queue of what is upscaled.
+        readings: the queue of the reading of dropped files, so that nobody waits for a long job to see his own.
         upscaler: options of `Upscaler` for all jobs.
         most_seconds: the longest video that is accepted.
     """
 
-    def __init__(self, files: TemporaryFiles, jobs: Jobs, upscaler: dict[str, Any], *, most_seconds: float) -> None:
-        self._files, self._jobs, self._upscaler, self._most_seconds = files, jobs, upscaler, most_seconds
+    def __init__(
+        self, files: TemporaryFiles, jobs: Jobs, readings: Jobs, upscaler: dict[str, Any], *, most_seconds: float
+    ) -> None:
+        self._files, self._jobs, self._readings = files, jobs, readings
+        self._upscaler, self._most_seconds = upscaler, most_seconds
         self._tabs: dict[str, _Tab] = {}
-        # Decoding takes the memory that a file's header asks for; that of one file at a time.
-        self._reading = threading.Lock()
         with gr.Blocks(title="OverNet", analytics_enabled=False, fill_width=True) as self.blocks:
             gr.HTML(
                 "<h1>OverNet</h1><p>Upscales images and clips on this computer.</p>", js_on_load=None, elem_id="top"
@@ -103,7 +114,8 @@ class Page:
             self._size, [self._factor, self._height], **quiet,
         )  # fmt: skip
         opened = [*shown[1:], self._facts, self._format, self._at]
-        self._file.change(self._open, self._file, opened, **quiet)
+        # What is dropped or removed while a file is read does not wait for that.
+        self._file.change(self._open, self._file, opened, trigger_mode="multiple", **quiet)
         self._at.change(self._show_frame, self._at, [self._view, self._status], trigger_mode="always_last", **quiet)
         self._run.click(self._upscale, [gr.State(False), *choices], shown, **quiet)
         self._preview.click(self._upscale, [gr.State(True), *choices], shown, **quiet)
@@ -113,10 +125,11 @@ class Page:
     def _tab(self, request: gr.Request) -> _Tab:
         return self._tabs.setdefault(str(request.session_hash), _Tab())
 
-    def _open(self, dropped: dict[str, Any] | None, request: gr.Request) -> Updates:
+    async def _open(self, dropped: dict[str, Any] | None, request: gr.Request) -> AsyncIterator[Updates]:
         """Read what was dropped."""
         tab = self._tab(request)
         tab.source = None
+        self._end_reading(tab)
         closed = {
             self._view: _EMPTY,
             self._status: "",
@@ -125,28 +138,55 @@ class Page:
             self._preview: gr.update(visible=False),
             self._run: gr.update(interactive=False),
         }
+        yield closed
         if dropped is None:
-            return closed
+            return
         try:
             path = self._uploaded(dropped)
-            with self._reading:
-                source = read_source(path, self._files.new_folder(), most_seconds=self._most_seconds)
+            target = self._files.new_folder() / f"{path.stem}_frame.png"
         except (OverNetError, OSError) as error:
-            return closed | {self._status: _failure(error)}
+            yield {self._status: self._failure(error)}
+            return
+        job = tab.reading = WebJob(path, target, "open", self._most_seconds)
+        async for updates in self._follow(tab, job, self._readings):
+            yield updates
+        if job.is_cancelled:
+            return  # another file was dropped meanwhile, or this one removed from the page
+        if job.outcome is None:
+            yield {self._status: self._failure(job.error)}
+            return
+        source = Source.from_json(job.outcome)
         tab.source, tab.before, tab.at = source, self._files.address(source.shown), 0.0
         formats = list(_FORMATS[source.kind])
         is_clip = source.kind == "video"
         step = 1 / (source.frame_rate or 25)
         last = max(step, (source.seconds or step) - step)
-        return {
+        yield {
             self._view: _compare(tab.before, None, source.size),
             self._status: "",
             self._facts: f"<p>{escape(_describe(source))}</p>",
             self._format: gr.update(choices=formats, value=formats[0]),
-            self._at: gr.update(visible=is_clip and source.seconds is not None, maximum=round(last, 3), value=0),
+            self._at: gr.update(visible=is_clip, maximum=round(last, 3), value=0),
             self._preview: gr.update(visible=is_clip),
             self._run: gr.update(interactive=True, value="Upscale clip" if is_clip else "Upscale"),
         }
+
+    async def _follow(self, tab: _Tab, job: WebJob, queue: Jobs) -> AsyncIterator[Updates]:
+        """Add a job of a tab to a queue, and show its progress until it has ended."""
+        tab.jobs.append(job)
+        queue.add(job)
+        try:
+            while not job.ended.is_set():
+                yield {self._status: _progress(job, queue.before(job))}
+                await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            queue.cancel(job)  # where the tab was closed meanwhile
+            tab.jobs.remove(job)
+
+    def _end_reading(self, tab: _Tab) -> None:
+        if tab.reading is not None:
+            self._readings.cancel(tab.reading)
+            tab.reading = None
 
     def _uploaded(self, dropped: dict[str, Any]) -> Path:
         """Return the path of an upload; one that lies elsewhere was not uploaded."""
@@ -157,18 +197,30 @@ class Page:
             raise InputError("the dropped file is gone: drop it again")
         return path
 
-    def _show_frame(self, at: float, request: gr.Request) -> Updates:
+    async def _show_frame(self, at: float, request: gr.Request) -> AsyncIterator[Updates]:
         """Show the frame of the clip at a time."""
         tab = self._tab(request)
-        if tab.source is None or tab.source.kind != "video" or float(at) == tab.at:
-            return {self._status: gr.skip()}
+        source = tab.source
+        if source is None or source.kind != "video" or float(at) == tab.at:
+            yield {self._status: gr.skip()}
+            return
         try:
-            with self._reading:
-                frame = write_frame(tab.source.path, float(at), self._files.new_folder())
+            self._uploaded({"path": str(source.path)})
+            target = self._files.new_folder() / f"{source.path.stem}_frame.png"
         except (OverNetError, OSError) as error:
-            return {self._status: _failure(error)}
-        tab.before, tab.at = self._files.address(frame), float(at)
-        return {self._view: _compare(tab.before, None, tab.source.size)}
+            yield {self._status: self._failure(error)}
+            return
+        self._end_reading(tab)
+        job = tab.reading = WebJob(source.path, target, "show", self._most_seconds, start_seconds=float(at))
+        async for updates in self._follow(tab, job, self._readings):
+            yield updates
+        if job.is_cancelled or source is not tab.source:
+            return
+        if job.outcome is None:
+            yield {self._status: self._failure(job.error)}
+            return
+        tab.before, tab.at = self._files.address(target), float(at)
+        yield {self._view: _compare(tab.before, None, source.size), self._status: ""}
 
     async def _upscale(
         self, is_frame: bool, model: str, size: str, factor: Any, height: Any, form: str, request: gr.Request
@@ -177,7 +229,7 @@ class Page:
         tab = self._tab(request)
         source, before = tab.source, tab.before
         if source is None:
-            yield {self._status: _failure(InputError("drop an image or a clip first"))}
+            yield {self._status: self._failure(InputError("drop an image or a clip first"))}
             return
         idle = {
             self._file: gr.update(interactive=True),
@@ -190,31 +242,22 @@ class Page:
         busy[self._cancel] = gr.update(visible=True)
         try:
             job = self._new_job(tab, source, is_frame, model, size, factor, height, form)
-        except OverNetError as error:
-            yield {self._status: _failure(error), **idle}
-            return
-        tab.jobs.append(job)
-        self._jobs.add(job)
-        try:
-            yield {self._status: _progress(job, self._jobs.before(job)), **busy}
-            while not job.ended.is_set():
-                await asyncio.sleep(_LOOK_SECONDS)
-                yield {self._status: _progress(job, self._jobs.before(job))}
-        finally:
-            self._jobs.cancel(job)  # where the tab was closed meanwhile
-            tab.jobs.remove(job)
-        if job.outcome is None or job.outcome["output"] is None:
-            text = _failure(job.error) if job.error else "<p>Cancelled.</p>"
-            yield {self._status: text, **idle}
-            return
-        assert job.shown is not None
-        shown, size_after = self._files.address(job.shown), job.outcome["output_size"]
-        if job.outcome["kind"] == "video":
-            view = f'<video controls playsinline preload="metadata" src="{shown}"></video>'
-        else:
-            view = _compare(before, shown, size_after)
-        result = self._files.address(Path(job.outcome["output"]))
-        yield {self._view: view, self._status: _result(job.outcome, result), **idle}
+            yield busy
+            async for updates in self._follow(tab, job, self._jobs):
+                yield updates
+            if job.outcome is None or job.outcome["output"] is None:
+                yield {self._status: self._failure(job.error) if job.error else "<p>Cancelled.</p>", **idle}
+                return
+            assert job.shown is not None
+            shown, size_after = self._files.address(job.shown), job.outcome["output_size"]
+            if job.outcome["kind"] == "video":
+                view = f'<video controls playsinline preload="metadata" src="{shown}"></video>'
+            else:
+                view = _compare(before, shown, size_after)
+            result = self._files.address(Path(job.outcome["output"]))
+            yield {self._view: view, self._status: _result(job.outcome, result), **idle}
+        except (OverNetError, OSError) as error:
+            yield {self._status: self._failure(error), **idle}
 
     def _new_job(
         self, tab: _Tab, source: Source, is_frame: bool, model: str, size: str, factor: Any, height: Any, form: str
@@ -242,7 +285,14 @@ class Page:
         suffix = ".png" if is_frame else _FORMATS[source.kind][form] or source.suffix
         name = f"{source.path.stem}{f'_{tab.at:g}s' if is_frame else ''}_{label}{suffix}"
         kind = "frame" if is_frame else source.kind
-        return WebJob(source.path, self._files.new_folder() / name, kind, upscaler, tab.at if is_frame else 0.0)
+        return WebJob(
+            source.path,
+            self._files.new_folder() / name,
+            kind,
+            self._most_seconds,
+            upscaler,
+            tab.at if is_frame else 0.0,
+        )
 
     def _cancel_job(self, request: gr.Request) -> None:
         for job in list(self._tab(request).jobs):
@@ -254,6 +304,16 @@ class Page:
         for job in list(tab.jobs):
             self._jobs.cancel(job)
 
+    def _failure(self, error: object) -> str:
+        """Return an error's line, without the folder that the file lies in here."""
+        line = str(error)
+        if isinstance(error, OSError):
+            line = line_for(error) or line
+        folder = re.escape(f"{self._files.folder}{os.sep}")
+        line = re.sub(rf"{folder}(uploads/[^/]+/|result-[^/]+/)?", "", line)
+        words = [Path(word).name if word.startswith(os.sep) else word for word in line.split(" ")]
+        return f'<p class="failure" role="alert">{escape(printable(" ".join(words)))}</p>'
+
 
 def _compare(before: str, after: str | None, size: tuple[int, int]) -> str:
     """Return the element that compares two images, see ``static/compare.js``."""
@@ -261,12 +321,6 @@ def _compare(before: str, after: str | None, size: tuple[int, int]) -> str:
     return (
         f'<overnet-compare before="{escape(before)}"{attribute} width="{size[0]}" height="{size[1]}"></overnet-compare>'
     )
-
-
-def _failure(error: object) -> str:
-    """Return an error's line, without the folder that the file lies in here."""
-    words = [Path(word).name if word.startswith(os.sep) else word for word in str(error).split(" ")]
-    return f'<p class="failure" role="alert">{escape(printable(" ".join(words)))}</p>'
 
 
 def _describe(source: Source) -> str:
@@ -283,6 +337,8 @@ def _progress(job: WebJob, before: int) -> str:
         text = f"Waiting for {counted(before, 'other job')}"
     elif job.is_cancelled:
         text = "Cancelling"
+    elif job.kind in ("open", "show"):
+        text = "Reading"
     elif job.doing:
         text = job.doing.capitalize()
     elif job.kind != "video" or not job.done:

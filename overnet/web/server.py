@@ -24,6 +24,8 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # Between two looks for signals and for the end of the server, and between two removals of old files.
 _LOOK_SECONDS, _REMOVAL_SECONDS = 0.1, 30.0
 _ENDING_SECONDS = 1.0
+# How long the reading of what was dropped may take, or of one image of a clip.
+_READING_SECONDS = 120.0
 
 # What the page asks for; Gradio's other addresses serve files, proxies, documentation and editors, and are not reached.
 _ANSWERED = re.compile(
@@ -94,8 +96,13 @@ def serve(options: WebOptions, on_start: Callable[[str], None]) -> None:
         require("gradio", extra="web", purpose="the page in the browser")
         import uvicorn
 
-        with noted_signals() as ended, files, Jobs() as jobs:
-            application = _application(options, files, jobs)
+        with (
+            noted_signals() as ended,
+            files,
+            Jobs("the process that upscales") as jobs,
+            Jobs("the process that reads files", limit_seconds=_READING_SECONDS) as readings,
+        ):
+            application = _application(options, files, jobs, readings)
             server = uvicorn.Server(
                 uvicorn.Config(application, log_level="critical", access_log=False, server_header=False)
             )
@@ -110,7 +117,7 @@ def serve(options: WebOptions, on_start: Callable[[str], None]) -> None:
                     on_start(f"http://{host}:{listener.getsockname()[1]}/")
                 if time.monotonic() - removed >= _REMOVAL_SECONDS:
                     removed = time.monotonic()
-                    files.remove_old(jobs.used())
+                    files.remove_old([*jobs.used(), *readings.used()])
             # Pages keep connections open, for which it would wait.
             server.should_exit = server.force_exit = True
             thread.join(_ENDING_SECONDS)
@@ -136,7 +143,7 @@ def _listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _application(options: WebOptions, files: TemporaryFiles, jobs: Jobs) -> Any:
+def _application(options: WebOptions, files: TemporaryFiles, jobs: Jobs, readings: Jobs) -> Any:
     """Return the ASGI application."""
     import fastapi
     import gradio as gr
@@ -144,7 +151,7 @@ def _application(options: WebOptions, files: TemporaryFiles, jobs: Jobs) -> Any:
 
     from overnet.web.page import Page
 
-    page = Page(files, jobs, options.upscaler, most_seconds=options.most_seconds)
+    page = Page(files, jobs, readings, options.upscaler, most_seconds=options.most_seconds)
     static = resources("overnet.web") / "static"
     script = (static / "compare.js").read_bytes()
     application = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)

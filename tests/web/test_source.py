@@ -1,11 +1,16 @@
 """What the page reads of a dropped file."""
 
+import json
+import struct
+
 import av
 import numpy as np
 import pytest
 
 from overnet.errors import InputError
-from overnet.web.source import read_source
+from overnet.runtime.video.reader import VideoReader
+from overnet.web.source import Source, read_source
+from tests.support.clips import Clip, images
 
 
 @pytest.fixture
@@ -26,6 +31,39 @@ def recording(tmp_path):
 
 
 def test_the_limit_holds_for_recordings_that_state_no_duration(recording, tmp_path):
-    assert read_source(recording, tmp_path, most_seconds=5).seconds == pytest.approx(4, abs=0.05)
+    assert read_source(recording, tmp_path / "shown.png", most_seconds=5).seconds == pytest.approx(4, abs=0.05)
     with pytest.raises(InputError, match=r"recording\.webm is 0\.1 minutes long, and the limit here is 0\.05 "):
-        read_source(recording, tmp_path, most_seconds=3)
+        read_source(recording, tmp_path / "shown.png", most_seconds=3)
+
+
+@pytest.fixture
+def lying(tmp_path):
+    """A clip of 70 seconds, whose header states one."""
+    path = Clip(frames=images(70, 32, 24), rate=1, pts=[n * 30_000 for n in range(70)]).make(tmp_path / "lying.mkv")
+    content = path.read_bytes()
+    at = content.index(b"\x44\x89\x88") + 3  # Matroska's Duration, in milliseconds
+    assert struct.unpack(">d", content[at : at + 8]) == (70_000,)
+    path.write_bytes(content[:at] + struct.pack(">d", 1000) + content[at + 8 :])
+    with VideoReader(path) as reader:
+        assert reader.info.frame_count == 1
+    return path
+
+
+def test_the_limit_holds_for_the_frames_of_a_file_whose_header_states_a_shorter_duration(lying, tmp_path):
+    source = read_source(lying, tmp_path / "shown.png", most_seconds=70)
+    assert source.seconds == 70
+    assert Source.from_json(json.loads(json.dumps(source.to_json()))) == source
+    with pytest.raises(
+        InputError, match=r"lying\.mkv is 1\.2 minutes long, and the limit here is 1 \(overnet web --max-"
+    ):
+        read_source(lying, tmp_path / "shown.png", most_seconds=60)
+
+
+def test_the_number_of_frames_has_a_limit_too(tmp_path):
+    """Their times may hardly differ."""
+    path = Clip(frames=images(30, 32, 24), pts=[number * 30 for number in range(30)]).make(tmp_path / "fast.mkv")
+    read_source(path, tmp_path / "shown.png", most_seconds=0.2)
+    with pytest.raises(
+        InputError, match=r"has 30 frames, as many as 0\.0 minutes at 240 frames/s, and the limit here is"
+    ):
+        read_source(path, tmp_path / "shown.png", most_seconds=0.1)
