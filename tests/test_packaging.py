@@ -155,8 +155,7 @@ IMPORTS = {
     "cli.run": "*",
     # Upscales in a child process, `python -m overnet.web.worker`.
     "web": (
-        "runtime.container.demux runtime.pipeline runtime.plan runtime.upscale_file runtime.upscaler runtime.video "
-        f"{BELOW}"
+        f"runtime.container runtime.pipeline runtime.plan runtime.upscale_file runtime.upscaler runtime.video {BELOW}"
     ),
     "export": f"export.* network evaluation {BELOW}",
     "export.foreign": f"export.options export.graph export.precision export.verify evaluation {BELOW}",
