@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 # Before the first import that starts threads. Libraries start one for each core, and those of two test processes, or
@@ -42,25 +43,42 @@ def pytest_collection_modifyitems(items):
     items.sort(key=markers.__getitem__)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item):
-    """Let a test with the marker `timing` run while no other worker of pytest-xdist runs one."""
+@contextmanager
+def _beside_other_workers(item, *, alone=False):
+    """Hold the lock under which a phase of a test runs: one that is to be alone waits until no other worker runs any."""
     if not hasattr(item.config, "workerinput"):
-        return (yield)
-    timing = item.get_closest_marker("timing") is not None
+        yield
+        return
     folder = common_folder(item.config._tmp_path_factory)
-    with locked(folder / "queue.lock") as leave_queue, locked(folder / "run.lock", exclusive=timing):
+    with locked(folder / "queue.lock") as leave_queue, locked(folder / "run.lock", exclusive=alone):
         # Until here a test that waits to be alone keeps others from beginning.
         leave_queue()
-        return (yield)
+        yield
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item):
     """Skip what needs a GPU where there is none, unless that is to be a failure: a broken one must not go unseen."""
     if item.get_closest_marker("needs_cuda") and not cuda_device_count():
         if os.environ.get("OVERNET_REQUIRE_CUDA") == "1":
             pytest.fail("OVERNET_REQUIRE_CUDA is set, and there is no NVIDIA GPU")
         pytest.skip("no NVIDIA GPU")
+    with _beside_other_workers(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item):
+    """Run a test with the marker `timing` alone; not its fixtures, which may take a minute."""
+    with _beside_other_workers(item, alone=item.get_closest_marker("timing") is not None):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item):
+    """Let no test be measured while another cleans up."""
+    with _beside_other_workers(item):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

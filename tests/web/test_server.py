@@ -186,6 +186,7 @@ def test_options_with_which_no_job_could_run_are_refused_at_the_start(option, me
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.timing
 def test_ctrl_c_ends_it_within_two_seconds_while_it_loads(tmp_path):
     (tmp_path / "gradio.py").write_text("print('loading', flush=True)\nimport time\ntime.sleep(30)\n")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "TMPDIR": str(tmp_path)}
@@ -201,6 +202,7 @@ def test_ctrl_c_ends_it_within_two_seconds_while_it_loads(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_ctrl_c_ends_it_within_two_seconds_and_nothing_is_left(tmp_path):
     large = cv2.resize(cv2.imread(str(ROOT / "samples/harbour.png")), (1200, 800))
     with web_server(tmp_path) as server:

@@ -67,13 +67,14 @@ def before_the_model(report):
     return next((int(note.split()[0]) for note in report["notes"] if "before the model was ready" in note), 0)
 
 
+@pytest.mark.timing
 def test_a_pipeline_in_and_a_file_out(run, tmp_path):
     result = run(_RED, "-o", "out.mkv")
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     before = before_the_model(report)
-    # The source keeps its rate, so that a busy machine drops frames, in GStreamer too.
-    assert 40 <= report["captured"] + before <= 50 and report["frames"] + report["dropped"] == report["captured"]
+    # The source keeps its rate, so that a busy machine drops frames, in GStreamer too, and nothing counts those.
+    assert 25 <= report["captured"] + before <= 50 and report["frames"] + report["dropped"] == report["captured"]
     frames = decoded(tmp_path / "out.mkv")
     assert len(frames) == report["frames"] and 1.7 < frames[-1].time < 2.3
     rgb = frames[len(frames) // 2].to_ndarray(format="rgb24")
@@ -83,6 +84,7 @@ def test_a_pipeline_in_and_a_file_out(run, tmp_path):
     assert result.stderr.count("\n") == 1 + bool(before), result.stderr
 
 
+@pytest.mark.timing
 def test_a_pipeline_out(run, tmp_path):
     result = run(_RED, "-o", f"gst:matroskamux ! filesink location={tmp_path}/out.mkv")
     assert result.returncode == 0, result.stderr

@@ -31,6 +31,7 @@ def camera():
         yield running
 
 
+@pytest.mark.timing
 @pytest.mark.timeout(300)
 def test_a_camera_is_recorded(camera, tmp_path, small_models):
     result = run_command(

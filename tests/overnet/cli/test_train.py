@@ -302,6 +302,7 @@ def test_workers_are_ended_with_a_run_that_is_interrupted(tmp_path, folder, weig
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("seconds", [0.1, 1.5])  # while workers import modules, and within the first step
 def test_a_run_of_long_steps_ends_within_two_seconds(tmp_path, folder, workers, seconds):
