@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items):
 
 @contextmanager
 def _beside_other_workers(item, *, alone=False):
-    """Hold the lock under which a phase of a test runs: one that is to be alone waits until no other worker runs any."""
+    """Hold the lock under which a phase of a test runs: one that is to be alone waits until no other runs."""
     if not hasattr(item.config, "workerinput"):
         yield
         return

@@ -28,6 +28,9 @@ from overnet.weights import bundled_checkpoint, bundled_folder, model_path
 from tests.conftest import SHARED, needs_shared
 from tests.export.graph.test_network_graph import random_model
 
+# The larger the scale, the smaller the images of Set5.
+BY_SCALE = [pytest.param(scale, marks=pytest.mark.slow if scale == 4 else pytest.mark.weekly) for scale in (2, 3, 4)]
+
 
 @pytest.mark.parametrize(
     ("overscale", "scales", "precision"),
@@ -40,9 +43,9 @@ from tests.export.graph.test_network_graph import random_model
         pytest.param(5, (2.25,), "bf16", marks=pytest.mark.slow),
         pytest.param(4, (3,), "fp16", marks=pytest.mark.slow),
         pytest.param(5, (4, 5), "fp32", marks=pytest.mark.slow),
-        pytest.param(5, (4, 5), "fp16", marks=pytest.mark.slow),
+        pytest.param(5, (4, 5), "fp16", marks=pytest.mark.weekly),
         pytest.param(5, (4,), "bf16", marks=pytest.mark.slow),
-        pytest.param(8, (4,), "fp16", marks=pytest.mark.slow),
+        pytest.param(8, (4,), "fp16", marks=pytest.mark.weekly),
     ],
 )
 def test_files_agree_with_the_network(tmp_path, overscale, scales, precision):
@@ -216,8 +219,7 @@ def test_bundled_files_come_from_the_bundled_weights(scale):
 
 
 @needs_shared
-@pytest.mark.slow
-@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("scale", BY_SCALE)
 def test_bundled_files_agree_with_the_network_on_real_images(bundled_network, scale):
     images = [read_rgb(pair.low) for pair in find_pairs(SHARED / "sets/Set5", scale)]
     reference_results = ReferenceResults((lambda image: bundled_network(image, scale), "PyTorch"), images)
@@ -227,8 +229,7 @@ def test_bundled_files_agree_with_the_network_on_real_images(bundled_network, sc
 
 
 @needs_shared
-@pytest.mark.slow
-@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("scale", BY_SCALE)
 def test_fp16_costs_no_quality(bundled_half, bundled_network, scale):
     """On Set5, in the declared types: the same PSNR within 0.02 dB, and at least 50 dB to the network."""
     pairs = find_pairs(SHARED / "sets/Set5", scale)

@@ -6,14 +6,15 @@ from overnet.benchmarks.studies.deployed_forms import FORMS, build_forms, compar
 from overnet.network.checkpoint import load_checkpoint
 from overnet.weights import bundled_checkpoint
 
+SCALES = [pytest.param(2, marks=pytest.mark.weekly), pytest.param(4, marks=pytest.mark.slow)]
+
 
 @pytest.fixture(scope="module")
 def model():
     return load_checkpoint(bundled_checkpoint())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("scale", SCALES)
 def test_the_deployed_forms_cost_what_was_promised(model, scale):
     """At most a tenth more arithmetic, less memory, and no error."""
     figures = compare_forms(model, scale, rounds=0, runtimes=())
@@ -26,9 +27,8 @@ def test_the_deployed_forms_cost_what_was_promised(model, scale):
         assert plain.activation_memory_bytes > 600e6
 
 
-@pytest.mark.slow
 @pytest.mark.timing
-@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("scale", SCALES)
 def test_the_deployed_forms_are_as_fast_as_promised(model, scale):
     """Many times as fast in ONNX Runtime, and as fast in OpenVINO.
 

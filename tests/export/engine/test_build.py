@@ -37,7 +37,8 @@ from overnet.weights import bundled_checkpoint
 
 trt = pytest.importorskip("tensorrt_rtx")
 
-DYNAMIC = make_profile("16x24:184x328:360x640")
+_SIZES = "16x24:184x328:360x640"
+DYNAMIC = make_profile(_SIZES)
 TINY = make_profile("32x32")
 # What the library says of an engine and of other bytes; without a GPU it calls both invalid.
 WELL_FORMED, MALFORMED = 0, 32
@@ -134,9 +135,17 @@ def test_engines_of_other_precisions(bundled, precision, largest):
     assert 500_000_000 < built.activation_memory_bytes <= largest
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", ["180x320", "16x24:184x328:360x640"])
-@pytest.mark.parametrize("scale", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("scale", "shape"),
+    [
+        pytest.param(2, "180x320", marks=pytest.mark.weekly),
+        pytest.param(2, _SIZES, marks=pytest.mark.slow),
+        pytest.param(3, "180x320", marks=pytest.mark.weekly),
+        pytest.param(3, _SIZES, marks=pytest.mark.weekly),
+        pytest.param(4, "180x320", marks=pytest.mark.slow),
+        pytest.param(4, _SIZES, marks=pytest.mark.weekly),
+    ],
+)
 def test_engines_in_int8(bundled, scale, shape):
     """TensorRT-RTX 1.7 plans more memory for them than for FP16: a layer's FP16 and INT8 forms are both there."""
     profile = make_profile(shape)

@@ -27,6 +27,11 @@ from tests.support.foreign_networks import NETWORKS, network, write_onnx
 # What is said of each network, where running it does not tell: random weights work in several ranges.
 GIVEN = {"espcn": ForeignOptions(input_range="0..1")}
 EIGHT = ["espcn", "fsrcnn", "edsr", "rrdb", "compact", "span", "large_kernels", "windows"]
+# Each network once, each precision at least twice, and the one of the most kinds of layers in the most of them.
+SAMPLE = {
+    *(("espcn", "fp32"), ("fsrcnn", "int8"), ("edsr", "fp16"), ("rrdb", "bf16"), ("compact", "int8")),
+    *(("span", "fp16"), ("large_kernels", "fp32"), ("windows", "bf16"), ("windows", "int8")),
+}
 REACH = {"espcn": 4, "fsrcnn": 5, "edsr": 7, "rrdb": 11, "compact": 4, "span": 11, "large_kernels": 24, "windows": 27}
 
 
@@ -147,9 +152,14 @@ def test_lower_precision_of_a_converted_file(files, tmp_path):
     assert half.artifact == direct.artifact and TOLERANCES["fp16"].holds(half.parity)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
-@pytest.mark.parametrize("name", EIGHT)
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        pytest.param(name, precision, marks=pytest.mark.slow if (name, precision) in SAMPLE else pytest.mark.weekly)
+        for name in EIGHT
+        for precision in ("fp32", "fp16", "bf16", "int8")
+    ],
+)
 def test_every_network_in_every_precision(files, tmp_path, name, precision):
     path, scale = files(name), NETWORKS[name].scale
     calibration = CalibrationOptions(max_loss_db=0.1)
@@ -175,8 +185,9 @@ def test_every_network_in_every_precision(files, tmp_path, name, precision):
         assert built.serialized
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EIGHT)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "span" else pytest.mark.weekly) for name in EIGHT]
+)
 def test_every_network_upscales_a_video(files, tmp_path, name):
     scale = NETWORKS[name].scale
     file = converted(files(name), tmp_path)
@@ -236,8 +247,13 @@ def test_a_declared_size_is_kept_only_where_the_network_needs_it(files, tmp_path
     assert upscaler(image[:20, :30]).shape == (40, 60, 3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("opset", [11, 13, 16, 20])
+@pytest.mark.parametrize(
+    "opset",
+    [
+        pytest.param(opset, marks=pytest.mark.weekly if opset in (13, 16) else pytest.mark.slow)
+        for opset in (11, 13, 16, 20)
+    ],
+)
 def test_old_and_new_opsets(folder, tmp_path, opset):
     path = write_onnx(folder / f"opset_{opset}.onnx", "edsr", opset=opset)
     for precision in ("fp32", "int8"):
@@ -259,9 +275,15 @@ def test_fp16_inside(files, tmp_path):
         converted(files("compact", half=True), tmp_path, scales=(4,))
 
 
-@pytest.mark.slow
 @needs_shared
-@pytest.mark.parametrize(("scale", "expected_db"), [(2, 38.12), (3, 34.53), (4, 32.39)])
+@pytest.mark.parametrize(
+    ("scale", "expected_db"),
+    [
+        pytest.param(2, 38.12, marks=pytest.mark.weekly),
+        pytest.param(3, 34.53, marks=pytest.mark.weekly),
+        pytest.param(4, 32.39, marks=pytest.mark.slow),
+    ],
+)
 def test_a_published_network_has_its_published_quality(tmp_path, monkeypatch, scale, expected_db):
     monkeypatch.setenv("OVERNET_CACHE", str(tmp_path))
     model = SHARED / f"teachers/lkdn_x{scale}.onnx"

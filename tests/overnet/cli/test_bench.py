@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from overnet.benchmarks.benchmark import run_benchmark
+from overnet.benchmarks.cases.memory import growth
 from overnet.benchmarks.cases.run import run_case
 from overnet.benchmarks.options import BenchmarkOptions, ImageSize
 from overnet.benchmarks.results import Peak, read_run, write_run
@@ -77,7 +78,7 @@ def test_one_command_gives_figures_tables_report_and_plots(measured):
         assert result.quality.reference_psnr_db is None or result.quality.reference_psnr_db > 50
         assert 5 < result.quality.ground_truth_psnr_db < 60
         assert result.multiply_accumulates > 0 and 0 < result.share_of_peak < 1
-    assert {growth.method for growth in run.growth} <= {"openvino", "onnxruntime"}
+    assert {line.method for line in run.growth} <= {"openvino", "onnxruntime"}
     assert [(video.method, video.width, video.height) for video in run.videos] == [
         ("openvino", 48, 32),
         ("onnxruntime", 48, 32),
@@ -123,9 +124,8 @@ def test_a_report_is_made_of_earlier_results_as_well(measured, tmp_path, monkeyp
 def test_the_largest_image_for_a_given_memory_is_reported(small_models):
     sizes = [ImageSize(64, 48), ImageSize(320, 240)]
     options = BenchmarkOptions(["openvino"], [2], sizes, [], model=small_models, seconds=0.1, video=False, power=False)
-    of_two, of_four = (
-        run_benchmark(replace(options, memory_bytes=given), command=[]).growth[0] for given in (2 * 10**9, 4 * 10**9)
-    )
+    run = run_benchmark(replace(options, memory_bytes=2 * 10**9), command=[])
+    (of_two,), (of_four,) = run.growth, growth(run.results, 4 * 10**9)
     assert (of_two.available_bytes, of_four.available_bytes) == (2 * 10**9, 4 * 10**9)
     assert 1.5 < of_four.largest_pixels / of_two.largest_pixels < 3
 

@@ -223,18 +223,23 @@ def test_quiet_says_nothing(folder):
     assert read_artifact(folder / "small_x1.onnx").scale == 1
 
 
-@pytest.mark.slow
-def test_the_default_engines(tmp_path):
-    """Three engines of the bundled weights, within 600 and 450 MB for each 640x360 pixels of the largest input."""
+@pytest.mark.parametrize(
+    ("options", "scales", "limit_bytes"),
+    [
+        pytest.param([], [2, 3, 4], 600e6, marks=pytest.mark.weekly),
+        # At this scale they take the most memory.
+        pytest.param(["--scale", "4"], [4], 600e6, marks=pytest.mark.slow),
+        pytest.param(["--scale", "4", "--lean-memory"], [4], 450e6, marks=pytest.mark.slow),
+    ],
+)
+def test_the_default_engines(tmp_path, options, scales, limit_bytes):
+    """Engines of the bundled weights, within 600 and 450 MB for each 640x360 pixels of the largest input."""
     pytest.importorskip("tensorrt_rtx")
     largest = (640 * 640) / (640 * 360)  # upright videos fit too
-    # Lean ones are built at the scale that takes the most memory.
-    for options, scales, limit_bytes in (([], [2, 3, 4], 600e6), (["--lean-memory", "--scale", 4], [4], 450e6)):
-        folder = tmp_path / str(len(options))
-        result = export("--target", "tensorrt-rtx", "-o", folder, "--json", *options, cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
-        files = json.loads(result.stdout)["files"]
-        assert [file["scale"] for file in files] == scales
-        assert max(file["activation_memory_bytes"] for file in files) <= limit_bytes * largest
-        assert min(file["psnr_db"] for file in files) >= 50
-        assert np.all([read_sidecar(folder / file["path"]).artifact.precision == "fp16" for file in files])
+    result = export("--target", "tensorrt-rtx", "-o", tmp_path, "--json", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    files = json.loads(result.stdout)["files"]
+    assert [file["scale"] for file in files] == scales
+    assert max(file["activation_memory_bytes"] for file in files) <= limit_bytes * largest
+    assert min(file["psnr_db"] for file in files) >= 50
+    assert np.all([read_sidecar(tmp_path / file["path"]).artifact.precision == "fp16" for file in files])

@@ -363,7 +363,7 @@ def test_the_package_runs_as_a_program(folder):
 def test_the_real_clip(tmp_path):
     """Some frames of the real clip at x2: times, colour tags and images."""
     clip = SHARED / "clips/bbb_320x180.mp4"
-    result = run_command(clip, "-o", "out.mp4", "--scale", 2, "--frames", 6, "--json", cwd=tmp_path)
+    result = run_command(clip, "-o", "out.mp4", "--model", "fast", "--frames", 6, "--json", cwd=tmp_path)
     report = json.loads(result.stdout)
     assert (report["frames"], report["output_size"]) == (6, [640, 360])
     with av.open(str(clip)) as before, av.open(str(tmp_path / "out.mp4")) as after:
@@ -388,7 +388,7 @@ def test_what_the_pipeline_costs(tmp_path):
     clip = SHARED / "clips/bbb_320x180.mp4"
     upscaler = Upscaler(2)
     bare = upscaler.backend_for(2)
-    frames_a_round, ratios = 4, []
+    frames_a_round, ratios = 3, []
     with VideoReader(clip, max_frames=frames_a_round) as reader:
         frames = [frame.rgb[None] for frame in reader]
     options = VideoOptions(max_frames=frames_a_round)
@@ -401,7 +401,7 @@ def test_what_the_pipeline_costs(tmp_path):
 
     bare.upscale(frames[0])
     before = bare_seconds()
-    for index in range(5):
+    for index in range(4):
         (job,) = make_plan([clip], tmp_path / f"{index}.mp4", overwrite=False).jobs
         outcome = upscale_video(job, upscaler, options, overwrite=False)
         after = bare_seconds()
