@@ -28,9 +28,6 @@ from overnet.weights import bundled_checkpoint, bundled_folder, model_path
 from tests.conftest import SHARED, needs_shared
 from tests.export.graph.test_network_graph import random_model
 
-# The larger the scale, the smaller the images of Set5.
-BY_SCALE = [pytest.param(scale, marks=pytest.mark.slow if scale == 4 else pytest.mark.weekly) for scale in (2, 3, 4)]
-
 
 @pytest.mark.parametrize(
     ("overscale", "scales", "precision"),
@@ -219,7 +216,14 @@ def test_bundled_files_come_from_the_bundled_weights(scale):
 
 
 @needs_shared
-@pytest.mark.parametrize("scale", BY_SCALE)
+@pytest.mark.parametrize(
+    "scale",
+    [
+        pytest.param(2, marks=pytest.mark.weekly),
+        pytest.param(3, marks=pytest.mark.weekly),
+        pytest.param(4, marks=pytest.mark.slow),  # whose images are the smallest
+    ],
+)
 def test_bundled_files_agree_with_the_network_on_real_images(bundled_network, scale):
     images = [read_rgb(pair.low) for pair in find_pairs(SHARED / "sets/Set5", scale)]
     reference_results = ReferenceResults((lambda image: bundled_network(image, scale), "PyTorch"), images)
@@ -229,7 +233,8 @@ def test_bundled_files_agree_with_the_network_on_real_images(bundled_network, sc
 
 
 @needs_shared
-@pytest.mark.parametrize("scale", BY_SCALE)
+@pytest.mark.weekly
+@pytest.mark.parametrize("scale", [2, 3, 4])
 def test_fp16_costs_no_quality(bundled_half, bundled_network, scale):
     """On Set5, in the declared types: the same PSNR within 0.02 dB, and at least 50 dB to the network."""
     pairs = find_pairs(SHARED / "sets/Set5", scale)

@@ -196,13 +196,12 @@ def clip(first, last, step, rows=slice(None), columns=slice(None)):
     return [np.ascontiguousarray(frame[rows, columns]) for frame in frames[first:last:step]]
 
 
-@pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize(
     "cut",
     [
-        (66, 78, 2, slice(20, 148), slice(80, 256)),
-        (0, 32, 4),
+        pytest.param((66, 78, 2, slice(20, 148), slice(80, 256)), marks=pytest.mark.slow),
+        pytest.param((0, 32, 4), marks=pytest.mark.weekly),
     ],
 )
 def test_the_bound_of_means_that_are_carried_over(cut):

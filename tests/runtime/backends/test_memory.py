@@ -77,8 +77,7 @@ def test_backends_state_what_they_take(backend, side):
     assert taken <= stated <= 3 * taken
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("scale", [pytest.param(2, marks=pytest.mark.weekly), pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", ["realtime", "fast"])
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
 def test_with_plain_networks_they_state_much_less(backend, model, scale):
