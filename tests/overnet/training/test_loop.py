@@ -104,7 +104,7 @@ def test_a_run_resumed_at_any_step_is_the_uninterrupted_one(tmp_path, images, ex
 
 
 @pytest.mark.parametrize("within", ["batch", "forward", "backward", "update", "validation"])
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "optimiser": "muon"}])
+@pytest.mark.parametrize("changes", [pytest.param({}, marks=pytest.mark.slow), {"accumulate": 2, "optimiser": "muon"}])
 def test_a_run_interrupted_within_a_step_goes_on_exactly(tmp_path, images, examples, monkeypatch, within, changes):
     """The step that is running is abandoned, except in its update of the weights."""
     whole = run(tmp_path / "whole", images, with_options={"examples": examples}, **changes)
