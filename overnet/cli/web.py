@@ -16,6 +16,10 @@ def web_command(
     ] = "127.0.0.1",
     port: Annotated[int, PAGE(metavar="N", help="Port to listen on; 0: any that is free.")] = 7860,
     *,
+    allow_host: Annotated[
+        list[str] | None,
+        PAGE(metavar="NAME", help="Another name under which the page is opened, such as a proxy's; may be repeated."),
+    ] = None,
     show: Annotated[bool, PAGE("--open", help="Open the page in the browser.")] = False,
     max_size: Annotated[float, LIMITS(metavar="MB", help="Largest file that may be dropped, in megabytes.")] = 2000,
     max_minutes: Annotated[float, LIMITS(metavar="N", help="Longest clip, in minutes.")] = 60,
@@ -39,7 +43,8 @@ def web_command(
     for option, value in (("--max-size", max_size), ("--max-minutes", max_minutes), ("--keep-minutes", keep_minutes)):
         check_range(option, value, 1e-3)
     upscaler = {"backend": backend, "precision": precision, "device": device, "threads": threads}
-    options = WebOptions(host, port, round(max_size * 1e6), max_minutes * 60, keep_minutes * 60, upscaler)
+    names = tuple(allow_host or ())
+    options = WebOptions(host, port, names, round(max_size * 1e6), max_minutes * 60, keep_minutes * 60, upscaler)
     if not options.is_local:
         print_status(
             f"warning: whoever reaches {host} can use this page: it asks for no password, and is not encrypted"

@@ -1,6 +1,7 @@
 """The server of the page: which requests it answers, and how it begins and ends."""
 
 import errno
+import ipaddress
 import json
 import mimetypes
 import os
@@ -9,13 +10,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from overnet.errors import InputError, OutputError, require
+from overnet.errors import InputError, OutputError, printable, require
 from overnet.system.ending_signals import noted_signals
 from overnet.web.files import TemporaryFiles
 from overnet.web.jobs import Jobs
@@ -56,6 +58,7 @@ class WebOptions:
 
     Attributes:
         host, port: where it listens; port 0 is any free one.
+        names: further names under which the page is opened, such as that of a proxy before it.
         most_bytes: the largest file that may be dropped.
         most_seconds: the longest video.
         keep_seconds: how long files are kept.
@@ -64,6 +67,7 @@ class WebOptions:
 
     host: str = "127.0.0.1"
     port: int = 7860
+    names: tuple[str, ...] = ()
     most_bytes: int = 2_000_000_000
     most_seconds: float = 3600.0
     keep_seconds: float = 3600.0
@@ -73,6 +77,20 @@ class WebOptions:
     def is_local(self) -> bool:
         """Whether only this computer reaches the server."""
         return self.host in _LOOPBACK
+
+    def is_own(self, name: str) -> bool:
+        """Tell whether a name is one of this server's, in lower case as requests state it.
+
+        Another site's owner can let a name of his lead to this computer; his page, open in a browser that reaches this
+        server, could then use it. Nobody can do that with an address.
+        """
+        names = [*_LOOPBACK, *self.names]
+        if not self.is_local:
+            own = socket.gethostname()
+            names += [self.host, own, own.partition(".")[0], f"{own.partition('.')[0]}.local"]
+            with suppress(ValueError):
+                return bool(ipaddress.ip_address(name))
+        return name.rstrip(".") in [each.lower().rstrip(".") for each in names]
 
 
 def serve(options: WebOptions, on_start: Callable[[str], None]) -> None:
@@ -194,7 +212,7 @@ def _application(options: WebOptions, files: TemporaryFiles, jobs: Jobs, reading
         css=(static / "page.css").read_text(encoding="utf-8"),
         head='<script type="module" src="/compare.js"></script>',
     )
-    return _Guard(application, files.uploads, most_bytes=options.most_bytes, check_host=options.is_local)
+    return _Guard(application, files.uploads, most_bytes=options.most_bytes, is_own=options.is_own)
 
 
 class _Guard:
@@ -204,9 +222,9 @@ class _Guard:
     name no files but uploads: Gradio would copy any other that this process can read, and fetch addresses.
     """
 
-    def __init__(self, application: Any, uploads: Path, *, most_bytes: int, check_host: bool) -> None:
+    def __init__(self, application: Any, uploads: Path, *, most_bytes: int, is_own: Callable[[str], bool]) -> None:
         self._application, self._uploads = application, uploads
-        self._most_bytes, self._checks_host = most_bytes + _ENVELOPE_BYTES, check_host
+        self._most_bytes, self._is_own = most_bytes + _ENVELOPE_BYTES, is_own
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Answer one connection."""
@@ -214,7 +232,13 @@ class _Guard:
             await self._application(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope.get("headers", ())}
-        if scope["type"] != "http" or not self._is_own_page(headers.get("host", ""), headers.get("origin")):
+        if not self._is_own(_host_name(headers.get("host", ""))):
+            name = printable(headers.get("host", ""))[:100]
+            text = (
+                f"This is no name of this server: {name}. Open the page by the computer's address, or start the server "
+            )
+            await _answer(send, 403, text + "with --allow-host and the name.")
+        elif scope["type"] != "http" or not _is_same_site(headers.get("origin"), headers["host"]):
             await _answer(send, 403, "This server is for its own page only.")
         elif not _ANSWERED.fullmatch(scope["path"]) or ".." in scope["path"]:
             await _answer(send, 404, "There is nothing here.")
@@ -232,14 +256,6 @@ class _Guard:
                 return next(parts, None) or await receive()
 
             await self._application(scope, receive_again, _Sender(scope["path"], send))
-
-    def _is_own_page(self, host: str, origin: str | None) -> bool:
-        """Tell whether a request states this server's name, and comes from no other site's page."""
-        try:
-            is_known = not self._checks_host or urlsplit(f"//{host}").hostname in _LOOPBACK
-            return is_known and (origin is None or urlsplit(origin).netloc == host)
-        except ValueError:
-            return False
 
     def _names_only_uploads(self, body: bytes) -> bool:
         """Tell whether every "path" in a request's JSON lies in the folder of uploads."""
@@ -279,6 +295,22 @@ class _Sender:
         elif not self._path:
             message = {**message, "body": b""}
         await self._send(message)
+
+
+def _host_name(host: str) -> str:
+    """Return the name or address in a request's "host"; empty where there is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_same_site(origin: str | None, host: str) -> bool:
+    """Tell whether a request comes from no other site's page than that of the host it is sent to."""
+    try:
+        return origin is None or urlsplit(origin).netloc == host
+    except ValueError:
+        return False
 
 
 def _number(text: str | None) -> int:

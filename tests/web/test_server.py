@@ -16,6 +16,7 @@ import pytest
 
 from overnet.cli import main
 from overnet.web.files import TemporaryFiles
+from overnet.web.server import WebOptions
 from tests.conftest import ROOT
 from tests.support.web_server import web_server
 
@@ -145,6 +146,42 @@ def test_pages_of_other_sites_are_refused(server):
     assert ask(server, "/", Origin="http://[")[0] == 403
     assert ask(server, "/", Origin=f"http://{host}")[0] == 200
     assert ask(server, "/", Host=f"localhost:{host.rpartition(':')[2]}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "own", "other"),
+    [
+        ("127.0.0.1", ["127.0.0.1", "localhost", "::1", "proxy.example"], ["192.0.2.1", "desk", "evil.example", ""]),
+        (
+            "0.0.0.0",
+            ["127.0.0.1", "192.0.2.1", "2001:db8::1", "localhost", "desk", "desk.local", "desk.lan", "desk.lan.",
+             "proxy.example"],
+            ["evil.example", "desk.evil.example", "example", "192.0.2.1.evil.example", "local", "lan", ""],
+        ),
+        ("gpu.example", ["gpu.example", "192.0.2.1"], ["example", "evil.example"]),
+    ],
+)  # fmt: skip
+def test_names_under_which_the_server_answers(host, own, other, monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "Desk.lan")
+    options = WebOptions(host, names=("Proxy.example",))
+    assert [name for name in own if not options.is_own(name)] == []
+    assert [name for name in other if options.is_own(name)] == []
+
+
+@pytest.mark.slow
+def test_a_server_for_a_network_answers_under_its_own_names_only(tmp_path):
+    """Another site's name may lead to it, from a browser in the same network."""
+    with web_server(tmp_path, "--host", "0.0.0.0", "--allow-host", "proxy.example") as server:
+        port = urlsplit(server.address).port
+        for host in ("127.0.0.1", "[::1]", "proxy.example", socket.gethostname()):
+            assert ask(server, "/", Host=f"{host}:{port}", Origin=f"http://{host}:{port}")[0] == 200
+        status, text = ask(server, "/", Host=f"evil.example:{port}", Origin=f"http://evil.example:{port}")
+        assert status == 403
+        assert text == (
+            f"This is no name of this server: evil.example:{port}. Open the page by the computer's address, or start "
+            "the server with --allow-host and the name."
+        )
+        assert ask(server, "/", Host=f"192.0.2.1:{port}", Origin="http://evil.example")[0] == 403
 
 
 def test_the_answers_forbid_other_hosts(server):
