@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ if sys.platform != "win32":
     import fcntl
 
 _TEMPORARY = ".overnet-"
-_TEMPORARY_NAME = re.compile(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{16}}(-tagged)?(\..*)?")
+_TEMPORARY_NAME = re.compile(rf"(?s){re.escape(_TEMPORARY)}[0-9a-f]{{16}}(\..*)?")
+# Ends the names of files that are made for the sake of their folders, see `folder_of`.
+FOLDER_SUFFIX = ".folder"
 # By folder: how many calls of `remove_left_behind` go by until it is searched again, a call for so many names in it.
 _calls_to_skip: dict[Path, int] = {}
 _NAMES_A_CALL = 32
@@ -132,14 +135,17 @@ class TemporaryFile:
         self._locked: BinaryIO | None = None
         remove_left_behind(target.absolute().parent)
         while self._locked is None:
-            # Not from tempfile, whose files are private: this one gets the permissions of any new file.
-            self.path = target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}{target.suffix}")
+            # Not from tempfile, whose files are private: this one gets the permissions of any new file. A name is used
+            # once: a process that has taken the file for one left behind may be about to remove what has that name.
+            name = f"{_TEMPORARY}{secrets.token_hex(8)}"
+            is_short = len(os.fsencode(name + target.suffix)) <= _LONGEST_NAME_BYTES
+            self.path = target.with_name(name + target.suffix * is_short)
             self.open_paths.add(self.path)
             try:
                 self._locked = self.path.open("xb")
                 if not _lock(self._locked, self.path):
                     self.close()
-                    self._locked = None  # taken for one left behind, and removed
+                    self._locked = None  # taken for one left behind
             except BaseException:
                 self.close()
                 raise
@@ -148,35 +154,54 @@ class TemporaryFile:
         """Remove the file, unless it has been renamed."""
         try:
             with suppress(OSError):
-                self.path.unlink(missing_ok=True)
-            if self._locked is not None:
-                with suppress(OSError):
-                    self._locked.close()
+                try:
+                    if self._locked is not None:
+                        self._locked.close()
+                finally:
+                    _remove(self.path)
         finally:
             self.open_paths.discard(self.path)
 
 
 def _lock(file: BinaryIO, path: Path) -> bool:
-    """Lock a new file as far as the system can; return whether it has its name still."""
-    if sys.platform == "win32":  # it has other locks, and an open file cannot be renamed
-        file.close()
+    """Lock a new file as far as the system can; return False where another process has taken it for one left behind."""
+    if sys.platform == "win32":  # an open file cannot be renamed or removed, which is as good as a lock
+        if path.suffix != FOLDER_SUFFIX:
+            file.close()
         return True
-    with suppress(OSError):  # some network drives have no locks
-        fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # some network drives have no locks
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
 
 
+def folder_of(path: Path) -> Path:
+    """Return a folder beside a temporary file that is removed with it, where it is made; sockets want a short name."""
+    return path.with_name(f".ov-{path.name[len(_TEMPORARY) :][:16]}")
+
+
+def _remove(path: Path) -> None:
+    """Remove a temporary file after its folder; while something is left of that, the file is kept for a later run."""
+    folder = folder_of(path)
+    if os.path.lexists(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    if not os.path.lexists(folder):
+        path.unlink(missing_ok=True)
+
+
 def remove_left_behind(folder: Path) -> None:
-    """Remove the temporary files in a folder that no process writes any more.
+    """Remove the temporary files in a folder that no process holds any more, with their folders.
 
     Another process may have been killed since this one looked before. Looking takes time for each file, so that in a
-    large folder only every so many calls do.
+    large folder only every so many calls do. Where files cannot be locked, nothing is removed; on Windows only folders
+    are, as other files are not kept open there.
     """
-    if sys.platform == "win32":
-        return
     _calls_to_skip[folder] = _calls_to_skip.get(folder, 0) - 1
     if _calls_to_skip[folder] >= 0:
         return
@@ -184,10 +209,18 @@ def remove_left_behind(folder: Path) -> None:
         paths = list(folder.iterdir())
         _calls_to_skip[folder] = len(paths) // _NAMES_A_CALL
         for path in paths:
-            if _TEMPORARY_NAME.fullmatch(path.name):
-                with suppress(OSError), open_regular(path) as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
+            if not _TEMPORARY_NAME.fullmatch(path.name) or path.is_symlink():
+                continue
+            with suppress(OSError):
+                if sys.platform == "win32":
+                    if path.suffix == FOLDER_SUFFIX:
+                        path.rename(path)  # refused while it is open
+                        _remove(path)
+                    continue
+                with open_regular(path) as file:
+                    # A shared lock, as network drives want a file open for writing for the other kind.
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    _remove(path)
 
 
 def keep_left_behind(folder: Path) -> None:

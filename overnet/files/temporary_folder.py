@@ -5,10 +5,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from overnet.files.atomic import FOLDER_SUFFIX, TemporaryFile, folder_of
 
 LOCK = "lock"
 # A folder without a locked file may be that of a process that has just begun.
@@ -16,25 +18,20 @@ _STARTING_SECONDS = 60.0
 
 
 @contextmanager
-def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
-    """Make a folder that only this user can read, and remove it at the end; first those that others have left.
+def temporary_folder(parent: Path | None = None, *, mode: int = 0o700) -> Iterator[Path]:
+    """Make a folder that is removed at the end, or by a later run where this process is killed; see `TemporaryFile`.
 
     Args:
-        prefix: of its name; the same for all folders of one use.
         parent: where it is made; None for the system's place for temporary files.
+        mode: its permissions, of which the umask takes some away; by default only this user can read it.
 
     Raises:
         OSError: it cannot be made.
     """
-    remove_left_folders(prefix, parent)
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-    lock = FileLock(folder / LOCK)
-    lock.acquire(blocking=False)
-    try:
+    with closing(TemporaryFile((parent or Path(tempfile.gettempdir())) / f"any{FOLDER_SUFFIX}")) as file:
+        folder = folder_of(file.path)
+        folder.mkdir(mode)
         yield folder
-    finally:
-        lock.release()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_left_folders(prefix: str, parent: Path | None = None) -> None:

@@ -1,29 +1,19 @@
 """Folders that appear complete or not at all."""
 
 import os
-import re
-import secrets
 import shutil
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from overnet.errors import OutputError, file_errors, printable
 from overnet.files.atomic import exists_already, link_target, sync_folder
-
-if sys.platform != "win32":
-    import fcntl
-
-_TEMPORARY = ".overnet-folder-"
+from overnet.files.temporary_folder import temporary_folder
 
 
 @contextmanager
 def whole_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a new folder beside `path` to fill; it is renamed to `path` on success and removed on an error.
-
-    It is locked as long as the process lives. So one that a killed process has left behind is known, and the next call
-    for a folder beside it removes it.
 
     Args:
         path: the folder to create. A link is followed.
@@ -36,16 +26,9 @@ def whole_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise OutputError(f"{printable(path)} is not a folder")
     target = link_target(path, overwrite=overwrite)
     parent = target.absolute().parent
-    lock = -1
-    with file_errors(OutputError, path, " cannot be written"):
-        _remove_left_behind(parent)
-        folder = parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
-        folder.mkdir()
-        if sys.platform != "win32":  # which opens no folders
-            lock = os.open(folder, os.O_RDONLY)
-            with suppress(OSError):  # some network drives have no locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
+    with ExitStack() as removing:
+        with file_errors(OutputError, path, " cannot be written"):
+            folder = removing.enter_context(temporary_folder(parent, mode=0o777))
         yield folder
         with file_errors(OutputError, path, " cannot be written"):
             for inner in folder.rglob("*"):
@@ -56,10 +39,6 @@ def whole_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
                         os.fsync(file.fileno())
             _move_into_place(folder, target, path, overwrite=overwrite)
             sync_folder(parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if lock >= 0:
-            os.close(lock)
 
 
 def _move_into_place(folder: Path, target: Path, path: Path, *, overwrite: bool) -> None:
@@ -69,6 +48,7 @@ def _move_into_place(folder: Path, target: Path, path: Path, *, overwrite: bool)
         return
     if not overwrite:
         raise exists_already(path)
+    # No later run removes this one: a process that was killed between two renames may have left nothing else.
     older = folder.with_name(f"{folder.name}-older")
     target.rename(older)
     try:
@@ -77,19 +57,3 @@ def _move_into_place(folder: Path, target: Path, path: Path, *, overwrite: bool)
         older.rename(target)
         raise
     shutil.rmtree(older, ignore_errors=True)
-
-
-def _remove_left_behind(parent: Path) -> None:
-    """Remove the temporary folders in a folder that no process writes any more."""
-    if sys.platform == "win32":
-        return
-    for left in parent.iterdir():
-        # An older folder keeps its name: a process that was killed between two renames may have left nothing else.
-        if re.fullmatch(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{16}}", left.name):
-            with suppress(OSError):
-                descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(left, ignore_errors=True)
-                finally:
-                    os.close(descriptor)

@@ -118,7 +118,7 @@ class Cluster:
                 self.ray.init(head, **options)
                 return
             # Not in the system's folder for all clusters: nothing of it is left then.
-            folder = str(self._closing.enter_context(temporary_folder("overnet-ray-")))
+            folder = str(self._closing.enter_context(temporary_folder()))
             self._closing.callback(_end_local, self.ray, folder)
             with _environment_of_local():
                 self.ray.init("local", _temp_dir=folder, include_dashboard=False, **options)

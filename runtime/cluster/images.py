@@ -9,7 +9,7 @@ from pathlib import Path
 
 from overnet.errors import OutputError, OverNetError, file_errors, printable
 from overnet.files.atomic import atomic_write, ensure_folder, exists_already, link_target, move_into_place
-from overnet.files.temporary_folder import LOCK, temporary_folder
+from overnet.files.temporary_folder import temporary_folder
 from overnet.runtime.cluster.connection import Call, Cluster
 from overnet.runtime.cluster.parcel import Parcel
 from overnet.runtime.cluster.worker import ImageRequest, MadeImage, SharedFolder, UpscalerRequest, make_images
@@ -19,7 +19,6 @@ from overnet.runtime.upscale_file import Outcome
 # Of a task: its own cost is that of a small image.
 _MOST_IN_BATCH = 16
 _BATCHES_FOR_EACH_SLOT = 4
-_PREFIX = ".overnet-cluster-"
 
 
 class ClusterImages:
@@ -138,5 +137,5 @@ def _unnamed_results(folders: list[Path]) -> Iterator[SharedFolder]:
     ensure_folder(root)
     with ExitStack() as closing_later:
         with file_errors(OutputError, root, " cannot be written"):
-            path = closing_later.enter_context(temporary_folder(_PREFIX, root))
-        yield SharedFolder(path, LOCK)
+            path = closing_later.enter_context(temporary_folder(root))
+        yield SharedFolder(path, "")

@@ -42,7 +42,7 @@ class SharedFolder:
 
     Args:
         path: of the folder.
-        token: name of a file in it.
+        token: name of a file in it; "" where no other machine can have a folder of that path.
     """
 
     path: Path
@@ -150,7 +150,7 @@ def _upscaler(request: UpscalerRequest) -> Upscaler:
         folder = Path()
         if not all([parcel.is_here() for parcel in model.parcels]):
             # Of this process alone: in a place that can be guessed, another user could put another model.
-            folder = _loaded.closing.enter_context(temporary_folder("overnet-model-"))
+            folder = _loaded.closing.enter_context(temporary_folder())
         _loaded.upscaler = Upscaler(model=model.unpack(folder), **request.options)
         _loaded.key = key
     return _loaded.upscaler
@@ -185,7 +185,7 @@ def make_segment(
     except NotHereError as missing:
         return missing
     is_shared = folder.is_here
-    with nullcontext(folder.path) if is_shared else temporary_folder("overnet-segment-") as place:
+    with nullcontext(folder.path) if is_shared else temporary_folder() as place:
         files = SegmentFiles(place, manifest)
         if is_shared:
             keep_left_behind(folder.path)
@@ -224,7 +224,7 @@ def make_images(
     is_shared = results.is_here
     if is_shared:
         keep_left_behind(results.path)
-    with temporary_folder("overnet-images-") as temporary:
+    with temporary_folder() as temporary:
         for number, image in enumerate(images):
             unnamed = (results.path if is_shared else temporary) / image.name
             source = image.source.path

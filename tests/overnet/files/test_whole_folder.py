@@ -99,7 +99,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout.readline() == "there\n"
         filled(tmp_path / "first", "", overwrite=False)
-        assert len(list(tmp_path.iterdir())) == 2
+        assert len(list(tmp_path.iterdir())) == 3
         process.send_signal(signal.SIGKILL)
         process.wait()
     filled(tmp_path / "second", "", overwrite=False)
