@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from overnet.errors import BackendError
-from overnet.files.onnx_metadata import scaled_size
+from overnet.files.onnx_metadata import exact_scale, scaled_size
 from overnet.runtime.backends.base import Backend
 from overnet.runtime.backends.stream import MeansTicket, Ticket, TileRuns
 from overnet.runtime.scene import FrameFigures, measure_frame
-from overnet.runtime.tiling import Cut, Span, cut_into_tiles, join
+from overnet.runtime.tiling import Cut, Span, cut_into_tiles, join, why_not_cut
 from overnet.system.ending_signals import raise_if_ended
 from overnet.types import ChannelMeans, Image
 
@@ -82,15 +82,18 @@ class TiledStream:
     def _opened(self) -> tuple[Cut, TileRuns]:
         backend = self._backend
         while True:
-            cut = cut_into_tiles(self._size, self._most, reach=backend.reach, foreign=backend.foreign)
+            reason = why_not_cut(self._size, backend.scale)
+            if reason and (self._size[0] > self._most[0] or self._size[1] > self._most[1]):
+                raise ValueError(reason)
+            cut = cut_into_tiles(
+                self._size, self._most, scale=backend.scale, reach=backend.reach, foreign=backend.foreign
+            )
             try:
                 runs = backend.open_tiles(cut.tile)
             except MemoryError as error:
                 self._most = self._smaller(self._most, error) or self._size
                 continue
             if len(cut.tiles) > 1:
-                if backend.scale != int(backend.scale):
-                    raise ValueError(f"tiles at scale {backend.scale:g}; at least a whole scale is needed to join them")
                 self._note(f"cut into {len(cut.tiles)} tiles of {cut.tile[1]}x{cut.tile[0]} pixels")
             return cut, runs
 
@@ -195,7 +198,8 @@ class TiledStream:
             result, rows, columns, ticket = self._in_flight[0]
             try:
                 with ticket as upscaled:
-                    join(result.image, upscaled, rows, columns, int(self._backend.scale), fades=self._cut.fades)
+                    scale = exact_scale(self._backend.scale)
+                    join(result.image, upscaled, rows, columns, scale, fades=self._cut.fades)
             except BaseException as error:
                 result.failure = result.failure or error
                 raise

@@ -9,10 +9,15 @@ is upscaled with these, which leaves a difference of 3 levels at most on photogr
 and over `FEATHER` pixels a tile fades into the next. Frames of a video share means: `overnet.runtime.tiled_stream`.
 
 A plain network has no such means and a known reach: with that as the margin, tiles give what the whole image gives.
+
+At a fractional scale p/q, tiles begin and end at multiples of q, which are whole pixels of the result. The result's
+sides are rounded, and the network resizes to them: only where the image's sides are multiples of q, too, do tiles have
+the pixels of the whole image, and only then is it cut.
 """
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise, product
 
 import numpy as np
@@ -20,7 +25,7 @@ from numpy.typing import NDArray
 
 from overnet.errors import InputError
 from overnet.files.engine_sidecar import SMALLEST_TILE
-from overnet.files.onnx_metadata import Foreign
+from overnet.files.onnx_metadata import Foreign, exact_scale
 from overnet.system.memory import available_memory_bytes
 from overnet.types import Image
 
@@ -30,6 +35,10 @@ from overnet.types import Image
 MARGIN = 16
 # Input pixels over which one tile fades into the next.
 FEATHER = SMALLEST_TILE // 4 - MARGIN
+
+# The largest denominator of a scale at which images are cut: tiles have to be larger than their margins, which are
+# multiples of it.
+_LARGEST_STEP = 16
 
 # Share of the available memory that a tile may take: other programs, and the decoder, need some too.
 _MEMORY_SHARE = 0.5
@@ -53,6 +62,17 @@ def tile_for_memory(
     # Multiples of 16 keep the number of shapes that a backend compiles for small.
     side = max(SMALLEST_TILE, math.isqrt(pixels) // 16 * 16)
     return side, side
+
+
+def why_not_cut(size: tuple[int, int], scale: float) -> str | None:
+    """Return why images of a height and width are not cut into tiles at a scale; None where they can be."""
+    exact = exact_scale(scale)
+    step = exact.denominator
+    if float(exact) != scale or step > _LARGEST_STEP:
+        return f"at x{scale:g} no image is cut into tiles"
+    if size[0] % step or size[1] % step:
+        return f"at x{scale:g} only images whose sides are multiples of {step} are cut into tiles"
+    return None
 
 
 @dataclass(frozen=True)
@@ -130,13 +150,19 @@ class Cut:
 
 
 def cut_into_tiles(
-    size: tuple[int, int], most: tuple[int, int], *, reach: int | None = None, foreign: Foreign | None = None
+    size: tuple[int, int],
+    most: tuple[int, int],
+    *,
+    scale: float = 1,
+    reach: int | None = None,
+    foreign: Foreign | None = None,
 ) -> Cut:
     """Cut images of one size into the fewest tiles, which are as small as so many tiles can be.
 
     Args:
         size: height and width of the images in pixels.
         most: height and width of the largest tile, overlaps included; at least `SMALLEST_TILE` each, or the image's.
+        scale: of the backend; where an image is cut, one for which `why_not_cut` gives no reason.
         reach, foreign: see `overnet.runtime.backends.base.Backend`. Of another program's network tiles may be smaller.
 
     Raises:
@@ -147,14 +173,17 @@ def cut_into_tiles(
     align = 1 if foreign is None else foreign.align
     if foreign is not None and foreign.margin is not None:
         margin = foreign.margin
+    step = exact_scale(scale).denominator
+    margin, align = -(-margin // step) * step, math.lcm(align, step)
     overlap = 2 * margin + feather + align - 1
     sides: list[int] = []
     axes: list[list[Span]] = []
-    for length, largest in zip(size, most, strict=True):
+    for length, limit in zip(size, most, strict=True):
         side = length
-        if length > largest:
-            if largest < SMALLEST_TILE and foreign is None:
-                raise ValueError(f"tiles of {largest}; at least {SMALLEST_TILE} are needed")
+        if length > limit:
+            if limit < SMALLEST_TILE and foreign is None:
+                raise ValueError(f"tiles of {limit}; at least {SMALLEST_TILE} are needed")
+            largest = limit - limit % step
             if largest <= overlap:
                 raise InputError(
                     f"tiles of {largest} pixels are too small for this network, whose results depend on {margin} to "
@@ -163,34 +192,33 @@ def cut_into_tiles(
             count = math.ceil((length - overlap) / (largest - overlap))
             needed = math.ceil((length + (count - 1) * overlap) / count)
             # Multiples of 16 keep the number of shapes that a backend compiles for small.
-            side = min(largest, -(-needed // 16) * 16)
+            unit = math.lcm(16, step)
+            side = min(largest, -(-needed // unit) * unit)
         sides.append(side)
         axes.append(spans(length, side, margin=margin, feather=feather, align=align))
     return Cut((sides[0], sides[1]), axes[0], axes[1], fades=reach is None)
 
 
-def join(upscaled: Image, result: Image, rows: Span, columns: Span, factor: int, *, fades: bool) -> None:
+def join(upscaled: Image, result: Image, rows: Span, columns: Span, scale: Fraction, *, fades: bool) -> None:
     """Write an upscaled tile to its place; tiles come in the order of `Cut.tiles`.
 
     Args:
         upscaled: the whole result, changed in place.
         result: the upscaled tile.
         rows, columns: its place in the image.
-        factor: of the upscaling.
+        scale: of the upscaling; all positions times it are whole.
         fades: see `Cut`.
     """
-    kept = result[_scaled(rows, factor), _scaled(columns, factor)]
-    target = upscaled[
-        rows.keep_start * factor : rows.keep_stop * factor, columns.keep_start * factor : columns.keep_stop * factor
-    ]
+    kept = result[_scaled(rows, rows.start, scale), _scaled(columns, columns.start, scale)]
+    target = upscaled[_scaled(rows, 0, scale), _scaled(columns, 0, scale)]
     if fades:
-        _fade_in(target, kept, rows.fade * factor, columns.fade * factor)
+        _fade_in(target, kept, int(rows.fade * scale), int(columns.fade * scale))
     else:
         target[:] = kept
 
 
-def _scaled(span: Span, factor: int) -> slice:
-    return slice((span.keep_start - span.start) * factor, (span.keep_stop - span.start) * factor)
+def _scaled(span: Span, origin: int, scale: Fraction) -> slice:
+    return slice(int((span.keep_start - origin) * scale), int((span.keep_stop - origin) * scale))
 
 
 def _fade_in(target: Image, kept: Image, fade_rows: int, fade_columns: int) -> None:

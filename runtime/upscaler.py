@@ -23,6 +23,7 @@ from overnet.runtime.backends.ort.providers import check_provider
 from overnet.runtime.backends.stream import FinishedStream, UpscaleStream
 from overnet.runtime.models import find_models
 from overnet.runtime.tiled_stream import TiledStream
+from overnet.runtime.tiling import why_not_cut
 
 # No image file or video frame is as large as this; a larger size is a mistake or an attack.
 _LARGEST_SIDE = 1 << 20
@@ -282,10 +283,15 @@ class Upscaler:
             tile = _smaller((self._largest_tile, self._largest_tile), tile)
         if backend.foreign is not None:
             tile = self._foreign_tile(backend, backend.foreign, tile, height, width)
-        # Tiles meet on whole pixels of the result only where the scale is whole.
-        if tile is None or (height <= tile[0] and width <= tile[1]) or backend.scale != int(backend.scale):
+        if tile is None or (height <= tile[0] and width <= tile[1]):
             return None
-        return tile
+        reason = why_not_cut((height, width), backend.scale)
+        if reason is None:
+            return tile
+        if self._choices[0][0].on_gpu and backend.tile_for(height, width) is not None:
+            raise BackendError(f"the engine is for smaller images than {width}x{height}, and {reason}")
+        self._note(f"upscaled whole: {reason}")
+        return None
 
     def _foreign_tile(
         self, backend: Backend, foreign: Foreign, tile: tuple[int, int] | None, height: int, width: int
@@ -337,8 +343,10 @@ class Upscaler:
         height, width = size
         smaller = min(max(tile), max(size)) // 2
         is_whole = backend.foreign is not None and backend.foreign.margin is None
-        if smaller < SMALLEST_TILE or self._tile == 0 or is_whole or backend.scale != int(backend.scale):
+        uncut = why_not_cut(size, backend.scale)
+        if smaller < SMALLEST_TILE or self._tile == 0 or is_whole or uncut:
             reason = f" ({error})" if str(error) else ""
+            reason += f"; {uncut}" if uncut else ""
             raise BackendError(
                 f"out of memory on an image of {width}x{height} pixels with the backend {backend.name}{reason}"
             ) from error

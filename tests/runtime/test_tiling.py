@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -6,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnet.files.engine_sidecar import SMALLEST_TILE
-from overnet.runtime.tiling import FEATHER, MARGIN, cut_into_tiles, spans, tile_for_memory
+from overnet.files.onnx_metadata import exact_scale
+from overnet.runtime.tiling import FEATHER, MARGIN, cut_into_tiles, spans, tile_for_memory, why_not_cut
 from tests.support.local_backend import LocalBackend, enlarge, upscale_tiled
 
 
@@ -94,10 +96,58 @@ def test_tiles_are_given_the_means_of_the_whole(height, width, tile):
         np.testing.assert_allclose(second, means(image[None])[1], rtol=1e-4)
 
 
-@pytest.mark.parametrize(("tile", "scale"), [(SMALLEST_TILE - 1, 2.0), (SMALLEST_TILE, 1.5)])
-def test_what_cannot_be_joined_is_refused(tile, scale):
-    with pytest.raises(ValueError, match="at least"):
+@pytest.mark.parametrize(
+    ("tile", "scale", "reason"),
+    [
+        (SMALLEST_TILE - 1, 2.0, "at least"),
+        (SMALLEST_TILE, 1.333, "no image is cut"),
+        (SMALLEST_TILE, 4 / 3, "multiples of 3"),
+    ],
+)
+def test_what_cannot_be_joined_is_refused(tile, scale, reason):
+    with pytest.raises(ValueError, match=reason):
         upscale_tiled(np.zeros((200, 200, 3), np.uint8), tile, LocalBackend(scale=scale))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    scale=st.sampled_from([1.5, 2.5, 2.25, 2.3, 4 / 3, 3.0625]),
+    rows=st.integers(1, 20),
+    columns=st.integers(1, 20),
+    tile=st.integers(SMALLEST_TILE, 160),
+)
+def test_tiles_at_fractional_scales_join_exactly(scale, rows, columns, tile):
+    """A nearest-neighbour enlargement by p/q, whose pixels repeat every q rows and columns."""
+    exact = exact_scale(scale)
+
+    def enlarge_nearest(images, means):
+        for axis in (1, 2):
+            assert images.shape[axis] % exact.denominator == 0
+            places = (np.arange(int(images.shape[axis] * exact)) / exact).astype(int)
+            images = images.take(places, axis=axis)
+        return images
+
+    size = rows * exact.denominator * 16 // math.gcd(16, exact.denominator), columns * exact.denominator
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    assert why_not_cut(size, scale) is None
+    joined = upscale_tiled(image, tile, LocalBackend(enlarge_nearest, scale=scale))
+    assert np.array_equal(joined, enlarge_nearest(image[None], None)[0])
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "reason"),
+    [
+        ((1080, 1920), 2.5, None),
+        ((1080, 1920), 2.3, None),
+        ((1081, 1921), 2, None),
+        ((1081, 1920), 2.5, "at x2.5 only images whose sides are multiples of 2 are cut into tiles"),
+        ((1080, 1921), 2.5, "at x2.5 only images whose sides are multiples of 2 are cut into tiles"),
+        ((1000, 2000), 1.333, "at x1.333 no image is cut into tiles"),
+        ((1000, 2000), math.pi, "at x3.14159 no image is cut into tiles"),
+    ],
+)
+def test_which_images_are_cut(size, scale, reason):
+    assert why_not_cut(size, scale) == reason
 
 
 @pytest.mark.parametrize(

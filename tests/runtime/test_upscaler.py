@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -238,6 +239,52 @@ def test_no_memory_at_all_is_one_clear_error(small_models, tile):
     upscaler._backends[2.0] = Cramped(10)
     with pytest.raises(BackendError, match="out of memory on an image of 300x200"):
         upscaler(np.zeros((200, 300, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "message"), [(False, "out of memory on an image of 301x200"), (True, "for smaller images than 301x200")]
+)
+def test_a_fraction_whose_tiles_would_not_join_is_one_clear_error(small_checkpoint, monkeypatch, on_gpu, message):
+    upscaler = Upscaler(1.5, model=small_checkpoint)
+    kind, models = upscaler._choices[0]
+    upscaler._choices[0] = replace(kind, on_gpu=on_gpu), models
+    upscaler._backends[1.5] = Cramped(10)
+    monkeypatch.setattr(Cramped, "scale", 1.5)
+    monkeypatch.setattr(Cramped, "tile_for", lambda self, height, width: (96, 96))
+    with pytest.raises(BackendError, match=f"{message}.*at x1.5 only images whose sides are multiples of 2 are cut"):
+        upscaler(np.zeros((200, 301, 3), np.uint8))
+
+
+@pytest.mark.slow
+def test_a_file_for_a_fraction(small_models, small_checkpoint, uneven, tmp_path):
+    """It is used directly, whole and in tiles, and agrees with the network; beside it are files for whole scales."""
+    from overnet.export.exporter import export
+    from overnet.export.options import ExportOptions
+    from overnet.network.checkpoint import load_checkpoint
+    from overnet.network.model import reference
+
+    (file,) = export(small_checkpoint, tmp_path, ExportOptions(scales=(2.5,), precision="fp32"))
+    assert file.path.name == "small_x2.5.onnx"
+    for path in small_models.glob("*.onnx"):
+        shutil.copy(path, tmp_path)
+    for backend in ("openvino", "onnxruntime"):
+        with Upscaler(2.5, model=tmp_path, backend=backend) as upscaler:
+            for image in (uneven, uneven[:77, :91]):
+                expected = reference(load_checkpoint(small_checkpoint), image, 2.5).astype(int)
+                assert np.abs(upscaler(image) - expected).max() <= 1
+            assert upscaler.pop_notes() == []
+        with Upscaler(2.5, model=file.path, backend=backend, tile=96) as upscaler:
+            in_tiles = upscaler(uneven).astype(int)
+            assert "4 tiles of 96x80 pixels" in " ".join(upscaler.pop_notes())
+            expected = reference(load_checkpoint(small_checkpoint), uneven, 2.5).astype(int)
+            assert np.abs(in_tiles - expected).max() <= 4
+            upscaler(uneven[:109])
+            assert upscaler.pop_notes() == [
+                "upscaled whole: at x2.5 only images whose sides are multiples of 2 are cut into tiles"
+            ]
+        with Upscaler(2.2, model=tmp_path, backend=backend) as upscaler:
+            assert upscaler(uneven).shape == (242, 330, 3)
+            assert "upscaled by 2.5, then reduced" in upscaler.pop_notes()[0]
 
 
 def test_sixteen_bits_stay_smooth(small_models):

@@ -86,6 +86,19 @@ def test_models_are_added_to_a_repository(small_models, repository, tmp_path):
         assert line in config
 
 
+@pytest.mark.slow
+def test_a_network_for_a_fraction(small_checkpoint, tmp_path):
+    options = ExportOptions(scales=(2.5, 2), precision="fp32", is_copied=True)
+    _, upscaler = export_repository(small_checkpoint, tmp_path / "new", options, TritonOptions())
+    assert upscaler == "small_upscaler"
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["small_upscaler", "small_x2", "small_x2.5"]
+    config = (tmp_path / "new/small_x2.5/config.pbtxt").read_text()
+    assert "# OverNet x2.5, FP32" in config and 'name: "small_x2.5"' in config
+    session = onnxruntime.InferenceSession(tmp_path / "new/small_x2.5/1/model.onnx", providers=["CPUExecutionProvider"])
+    (large,) = session.run(["upscaled"], {"image": np.zeros((3, 17, 24, 3), np.uint8)})
+    assert large.shape == (3, 43, 60, 3)
+
+
 def test_models_of_the_same_names_are_kept_unless_they_may_be_replaced(small_models, repository, tmp_path):
     folder = tmp_path / "repository"
     shutil.copytree(repository, folder)
