@@ -178,7 +178,7 @@ IMPORTS = {
     "runtime.scene": BASE,
     "runtime.tiled_stream": f"runtime.backends.base runtime.backends.stream runtime.scene runtime.tiling {BELOW}",
     "runtime.upscaler": "runtime.backends.base runtime.backends.stream runtime.backends.ort.providers runtime.models"
-    f" runtime.tiled_stream {BELOW}",
+    f" runtime.tiled_stream runtime.tiling {BELOW}",
     "runtime.paced_upscaler": "runtime.video.encoding_speed"
     f" runtime.backends.stream runtime.models runtime.upscaler {BELOW}",
     "runtime.still_image": f"runtime.upscaler {BELOW}",
