@@ -266,7 +266,9 @@ def test_a_packed_file_trains_in_a_new_folder(tmp_path, folder, weights):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(0.0, marks=pytest.mark.weekly), 0.1, pytest.param(1.0, marks=pytest.mark.weekly)]
+)
 def test_an_interruption_while_workers_start_is_one_line(tmp_path, folder, weights, seconds):
     """Ctrl-C in a terminal reaches the workers as well, before they can say what they make of it."""
     process = start(
@@ -303,8 +305,15 @@ def test_workers_are_ended_with_a_run_that_is_interrupted(tmp_path, folder, weig
 
 @pytest.mark.slow
 @pytest.mark.timing
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("seconds", [0.1, 1.5])  # while workers import modules, and within the first step
+@pytest.mark.parametrize(
+    ("seconds", "workers"),  # while workers import modules, and within the first step
+    [
+        pytest.param(0.1, 0, marks=pytest.mark.weekly),
+        (0.1, 2),
+        (1.5, 0),
+        pytest.param(1.5, 2, marks=pytest.mark.weekly),
+    ],
+)
 def test_a_run_of_long_steps_ends_within_two_seconds(tmp_path, folder, workers, seconds):
     arguments = ["--data", folder, "-o", tmp_path / "run", "--network", "overnet", "--scales", "2", "--steps", 9]
     more = ["--batch", 64, "--set", "patch=24", "--threads", 1, "--workers", workers, "--no-tensorboard"]

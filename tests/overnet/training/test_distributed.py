@@ -101,7 +101,9 @@ def run_two(folder, images, misfortune=None, ranks=(1,), **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "joint_scales": True}])
+@pytest.mark.parametrize(
+    "changes", [pytest.param({}, marks=pytest.mark.weekly), {"accumulate": 2, "joint_scales": True}]
+)
 def test_two_processes_give_the_result_of_one_with_their_whole_batch(tmp_path, images, changes):
     changes = {**changes, "autocast": "off"}  # the order of bf16's additions shows
     message, _ = run_two(tmp_path / "two", images, **changes)
@@ -114,7 +116,7 @@ def test_two_processes_give_the_result_of_one_with_their_whole_batch(tmp_path, i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("misfortune", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("misfortune", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.weekly)])
 def test_a_lost_or_silent_process_ends_the_run_with_an_error(tmp_path, images, misfortune):
     message, seconds = run_two(tmp_path / "two", images, misfortune, steps=100_000)
     assert message is not None
@@ -123,7 +125,9 @@ def test_a_lost_or_silent_process_ends_the_run_with_an_error(tmp_path, images, m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("interrupted", [[0, 1], [0], [1]])
+@pytest.mark.parametrize(
+    "interrupted", [[0, 1], pytest.param([0], marks=pytest.mark.weekly), pytest.param([1], marks=pytest.mark.weekly)]
+)
 def test_processes_end_after_the_step_in_which_one_is_interrupted(tmp_path, images, interrupted):
     message, _ = run_two(tmp_path / "two", images, signal.SIGINT, interrupted, steps=100_000)
     assert message == "interrupted after step 3; --resume goes on from there"

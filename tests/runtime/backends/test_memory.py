@@ -69,7 +69,7 @@ def measured(*arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("side", [256, 448])
+@pytest.mark.parametrize("side", [256, pytest.param(448, marks=pytest.mark.weekly)])
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
 def test_backends_state_what_they_take(backend, side):
     """No less than it takes, or memory runs out; not three times as much, or tiles are needlessly small."""
