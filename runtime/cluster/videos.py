@@ -93,8 +93,14 @@ class ClusterVideo:
     def _make_stated(self, folder: SegmentFolder, token: Path, ended: Callable[[], bool]) -> bool:
         """Make the segments that the times of packets state; return False where the frames are found to be others."""
         info, length = self.reader.info, folder.manifest.frames_per_segment
+        place = self.writer.placing()
         cuts = stated_cuts(
-            self.job.source, length, first_pts=self.reader.first_pts, most=info.max_frames, rate=info.rate
+            self.job.source,
+            length,
+            first_pts=self.reader.first_pts,
+            most=info.max_frames,
+            rate=info.rate,
+            place=place or (lambda pts, duration: None),
         )
         before = set(folder.manifest.segments)
         as_stated: set[int] = set()
@@ -122,7 +128,7 @@ class ClusterVideo:
         while begin in segments and segments[begin].last is not None:
             begin += 1
         after = segments[begin - 1].last if begin else None
-        cuts = decoded_cuts(self.reader, folder.manifest.frames_per_segment, after)
+        cuts = decoded_cuts(self.reader, folder.manifest.frames_per_segment, after, self.writer.placing())
         for cut, made in self._made(folder, cuts, token, ended):
             self._note(folder, cut, made)
 

@@ -1,7 +1,7 @@
 """Where a video is cut into segments, found before its frames are upscaled."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -22,12 +22,14 @@ class Cut:
 
     Args:
         number: of the segment, counted from 0.
+        begin_pts: time of its first frame in the result, in ticks; None where the source's times are kept.
         after: the last frame before it; None for the first segment, and where the times are not as they should be.
         last: its own last frame; None where that is not known.
         is_last: whether no frame follows.
     """
 
     number: int
+    begin_pts: int | None
     after: Position | None
     last: Position | None
     is_last: bool
@@ -37,7 +39,15 @@ class UnclearTimesError(Exception):
     """The times of the packets do not tell which frames there are."""
 
 
-def stated_cuts(path: Path, length: int, *, first_pts: int, most: int | None, rate: Fraction) -> Iterator[Cut]:
+def stated_cuts(
+    path: Path,
+    length: int,
+    *,
+    first_pts: int,
+    most: int | None,
+    rate: Fraction,
+    place: Callable[[int, int], int | None] = lambda pts, duration: None,
+) -> Iterator[Cut]:
     """Yield the segments by the times of the packets, without decoding, as soon as they are read.
 
     Damage, and codecs whose packets are no frames, make the frames others than these: compare them with what a
@@ -49,20 +59,23 @@ def stated_cuts(path: Path, length: int, *, first_pts: int, most: int | None, ra
         first_pts: time of the first frame, in ticks of the stream; what comes before is left out.
         most: number of frames; None for all.
         rate: frames per second, which give the length of frames whose packets state none.
+        place: returns for pts and duration of each frame its time in the result, where that is another one.
 
     Raises:
         UnclearTimesError: a time is missing or repeated, or the clock restarts.
     """
     before: Position | None = None
     last: Position | None = None
+    begin_pts: int | None = None
     for index, (pts, duration) in enumerate(islice(_stated_times(path, first_pts, rate), most)):
         number, offset = divmod(index, length)
+        placed = place(pts, duration)
         if not offset and number:
-            yield Cut(number - 1, before, last, is_last=False)
-            before = last
+            yield Cut(number - 1, begin_pts, before, last, is_last=False)
+            before, begin_pts = last, placed
         last = Position(index, pts, duration)
     if last is not None:
-        yield Cut(last.index // length, before, last, is_last=True)
+        yield Cut(last.index // length, begin_pts, before, last, is_last=True)
 
 
 def _stated_times(path: Path, first_pts: int, rate: Fraction) -> Iterator[tuple[int, int]]:
@@ -93,16 +106,31 @@ def _later(pts: int, newest: int | None) -> int:
     return pts
 
 
-def decoded_cuts(reader: VideoReader, length: int, after: Position | None) -> Iterator[Cut]:
-    """Yield the segments behind a frame by decoding all frames, which is slower than `stated_cuts`, and exact."""
-    before, last, number = after, after, None
-    for frame in reader.frames(skips=lambda index: index % length not in (0, length - 1), after=after):
+def decoded_cuts(
+    reader: VideoReader,
+    length: int,
+    after: Position | None,
+    place: Callable[[int, int], int | None] | None = None,
+) -> Iterator[Cut]:
+    """Yield the segments behind a frame by decoding all frames, which is slower than `stated_cuts`, and exact.
+
+    With `place`, see `stated_cuts`, frames are decoded from the first one on.
+    """
+    before, last, number, begin_pts = after, after, None, None
+
+    def skips(index: int) -> bool:
+        return place is None and index % length not in (0, length - 1)
+
+    for frame in reader.frames(skips=skips, after=after if place is None else None):
+        placed = None if place is None else place(frame.pts, frame.duration)
+        if after is not None and frame.index <= after.index:
+            continue
         if not frame.index % length:
             if number is not None:
-                yield Cut(number, before, last, is_last=False)
+                yield Cut(number, begin_pts, before, last, is_last=False)
                 before = last
-            number, last = frame.index // length, None
+            number, last, begin_pts = frame.index // length, None, placed if frame.index else None
         if frame.index % length == length - 1:
             last = Position(frame.index, frame.pts, frame.duration) if frame.is_as_stated else None
     if number is not None:
-        yield Cut(number, before, None, is_last=True)
+        yield Cut(number, begin_pts, before, None, is_last=True)

@@ -18,7 +18,7 @@ from overnet.files.checked_json import Pattern, Range, from_json, parse_object
 from overnet.runtime.segments.packet_file import Contents
 from overnet.runtime.video.frame import Position
 
-_FORMAT = 1
+_FORMAT = 2
 _Count = Annotated[int, Range(0, 1 << 40)]
 # Parts of the source that are compared, at even distances from its first byte to its last one.
 _PARTS, _PART_BYTES = 16, 1 << 16
@@ -30,16 +30,17 @@ class Segment:
 
     Args:
         frames: number of its frames.
-        first_pts, end_pts: from the start of its first frame to the end of its last one, in ticks of the manifest's
-            time base from the start of the result.
+        next_pts: time of the first frame behind it, in ticks of the manifest's time base from the start of the result;
+            None where the encoder was shown none.
+        moved: number of frames whose times were moved to keep them apart.
         last: the place of its last frame in the source; None where the times there are not as they should be.
         seconds: how long it took.
         contents: of its file.
     """
 
     frames: _Count
-    first_pts: int
-    end_pts: int
+    next_pts: int | None
+    moved: _Count
     last: Position | None
     seconds: Annotated[float, Range(0, 1 << 40)]
     contents: Contents

@@ -79,7 +79,12 @@ class OneSegmentWriter(FrameWriter):
         number = self._frames.cut.number
         if self._open is None:
             self._open = OpenSegment.begin(
-                number, self._files, self._container, self._video, on_bytes=lambda size: None
+                number,
+                self._files,
+                self._container,
+                self._video,
+                on_bytes=lambda size: None,
+                begin_pts=self._frames.cut.begin_pts,
             )
         if frame.index < self._frames.first + self._frames.length:
             self._open.write(frame)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -29,9 +29,12 @@ class OpenSegment:
         close_track: frees the encoder.
         on_bytes: called with the size of each packet.
         began: the value of `time.monotonic` when the work on it began; None for now.
+        begin_pts: see `FrameTimes.next_pts`.
 
     Attributes:
         written: number of frames so far.
+        moved: number of frames so far whose times were moved to keep them apart.
+        next_pts: see `Segment`.
 
     Raises:
         OutputError: see `VideoTrack` and `SegmentFiles.reporting`; also raised by the methods.
@@ -46,14 +49,15 @@ class OpenSegment:
         *,
         on_bytes: Callable[[int], None],
         began: float | None = None,
+        begin_pts: int | None = None,
     ) -> None:
         self.number, self.track = number, track
         self._folder, self._close_track, self._on_bytes = folder, close_track, on_bytes
         self._began = time.monotonic() if began is None else began
-        self.written = 0
-        self._first_pts, self._end_pts = 0, 0
+        self._begin_pts = begin_pts
+        self.written = self.moved = 0
+        self.next_pts: int | None = None
         self._last: Position | None = None
-        self._limit_pts: int | None = None
         try:
             self._file = folder.open_segment(number)
         except BaseException:
@@ -69,6 +73,7 @@ class OpenSegment:
         video: OutputVideo,
         *,
         on_bytes: Callable[[int], None],
+        begin_pts: int | None = None,
     ) -> OpenSegment:
         """Begin a segment with an encoder of its own, whose settings are those for the whole file in `container`."""
         # No header is written into this output, and so nothing at all.
@@ -79,16 +84,14 @@ class OpenSegment:
             with suppress(av.FFmpegError, OSError, ValueError):
                 output.close()
 
-        return cls(number, folder, VideoTrack(output, container, video), close, on_bytes=on_bytes)
+        track = VideoTrack(output, container, video, continues=number > 0)
+        return cls(number, folder, track, close, on_bytes=on_bytes, begin_pts=begin_pts)
 
-    def note_times(self, frame: Frame) -> None:
-        """Note the times of a frame of the segment, which `write` does."""
-        begin = frame.pts * frame.time_base - Fraction(self._folder.manifest.zero_seconds)
-        if not self.written:
-            self._first_pts = round(begin / self.track.time_base)
-        self._end_pts = round((begin + frame.duration * frame.time_base) / self.track.time_base)
+    def note(self, frame: Frame) -> None:
+        """Note a frame of the segment that its encoder has got, which `write` does."""
         self._last = Position(frame.index, frame.pts, frame.duration) if frame.is_as_stated else None
         self.written += 1
+        self.moved = self.track.moved
 
     def append(self, packet: EncodedPacket) -> None:
         """Write a packet."""
@@ -99,9 +102,9 @@ class OpenSegment:
         with self._folder.reporting():
             if not self.track.written:
                 zero_seconds = Fraction(self._folder.manifest.zero_seconds)
-                self.track.begin(frame.pts * frame.time_base, shift_seconds=zero_seconds)
-            self.note_times(frame)
+                self.track.begin(frame.pts * frame.time_base, shift_seconds=zero_seconds, next_pts=self._begin_pts)
             self._take(self.track.encode(frame))
+            self.note(frame)
 
     def look_ahead(self, frame: Frame) -> None:
         """Show the encoder a frame of the next segment: by what comes it divides bits among the last frames.
@@ -109,24 +112,23 @@ class OpenSegment:
         The first of these is made a keyframe, so that nothing refers to it, and all are left out of the file.
         """
         with self._folder.reporting():
-            packets = self.track.encode(frame, is_key=self._limit_pts is None)
-            if self._limit_pts is None:
-                begin = frame.pts * frame.time_base - Fraction(self._folder.manifest.zero_seconds)
-                self._limit_pts = round(begin / self.track.time_base)
+            packets = list(self.track.encode(frame, is_key=self.next_pts is None))
+            if self.next_pts is None:
+                self.next_pts = self.track.last_pts
             self._take(packets)
 
-    def _take(self, packets: Any) -> None:
+    def _take(self, packets: Iterable[tuple[av.Packet[Any], Fraction | None]]) -> None:
         for packet, _ in packets:
-            if self._limit_pts is None or packet.pts < self._limit_pts:
+            if self.next_pts is None or packet.pts is None or packet.pts < self.next_pts:
                 self._file.append(encoded(packet))
                 self._on_bytes(packet.size)
 
     def flush(self) -> Path:
         """Write the last packets, and return where all can be read until `complete` or `discard`."""
         with self._folder.reporting():
-            self._take(self.track.encode(None) if self._limit_pts is None else self.track.flush(before=self._limit_pts))
             notes = self._folder.manifest.notes
             notes.extend(note for note in self.track.notes if note not in notes)
+            self._take(self.track.encode(None) if self.next_pts is None else self.track.flush(before=self.next_pts))
             return self._file.readable()
 
     def complete(self) -> None:
@@ -135,8 +137,10 @@ class OpenSegment:
             self.flush()
             with self._folder.reporting():
                 contents = self._file.complete()
-            times = self._first_pts, self._end_pts, self._last, round(time.monotonic() - self._began, 3)
-            self._folder.add(self.number, Segment(self.written, *times, contents))
+            seconds = round(time.monotonic() - self._began, 3)
+            self._folder.add(
+                self.number, Segment(self.written, self.next_pts, self.moved, self._last, seconds, contents)
+            )
         finally:
             self.discard()
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,15 @@ from overnet.runtime.segments.manifest import FileState, Manifest, Segment
 from overnet.runtime.segments.open_segment import OpenSegment, encoded
 from overnet.runtime.segments.packet_file import joined, read_packets
 from overnet.runtime.video.encoder import EncodedPacket, OutputVideo
-from overnet.runtime.video.formats import find_encoder
+from overnet.runtime.video.formats import find_encoder, moves_frames
 from overnet.runtime.video.frame import Frame, FrameWriter
+from overnet.runtime.video.frame_times import FrameTimes
 from overnet.runtime.video.writer import VideoWriter, check_target
 from overnet.words import counted
 
-# Frames that an encoder is shown beyond the end of a segment, where it divides bits by what comes. Without them the
-# last frames lose up to 5 dB, with them 1 dB, which is 0.1 dB for the second before and after a join.
-_LOOK_AHEAD_FRAMES = {"libx264": 16}
+# Frames that an encoder is shown beyond the end of a segment, where it divides bits by what comes. Without them x264's
+# last frames lose up to 5 dB, with them 1 dB. It looks at 40, and other encoders need none; see docs/long_videos.md.
+_LOOK_AHEAD_FRAMES = {"libx264": 20, "libx264rgb": 20}
 # Until it is known whether a video is long, its packets are kept in memory besides: for this long, and this much of it.
 _DECIDED_AFTER_SECONDS = 5.0
 _MOST_KEPT_BYTES = 1 << 28
@@ -42,14 +43,14 @@ class Cutting:
     Args:
         is_wanted: whether long videos are cut at all.
         seconds: of work in a segment.
-        keyframe_interval: the frames of a segment are a multiple of this, so that the keyframes at their beginnings
-            take the place of others.
+        least_frames: in a segment, rounded up to whole intervals of the encoder's keyframes. Longer segments have
+            multiples of that, so that the keyframes at their beginnings take the place of others.
         frames: the length of all segments, in place of the others; also videos that are short are cut.
     """
 
     is_wanted: bool = True
     seconds: float = 30.0
-    keyframe_interval: int = 250
+    least_frames: int = 250
     frames: int | None = None
 
 
@@ -109,19 +110,21 @@ class SegmentedWriter(FrameWriter):
         self._closing: Future[None] | None = None
         self._whole: frozenset[int] = frozenset()
         self._kept: list[EncodedPacket] = []
-        self._first: Frame | None = None
         self._packets, self._packet_bytes, self._frames_of_run = 0, 0, 0
         self._began = time.monotonic()
-        self._most_ahead = _LOOK_AHEAD_FRAMES.get(find_encoder(destination.video.encoding, self._format).name, 0)
+        encoder = find_encoder(destination.video.encoding, self._format).name
+        self._most_ahead = _LOOK_AHEAD_FRAMES.get(encoder, 0)
+        # A segment ends, in a clock of its own, where the next one begins.
+        self._least_ahead = int(moves_frames(encoder, self._format))
         self._is_decided = self._is_estimated = False
-        if self._may_be_cut():
+        if cutting.is_wanted:
             self._folder = SegmentFolder.reopen(self._target, shaped_by, overwrite=destination.overwrite)
         elif folder_of(self._target).is_dir():
             self.notes.append(f"{printable(folder_of(self._target))}, of an unfinished run, is not used: remove it")
         if self._folder is None:
             self._single = self._open_whole()
             self.size = self._single.size
-            if self._may_be_cut():
+            if cutting.is_wanted:
                 self._single.on_packet = self._keep
             return
         self._is_decided = True
@@ -142,10 +145,6 @@ class SegmentedWriter(FrameWriter):
         done = f"{of}{counted(manifest.expected_frames or manifest.done_frames, 'frame')}"
         self.notes.append(f"an earlier run has done {done}, which are kept")
 
-    def _may_be_cut(self) -> bool:
-        # A constant rate is filled with frames that depend on those before.
-        return self._cutting.is_wanted and not self._format.has_constant_rate
-
     def _open_whole(self) -> VideoWriter:
         to = self._to
         return VideoWriter(
@@ -164,7 +163,7 @@ class SegmentedWriter(FrameWriter):
     def look_ahead(self) -> int:
         """Return how many frames of the next segment an encoder is shown."""
         assert self._folder is not None
-        return min(self._most_ahead, self._folder.manifest.frames_per_segment // 2)
+        return max(self._least_ahead, min(self._most_ahead, self._folder.manifest.frames_per_segment // 2))
 
     def _place(self, index: int) -> tuple[int, int]:
         """Return the segment of a frame, and the number of the frame in it."""
@@ -174,7 +173,7 @@ class SegmentedWriter(FrameWriter):
     def begins_segment(self, index: int) -> bool:
         """See `FrameWriter.begins_segment`."""
         length = self._cutting.frames if self._folder is None else self._folder.manifest.frames_per_segment
-        return self._may_be_cut() and length is not None and index % length == 0
+        return self._cutting.is_wanted and length is not None and index % length == 0
 
     def write(self, frame: Frame) -> None:
         """Encode a frame, height x width x 3 uint8 RGB, into its segment."""
@@ -182,7 +181,6 @@ class SegmentedWriter(FrameWriter):
         if self._folder is None:
             assert self._single is not None
             self._single.write(frame)
-            self._first = self._first or replace(frame, rgb=frame.rgb[:0])
             self._decide(frame)
         else:
             self._write_segment(frame)
@@ -200,12 +198,14 @@ class SegmentedWriter(FrameWriter):
         if self._closing is not None and self._closing.done():
             self._await_closed()
         number, offset = self._place(frame.index)
+        begin_pts: int | None = None
         if self._open is not None and self._open.number != number:
             self._before, self._open = self._open, None
         if self._before is not None:
             is_next = number == self._before.number + 1
             if is_next and offset < self.look_ahead:
                 self._before.look_ahead(frame)
+                begin_pts = self._before.next_pts
             if not is_next or offset + 1 >= self.look_ahead:
                 self._await_closed()
                 if self._closer is None:
@@ -215,7 +215,12 @@ class SegmentedWriter(FrameWriter):
         if number in self._whole:
             return
         if self._open is None:
-            self._open = OpenSegment.begin(number, self._folder, self._format, self._to.video, on_bytes=self._count)
+            segments = self._folder.manifest.segments
+            if begin_pts is None and number - 1 in segments:
+                begin_pts = segments[number - 1].next_pts
+            self._open = OpenSegment.begin(
+                number, self._folder, self._format, self._to.video, on_bytes=self._count, begin_pts=begin_pts
+            )
             self.size = self._open.track.size
         self._open.write(frame)
 
@@ -233,7 +238,7 @@ class SegmentedWriter(FrameWriter):
 
     def _decide(self, frame: Frame) -> None:
         """Decide, once it can be known, whether the video is cut, and make the folder then."""
-        if self._is_decided or not self._may_be_cut():
+        if self._is_decided or not self._cutting.is_wanted:
             return
         if self._frames_of_run == 1:
             self._began = time.monotonic()  # what the first frame waits for is no measure
@@ -242,8 +247,8 @@ class SegmentedWriter(FrameWriter):
             is_early = time.monotonic() - self._began < _DECIDED_AFTER_SECONDS
             if is_early and self._packet_bytes < _MOST_KEPT_BYTES:
                 return
-            interval = self._cutting.keyframe_interval
-            length = max(1, math.ceil(self._rate() * self._cutting.seconds / interval)) * interval
+            shortest = self._shortest()
+            length = max(1, math.ceil(self._rate() * self._cutting.seconds / shortest)) * shortest
         self._is_decided = True
         kept, self._kept = self._kept, []
         assert self._single is not None
@@ -255,13 +260,17 @@ class SegmentedWriter(FrameWriter):
         single.on_packet = None
         assert self._folder is not None
         self._open = OpenSegment(0, self._folder, single.track, single.abort, on_bytes=self._count, began=self._began)
-        assert self._first is not None
-        self._open.note_times(self._first)
-        self._open.note_times(frame)
+        self._open.note(frame)
         self._open.written = self._frames_of_run
         with self._folder.reporting():
             for packet in kept:
                 self._open.append(packet)
+
+    def _shortest(self) -> int:
+        """Return the frames of the shortest segments."""
+        assert self._single is not None
+        least, interval = self._cutting.least_frames, self._single.track.stream.codec_context.gop_size
+        return least if interval < 1 else math.ceil(least / interval) * interval
 
     def _begin_folder(self, length: int) -> VideoWriter:
         """Make the folder, and return the writer that wrote in one pass until now, which is to be aborted."""
@@ -285,16 +294,15 @@ class SegmentedWriter(FrameWriter):
             first_seconds: the time of the first frame by the source's clock.
 
         Raises:
-            OutputError: the container's video cannot be cut.
+            OutputError: no segments are wanted.
         """
-        if not self._may_be_cut():
-            raise OutputError(
-                f"{printable(self._target)} cannot be made in segments, which a cluster needs: choose .mkv or .mp4"
-            )
+        if not self._cutting.is_wanted:
+            raise OutputError(f"{printable(self._target)} is to be made in one pass, but a cluster makes segments")
         if self._folder is None:
-            assert self._single is not None and self._cutting.frames is not None
+            assert self._single is not None
             self._single.begin(first_seconds)
-            single = self._begin_folder(self._cutting.frames)
+            # Segments are short, so that all machines have work to the end.
+            single = self._begin_folder(self._cutting.frames or self._shortest())
             single.abort()
             self._take_notes(single)
         self._is_decided = True
@@ -302,6 +310,18 @@ class SegmentedWriter(FrameWriter):
         self.size = self.size or (self._to.video.width, self._to.video.height)
         assert self._folder is not None
         return self._folder
+
+    def placing(self) -> Callable[[int, int], int] | None:
+        """Return a function that gives for pts and duration of each frame, from the first one on, its time in ticks.
+
+        None where the source's times are kept.
+        """
+        assert self._folder is not None
+        if not self._least_ahead:
+            return None
+        manifest, time_base = self._folder.manifest, self._to.video.info.time_base
+        times = FrameTimes(Fraction(manifest.time_base), Fraction(manifest.zero_seconds))
+        return lambda pts, duration: times(pts, duration, time_base)[0]
 
     def add(self, number: int, segment: Segment, *, is_estimable: bool) -> None:
         """Note a segment that another process has encoded as whole.
@@ -369,7 +389,7 @@ class SegmentedWriter(FrameWriter):
             self._folder.save()
 
         path: Path = self._join(
-            [self._folder.file(number) for number in numbers], lambda whole: whole.finish(note_result)
+            [self._folder.file(number) for number in numbers], 0, lambda whole: whole.finish(note_result)
         )
         sync_folder(path.absolute().parent)
         self._folder.remove()
@@ -387,13 +407,15 @@ class SegmentedWriter(FrameWriter):
         self._await_closed()
         manifest = self._folder.manifest
         files: list[Path] = []
+        moved = 0
         while len(files) in manifest.segments:
             files.append(self._folder.file(len(files)))
         # What is open is not whole: its encoder would have seen more.
         for segment in filter(None, (self._before, self._open)):
             if segment.number == len(files):
                 files.append(segment.flush())
-        path = self._join(files, VideoWriter.finish_partial) if files else None
+                moved += segment.moved
+        path = self._join(files, moved, VideoWriter.finish_partial) if files else None
         if manifest.segments:
             self.notes.append(f"the same command goes on after {counted(manifest.done_frames, 'frame')}")
         self.abort()
@@ -406,17 +428,26 @@ class SegmentedWriter(FrameWriter):
         self._single = None
         return path
 
-    def _join(self, files: list[Path], finish: Callable[[VideoWriter], Any]) -> Any:
-        """Write the packets of segments into a file, and finish that."""
+    def _join(self, files: list[Path], moved: int, finish: Callable[[VideoWriter], Any]) -> Any:
+        """Write the packets of segments into a file, and finish that.
+
+        Args:
+            files: of the segments.
+            moved: frames that were moved in those of them that are not whole.
+            finish: a method of the writer of the file.
+        """
         assert self._folder is not None
         manifest = self._folder.manifest
         kept = f"the segments are kept in {printable(self._folder.path)}"
         with self._open_whole() as whole:
             if str(whole.track.time_base) != manifest.time_base:
                 raise OutputError(f"{printable(self._target)}: the segments have another clock; {kept}")
+            moved += sum(segment.moved for number, segment in manifest.segments.items() if number < len(files))
             try:
                 whole.write_encoded(
-                    joined(read_packets(file) for file in files), zero_seconds=Fraction(manifest.zero_seconds)
+                    joined(read_packets(file) for file in files),
+                    zero_seconds=Fraction(manifest.zero_seconds),
+                    moved=moved,
                 )
                 path = finish(whole)
             except OutputError as error:

@@ -15,23 +15,23 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from overnet.errors import OutputError
-from overnet.runtime.container.clock import TimestampRepair
 from overnet.runtime.video.color import MATRIX_RGB, RANGE_FULL, RANGE_LIMITED, RgbEncoder
 from overnet.runtime.video.formats import (
     DEFAULT_ENCODING,
     Encoding,
     OutputFormat,
     choose_pixel_format,
+    continuing,
     find_encoder,
+    moves_frames,
     open_failure,
     quality_options,
 )
 from overnet.runtime.video.frame import UPRIGHT, Frame, VideoInfo
+from overnet.runtime.video.frame_times import FrameTimes
 
 # H.264 stores the two sides of a pixel in 16 bits each.
 _MAX_ASPECT_TERM = 65535
-# MPEG-4 part 2 and its predecessors store times in a clock of at most 16 bits: the time base has to be near the rate.
-_COARSE_CLOCK = {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "h263"}
 # Rates above this are those of clocks, and not of frames.
 _FASTEST_GRID = 120
 # Apple's players want the parameters of HEVC in the header only, which this tag says.
@@ -80,12 +80,15 @@ class VideoTrack:
         output: the output; its header must not be written yet.
         container: its format.
         video: what is to be encoded.
+        continues: whether the frames follow others, which another track encodes.
 
     Attributes:
         stream: the stream of the output.
         time_base: seconds per tick of all times in ticks here.
         size: width and height of the images in the stream, in pixels.
-        first_ticks, end_ticks: start of the first frame and end of the last one, by the source's clock.
+        end_ticks: end of the last frame, by the source's clock.
+        last_pts: time of the last frame, in ticks from the output's start.
+        moved: number of frames that were moved to keep them apart.
         written: number of frames so far.
         notes: one-line remarks for the user.
 
@@ -93,11 +96,12 @@ class VideoTrack:
         OutputError: there is no such encoder, it does not support the size, or the container cannot hold its video.
     """
 
-    def __init__(self, output: OutputContainer, container: OutputFormat, video: OutputVideo) -> None:
+    def __init__(
+        self, output: OutputContainer, container: OutputFormat, video: OutputVideo, *, continues: bool = False
+    ) -> None:
         self.notes: list[str] = []
-        self.first_ticks = 0
-        self.end_ticks = 0
-        self.written = 0
+        self.end_ticks = self.last_pts = 0
+        self.written = self.moved = 0
         self._container = container
         self._info = video.info
         self._size = (video.width, video.height)
@@ -114,8 +118,8 @@ class VideoTrack:
         self._encoder = encoder.name
         self._pixel_format = choose_pixel_format(encoder, width=video.width, height=video.height)
         self.time_base = self._choose_clock()
-        self._repair = TimestampRepair(self.time_base)
-        self.stream = self._add(output, video.encoding)
+        self._times = FrameTimes(self.time_base, Fraction(0))
+        self.stream = self._add(output, video.encoding, continues=continues)
         self.stream.codec_context.thread_count = video.encoding.threads
         # PyAV's default makes x264 divide every image into slices, which costs quality.
         self.stream.codec_context.thread_type = "AUTO"
@@ -124,11 +128,21 @@ class VideoTrack:
         except (av.FFmpegError, ValueError) as error:
             raise open_failure(self._encoder, error, self.size) from error
 
-    def begin(self, first_seconds: Fraction, *, shift_seconds: Fraction | None) -> Fraction:
-        """Set which time of the source becomes 0, and return it; None takes the time of the first frame."""
-        self.first_ticks = round(first_seconds / self.time_base)
-        self._shift_ticks = self.first_ticks if shift_seconds is None else round(shift_seconds / self.time_base)
-        return self._shift_ticks * self.time_base
+    def begin(
+        self, first_seconds: Fraction, *, shift_seconds: Fraction | None, next_pts: int | None = None
+    ) -> Fraction:
+        """Set which time of the source becomes 0, and return it.
+
+        Args:
+            first_seconds: time of the first frame.
+            shift_seconds: the time that becomes 0; None takes that of the first frame.
+            next_pts: see `FrameTimes`.
+        """
+        self._shift_ticks = round((first_seconds if shift_seconds is None else shift_seconds) / self.time_base)
+        zero_seconds = self._shift_ticks * self.time_base
+        self._times = FrameTimes(self.time_base, zero_seconds, next_pts)
+        self._filled_ticks = next_pts or 0
+        return zero_seconds
 
     @property
     def end_seconds(self) -> Fraction:
@@ -149,8 +163,8 @@ class VideoTrack:
             ValueError: the frame is not height x width x 3 uint8.
         """
         yield from self._timed(self._encoded(frame, is_key=is_key))
-        if frame is None and self._repair.repaired:
-            self.notes.append(f"{self._repair.repaired} frame times were moved to keep them apart")
+        if frame is None and self.moved:
+            self.notes.append(f"{self.moved} frame times were moved to keep them apart")
 
     def flush(self, *, before: int) -> Iterator[tuple[av.Packet[Any], Fraction | None]]:
         """Yield, as `encode` does, the remaining packets of frames before a keyframe's time in ticks from the start.
@@ -204,8 +218,8 @@ class VideoTrack:
         width, height = self._size
         if frame.rgb.shape != (height, width, 3) or frame.rgb.dtype != np.uint8:
             raise ValueError(f"expected uint8 {height}x{width}x3, got {frame.rgb.dtype} {frame.rgb.shape}")
-        duration = max(1, round(frame.duration * frame.time_base / self.time_base))
-        pts = self._repair(round(frame.pts * frame.time_base / self.time_base) - self._shift_ticks, duration)
+        pts, duration = self._times(frame.pts, frame.duration, frame.time_base)
+        self.moved, self.last_pts = self._times.moved, pts
         image = self._to_frame(np.ascontiguousarray(self._orientation.apply(frame.rgb)))
         tick = self._container.tick
         if tick is not None and not self._is_rounded and (pts * self.time_base / tick).denominator != 1:
@@ -221,7 +235,7 @@ class VideoTrack:
     def _choose_clock(self) -> Fraction:
         """Return the encoder's seconds per tick: the source's own where the output can store them."""
         name = self._container.name
-        if self._container.has_constant_rate or self._encoder in _COARSE_CLOCK:
+        if moves_frames(self._encoder, self._container):
             # The rate whose grid is nearest to the frame times of the source.
             rate, finest = self._info.rate, self._info.finest_rate
             if finest is not None and rate < finest <= _FASTEST_GRID:
@@ -233,11 +247,13 @@ class VideoTrack:
             return 1 / rate
         return self._info.time_base
 
-    def _add(self, output: OutputContainer, encoding: Encoding) -> VideoStream:
+    def _add(self, output: OutputContainer, encoding: Encoding, *, continues: bool) -> VideoStream:
         info, pixel_format, encoder = self._info, self._pixel_format, self._encoder
         width, height = self.size
         quality = quality_options(encoder, encoding.crf, width=width, height=height, rate=info.rate)
         options = {**quality, **encoding.options}
+        if continues:
+            options = continuing(encoder, options)
         if self._container.has_constant_rate:
             # AVI has no presentation times, so frames can only be stored in the order in which they are shown.
             options["bf"] = "0"

@@ -61,6 +61,17 @@ _H264 = ("libx264", "libopenh264", "h264_videotoolbox", "h264_nvenc", "h264_v4l2
 _HEVC = ("libx265", "libkvazaar", "hevc_videotoolbox", "hevc_nvenc")
 _AV1 = ("libsvtav1", "libaom-av1", "librav1e")
 _VP9 = ("libvpx-vp9",)
+# Frames between keyframes where the encoder's own default depends on the frame rate or on its version.
+_KEYFRAME_INTERVAL = "250"
+# What makes the first keyframe as good as one that one encoder makes behind other frames: rate control without such
+# frames gives it fewer bits. Options of encoders that begin a segment behind the first one.
+_CONTINUING = {
+    "libx264": ("x264-params", "zones=0,0,b=1.4"),  # its ratio of I and P frames
+    "libx264rgb": ("x264-params", "zones=0,0,b=1.4"),
+    "libx265": ("x265-params", "zones=0,1,b=1.2"),
+}
+# MPEG-4 part 2 and its predecessors store times in a clock of at most 16 bits: the time base has to be near the rate.
+_COARSE_CLOCK = {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "h263"}
 # The worst quality of most encoders, and of those for VP9 and AV1.
 _WORST_CRF, _WORST_WIDE_CRF = 51, 63
 _MILLISECOND = Fraction(1, 1000)
@@ -188,6 +199,11 @@ def choose_pixel_format(encoder: Codec, *, width: int, height: int) -> str:
     raise OutputError(f"encoder {encoder.name} takes no pixel format for {size}; try codec h264, or another scale")
 
 
+def moves_frames(encoder: str, container: OutputFormat) -> bool:
+    """Return whether times are stored in another clock than the source's, in which frames may have to be moved."""
+    return container.has_constant_rate or encoder in _COARSE_CLOCK
+
+
 def quality_options(encoder: str, crf: int | None, *, width: int, height: int, rate: Fraction) -> dict[str, str]:
     """Return an encoder's options for a quality on the scale of x264's crf: 0 is best, 18 looks like the source.
 
@@ -207,7 +223,8 @@ def quality_options(encoder: str, crf: int | None, *, width: int, height: int, r
     exact = {
         "libx264": {"crf": str(chosen), "preset": "medium"},
         "libx264rgb": {"crf": str(chosen), "preset": "medium"},
-        "libx265": {"crf": newer, "preset": "medium", "x265-params": "log-level=none"},
+        # Groups of pictures are closed, as in the other formats, and as segments of a video have to be.
+        "libx265": {"crf": newer, "preset": "medium", "x265-params": "log-level=none:open-gop=0"},
         "libvpx-vp9": {"crf": wide, "b": "0", "deadline": "good", "cpu-used": "2", "row-mt": "1"},
         "libsvtav1": {"crf": wide, "preset": "8"},
         "libaom-av1": {"crf": wide, "b": "0", "cpu-used": "6", "row-mt": "1"},
@@ -225,9 +242,19 @@ def quality_options(encoder: str, crf: int | None, *, width: int, height: int, r
         # A tenth of a bit per pixel gives good H.264; the drivers' default is 200 kbit/s.
         "v4l2m2m": {"b": str(int(width * height * rate / 10))},
     }
+    if encoder in (*_AV1, *_VP9, "libx264", "libx264rgb", "libx265"):
+        exact[encoder]["g"] = _KEYFRAME_INTERVAL
     if encoder in exact:
         return exact[encoder]
     return by_family.get(encoder.rpartition("_")[2], quantizer)
+
+
+def continuing(encoder: str, options: Mapping[str, str]) -> dict[str, str]:
+    """Return an encoder's options for images that follow those which another encoder has got."""
+    name, value = _CONTINUING.get(encoder, ("", ""))
+    if not name:
+        return dict(options)
+    return {**options, name: f"{options[name]}:{value}" if name in options else value}
 
 
 def open_failure(encoder: str, error: av.FFmpegError | ValueError, size: tuple[int, int]) -> OutputError:

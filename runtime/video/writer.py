@@ -135,17 +135,19 @@ class VideoWriter(FrameWriter):
                 self.begin(frame.pts * frame.time_base)
             self._encode(frame)
 
-    def write_encoded(self, packets: Iterable[EncodedPacket], *, zero_seconds: Fraction) -> None:
+    def write_encoded(self, packets: Iterable[EncodedPacket], *, zero_seconds: Fraction, moved: int) -> None:
         """Write a whole video that other tracks have encoded with the same settings, in place of frames.
 
         Args:
             packets: in the order of decoding, with increasing decoding times.
             zero_seconds: the time of the source that is the output's start; see the attribute of the same name.
+            moved: the sum of the tracks' attribute of that name.
 
         Raises:
             OutputError: the file cannot be written; it is removed.
         """
         with self._lock, self._reporting():
+            self.track.moved = moved
             for encoded in packets:
                 if not self.track.written:
                     self._begin(encoded.pts * self.track.time_base + zero_seconds, zero_seconds)

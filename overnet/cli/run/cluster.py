@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,8 +24,6 @@ ClusterOption = Annotated[
         "machine belongs to; or local. Videos go in segments, images in batches.",
     ),
 ]
-# Frames of a segment. A multiple of the distance of keyframes; small, so that all machines have work to the end.
-_SEGMENT_FRAMES = 250
 
 
 def check_cluster(upscaling: UpscalerOptions, *, fps: str | None, resume: bool, has_stream: bool) -> None:
@@ -59,7 +56,7 @@ def cluster_run(
         address,
         {**vars(upscaling), "scale": default_scale(upscaling) if scale is None else scale},
         plan.jobs,
-        replace(video, cutting=replace(video.cutting, frames=_SEGMENT_FRAMES)),
+        video,
         overwrite=overwrite,
         quality=quality,
         on_estimate=on_estimate,

@@ -4,6 +4,8 @@ import json
 import signal
 import subprocess
 import time
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -108,13 +110,35 @@ def test_without_a_shared_folder_all_goes_through_the_object_store(cluster, sour
     assert (tmp_path / "out.mp4").read_bytes() == local
 
 
-@pytest.mark.slow
-def test_damage_that_packets_do_not_show_gives_the_frames_of_a_local_run(cluster, source, tmp_path):
-    damaged = tmp_path / "in.mp4"
+def damage(source, target):
     content = bytearray(source.read_bytes())
     for at in range(len(content) // 3, len(content) // 3 + 900):
         content[at] ^= 0x5A
-    damaged.write_bytes(content)
+    target.write_bytes(content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_avi_of_frames_that_are_moved(cluster, tmp_path, is_damaged):
+    """All segments are made at once, but where one begins in AVI's constant rate depends on the frames before it."""
+    times = [index // 2 * 6007 + index % 2 * 300 for index in range(75)]
+    path = Clip(frames=images(75), codec="mpeg4", time_base=Fraction(1, 90000), pts=times).make(tmp_path / "in.mkv")
+    if is_damaged:
+        damage(path, path)
+    options = replace(OPTIONS, codec="mpeg4")
+    with Upscaler(**UPSCALING) as upscaler:
+        made = upscale_video(Job(path, tmp_path / "local.avi", "video"), upscaler, options, overwrite=False)
+    job = Job(path, tmp_path / "out.avi", "video")
+    with ClusterRun(cluster.address, UPSCALING, [job], options, overwrite=False) as run:
+        outcome = run.video(job)
+    assert (tmp_path / "out.avi").read_bytes() == (tmp_path / "local.avi").read_bytes()
+    assert outcome.notes == made.notes and "moved to keep them apart" in " ".join(made.notes)
+
+
+@pytest.mark.slow
+def test_damage_that_packets_do_not_show_gives_the_frames_of_a_local_run(cluster, source, tmp_path):
+    damaged = tmp_path / "in.mp4"
+    damage(source, damaged)
     with Upscaler(**UPSCALING) as upscaler:
         made = upscale_video(Job(damaged, tmp_path / "local.mp4", "video"), upscaler, OPTIONS, overwrite=False)
     outcome = run_on(cluster, damaged, tmp_path / "out.mp4")
@@ -206,7 +230,10 @@ def test_images_for_which_there_is_no_task(cluster, image, tmp_path):
 def test_ctrl_c_leaves_a_folder_from_which_the_same_command_goes_on(cluster, source, tmp_path):
     target = tmp_path / "out.mp4"
     command = command_line(source, "-o", target, "--model", "realtime", "--cluster", cluster.address)
-    code = "import overnet.cli.run.cluster as c; c._SEGMENT_FRAMES = 5; " + command[2]
+    code = (
+        "import functools, overnet.runtime.segments.writer as w; w.Cutting = functools.partial(w.Cutting, frames=5); "
+    )
+    code += command[2]
     with subprocess.Popen([command[0], "-c", code, *command[3:]], env=environment(), stderr=subprocess.PIPE) as process:
         while process.poll() is None and not ((status := read_status(target)) and status.segments):
             time.sleep(0.01)
