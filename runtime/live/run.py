@@ -161,6 +161,7 @@ class _LiveRun:
         self._room = threading.Semaphore(_IN_FLIGHT)
         self._submitted: queue.SimpleQueue[tuple[CapturedFrame, Ticket] | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
+        self._is_complete = threading.Event()
         self._failures: list[BaseException] = []
         self._lost: InputError | None = None
         self._stream: UpscaleStream | None = None
@@ -196,6 +197,7 @@ class _LiveRun:
                     self._submitted.put(None)  # its frame takes long, and is not waited for
                 if not self._wait_for(deliver, ended):
                     self._failures.append(OutputError("the output takes no more data: the end is missing"))
+                self._is_complete.set()
                 capture.join(_SOURCE_GRACE_SECONDS)
                 if self._stream is not None and not upscale.is_alive():
                     self._stream.close()
@@ -288,6 +290,8 @@ class _LiveRun:
             with contextlib.closing(self._source.frames()) as frames:
                 for captured in frames:
                     if self._stopped.is_set():
+                        # While it is closed, GStreamer's RTSP source may end the process: first complete the output.
+                        self._is_complete.wait()
                         return
                     self._mailbox.put(captured)
         except InputError as error:

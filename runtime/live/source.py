@@ -82,7 +82,7 @@ class LiveSource:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """End `frames`, at the latest when its connection's wait for the next frame times out."""
+        """End the waiting for a connection; one that is open is left when the reader of `frames` closes them."""
         self._stopped.set()
 
     def frames(self) -> Generator[CapturedFrame, None, None]:
@@ -96,8 +96,6 @@ class LiveSource:
             try:
                 with self._connect() as frames:
                     for frame in frames:
-                        if self._stopped.is_set():
-                            return
                         if was_lost:
                             self.reconnections += 1
                         failures, has_worked, was_lost = 0, True, False

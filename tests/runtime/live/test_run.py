@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,7 @@ from overnet.errors import BackendError, InputError, OutputError
 from overnet.runtime.live.constant_rate import ConstantRate
 from overnet.runtime.live.report import Latencies
 from overnet.runtime.live.run import LiveLimits, Mailbox, run_live
-from overnet.runtime.live.source import CapturedFrame
+from overnet.runtime.live.source import CapturedFrame, LiveSource
 from overnet.runtime.video.color import ColorTags
 from overnet.runtime.video.encoder import OutputVideo
 from overnet.runtime.video.frame import Frame, FrameWriter, VideoInfo
@@ -154,7 +155,28 @@ def test_limits():
     began = time.monotonic()
     report = run_live(Camera(10_000), Enlarger(), Sink().open, limits=LiveLimits(seconds=0.5)).report
     assert 0.5 <= time.monotonic() - began < 1.5
-    assert 25 < report.frames <= 60
+    assert 10 < report.frames <= 60
+
+
+class SlowToFinish(Sink):
+    def finish(self):
+        time.sleep(0.1)
+        return super().finish()
+
+
+def test_a_source_is_closed_after_the_recording_is_complete():
+    """GStreamer's RTSP source ended the process while it was closed, and the recording was lost."""
+    sink, ended = SlowToFinish(), []
+
+    @contextmanager
+    def connect():
+        try:
+            yield Camera(10_000).frames()
+        finally:
+            ended.append(sink.ended)
+
+    run_live(LiveSource("camera", connect), Enlarger(), sink.open, limits=LiveLimits(frames=3))
+    assert ended == ["finished"]
 
 
 def test_another_size_in_mid_stream():
