@@ -22,7 +22,7 @@ from tests.doubles.engines import make_engine, nearest_model
 from tests.support.cuda_scenarios import nothing_wrong
 
 
-def exported(source, folder, precision, spoil):
+def exported(source, folder, precision, spoil, scale=2):
     """Export one file with an engine, which is "built" from a graph that is spoilt; what came of it."""
     engines = []
 
@@ -32,7 +32,7 @@ def exported(source, folder, precision, spoil):
         return BuiltEngine(engine, 1000, current_environment("tensorrt"), ())
 
     options = ExportOptions(
-        scales=(2,), precision=precision, engine=EngineOptions("tensorrt", make_profile("16x16:64x64:128x128"))
+        scales=(scale,), precision=precision, engine=EngineOptions("tensorrt", make_profile("16x16:64x64:128x128"))
     )
     driver, error, measured = CudaDriver(), None, {}
     with mock.patch.object(exporter, "build_engine", build):

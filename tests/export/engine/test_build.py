@@ -174,6 +174,18 @@ def test_images_and_means_go_in_and_come_out(small, form, precision):
     assert build.outputs == [Tensor("upscaled", "UINT8", (-1, -1, -1, 3)), Tensor("means", "FLOAT", (-1, 16, 1, 1))]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_an_engine_for_a_fraction(bundled, precision):
+    """The size of the result is computed in integers; and the memory is what the profile is made by."""
+    model = graph(bundled, 2.5, precision=precision)
+    built = build(model, DYNAMIC)
+    assert invalidity(built.serialized) == WELL_FORMED
+    assert min(profile_in(built.serialized, DYNAMIC)) >= 1
+    bytes_per_pixel = count_costs(onnx.ModelProto.FromString(model)).activation_bytes_per_pixel
+    assert built.activation_memory_bytes <= predicted_bytes(DYNAMIC, bytes_per_pixel * HIGHEST_RATIO[precision])
+
+
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_images_alone_go_in_and_come_out_without_tiles(small, precision):
     build = Library("tensorrt-rtx").start()

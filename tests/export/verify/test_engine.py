@@ -19,8 +19,9 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("OVERNET_CACHE", str(tmp_path / "cache"))
 
 
-def exported(source, folder, precision, spoil=""):
-    return run_over_stand_in("tests.support.export_scenarios:exported", str(source), str(folder), precision, spoil)
+def exported(source, folder, precision, spoil="", scale=2):
+    scenario = "tests.support.export_scenarios:exported"
+    return run_over_stand_in(scenario, str(source), str(folder), precision, spoil, scale)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -45,9 +46,11 @@ def test_an_engine_for_triton_is_run_without_means(small_models, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_engine_of_a_checkpoint_is_run_too(small_checkpoint, tmp_path):
-    found = exported(small_checkpoint, tmp_path, "fp16")
-    assert found["error"] is None
+@pytest.mark.parametrize("scale", [2, 2.5])
+def test_an_engine_of_a_checkpoint_is_run_too(small_checkpoint, tmp_path, scale):
+    found = exported(small_checkpoint, tmp_path, "fp16", scale=scale)
+    assert found["error"] is None and found["remembered"]
+    assert f"small_x{scale}_fp16.engine" in found["files"]
     assert found["measured by"].startswith("TensorRT 10.3.0 on Stand-in, against the FP32 network in OpenVINO ")
 
 

@@ -89,6 +89,20 @@ def test_checks(name, engine, model):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["every_frame_in_order", "sizes_that_take_turns", "larger_than_the_engine_takes"])
+def test_checks_at_a_fraction(name, small_checkpoint, tmp_path):
+    """Whole frames and tiles, whose sides are multiples of the denominator."""
+    from overnet.export.graph.network_graph import build_onnx
+    from overnet.network.checkpoint import load_checkpoint
+    from overnet.network.deploy import deploy
+
+    path = tmp_path / "small_x2.5.onnx"
+    onnx.save(build_onnx(deploy(load_checkpoint(small_checkpoint)), 2.5), path)
+    found = run("check", name, write(tmp_path / "small_x2.5.engine", path), path, {"frames": 24, "scale": 2.5})
+    assert found["launches"] > 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("integrated", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_five_hundred_frames_under_random_delays(engine, model, seed, integrated):
