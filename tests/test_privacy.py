@@ -32,9 +32,9 @@ def traced(tmp_path):
     def run(program, *arguments):
         environment = {name: value for name, value in os.environ.items() if name not in (*FOLDERS, "CI")}
         code = f"from overnet.cli import main; import sys; sys.exit(main(sys.argv[1:], {program!r}))"
-        command = ["strace", "-f", "-qq", "-o", log, "-e", "trace=connect,sendto,sendmsg", sys.executable, "-c", code]
+        tracing = ["strace", "--seccomp-bpf", "-f", "-qq", "-o", log, "-e", "trace=connect,sendto,sendmsg"]
         subprocess.run(
-            [*command, *map(str, arguments)],
+            [*tracing, sys.executable, "-c", code, *map(str, arguments)],
             check=True,
             cwd=tmp_path,
             env={**environment, "HOME": str(home), "PYTHONPATH": str(ROOT)},

@@ -428,15 +428,8 @@ def test_auto_takes_the_first_that_is_there(monkeypatch):
 
 
 @needs_shared
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(1, marks=pytest.mark.weekly),
-        pytest.param(3, marks=pytest.mark.weekly),
-        pytest.param(5, marks=pytest.mark.weekly),
-        pytest.param(12, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.weekly
+@pytest.mark.parametrize("number", [1, 3, 5, 12])
 def test_tiles_of_real_images(number):
     """The bound of three grey levels, on the bundled weights, with the smallest tiles there are."""
     from overnet.imaging.image_io import read_rgb

@@ -398,7 +398,7 @@ def test_tensorboard_gets_scalars_and_images(tmp_path, images, examples, monkeyp
     assert board.Tags()["images"] == ["validation/0"]
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_compiled_run_learns_the_same(tmp_path, images):
     plain = run(tmp_path / "plain", images, learning_rate=1e-4)
     compiled = run(tmp_path / "compiled", images, learning_rate=1e-4, compile=True)
