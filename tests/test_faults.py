@@ -145,7 +145,7 @@ def failures(command, count):
 
 
 # How many calls fail here: fewer of the commands that take longer.
-_CALLS = {"info": 20, "export": 8, "report": 4, "train": 8, "eval": 20, "torch": 20, "mkv": 30}
+_CALLS = {"info": 8, "export": 8, "report": 2, "train": 8, "eval": 20, "torch": 20, "mkv": 30}
 
 
 @pytest.mark.parametrize("name", ["png", "16-bit", "folder", "mp4", "y4m", "eval"])
