@@ -247,7 +247,8 @@ class SegmentedWriter(FrameWriter):
             is_early = time.monotonic() - self._began < _DECIDED_AFTER_SECONDS
             if is_early and self._packet_bytes < _MOST_KEPT_BYTES:
                 return
-            shortest = self._shortest()
+            assert self._single is not None
+            shortest = self._single.track.whole_intervals(self._cutting.least_frames)
             length = max(1, math.ceil(self._rate() * self._cutting.seconds / shortest)) * shortest
         self._is_decided = True
         kept, self._kept = self._kept, []
@@ -265,12 +266,6 @@ class SegmentedWriter(FrameWriter):
         with self._folder.reporting():
             for packet in kept:
                 self._open.append(packet)
-
-    def _shortest(self) -> int:
-        """Return the frames of the shortest segments."""
-        assert self._single is not None
-        least, interval = self._cutting.least_frames, self._single.track.stream.codec_context.gop_size
-        return least if interval < 1 else math.ceil(least / interval) * interval
 
     def _begin_folder(self, length: int) -> VideoWriter:
         """Make the folder, and return the writer that wrote in one pass until now, which is to be aborted."""
@@ -302,7 +297,8 @@ class SegmentedWriter(FrameWriter):
             assert self._single is not None
             self._single.begin(first_seconds)
             # Segments are short, so that all machines have work to the end.
-            single = self._begin_folder(self._cutting.frames or self._shortest())
+            least = self._single.track.whole_intervals(self._cutting.least_frames)
+            single = self._begin_folder(self._cutting.frames or least)
             single.abort()
             self._take_notes(single)
         self._is_decided = True

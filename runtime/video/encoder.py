@@ -144,6 +144,11 @@ class VideoTrack:
         self._filled_ticks = next_pts or 0
         return zero_seconds
 
+    def whole_intervals(self, least: int) -> int:
+        """Return the smallest number of frames from `least` on that is a multiple of the interval of keyframes."""
+        interval = self.stream.codec_context.gop_size
+        return least if interval < 1 else -(-least // interval) * interval
+
     @property
     def end_seconds(self) -> Fraction:
         """Return the end of the last frame by the source's clock."""

@@ -187,6 +187,8 @@ def choose_pixel_format(encoder: Codec, *, width: int, height: int) -> str:
     odd = bool(width % 2 or height % 2)
     any_size = encoder.name in ("libvpx-vp9", "libaom-av1", "ffv1", "rawvideo")
     wanted = ["yuv420p", "nv12"] if not odd or any_size else []
+    if encoder.name == "mjpeg":
+        wanted.insert(0, "yuvj420p")  # it refuses limited range
     wanted += ["yuv444p", "gbrp", "bgr0", "rgb24", "bgr24", "rgba"]
     if not odd:
         wanted += ["yuvj420p", "yuv422p", "yuvj422p"]

@@ -122,7 +122,7 @@ def damage(source, target):
 def test_avi_of_frames_that_are_moved(cluster, tmp_path, is_damaged):
     """All segments are made at once, but where one begins in AVI's constant rate depends on the frames before it."""
     times = [index // 2 * 6007 + index % 2 * 300 for index in range(75)]
-    path = Clip(frames=images(75), codec="mpeg4", time_base=Fraction(1, 90000), pts=times).make(tmp_path / "in.mkv")
+    path = Clip(frames=images(75), time_base=Fraction(1, 90000), pts=times).make(tmp_path / "in.mp4")
     if is_damaged:
         damage(path, path)
     options = replace(OPTIONS, codec="mpeg4")
