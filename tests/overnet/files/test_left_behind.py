@@ -258,6 +258,19 @@ def test_similar_names_of_others_are_left_alone(tmp_path):
     assert {content(path) for path in before} == {"other", "new"}
 
 
+def test_links_in_the_place_of_a_folder_and_in_it_are_not_followed(tmp_path):
+    """Another user may have put them there."""
+    (tmp_path / "precious").mkdir()
+    fill(tmp_path / "precious")
+    _, folder = left(tmp_path)
+    (folder / "link").symlink_to("../precious")
+    (tmp_path / f".overnet-{HEX[::-1]}.folder").touch()
+    (tmp_path / f".ov-{HEX[::-1]}").symlink_to("precious")
+    make_temporary_folder(tmp_path)
+    assert not folder.exists() and (tmp_path / f".ov-{HEX[::-1]}").is_symlink()
+    assert content(tmp_path / "precious") == "new"
+
+
 @pytest.mark.parametrize("name", [f"a.{'b' * 253}", f"{'a' * 251}.png", f"a.{'ü' * 126}b", "a.b\nc"])
 def test_names_may_have_255_bytes_and_leftovers_of_them_are_known(tmp_path, name):
     with atomic_write(tmp_path / name, overwrite=False) as temporary:
