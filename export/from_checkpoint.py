@@ -44,7 +44,7 @@ def checkpoint_sources(checkpoint: Path, options: ExportOptions, name: str | Non
             hint = ""
             if isinstance(model.config, PlainNetConfig) and scale % 1 and scale < max(usual):
                 larger = min(each for each in usual if each > scale)
-                hint = f": export --scale {larger}, whose results overnet-run --scale {scale:g} reduces"
+                hint = f": export --scale {larger}, and overnet-run --scale {scale:g} reduces its results"
             raise InputError(f"{checkpoint}: scale is {scale:g}; this network {model.config.scales_text}{hint}")
         if round(scale, 3) != scale:
             raise InputError(f"scale is {scale}; a fraction has at most three decimals, such as {scale:.3f}")

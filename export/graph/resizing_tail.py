@@ -32,7 +32,7 @@ def resizing_tail(
     Returns:
         N x 3 x round(scale*H) x round(scale*W), in levels with the mean added.
     """
-    size = None if scale.denominator == 1 else result_size(graph, scale)
+    size = None if scale.denominator == 1 else _result_size(graph, scale)
     if len(network.stages) == 1 and not as_defined:
         (overscale,) = network.stage_factors
         phases = [mixed_phase(graph, network, features, *divmod(phase, overscale)) for phase in range(overscale**2)]
@@ -57,7 +57,7 @@ def resizing_tail(
     return graph.node("Add", [detail, _bicubic_resize(graph, centred, scale, size, "base")], "added")
 
 
-def result_size(graph: GraphBuilder, scale: Fraction) -> str:
+def _result_size(graph: GraphBuilder, scale: Fraction) -> str:
     """Add the height and width of the result: those of the image times the scale, halves rounded up; two integers."""
     size = graph.node("Shape", [INPUT_NAME], "size.image", start=1, end=3)
     for operator, name, value in (

@@ -74,7 +74,13 @@ def float_graph(model, scale):
 
 
 @pytest.mark.parametrize(
-    ("overscale", "scale"), [*((o, s) for o in (2, 3, 5) for s in range(1, o + 1)), (2, 1.333), (3, 2.5), (5, 2.3)]
+    ("overscale", "scale"),
+    [
+        *((o, s) for o in (2, 3, 5) for s in range(1, o + 1)),
+        (3, 2.5),
+        pytest.param(2, 1.333, marks=pytest.mark.slow),
+        pytest.param(5, 2.3, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("form", ["default", "lean-memory", "as-defined"])
 def test_the_rewriting_is_exact(overscale, scale, form):

@@ -16,6 +16,10 @@ from tests.conftest import ROOT
 from tests.support.commands import command_line, environment, run_command
 
 
+def slow(*parameters):
+    return pytest.param(*parameters, marks=pytest.mark.slow)
+
+
 @pytest.fixture
 def folder(tmp_path, small_checkpoint, small_models):
     shutil.copy(small_checkpoint, tmp_path / "small.safetensors")
@@ -48,6 +52,25 @@ def test_onnx_files_in_fp16(folder):
     shutil.copy(ROOT / "samples/harbour.png", folder / "in.png")
     run = run_command("in.png", "-o", "big.png", "--model", "out", cwd=folder)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.slow
+def test_a_fraction_from_its_export_to_its_use(folder):
+    """A whole number is whole however it is written; a fraction's file is used directly."""
+    scales = ["--scale", "2.0", "--scale", "2", "--scale", "2.5"]
+    result = export("small.safetensors", *scales, "--target", "onnx", "-o", "out", "--json", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    files = json.loads(result.stdout)["files"]
+    assert [file["path"] for file in files] == ["out/small_x2_fp16.onnx", "out/small_x2.5_fp16.onnx"]
+    assert [file["scale"] for file in files] == [2, 2.5] and '"scale": 2,' in result.stdout
+    shutil.copy(ROOT / "samples/harbour.png", folder / "in.png")
+    run = run_command("in.png", "--scale", "2.5", "--model", "out", cwd=folder)
+    assert run.returncode == 0 and "reduced" not in run.stderr, run.stderr
+    run = run_command("in.png", "-o", "big.png", "--model", "out/small_x2.5_fp16.onnx", cwd=folder)
+    assert run.returncode == 0, run.stderr
+    assert (folder / "big.png").read_bytes() == (folder / "in_x2.5.png").read_bytes()
+    from_onnx = export("out/small_x2.5_fp16.onnx", "--scale", "2.25", cwd=folder)
+    assert "is for scale 2.5, not 2.25" in from_onnx.stderr
 
 
 @pytest.mark.slow
@@ -148,6 +171,13 @@ def test_progress_as_lines(folder, small_models):
         (["--scale", "7"], "from 1 to 5"),
         (["small.safetensors", "--scale", "4"], "from 1 to 3"),
         (["--scale", "0"], "at least 1"),
+        slow(["--scale", "0.5"], "at least 1"),
+        slow(["--scale", "nan"], "at least 1"),
+        slow(["--scale", "inf"], "at least 1"),
+        slow(["--scale", "1e9"], "from 1 to 5"),
+        slow(["--scale", "2,5"], "valid number"),
+        slow(["small.safetensors", "--scale", "2.3333"], "three decimals, such as 2.333"),
+        slow(["realtime", "--scale", "2.5"], "has 2, 3, 4: export --scale 3, and overnet-run --scale 2.5"),
         (["-o", "text.pth.tar"], "cannot be made"),
         (["--precision", "fp8"], "fp32, fp16, bf16 or int8"),
         (["--target", "coreml"], "onnx, tensorrt, tensorrt-rtx or triton"),
