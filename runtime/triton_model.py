@@ -147,9 +147,9 @@ class TritonPythonModel:
             kind = image_kind(data[:START_BYTES], "") or ""
             return decode_image(data, _FILE, max_pixels=most), kind if kind in KIND_BY_SUFFIX.values() else "PNG"
         rgb = given["image"]
-        height, width = rgb.shape[:2]
-        if rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
+        if rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size or rgb.dtype != np.uint8:
             raise InputError(f"an image must be H x W x 3 uint8; this is {rgb.shape} {rgb.dtype}")
+        height, width = rgb.shape[:2]
         if height * width > most:
             raise InputError(f"the image is too large: {width} x {height} pixels, the limit is {most}")
         return DecodedImage(rgb, None, False, None, None), "PNG"

@@ -133,6 +133,28 @@ def test_a_failure_is_the_answer_to_its_own_request(
     assert [is_logged] == [bool(backend.logged)] and (not is_logged or "Traceback" in backend.logged[0])
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"image": np.zeros((101, 100, 3), np.uint8)}, "the image is too large: 100 x 101 pixels, the limit is 10000"),
+        ({"image": np.zeros(3, np.uint8)}, "an image must be H x W x 3 uint8; this is (3,) uint8"),
+        ({"image": np.zeros((9, 9, 3), np.uint16)}, "an image must be H x W x 3 uint8; this is (9, 9, 3) uint16"),
+        (
+            {"image": np.zeros((100, 100, 3), np.uint8), "scale": np.array([2.5])},
+            "the result of 250x250 pixels is too large; the limit is 50000 pixels",
+        ),
+        (
+            {"image": np.zeros((9, 9, 3), np.uint8), "scale": np.array([2.0, 2.0])},
+            "scale has 2 values; it must have one",
+        ),
+    ],
+)
+def test_a_request_that_cannot_be_answered_is_one_line_and_the_next_is_answered(model, backend, image, given, expected):
+    refused, answered = model.execute([request(**given), request(image=image)])
+    assert (str(refused.error), refused.error.code, backend.logged) == (expected, "INVALID_ARG", [])
+    assert answered.error is None and answered.outputs["upscaled"].shape == (100, 132, 3)
+
+
 def test_an_image_too_large_for_its_format(model, backend, image):
     wide = np.zeros((1, 9000, 3), np.uint8)
     (answer,) = model.execute([request(["upscaled_file"], image=wide, format=np.array([b"webp"], np.object_))])
