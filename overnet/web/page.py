@@ -249,13 +249,16 @@ class Page:
                 yield {self._status: self._failure(job.error) if job.error else "<p>Cancelled.</p>", **idle}
                 return
             assert job.shown is not None
-            shown, size_after = self._files.address(job.shown), job.outcome["output_size"]
+            shown = self._files.address(job.shown)
+            width, height = job.outcome["output_size"]
+            if tuple(job.outcome["input_size"]) != source.size:
+                width, height = height, width  # it is stored as its source is, and shown turned
             if job.outcome["kind"] == "video":
                 view = f'<video controls playsinline preload="metadata" src="{shown}"></video>'
             else:
-                view = _compare(before, shown, size_after)
+                view = _compare(before, shown, (width, height))
             result = self._files.address(Path(job.outcome["output"]))
-            yield {self._view: view, self._status: _result(job.outcome, result), **idle}
+            yield {self._view: view, self._status: _result(job.outcome, (width, height), result), **idle}
         except (OverNetError, OSError) as error:
             yield {self._status: self._failure(error), **idle}
 
@@ -345,21 +348,23 @@ def _progress(job: WebJob, before: int) -> str:
         text = "Upscaling"
     else:
         rate = job.done / max(job.seconds, 1e-9)
-        text = f"{job.done} of {job.expected or '?'} frames · {rate:.1f} frames/s"
-        if job.expected is not None and job.expected >= job.done:
-            fraction = job.done / job.expected
-            text += f" · {_time((job.expected - job.done) / rate)} left"
+        # The file's header may state fewer than there are.
+        expected = None if job.expected is None or job.expected < job.done else job.expected
+        text = f"{job.done} of {expected or '?'} frames · {rate:.1f} frames/s"
+        if expected is not None:
+            fraction = job.done / expected
+            text += f" · {_time((expected - job.done) / rate)} left"
     value = "" if fraction is None else f' value="{fraction:.3f}"'
     return f'<p class="working">{escape(text)}</p><progress max="1"{value} aria-label="Progress"></progress>'
 
 
-def _result(outcome: dict[str, Any], address: str) -> str:
-    """Return the facts about a result, its notes, and where it is downloaded."""
+def _result(outcome: dict[str, Any], size: tuple[int, int], address: str) -> str:
+    """Return the facts about a result of a size, its notes, and where it is downloaded."""
     path = Path(outcome["output"])
     seconds = outcome["seconds"]["total"]
-    facts = [f"{outcome['output_size'][0]}x{outcome['output_size'][1]}", f"{seconds:.2f} s", _bytes(path)]
+    facts = [f"{size[0]}x{size[1]}", f"{seconds:.2f} s", _bytes(path)]
     if outcome["kind"] == "video":
-        facts[1] = f"{outcome['frames']} frames in {_time(seconds)}, {outcome['fps']:.1f} frames/s"
+        facts[1] = f"{counted(outcome['frames'], 'frame')} in {_time(seconds)}, {outcome['fps']:.1f} frames/s"
     facts.append(outcome["backend"])
     if outcome["partial"]:
         facts.insert(0, "Cancelled: the frames so far")

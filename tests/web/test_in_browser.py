@@ -41,6 +41,10 @@ def files(tmp_path_factory):
     photograph = cv2.imread(str(HARBOUR))
     cv2.imwrite(str(folder / "long.png"), cv2.resize(photograph, (960, 640)))
     cv2.imwrite(str(folder / "scan.tif"), photograph[:64, :96])
+    # An EXIF block that states a quarter turn.
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
+    jpeg = cv2.imencode(".jpg", photograph)[1].tobytes()
+    (folder / "turned.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:])
     Clip(frames=images(30), audio=["aac"]).make(folder / "clip.mp4")
     Clip(frames=images(400, 160, 120)).make(folder / "slow.mkv")
     Clip(frames=images(70, 32, 24), rate=1, pts=[number * 30_000 for number in range(70)]).make(folder / "hour.mkv")
@@ -135,6 +139,15 @@ def test_a_factor_a_height_and_another_format(tab, files):
     tab.wait("return document.querySelector('#status a.download')?.download.includes('x1.5')")
     assert decoded(content(tab.result())).shape == (96, 144, 3)
     assert "there is no model for that scale" in tab.status()
+
+
+def test_an_image_that_is_stored_turned_is_compared_as_it_is_shown(tab, files):
+    tab.upscale(files["turned.jpg"])
+    tab.wait("return document.querySelector('overnet-compare').shadowRoot.querySelectorAll('img')[1]?.naturalWidth")
+    sizes = "[...inside.querySelectorAll('img')].map(image => [image.naturalWidth, image.naturalHeight])"
+    assert tab.view(sizes) == [[160, 240], [320, 480]]
+    assert tab.view("[view.getAttribute('width'), view.getAttribute('height')]") == ["320", "480"]
+    assert tab.status().startswith("320x480")
 
 
 def test_a_frame_of_a_clip_is_previewed_and_the_clip_upscaled_with_its_sound(tab, files, tmp_path):
