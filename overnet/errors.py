@@ -159,7 +159,8 @@ def naming_failures(name: object) -> Iterator[None]:
         line = None if isinstance(error, BrokenPipeError) else line_for(error)
         if line is None:
             raise
-        raise OverNetError(f"{printable(name)}: {line}") from error
+        # The operating system's errors name the file themselves.
+        raise OverNetError(line if line.startswith(f"{printable(name)}: ") else f"{printable(name)}: {line}") from error
 
 
 @contextmanager

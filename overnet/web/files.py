@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -68,7 +69,16 @@ class TemporaryFiles:
         return path if path is not None and path.is_file() else None
 
     def remove_old(self, used: Collection[Path]) -> None:
-        """Remove the files whose time is over, but for those of jobs that are not done: files, or folders of them."""
+        """Remove the files whose time is over, but for those of jobs that are not done: files, or folders of them.
+
+        The folder itself is kept from programs that remove temporary files by their age, and made anew where it was
+        removed: otherwise Gradio would make it, readable for other users.
+        """
+        self.folder.mkdir(0o700, exist_ok=True)
+        self.uploads.mkdir(exist_ok=True)
+        for path in (self.folder / LOCK, self.uploads, self.folder):
+            with suppress(OSError):
+                os.utime(path)
         last = time.time() - self._keep_seconds
         # A folder comes after what it holds, the removal of which would make it new.
         old = [path for path in sorted(self.folder.rglob("*"), reverse=True) if _changed_at(path) < last]

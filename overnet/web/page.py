@@ -149,9 +149,12 @@ class Page:
             return
         job = tab.reading = WebJob(path, target, "open", self._most_seconds)
         async for updates in self._follow(tab, job, self._readings):
+            if job.is_cancelled:
+                break  # another file was dropped meanwhile, or this one removed from the page
             yield updates
         if job.is_cancelled:
-            return  # another file was dropped meanwhile, or this one removed from the page
+            yield {self._status: gr.skip()}  # Gradio repeats what comes last
+            return
         if job.outcome is None:
             yield {self._status: self._failure(job.error)}
             return
@@ -215,6 +218,7 @@ class Page:
         async for updates in self._follow(tab, job, self._readings):
             yield updates
         if job.is_cancelled or source is not tab.source:
+            yield {self._status: gr.skip()}
             return
         if job.outcome is None:
             yield {self._status: self._failure(job.error)}

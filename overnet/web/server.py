@@ -225,6 +225,7 @@ class _Guard:
     def __init__(self, application: Any, uploads: Path, *, most_bytes: int, is_own: Callable[[str], bool]) -> None:
         self._application, self._uploads = application, uploads
         self._most_bytes, self._is_own = most_bytes + _ENVELOPE_BYTES, is_own
+        self._receiving = 0
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Answer one connection."""
@@ -245,6 +246,8 @@ class _Guard:
         elif scope["path"] == _UPLOAD and not 0 <= _number(headers.get("content-length")) <= self._most_bytes:
             # Gradio's limit is that of a file, and a request may hold a thousand.
             await _answer(send, 413, "This is too large.")
+        elif scope["path"] == _UPLOAD:
+            await self._upload(scope, receive, send)
         elif scope["path"] != _JOIN:
             await self._application(scope, receive, _Sender(scope["path"], send))
         elif (body := await _body(receive)) is None or not self._names_only_uploads(body):
@@ -256,6 +259,18 @@ class _Guard:
                 return next(parts, None) or await receive()
 
             await self._application(scope, receive_again, _Sender(scope["path"], send))
+
+    async def _upload(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Let a file be received, and remove what is left of one that does not come completely."""
+        self._receiving += 1
+        try:
+            await self._application(scope, receive, _Sender(scope["path"], send))
+        finally:
+            self._receiving -= 1
+            # A file has a folder of its own once it is complete.
+            for path in () if self._receiving else [*self._uploads.iterdir()]:
+                if path.is_file():
+                    path.unlink(missing_ok=True)
 
     def _names_only_uploads(self, body: bytes) -> bool:
         """Tell whether every "path" in a request's JSON lies in the folder of uploads."""
@@ -283,17 +298,21 @@ class _Sender:
 
     def __init__(self, path: str, send: Any) -> None:
         self._path, self._send = path, send
+        self._body: bytes | None = None  # instead of the application's
 
     async def __call__(self, message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
             if message["status"] == 404 and self._path.endswith("/upload_progress"):
                 # Gradio's page asks for it even where it has refused a file, and would report an error to the console.
-                message = {**message, "status": 204, "headers": []}
-                self._path = ""
+                message, self._body = {**message, "status": 204, "headers": []}, b""
+            elif message["status"] == 500 and self._path == _UPLOAD:
+                # The page shows the text.
+                message = {**message, "status": 507, "headers": [(b"content-type", b"text/plain")]}
+                self._body = b"the server cannot keep this file; its disk may be full"
             added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
             message = {**message, "headers": [*message.get("headers", ()), *added]}
-        elif not self._path:
-            message = {**message, "body": b""}
+        elif self._body is not None:
+            message = {**message, "body": b"" if message.get("more_body") else self._body}
         await self._send(message)
 
 

@@ -32,6 +32,7 @@ def failing(error):
     [
         (OSError(5, "Input/output error", "a\nb.png"), r"a\?b.png: Input/output error"),
         (OSError(28, "No space left on device"), "cannot read or write: No space left on device"),
+        (OSError(2, "No such file or directory", "c.png"), "c.png: No such file or directory"),
         (MemoryError(), "out of memory"),
         (MemoryError("9 GiB\n"), r"out of memory \(9 GiB\)"),
         (av.error.ExternalError(1, "no\nluck"), r"FFmpeg failed: \[Errno 1\] no luck"),
@@ -42,7 +43,8 @@ def failing(error):
 )
 def test_errors_of_libraries_become_a_line(error, line):
     assert re.fullmatch(line, line_for(failing(error)))
-    with pytest.raises(OverNetError, match=f"^c.png: {line}$"), naming_failures("c.png"):
+    expected = line if line.startswith("c.png: ") else f"c.png: {line}"
+    with pytest.raises(OverNetError, match=f"^{expected}$"), naming_failures("c.png"):
         raise error
 
 

@@ -1,7 +1,7 @@
 """A tab of Chromium with the page of `overnet web`, for tests and for the picture in docs/."""
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -54,7 +54,18 @@ class Tab:
         return found
 
     def drop(self, path):
-        self.wait("return document.querySelector('#file input[type=file]')").send_keys(str(path))
+        from selenium.common import StaleElementReferenceException
+
+        while True:
+            with suppress(StaleElementReferenceException):  # the page makes a new one after a file was removed
+                self.wait("return document.querySelector('#file input[type=file]')").send_keys(str(path))
+                return
+
+    def clear(self):
+        """Remove the dropped file from the page."""
+        self.wait(
+            "const button = document.querySelector('#file button[aria-label=Clear]'); button?.click(); return !!button"
+        )
 
     def status(self):
         return self.run("return document.querySelector('#status')?.innerText || ''")

@@ -1,6 +1,7 @@
 """The page of `overnet web` as its user meets it: in a real browser."""
 
 import json
+import signal
 import time
 import urllib.request
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from overnet.runtime.upscaler import Upscaler
@@ -41,6 +43,7 @@ def files(tmp_path_factory):
     photograph = cv2.imread(str(HARBOUR))
     cv2.imwrite(str(folder / "long.png"), cv2.resize(photograph, (960, 640)))
     cv2.imwrite(str(folder / "scan.tif"), photograph[:64, :96])
+    cv2.imwrite(str(folder / "zeros.png"), np.zeros((16_000, 16_000, 3), np.uint8))  # takes a while to read
     # An EXIF block that states a quarter turn.
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
     jpeg = cv2.imencode(".jpg", photograph)[1].tobytes()
@@ -207,6 +210,25 @@ def test_an_image_is_cancelled_at_once_and_another_tab_has_waited(tab, driver, s
     assert decoded(content(other.result())).shape == (320, 480, 3)
     driver.close()
     driver.switch_to.window(tab.handle)
+
+
+def test_a_file_that_is_removed_while_it_is_read_leaves_no_message(tab, files):
+    tab.drop(files["zeros.png"])
+    tab.wait("return document.querySelector('#status').innerText.includes('Reading')")
+    tab.clear()
+    tab.wait("return !document.querySelector('#status').innerText.trim()", seconds=3)
+    tab.upscale(HARBOUR)
+    assert tab.status().startswith("480x320")
+
+
+def test_a_crash_of_the_process_that_reads_is_one_line_and_the_next_file_is_read(tab, server, files):
+    tab.drop(files["zeros.png"])
+    tab.wait("return document.querySelector('#status').innerText.includes('Reading')")
+    for process in psutil.Process(server.process.pid).children():  # that which upscales, too, where there is one
+        process.send_signal(signal.SIGSEGV)
+    assert tab.failure() == "the process that reads files was ended by SIGSEGV"
+    tab.clear()
+    tab.upscale(HARBOUR)
 
 
 def test_a_closed_tab_ends_its_job(tab, driver, server, files):

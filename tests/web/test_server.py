@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -93,6 +94,41 @@ def test_an_upload_above_the_limit_is_refused_by_the_server_too(server):
     assert upload(server, "large.png", bytes(1_030_000))[0] == 413
 
 
+def wait_for_uploads(server, *, are_there):
+    """Wait until there are files that Gradio makes while it receives, and leaves where that fails; or none."""
+    (uploads,) = server.temporary.glob("overnet-web-*/uploads")
+    end = time.monotonic() + 10
+    while any(path.is_file() for path in uploads.iterdir()) != are_there:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of other processes are set on Linux only")
+def test_an_upload_that_the_disk_does_not_hold_is_one_line_and_leaves_nothing(server):
+    """A limit on the size of files stands for a full disk."""
+    process = psutil.Process(server.process.pid)
+    limits = process.rlimit(psutil.RLIMIT_FSIZE)
+    process.rlimit(psutil.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        answer = upload(server, "zeros", bytes(500_000))
+    finally:
+        process.rlimit(psutil.RLIMIT_FSIZE, limits)
+    assert answer == (507, "the server cannot keep this file; its disk may be full")
+    wait_for_uploads(server, are_there=False)
+    assert upload(server, "zeros", bytes(500_000))[0] == 200
+
+
+def test_an_upload_that_is_cut_off_leaves_nothing(server):
+    with socket.create_connection((urlsplit(server.address).hostname, urlsplit(server.address).port)) as connection:
+        connection.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 900000\r\n"
+            b"Content-Type: multipart/form-data; boundary=limit\r\n\r\n"
+            b'--limit\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(300_000)
+        )
+        wait_for_uploads(server, are_there=True)
+    wait_for_uploads(server, are_there=False)
+
+
 def test_a_request_with_many_files_is_refused_above_the_limit_of_one(server):
     content = b"".join(
         f'--limit\r\nContent-Disposition: form-data; name="files"; filename="{number}"\r\n\r\n'.encode()
@@ -124,6 +160,7 @@ def test_a_request_that_names_a_file_that_was_not_uploaded_is_refused(server, pa
     assert "passwd" not in left and left.count("photo.png") <= 1
 
 
+@pytest.mark.slow
 def test_a_way_out_of_the_folder_of_uploads_is_refused_and_an_upload_is_not(server):
     (path,) = json.loads(upload(server, "photo.png", (ROOT / "samples/harbour.png").read_bytes())[1])
     meta = {"_type": "gradio.FileData"}
@@ -288,6 +325,19 @@ def test_files_are_removed_after_their_time_unless_a_job_uses_them(files):
     assert [path.exists() for path in paths] == [False, True, True]
     assert [files.at(token) is not None for token in addresses] == [False, True, True]
     assert files.uploads.is_dir() and not folders[0].exists() and not upload.exists()
+
+
+def test_the_folder_is_kept_from_cleaners_and_made_anew_for_this_user_alone(files):
+    an_hour_ago = time.time() - 3601
+    for path in (files.folder / "lock", files.uploads, files.folder):
+        os.utime(path, (an_hour_ago, an_hour_ago))
+    files.remove_old([])
+    assert all(
+        path.stat().st_mtime > an_hour_ago + 3000 for path in (files.folder / "lock", files.uploads, files.folder)
+    )
+    shutil.rmtree(files.folder)
+    files.remove_old([])
+    assert files.uploads.is_dir() and files.folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_folder_of_a_killed_server_is_removed_and_no_other(files, tmp_path):
