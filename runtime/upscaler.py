@@ -289,7 +289,10 @@ class Upscaler:
         if reason is None:
             return tile
         if self._choices[0][0].on_gpu and backend.tile_for(height, width) is not None:
-            raise BackendError(f"the engine is for smaller images than {width}x{height}, and {reason}")
+            raise BackendError(
+                f"the engine is for smaller images than {width}x{height}, and {reason}: export it with a larger "
+                "--shape, or for a whole scale"
+            )
         self._note(f"upscaled whole: {reason}")
         return None
 
@@ -346,7 +349,7 @@ class Upscaler:
         uncut = why_not_cut(size, backend.scale)
         if smaller < SMALLEST_TILE or self._tile == 0 or is_whole or uncut:
             reason = f" ({error})" if str(error) else ""
-            reason += f"; {uncut}" if uncut else ""
+            reason += f"; {uncut}: take a model for a whole scale" if uncut else ""
             raise BackendError(
                 f"out of memory on an image of {width}x{height} pixels with the backend {backend.name}{reason}"
             ) from error
