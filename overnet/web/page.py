@@ -107,7 +107,7 @@ class Page:
             "preprocess": False,
             "concurrency_limit": None,
         }
-        choices = [self._model, self._size, self._factor, self._height, self._format]
+        choices = [self._model, self._size, self._factor, self._height, self._format, self._at]
         shown = [self._file, self._view, self._status, self._preview, self._run, self._cancel]
         self._size.change(
             lambda size: (gr.update(visible=size == _FACTOR), gr.update(visible=size == _HEIGHT)),
@@ -185,6 +185,8 @@ class Page:
         finally:
             queue.cancel(job)  # where the tab was closed meanwhile
             tab.jobs.remove(job)
+            if tab.reading is job:
+                tab.reading = None
 
     def _end_reading(self, tab: _Tab) -> None:
         if tab.reading is not None:
@@ -227,11 +229,11 @@ class Page:
         yield {self._view: _compare(tab.before, None, source.size), self._status: ""}
 
     async def _upscale(
-        self, is_frame: bool, model: str, size: str, factor: Any, height: Any, form: str, request: gr.Request
+        self, is_frame: bool, model: str, size: str, factor: Any, height: Any, form: str, at: Any, request: gr.Request
     ) -> AsyncIterator[Updates]:
         """Run a job and show its progress, and in the end its result."""
         tab = self._tab(request)
-        source, before = tab.source, tab.before
+        source = tab.source
         if source is None:
             yield {self._status: self._failure(InputError("drop an image or a clip first"))}
             return
@@ -245,8 +247,15 @@ class Page:
         busy = {self._file: gr.update(interactive=False), self._run: hidden, self._preview: hidden}
         busy[self._cancel] = gr.update(visible=True)
         try:
-            job = self._new_job(tab, source, is_frame, model, size, factor, height, form)
             yield busy
+            if is_frame:  # the slider may have been moved right before
+                if tab.reading is None and float(at) != tab.at:
+                    async for updates in self._show_frame(at, request):
+                        yield updates
+                while tab.reading is not None:
+                    await asyncio.sleep(_LOOK_SECONDS)
+            before = tab.before
+            job = self._new_job(tab, source, is_frame, model, size, factor, height, form)
             async for updates in self._follow(tab, job, self._jobs):
                 yield updates
             if job.outcome is None or job.outcome["output"] is None:

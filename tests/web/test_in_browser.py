@@ -177,6 +177,20 @@ def test_a_frame_of_a_clip_is_previewed_and_the_clip_upscaled_with_its_sound(tab
     tab.wait("const video = document.querySelector('#view video'); return !video.seeking && video.currentTime > 0.7")
 
 
+def test_a_frame_is_previewed_right_after_the_slider_was_moved(tab, files):
+    tab.drop(files["clip.mp4"])
+    tab.choose("model", "realtime")
+    slider = "document.querySelector('#at input[type=range]')"
+    tab.wait(f"return {slider}?.offsetParent")
+    first = tab.view("view.getAttribute('before')")
+    tab.run(
+        f"{slider}.value = {slider}.max; {slider}.dispatchEvent(new Event('input', {{bubbles: true}}));"
+        "document.querySelector('#preview').click()"
+    )
+    assert "clip_0.96s_x2.png" in tab.result()
+    assert tab.view("view.getAttribute('before')") != first
+
+
 def test_a_clip_is_cancelled_with_the_frames_so_far(tab, files, tmp_path):
     tab.drop(files["slow.mkv"])
     tab.choose("model", "best")

@@ -283,7 +283,7 @@ def test_ctrl_c_ends_it_within_two_seconds_and_nothing_is_left(tmp_path):
         (path,) = json.loads(upload(server, "photo.png", cv2.imencode(".png", large)[1].tobytes())[1])
         join(server, {"path": path, "meta": {"_type": "gradio.FileData"}})
         assert "1200x800" in ask(server, "/gradio_api/queue/data?session_hash=test")[1]
-        join(server, None, "best", "4x", 1.5, 1080, "as the input", inputs=6)
+        join(server, None, "best", "4x", 1.5, 1080, "as the input", 0, inputs=7)
         # A page that stays open.
         connection = http.client.HTTPConnection(urlsplit(server.address).netloc, timeout=20)
         connection.request("GET", "/gradio_api/queue/data?session_hash=test")
