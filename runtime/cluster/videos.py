@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from overnet.errors import OverNetError, printable
-from overnet.files.atomic import TemporaryFile, keep_left_behind, sync_folder
+from overnet.files.atomic import TemporaryFile, keep_left_behind
 from overnet.runtime.cluster.connection import Call, Cluster
 from overnet.runtime.cluster.parcel import ChangedError, Parcel
 from overnet.runtime.cluster.worker import MadeSegment, SharedFolder, UpscalerRequest, make_segment
@@ -18,6 +18,7 @@ from overnet.runtime.segments.cuts import Cut, UnclearTimesError, decoded_cuts, 
 from overnet.runtime.segments.folder import SegmentFolder
 from overnet.runtime.segments.manifest import Manifest
 from overnet.runtime.segments.one_segment import SegmentFrames
+from overnet.runtime.segments.packet_file import PacketFile
 from overnet.runtime.segments.writer import SegmentedWriter
 from overnet.runtime.upscale_file import Outcome, Seconds
 from overnet.runtime.video.encoder import OutputVideo
@@ -175,13 +176,8 @@ class ClusterVideo:
         segment = made.segment
         assert segment is not None
         if made.packets is not None:
-            with folder.reporting(), closing(TemporaryFile(folder.file(cut.number))) as temporary:
-                with temporary.path.open("wb") as file:
-                    file.write(made.packets)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.path.replace(folder.file(cut.number))
-                sync_folder(folder.path)
+            with folder.reporting(), closing(PacketFile(folder.file(cut.number), made.packets)) as file:
+                file.complete()
         manifest = folder.manifest
         manifest.notes.extend(note for note in made.notes if note not in manifest.notes)
         now = time.perf_counter()

@@ -147,7 +147,7 @@ class OpenSegment:
     def discard(self) -> None:
         """Free the encoder, and remove the file unless it is complete."""
         with suppress(OSError):
-            self._file.discard()
+            self._file.close()
         self._close_track()
 
 

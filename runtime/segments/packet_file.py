@@ -38,18 +38,19 @@ class PacketFile:
 
     Args:
         path: the file; an existing one is replaced.
+        content: what it begins with: of a file that another machine has made, all of it.
 
     Raises:
         OSError: the operating system refuses; also raised by the methods.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: bytes = _MAGIC) -> None:
         self._path = path
         self._temporary = TemporaryFile(path)
         try:
             self._file: BinaryIO = self._temporary.path.open("wb")
             self._contents = Contents(0, 0)
-            self._write(_MAGIC)
+            self._write(content)
         except BaseException:
             self._temporary.close()
             raise
@@ -66,7 +67,7 @@ class PacketFile:
         self._contents = Contents(self._contents.bytes + len(data), zlib.crc32(data, self._contents.crc32))
 
     def readable(self) -> Path:
-        """Return where the packets so far can be read, until `discard`."""
+        """Return where the packets so far can be read, until `close`."""
         self._file.flush()
         return self._temporary.path
 
@@ -80,7 +81,7 @@ class PacketFile:
         sync_folder(self._path.parent)
         return self._contents
 
-    def discard(self) -> None:
+    def close(self) -> None:
         """Remove the file; do nothing after `complete`."""
         self._temporary.close()
         self._file.close()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,13 +12,13 @@ from typing import Any
 
 import av
 
-from overnet.errors import OutputError, file_errors, printable
+from overnet.errors import OutputError, printable
 from overnet.files.atomic import link_target, sync_folder
-from overnet.runtime.segments.estimate import Estimate, estimate
+from overnet.runtime.segments.estimate import Estimate, Pace
 from overnet.runtime.segments.folder import SegmentFolder, folder_of, remove_useless
-from overnet.runtime.segments.manifest import FileState, Manifest, Segment
+from overnet.runtime.segments.join import files_of_all, join, note_result
+from overnet.runtime.segments.manifest import Manifest, Segment
 from overnet.runtime.segments.open_segment import OpenSegment, encoded
-from overnet.runtime.segments.packet_file import joined, read_packets
 from overnet.runtime.video.encoder import EncodedPacket, OutputVideo
 from overnet.runtime.video.formats import find_encoder, moves_frames
 from overnet.runtime.video.frame import Frame, FrameWriter
@@ -31,8 +29,7 @@ from overnet.words import counted
 # Frames that an encoder is shown beyond the end of a segment, where it divides bits by what comes. Without them x264's
 # last frames lose up to 5 dB, with them 1 dB. It looks at 40, and other encoders need none; see docs/long_videos.md.
 _LOOK_AHEAD_FRAMES = {"libx264": 20, "libx264rgb": 20}
-# Until it is known whether a video is long, its packets are kept in memory besides: for this long, and this much of it.
-_DECIDED_AFTER_SECONDS = 5.0
+# Until it is known whether a video is long, its packets are kept in memory besides, up to this.
 _MOST_KEPT_BYTES = 1 << 28
 
 
@@ -97,7 +94,7 @@ class SegmentedWriter(FrameWriter):
     ) -> None:
         self.notes: list[str] = []
         self._to, self._shaped_by, self._cutting = destination, shaped_by, cutting
-        self._expected_frames, self._on_estimate = expected_frames, on_estimate
+        self._expected_frames = expected_frames
         if not destination.overwrite:
             remove_useless(destination.target)
         self._format = check_target(destination.target, overwrite=destination.overwrite)
@@ -110,13 +107,12 @@ class SegmentedWriter(FrameWriter):
         self._closing: Future[None] | None = None
         self._whole: frozenset[int] = frozenset()
         self._kept: list[EncodedPacket] = []
-        self._packets, self._packet_bytes, self._frames_of_run = 0, 0, 0
-        self._began = time.monotonic()
+        self._pace = Pace(self._target.absolute().parent, expected_frames, on_estimate)
         encoder = find_encoder(destination.video.encoding, self._format).name
         self._most_ahead = _LOOK_AHEAD_FRAMES.get(encoder, 0)
         # A segment ends, in a clock of its own, where the next one begins.
         self._least_ahead = int(moves_frames(encoder, self._format))
-        self._is_decided = self._is_estimated = False
+        self._is_decided = False
         if cutting.is_wanted:
             self._folder = SegmentFolder.reopen(self._target, shaped_by, overwrite=destination.overwrite)
         elif folder_of(self._target).is_dir():
@@ -177,15 +173,14 @@ class SegmentedWriter(FrameWriter):
 
     def write(self, frame: Frame) -> None:
         """Encode a frame, height x width x 3 uint8 RGB, into its segment."""
-        self._frames_of_run += 1
+        self._pace.frames += 1
         if self._folder is None:
             assert self._single is not None
             self._single.write(frame)
             self._decide(frame)
         else:
             self._write_segment(frame)
-        if not self._is_estimated:
-            self._estimate()
+        self._estimate()
 
     def _await_closed(self) -> None:
         """Wait for the segment that is being closed, and raise what went wrong with it."""
@@ -219,37 +214,30 @@ class SegmentedWriter(FrameWriter):
             if begin_pts is None and number - 1 in segments:
                 begin_pts = segments[number - 1].next_pts
             self._open = OpenSegment.begin(
-                number, self._folder, self._format, self._to.video, on_bytes=self._count, begin_pts=begin_pts
+                number, self._folder, self._format, self._to.video, on_bytes=self._pace.count, begin_pts=begin_pts
             )
             self.size = self._open.track.size
         self._open.write(frame)
 
     def _keep(self, packet: av.Packet[Any]) -> None:
-        self._count(packet.size)
+        self._pace.count(packet.size)
         if not self._is_decided:
             self._kept.append(encoded(packet))
-
-    def _count(self, packet_bytes: int) -> None:
-        self._packets, self._packet_bytes = self._packets + 1, self._packet_bytes + packet_bytes
-
-    def _rate(self) -> float:
-        """Return the frames per second so far."""
-        return self._frames_of_run / max(time.monotonic() - self._began, 1e-9)
 
     def _decide(self, frame: Frame) -> None:
         """Decide, once it can be known, whether the video is cut, and make the folder then."""
         if self._is_decided or not self._cutting.is_wanted:
             return
-        if self._frames_of_run == 1:
-            self._began = time.monotonic()  # what the first frame waits for is no measure
+        if self._pace.frames == 1:
+            self._pace.begin()  # what the first frame waits for is no measure
         length = self._cutting.frames
         if length is None:
-            is_early = time.monotonic() - self._began < _DECIDED_AFTER_SECONDS
-            if is_early and self._packet_bytes < _MOST_KEPT_BYTES:
+            if not self._pace.is_measured and self._pace.packet_bytes < _MOST_KEPT_BYTES:
                 return
             assert self._single is not None
             shortest = self._single.track.whole_intervals(self._cutting.least_frames)
-            length = max(1, math.ceil(self._rate() * self._cutting.seconds / shortest)) * shortest
+            wanted = max(self._pace.frames_per_second * self._cutting.seconds, self._pace.frames)
+            length = math.ceil(wanted / shortest) * shortest
         self._is_decided = True
         kept, self._kept = self._kept, []
         assert self._single is not None
@@ -260,9 +248,10 @@ class SegmentedWriter(FrameWriter):
         single = self._begin_folder(length)
         single.on_packet = None
         assert self._folder is not None
-        self._open = OpenSegment(0, self._folder, single.track, single.abort, on_bytes=self._count, began=self._began)
+        pace = self._pace
+        self._open = OpenSegment(0, self._folder, single.track, single.abort, on_bytes=pace.count, began=pace.began)
         self._open.note(frame)
-        self._open.written = self._frames_of_run
+        self._open.written = pace.frames
         with self._folder.reporting():
             for packet in kept:
                 self._open.append(packet)
@@ -302,7 +291,7 @@ class SegmentedWriter(FrameWriter):
             single.abort()
             self._take_notes(single)
         self._is_decided = True
-        self._began = time.monotonic()
+        self._pace.begin()
         self.size = self.size or (self._to.video.width, self._to.video.height)
         assert self._folder is not None
         return self._folder
@@ -333,30 +322,14 @@ class SegmentedWriter(FrameWriter):
         """
         assert self._folder is not None
         self._folder.add(number, segment)
-        self._frames_of_run += segment.frames
-        self._packets, self._packet_bytes = self._packets + segment.frames, self._packet_bytes + segment.contents.bytes
-        if is_estimable and not self._is_estimated:
+        self._pace.frames += segment.frames
+        self._pace.count(segment.contents.bytes, segment.frames)
+        if is_estimable:
             self._estimate()
 
     def _estimate(self) -> None:
-        """Give the estimate, once it can be made."""
-        if time.monotonic() - self._began < _DECIDED_AFTER_SECONDS:
-            return
-        self._is_estimated = True
-        if self._expected_frames is None:
-            return
-        assert self.size is not None
-        self._on_estimate(
-            estimate(
-                self._target.absolute().parent,
-                size=self.size,
-                frames=self._expected_frames,
-                done_frames=self.earlier_frames + self._frames_of_run,
-                frames_per_second=self._rate(),
-                encoded=(self._packets, self._packet_bytes),
-                in_segments=self._folder is not None,
-            )
-        )
+        if self.size is not None:
+            self._pace.estimate(self.size, earlier_frames=self.earlier_frames, in_segments=self._folder is not None)
 
     def finish(self) -> Path:
         """Join the segments, give the file its name, and remove the folder; see `VideoWriter.finish`."""
@@ -366,26 +339,9 @@ class SegmentedWriter(FrameWriter):
         for segment in filter(None, (self._before, self._open)):
             segment.complete()
         self._before = self._open = None
-        manifest = self._folder.manifest
-        numbers = sorted(manifest.segments)
-        short = [number for number in numbers[:-1] if manifest.segments[number].frames != manifest.frames_per_segment]
-        if numbers != list(range(len(numbers))) or short:
-            raise OutputError(f"{printable(self._folder.path)}: the source gave other frames than before")
-        if manifest.total_frames is None:
-            manifest.total_frames = manifest.done_frames
-            self._folder.save()
-
-        def note_result(path: Path) -> None:
-            # The segments may go once the result is on the disk. If the run is killed before they have gone, they are
-            # known to be no longer needed.
-            assert self._folder is not None
-            with file_errors(OutputError, path, " cannot be written"), path.open("rb+") as file:
-                os.fsync(file.fileno())
-                manifest.result = FileState.of(path)
-            self._folder.save()
-
+        folder = self._folder
         path: Path = self._join(
-            [self._folder.file(number) for number in numbers], 0, lambda whole: whole.finish(note_result)
+            files_of_all(folder), 0, lambda whole: whole.finish(lambda complete: note_result(folder, complete))
         )
         sync_folder(path.absolute().parent)
         self._folder.remove()
@@ -425,34 +381,13 @@ class SegmentedWriter(FrameWriter):
         return path
 
     def _join(self, files: list[Path], moved: int, finish: Callable[[VideoWriter], Any]) -> Any:
-        """Write the packets of segments into a file, and finish that.
-
-        Args:
-            files: of the segments.
-            moved: frames that were moved in those of them that are not whole.
-            finish: a method of the writer of the file.
-        """
+        """Join segments; see `join`."""
         assert self._folder is not None
-        manifest = self._folder.manifest
-        kept = f"the segments are kept in {printable(self._folder.path)}"
         with self._open_whole() as whole:
-            if str(whole.track.time_base) != manifest.time_base:
-                raise OutputError(f"{printable(self._target)}: the segments have another clock; {kept}")
-            moved += sum(segment.moved for number, segment in manifest.segments.items() if number < len(files))
-            try:
-                whole.write_encoded(
-                    joined(read_packets(file) for file in files),
-                    zero_seconds=Fraction(manifest.zero_seconds),
-                    moved=moved,
-                )
-                path = finish(whole)
-            except OutputError as error:
-                raise OutputError(f"{error}; {kept}, and the same command joins them") from error
-            except ValueError as error:
-                raise OutputError(f"{printable(error)}; the same command makes it again") from error
+            path = join(self._folder, files, whole, finish, moved=moved)
             self.size = whole.size
             self._take_notes(whole)
-        self.notes.extend(note for note in manifest.notes if note not in self.notes)
+        self.notes.extend(note for note in self._folder.manifest.notes if note not in self.notes)
         return path
 
     def _take_notes(self, whole: VideoWriter) -> None:

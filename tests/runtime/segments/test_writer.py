@@ -14,6 +14,7 @@ import pytest
 
 from overnet.errors import OutputError
 from overnet.runtime.plan import make_plan
+from overnet.runtime.segments import estimate as estimate_module
 from overnet.runtime.segments import writer as writer_module
 from overnet.runtime.segments.folder import SegmentFolder, folder_of
 from overnet.runtime.segments.packet_file import PacketFile
@@ -401,7 +402,7 @@ def test_a_folder_of_that_name_with_other_files(tmp_path):
 
 
 def test_the_estimate(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer_module, "_DECIDED_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(estimate_module, "MEASURED_SECONDS", 0.0)
     source = Clip(frames=images(20), rate=NTSC, time_base=TICK).make(tmp_path / "in.mp4")
     given = []
     run(source, tmp_path / "out.mp4", on_estimate=given.append)
