@@ -138,16 +138,18 @@ class Page:
             self._preview: gr.update(visible=False),
             self._run: gr.update(interactive=False),
         }
-        yield closed
         if dropped is None:
+            yield closed
             return
         try:
             path = self._uploaded(dropped)
             target = self._files.new_folder() / f"{path.stem}_frame.png"
         except (OverNetError, OSError) as error:
-            yield {self._status: self._failure(error)}
+            yield closed | {self._status: self._failure(error)}
             return
+        # Before the first `yield`, at which another call may run: that one ends this reading.
         job = tab.reading = WebJob(path, target, "open", self._most_seconds)
+        yield closed
         async for updates in self._follow(tab, job, self._readings):
             if job.is_cancelled:
                 break  # another file was dropped meanwhile, or this one removed from the page
@@ -220,7 +222,7 @@ class Page:
         async for updates in self._follow(tab, job, self._readings):
             yield updates
         if job.is_cancelled or source is not tab.source:
-            yield {self._status: gr.skip()}
+            yield {self._status: "" if source is tab.source and tab.reading is None else gr.skip()}
             return
         if job.outcome is None:
             yield {self._status: self._failure(job.error)}
@@ -254,6 +256,9 @@ class Page:
                         yield updates
                 while tab.reading is not None:
                     await asyncio.sleep(_LOOK_SECONDS)
+                if float(at) != tab.at:  # it cannot be shown, and the reason is
+                    yield idle
+                    return
             before = tab.before
             job = self._new_job(tab, source, is_frame, model, size, factor, height, form)
             async for updates in self._follow(tab, job, self._jobs):

@@ -58,7 +58,7 @@ def main() -> None:
     while True:
         request = requests.get()
         working.set()
-        _send({"doing": ""})
+        _send({"doing": "starting"})  # by which the server knows that the request has arrived
         try:
             _send(worker.run(request))
         except Exception as error:
@@ -88,6 +88,7 @@ class _Worker:
             source = read_source(job.source, job.target, most_seconds=request["most_seconds"])
             return {"outcome": source.to_json(), "shown": str(source.shown)}
         upscaler = self._made(request["upscaler"])
+        _send({"doing": ""})
         if job.kind == "video":
             check = _length_check(job.source, request["most_seconds"])
             outcome = upscale_video(job, upscaler, VideoOptions(), overwrite=True, on_read=check, on_frame=_progress())
