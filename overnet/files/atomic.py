@@ -120,6 +120,7 @@ class TemporaryFile:
 
     Args:
         target: the file that it is to become.
+        is_named: whether it has the target's name from the start, which is one of `temporary_name`.
 
     Attributes:
         path: its name.
@@ -131,21 +132,23 @@ class TemporaryFile:
 
     open_paths: ClassVar[set[Path]] = set()
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, *, is_named: bool = False) -> None:
         self._locked: BinaryIO | None = None
         remove_left_behind(target.absolute().parent)
         while self._locked is None:
             # Not from tempfile, whose files are private: this one gets the permissions of any new file. A name is used
             # once: a process that has taken the file for one left behind may be about to remove what has that name.
-            name = f"{_TEMPORARY}{secrets.token_hex(8)}"
-            is_short = len(os.fsencode(name + target.suffix)) <= _LONGEST_NAME_BYTES
-            self.path = target.with_name(name + target.suffix * is_short)
+            self.path = temporary_name(target)
             self.open_paths.add(self.path)
             try:
                 self._locked = self.path.open("xb")
                 if not _lock(self._locked, self.path):
                     self.close()
                     self._locked = None  # taken for one left behind
+                elif is_named:  # only now, so that no other process sees this name before the lock
+                    self.open_paths.discard(self.path)
+                    self.path = self.path.rename(target)
+                    self.open_paths.add(self.path)
             except BaseException:
                 self.close()
                 raise
@@ -179,6 +182,12 @@ def _lock(file: BinaryIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
+
+
+def temporary_name(target: Path) -> Path:
+    """Return a new name in the folder of a target, with its suffix where that is not too long."""
+    name = f"{_TEMPORARY}{secrets.token_hex(8)}"
+    return target.with_name(name + target.suffix * (len(os.fsencode(name + target.suffix)) <= _LONGEST_NAME_BYTES))
 
 
 def folder_of(path: Path) -> Path:

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Collection
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from filelock import FileLock
-
-from overnet.files.temporary_folder import LOCK, remove_left_folders
-
-_PREFIX = "overnet-web-"
+from overnet.files.atomic import FOLDER_SUFFIX, folder_of, temporary_name
+from overnet.files.temporary_folder import temporary_folder
 
 
 class TemporaryFiles:
     """A folder for uploads and results, which only this user can read; a context manager, which makes and removes it.
-
-    The first thing that it does is to remove folders that killed servers have left behind.
 
     Args:
         keep_seconds: how long a file is kept after its last change.
 
     Attributes:
         folder: the whole folder.
+        file: beside it, whose lock says that the folder is in use.
         uploads: the folder for what is dropped onto the page.
     """
 
@@ -37,20 +32,18 @@ class TemporaryFiles:
         self._keep_seconds = keep_seconds
         self._addresses: dict[str, Path] = {}
         self._changing = threading.Lock()
-        self.folder = Path(tempfile.gettempdir()).resolve() / f"{_PREFIX}{secrets.token_hex(8)}"
+        self.file = temporary_name(Path(tempfile.gettempdir()).resolve() / f"any{FOLDER_SUFFIX}")
+        self.folder = folder_of(self.file)
         self.uploads = self.folder / "uploads"
-        self._lock = FileLock(self.folder / LOCK)
+        self._closing = ExitStack()
 
     def __enter__(self) -> TemporaryFiles:
-        remove_left_folders(_PREFIX)
-        self.folder.mkdir(0o700)
-        self._lock.acquire(blocking=False)
+        self._closing.enter_context(temporary_folder(file=self.file))
         self.uploads.mkdir()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._lock.release()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._closing.close()
 
     def new_folder(self) -> Path:
         """Make a folder for the results of one job, or for an image to show."""
@@ -76,14 +69,14 @@ class TemporaryFiles:
         """
         self.folder.mkdir(0o700, exist_ok=True)
         self.uploads.mkdir(exist_ok=True)
-        for path in (self.folder / LOCK, self.uploads, self.folder):
+        for path in (self.file, self.uploads, self.folder):
             with suppress(OSError):
                 os.utime(path)
         last = time.time() - self._keep_seconds
         # A folder comes after what it holds, the removal of which would make it new.
         old = [path for path in sorted(self.folder.rglob("*"), reverse=True) if _changed_at(path) < last]
         for path in old:
-            if path in (self.folder / LOCK, self.uploads) or any(each in (path, *path.parents) for each in used):
+            if path == self.uploads or any(each in (path, *path.parents) for each in used):
                 continue
             with suppress(OSError):  # another thread has removed it, or the folder holds something
                 path.rmdir() if path.is_dir() else path.unlink()

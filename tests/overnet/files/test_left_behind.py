@@ -50,6 +50,13 @@ def make_temporary_folder(folder):
         assert (temporary / "inner/file").read_text() == "new"
 
 
+def make_named_folder(folder):
+    file = atomic.temporary_name(folder / f"any{atomic.FOLDER_SUFFIX}")
+    with temporary_folder(file=file) as temporary:
+        fill(temporary)
+        assert temporary == atomic.folder_of(file) and (temporary / "inner/file").read_text() == "new"
+
+
 def content(path):
     """Return the text of a file, or of the one in a folder; None where there is none, or not all of it."""
     path = path / "inner/file" if path.is_dir() else path
@@ -95,13 +102,14 @@ def stopped_before(number, action, use, folder):
         os._exit(3)
 
 
-USES = [make_file, make_new_file, make_folder, make_temporary_folder]
+TEMPORARY = (make_temporary_folder, make_named_folder)
+USES = [make_file, make_new_file, make_folder, *TEMPORARY]
 
 
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("is_replaced", [False, True])
 def test_a_run_after_one_that_was_killed_at_any_step_leaves_the_result_alone(tmp_path, use, is_replaced):
-    if is_replaced and use in (make_new_file, make_temporary_folder):
+    if is_replaced and use in (make_new_file, *TEMPORARY):
         pytest.skip("it replaces nothing")
     killed = 0
     for number in itertools.count():
@@ -123,8 +131,8 @@ def test_a_run_after_one_that_was_killed_at_any_step_leaves_the_result_alone(tmp
         else:
             assert in_a_process(use, folder) == 0
         names = {path.name for path in folder.iterdir()} - {path.name for path in older}
-        assert names == (set() if use is make_temporary_folder else {"target"}), number
-        assert use is make_temporary_folder or content(folder / "target") == "new"
+        assert names == (set() if use in TEMPORARY else {"target"}), number
+        assert use in TEMPORARY or content(folder / "target") == "new"
     assert code == 3 and killed > 4
 
 
@@ -137,7 +145,7 @@ def test_another_process_that_cleans_up_at_any_step_takes_nothing(tmp_path, use)
         if code == 3:
             break
         assert code == 0, number
-        assert [path.name for path in folder.iterdir()] == ([] if use is make_temporary_folder else ["target"])
+        assert [path.name for path in folder.iterdir()] == ([] if use in TEMPORARY else ["target"])
     assert number > 4
 
 

@@ -1,9 +1,8 @@
-import os
 import stat
 
 import pytest
 
-from overnet.files.temporary_folder import remove_left_folders, temporary_folder
+from overnet.files.temporary_folder import temporary_folder
 
 
 @pytest.fixture(autouse=True)
@@ -26,16 +25,3 @@ def test_a_name_leaves_room_for_the_paths_of_sockets(tmp_path):
     """A socket of Ray, some 64 bytes below such a folder, may have 107 bytes."""
     with temporary_folder(tmp_path) as folder:
         assert len(folder.name) <= 20
-
-
-@pytest.mark.parametrize("is_elsewhere", [False, True])
-def test_folders_of_a_use_are_removed_unless_they_are_young(tmp_path, monkeypatch, is_elsewhere):
-    parent = tmp_path if is_elsewhere else None
-    if is_elsewhere:
-        monkeypatch.setattr("tempfile.tempdir", "/nowhere")
-    (left := tmp_path / "use-left").mkdir()
-    (left / "part").write_bytes(b"1")
-    (young := tmp_path / "use-young").mkdir()
-    os.utime(left, (0, 0))
-    remove_left_folders("use-", parent)
-    assert list(tmp_path.iterdir()) == [young]
