@@ -1,7 +1,11 @@
 """What the workers of pytest-xdist share: locks, and folders that one of them makes for all."""
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+with suppress(ImportError):  # on Windows
+    # Once, as tests of file systems without locks replace it.
+    from fcntl import LOCK_EX, LOCK_SH, flock
 
 
 def common_folder(tmp_path_factory):
@@ -13,10 +17,8 @@ def common_folder(tmp_path_factory):
 @contextmanager
 def locked(path, *, exclusive=True):
     """Hold a lock while the block runs, with others where it is not exclusive; yield what releases it early."""
-    import fcntl
-
     with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        flock(lock, LOCK_EX if exclusive else LOCK_SH)
         yield lock.close
 
 
