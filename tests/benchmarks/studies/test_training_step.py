@@ -17,7 +17,7 @@ from overnet.errors import InputError
 SMALL = StepSetting(scale=2, batch=2, patch=8, threads=1)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_both_sides_learn_the_same_from_the_same_patches():
     """The same first loss, and one that falls: what differs is how it is computed."""
     losses = [[step() for _ in range(4)] for step in (make_step(SMALL), make_original_step(SMALL))]
@@ -25,7 +25,7 @@ def test_both_sides_learn_the_same_from_the_same_patches():
     assert all(each[-1] < each[0] for each in losses)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_both_sides_are_timed_in_turns():
     times = compare_steps(SMALL, rounds=2, warm_up=1)
     assert [len(times.seconds[side]) for side in (OVERNET, ORIGINAL)] == [2, 2]

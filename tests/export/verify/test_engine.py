@@ -46,7 +46,7 @@ def test_an_engine_for_triton_is_run_without_means(small_models, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scale", [2, 2.5])
+@pytest.mark.parametrize("scale", [pytest.param(2, marks=pytest.mark.weekly), 2.5])
 def test_an_engine_of_a_checkpoint_is_run_too(small_checkpoint, tmp_path, scale):
     found = exported(small_checkpoint, tmp_path, "fp16", scale=scale)
     assert found["error"] is None and found["remembered"]

@@ -396,7 +396,7 @@ def test_the_bundled_weights_on_set5(in_json):
 
 
 @needs_shared
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_half_precision_costs_the_bundled_weights_little(in_json, bundled_half):
     """Computed as a GPU does; the FP32 file compared with is the bundled one."""
     found = in_json("--data", SHARED / "sets/Set5", "--model", bundled_half(4), "--backend", "declared")["sets"][0]
