@@ -4,7 +4,7 @@
     python -m overnet.benchmarks.studies.segment_cost --length 250 --frames 2000
 
 A clip of moving photographs is upscaled in both ways in turn, each time in another order. Segments have the length that
-the program chooses, or one that is given; 250 frames are the shortest that it chooses. Given are the medians of the
+the program chooses, or one that is given; 240 frames are the shortest that it chooses. Given are the medians of the
 rounds: processor time of the user and the system, which other work on the machine changes less, the time that passes,
 and the bytes of the results.
 """

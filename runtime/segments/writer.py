@@ -47,7 +47,7 @@ class Cutting:
 
     is_wanted: bool = True
     seconds: float = 30.0
-    least_frames: int = 250
+    least_frames: int = 240
     frames: int | None = None
 
 

@@ -61,8 +61,9 @@ _H264 = ("libx264", "libopenh264", "h264_videotoolbox", "h264_nvenc", "h264_v4l2
 _HEVC = ("libx265", "libkvazaar", "hevc_videotoolbox", "hevc_nvenc")
 _AV1 = ("libsvtav1", "libaom-av1", "librav1e")
 _VP9 = ("libvpx-vp9",)
-# Frames between keyframes where the encoder's own default depends on the frame rate or on its version.
-_KEYFRAME_INTERVAL = "250"
+# Frames between keyframes, a multiple of 8: VP9's quality follows a pattern of 8 frames from the first one on, which a
+# segment then begins where one pass does. Elsewhere FFmpeg has 12, of which it is a multiple as well.
+_KEYFRAME_INTERVAL = "240"
 # What makes the first keyframe as good as one that one encoder makes behind other frames: rate control without such
 # frames gives it fewer bits. Options of encoders that begin a segment behind the first one.
 _CONTINUING = {
