@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from contextlib import contextmanager
 from pathlib import Path
 
 # Before the first import that starts threads. Libraries start one for each core, and those of two test processes, or
@@ -15,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 from overnet.system.cuda_device import cuda_device_count
-from tests.support.workers import common_folder, locked, once_for_all_workers
+from tests.support.workers import TimingAlone, once_for_all_workers
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -43,42 +42,18 @@ def pytest_collection_modifyitems(items):
     items.sort(key=markers.__getitem__)
 
 
-@contextmanager
-def _beside_other_workers(item, *, alone=False):
-    """Hold the lock under which a phase of a test runs: one that is to be alone waits until no other runs."""
-    if not hasattr(item.config, "workerinput"):
-        yield
-        return
-    folder = common_folder(item.config._tmp_path_factory)
-    with locked(folder / "queue.lock") as leave_queue, locked(folder / "run.lock", exclusive=alone):
-        # Until here a test that waits to be alone keeps others from beginning.
-        leave_queue()
-        yield
+def pytest_configure(config):
+    """Let tests with the marker `timing` run alone."""
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(TimingAlone())
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item):
     """Skip what needs a GPU where there is none, unless that is to be a failure: a broken one must not go unseen."""
     if item.get_closest_marker("needs_cuda") and not cuda_device_count():
         if os.environ.get("OVERNET_REQUIRE_CUDA") == "1":
             pytest.fail("OVERNET_REQUIRE_CUDA is set, and there is no NVIDIA GPU")
         pytest.skip("no NVIDIA GPU")
-    with _beside_other_workers(item):
-        return (yield)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_call(item):
-    """Run a test with the marker `timing` alone; not its fixtures, which may take a minute."""
-    with _beside_other_workers(item, alone=item.get_closest_marker("timing") is not None):
-        return (yield)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_teardown(item):
-    """Let no test be measured while another cleans up."""
-    with _beside_other_workers(item):
-        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 import os
 from contextlib import contextmanager, suppress
 
+import pytest
+
 with suppress(ImportError):  # on Windows
     # Once, as tests of file systems without locks replace it.
     from fcntl import LOCK_EX, LOCK_SH, flock
@@ -32,3 +34,37 @@ def once_for_all_workers(tmp_path_factory, name):
             folder.mkdir(exist_ok=True)
         yield folder, is_first
         done.touch()
+
+
+class TimingAlone:
+    """A plugin of a worker, by which the call of a test with the marker `timing` runs while no other worker runs any.
+
+    Its fixtures, which may take a minute, run beside others.
+    """
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item):
+        """Make fixtures while nothing is measured."""
+        with _beside_others(item):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        """Run a test beside others, or alone."""
+        with _beside_others(item, alone=item.get_closest_marker("timing") is not None):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item):
+        """Clean up while nothing is measured."""
+        with _beside_others(item):
+            return (yield)
+
+
+@contextmanager
+def _beside_others(item, *, alone=False):
+    folder = common_folder(item.config._tmp_path_factory)
+    with locked(folder / "queue.lock") as leave_queue, locked(folder / "run.lock", exclusive=alone):
+        # Until here a test that waits to be alone keeps others from beginning.
+        leave_queue()
+        yield
