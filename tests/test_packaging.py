@@ -170,7 +170,7 @@ IMPORTS = {
     "runtime.pipeline": "system",
     "runtime.tiling": f"files system {BASE}",
     "runtime.container": f"files {BASE}",
-    "runtime.video": f"runtime.container files imaging imaging.formats {BASE}",
+    "runtime.video": f"runtime.container files imaging imaging.formats system.scheduling {BASE}",
     "runtime.segments": f"runtime.container runtime.video {BELOW}",
     "runtime.plan": f"runtime.segments runtime.video.formats {BELOW}",
     "runtime.models": f"runtime.backends.base runtime.backends.registry {BELOW}",

@@ -29,6 +29,7 @@ from overnet.runtime.video.formats import (
 )
 from overnet.runtime.video.frame import UPRIGHT, Frame, VideoInfo
 from overnet.runtime.video.frame_times import FrameTimes
+from overnet.system.scheduling import scheduling_kept
 
 # H.264 stores the two sides of a pixel in 16 bits each.
 _MAX_ASPECT_TERM = 65535
@@ -124,7 +125,8 @@ class VideoTrack:
         # PyAV's default makes x264 divide every image into slices, which costs quality.
         self.stream.codec_context.thread_type = "AUTO"
         try:
-            self.stream.codec_context.open()
+            with scheduling_kept():
+                self.stream.codec_context.open()
         except (av.FFmpegError, ValueError) as error:
             raise open_failure(self._encoder, error, self.size) from error
 

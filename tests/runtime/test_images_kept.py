@@ -20,6 +20,7 @@ from overnet.errors import InputError
 from overnet.imaging.image_io import is_image_file
 from overnet.runtime.plan import Job, make_plan
 from overnet.runtime.upscale_file import upscale_image
+from overnet.system.scheduling import scheduling_kept
 from tests.conftest import SHARED, needs_shared
 from tests.support.clips import enlarged
 from tests.support.image_files import (
@@ -646,7 +647,7 @@ def avif_of_10_bits() -> bytes:
     codec = next((name for name in ("libsvtav1", "libaom-av1") if name in av.codecs_available), None)
     if codec is None:
         pytest.skip("this FFmpeg cannot make AV1")
-    with av.open(buffer, "w", format="avif") as output:
+    with scheduling_kept(), av.open(buffer, "w", format="avif") as output:
         stream = output.add_stream(codec, rate=1, options={"crf": "1"})
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p10le"
         output.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), 200, np.uint8))))

@@ -1,3 +1,5 @@
+import os
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -217,6 +219,22 @@ def test_codecs(tmp_path, source, codec, suffix, stored, capfd):
         for written, frame in zip(reader, given, strict=True):
             assert np.abs(written.rgb.astype(int) - enlarged(frame.rgb, 2)).mean() < 8
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="others cannot be given real-time scheduling")
+def test_no_encoder_gets_real_time_scheduling(tmp_path, source):
+    """SVT-AV1 took it for all threads of the process, and kept other processes from the processors."""
+
+    def policies():
+        return {os.sched_getscheduler(int(task.name)) for task in Path("/proc/self/task").iterdir()}
+
+    with VideoReader(source) as reader, open_writer(source, tmp_path / "out.mp4", codec="av1", scale=1) as writer:
+        assert writer.track.stream.codec_context.name == "libsvtav1"
+        assert policies() == {os.SCHED_OTHER}
+        for frame in reader:
+            writer.write(frame)
+        assert policies() == {os.SCHED_OTHER}
+        writer.finish()
 
 
 def test_a_frame_of_another_size_is_a_defect(tmp_path, source):
