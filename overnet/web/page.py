@@ -150,7 +150,7 @@ class Page:
         # Before the first `yield`, at which another call may run: that one ends this reading.
         job = tab.reading = WebJob(path, target, "open", self._most_seconds)
         yield closed
-        async for updates in self._follow(tab, job, self._readings):
+        async for updates in self._follow(tab, job):
             if job.is_cancelled:
                 break  # another file was dropped meanwhile, or this one removed from the page
             yield updates
@@ -176,8 +176,12 @@ class Page:
             self._run: gr.update(interactive=True, value="Upscale clip" if is_clip else "Upscale"),
         }
 
-    async def _follow(self, tab: _Tab, job: WebJob, queue: Jobs) -> AsyncIterator[Updates]:
-        """Add a job of a tab to a queue, and show its progress until it has ended."""
+    def _queue(self, job: WebJob) -> Jobs:
+        return self._readings if job.kind in ("open", "show") else self._jobs
+
+    async def _follow(self, tab: _Tab, job: WebJob) -> AsyncIterator[Updates]:
+        """Add a job of a tab to its queue, and show its progress until it has ended."""
+        queue = self._queue(job)
         tab.jobs.append(job)
         queue.add(job)
         try:
@@ -219,7 +223,7 @@ class Page:
             return
         self._end_reading(tab)
         job = tab.reading = WebJob(source.path, target, "show", self._most_seconds, start_seconds=float(at))
-        async for updates in self._follow(tab, job, self._readings):
+        async for updates in self._follow(tab, job):
             yield updates
         if job.is_cancelled or source is not tab.source:
             yield {self._status: "" if source is tab.source and tab.reading is None else gr.skip()}
@@ -261,7 +265,7 @@ class Page:
                     return
             before = tab.before
             job = self._new_job(tab, source, is_frame, model, size, factor, height, form)
-            async for updates in self._follow(tab, job, self._jobs):
+            async for updates in self._follow(tab, job):
                 yield updates
             if job.outcome is None or job.outcome["output"] is None:
                 yield {self._status: self._failure(job.error) if job.error else "<p>Cancelled.</p>", **idle}
@@ -317,13 +321,13 @@ class Page:
 
     def _cancel_job(self, request: gr.Request) -> None:
         for job in list(self._tab(request).jobs):
-            self._jobs.cancel(job)
+            self._queue(job).cancel(job)
 
     def _close(self, request: gr.Request) -> None:
         """End the jobs of a tab that was closed."""
         tab = self._tabs.pop(str(request.session_hash), _Tab())
         for job in list(tab.jobs):
-            self._jobs.cancel(job)
+            self._queue(job).cancel(job)
 
     def _failure(self, error: object) -> str:
         """Return an error's line, without the folder that the file lies in here."""

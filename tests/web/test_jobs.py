@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -53,6 +54,22 @@ def test_an_error_of_a_job_is_its_own_and_the_process_and_its_model_stay(jobs, t
     assert "broken.png" in finished(jobs, job(tmp_path / "broken.png", tmp_path / "b.png")).error
     assert finished(jobs, job(ROOT / "samples/harbour.png", tmp_path / "c.png")).error is None
     assert worker.is_running()
+
+
+def test_cancelling_in_a_tab_ends_what_it_reads_too(tmp_path):
+    """It was taken out of the other queue, where it is not."""
+    pytest.importorskip("gradio")
+    from overnet.web.files import TemporaryFiles
+    from overnet.web.page import Page
+
+    # They are not started, so that jobs wait.
+    page = Page(TemporaryFiles(1), Jobs("upscaling"), readings := Jobs("reading"), {}, most_seconds=1)
+    for end in (page._cancel_job, page._close):
+        request = SimpleNamespace(session_hash="tab")
+        page._tab(request).jobs.append(reading := job(tmp_path / "a.png", tmp_path / "b.png", kind="open"))
+        readings.add(reading)
+        end(request)
+        assert reading.is_cancelled and reading.ended.is_set()
 
 
 def test_a_process_that_ends_says_why_and_the_next_job_gets_another(jobs, large, tmp_path):
