@@ -94,14 +94,13 @@ class ClusterVideo:
     def _make_stated(self, folder: SegmentFolder, token: Path, ended: Callable[[], bool]) -> bool:
         """Make the segments that the times of packets state; return False where the frames are found to be others."""
         info, length = self.reader.info, folder.manifest.frames_per_segment
-        place = self.writer.placing()
         cuts = stated_cuts(
             self.job.source,
             length,
             first_pts=self.reader.first_pts,
             most=info.max_frames,
             rate=info.rate,
-            place=place or (lambda pts, duration: None),
+            place=self.writer.placing(),
         )
         before = set(folder.manifest.segments)
         as_stated: set[int] = set()

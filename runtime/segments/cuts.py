@@ -46,7 +46,7 @@ def stated_cuts(
     first_pts: int,
     most: int | None,
     rate: Fraction,
-    place: Callable[[int, int], int | None] = lambda pts, duration: None,
+    place: Callable[[int, int], int] | None = None,
 ) -> Iterator[Cut]:
     """Yield the segments by the times of the packets, without decoding, as soon as they are read.
 
@@ -59,7 +59,7 @@ def stated_cuts(
         first_pts: time of the first frame, in ticks of the stream; what comes before is left out.
         most: number of frames; None for all.
         rate: frames per second, which give the length of frames whose packets state none.
-        place: returns for pts and duration of each frame its time in the result, where that is another one.
+        place: returns for pts and duration of each frame its time in the result; None where that is the source's.
 
     Raises:
         UnclearTimesError: a time is missing or repeated, or the clock restarts.
@@ -69,7 +69,7 @@ def stated_cuts(
     begin_pts: int | None = None
     for index, (pts, duration) in enumerate(islice(_stated_times(path, first_pts, rate), most)):
         number, offset = divmod(index, length)
-        placed = place(pts, duration)
+        placed = None if place is None else place(pts, duration)
         if not offset and number:
             yield Cut(number - 1, begin_pts, before, last, is_last=False)
             before, begin_pts = last, placed
@@ -110,7 +110,7 @@ def decoded_cuts(
     reader: VideoReader,
     length: int,
     after: Position | None,
-    place: Callable[[int, int], int | None] | None = None,
+    place: Callable[[int, int], int] | None = None,
 ) -> Iterator[Cut]:
     """Yield the segments behind a frame by decoding all frames, which is slower than `stated_cuts`, and exact.
 
