@@ -1,5 +1,6 @@
 """Live sources and sinks through GStreamer pipelines, which OpenCV runs."""
 
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,13 +65,25 @@ def connect_rtsp_in_hardware(url: str, *, transport: str) -> Iterator[Iterator[C
 
 
 def _open_capture(pipeline: str) -> cv2.VideoCapture:
+    return cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER, _timeouts())
+
+
+@functools.cache
+def _timeouts() -> list[int]:
+    """Return the parameters that bound how long OpenCV waits for a pipeline; none before 4.7, which refuses them.
+
+    A pipeline without a device tells: a version that refuses them has started the pipeline by then, so that a camera
+    would be opened twice, and GStreamer's RTSP source may abort the process when it is stopped while it starts.
+    """
     timeouts: list[int] = []
     for name in ("CAP_PROP_OPEN_TIMEOUT_MSEC", "CAP_PROP_READ_TIMEOUT_MSEC"):
         if hasattr(cv2, name):
             timeouts += [getattr(cv2, name), int(OPEN_SECONDS * 1000)]
-    capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER, timeouts)
-    # Older versions of OpenCV refuse the timeouts.
-    return capture if capture.isOpened() else cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
+    capture = cv2.VideoCapture("videotestsrc num-buffers=1 ! appsink", cv2.CAP_GSTREAMER, timeouts)
+    try:
+        return timeouts if capture.isOpened() else []
+    finally:
+        capture.release()
 
 
 def _read(capture: cv2.VideoCapture) -> Iterator[CapturedFrame]:
