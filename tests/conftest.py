@@ -83,6 +83,15 @@ def small_models(small_checkpoint, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def distribution(tmp_path_factory):
+    """The source distribution and the wheel of this project, built once for all workers."""
+    from tests.support.distribution import build_copy, files_of
+
+    with once_for_all_workers(tmp_path_factory, "distribution") as (folder, is_first):
+        return build_copy(folder) if is_first else files_of(folder)
+
+
+@pytest.fixture(scope="session")
 def bundled_network(tmp_path_factory):
     """A function of an image and a scale: the result of the bundled network in PyTorch, computed once for all tests."""
     from overnet.network.checkpoint import load_checkpoint

@@ -18,23 +18,9 @@ ROOMS = {"overnet": ROOT / "overnet", "export": ROOT / "export", "runtime": ROOT
 ROOMS["benchmarks"] = ROOT / "benchmarks"
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    # From a copy of what git tracks, so that nothing lying about here gets in or makes up for what is missing.
-    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
-    for name in names.stdout.decode().splitlines():
-        if (ROOT / name).is_file() and not name.startswith("tests/"):
-            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / "source" / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, folder / "source"],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": ""},
-    )
-    (built,) = folder.glob("*.whl")
-    return built
+@pytest.fixture
+def wheel(distribution):
+    return distribution[1]
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def folder(tmp_path_factory):
     Clip(frames=images(100, 32, 24), rate=Fraction(1), pts=[number * 90_000 for number in range(100)]).make(
         path / "clip.mkv"
     )
-    write_onnx(path / "theirs.onnx", "rrdb")
+    write_onnx(path / "theirs.onnx", "compact_x4")
     torch.manual_seed(7)
     config = OverNetConfig(width=16, groups=2, blocks=1, expansion=2, overscale=5, squeeze=4)
     state = {"format": TRAINING_FORMAT, "model": OverNet(config).state_dict(), "average": {}, "config": asdict(config)}

@@ -3,7 +3,6 @@
 import fnmatch
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,16 +14,12 @@ import pytest
 
 import overnet
 from tests.conftest import ROOT
+from tests.support.distribution import build_copy, files_in_git
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 # Folders whose files of other kinds than these need a row in LICENSES.md.
 BUNDLING = ("overnet/", "export/", "runtime/", "benchmarks/", "samples/", "docs/", "tests/")
 OWN_TEXT = (".py", ".md")
-
-
-def files_in_git():
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
-    return [name for name in listed.stdout.decode().splitlines() if (ROOT / name).is_file()]
 
 
 def licence_patterns():
@@ -136,30 +131,22 @@ def test_files_and_commands_in_the_guide_for_contributors_exist():
     assert read and [name for name in read if name not in sources] == []
 
 
+def _digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 @pytest.mark.slow
-def test_two_builds_give_the_same_bytes_with_licences_and_what_readme_links_to(tmp_path):
+def test_two_builds_give_the_same_bytes_with_licences_and_what_readme_links_to(distribution, tmp_path):
     """The files of the two copies of the sources have other times and permissions."""
-    built = []
-    for number in (1, 2):
-        folder = tmp_path / str(number)
-        for name in files_in_git():
-            target = folder / "source" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, target)
-            target.chmod((target.stat().st_mode | 0o600) & (0o777 if number == 1 else 0o700))
-            os.utime(target, (1_700_000_000 * number, 1_700_000_000 * number))
-        environment = {**os.environ, "PYTHONPATH": "", "SOURCE_DATE_EPOCH": "1764288000"}
-        command = [sys.executable, "-m", "build", "--outdir", folder / "dist", folder / "source"]
-        subprocess.run(command, check=True, capture_output=True, env=environment)
-        files = (folder / "dist").iterdir()
-        built.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
-    sdist, wheel = f"overnet-{overnet.__version__}.tar.gz", f"overnet-{overnet.__version__}-py3-none-any.whl"
-    assert built[0] == built[1]
-    assert set(built[0]) == {sdist, wheel}
-    with zipfile.ZipFile(tmp_path / "1/dist" / wheel) as archive:
+    sdist, wheel = distribution
+    again = build_copy(tmp_path, permissions=0o700, seconds=1_600_000_000)
+    assert {path.name: _digest(path) for path in again} == {path.name: _digest(path) for path in distribution}
+    version = f"overnet-{overnet.__version__}"
+    assert (sdist.name, wheel.name) == (f"{version}.tar.gz", f"{version}-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
         licences = {name.rpartition("/licenses/")[2] for name in archive.namelist() if "/licenses/" in name}
     assert licences == {"LICENSE", "LICENSES.md"}
-    with tarfile.open(tmp_path / "1/dist" / sdist) as archive:
+    with tarfile.open(sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
     linked = {link for link in links if "://" not in link and not link.endswith("/")}

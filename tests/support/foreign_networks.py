@@ -129,14 +129,21 @@ class Compact(nn.Module):
         super().__init__()
         widths = [3, 16, 16, 16]
         layers = [layer for a, b in pairwise(widths) for layer in (nn.Conv2d(a, b, 3, padding=1), nn.PReLU(b, 0.1))]
-        self.body = nn.Sequential(*layers, nn.Conv2d(16, 12, 3, padding=1))
+        self.body = nn.Sequential(*layers, nn.Conv2d(16, 3 * self.scale**2, 3, padding=1))
         with torch.no_grad():
             self.body[-1].weight *= 0.3
             for layer in self.body[::2]:
                 layer.bias *= 0.1
 
     def forward(self, x):
-        return functional.pixel_shuffle(self.body(x), 2) + functional.interpolate(x, scale_factor=2, mode="nearest")
+        nearest = functional.interpolate(x, scale_factor=self.scale, mode="nearest")
+        return functional.pixel_shuffle(self.body(x), self.scale) + nearest
+
+
+class CompactX4(Compact):
+    """The same for x4."""
+
+    scale = 4
 
 
 class Span(nn.Module):
@@ -260,6 +267,7 @@ NETWORKS = {
     "edsr": Edsr,
     "rrdb": Rrdb,
     "compact": Compact,
+    "compact_x4": CompactX4,
     "span": Span,
     "large_kernels": LargeKernels,
     "windows": Windows,

@@ -39,9 +39,9 @@ def test_the_deployed_forms_are_as_fast_as_promised(model, scale):
 
     def times_as_fast(runtime):
         # Round by round, so that what slows a whole round down leaves the ratio alone.
-        times_ms = time_graphs(compared, runtime, rounds=5)
+        times_ms = time_graphs(compared, runtime, rounds=3)
         pairs = zip(times_ms["as-defined"], times_ms["default"], strict=True)
         return statistics.median(slow / fast for slow, fast in pairs)
 
-    assert times_as_fast("onnxruntime") >= {2: 1.8, 4: 3.5}[scale]
+    assert times_as_fast("onnxruntime") >= {2: 2.3, 4: 6}[scale]
     assert times_as_fast("openvino") >= 0.9

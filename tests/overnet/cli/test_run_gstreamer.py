@@ -40,7 +40,7 @@ def install(folder):
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("build", ".git", "*.egg-info", "tests", "__pycache__"))
     subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--system-site-packages", str(folder / "venv")], check=True)
     pip = [str(folder / "venv/bin/pip"), "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "install", str(copy), "numpy<2"], check=True, capture_output=True)
+    subprocess.run([*pip, "install", "--no-compile", str(copy), "numpy<2"], check=True, capture_output=True)
     # On a Jetson, which is aarch64, it is not asked for.
     subprocess.run([*pip, "uninstall", "-y", "opencv-python"], check=True, capture_output=True)
 

@@ -101,7 +101,6 @@ def test_a_model_that_is_slower_than_the_camera():
     assert report.latency.max_seconds < 0.6
 
 
-@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_server_that_freezes():
