@@ -96,7 +96,7 @@ class BackendError(OverNetError):
 
 
 class InterruptedRun(OverNetError):
-    """A run that the user stopped (Ctrl-C) before there was a result to keep."""
+    """A run that the user stopped (Ctrl-C); without a message where the lines on its results have said so."""
 
     exit_code = 130  # 128 + SIGINT, as shells report it
 

@@ -91,19 +91,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "overnet", *, owns_proce
         if arguments == ["--version"]:
             arguments, program = ["--version"], app
     try:
-        result = typer.main.get_command(program).main(
-            args=arguments or list(default_arguments), prog_name=prog, standalone_mode=False
-        )
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return result if isinstance(result, int) else 0
+        return _run(program, arguments or list(default_arguments), prog)
     except OverNetError as error:
-        print_error(error)
+        if str(error):
+            print_error(error)
         if owns_process and isinstance(error, InterruptedRun):
             # Not after the return, which releases the error and with it the backend: that waits for its image.
             _end_interrupted_process()
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):  # outside of a command's own function
+    except (KeyboardInterrupt, typer.Abort):
         print_error("interrupted")
         return InterruptedRun.exit_code
     except BrokenPipeError:  # a reader that is gone, such as `head`, needs no message
@@ -121,6 +117,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "overnet", *, owns_proce
         name = prog.removeprefix("overnet-") if prog in _PROGRAMS else arguments[0]
         print_error(line if isinstance(error, OSError) else f"{name}: {line}")
         return 1
+
+
+def _run(program: typer.Typer, arguments: list[str], prog: str) -> int:
+    result = typer.main.get_command(program).main(args=arguments, prog_name=prog, standalone_mode=False)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    if result == InterruptedRun.exit_code:
+        # Typer's for what came outside of a command's own function.
+        raise KeyboardInterrupt
+    return result if isinstance(result, int) else 0
 
 
 def _usage_message(error: Any, arguments: Sequence[str], prog: str) -> str:

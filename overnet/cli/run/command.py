@@ -191,7 +191,7 @@ def _conclude(
         typer.echo(json.dumps(report), err=on_stderr)
     ended_early = outcomes and outcomes[-1].is_last and outcomes[-1].input != plan.jobs[-1].source
     if ended_early or any(outcome.partial for outcome in outcomes):
-        raise typer.Exit(InterruptedRun.exit_code)
+        raise InterruptedRun
     if failures:
         raise typer.Exit(1)
 

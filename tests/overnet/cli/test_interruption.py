@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
+import typer.core
 
 from tests.conftest import ROOT, write_clip
 from tests.support.commands import command_line, environment, run_command
@@ -86,6 +87,19 @@ def test_while_modules_are_imported(tmp_path, sent):
         time.sleep(seconds)
         assert end(process, sent) == (130, "overnet: interrupted\n")
         assert {path.name for path in tmp_path.iterdir()} == {"in.png"}
+
+
+@pytest.mark.parametrize("method", ["make_context", "parse_args", "invoke"])
+@pytest.mark.parametrize(("program", "arguments"), [("overnet-run", ["in.png"]), ("overnet", ["info"])])
+def test_while_typer_reads_the_command_line(monkeypatch, program, arguments, method):
+    """Outside of a command's own function, Typer makes an exit code of it and says nothing."""
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(typer.core.TyperCommand, method, interrupted)
+    result = run_command(*arguments, program=program)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "overnet: interrupted\n")
 
 
 def _catches(pid, number):
