@@ -3,6 +3,7 @@
 Signals are handled before the commands are imported, which takes a quarter of a second.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -39,6 +40,9 @@ def run_program(prog: str = "overnet") -> NoReturn:
     """Run the command line of the program `prog`, and end this process with its exit code."""
     for number in ending_signals():
         signal.signal(number, _interrupt)
+        # What is registered first is called last, before Python gives up its handlers and unloads modules. For tenths
+        # of a second after all is written, a signal would end the process by itself.
+        atexit.register(signal.signal, number, signal.SIG_IGN)
     # A file that took the number of a closed standard stream would receive what libraries print.
     nothing = os.open(os.devnull, os.O_RDWR)
     while nothing < 3:

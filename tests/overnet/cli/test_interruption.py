@@ -102,6 +102,23 @@ def test_while_typer_reads_the_command_line(monkeypatch, program, arguments, met
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "overnet: interrupted\n")
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_while_python_unloads_its_modules(sent):
+    """All is written by then: the exit code is that of the work, and not that of the signal."""
+    code = (
+        "import os\n"
+        "class Late:\n"
+        "    kill, own = os.kill, os.getpid()\n"
+        "    def __del__(self):\n"
+        f"        self.kill(self.own, {int(sent)})\n"
+        "late = Late()\n"
+    )
+    command = command_line("--version", program="overnet")
+    command[2] = code + command[2].replace("; ", "\n")
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=30, check=False)
+    assert (result.returncode, result.stderr) == (0, "") and result.stdout.startswith("overnet ")
+
+
 def _catches(pid, number):
     """Tell whether a process has a handler of its own for a signal; Python's own for SIGINT counts not."""
     with Path(f"/proc/{pid}/status").open() as status:
