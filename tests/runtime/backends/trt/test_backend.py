@@ -85,7 +85,7 @@ def marked(name):
     return pytest.param(name, marks=pytest.mark.timing) if name == "three_slots_are_no_slower_than_one" else name
 
 
-@pytest.mark.parametrize("name", map(marked, CHECKS))
+@pytest.mark.parametrize("name", [marked(name) for name in CHECKS])
 def test_checks(name, engine, model):
     counted = run("check", name, engine, model, {"frames": 48})
     assert counted["pageable_copies"] == counted["null_stream_operations"] == 0
