@@ -1,7 +1,7 @@
 """Measure what segments cost in time and bytes: `overnet-run` against `overnet-run --no-resume`.
 
     python -m overnet.benchmarks.studies.segment_cost
-    python -m overnet.benchmarks.studies.segment_cost --length 250 --frames 2000
+    python -m overnet.benchmarks.studies.segment_cost --length 240 --frames 2000
 
 A clip of moving photographs is upscaled in both ways in turn, each time in another order. Segments have the length that
 the program chooses, or one that is given; 240 frames are the shortest that it chooses. Given are the medians of the
