@@ -28,7 +28,7 @@ def test_the_deployed_forms_cost_what_was_promised(model, scale):
 
 
 @pytest.mark.timing
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.weekly)])
 def test_the_deployed_forms_are_as_fast_as_promised(model, scale):
     """Many times as fast in ONNX Runtime, and as fast in OpenVINO.
 

@@ -258,7 +258,7 @@ def test_quiet_says_nothing(folder):
     [
         pytest.param([], [2, 3, 4], 600e6, marks=pytest.mark.weekly),
         # At this scale they take the most memory.
-        pytest.param(["--scale", "4"], [4], 600e6, marks=pytest.mark.slow),
+        pytest.param(["--scale", "4"], [4], 600e6, marks=pytest.mark.weekly),
         pytest.param(["--scale", "4", "--lean-memory"], [4], 450e6, marks=pytest.mark.slow),
     ],
 )

@@ -310,7 +310,7 @@ def test_workers_are_ended_with_a_run_that_is_interrupted(tmp_path, folder, weig
     [
         pytest.param(0.1, 0, marks=pytest.mark.weekly),
         (0.1, 2),
-        (1.5, 0),
+        pytest.param(1.5, 0, marks=pytest.mark.weekly),
         pytest.param(1.5, 2, marks=pytest.mark.weekly),
     ],
 )

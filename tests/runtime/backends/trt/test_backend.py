@@ -646,7 +646,7 @@ def checks_command(*arguments, env, program=("-m", "overnet.benchmarks.gpu_check
     )
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_the_command_that_checks_a_gpu(engine, model):
     options = ["--model", engine, "--reference", model, "--frames", 24, "--json"]
     result = checks_command(*options, env=stand_in_environment())
