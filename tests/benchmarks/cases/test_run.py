@@ -95,7 +95,8 @@ def test_figures_agree_with_what_is_known(request_for, tmp_path):
     assert result.latency.host.p50_ms == pytest.approx(40, rel=0.05)
     own_ms = [float(line) for line in record.read_text().split()]
     # Others at work now and then stretch a run, and with it the mean: it is compared with the method's own.
-    assert result.first_ms == pytest.approx(own_ms[0], rel=0.05)
+    # A single run, between whose two clocks others may be at work, as for 3 ms in CI.
+    assert own_ms[0] <= result.first_ms < own_ms[0] + 10
     own_ms = own_ms[-result.latency.host.runs :]
     assert result.latency.host.p50_ms == pytest.approx(np.median(own_ms), rel=0.05)
     assert result.images_per_second == pytest.approx(2000 / np.mean(own_ms), rel=0.05)

@@ -62,12 +62,13 @@ def test_variable_rate_stays_exact(tmp_path, suffix):
 
 @pytest.mark.skipif(not hasattr(av.VideoFrame, "duration"), reason="older PyAV does not tell durations")
 def test_the_last_frame_lasts_as_long_as_it_did(tmp_path):
-    source = Clip(pts=IRREGULAR).make(tmp_path / "in.mp4")
+    """Without reordered frames: MP4 derives the length of a track from times of decoding, which x264 chooses anew."""
+    source = Clip(pts=IRREGULAR, codec="mpeg4").make(tmp_path / "in.mp4")
     durations = []
-    for path in (source, upscale(source, tmp_path / "out.mp4").path):
+    for path in (source, upscale(source, tmp_path / "out.mp4", codec="mjpeg").path):
         stream = stream_of(path)
         durations.append(stream.duration * stream.time_base)
-    assert durations[0] == durations[1]
+    assert durations == [Fraction(IRREGULAR[-1] + 1001, 30000)] * 2
 
 
 def test_times_that_matroska_stores_exactly_are_not_said_to_be_rounded(tmp_path):
