@@ -144,8 +144,8 @@ def failures(command, count):
                 yield f"{site} {error!r}: {problem}"
 
 
-# How many calls fail here: fewer of the commands that take longer.
-_CALLS = {"info": 4, "export": 4, "report": 1, "train": 4, "eval": 10, "torch": 10}
+# How many calls fail here: fewer of the commands that take longer, and none of the report, which draws plots for each.
+_CALLS = {"info": 4, "export": 4, "train": 4, "eval": 10, "torch": 10}
 
 
 @pytest.mark.parametrize("name", ["png", "16-bit", "folder", "mp4", "y4m", "eval"])
@@ -154,7 +154,7 @@ def test_a_failing_call_is_one_line(name, material):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "report"])
 def test_any_failing_call_is_one_line(name, material):
     assert list(failures(Command(material, *COMMANDS[name]), _CALLS.get(name, 30))) == []
 

@@ -377,7 +377,7 @@ def test_the_real_clip(tmp_path):
 
 
 @needs_shared
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.timing
 @pytest.mark.timeout(1800)
 def test_what_the_pipeline_costs(tmp_path):
