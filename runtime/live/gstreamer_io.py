@@ -1,12 +1,11 @@
 """Live sources and sinks through GStreamer pipelines, which OpenCV runs."""
 
-import functools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import cv2
@@ -68,7 +67,7 @@ def _open_capture(pipeline: str) -> cv2.VideoCapture:
     return cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER, _timeouts())
 
 
-@functools.cache
+@cache
 def _timeouts() -> list[int]:
     """Return the parameters that bound how long OpenCV waits for a pipeline; none before 4.7, which refuses them.
 
