@@ -71,6 +71,15 @@ def test_the_last_frame_lasts_as_long_as_it_did(tmp_path):
     assert durations == [Fraction(IRREGULAR[-1] + 1001, 30000)] * 2
 
 
+@pytest.mark.skipif(not hasattr(av.VideoFrame, "duration"), reason="older PyAV does not tell durations")
+def test_the_last_frame_lasts_as_long_behind_reordered_ones(tmp_path):
+    """In Matroska, whose length is that of its frames, in milliseconds."""
+    source = Clip(pts=IRREGULAR, codec="mpeg4").make(tmp_path / "in.mp4")
+    with av.open(str(upscale(source, tmp_path / "out.mkv").path)) as container:
+        assert any(packet.pts != packet.dts for packet in container.demux(video=0) if packet.size)
+        assert abs(container.duration / av.time_base - (IRREGULAR[-1] + 1001) / 30000) <= 0.001
+
+
 def test_times_that_matroska_stores_exactly_are_not_said_to_be_rounded(tmp_path):
     """40 ms in a clock of 1/12800 s, as FFmpeg writes 25 frames a second into MP4."""
     source = Clip(frames=images(6), rate=Fraction(25)).make(tmp_path / "in.mp4")
