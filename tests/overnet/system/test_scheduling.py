@@ -26,8 +26,10 @@ def take_real_time():
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
 
 
-@pytest.mark.parametrize("policy", [os.SCHED_OTHER, os.SCHED_BATCH])
-def test_threads_get_the_scheduling_of_before(policy):
+@pytest.mark.parametrize("name", ["SCHED_OTHER", "SCHED_BATCH"])
+def test_threads_get_the_scheduling_of_before(name):
+    policy = getattr(os, name)
+
     def work():
         os.sched_setscheduler(0, policy, os.sched_param(0))
         with scheduling_kept():
