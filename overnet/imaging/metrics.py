@@ -15,7 +15,7 @@ from overnet.errors import InputError
 
 # ITU-R BT.601: white is 16 + 65.481 + 128.553 + 24.966 = 235. https://www.mathworks.com/help/images/ref/rgb2ycbcr.html
 _LUMA_OFFSET = 16.0
-_LUMA_WEIGHTS = (65.481, 128.553, 24.966)
+LUMA_WEIGHTS = (65.481, 128.553, 24.966)
 
 # The constants of Wang et al. for values of 0 to 255.
 _SSIM_WINDOW = 11
@@ -41,7 +41,7 @@ def luma(rgb: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     if rgb.dtype != np.uint8 and rgb.dtype.kind != "f":
         raise InputError(f"luma needs an image of uint8 or floats of 0 to 255, not {rgb.dtype}")
     red, green, blue = (rgb[..., channel].astype(np.float64) for channel in range(3))
-    weighted = _LUMA_WEIGHTS[0] * red + _LUMA_WEIGHTS[1] * green + _LUMA_WEIGHTS[2] * blue
+    weighted = LUMA_WEIGHTS[0] * red + LUMA_WEIGHTS[1] * green + LUMA_WEIGHTS[2] * blue
     return _LUMA_OFFSET + weighted / 255
 
 

@@ -49,6 +49,8 @@ class TrainSettings:
         optimiser: "adamp", "adam" or "muon".
         teacher_share: share of the loss, 0 to 1, that is taken against a teacher's output; the rest is taken against
             the true image. At a scale that has no teacher, the true image is the only target.
+        luma_share: share of the loss, 0 to 1, that is the error of the luma (BT.601), on which PSNR and SSIM are
+            measured and which the eye resolves best; the rest is the error of red, green and blue.
         int8: whether to train for INT8 (`overnet.training.fake_int8`): with weights and inputs of convolutions rounded
             as INT8 rounds them; for plain networks.
         loss: "l1", the mean absolute error of the paper, or "l2", the mean squared error, which PSNR measures. A
@@ -81,6 +83,7 @@ class TrainSettings:
     warm_up: int = 200
     optimiser: str = "adamp"
     teacher_share: float = 0.5
+    luma_share: float = 0.0
     int8: bool = False
     loss: str = "l1"
     clip: float = 10.0
@@ -159,8 +162,8 @@ def _problem(settings: TrainSettings) -> str | None:
         if getattr(settings, name) not in allowed:
             return f"{name} is {getattr(settings, name)!r}; it must be one of {', '.join(map(str, allowed))}"
     ranges = {
-        "fractional_share": (0, 1), "teacher_share": (0, 1), "patch": (8, 4096), "batch": (1, 1 << 20),
-        "accumulate": (1, 1 << 20),
+        "fractional_share": (0, 1), "teacher_share": (0, 1), "luma_share": (0, 1), "patch": (8, 4096),
+        "batch": (1, 1 << 20), "accumulate": (1, 1 << 20),
         "candidates": (1, 100), "learning_rate": (0, 100), "halve_every": (1, 1 << 40), "final_share": (0, 1),
         "warm_up": (0, 1 << 40), "clip": (0, math.inf), "ema": (0, 1 - 1e-9), "seed": (0, (1 << 63) - 1),
         "validate_every": (1, 1 << 40),
@@ -245,6 +248,12 @@ PRESETS: dict[str, TrainSettings] = {
     ),
     "multiscale": TrainSettings(),
     "distil": TrainSettings(
-        fractional_share=0.0, learning_rate=4e-3, warm_up=100, optimiser="muon", teacher_share=0.5, validate_every=1000
+        fractional_share=0.0,
+        learning_rate=4e-3,
+        warm_up=100,
+        optimiser="muon",
+        teacher_share=0.5,
+        luma_share=0.9,
+        validate_every=1000,
     ),
 }

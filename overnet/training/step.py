@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from overnet.errors import OverNetError
+from overnet.imaging.metrics import LUMA_WEIGHTS
 from overnet.network.family import Network
 from overnet.network.plain import PlainNet
 from overnet.training.distributed import Team
@@ -29,12 +29,18 @@ class Objective(nn.Module):
         model: the network.
         loss: "l1" or "l2".
         teacher_share: how much of the loss is against a teacher's outputs, where there are some.
+        luma_share: how much of the loss is the error of the luma; the rest is that of red, green and blue.
     """
 
-    def __init__(self, model: Network, loss: str, teacher_share: float = 0.0) -> None:
+    luma_weights: Tensor
+
+    def __init__(self, model: Network, loss: str, teacher_share: float = 0.0, luma_share: float = 0.0) -> None:
         super().__init__()
-        self.model, self.teacher_share = model, teacher_share
-        self.loss = {"l1": functional.l1_loss, "l2": functional.mse_loss}[loss]
+        self.model, self.teacher_share, self.luma_share = model, teacher_share, luma_share
+        self.penalty = {"l1": torch.abs, "l2": torch.square}[loss]
+        # Of grey, the luma's error is then that of red, green and blue.
+        weights = torch.tensor(LUMA_WEIGHTS) / sum(LUMA_WEIGHTS)
+        self.register_buffer("luma_weights", weights[:, None, None], persistent=False)
 
     def forward(
         self, low: Tensor, targets: list[Tensor], scales: list[float], teacher_targets: list[Tensor] | None = None
@@ -48,9 +54,17 @@ class Objective(nn.Module):
         for each, weight in ((targets, 1 - share), (teacher_targets or [], share)):
             if weight > 0:
                 pairs = zip(images, each, strict=True)
-                errors = [self.loss(image.float(), target.float() / 255) for image, target in pairs]
+                errors = [self._error(image.float() - target.float() / 255) for image, target in pairs]
                 total = total + weight * torch.stack(errors).mean()
         return total
+
+    def _error(self, difference: Tensor) -> Tensor:
+        """Return the mean penalty of the difference of two batches of images, N x 3 x H x W, as a scalar."""
+        error = self.penalty(difference).mean()
+        if self.luma_share > 0:
+            luma = (difference * self.luma_weights).sum(1)
+            error = torch.lerp(error, self.penalty(luma).mean(), self.luma_share)
+        return error
 
 
 class TrainStep:
@@ -71,7 +85,9 @@ class TrainStep:
         self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[autocast]
         if self.settings.compile:
             state.model.features = torch.compile(state.model.features)  # type: ignore[method-assign, assignment]
-        objective = Objective(state.model, self.settings.loss, self.settings.teacher_share)
+        objective = Objective(
+            state.model, self.settings.loss, self.settings.teacher_share, self.settings.luma_share
+        ).to(self.device)
         self.objective: nn.Module = objective
         if self.team.world > 1:
             self.objective = DistributedDataParallel(

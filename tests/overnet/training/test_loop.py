@@ -13,8 +13,11 @@ import torch
 import overnet.training.loop
 import overnet.training.state
 from overnet.errors import CheckpointError, InputError, InterruptedRun, OverNetError
+from overnet.imaging.metrics import luma
 from overnet.network.checkpoint import load_checkpoint, save_checkpoint
+from overnet.network.family import NETWORKS
 from overnet.network.model import OverNet
+from overnet.network.plain import PlainNet
 from overnet.training.data.packed_images import pack
 from overnet.training.data.teacher_targets import fill_targets
 from overnet.training.loop import pick_device, train
@@ -257,6 +260,26 @@ def test_accumulated_parts_are_the_whole_batch(tmp_path, images):
     parts = run(tmp_path / "parts", images, autocast="off", accumulate=4)
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(parts.model.state_dict()[name], tensor, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("loss", "power"), [("l1", 1), ("l2", 2)])
+def test_the_loss_mixes_the_errors_of_colours_and_luma_as_its_shares_say(loss, power):
+    generator = torch.Generator().manual_seed(0)
+    low, true, taught = (
+        torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=generator) for side in (8, 16, 16)
+    )
+    model = PlainNet(NETWORKS["realtime"])
+    mixed = Objective(model, loss, teacher_share=0.25, luma_share=0.75)(low, [true], [2.0], [taught])
+
+    result = model(low.float() / 255, 2.0).detach().numpy().transpose(0, 2, 3, 1).astype(np.float64)
+    expected = 0.0
+    for tensor, share in ((true, 0.75), (taught, 0.25)):
+        target = tensor.numpy().transpose(0, 2, 3, 1) / 255
+        colour_error = np.mean(np.abs(result - target) ** power)
+        # `luma` is for 0 to 255; white is 219 above black.
+        lumas = [np.stack([luma(image * 255) for image in images]) / 219 for images in (result, target)]
+        expected += share * (0.25 * colour_error + 0.75 * np.mean(np.abs(lumas[0] - lumas[1]) ** power))
+    assert mixed.item() == pytest.approx(expected, rel=1e-5)
 
 
 class Poisoned(Objective):
