@@ -3,6 +3,7 @@
 This is the reference for the converted file: written with NumPy, apart from the graph that `wrap` writes.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,7 @@ class Convention:
         multiple: height and width are padded to multiples of this.
         smallest: height and width are padded to at least this.
         fixed: the only height and width that the network takes; None where it takes any.
+        border: pixels that the network cuts off each side, as those without padding do; images get as many more.
     """
 
     scale: int
@@ -44,12 +46,21 @@ class Convention:
     multiple: int = 1
     smallest: int = 1
     fixed: tuple[int, int] | None = None
+    border: int = 0
+
+    @property
+    def largest(self) -> tuple[int, int] | None:
+        """The largest height and width of an image; None where there is no limit."""
+        if self.fixed is None:
+            return None
+        return self.fixed[0] - 2 * self.border, self.fixed[1] - 2 * self.border
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """Return the size that the network sees of an image."""
         if self.fixed is not None:
             return self.fixed
-        rows, columns = (-(-max(side, self.smallest) // self.multiple) * self.multiple for side in (height, width))
+        bordered = (max(side + 2 * self.border, self.smallest) for side in (height, width))
+        rows, columns = (-(-side // self.multiple) * self.multiple for side in bordered)
         return rows, columns
 
 
@@ -77,10 +88,10 @@ class Runner:
         try:
             self._session: Any = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own types
-            raise ArtifactError(f"ONNX Runtime cannot load it ({_reason(error)})") from error
+            raise ArtifactError(f"ONNX Runtime cannot load it: {_reason(error)}") from error
         self.version: str = f"ONNX Runtime {onnxruntime.__version__}"
         first = self._session.get_inputs()[0]
-        self._input, self._is_half = first.name, first.type == "tensor(float16)"
+        self._input, self.is_half = first.name, first.type == "tensor(float16)"
 
     def run(
         self, x: NDArray[Any], names: list[str] | None = None, others: dict[str, NDArray[Any]] | None = None
@@ -95,7 +106,7 @@ class Runner:
             ArtifactError: the graph fails; the message names the node.
         """
         try:
-            inputs = {self._input: x.astype(np.float16) if self._is_half else x, **(others or {})}
+            inputs = {self._input: x.astype(np.float16) if self.is_half else x, **(others or {})}
             outputs = self._session.run(names, inputs)
         except Exception as error:
             raise ArtifactError(_reason(error)) from error
@@ -103,9 +114,15 @@ class Runner:
 
 
 def _reason(error: Exception) -> str:
-    """Return ONNX Runtime's message without codes and source files, and with a node's own name."""
-    text = one_line(error).partition("] : ")[2].partition(" : ")[2] or one_line(error)
-    return text.replace("Non-zero status code returned while running", "it fails in").replace(PREFIX, "")
+    """Return ONNX Runtime's message without codes, source files and signatures, and with a node's own name."""
+    # As in "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code ...".
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
+    text = re.sub(r"/\S+\.\w+:\d+ (?:[^()]*\([^()]*\)(?: const)?)? *", "", text)
+    failed = re.match(r"Non-zero status code returned while running (\w+) node\. Name:'(.*?)' Status Message: ", text)
+    if failed is not None:
+        reason = re.sub(r"^\S.{,200}? was false\. ", "", text[failed.end() :])
+        text = f"the node {failed[2][:80]} ({failed[1]}) fails: {reason}"
+    return one_line(text.replace(PREFIX, ""))
 
 
 def to_network(image: NDArray[Any], convention: Convention) -> NDArray[np.float32]:
@@ -115,10 +132,13 @@ def to_network(image: NDArray[Any], convention: Convention) -> NDArray[np.float3
         planes = (image.astype(np.float32) @ np.asarray(LUMA, np.float32))[None]
     else:
         planes = (image[..., ::-1] if convention.colour == "bgr" else image).transpose(2, 0, 1).astype(np.float32)
-    missing = [after - side for after, side in zip(convention.padded(*image.shape[:2]), image.shape, strict=False)]
-    if min(missing) < 0:
-        raise ValueError(f"an image of {image.shape} for a network that takes {convention.fixed}")
-    padded = np.pad(planes, ((0, 0), (0, missing[0]), (0, missing[1])), mode="edge")
+    border = convention.border
+    missing = [
+        after - side - border for after, side in zip(convention.padded(*image.shape[:2]), image.shape, strict=False)
+    ]
+    if min(missing) < border:
+        raise ValueError(f"an image of {image.shape} for a network that takes {convention.largest}")
+    padded = np.pad(planes, ((0, 0), (border, missing[0]), (border, missing[1])), mode="edge")
     return np.ascontiguousarray(padded[None] * np.float32(factor) + np.float32(offset), np.float32)
 
 

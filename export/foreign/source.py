@@ -61,11 +61,11 @@ class ForeignSource:
             precision="fp32",
             weights_sha256=self._file.sha256,
             producer=f"overnet {__version__}",
-            foreign=Foreign(printable(self.path.name)[:200], largest=self._convention.fixed),
+            foreign=Foreign(printable(self.path.name)[:200], largest=self._convention.largest),
         )
         exact = wrapped(self._file, self._convention, artifact)
         progress("measuring how far the network sees", 0, 0)
-        with_means_named(exact, tensor_shapes(exact, *(self._convention.fixed or (_SIDE, _SIDE))))
+        with_means_named(exact, tensor_shapes(exact, *(self._convention.largest or (_SIDE, _SIDE))))
         tiles = measure_tiles(exact, self._convention)
         assert artifact.foreign is not None
         foreign = replace(artifact.foreign, margin=tiles.margin, align=tiles.align)
@@ -98,7 +98,5 @@ class ForeignSource:
 
     def _fitting(self, images: list[Image]) -> list[Image]:
         """Return the images, cut to the largest size that the network takes."""
-        if self._convention.fixed is None:
-            return images
-        height, width = self._convention.fixed
-        return [image[:height, :width] for image in images]
+        largest = self._convention.largest
+        return images if largest is None else [image[: largest[0], : largest[1]] for image in images]

@@ -73,14 +73,22 @@ def measure_tiles(model: onnx.ModelProto, convention: Convention) -> Tiles:
                 f"it weighs {len(means)} means over the whole image, and sees {margin} pixels besides: tiles get the "
                 "means of the whole image",
             )
+    if strips.seen is not None and convention.largest is None:
+        return Tiles(
+            None,
+            None,
+            1,
+            f"it sees {strips.seen} pixels to each side, but its results depend on the image's size as well, as those "
+            "of attention masks and resized maps do: images are upscaled whole, never in tiles",
+        )
     reason = _global_node(model, convention)
-    if convention.fixed is not None:
-        margin = min(convention.fixed) // _FIXED_SHARE // convention.multiple * convention.multiple
+    if convention.largest is not None:
+        margin = min(convention.largest) // _FIXED_SHARE // convention.multiple * convention.multiple
         return Tiles(
             margin,
             margin,
             convention.multiple,
-            f"it sees all of its {convention.fixed[1]}x{convention.fixed[0]} pixels ({reason}): tiles of "
+            f"it sees all of its {convention.largest[1]}x{convention.largest[0]} pixels ({reason}): tiles of "
             f"larger images overlap by {2 * margin}, and their seams may show",
         )
     return Tiles(None, None, 1, f"it sees the whole image ({reason}): images are upscaled whole, never in tiles")
@@ -93,6 +101,8 @@ class _Strips:
         self, model: onnx.ModelProto, convention: Convention, means: list[onnx.NodeProto] | None = None
     ) -> None:
         self._convention = convention
+        # How far it sees where a strip of one length is changed; None until this is measured, or where it sees all.
+        self.seen: int | None = None
         clip = next(node for node in model.graph.node if node.name == "clipped")
         result = clip.input[0]
         self._names = [node.output[0] for node in means or []]
@@ -110,7 +120,7 @@ class _Strips:
     def measured(self) -> tuple[int, int] | None:
         """Return the reach and the alignment; None where even a long strip is seen as a whole."""
         reach = 0
-        fixed = self._convention.fixed
+        fixed = self._convention.largest
         lengths: tuple[int, ...] = _LENGTHS if fixed is None else (min(fixed),)
         for length in lengths:
             found = [self._seen(_turned(strip, turn)) for strip in (self._strip(length),) for turn in range(4)]
@@ -119,8 +129,11 @@ class _Strips:
                 break
         else:
             return None
+        self.seen = reach
         # A grid that the padding shows is the least that there can be.
         for align in (each for each in MULTIPLES if each % self._convention.multiple == 0):
+            if fixed is None:
+                length = max(length, 4 * align)
             # An image that is filled up to a fixed size also changes near its end, as far as the network sees.
             ignored = 0 if fixed is None else reach + align
             cut = [self._noticed(_turned(self._strip(length), turn), align, ignored) for turn in range(4)]
@@ -133,8 +146,8 @@ class _Strips:
         random = np.random.default_rng(5)
         step = self._convention.multiple
         thickness = -(-max(_THICKNESS, self._convention.smallest) // step) * step
-        if self._convention.fixed is not None:
-            thickness = min(thickness, min(self._convention.fixed) // 2)
+        if self._convention.largest is not None:
+            thickness = min(thickness, min(self._convention.largest) // 2)
         noise = random.integers(0, 256, (thickness, length, 3), dtype=np.uint8)
         photographs = np.concatenate([image[:thickness] for image in sample_photographs()], axis=1)
         wide = np.tile(photographs, (1, -(-length // photographs.shape[1]), 1))
@@ -193,7 +206,7 @@ class _Strips:
 
 def _global_node(model: onnx.ModelProto, convention: Convention) -> str:
     """Return the node that most likely sees the whole image, for a message."""
-    shapes = tensor_shapes(model, *(convention.fixed or convention.padded(*_SHAPED)))
+    shapes = tensor_shapes(model, *(convention.largest or _SHAPED))
     means = []
     for node in model.graph.node:
         before, after = shapes.get(node.input[0], []) if node.input else [], shapes.get(node.output[0], [])

@@ -134,7 +134,8 @@ def _shifted(graph: GraphBuilder, x: str, offset: float, name: str) -> str:
 
 def _sizes(graph: GraphBuilder, planar: str, convention: Convention) -> tuple[str, str] | None:
     """Add what an image is padded by, and the size of the result without it; None where nothing is ever padded."""
-    if convention.multiple == convention.smallest == 1 and convention.fixed is None:
+    border = 2 * convention.border
+    if convention.multiple == convention.smallest == 1 and convention.fixed is None and border == 0:
         return None
     whole = graph.node("Shape", [planar], "size.all")
     bounds = [graph.constant(f"size.{name}", np.array([value], np.int64)) for name, value in (("from", 2), ("to", 4))]
@@ -143,7 +144,7 @@ def _sizes(graph: GraphBuilder, planar: str, convention: Convention) -> tuple[st
         padded = graph.constant("size.padded", np.array(convention.fixed, np.int64))
     else:
         multiple = convention.multiple
-        more = graph.constant("size.more", np.array([multiple - 1], np.int64))
+        more = graph.constant("size.more", np.array([multiple - 1 + border], np.int64))
         step = graph.constant("size.multiple", np.array([multiple], np.int64))
         least = -(-convention.smallest // multiple) * multiple
         counted = graph.node("Div", [graph.node("Add", [size, more], "size.raised"), step], "size.count")
@@ -153,7 +154,10 @@ def _sizes(graph: GraphBuilder, planar: str, convention: Convention) -> tuple[st
         is_larger = graph.node("Greater", [full, smallest], "size.is_larger")
         padded = graph.node("Where", [is_larger, full, smallest], "size.padded")
     missing = graph.node("Sub", [padded, size], "size.missing")
-    nothing = graph.constant("size.nothing", np.zeros(6, np.int64))
-    pads = graph.node("Concat", [nothing, missing], "size.pads", axis=0)
+    before = np.array([0, 0, convention.border, convention.border, 0, 0], np.int64)
+    if border:
+        at_start = graph.constant("size.border", before[2:4])
+        missing = graph.node("Sub", [missing, at_start], "size.missing_at_end")
+    pads = graph.node("Concat", [graph.constant("size.before", before), missing], "size.pads", axis=0)
     factor = graph.constant("size.scale", np.array([convention.scale], np.int64))
     return pads, graph.node("Mul", [size, factor], "size.upscaled")

@@ -260,6 +260,72 @@ class Unshuffle(nn.Module):
         )
 
 
+class Unpadded(nn.Module):
+    """Convolutions without padding, which cut off 7 pixels of each side (the upconv_7 of waifu2x)."""
+
+    scale, channels = 2, 3
+
+    def __init__(self, last_padding=3):
+        super().__init__()
+        widths = (3, 16, 16, 16, 16, 16, 16)
+        convolutions = [passing(nn.Conv2d(a, b, 3)) for a, b in pairwise(widths)]
+        self.body = nn.Sequential(*[layer for one in convolutions for layer in (one, nn.LeakyReLU(0.1))])
+        self.last = nn.ConvTranspose2d(16, 3, 4, stride=2, padding=last_padding)
+        kernel = torch.tensor([0.25, 0.75, 0.75, 0.25])
+        with torch.no_grad():
+            self.last.weight *= 0.1
+            for channel in range(3):
+                self.last.weight[channel, channel] += kernel[:, None] * kernel
+
+    def forward(self, x):
+        return self.last(self.body(x))
+
+
+class Pooling(nn.Module):
+    """Weighs features by a pooled map of them, of which a small image has no pixel (the ESA of RFDN and RLFN)."""
+
+    scale, channels = 2, 3
+
+    def __init__(self):
+        super().__init__()
+        self.first = passing(nn.Conv2d(3, 32, 3, padding=1))
+        self.reduce, self.mix = nn.Conv2d(32, 16, 3, stride=2), nn.Conv2d(16, 32, 3, padding=1)
+        self.grow = passing(nn.Conv2d(32, 12, 3, padding=1), 3, 1, 4)
+
+    def forward(self, x):
+        x = self.first(x)
+        found = self.mix(functional.max_pool2d(self.reduce(x), 7, 3))
+        found = functional.interpolate(found, x.shape[2:], mode="bilinear", align_corners=False)
+        return functional.pixel_shuffle(self.grow(x * (1 + 0.1 * torch.sigmoid(found))), 2)
+
+
+class Denoiser(nn.Module):
+    """Takes noise off an image, whose size stays (DnCNN)."""
+
+    scale, channels = 1, 3
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 3, 3, padding=1))
+
+    def forward(self, x):
+        return x - 0.2 * self.body(x)
+
+
+class Traced(nn.Module):
+    """Attention within windows of 8 x 8 whose number was computed in Python, so that the file keeps the example's."""
+
+    scale, channels = 2, 3
+
+    def __init__(self):
+        super().__init__()
+        self.windows = Windows()
+
+    def forward(self, x):
+        rows, columns = int(x.shape[2]), int(x.shape[3])
+        return self.windows(x.reshape(1, 3, rows, columns))
+
+
 # The range of each network's numbers is 0..1 unless it is given.
 NETWORKS = {
     "espcn": Espcn,
@@ -274,6 +340,10 @@ NETWORKS = {
     "attention": lambda: Edsr(attention=True),
     "statistics": Statistics,
     "unshuffle": Unshuffle,
+    "unpadded": Unpadded,
+    "pooling": Pooling,
+    "denoiser": Denoiser,
+    "traced": Traced,
 }
 
 

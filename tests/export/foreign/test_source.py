@@ -52,8 +52,8 @@ def files(folder):
 
 
 def converted(path, folder, precision="fp32", **options):
-    foreign = GIVEN.get(path.stem, ForeignOptions())
-    (file,) = export(path, folder, ExportOptions(precision=precision, foreign=foreign, **options), overwrite=True)
+    options = {"foreign": GIVEN.get(path.stem, ForeignOptions()), **options}
+    (file,) = export(path, folder, ExportOptions(precision=precision, **options), overwrite=True)
     return file
 
 
@@ -87,6 +87,52 @@ def in_pytorch(name, image):
     with torch.inference_mode():
         levels = network(name)(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255) * 255
     return levels[0].permute(1, 2, 0).clamp(0, 255).round().numpy().astype(int)
+
+
+def test_a_network_that_cuts_off_a_border(files, tmp_path):
+    """The image gets as many pixels on each side as the network cuts off, in tiles and in lower precision too."""
+    file = converted(files("unpadded"), tmp_path, foreign=ForeignOptions(input_range="0..1"))
+    assert "x2, RGB" in file.notes[0] and "images get 7 pixels on each side, which it cuts off" in file.notes[0]
+    image = photograph(41, 59)
+    expected = in_pytorch("unpadded", np.pad(image, ((7, 7), (7, 7), (0, 0)), mode="edge"))
+    for backend in ("openvino", "onnxruntime"):
+        assert np.abs(Upscaler(2, model=file.path, backend=backend)(image).astype(int) - expected).max() <= 1
+    image = photograph()
+    whole, tiled = (Upscaler(2, model=file.path, tile=tile)(image).astype(int) for tile in (0, 96))
+    assert np.abs(tiled - whole).max() <= 1
+    (half,) = export(file.path, tmp_path, ExportOptions(precision="fp16"))
+    assert TOLERANCES["fp16"].holds(half.parity)
+
+
+def test_a_declared_size_of_a_network_that_cuts_off_a_border(files, tmp_path):
+    file = converted(files("unpadded", size=(64, 80)), tmp_path, foreign=ForeignOptions(input_range="0..1"))
+    assert "any size, though 80x64 is declared" in file.notes[0] and "images get 7 pixels" in file.notes[0]
+
+
+def test_a_network_that_keeps_the_size(files, tmp_path):
+    """It passes an image on better in a range of 0 to 255, in which its weights do nothing, but takes the usual one."""
+    file = converted(files("denoiser"), tmp_path)
+    assert "x1, RGB, 0..1 in" in file.notes[0] and file.path.name == "denoiser_x1.onnx"
+    image = photograph(41, 59)
+    assert np.abs(Upscaler(1, model=file.path)(image).astype(int) - in_pytorch("denoiser", image)).max() <= 1
+
+
+def test_one_size_that_is_not_declared(files, tmp_path):
+    file = converted(files("traced"), tmp_path, foreign=ForeignOptions(input_range="0..1"))
+    assert "any size is declared, but it works for one only, 64x64 pixels only" in file.notes[0]
+    assert file.artifact.foreign.largest == (64, 64)
+    image = photograph(64, 64)
+    assert np.abs(Upscaler(2, model=file.path)(image).astype(int) - in_pytorch("traced", image)).max() <= 1
+    assert Upscaler(2, model=file.path)(photograph()).shape == (300, 400, 3)
+
+
+def test_pooling_that_needs_more_pixels_than_a_small_image_has(files, tmp_path):
+    """ONNX Runtime rounds the number of places up to one, or ends the process; OpenVINO refuses the image."""
+    file = converted(files("pooling"), tmp_path, foreign=ForeignOptions(input_range="0..1"))
+    assert "sides padded to at least 16" in file.notes[0]
+    assert "its results depend on the image's size as well" in file.notes[1]
+    for backend in ("openvino", "onnxruntime"):
+        assert Upscaler(2, model=file.path, backend=backend)(photograph(3, 5)).shape == (6, 10, 3)
 
 
 def test_bgr_in_another_range(files, tmp_path):
