@@ -112,8 +112,8 @@ def check_options(options: BenchmarkOptions) -> None:
         InputError: an option is out of range.
     """
     for scale in options.scales:
-        if not 2 <= scale <= _HIGHEST_SCALE:
-            raise InputError(f"scale is {scale}; it must be from 2 to {_HIGHEST_SCALE}")
+        if not 1 <= scale <= _HIGHEST_SCALE:
+            raise InputError(f"scale is {scale}; it must be from 1 to {_HIGHEST_SCALE}")
     for size in options.sizes:
         size.check()
     for precision in options.precisions:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overnet.cli.common import command, converted_model, print_error, print_status
+from overnet.cli.common import command, converted_model, own_scale, print_error, print_status
 from overnet.cli.options import (
     METHOD,
     OUTPUT,
@@ -106,13 +106,20 @@ class OutputOptions:
         return written
 
 
+def _own_scale(model: Path | None) -> int:
+    """Return the whole scale of a model file, and 2 for models of several scales."""
+    own = own_scale(model)
+    return int(own) if own is not None and own == int(own) else 2
+
+
 @command
 def bench_command(
     context: typer.Context,
     *,
     backend: BackendsOption = None,
     scale: Annotated[
-        list[int] | None, METHOD(metavar="N", help="Scale, 2 to 8; repeat for several. Default: 2.")
+        list[int] | None,
+        METHOD(metavar="N", help="Scale, 1 to 8; repeat for several. Default: the model's, or 2."),
     ] = None,
     size: Annotated[
         list[str] | None,
@@ -205,7 +212,7 @@ def bench_command(
         model = converted_model(model, display.announce, quiet=quiet)
     options = BenchmarkOptions(
         backends=list(dict.fromkeys(backend or ["auto"])),
-        scales=list(dict.fromkeys(scale or [2])),
+        scales=list(dict.fromkeys(scale or [_own_scale(model)])),
         sizes=[ImageSize(*parse_size("--size", text)) for text in dict.fromkeys(size or ["640x360"])],
         precisions=list(dict.fromkeys(precision or [])),
         model=None if model is None else model_path(model),

@@ -95,6 +95,16 @@ def converted_model(model: Path | None, announce: Progress, *, quiet: bool) -> P
     return own_model(model, on_progress=announce, on_note=note)
 
 
+def own_scale(model: Path | None) -> float | None:
+    """Return the only scale of a model file; None for a folder, a checkpoint or the bundled models."""
+    from overnet.evaluation.model_choice import describe, is_folder
+    from overnet.weights import model_path
+
+    path = model_path(model)
+    artifact = None if is_folder(path) else describe(path)
+    return None if artifact is None else artifact.scale
+
+
 def print_error(error: BaseException | str) -> None:
     """Print an error as one line on standard error."""
     print_status(f"overnet: {' '.join(str(error).split())}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from overnet.cli.common import command, converted_model, print_status
+from overnet.cli.common import command, converted_model, own_scale, print_status
 from overnet.cli.options import (
     METHOD,
     MODEL,
@@ -118,15 +118,16 @@ def evaluate_command(
 
 def _scales(scales: list[float] | None, model: Path | None) -> list[float]:
     """Return the given scales; without any the model file's own, or 2, 3 and 4 as in the papers."""
-    from overnet.evaluation.model_choice import describe, is_folder
-    from overnet.weights import model_path
+    from overnet.errors import InputError, printable
 
     if scales is None:
-        path = model_path(model)
-        if is_folder(path):
-            return [2, 3, 4]
-        artifact = describe(path)
-        return [2, 3, 4] if artifact is None else [plain_number(artifact.scale)]
+        own = own_scale(model)
+        if own == 1:
+            raise InputError(
+                f"{printable(model.name if model else '')} keeps the size of an image, and PSNR is measured of "
+                "enlarged ones: overnet-bench measures its speed"
+            )
+        return [2, 3, 4] if own is None else [plain_number(own)]
     for each in scales:
         check_range("--scale", each, 1.1)
     return list(dict.fromkeys(map(plain_number, scales)))

@@ -334,6 +334,15 @@ def test_a_scale_of_one(folder, overnet_eval):
         overnet_eval("--data", "set", "--scale", "1")
 
 
+def test_a_network_that_keeps_the_size(folder, overnet_eval, monkeypatch):
+    from tests.support.foreign_networks import write_onnx
+
+    monkeypatch.setenv("OVERNET_CACHE", "cache")
+    write_onnx("denoiser.onnx", "denoiser")
+    with pytest.raises(InputError, match=r"denoiser_x1\.onnx keeps the size of an image"):
+        overnet_eval("--data", "set", "--model", "denoiser.onnx")
+
+
 def test_sets_of_one_name_are_not_saved_over_one_another(folder, small_models, overnet_eval, in_json):
     shutil.copytree("set", "other/set")
     arguments = ["--data", "set", "--data", "other/set", "--scale", 2, "--model", small_models]
