@@ -12,7 +12,7 @@ from onnx import helper
 
 from overnet.errors import ArtifactError, InputError, printable
 from overnet.export.foreign.convention import RANGES, Convention, Runner, from_network, to_network
-from overnet.export.foreign.read import ForeignFile
+from overnet.export.foreign.read import CHECKED_SIDE, ForeignFile
 from overnet.export.options import ForeignOptions
 from overnet.export.precision.calibration import pairs_of
 from overnet.export.verify.comparison import in_openvino
@@ -29,6 +29,8 @@ _TRACED_SIDES = (64, 128, 256, 48, 32, 96, 192, 224, 320, 512)
 _SMALLEST_SIDES = (8, 12, 16, 24, 32, 48, 64, 96)
 _TINY = (4, 6)
 _LARGEST_SCALE = 64
+# A network is tried on images larger than it declares only where that is no more: larger ones take long.
+_LARGE_SIDE = 512
 # A result counts as an enlarged image from this PSNR to the original on; bicubic enlargement has 24 to 33 dB. The usual
 # range is only given up for one that is better by a margin, as networks without biases work in every range.
 _LEAST_PSNR_DB = 14.0
@@ -62,12 +64,11 @@ def find_convention(file: ForeignFile, options: ForeignOptions) -> tuple[Foreign
         raise InputError(f"{name}: --colour is for networks of three channels, and this one takes luma")
     declared = ""
     if file.shape[2] is not None or file.shape[3] is not None:
-        fixed = _fixed(file, runner, found, options)
-        freed = _freed(file, runner, fixed, options)
+        freed = _freed(file, found, options)
         if freed is None:
-            found = fixed
+            found = _fixed(file, runner, found, options)
         else:
-            declared = f"any size, though {file.shape[3]}x{file.shape[2]} is declared"
+            declared = f"any size, though {file.shape[3] or '?'}x{file.shape[2] or '?'} is declared"
             file, found = freed
     else:
         found = _free(file, runner, found, options, traced_sides=_TRACED_SIDES)
@@ -99,7 +100,7 @@ def _scale_and_border(
 ) -> tuple[int, int] | None:
     """Return the whole scale of a result, and how many pixels of the input are cut off each side; None without one.
 
-    A square image does not tell one from the other: there the scale is what is given, or the smallest possible.
+    A square image does not tell one from the other: there the scale is what is given, or the border is none.
     """
     if output.ndim != 4 or output.shape[:2] != (1, channels):
         return None
@@ -107,9 +108,11 @@ def _scale_and_border(
     if height != width:
         scale, rest = divmod(rows - columns, height - width)
     else:
-        scale, rest = int(given or -(-rows // height)), rows - columns
+        scale, rest = int(given or rows // height), rows - columns
     cut = scale * height - rows
     if rest or not 1 <= scale <= _LARGEST_SCALE or cut < 0 or cut % (2 * scale):
+        return None
+    if cut and height == width and given is None:
         return None
     return scale, cut // (2 * scale)
 
@@ -198,7 +201,7 @@ def _fixed(file: ForeignFile, runner: Runner, found: Convention, options: Foreig
     """Find the scale of a network that declares its size."""
     height, width = file.shape[2], file.shape[3]
     if height is None or width is None:
-        raise ArtifactError(f"{printable(file.path)}: one side of its input is fixed and the other is not")
+        raise ArtifactError(f"{printable(file.path)}: it needs one side of the size that it declares, and any other")
     reasons: list[str] = []
     scale_and_border = _try(runner, found, height, width, reasons, options.scale)
     if scale_and_border is None:
@@ -209,9 +212,7 @@ def _fixed(file: ForeignFile, runner: Runner, found: Convention, options: Foreig
     return replace(found, scale=scale, border=border, fixed=(height, width))
 
 
-def _freed(
-    file: ForeignFile, runner: Runner, fixed: Convention, options: ForeignOptions
-) -> tuple[ForeignFile, Convention] | None:
+def _freed(file: ForeignFile, found: Convention, options: ForeignOptions) -> tuple[ForeignFile, Convention] | None:
     """Return a network without the size that it declares; None where it depends on that size.
 
     Many files declare a size only because they were exported with an image of it.
@@ -222,22 +223,22 @@ def _freed(
     del model.graph.value_info[:]
     for value, names in ((image, ("n", "h", "w")), (model.graph.output[0], ("n", "H", "W"))):
         kind = value.type.tensor_type.elem_type
-        axes: list[int | str] = [names[0], fixed.channels, *names[1:]]
+        axes: list[int | str] = [names[0], found.channels, *names[1:]]
         value.CopyFrom(helper.make_tensor_value_info(value.name, kind, axes))
     content = model.SerializeToString()
-    assert fixed.fixed is not None
-    height, width = fixed.fixed
+    height, width = file.shape[2] or CHECKED_SIDE, file.shape[3] or CHECKED_SIDE
     try:
         free_runner = Runner(content, exactly=True)
         free = replace(file, content=content, shape=(None, file.shape[1], None, None))
-        found = _free(free, free_runner, replace(fixed, fixed=None, border=0), options)
-        step = found.multiple
-        rows, columns = (height // step + 3) * step, (width // step + 5) * step
-        columns += step if rows == columns else 0
-        if _try(free_runner, found, rows, columns, []) != (found.scale, found.border):
-            return None
-        x = np.random.default_rng(3).random((1, fixed.channels, height, width), np.float32)
-        theirs, ours = runner.run(x)[0], free_runner.run(x)[0]
+        found = _free(free, free_runner, found, options)
+        if max(height, width) <= _LARGE_SIDE:
+            step = found.multiple
+            rows, columns = (height // step + 3) * step, (width // step + 5) * step
+            columns += step if rows == columns else 0
+            if _try(free_runner, found, rows, columns, []) != (found.scale, found.border):
+                return None
+        x = np.random.default_rng(3).random((1, found.channels, height, width), np.float32)
+        theirs, ours = Runner(file.content).run(x)[0], Runner(content).run(x)[0]
         if theirs.shape != ours.shape or not np.allclose(theirs, ours, rtol=1e-3, atol=1e-4):
             return None
     except ArtifactError:

@@ -198,12 +198,15 @@ def _check_ends(model: onnx.ModelProto) -> tuple[int | None, int | None, int | N
         if len(values) != 1:
             named = ", ".join(printable(value.name)[:40] for value in values[:6])
             raise ArtifactError(f"it has {len(values)} {kind} ({named}), and one image in and one out are supported")
+    kinds = [value.type.tensor_type.elem_type for value in (inputs[0], model.graph.output[0])]
+    for end, kind in zip(("input", "output"), kinds, strict=True):
+        # Some files do not state the type of the output.
+        if kind not in (TensorProto.FLOAT, *HALVES) and (end == "input" or kind):
+            name = TensorProto.DataType.Name(kind) if kind else "no tensor"
+            raise ArtifactError(f"its {end} is {name}, and FLOAT or FLOAT16, N x 3 or 1 x H x W, are supported")
     tensor = inputs[0].type.tensor_type
-    if tensor.elem_type not in (TensorProto.FLOAT, *HALVES):
-        kind = TensorProto.DataType.Name(tensor.elem_type) if tensor.elem_type else "no tensor"
-        raise ArtifactError(f"its input is {kind}, and FLOAT or FLOAT16, N x 3 or 1 x H x W, are supported")
     sides = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim]
-    shape = " x ".join("?" if side is None else str(side) for side in sides)
+    shape = " x ".join("?" if side is None else str(side) for side in sides) or "of no stated shape"
     if len(sides) == 5 or (len(sides) == 4 and sides[1] not in (None, 1, 3, 4) and (sides[1] or 0) % 3 == 0):
         raise ArtifactError(f"its input is {shape}: several frames at once are not supported")
     is_last = len(sides) == 4 and sides[1] not in (1, 3) and sides[3] in (1, 3)

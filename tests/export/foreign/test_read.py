@@ -17,7 +17,17 @@ def nearest(times=2, channels=3):
     return [helper.make_node("Resize", ["x", "", "factors"], ["y"], name="grow", mode="nearest")], [factors]
 
 
-def write(path, nodes=None, constants=(), *, shape=("n", 3, "h", "w"), kind=TensorProto.FLOAT, opset=17, domains=()):
+def write(
+    path,
+    nodes=None,
+    constants=(),
+    *,
+    shape=("n", 3, "h", "w"),
+    kind=TensorProto.FLOAT,
+    result=None,
+    opset=17,
+    domains=(),
+):
     """Write a model with the input x and the output y; without nodes one that enlarges by the nearest pixels."""
     if nodes is None:
         nodes, constants = nearest()
@@ -25,7 +35,7 @@ def write(path, nodes=None, constants=(), *, shape=("n", 3, "h", "w"), kind=Tens
     extra = {name for node in nodes for name in node.input if name.startswith("other")}
     inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in sorted(extra)]
     graph = helper.make_graph(
-        nodes, "theirs", inputs, [helper.make_tensor_value_info("y", kind, None)], list(constants)
+        nodes, "theirs", inputs, [helper.make_tensor_value_info("y", result or kind, None)], list(constants)
     )
     imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(name, 1) for name in domains)]
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
@@ -65,6 +75,11 @@ CASES = {
     "last": ({"shape": ("n", "h", "w", 3)}, "export it with N x 3 x H x W"),
     "batch": ({"shape": (8, 3, "h", "w")}, "8 images at once"),
     "levels": ({"kind": TensorProto.UINT8}, "its input is UINT8"),
+    "levels out": (
+        {"nodes": identity_like("Cast", to=TensorProto.UINT8), "result": TensorProto.UINT8},
+        "its output is UINT8, and FLOAT or FLOAT16",
+    ),
+    "no shape": ({"shape": None}, "its input is of no stated shape, and N x 3"),
     "old": ({"opset": 9}, "opset 9 is not supported, and 11 to 25 are"),
     "huge": (huge(), "the node odd .Expand. makes [0-9,]+ numbers of a small image"),
 }
@@ -174,6 +189,19 @@ def test_a_range_and_a_multiple_are_found(tmp_path):
     assert "sides padded to multiples of 2" in line
     with pytest.raises(ArtifactError, match="upscales no image with sides in multiples of 3"):
         found_in(tmp_path / "theirs.onnx", multiple=3)
+
+
+def test_scales_that_are_not_whole_are_refused(tmp_path):
+    """The result of a square image does not pass for that of a network which cuts off a border."""
+    nodes, constants = nearest(1.5)
+    for shape in (("n", 3, "h", "w"), (1, 3, 64, 64)):
+        with pytest.raises(ArtifactError, match=r"it makes 1 x 3 x \d+ x \d+ of 1 x 3 x|does not upscale: it makes"):
+            found_in(write(tmp_path / "theirs.onnx", nodes, constants, shape=shape))
+
+
+def test_one_side_that_is_declared(tmp_path):
+    convention, line = found_in(write(tmp_path / "theirs.onnx", shape=("n", 3, 64, "w")))
+    assert convention.scale == 2 and "any size, though ?x64 is declared" in line
 
 
 def test_results_that_are_no_images_are_refused(tmp_path):
