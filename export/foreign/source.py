@@ -63,18 +63,21 @@ class ForeignSource:
             producer=f"overnet {__version__}",
             foreign=Foreign(printable(self.path.name)[:200], largest=self._convention.largest),
         )
-        exact = wrapped(self._file, self._convention, artifact)
-        progress("measuring how far the network sees", 0, 0)
-        with_means_named(exact, tensor_shapes(exact, *(self._convention.largest or (_SIDE, _SIDE))))
-        tiles = measure_tiles(exact, self._convention)
-        assert artifact.foreign is not None
-        foreign = replace(artifact.foreign, margin=tiles.margin, align=tiles.align)
-        artifact = replace(artifact, reach=tiles.reach, foreign=foreign)
-        if not artifact.has_means:
-            without_means_named(exact)
-        lowered = lower_foreign(
-            exact, artifact, self._precision, self._fitting(images), self._options.calibration, progress
-        )
+        try:
+            exact = wrapped(self._file, self._convention, artifact)
+            progress("measuring how far the network sees", 0, 0)
+            with_means_named(exact, tensor_shapes(exact, *(self._convention.largest or (_SIDE, _SIDE))))
+            tiles = measure_tiles(exact, self._convention)
+            assert artifact.foreign is not None
+            foreign = replace(artifact.foreign, margin=tiles.margin, align=tiles.align)
+            artifact = replace(artifact, reach=tiles.reach, foreign=foreign)
+            if not artifact.has_means:
+                without_means_named(exact)
+            lowered = lower_foreign(
+                exact, artifact, self._precision, self._fitting(images), self._options.calibration, progress
+            )
+        except ArtifactError as error:
+            raise ArtifactError(f"{printable(self.path)}: {error}") from error
         return replace(lowered, notes=(self._found, tiles.note, *lowered.notes))
 
     def check(self, file: Path, graph: LoweredGraph, images: list[Image], *, name: str) -> Parity:
