@@ -164,7 +164,10 @@ class Artifact:
         """
         entries = {key[len(_PREFIX) :]: value for key, value in metadata.items() if key.startswith(_PREFIX)}
         if "scale" not in entries:
-            raise ArtifactError(f"{name}: an ONNX file, but not one that overnet-export made (it states no scale)")
+            raise ArtifactError(
+                f"{name}: an ONNX file of another program (it states no scale): give the file itself, with a name that "
+                "ends in .onnx, or a folder that overnet-export converted it into"
+            )
         try:
             version = int(entries["format"])
             artifact = cls(
