@@ -206,7 +206,11 @@ class _Work:
             errors = [str(error)]
         if errors:
             raise BuildError(f"{title} cannot read the graph: {one_line(errors[0])}")
-        if build.inputs == [_INPUT] and build.outputs == [_OUTPUT]:
+        # Some graphs of other programs compute for one image only.
+        is_for_one = bool(build.outputs) and build.outputs[0] == replace(_OUTPUT, shape=(1, *_OUTPUT.shape[1:]))
+        if is_for_one and self.profile.batch > 1:
+            raise BuildError(f"{title} cannot use the graph for {self.profile.batch} images: it is for one at once")
+        if build.inputs == [_INPUT] and (is_for_one or build.outputs == [_OUTPUT]):
             return 0
         channels = build.outputs[-1].shape[1] if build.outputs and len(build.outputs[-1].shape) == 4 else 0
         given, means = (Tensor(name, "FLOAT", (-1, channels, 1, 1)) for name in (GIVEN_MEANS_NAME, MEANS_NAME))

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import onnx
-from onnx import helper, version_converter
+from onnx import helper, numpy_helper, version_converter
 
 from overnet.errors import InputError, one_line, require
 from overnet.export.foreign.declared import levels_declared, upscaled_declared
@@ -29,6 +29,10 @@ _SUMS = (
     *("ReduceMean", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"),
     *("Pow", "Sqrt", "Exp", "Log", "Reciprocal", "GridSample"),
 )
+# What rearranges numbers, and does not change them.
+_MOVES = ("Expand", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Slice", "Tile")
+# Half the smallest number of FP16: what is smaller is rounded to 0.
+_SMALLEST_HALF = 2.0**-25
 # Opset from which quantised numbers may have FP16 steps.
 _INT8_OPSET = 19
 
@@ -95,7 +99,29 @@ def _staying(exact: onnx.ModelProto) -> set[str]:
         or any(name in square_roots for name in node.output)
         # What is computed of the image's size alone, such as the factors of a resize.
         or not any(name in changing and types.get(name) == FLOAT for name in node.output)
+    } | _guarded_divisions(exact)
+
+
+def _guarded_divisions(exact: onnx.ModelProto) -> set[str]:
+    """Return the names of divisions by what a small number keeps above 0, and of the nodes between.
+
+    FP16 rounds such a number to 0, as the 1e-12 by which PyTorch normalises, and a dark image would be divided by it.
+    """
+    rounded_to_zero = {
+        constant.name
+        for constant in exact.graph.initializer
+        if constant.data_type == FLOAT and 0 < abs(numpy_helper.to_array(constant)).max(initial=0) < _SMALLEST_HALF
     }
+    guarded, found = set[str](), set[str]()
+    for node in exact.graph.node:
+        begins = node.op_type in ("Add", "Clip", "Max") and any(name in rounded_to_zero for name in node.input)
+        goes_on = node.op_type in _MOVES and node.input[0] in guarded
+        divides = node.op_type in ("Div", "Reciprocal") and node.input[-1] in guarded
+        if begins or goes_on or divides:
+            found.add(node.name)
+        if begins or goes_on:
+            guarded.update(node.output)
+    return found
 
 
 def _halved(exact: onnx.ModelProto, precision: str, images: list[Image]) -> tuple[onnx.ModelProto, list[str]]:

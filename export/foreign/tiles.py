@@ -123,8 +123,10 @@ class _Strips:
         fixed = self._convention.largest
         lengths: tuple[int, ...] = _LENGTHS if fixed is None else (min(fixed),)
         for length in lengths:
-            found = [self._seen(_turned(strip, turn)) for strip in (self._strip(length),) for turn in range(4)]
-            reach = max(found)
+            strip, reach = self._strip(length), 0
+            for turn in range(4):
+                if reach < length // 2 * _SURE:
+                    reach = max(reach, self._seen(_turned(strip, turn)))
             if reach < length // 2 * _SURE:
                 break
         else:

@@ -312,6 +312,21 @@ class Denoiser(nn.Module):
         return x - 0.2 * self.body(x)
 
 
+class Normalised(nn.Module):
+    """Features of length 1 at each pixel, where 1e-12 keeps a length above 0 (FDAT, Swin v2)."""
+
+    scale, channels = 2, 3
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.grow = passing(nn.Conv2d(19, 12, 3, padding=1), 3, 1, 4)
+
+    def forward(self, x):
+        found = functional.normalize(functional.relu(self.first(x)), dim=1)
+        return functional.pixel_shuffle(self.grow(torch.cat([x, 0.1 * found], 1)), 2)
+
+
 class Traced(nn.Module):
     """Attention within windows of 8 x 8 whose number was computed in Python, so that the file keeps the example's."""
 
@@ -344,6 +359,7 @@ NETWORKS = {
     "pooling": Pooling,
     "denoiser": Denoiser,
     "traced": Traced,
+    "normalised": Normalised,
 }
 
 

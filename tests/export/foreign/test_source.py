@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from overnet.errors import InputError
-from overnet.export.engine.build import build_engine
+from overnet.export.engine.build import BuildError, build_engine
 from overnet.export.engine.profile import make_profile
 from overnet.export.exporter import export
 from overnet.export.options import CalibrationOptions, ExportOptions, ForeignOptions
@@ -133,6 +133,26 @@ def test_pooling_that_needs_more_pixels_than_a_small_image_has(files, tmp_path):
     assert "its results depend on the image's size as well" in file.notes[1]
     for backend in ("openvino", "onnxruntime"):
         assert Upscaler(2, model=file.path, backend=backend)(photograph(3, 5)).shape == (6, 10, 3)
+
+
+def test_division_by_what_a_small_number_keeps_above_zero(files, tmp_path):
+    """In FP16 the number would be 0, and the result of a black image undefined."""
+    file = converted(files("normalised"), tmp_path, "fp16", foreign=ForeignOptions(input_range="0..1"))
+    assert TOLERANCES["fp16"].holds(file.parity)
+    black = np.zeros((24, 32, 3), np.uint8)
+    exact = converted(files("normalised"), tmp_path, foreign=ForeignOptions(input_range="0..1"))
+    results = [Upscaler(2, model=each.path)(black).astype(int) for each in (file, exact)]
+    assert np.abs(results[0] - results[1]).max() <= 1
+
+
+def test_an_engine_of_a_network_for_one_image(files, tmp_path):
+    """It computes for one image at once, as the number of images in it was that of the example."""
+    pytest.importorskip("tensorrt_rtx")
+    file = converted(files("traced"), tmp_path, "fp16", foreign=ForeignOptions(input_range="0..1"))
+    content, profile = file.path.read_bytes(), make_profile("64x64")
+    assert build_engine(content, profile, target="tensorrt-rtx").serialized
+    with pytest.raises(BuildError, match="cannot use the graph for 2 images: it is for one at once"):
+        build_engine(content, make_profile("64x64", 2), target="tensorrt-rtx")
 
 
 def test_bgr_in_another_range(files, tmp_path):
