@@ -36,6 +36,8 @@ _CONFIG_KEY, _ARCHITECTURE_KEY = "overnet.config", "overnet.architecture"
 
 # The original's frozen layers that subtract and add the mean colour, which is a constant of `OverNet`.
 _MEAN_LAYERS = ("sub_mean.shifter", "add_mean.shifter")
+# What the errors about other networks end with.
+_OTHER_NETWORKS = "export another program's network as an ONNX file, as docs/other-models.md shows"
 
 # The original's names as patterns, in which numbers count from 1, and the names here.
 _NAMES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
@@ -162,7 +164,7 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if isinstance(content, Mapping) and isinstance(content.get("model_state_dict"), Mapping):
         content = content["model_state_dict"]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{path}: a PyTorch file, but it holds no model_state_dict")
+        raise CheckpointError(f"{path}: a PyTorch file, but it holds no model_state_dict; {_OTHER_NETWORKS}")
     return {str(name): tensor for name, tensor in content.items()}, metadata
 
 
@@ -224,7 +226,7 @@ def _translated(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 ours[f"{translate(match)}.{_TENSORS[leaf]}"] = tensor
                 break
         else:
-            raise CheckpointError(f"another network's checkpoint: {name} is no tensor of OverNet")
+            raise CheckpointError(f"another network's checkpoint: {name} is no tensor of OverNet; {_OTHER_NETWORKS}")
     return ours
 
 

@@ -236,7 +236,9 @@ def check_precision(precision: str, supported: tuple[str, ...], *, backend: str)
         BackendError: it does not.
     """
     if precision not in supported:
-        raise BackendError(f"{backend} computes here in {' or '.join(supported)}, not in {precision!r}")
+        is_exported = precision in ("fp16", "int8")
+        hint = f": overnet-export --precision {precision} makes a file that does" if is_exported else ""
+        raise BackendError(f"{backend} computes here in {' or '.join(supported)}, not in {precision!r}{hint}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

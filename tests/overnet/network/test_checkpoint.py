@@ -199,12 +199,12 @@ def test_pickled_module_is_refused(model, tmp_path):
 
 def test_foreign_network(tmp_path):
     torch.save(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)).state_dict(), tmp_path / "foreign.pth")
-    assert_refused(tmp_path / "foreign.pth", "another network", "0.weight")
+    assert_refused(tmp_path / "foreign.pth", "another network", "0.weight", "docs/other-models.md")
 
 
 def test_no_state_dict(tmp_path):
-    torch.save({"step": 3}, tmp_path / "nothing.pth")
-    assert_refused(tmp_path / "nothing.pth", "model_state_dict")
+    torch.save({"params_ema": {"conv.weight": torch.ones(1)}}, tmp_path / "nothing.pth")
+    assert_refused(tmp_path / "nothing.pth", "model_state_dict", "docs/other-models.md")
 
 
 @needs_shared
