@@ -227,6 +227,8 @@ def _teachers(
     from overnet.training.data.teacher import teacher_targets
     from overnet.training.data.teacher_targets import TeacherTargets
 
+    if state.settings.int8 and files:
+        raise InputError("--teacher: a network that is trained for INT8 learns from its own outputs in FP32")
     whole = [int(scale) for scale in state.settings.scales if scale == int(scale)]
     if state.step and not files:
         return {scale: TeacherTargets(images, scale, sha256) for scale, sha256 in state.teachers.items()}
@@ -284,7 +286,7 @@ def _state(
     """Load the run in the folder, or make a new one."""
     import torch
 
-    from overnet.errors import CheckpointError, OutputError
+    from overnet.errors import CheckpointError, InputError, OutputError
     from overnet.network.checkpoint import folded, load_checkpoint, weights_sha256
     from overnet.network.family import NETWORKS, build, network_name
     from overnet.network.model import OverNetConfig
@@ -301,6 +303,8 @@ def _state(
     if state is not None:
         _check_resumed(state, settings, run)
         return state
+    if settings.int8 and run.start is None:
+        raise InputError("--set int8=true trains a network on; give its weights with --from")
     torch.manual_seed(settings.seed)
     if run.start is None:
         shape = NETWORKS[settings.network]

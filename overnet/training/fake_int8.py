@@ -4,7 +4,9 @@ Levels as in `overnet.export.precision.quantizer`: 127 on each side of 0, or 255
 one step for each output channel of a weight, and one for each channel of an input, from its largest magnitude on some
 images, because the export scales the channels to one range (`overnet.export.precision.int8`). The first convolution
 is not quantised. Rounding has no gradient, so that of the unrounded numbers is taken (the straight-through estimator:
-Bengio et al. 2013, https://arxiv.org/abs/1308.3432), except for inputs beyond the range.
+Bengio et al. 2013, https://arxiv.org/abs/1308.3432), except for inputs beyond the range. What rounding adds is a share
+of the step, so that the step has a gradient too, by which the network learns small ranges (Esser et al. 2020,
+https://arxiv.org/abs/1902.08153).
 """
 
 import numpy as np
@@ -49,9 +51,8 @@ class FakeInt8:
     def measure_ranges(self, model: PlainNet) -> None:
         """Measure each input's range with the present weights; do so after every change of these."""
         self._largest, self._measures = {}, True
-        with torch.no_grad():
-            for images in self._images:
-                model.upscale_to(images, [model.config.scales[0]])
+        for images in self._images:
+            model.upscale_to(images, [model.config.scales[0]])
         self._measures = False
 
     def __call__(self, name: str, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,11 +71,12 @@ class FakeInt8:
         largest = self._largest[name].view(1, -1, 1, 1)
         largest = torch.maximum(largest, largest.amax() / LARGEST_CHANNEL_FACTOR)
         scaled = weight * largest
-        steps = scaled.detach().abs().amax((1, 2, 3), keepdim=True) / _LARGEST_LEVEL
+        steps = scaled.abs().amax((1, 2, 3), keepdim=True) / _LARGEST_LEVEL
         return _rounded(x.clamp(-largest, largest), largest / self._levels), _rounded(scaled, steps) / largest
 
 
 def _rounded(x: Tensor, step: Tensor) -> Tensor:
-    """Round to multiples of a step; the gradient passes unchanged. A step of 0 is for zeros alone."""
+    """Round to multiples of a step, with the gradients of `x + error * step`. A step of 0 is for zeros alone."""
     step = torch.where(step > 0, step, 1.0)
-    return x + (torch.round(x.detach() / step) * step - x.detach())
+    quotient = (x / step).detach()
+    return x + (torch.round(quotient) - quotient) * step

@@ -52,7 +52,8 @@ class TrainSettings:
         luma_share: share of the loss, 0 to 1, that is the error of the luma (BT.601), on which PSNR and SSIM are
             measured and which the eye resolves best; the rest is the error of red, green and blue.
         int8: whether to train for INT8 (`overnet.training.fake_int8`): with weights and inputs of convolutions rounded
-            as INT8 rounds them; for plain networks.
+            as INT8 rounds them, and the outputs of the network as it was at the beginning, in FP32, as the only
+            targets; for plain networks.
         loss: "l1", the mean absolute error of the paper, or "l2", the mean squared error, which PSNR measures. A
             network trained with "l1" gains a little PSNR from some steps with "l2" at a low rate.
         clip: largest norm of the gradient; 0 turns clipping off.

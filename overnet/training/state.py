@@ -1,5 +1,6 @@
 """The state of a training run, saved in one file that is replaced atomically."""
 
+import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -38,6 +39,7 @@ class TrainState:
         teachers: SHA-256 of the teacher's file for each scale that has one.
         origin: what the run began with, by option: the SHA-256 of the images (``data``) and of the weights (``from``;
             empty where they were random), and the name of the ``preset``.
+        exact: while training for INT8, the network as it was before, whose outputs are the targets.
     """
 
     settings: TrainSettings
@@ -47,6 +49,7 @@ class TrainState:
     average: dict[str, Tensor] = field(default_factory=dict)
     teachers: dict[int, str] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
+    exact: Network | None = None
     step: int = 0
     elapsed_seconds: float = 0.0
     skipped: int = 0
@@ -65,15 +68,15 @@ class TrainState:
 
     def averaged_model(self) -> Network:
         """Return a copy of the network with the averaged weights, or the present ones where none are averaged."""
-        copy = build(self.model.config)
-        copy.load_state_dict({**self.model.state_dict(), **self.average})
+        averaged = build(self.model.config)
+        averaged.load_state_dict({**self.model.state_dict(), **self.average})
         device = next(self.model.parameters()).device
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
-        copy = copy.to(device=device).to(memory_format=layout).eval()  # type: ignore[call-overload]
-        if isinstance(copy, PlainNet) and self.settings.int8:
+        averaged = averaged.to(device=device).to(memory_format=layout).eval()  # type: ignore[call-overload]
+        if isinstance(averaged, PlainNet) and self.settings.int8:
             # So that validation measures the quality in INT8.
-            FakeInt8(copy).measure_ranges(copy)
-        return copy
+            FakeInt8(averaged).measure_ranges(averaged)
+        return averaged
 
     def save(self, folder: Path) -> None:
         """Write ``last.pt``; an earlier one becomes ``previous.pt``.
@@ -92,6 +95,7 @@ class TrainState:
             "average": self.average,
             "teachers": self.teachers,
             "origin": self.origin,
+            **({} if self.exact is None else {"exact": self.exact.state_dict()}),
             **{name: getattr(self, name) for name in _PROGRESS},
         }
         with atomic_write(folder / LAST, overwrite=True) as temporary:
@@ -122,6 +126,7 @@ def new_state(settings: TrainSettings, model: Network, device: torch.device) -> 
     scaler = torch.amp.GradScaler(device.type, enabled=settings.autocast == "fp16")
     state = TrainState(settings, model, make(model.parameters(), settings.learning_rate), scaler)
     if settings.int8 and isinstance(model, PlainNet):
+        state.exact = copy.deepcopy(model).requires_grad_(False)
         FakeInt8(model)
     if settings.ema:
         state.average = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
@@ -156,10 +161,13 @@ def _restored(path: Path, device: torch.device) -> TrainState:
         content = load_tensor_file(path)
         if not isinstance(content, dict) or content.get("format") != TRAINING_FORMAT:
             raise CheckpointError("it is of another kind")
+        content.setdefault("exact", {})  # only states of training for INT8 have it
         _check_types(content)
         settings = settings_from(content["settings"], TrainSettings(), name="its settings")
         config = config_from(content.get("architecture", "overnet"), content["config"])
         state = new_state(settings, network_from(config, content["model"]), device)
+        if state.exact is not None:
+            state.exact.load_state_dict(network_from(config, content["exact"]).state_dict())
         _restore_optimiser(state.optimiser, content["optimiser"])
         if state.scaler.is_enabled() and not content["scaler"]:
             raise ValueError("scaler is empty")
@@ -203,6 +211,7 @@ def _check_types(content: dict[str, Any]) -> None:
         ("model", str, Tensor),
         ("scaler", str, int | float),
         ("average", str, Tensor),
+        ("exact", str, Tensor),
     ):
         _checked(content[name], key, value, name)
     _checked(content.get("teachers", {}), int | str, str, "teachers")

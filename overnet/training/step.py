@@ -30,13 +30,21 @@ class Objective(nn.Module):
         loss: "l1" or "l2".
         teacher_share: how much of the loss is against a teacher's outputs, where there are some.
         luma_share: how much of the loss is the error of the luma; the rest is that of red, green and blue.
+        exact: a network whose outputs are the only targets.
     """
 
     luma_weights: Tensor
 
-    def __init__(self, model: Network, loss: str, teacher_share: float = 0.0, luma_share: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: Network,
+        loss: str,
+        teacher_share: float = 0.0,
+        luma_share: float = 0.0,
+        exact: Network | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self.teacher_share, self.luma_share = model, teacher_share, luma_share
+        self.model, self.teacher_share, self.luma_share, self.exact = model, teacher_share, luma_share, exact
         self.penalty = {"l1": torch.abs, "l2": torch.square}[loss]
         # Of grey, the luma's error is then that of red, green and blue.
         weights = torch.tensor(LUMA_WEIGHTS) / sum(LUMA_WEIGHTS)
@@ -49,22 +57,28 @@ class Objective(nn.Module):
         if isinstance(self.model, PlainNet) and isinstance(self.model.quantization, FakeInt8):
             self.model.quantization.measure_ranges(self.model)
         images = self.model.upscale_to(low.float() / 255, scales)
+        if self.exact is not None:
+            with torch.no_grad():
+                exact = self.exact.upscale_to(low.float() / 255, scales)
+            return self._error(images, exact)
         share = self.teacher_share if teacher_targets else 0.0
         total = torch.zeros((), device=low.device)
         for each, weight in ((targets, 1 - share), (teacher_targets or [], share)):
             if weight > 0:
-                pairs = zip(images, each, strict=True)
-                errors = [self._error(image.float() - target.float() / 255) for image, target in pairs]
-                total = total + weight * torch.stack(errors).mean()
+                total = total + weight * self._error(images, [target.float() / 255 for target in each])
         return total
 
-    def _error(self, difference: Tensor) -> Tensor:
-        """Return the mean penalty of the difference of two batches of images, N x 3 x H x W, as a scalar."""
-        error = self.penalty(difference).mean()
-        if self.luma_share > 0:
-            luma = (difference * self.luma_weights).sum(1)
-            error = torch.lerp(error, self.penalty(luma).mean(), self.luma_share)
-        return error
+    def _error(self, images: list[Tensor], targets: list[Tensor]) -> Tensor:
+        """Return the mean error over batches of images, N x 3 x H x W each in [0, 1], as a scalar."""
+        errors = []
+        for image, target in zip(images, targets, strict=True):
+            difference = image.float() - target
+            error = self.penalty(difference).mean()
+            if self.luma_share > 0:
+                luma = (difference * self.luma_weights).sum(1)
+                error = torch.lerp(error, self.penalty(luma).mean(), self.luma_share)
+            errors.append(error)
+        return torch.stack(errors).mean()
 
 
 class TrainStep:
@@ -86,7 +100,7 @@ class TrainStep:
         if self.settings.compile:
             state.model.features = torch.compile(state.model.features)  # type: ignore[method-assign, assignment]
         objective = Objective(
-            state.model, self.settings.loss, self.settings.teacher_share, self.settings.luma_share
+            state.model, self.settings.loss, self.settings.teacher_share, self.settings.luma_share, state.exact
         ).to(self.device)
         self.objective: nn.Module = objective
         if self.team.world > 1:

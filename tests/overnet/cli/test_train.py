@@ -23,6 +23,7 @@ from overnet.network.plain import PlainNetConfig
 from overnet.runtime.upscaler import Upscaler
 from overnet.training import loop
 from overnet.training.state import CURVE, load_state
+from overnet.weights import bundled_checkpoint
 from tests.conftest import ROOT
 from tests.support.commands import command_line, environment
 from tests.support.small_run import CPU, start, tiny_state
@@ -385,6 +386,11 @@ def test_a_small_network_learns_from_a_teacher_and_goes_on_without_it(tmp_path, 
         (["--network", "fast", "--scales", "2,2.5"], "the network 'fast' has 2, 3, 4"),
         (["--teacher-share", "2"], "teacher_share is 2.0; it must be from 0 to 1"),
         (["--teacher", "none.onnx"], "none.onnx: No such file"),
+        (["--network", "fast", "--set", "int8=true"], "int8=true trains a network on; give its weights with --from"),
+        (
+            ["--network", "fast", "--from", bundled_checkpoint("fast"), "--set", "int8=true", "--teacher", "best"],
+            "a network that is trained for INT8 learns from its own outputs",
+        ),
     ],
 )
 def test_networks_and_teachers_that_cannot_be_are_refused(tmp_path, folder, arguments, message):

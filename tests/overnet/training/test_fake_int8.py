@@ -12,7 +12,7 @@ from overnet.imaging.sample_images import centre_crop, sample_photographs, synth
 from overnet.network.checkpoint import load_checkpoint
 from overnet.network.model import reference
 from overnet.network.plain import PlainNet, PlainNetConfig
-from overnet.training.fake_int8 import FakeInt8
+from overnet.training.fake_int8 import FakeInt8, _rounded
 from overnet.weights import bundled_checkpoint
 from tests.support.lowered import lowered
 
@@ -68,6 +68,14 @@ def test_every_weight_has_a_gradient_and_rounding_adds_none(expansion):
         gradients.append({name: each.grad for name, each in model.named_parameters()})
     for name, exact in gradients[0].items():
         assert torch.nn.functional.cosine_similarity(exact.flatten(), gradients[1][name].flatten(), dim=0) > 0.99, name
+
+
+def test_a_step_has_the_gradient_of_the_error_that_rounding_makes():
+    x, step = torch.tensor([0.3, 1.2, -0.6]), torch.tensor(0.5, requires_grad=True)
+    rounded = _rounded(x, step)
+    assert rounded.tolist() == pytest.approx([0.5, 1.0, -0.5])
+    rounded[0].backward()
+    assert step.grad.item() == pytest.approx(1 - 0.3 / 0.5)
 
 
 def test_inputs_beyond_the_range_are_clipped():
