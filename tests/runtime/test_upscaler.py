@@ -158,17 +158,18 @@ def uneven(image):
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", pytest.param("torch", marks=pytest.mark.slow)])
 def test_tiles_have_the_means_of_the_whole_image(uneven, backend):
-    """On the bundled weights tiles differ from the whole by 4 levels at most; each with its own means, by far more.
+    """Tiles differ from the whole by less than a third of what they do with each its own means.
 
-    On photographs it is 3, see below; here the smallest tiles border on what differs most from them.
+    What is left comes from the borders of the parts that the means are computed on. How many levels that is depends on
+    the weights. On photographs it is 3, see below; here the smallest tiles border on what differs most from them.
     """
     upscaler = Upscaler(2, tile=96, backend=backend)
     in_tiles = upscaler(uneven).astype(int)
     assert "4 tiles of 96x80 pixels" in " ".join(upscaler.pop_notes())
     whole = upscaler.backend_for(2).upscale(uneven[None])[0].astype(int)
-    assert np.abs(in_tiles - whole).max() <= 4
     alone = upscale_tiled(uneven, 96, LocalBackend(upscaler.backend_for(2).upscale)).astype(int)
     assert np.abs(alone - whole).max() > 10
+    assert np.abs(in_tiles - whole).max() < np.abs(alone - whole).max() / 3
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
