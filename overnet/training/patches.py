@@ -251,10 +251,11 @@ def load_batches(
 
 def _read(loader: DataLoader[Any]) -> Yielding[Any, None, None]:
     """Yield once, when the workers are started, and then the batches."""
-    others = set(multiprocessing.active_children())
+    others, other_threads = set(multiprocessing.active_children()), set(threading.enumerate())
     with _children_without_interrupts():
         batches = iter(loader)
     children = set(multiprocessing.active_children()) - others
+    feeders = set(threading.enumerate()) - other_threads
     problem: BaseException | None = None
     try:
         yield None
@@ -280,9 +281,13 @@ def _read(loader: DataLoader[Any]) -> Yielding[Any, None, None]:
         timer.start()
         # This ends the workers. Until then PyTorch raises the error about a lost one again and again.
         del batches
-        # Its queues are in reference cycles, and their semaphores outlive a program that ends without a clean-up.
+        # Its queues are in reference cycles and held by the threads that feed them, which end after the workers. Their
+        # semaphores outlive a program that ends without a clean-up.
+        for feeder in feeders:
+            feeder.join(_ENDING_SECONDS)
         gc.collect()
         timer.cancel()
+        timer.join()
         if handler is not None:
             signal.signal(signal.SIGCHLD, handler)
     if problem is not None:

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 
 import cv2
@@ -88,6 +89,15 @@ def test_workers_give_the_batches_in_order(images, workers):
     batches = list(load_batches(patches, 3, 9, workers=workers, timeout_seconds=60, pin=False))
     assert len(batches) == 6
     assert all(same(batch, patches[3 + k]) for k, batch in enumerate(batches))
+
+
+def test_no_thread_outlives_the_batches(images):
+    """Threads that feed the workers' queues hold semaphores, of which Python would warn."""
+    before = set(threading.enumerate())
+    batches = load_batches(Patches(images, small()), 0, 1000, workers=2, timeout_seconds=60, pin=False)
+    next(batches)
+    batches.close()
+    assert set(threading.enumerate()) <= before
 
 
 def test_scales_are_drawn_from_those_asked_for(images):
