@@ -18,7 +18,6 @@ REASONS = (
     "needs a camera, or a server",
     "needs data sets, and hours",
     "takes minutes",
-    "needs onnxscript",
     "needs several machines",
     "serves until Ctrl-C; tests/web does it",
     "needs Triton Inference Server",
