@@ -121,7 +121,6 @@ def test_a_report_is_made_of_earlier_results_as_well(measured, tmp_path, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_peaks")
-@pytest.mark.usefixtures("quick_peaks")
 def test_the_scale_is_that_of_a_model_file(small_models, tmp_path):
     model = next(small_models.glob("*_x3.onnx"))
     assert not bench("--model", model, "--size", "48x32", "--no-video", *QUICK, "--json", tmp_path / "run.json")
@@ -129,6 +128,8 @@ def test_the_scale_is_that_of_a_model_file(small_models, tmp_path):
     assert result.error is None and result.case.scale == 3
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_peaks")
 def test_the_largest_image_for_a_given_memory_is_reported(small_models):
     sizes = [ImageSize(64, 48), ImageSize(320, 240)]
     options = BenchmarkOptions(["openvino"], [2], sizes, [], model=small_models, seconds=0.1, video=False, power=False)
