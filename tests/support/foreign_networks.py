@@ -24,6 +24,16 @@ def passing(convolution, channels=3, gain=1.0, repeat=1):
     return convolution
 
 
+def enlarging(last, kernel):
+    """Let three channels through a transposed convolution, enlarged by a separable kernel."""
+    kernel = torch.tensor(kernel)
+    with torch.no_grad():
+        last.weight *= 0.1
+        for channel in range(3):
+            last.weight[channel, channel] += kernel[:, None] * kernel
+    return last
+
+
 class Espcn(nn.Module):
     """Luma in and out, tanh, a shuffle (Shi et al. 2016)."""
 
@@ -51,12 +61,8 @@ class Fsrcnn(nn.Module):
         self.body = nn.Sequential(
             *[layer for one in convolutions for layer in (passing(one), nn.PReLU(one.out_channels))]
         )
-        self.last = nn.ConvTranspose2d(24, 3, 9, stride=2, padding=4, output_padding=1)
-        kernel = torch.tensor([0, 0, 0, 0.5, 1, 0.5, 0, 0, 0])
-        with torch.no_grad():
-            self.last.weight *= 0.1
-            for channel in range(3):
-                self.last.weight[channel, channel] += kernel[:, None] * kernel
+        last = nn.ConvTranspose2d(24, 3, 9, stride=2, padding=4, output_padding=1)
+        self.last = enlarging(last, [0, 0, 0, 0.5, 1, 0.5, 0, 0, 0])
 
     def forward(self, x):
         return self.last(self.body(x))
@@ -265,17 +271,12 @@ class Unpadded(nn.Module):
 
     scale, channels = 2, 3
 
-    def __init__(self, last_padding=3):
+    def __init__(self):
         super().__init__()
         widths = (3, 16, 16, 16, 16, 16, 16)
         convolutions = [passing(nn.Conv2d(a, b, 3)) for a, b in pairwise(widths)]
         self.body = nn.Sequential(*[layer for one in convolutions for layer in (one, nn.LeakyReLU(0.1))])
-        self.last = nn.ConvTranspose2d(16, 3, 4, stride=2, padding=last_padding)
-        kernel = torch.tensor([0.25, 0.75, 0.75, 0.25])
-        with torch.no_grad():
-            self.last.weight *= 0.1
-            for channel in range(3):
-                self.last.weight[channel, channel] += kernel[:, None] * kernel
+        self.last = enlarging(nn.ConvTranspose2d(16, 3, 4, stride=2, padding=3), [0.25, 0.75, 0.75, 0.25])
 
     def forward(self, x):
         return self.last(self.body(x))
