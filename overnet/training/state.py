@@ -66,6 +66,7 @@ class TrainState:
                 list(self.average.values()), [parameters[name] for name in self.average], 1 - self.settings.ema
             )
 
+    @torch.no_grad()
     def averaged_model(self) -> Network:
         """Return a copy of the network with the averaged weights, or the present ones where none are averaged."""
         averaged = build(self.model.config)

@@ -285,6 +285,7 @@ def test_the_loss_mixes_the_errors_of_colours_and_luma_as_its_shares_say(loss, p
 def test_the_loss_for_int8_is_the_error_of_rounding_alone(tmp_path, images):
     state = run(tmp_path, images, network="realtime", int8=True, fractional_share=0.0, steps=1)
     low, true = (torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8) for side in (8, 16))
+    assert not any(each.requires_grad for each in state.averaged_model().quantization._largest.values())
     loss = Objective(state.model, "l2", exact=state.exact)
     assert 0 < loss(low, [true], [2.0]).item() < 1e-3
     state.exact.load_state_dict(state.model.state_dict())
